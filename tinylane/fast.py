@@ -1,0 +1,91 @@
+"""MLX's fused versions of the decoder's seams: the same signatures, each with a parity test.
+
+What `mx.fast` needs to stay fused on Metal: a boolean mask or none, grouped heads unrepeated, head_dim
+64, 96, 128 (or 256 for up to 8 rows). Nothing here was timed on Metal. Portable MLX only: no float64,
+no CPU-only operation.
+
+    T rows   S keys   H heads   K kv heads   D head dim   C width
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+
+from tinylane import model
+
+Array = mx.array
+Params = dict[str, mx.array]
+
+
+def linear(params: Params, name: str, x: Array) -> Array:
+    """As `model.linear`; a layer with scales is MLX-quantized and stays so."""
+    if name + ".scales" not in params:
+        return model.linear(params, name, x)
+    y = mx.quantized_matmul(x, **_packed(params, name, x.shape[-1]), transpose=True)
+    if name + ".lora_a" in params:
+        y = y + (x @ params[name + ".lora_a"]) @ params[name + ".lora_b"]
+    return y + params[name + ".bias"] if name + ".bias" in params else y
+
+
+def embed(params: Params, tokens: Array) -> Array:
+    """As `model.embed`; of a quantized table only the rows asked for are unpacked."""
+    name = "model.embed_tokens"
+    if name + ".scales" not in params:
+        return model.embed(params, tokens)
+    norm = params["model.norm.weight"]
+    packed = _packed(params, name, norm.shape[0])
+    rows = {k: v[tokens] if isinstance(v, mx.array) else v for k, v in packed.items()}
+    return mx.dequantize(**rows).astype(norm.dtype)
+
+
+def rms_norm(x: Array, weight: Array, eps: float) -> Array:
+    """As `model.rms_norm`."""
+    return mx.fast.rms_norm(x, weight, eps)
+
+
+@mx.compile
+def rotate(x: Array, c: Array, s: Array) -> Array:
+    """As `rope.rotate`, in one kernel."""
+    half = x.shape[-1] // 2
+    flipped = mx.concatenate([x[..., half:], x[..., :half]], axis=-1)
+    return (x * c + flipped * s).astype(x.dtype)
+
+
+@mx.compile
+def gated(gate: Array, up: Array) -> Array:
+    """As `model.gated`, in one kernel."""
+    return gate * mx.sigmoid(gate) * up
+
+
+def attention(
+    queries: tuple[Array, ...], keys: Array, values: Array, mask: Array | None, split: Any
+) -> Array:
+    """As `model.attention`; fused where one query table serves all keys."""
+    if len(queries) > 1:  # two blocks under one softmax cannot be one fused call
+        return model.attention(queries, keys, values, mask, split)
+    q, flat = queries[0], queries[0].ndim == 3
+    if flat:
+        q, keys, values = q[None], keys[None], values[None]
+    out = mx.fast.scaled_dot_product_attention(
+        q, keys, values, scale=q.shape[-1] ** -0.5, mask=mask
+    )
+    return out[0] if flat else out
+
+
+def _packed(params: Params, name: str, width: int) -> dict[str, Any]:
+    """The arguments of MLX's quantized functions; the file's shapes say how a layer was packed."""
+    weight, scales = params[name + ".weight"], params[name + ".scales"]
+    biases = params.get(name + ".biases")
+    return {
+        "w": weight,
+        "scales": scales,
+        "biases": biases,
+        "group_size": width // scales.shape[-1],
+        "bits": weight.shape[-1] * 32 // width,
+        "mode": "mxfp4" if biases is None else "affine",
+    }
+
+
+SEAMS = model.Seams(linear, embed, rms_norm, rotate, gated, attention)

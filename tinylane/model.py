@@ -1,0 +1,391 @@
+"""The decoder, leaf to root: linear, norm, attention, block, forward; then Model around them.
+
+Pure functions over `params`, a dict of arrays keyed by the checkpoint's own tensor names. One source
+serves NumPy and MLX: `xp = x.__array_namespace__()`. Llama, Mistral, Qwen2 and Qwen3 differ only in
+which optional tensors are present (biases, query and key norms), so there is one decoder.
+
+Lanes enter as data in a `Plan`: angle tables and a mask, both computed from coordinates. A row is a
+token with a coordinate; the same forward prefills, decodes, trains and tests.
+
+`Seams` are the five functions that MLX has fused versions of (`tinylane.fast`); here is the text.
+Sources: Llama (arXiv:2302.13971), Qwen2 (arXiv:2407.10671), Qwen3 (arXiv:2505.09388).
+
+    T rows   S keys   H heads   K kv heads   D head dim   C width   V vocab   ... optional batch
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from tinylane.config import ModelConfig
+from tinylane.errors import TinylaneError
+from tinylane.lanes import SHARED, LaneMask, LaneRoPE
+from tinylane.rope import Table, frequencies, rotate, table
+
+if TYPE_CHECKING:
+    from tinylane.cache import LaneCache
+    from tinylane.tokenizer import Tokenizer
+
+Array = Any  # numpy.ndarray or mlx.core.array
+Params = dict[str, Array]
+
+
+class Plan(NamedTuple):
+    """Where the rows of one pass stand and whom they see: everything lanes are to the decoder."""
+
+    keys: list[Table]  # per layer: the table that turns this pass's keys
+    queries: list[tuple[Table, ...]]  # per layer: one table, or two (for shared keys, for lane keys)
+    split: Any  # with two: how many keys at the front are shared, or (S,) booleans if they are mixed
+    mask: Array | None  # (T, S) booleans; None where every row sees every key
+
+
+def linear(params: Params, name: str, x: Array) -> Array:
+    """x (..., in) -> (..., out): `name`.weight (in, out), and its bias and low-rank update if any."""
+    y = x @ params[name + ".weight"]
+    if name + ".lora_a" in params:
+        y = y + (x @ params[name + ".lora_a"]) @ params[name + ".lora_b"]
+    return y + params[name + ".bias"] if name + ".bias" in params else y
+
+
+def embed(params: Params, tokens: Array) -> Array:
+    """tokens (..., T) -> (..., T, C)."""
+    return params["model.embed_tokens.weight"][tokens]
+
+
+def rms_norm(x: Array, weight: Array, eps: float) -> Array:
+    """x / rms(x) * weight over the last axis, in at least float32 (arXiv:1910.07467)."""
+    wide = _wide(x)
+    xp = wide.__array_namespace__()
+    mean_square = (wide * wide).mean(axis=-1, keepdims=True)
+    return (wide / xp.sqrt(mean_square + eps)).astype(x.dtype) * weight
+
+
+def gated(gate: Array, up: Array) -> Array:
+    """SwiGLU's product silu(gate) * up (arXiv:2002.05202)."""
+    xp = gate.__array_namespace__()
+    return gate / (1 + xp.exp(-xp.maximum(gate, -80.0))) * up  # below -80, exp would overflow
+
+
+def attention(
+    queries: tuple[Array, ...], keys: Array, values: Array, mask: Array | None, split: Any
+) -> Array:
+    """softmax(q k / sqrt(D)) v with grouped heads: (..., H, T, D), (..., K, S, D) -> (..., H, T, D).
+
+    With two queries the first scores the shared keys and the second the lanes' keys; one softmax
+    runs over both. Heads of a group become rows of one product, so K and V are never repeated.
+    """
+    xp = keys.__array_namespace__()
+    *batch, H, T, D = queries[0].shape
+    K, S = keys.shape[-3:-1]
+    folded = [q.reshape(*batch, K, H // K * T, D) * D**-0.5 for q in queries]
+    if len(folded) == 1:
+        scores = folded[0] @ keys.swapaxes(-1, -2)
+    elif isinstance(split, int):
+        blocks = (keys[..., :split, :], keys[..., split:, :])
+        parts = [q @ k.swapaxes(-1, -2) for q, k in zip(folded, blocks, strict=True)]
+        scores = xp.concatenate(parts, axis=-1)
+    else:
+        shared, lanes = (q @ keys.swapaxes(-1, -2) for q in folded)
+        scores = xp.where(split, shared, lanes)
+    scores = _wide(scores)
+    if mask is not None:
+        scores = scores.reshape(*batch, K, H // K, T, S)
+        scores = xp.where(mask, scores, -xp.inf).reshape(*batch, K, H // K * T, S)
+    scores = xp.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights = scores / scores.sum(axis=-1, keepdims=True)
+    return (weights.astype(values.dtype) @ values).reshape(*batch, H, T, D)
+
+
+def _wide(x: Array) -> Array:
+    """At least float32: sums over a row lose too much in 16 bits."""
+    return x if x.itemsize >= 4 else x.astype(x.__array_namespace__().float32)
+
+
+class Seams(NamedTuple):
+    """Where a library's fused version may stand in for the text above (same signatures)."""
+
+    linear: Callable[..., Array] = linear
+    embed: Callable[..., Array] = embed
+    rms_norm: Callable[..., Array] = rms_norm
+    rotate: Callable[..., Array] = rotate
+    gated: Callable[..., Array] = gated
+    attention: Callable[..., Array] = attention
+
+
+PLAIN = Seams()
+
+
+def self_attention(
+    params: Params,
+    config: ModelConfig,
+    layer: int,
+    x: Array,
+    plan: Plan,
+    seams: Seams,
+    cache: LaneCache | None,
+) -> Array:
+    """Project, rotate by (position, lane), attend, project back: (..., T, C) -> (..., T, C)."""
+    name = f"model.layers.{layer}.self_attn."
+
+    def heads(projection: str, count: int) -> Array:  # -> (..., T, heads, D)
+        y = seams.linear(params, name + projection + "_proj", x)
+        return y.reshape(*y.shape[:-1], count, config.head_dim)
+
+    q, k, v = heads("q", config.heads), heads("k", config.kv_heads), heads("v", config.kv_heads)
+    if config.qk_norm:
+        q = seams.rms_norm(q, params[name + "q_norm.weight"], config.norm_eps)
+        k = seams.rms_norm(k, params[name + "k_norm.weight"], config.norm_eps)
+    q, k, v = (y.swapaxes(-2, -3) for y in (q, k, v))  # rows to the inner axis: (..., heads, T, D)
+    keys, values = seams.rotate(k, *plan.keys[layer]), v
+    queries = tuple(seams.rotate(q, *turn) for turn in plan.queries[layer])
+    if cache is not None:
+        keys, values = cache.put(layer, keys, values)
+    mixed = seams.attention(queries, keys, values, plan.mask, plan.split).swapaxes(-2, -3)
+    return seams.linear(params, name + "o_proj", mixed.reshape(*mixed.shape[:-2], -1))
+
+
+def feed_forward(params: Params, layer: int, x: Array, seams: Seams) -> Array:
+    """SwiGLU: (..., T, C) -> (..., T, C)."""
+    name = f"model.layers.{layer}.mlp."
+    gate = seams.linear(params, name + "gate_proj", x)
+    up = seams.linear(params, name + "up_proj", x)
+    return seams.linear(params, name + "down_proj", seams.gated(gate, up))
+
+
+def forward(
+    params: Params,
+    config: ModelConfig,
+    tokens: Array,
+    plan: Plan,
+    seams: Seams = PLAIN,
+    cache: LaneCache | None = None,
+    rows: Array | None = None,
+) -> Array:
+    """tokens (..., T) -> logits (..., T, V), or of `rows` only (an output head is dear).
+
+    The coordinates of the T rows are in `plan` and common to the batch. With a cache the keys and
+    values of this pass are put behind the cached ones; the caller commits their coordinates.
+    """
+    x = seams.embed(params, tokens)
+    for layer in range(config.layers):
+        name = f"model.layers.{layer}."
+        normed = seams.rms_norm(x, params[name + "input_layernorm.weight"], config.norm_eps)
+        x = x + self_attention(params, config, layer, normed, plan, seams, cache)
+        normed = seams.rms_norm(x, params[name + "post_attention_layernorm.weight"], config.norm_eps)
+        x = x + feed_forward(params, layer, normed, seams)
+    if rows is not None:
+        x = x[..., rows, :]
+    x = seams.rms_norm(x, params["model.norm.weight"], config.norm_eps)
+    return _wide(seams.linear(params, "lm_head", x))
+
+
+def make_plan(
+    config: ModelConfig,
+    rope: LaneRoPE,
+    mask: LaneMask,
+    positions: np.ndarray,
+    lanes: np.ndarray,
+    key_positions: np.ndarray,
+    key_lanes: np.ndarray,
+    dtype: Any = np.float32,
+) -> Plan:
+    """Coordinates of T rows and of all S keys (cached ones first, then these rows) -> Plan (NumPy).
+
+    Two query tables are needed only for `prompt_lane="own"` (SPEC 2.1), and only where a lane other
+    than 0 with a rotation of its own looks at shared and at lane keys in one softmax.
+    """
+    theta, factor = frequencies(config.rope, config.head_dim)
+    base = positions[:, None] * theta
+    shared = key_lanes == SHARED
+    count = int(shared.sum())
+    two = rope.prompt_lane == "own" and bool(rope.omega.any()) and bool((lanes > 0).any())
+    two = two and 0 < count < len(shared)
+    on_shared = table(base, factor, dtype)
+    keys, queries = [], []
+    for layer in range(config.layers):
+        if layer == 0 or rope.omega.ndim == 2:
+            turned = table(base + rope.angles(lanes, layer), factor, dtype)
+            # A query that only meets shared keys is not turned by its lane (lanes-only: it cancels).
+            lone = on_shared if rope.prompt_lane == "own" and count == len(shared) else turned
+        keys.append(turned)
+        queries.append((on_shared, turned) if two else (lone,))
+    split: Any = None
+    if two:
+        split = count if shared[:count].all() else shared
+    visible = None
+    if not _sees_all(mask, positions, lanes, key_positions, key_lanes):
+        visible = mask.visible(positions, lanes, key_positions, key_lanes)
+        visible = None if visible.all() else visible
+    return Plan(keys, queries, split, visible)
+
+
+def _sees_all(
+    mask: LaneMask, i: np.ndarray, m: np.ndarray, j: np.ndarray, n: np.ndarray
+) -> bool:
+    """A decoding step of lanes that all see each other needs no mask: say so without building it."""
+    everyone = mask.lag == 0 and bool((m >= 0).all()) and bool(mask.visibility[m].all())
+    return everyone and int(i.min()) >= int(j.max())
+
+
+@dataclass
+class Model:
+    """A decoder with its weights: `model(tokens, positions, lanes)` gives logits.
+
+    params: arrays of one library, matrices so that `x @ w` works. dtype: the activations'.
+    lane_rope, visibility, lag: what the checkpoint or its adapter was trained with, the defaults of
+    every call. sampling: generation_config's defaults. identity: a digest of the checkpoint's files.
+    """
+
+    config: ModelConfig
+    params: Params
+    backend: str = "numpy"
+    dtype: str = "float32"
+    tokenizer: Tokenizer | None = None
+    lane_rope: LaneRoPE | None = None
+    visibility: Any = None  # a name of `LaneMask.named`, or a matrix; None: not trained for lanes
+    lag: int = 0
+    sampling: dict | None = None
+    identity: str = ""
+    report: Any = None  # what the loader chose and from where
+
+    def __post_init__(self) -> None:
+        if self.backend == "mlx":
+            from tinylane.fast import SEAMS
+
+            self.seams = SEAMS
+        else:
+            self.seams = PLAIN
+        self.theta, self.attention_factor = frequencies(self.config.rope, self.config.head_dim)
+
+    @property
+    def trained_for_lanes(self) -> bool:
+        """Whether the checkpoint or its adapter says how its lanes read each other."""
+        return self.visibility is not None
+
+    def mask(self, n: int) -> LaneMask:
+        """The mask for n lanes that this model was trained with, or `independent`."""
+        if self.visibility is None or isinstance(self.visibility, str):
+            return LaneMask.named(self.visibility or "independent", n, self.lag)
+        if len(self.visibility) < n:
+            raise TinylaneError(
+                f"{n} lanes, but this model's visibility is a matrix for {len(self.visibility)}; "
+                "give a visibility"
+            )
+        return LaneMask(np.asarray(self.visibility)[:n, :n], self.lag)
+
+    def rope(self, lane_rope: LaneRoPE | None = None) -> LaneRoPE:
+        """`lane_rope`, checked against this model's sizes, or the model's own, or none."""
+        rope = lane_rope or self.lane_rope or LaneRoPE.none(self.theta)
+        sizes = (self.config.layers, self.config.head_dim // 2)
+        if rope.omega.shape not in (sizes, sizes[1:]):
+            raise TinylaneError(
+                f"Omega has shape {rope.omega.shape}; this model needs ({sizes[1]},) or {sizes}"
+            )
+        return rope
+
+    def array(self, x: np.ndarray) -> Array:
+        """A NumPy array as this backend's."""
+        if self.backend == "numpy":
+            return x
+        import mlx.core as mx
+
+        return mx.array(x)
+
+    def typed(self, x: np.ndarray) -> Array:
+        """A NumPy array of floats (bfloat16 as its uint16 bits) as this model's activations' dtype."""
+        if self.backend == "numpy":
+            return np.ascontiguousarray(x, dtype=self.dtype)
+        import mlx.core as mx
+
+        bits = mx.array(x)
+        bits = bits.view(mx.bfloat16) if x.dtype == np.uint16 else bits
+        return bits.astype(getattr(mx, self.dtype))
+
+    def new_cache(
+        self, lane_rope: LaneRoPE | None = None, lane_mask: LaneMask | None = None
+    ) -> LaneCache:
+        """An empty cache for this model, whose keys will be turned by `lane_rope`."""
+        from tinylane.cache import LaneCache
+
+        return LaneCache(self, self.rope(lane_rope), lane_mask)
+
+    def __call__(
+        self,
+        tokens: Any,
+        positions: Any,
+        lanes: Any,
+        lane_rope: LaneRoPE | None = None,
+        lane_mask: LaneMask | None = None,
+        cache: LaneCache | None = None,
+        rows: Any = None,
+    ) -> Array:
+        """Logits (T, V), float32 (float64 where the model is), for T rows at their coordinates.
+
+        tokens, positions, lanes: flat integer arrays of one length; lanes may hold SHARED. rows:
+        which rows' logits to compute (indices; default all). With a cache, the rows see what it
+        holds and are added to it. Raises TinylaneError for anything out of range.
+        """
+        ids = _integers("tokens", tokens)
+        i, m = _integers("positions", positions), _integers("lanes", lanes)
+        if not len(ids) == len(i) == len(m) or len(ids) == 0:
+            raise TinylaneError(
+                f"{len(ids)} tokens, {len(i)} positions, {len(m)} lanes; expected the same number, "
+                "at least one"
+            )
+        if ids.min() < 0 or ids.max() >= self.config.vocab:
+            bad = int(ids[(ids < 0) | (ids >= self.config.vocab)][0])
+            raise TinylaneError(f"token {bad} is outside the vocabulary of {self.config.vocab}")
+        if cache is not None:
+            cache.check(self, lane_rope)
+            lane_rope = cache.lane_rope
+            lane_mask = lane_mask or cache.lane_mask
+        rope = self.rope(lane_rope)
+        key_i = i if cache is None else np.concatenate([cache.positions, i])
+        key_m = m if cache is None else np.concatenate([cache.lanes, m])
+        mask = lane_mask or self.mask(max(int(key_m.max()) + 1, 1))
+        if m.min() < SHARED or key_m.max() >= mask.n:
+            raise TinylaneError(
+                f"lane {int(m.min() if m.min() < SHARED else key_m.max())} is outside the mask's "
+                f"0 .. {mask.n - 1} (SHARED is {SHARED})"
+            )
+        host = np.float64 if self.dtype == "float64" else np.float32
+        plan = make_plan(self.config, rope, mask, i, m, key_i, key_m, host)
+        keep = None if rows is None else self.array(_integers("rows", rows))
+        logits = forward(
+            self.params, self.config, self.array(ids), self._move(plan), self.seams, cache, keep
+        )
+        if cache is not None:
+            cache.commit(i, m)
+        return logits
+
+    def _move(self, plan: Plan) -> Plan:
+        """The plan's arrays in this backend's library; layers that share a table go on sharing it."""
+        if self.backend == "numpy":
+            return plan
+        done: dict[int, Table] = {}
+
+        def move(t: Table) -> Table:
+            if id(t) not in done:
+                done[id(t)] = (self.array(t[0]), self.array(t[1]))
+            return done[id(t)]
+
+        split, mask = plan.split, plan.mask
+        return Plan(
+            [move(t) for t in plan.keys],
+            [tuple(move(t) for t in ts) for ts in plan.queries],
+            self.array(split) if isinstance(split, np.ndarray) else split,
+            None if mask is None else self.array(mask),
+        )
+
+
+def _integers(name: str, x: Any) -> np.ndarray:
+    array = np.asarray(x)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise TinylaneError(
+            f"{name} has shape {array.shape} and dtype {array.dtype}; expected a flat integer array"
+        )
+    return array.astype(np.int32 if name in ("tokens", "rows") else np.int64)

@@ -1,0 +1,1 @@
+"""Training: from scratch (`shell_game`). Hangs off the decoder and never reaches into it."""
