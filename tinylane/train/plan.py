@@ -1,0 +1,58 @@
+"""The decoder's plan with a trainable Omega: the decoding mask itself, and tables MLX can derive.
+
+Angles of positions are reduced to one turn on the host in float64; lanes' angles are small enough
+for float32. `tests/test_train.py` holds these tables against `model.make_plan`'s.
+
+    T rows   D channels of one head
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from tinylane.config import ModelConfig
+from tinylane.lanes import LaneMask, LaneRoPE
+from tinylane.model import Plan, make_plan
+from tinylane.rope import frequencies
+
+
+class TrainingPlan:
+    """Plans for one set of coordinates (all rows in one pass), as a function of Omega."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        mask: LaneMask,
+        positions: np.ndarray,
+        lanes: np.ndarray,
+        prompt_lane: Any = "own",
+    ) -> None:
+        theta, self.factor = frequencies(config.rope, config.head_dim)
+        some = LaneRoPE(np.ones_like(theta), prompt_lane)  # any Omega but 0, which needs one table
+        plan = make_plan(config, some, mask, positions, lanes, positions, lanes)
+        self.split, self.two = plan.split, len(plan.queries[0]) == 2
+        self.mask = None if plan.mask is None else mx.array(plan.mask)
+        base = positions[:, None] * theta
+        self.base = mx.array(np.remainder(base, 2 * math.pi).astype(np.float32))
+        self.lanes = mx.array(np.maximum(lanes, 0).astype(np.float32))[:, None]
+        self.layers = config.layers
+
+    def at(self, omega: mx.array) -> Plan:
+        """omega: (D/2,) or (layers, D/2), float32."""
+        keys, queries = [], []
+        for layer in range(self.layers):
+            if layer == 0 or omega.ndim == 2:
+                own = omega if omega.ndim == 1 else omega[layer]
+                turned = self._table(self.base + self.lanes * own)
+                on_shared = self._table(self.base)
+            keys.append(turned)
+            queries.append((on_shared, turned) if self.two else (turned,))
+        return Plan(keys, queries, self.split, self.mask)
+
+    def _table(self, angles: mx.array) -> tuple[mx.array, mx.array]:
+        cos, sin = mx.cos(angles) * self.factor, mx.sin(angles) * self.factor
+        return mx.concatenate([cos, cos], axis=-1), mx.concatenate([-sin, sin], axis=-1)

@@ -1,0 +1,200 @@
+"""Train a small decoder from scratch on the shell game: the model in `weights/shell-game`.
+
+Every step draws fresh problems and one number of lanes, feeds whole runs (prompt once, all lanes)
+through the decoder with the decoding mask, and fits what each lane is to write next. Omega is trained
+with a learning rate of its own. The same seed gives the same bits on the same machine and number of
+threads; a run that was killed goes on from its last checkpoint as if nothing had happened.
+
+    B problems   n lanes   L rows of a lane   V vocab
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.optimizers as optim
+import numpy as np
+from mlx.utils import tree_flatten, tree_unflatten
+
+from tinylane.config import ModelConfig, RopeConfig
+from tinylane.errors import TinylaneError
+from tinylane.fast import SEAMS
+from tinylane.lanes import LaneMask, LaneRoPE
+from tinylane.model import forward
+from tinylane.rope import frequencies
+from tinylane.tasks.shell_game import END, ShellGame
+from tinylane.train.init import random_params
+from tinylane.train.plan import TrainingPlan
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights. Learning rates are AdamW's peaks."""
+
+    cups: int = 4
+    swaps: int = 16
+    lanes: tuple[int, ...] = (1, 2, 4, 8)
+    width: int = 128
+    layers: int = 3
+    heads: int = 4
+    kv_heads: int = 2
+    head_dim: int = 64
+    mlp_width: int = 256
+    base: float = 10000.0
+    steps: int = 8000
+    rows: int = 3072  # rows of a batch: problems x (prompt + lanes x their rows)
+    lr: float = 1e-3
+    omega_lr: float = 1e-2
+    warmup: int = 100
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    stay: float = 0.3  # share of the batches that have `--` among the swaps
+    visibility: str = "joint"
+    lag: int = 0
+    omega: str = "group_think"  # where Omega starts: none, group_think, ntk
+    slot: float = 32.0
+    learn_omega: bool = True
+    seed: int = 0
+
+    @property
+    def game(self) -> ShellGame:
+        """The task."""
+        return ShellGame(self.cups, self.swaps, self.lanes)
+
+    @property
+    def config(self) -> ModelConfig:
+        """The decoder: Qwen3's shape."""
+        game = self.game
+        return ModelConfig(
+            family="qwen3",
+            vocab=len(game.vocabulary),
+            width=self.width,
+            layers=self.layers,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            mlp_width=self.mlp_width,
+            context=512,
+            norm_eps=1e-6,
+            rope=RopeConfig(base=self.base),
+            tied=True,
+            qk_norm=True,
+            eos_ids=(game.ids[END],),
+        )
+
+    def start(self) -> LaneRoPE:
+        """Omega before the first step."""
+        theta, _ = frequencies(self.config.rope, self.head_dim)
+        if self.omega == "none":
+            return LaneRoPE.none(theta)
+        if self.omega == "group_think":
+            return LaneRoPE.group_think(theta, self.slot)
+        if self.omega == "ntk":
+            return LaneRoPE.ntk(theta, self.slot, max(self.lanes))
+        raise TinylaneError(f"Omega start {self.omega!r}; expected none, group_think or ntk")
+
+
+class Trainer:
+    """The state of a run (weights, Omega, optimizers, step) and its one training step."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe, self.game, self.config = recipe, recipe.game, recipe.config
+        self.step = 0
+        weights = random_params(self.config, recipe.seed)
+        weights.pop("lm_head.weight")  # tied
+        omega = recipe.start().omega.astype(np.float32)
+        self.state: dict[str, Any] = {
+            "weights": {k: mx.array(np.ascontiguousarray(v)) for k, v in weights.items()},
+            "omega": mx.array(omega),
+        }
+        self.optimizers = {
+            "weights": optim.AdamW(self._rate(recipe.lr), weight_decay=recipe.weight_decay),
+            "omega": optim.AdamW(self._rate(recipe.omega_lr), weight_decay=0.0),
+        }
+        for part, optimizer in self.optimizers.items():
+            optimizer.init(self._trainable(part))
+        self.plans = {n: self._plan(n) for n in recipe.lanes}
+        self._steps: dict[int, Callable] = {}
+
+    def _plan(self, n: int) -> TrainingPlan:
+        positions, lanes = self.game.coordinates(n)
+        mask = LaneMask.named(self.recipe.visibility, n, self.recipe.lag)
+        return TrainingPlan(self.config, mask, positions, lanes)
+
+    def _rate(self, peak: float) -> Callable:
+        r = self.recipe
+        warm = optim.linear_schedule(0.0, peak, r.warmup)
+        cosine = optim.cosine_decay(peak, max(r.steps - r.warmup, 1), 0.02 * peak)
+        return optim.join_schedules([warm, cosine], [r.warmup])
+
+    def _trainable(self, part: str) -> dict[str, mx.array]:
+        return self.state["weights"] if part == "weights" else {"omega": self.state["omega"]}
+
+    def logits(
+        self, weights: dict[str, mx.array], omega: mx.array, tokens: mx.array, n: int
+    ) -> mx.array:
+        """tokens (B, P + n*L) -> logits (B, n*L, V) of the lanes' rows."""
+        params = {**weights, "lm_head.weight": weights["model.embed_tokens.weight"].T}
+        P = self.recipe.swaps + 7
+        rows = mx.arange(P, tokens.shape[1])
+        return forward(params, self.config, tokens, self.plans[n].at(omega), SEAMS, rows=rows)
+
+    def _step_function(self, n: int) -> Callable:
+        state = [self.state, *(o.state for o in self.optimizers.values())]
+
+        def loss(trainable: dict[str, Any], tokens: mx.array, follows: mx.array) -> mx.array:
+            logits = self.logits(trainable["weights"], trainable["omega"], tokens, n)
+            chosen = mx.take_along_axis(logits, follows[..., None], axis=-1)[..., 0]
+            return (mx.logsumexp(logits, axis=-1) - chosen).mean()
+
+        def step(tokens: mx.array, follows: mx.array) -> mx.array:
+            value, grads = mx.value_and_grad(loss)(self.state, tokens, follows)
+            gradients, _ = optim.clip_grad_norm(grads["weights"], self.recipe.clip)
+            self.state["weights"] = self.optimizers["weights"].apply_gradients(
+                gradients, self.state["weights"]
+            )
+            if self.recipe.learn_omega:
+                self.state["omega"] = self.optimizers["omega"].apply_gradients(
+                    {"omega": grads["omega"]}, {"omega": self.state["omega"]}
+                )["omega"]
+            return value
+
+        return mx.compile(step, inputs=state, outputs=state)
+
+    def batch(self, step: int) -> tuple[int, np.ndarray, np.ndarray]:
+        """The problems of a step, from (seed, step) alone: lanes, tokens, what follows."""
+        rng = np.random.default_rng([self.recipe.seed, step])
+        n = int(rng.choice(self.recipe.lanes))
+        width = len(self.game.coordinates(n)[0])
+        stay = rng.random() if rng.random() < self.recipe.stay else 0.0
+        moves = self.game.draw(max(self.recipe.rows // width, 1), rng, stay)
+        return n, *self.game.rows(moves, n)
+
+    def advance(self) -> tuple[int, mx.array]:
+        """One training step: the number of lanes it drew, and its loss (not yet evaluated)."""
+        n, tokens, follows = self.batch(self.step)
+        if n not in self._steps:
+            self._steps[n] = self._step_function(n)
+        value = self._steps[n](mx.array(tokens), mx.array(follows))
+        self.step += 1
+        return n, value
+
+    def exact(self, n: int, count: int = 64) -> float:
+        """Share of fresh problems for which every row of every lane is predicted right.
+
+        Greedy decoding answers these right too, since it then writes exactly what was fed.
+        """
+        rng = np.random.default_rng([self.recipe.seed, 1 << 40, self.step, n])
+        tokens, follows = self.game.rows(self.game.draw(count, rng), n)
+        logits = self.logits(self.state["weights"], self.state["omega"], mx.array(tokens), n)
+        right = mx.argmax(logits, axis=-1) == mx.array(follows)
+        return right.all(axis=-1).astype(mx.float32).mean().item()
