@@ -13,9 +13,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_flatten, tree_unflatten
 
+from tinylane.adapter import save_adapter
 from tinylane.config import ModelConfig, RopeConfig
 from tinylane.errors import TinylaneError
 from tinylane.fast import SEAMS
@@ -33,6 +33,7 @@ from tinylane.model import forward
 from tinylane.rope import frequencies
 from tinylane.tasks.shell_game import END, ShellGame
 from tinylane.train.init import random_params
+from tinylane.tensorfile import TensorFile, write_tensors, write_text
 from tinylane.train.plan import TrainingPlan
 
 
@@ -149,8 +150,6 @@ class Trainer:
         return forward(params, self.config, tokens, self.plans[n].at(omega), SEAMS, rows=rows)
 
     def _step_function(self, n: int) -> Callable:
-        state = [self.state, *(o.state for o in self.optimizers.values())]
-
         def loss(trainable: dict[str, Any], tokens: mx.array, follows: mx.array) -> mx.array:
             logits = self.logits(trainable["weights"], trainable["omega"], tokens, n)
             chosen = mx.take_along_axis(logits, follows[..., None], axis=-1)[..., 0]
@@ -168,7 +167,7 @@ class Trainer:
                 )["omega"]
             return value
 
-        return mx.compile(step, inputs=state, outputs=state)
+        return step
 
     def batch(self, step: int) -> tuple[int, np.ndarray, np.ndarray]:
         """The problems of a step, from (seed, step) alone: lanes, tokens, what follows."""
@@ -179,14 +178,15 @@ class Trainer:
         moves = self.game.draw(max(self.recipe.rows // width, 1), rng, stay)
         return n, *self.game.rows(moves, n)
 
-    def advance(self) -> tuple[int, mx.array]:
-        """One training step: the number of lanes it drew, and its loss (not yet evaluated)."""
+    def advance(self) -> tuple[int, float]:
+        """One training step: the number of lanes it drew, and its loss."""
         n, tokens, follows = self.batch(self.step)
         if n not in self._steps:
             self._steps[n] = self._step_function(n)
         value = self._steps[n](mx.array(tokens), mx.array(follows))
+        mx.eval(value, self.state, [o.state for o in self.optimizers.values()])
         self.step += 1
-        return n, value
+        return n, value.item()
 
     def exact(self, n: int, count: int = 64) -> float:
         """Share of fresh problems for which every row of every lane is predicted right.
@@ -198,3 +198,148 @@ class Trainer:
         logits = self.logits(self.state["weights"], self.state["omega"], mx.array(tokens), n)
         right = mx.argmax(logits, axis=-1) == mx.array(follows)
         return right.all(axis=-1).astype(mx.float32).mean().item()
+
+    # Files.
+
+    def save(self, path: Path) -> None:
+        """Weights, Omega, both optimizers and the step, in one file, whole or not at all."""
+        tree = {"state": self.state, **{k: o.state for k, o in self.optimizers.items()}}
+        tensors = {k: np.asarray(v) for k, v in tree_flatten(tree)}
+        write_tensors(path, tensors, {"format": "tinylane training 1", "step": str(self.step)})
+
+    def load(self, path: Path) -> None:
+        """Go on from what `save` wrote. Raises TinylaneError if the file is of another run."""
+        now = {"state": self.state, **{k: o.state for k, o in self.optimizers.items()}}
+        expected = {k: tuple(v.shape) for k, v in tree_flatten(now)}
+        with TensorFile.open(path) as file:
+            step = file.metadata.get("step", "")
+            if file.metadata.get("format") != "tinylane training 1" or not step.isdigit():
+                raise TinylaneError(f"{path}: not a training state saved by tinylane")
+            if {k: tuple(file.shape(k)) for k in file.names} != expected:
+                raise TinylaneError(f"{path}: its tensors are not those of this recipe")
+            tree = tree_unflatten([(k, mx.array(file.read(k))) for k in file.names])
+        self.state.update(tree["state"])
+        for part, optimizer in self.optimizers.items():
+            optimizer.state = tree[part]
+        self.step = int(step)
+        self._steps = {}  # they close over the old state
+
+    def export(self, folder: Path) -> None:
+        """Write a Hugging Face checkpoint with its lane adapter: what `tinylane.load` reads."""
+        folder.mkdir(parents=True, exist_ok=True)
+        c, game = self.config, self.game
+        tensors = {}
+        for name, weight in self.state["weights"].items():
+            array = np.asarray(weight)
+            if array.ndim == 2 and not name.startswith("model.embed_tokens"):
+                array = array.T  # files hold (out, in)
+            tensors[name] = np.ascontiguousarray(array)
+        config = {
+            "architectures": ["Qwen3ForCausalLM"],
+            "model_type": "qwen3",
+            "vocab_size": c.vocab,
+            "hidden_size": c.width,
+            "num_hidden_layers": c.layers,
+            "num_attention_heads": c.heads,
+            "num_key_value_heads": c.kv_heads,
+            "head_dim": c.head_dim,
+            "intermediate_size": c.mlp_width,
+            "max_position_embeddings": c.context,
+            "rms_norm_eps": c.norm_eps,
+            "rope_theta": c.rope.base,
+            "tie_word_embeddings": True,
+            "attention_bias": False,
+            "hidden_act": "silu",
+            "eos_token_id": c.eos_ids[0],
+            "torch_dtype": "float32",
+        }
+        write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+        write_text(folder / "generation_config.json", _json({"eos_token_id": c.eos_ids[0]}))
+        write_text(folder / "tokenizer.json", game.tokenizer_json())
+        write_text(
+            folder / "tokenizer_config.json",
+            _json({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END}),
+        )
+        write_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
+        save_adapter(
+            folder / "adapter",
+            c,
+            {"lane_rope.omega": np.asarray(self.state["omega"])},
+            {
+                "prompt_lane": "own",
+                "visibility": self.recipe.visibility,
+                "lag": self.recipe.lag,
+                "lanes": list(self.recipe.lanes),
+                "task": {"name": "shell-game", "cups": game.cups, "swaps": game.swaps},
+            },
+        )
+
+
+def run(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    every: int = 100,
+    check_every: int = 500,
+    save_every: int = 500,
+    stop_at: int | None = None,
+    say: Callable[[dict], None] = lambda line: None,
+) -> Trainer:
+    """Train to the recipe's end in folder `out`, going on from its last state, and export there.
+
+    Writes recipe.json, log.jsonl (a line every `every` steps: loss, share exact by lanes, seconds),
+    state.safetensors, and at the end the checkpoint. stop_at ends early (the schedule stays the
+    recipe's). Raises TinylaneError if `out` holds a run of another recipe or the loss diverges.
+    """
+    out = Path(out)
+    written = _json(dataclasses.asdict(recipe))
+    recipe_file, log, state = out / "recipe.json", out / "log.jsonl", out / "state.safetensors"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise TinylaneError(f"{out}: cannot be made ({e.strerror})") from None
+    if recipe_file.exists() and recipe_file.read_text() != written:
+        raise TinylaneError(f"{out} holds a run of another recipe; choose another folder")
+    write_text(recipe_file, written)
+    trainer = Trainer(recipe)
+    lines: list[str] = []
+    seconds = 0.0
+    if state.exists():
+        trainer.load(state)
+        for line in log.read_text().splitlines() if log.exists() else []:
+            if json.loads(line)["step"] <= trainer.step:
+                lines.append(line)
+                seconds = json.loads(line)["seconds"]
+    losses: dict[int, list[float]] = {}
+    began = time.monotonic() - seconds
+    end = min(stop_at or recipe.steps, recipe.steps)
+    while trainer.step < end:
+        n, loss = trainer.advance()
+        if not math.isfinite(loss):
+            raise TinylaneError(
+                f"the loss is {loss} at step {trainer.step}; the last good state is {state}. "
+                "Lower the learning rate"
+            )
+        losses.setdefault(n, []).append(loss)
+        last = trainer.step == end
+        if trainer.step % every == 0 or last:
+            entry: dict[str, Any] = {
+                "step": trainer.step,
+                "seconds": round(time.monotonic() - began, 1),
+                "loss": {k: round(sum(v) / len(v), 5) for k, v in sorted(losses.items())},
+            }
+            losses = {}
+            if trainer.step % check_every == 0 or last:
+                entry["exact"] = {n: trainer.exact(n) for n in recipe.lanes}
+            lines.append(json.dumps(entry))
+            say(entry)
+        if trainer.step % save_every == 0 or last:
+            write_text(log, "\n".join(lines) + "\n")  # never ahead of the state by a line it lacks
+            trainer.save(state)
+    if trainer.step >= recipe.steps:
+        trainer.export(out)
+    return trainer
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2) + "\n"
