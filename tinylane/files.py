@@ -1,0 +1,148 @@
+"""Small files that cannot be trusted, and files that must never be half-written.
+
+Regular files only (a FIFO would hang the reader), bounded in size, strict JSON: no duplicate keys,
+no NaN, no number that Python would take seconds to parse. Writing goes to a temporary file beside
+the target and is renamed into place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+from tinylane.errors import TinylaneError
+
+MAX_JSON = 1 << 20
+MAX_DIGITS = 20  # 2**64 has 20; Python's own limit (4300) exists from 3.11 on only
+
+
+def show(value: object, limit: int = 80) -> str:
+    """`repr(value)` on one line, cut in the middle: text from a file never breaks an error line."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer beyond Python's limit of digits
+        text = f"a {type(value).__name__} too long to print"
+    return text if len(text) <= limit else f"{text[: limit - 23]} ... {text[-18:]}"
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file for reading bytes; raises TinylaneError for anything else.
+
+    The test is made on the open descriptor, so nothing can be swapped in between, and the open does
+    not block on a FIFO without a writer.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or str(error)
+        raise TinylaneError(f"{os.fspath(path)}: cannot be read ({reason})") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise TinylaneError(f"{os.fspath(path)}: is not a regular file")
+    return os.fdopen(handle, "rb")
+
+
+def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
+    """The whole of a regular file of at most `limit` bytes; raises TinylaneError."""
+    with open_regular(path) as file:
+        try:
+            data = file.read(limit + 1)
+        except OSError as error:
+            raise TinylaneError(f"{os.fspath(path)}: {error.strerror}") from error
+    if len(data) > limit:
+        raise TinylaneError(f"{os.fspath(path)}: larger than {limit:,} bytes, the limit here")
+    return data
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        again = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
+        raise TinylaneError(f"key {show(again)} occurs twice")
+    return found
+
+
+def _integer(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise TinylaneError(f"number {show(text, 40)} has more than {MAX_DIGITS} digits")
+    return int(text)
+
+
+def _real(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise TinylaneError(f"number {show(text, 40)} is not finite")
+    return value
+
+
+def _constant(text: str) -> NoReturn:
+    raise TinylaneError(f"{text} is not a JSON number")
+
+
+def parse_json(data: bytes, source: str) -> dict[str, Any]:
+    """A JSON object from bytes. Raises TinylaneError naming `source` for anything that is not one.
+
+    Stricter than `json`: UTF-8 only, duplicate keys, NaN and infinities refused, nesting bounded.
+    """
+    try:
+        value = json.loads(
+            data.decode("utf-8-sig"),
+            object_pairs_hook=_pairs,
+            parse_int=_integer,
+            parse_float=_real,
+            parse_constant=_constant,
+        )
+    except TinylaneError as error:
+        raise TinylaneError(f"{source}: {error}") from error
+    except RecursionError as error:
+        raise TinylaneError(f"{source}: nested too deeply to be what it should be") from error
+    except UnicodeDecodeError as error:
+        raise TinylaneError(f"{source}: not UTF-8 text (byte {error.start})") from error
+    except ValueError as error:
+        raise TinylaneError(f"{source}: not valid JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise TinylaneError(f"{source}: expected a JSON object, found {show(value, 40)}")
+    return value
+
+
+def read_json(path: str | os.PathLike[str], limit: int = MAX_JSON) -> dict[str, Any]:
+    """The JSON object in a file of at most `limit` bytes. Raises TinylaneError naming the file."""
+    return parse_json(read_bytes(path, limit), os.fspath(path))
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when the block ends well, and vanishes otherwise."""
+    target = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    except OSError as error:
+        raise TinylaneError(f"{target}: cannot be written ({error.strerror})") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)  # mkstemp's 0600 would hide a checkpoint from its group
+        os.replace(name, target)
+    except OSError as error:
+        raise TinylaneError(f"{target}: cannot be written ({error.strerror})") from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+def write_json(path: str | os.PathLike[str], value: dict[str, Any]) -> None:
+    """Write a JSON object, indented, atomically. Raises TinylaneError when it cannot be written."""
+    with replacing(path) as file:
+        file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
