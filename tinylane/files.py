@@ -73,6 +73,8 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _integer(text: str) -> int:
     if len(text) > MAX_DIGITS:
         raise TinylaneError(f"number {show(text, 40)} has more than {MAX_DIGITS} digits")
+    if text == "-0":  # other readers of the same file refuse it
+        raise TinylaneError("number -0 is not an integer that JSON readers agree on")
     return int(text)
 
 
