@@ -24,8 +24,10 @@ class Refusal(Exception):
 
 
 def limit_process(cpu_seconds: int, memory: int) -> None:
-    """The kernel kills this process after `cpu_seconds` (int, s); `memory` (bytes) more than it has
-    now raises MemoryError. `memory` 0 sets no limit: macOS does not enforce one, the parent watches.
+    """Have the kernel end this process after `cpu_seconds` (int, s) of processor time.
+
+    From `memory` bytes above what it has now, allocations raise MemoryError; 0 sets no limit
+    (macOS does not enforce one: there the parent watches).
     """
     try:
         import resource
@@ -56,7 +58,7 @@ def environment() -> Any:
     from jinja2.utils import Namespace
 
     class Generation(Extension):
-        """`{% generation %}` marks the assistant's tokens for training; here its body is just text."""
+        """`{% generation %}` marks what the assistant says, for training; here it is just text."""
 
         tags = {"generation"}  # noqa: RUF012
 
@@ -77,12 +79,11 @@ def environment() -> Any:
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
             if operator == "*":
                 for many, times in ((left, right), (right, left)):
-                    if isinstance(many, (str, list, tuple)) and isinstance(times, int):
-                        if len(many) * times > LONGEST_REPEAT:
-                            raise SecurityError(f"a repetition {times} times is too long")
-            elif isinstance(left, int) and isinstance(right, int):
-                if right * left.bit_length() > LARGEST_POWER:
-                    raise SecurityError(f"the power {right} is too large")
+                    repeats = isinstance(many, (str, list, tuple)) and isinstance(times, int)
+                    if repeats and len(many) * times > LONGEST_REPEAT:
+                        raise SecurityError(f"a repetition {times} times is too long")
+            elif type(left) is type(right) is int and right * left.bit_length() > LARGEST_POWER:
+                raise SecurityError(f"the power {right} is too large")
             return super().call_binop(context, operator, left, right)
 
     class PlainDict:
@@ -97,7 +98,7 @@ def environment() -> Any:
     class PlainNamespace(Namespace):
         """`namespace(...)` that takes no underscored names."""
 
-        def __init__(*args: Any, **named: Any) -> None:  # noqa: N805 - `self` may be a keyword
+        def __init__(*args: Any, **named: Any) -> None:
             values = dict(*args[1:], **named)
             for name in values:
                 PlainNamespace._check(name)
@@ -144,7 +145,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     """`{"text", "unread"}` of a rendering, or `{"kind", "error"}` of a failed one.
 
     `request` has `template`, `variables`, `named` (variables to report when the template never
-    reads them) and `longest` (characters of a result). Kinds: syntax, raised, unsafe, memory, size, failed.
+    reads them) and `longest` (characters of a result). Kinds: syntax, raised, unsafe, memory,
+    size, failed.
     """
     from jinja2 import TemplateSyntaxError, meta
     from jinja2.exceptions import SecurityError, TemplateError
@@ -170,8 +172,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         return {"kind": "raised", "error": str(error)}
     except TemplateError as error:
         return {"kind": "failed", "error": str(error)}
-    except (MemoryError, OverflowError) as error:
-        return {"kind": "memory", "error": type(error).__name__}
+    except MemoryError:
+        return {"kind": "memory", "error": "MemoryError"}
     except RecursionError:
         return {"kind": "failed", "error": "it calls itself without end"}
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
