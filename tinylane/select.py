@@ -24,12 +24,12 @@ HASHES = re.compile(r"^[ \t]*####(?!#)(.*)$", re.MULTILINE)
 # where it cannot be a subtraction or a range (10-3); commas only before groups of three.
 NUMBER = re.compile(
     r"(?:(?<![A-Za-z0-9_.)\]}])[-+−])?\\?\$?"
-    r"(?:(?<![A-Za-z0-9_])(?<![0-9]\.)(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?"
+    r"(?:(?<![A-Za-z0-9_])(?<![0-9]\.)(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?"
     r"|(?<![A-Za-z0-9_.])\.[0-9]+)(?:[eE][-+]?[0-9]{1,2}(?![0-9]))?"
 )
 # A whole answer that is a number. The exponent is short so that writing it out stays short.
 WHOLE_NUMBER = re.compile(
-    r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?=[.eE]|$)|(?=\.[0-9]))(?:\.[0-9]*)?"
+    r"[-+]?(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]+|(?=\.[0-9]))(?:\.[0-9]*)?"
     r"(?:[eE][-+]?[0-9]{1,2})?"
 )
 # LaTeX that changes how an answer looks, not what it says.
