@@ -13,6 +13,6 @@ class TinylaneError(ValueError):
 
 
 class CheckFailed(TinylaneError):
-    """The input was fine and a check of it failed (`verify`, `replay`). The command line exits 1."""
+    """The input was fine and a check of it failed. The command line exits 1."""
 
     code = 1

@@ -1,7 +1,7 @@
 """The decoder, leaf to root: linear, norm, attention, block, forward; then Model around them.
 
-Pure functions over `params`, a dict of arrays keyed by the checkpoint's own tensor names. One source
-serves NumPy and MLX: `xp = x.__array_namespace__()`. Llama, Mistral, Qwen2 and Qwen3 differ only in
+Pure functions over `params`, a dict of arrays keyed by the checkpoint's own tensor names. One
+source serves NumPy and MLX: `xp = x.__array_namespace__()`. Llama, Mistral, Qwen2 and Qwen3 differ only in
 which optional tensors are present (biases, query and key norms), so there is one decoder.
 
 Lanes enter as data in a `Plan`: angle tables and a mask, both computed from coordinates. A row is a
@@ -38,13 +38,17 @@ class Plan(NamedTuple):
     """Where the rows of one pass stand and whom they see: everything lanes are to the decoder."""
 
     keys: list[Table]  # per layer: the table that turns this pass's keys
-    queries: list[tuple[Table, ...]]  # per layer: one table, or two (for shared keys, for lane keys)
-    split: Any  # with two: how many keys at the front are shared, or (S,) booleans if they are mixed
+    queries: list[
+        tuple[Table, ...]
+    ]  # per layer: one table, or two (for shared keys, for lane keys)
+    split: (
+        Any  # with two: how many keys at the front are shared, or (S,) booleans if they are mixed
+    )
     mask: Array | None  # (T, S) booleans; None where every row sees every key
 
 
 def linear(params: Params, name: str, x: Array) -> Array:
-    """x (..., in) -> (..., out): `name`.weight (in, out), and its bias and low-rank update if any."""
+    """x (..., in) -> (..., out): `name`.weight (in, out), its bias and low-rank update."""
     y = x @ params[name + ".weight"]
     if name + ".lora_a" in params:
         y = y + (x @ params[name + ".lora_a"]) @ params[name + ".lora_b"]
@@ -73,7 +77,7 @@ def gated(gate: Array, up: Array) -> Array:
 def attention(
     queries: tuple[Array, ...], keys: Array, values: Array, mask: Array | None, split: Any
 ) -> Array:
-    """softmax(q k / sqrt(D)) v with grouped heads: (..., H, T, D), (..., K, S, D) -> (..., H, T, D).
+    """softmax(q k / sqrt(D)) v, grouped heads: (..., H, T, D), (..., K, S, D) -> (..., H, T, D).
 
     With two queries the first scores the shared keys and the second the lanes' keys; one softmax
     runs over both. Heads of a group become rows of one product, so K and V are never repeated.
@@ -175,7 +179,9 @@ def forward(
         name = f"model.layers.{layer}."
         normed = seams.rms_norm(x, params[name + "input_layernorm.weight"], config.norm_eps)
         x = x + self_attention(params, config, layer, normed, plan, seams, cache)
-        normed = seams.rms_norm(x, params[name + "post_attention_layernorm.weight"], config.norm_eps)
+        normed = seams.rms_norm(
+            x, params[name + "post_attention_layernorm.weight"], config.norm_eps
+        )
         x = x + feed_forward(params, layer, normed, seams)
     if rows is not None:
         x = x[..., rows, :]
@@ -209,7 +215,7 @@ def make_plan(
     for layer in range(config.layers):
         if layer == 0 or rope.omega.ndim == 2:
             turned = table(base + rope.angles(lanes, layer), factor, dtype)
-            # A query that only meets shared keys is not turned by its lane (lanes-only: it cancels).
+            # A query that only meets shared keys is not turned by its lane.
             lone = on_shared if rope.prompt_lane == "own" and count == len(shared) else turned
         keys.append(turned)
         queries.append((on_shared, turned) if two else (lone,))
@@ -223,10 +229,8 @@ def make_plan(
     return Plan(keys, queries, split, visible)
 
 
-def _sees_all(
-    mask: LaneMask, i: np.ndarray, m: np.ndarray, j: np.ndarray, n: np.ndarray
-) -> bool:
-    """A decoding step of lanes that all see each other needs no mask: say so without building it."""
+def _sees_all(mask: LaneMask, i: np.ndarray, m: np.ndarray, j: np.ndarray, n: np.ndarray) -> bool:
+    """A decoding step of lanes that all see each other needs no mask: say so cheaply."""
     everyone = mask.lag == 0 and bool((m >= 0).all()) and bool(mask.visibility[m].all())
     return everyone and int(i.min()) >= int(j.max())
 
@@ -236,8 +240,8 @@ class Model:
     """A decoder with its weights: `model(tokens, positions, lanes)` gives logits.
 
     params: arrays of one library, matrices so that `x @ w` works. dtype: the activations'.
-    lane_rope, visibility, lag: what the checkpoint or its adapter was trained with, the defaults of
-    every call. sampling: generation_config's defaults. identity: a digest of the checkpoint's files.
+    lane_rope, visibility, lag: what the checkpoint or its adapter was trained with, the defaults
+    of every call. sampling: generation_config's defaults. identity: a digest of its files.
     """
 
     config: ModelConfig
@@ -296,7 +300,7 @@ class Model:
         return mx.array(x)
 
     def typed(self, x: np.ndarray) -> Array:
-        """A NumPy array of floats (bfloat16 as its uint16 bits) as this model's activations' dtype."""
+        """A NumPy array of floats (bfloat16 as uint16 bits) in the activations' dtype."""
         if self.backend == "numpy":
             return np.ascontiguousarray(x, dtype=self.dtype)
         import mlx.core as mx
@@ -363,7 +367,7 @@ class Model:
         return logits
 
     def _move(self, plan: Plan) -> Plan:
-        """The plan's arrays in this backend's library; layers that share a table go on sharing it."""
+        """The plan's arrays in this backend's library; a shared table goes on being shared."""
         if self.backend == "numpy":
             return plan
         done: dict[int, Table] = {}

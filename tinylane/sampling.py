@@ -87,6 +87,12 @@ class Sampler:
             if not (numbers and token >= 0 and bias < math.inf):
                 raise TinylaneError(f"logit_bias {token!r}: {bias!r}: expected an id and a number")
 
+    @classmethod
+    def from_config(cls, defaults: Mapping[str, Any] | None) -> Sampler:
+        """From generation_config's fields (`tinylane.checkpoint`); greedy where it says nothing."""
+        known = {k: v for k, v in (defaults or {}).items() if k in cls.__dataclass_fields__}
+        return cls(**{"temperature": 0.0, **known})
+
     def __call__(self, logits: Array, uniforms: Any, history: History) -> tuple[Array, Array]:
         """`draw`, then `check`: with MLX this waits for the values."""
         tokens, logprobs = self.draw(logits, uniforms, history)
@@ -129,8 +135,8 @@ class Sampler:
             scores[:, ids] += xp.array([*self.logit_bias.values()], dtype=scores.dtype)
         if self.repetition_penalty != 1:
             assert len(history) == N, len(history)
-            rows = np.repeat(np.arange(N), [len(ids) for ids in history])
-            ids = np.concatenate([np.asarray(ids, dtype=np.int64) for ids in history])
+            rows = np.repeat(np.arange(N, dtype=np.int32), [len(ids) for ids in history])
+            ids = np.concatenate([np.asarray(ids, dtype=np.int32) for ids in history])
             known = (ids >= 0) & (ids < V)  # an embedding may have more rows than the head
             if known.any():
                 seen = xp.array(rows[known]), xp.array(ids[known])

@@ -2,8 +2,8 @@
 
     cups ABCD , swap 1-3 2-4 1-2 -- 3-4 ... : where ?
 
-A swap i-j exchanges what stands at places i and j; `--` leaves everything where it is. The answer is
-the arrangement, read from place 1 on. Composing swaps depends on their order but is associative:
+A swap i-j exchanges what stands at places i and j; `--` leaves everything where it is. The answer
+is the arrangement, read from place 1 on. Composing swaps depends on their order but is associative:
 alone it takes a step for each swap; N lanes take an equal share of the list each, write their own
 running arrangement (starting from ABCD), and then compose in pairs, log2 N more steps:
 

@@ -1,8 +1,8 @@
 """Train a small decoder from scratch on the shell game: the model in `weights/shell-game`.
 
 Every step draws fresh problems and one number of lanes, feeds whole runs (prompt once, all lanes)
-through the decoder with the decoding mask, and fits what each lane is to write next. Omega is trained
-with a learning rate of its own. The same seed gives the same bits on the same machine and number of
+through the decoder with the decoding mask, and fits what each lane is to write next. Omega is
+trained with a learning rate of its own. The same seed gives the same bits on the same machine and number of
 threads; a run that was killed goes on from its last checkpoint as if nothing had happened.
 
     B problems   n lanes   L rows of a lane   V vocab
@@ -32,8 +32,8 @@ from tinylane.lanes import LaneMask, LaneRoPE
 from tinylane.model import forward
 from tinylane.rope import frequencies
 from tinylane.tasks.shell_game import END, ShellGame
-from tinylane.train.init import random_params
 from tinylane.tensorfile import TensorFile, write_tensors, write_text
+from tinylane.train.init import random_params
 from tinylane.train.plan import TrainingPlan
 
 

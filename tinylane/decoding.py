@@ -1,12 +1,12 @@
 """Joint decoding: every step is one forward pass that gives each live lane one token.
 
-`Decoding` is the loop and its operations (join, fork, drop); `stream` and `generate` are the two ways
-to run it to the end. The prompt is prefilled once and shared; lane prompts end together, so that all
+`Decoding` is the loop and its operations (join, fork, drop); `stream` and `generate` run it to
+the end. The prompt is prefilled once and shared; lane prompts end together, so that all
 lanes generate their first token at the same position. A lane's token is fed, and so can be seen by
 the lanes that may see it, in the step after it was sampled. An end token, or the token that
 completes a stop string, is never fed: it ends the lane and is not part of what it wrote.
 
-`naive` does the same by recomputing everything at every step, one lane at a time: the oracle.
+`tinylane.oracle` does the same by recomputing everything at every step.
 
     N lanes   T rows of a pass   V vocab
 """
@@ -15,20 +15,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tinylane.errors import TinylaneError
 from tinylane.lanes import MAX_LANES, SHARED, LaneMask, LaneRoPE
+from tinylane.prompt import Prompt, encode_lane_prompt, encode_prompt, end_ids
 from tinylane.sampling import Sampler, uniform
 
 if TYPE_CHECKING:
     from tinylane.cache import LaneCache
     from tinylane.model import Model
 
-Prompt = str | list[dict] | Sequence[int]
 Row = tuple[int, int, int]  # token, position, lane
 
 
@@ -86,8 +86,8 @@ class Decoding:
 
     prompt: text, chat messages, or token ids. lane_prompts: one text or id list per lane.
     max_tokens: for every lane, or one number per lane; total_tokens: for all lanes together.
-    sampler: None takes the checkpoint's generation_config. lane_rope, lane_mask: None takes what the
-    checkpoint was trained with (`Model.rope`, `Model.mask`). stop: strings that end a lane.
+    sampler: None takes the checkpoint's generation_config. lane_rope, lane_mask: None takes what
+    the checkpoint was trained with (`Model.rope`, `Model.mask`). stop: strings that end a lane.
     chunk: rows of a prefill pass. template: keyword arguments of `Tokenizer.prompt_ids`.
     Raises TinylaneError for an empty prompt, one that leaves no room in the context, and settings
     out of range. Laws 7, 8, 9 and 13 of the SPEC are about this class.
@@ -118,10 +118,15 @@ class Decoding:
             raise TinylaneError(f"{n} lanes, but visibility is {self.mask.n} x {self.mask.n}")
         self.sampler = sampler or Sampler.from_config(model.sampling)
         rope = model.rope(lane_rope)
-        if rope.prompt_lane == "own" and not (self.mask.visibility & ~np.eye(self.mask.n, dtype=bool)).any():
+        if (
+            rope.prompt_lane == "own"
+            and not (self.mask.visibility & ~np.eye(self.mask.n, dtype=bool)).any()
+        ):
             rope = LaneRoPE.none(model.theta)  # law 7: the same numbers, with one rotation less
         self.chunk = _whole("chunk", chunk, 1)
-        self.total_tokens = None if total_tokens is None else _whole("total_tokens", total_tokens, 1)
+        self.total_tokens = (
+            None if total_tokens is None else _whole("total_tokens", total_tokens, 1)
+        )
         self.prompt = encode_prompt(model, prompt, template)
         own = [encode_lane_prompt(model, p) for p in lane_prompts or [""] * n]
         if len(own) != n:
@@ -177,8 +182,8 @@ class Decoding:
     def fork(self, source: int, *, max_tokens: int | None = None) -> Lane:
         """A new lane that has written all that lane `source` has, and goes on by itself.
 
-        Its rows are copies that stand in the new lane (see `LaneCache.fork`); its random numbers are
-        its own. max_tokens counts from its beginning; None takes the source's.
+        Its rows are copies that stand in the new lane (see `LaneCache.fork`); its random numbers
+        are its own. max_tokens counts from its beginning; None takes the source's.
         """
         parent, m = self._lane(source), len(self.lanes)
         if parent.finish_reason is not None:
@@ -227,7 +232,10 @@ class Decoding:
             reason = "stop" if token in self._ends or self._say(lane, token) else None
             if reason is None:
                 self._feed.append((token, self.clock, lane.index))
-                if len(lane.tokens) >= lane.max_tokens or self.clock + 1 >= self.model.config.context:
+                if (
+                    len(lane.tokens) >= lane.max_tokens
+                    or self.clock + 1 >= self.model.config.context
+                ):
                     reason = "length"
             if reason is not None:
                 self._end(lane, reason)
@@ -252,7 +260,7 @@ class Decoding:
         c = self.cache
         settings = {
             "seed": self.seed,
-            "sampler": self.sampler.to_dict(),
+            "sampler": asdict(self.sampler),
             "omega": c.lane_rope.omega.tolist(),
             "prompt_lane": c.lane_rope.prompt_lane,
             "visibility": self.mask.visibility.astype(int).tolist(),
@@ -304,7 +312,7 @@ class Decoding:
         self._logits.pop(lane.index, None)
 
     def _forward(self, rows: list[Row]) -> dict[int, Any]:
-        """Feed rows, in chunks that never part a position; each lane's logits after its last row."""
+        """Feed rows, in chunks that never part a position: each lane's logits after its last."""
         rows = sorted(rows, key=lambda row: row[1])
         last = {lane: k for k, (_, _, lane) in enumerate(rows)}
         found: dict[int, Any] = {}
@@ -313,7 +321,9 @@ class Decoding:
             stop = min(start + self.chunk, len(rows))
             while stop < len(rows) and rows[stop][1] == rows[stop - 1][1]:
                 stop += 1  # with lag 0 the lanes of one position see each other
-            tokens, positions, lanes = (np.array(column) for column in zip(*rows[start:stop], strict=True))
+            tokens, positions, lanes = (
+                np.array(column) for column in zip(*rows[start:stop], strict=True)
+            )
             wanted = {lane: k - start for lane, k in last.items() if start <= k < stop}
             keep = np.array(list(wanted.values()) or [0])
             logits = self.model(tokens, positions, lanes, cache=self.cache, rows=keep)
@@ -331,7 +341,7 @@ class Decoding:
 
 
 def stream(model: Model, prompt: Prompt, **settings: Any) -> Iterator[Step]:
-    """Decode jointly, one `Step` at a time, with every lane's new text. Settings: see `Decoding`."""
+    """Decode jointly, one `Step` at a time, with every lane's new text; see `Decoding`."""
     yield from Decoding(model, prompt, **settings)
 
 
@@ -350,77 +360,13 @@ def generate(
     return decoding.result()
 
 
-def naive(
-    model: Model,
-    prompt: Sequence[int],
-    lane_prompts: Sequence[Sequence[int]],
-    max_tokens: int,
-    sampler: Sampler,
-    lane_rope: LaneRoPE,
-    lane_mask: LaneMask,
-    seed: int = 0,
-) -> list[Lane]:
-    """The oracle of `Decoding`: no cache, no batch, every lane's every token from a fresh pass.
-
-    Slow (quadratic passes over all rows) and short enough to be seen right at a glance.
-    """
-    clock = len(prompt) + max(map(len, lane_prompts))
-    rows: list[Row] = [(token, i, SHARED) for i, token in enumerate(prompt)]
-    lanes = [Lane(m, list(own), clock, max_tokens) for m, own in enumerate(lane_prompts)]
-    for lane in lanes:
-        begin = clock - len(lane.prompt)
-        rows += [(token, begin + k, lane.index) for k, token in enumerate(lane.prompt)]
-    for i in range(clock, clock + max_tokens):
-        fed = list(rows)
-        for lane in (x for x in lanes if x.finish_reason is None):
-            mine = [k for k, row in enumerate(fed) if row[2] == lane.index]
-            last = mine[-1] if mine else len(prompt) - 1
-            tokens, positions, places = (np.array(column) for column in zip(*fed, strict=True))
-            logits = model(tokens, positions, places, lane_rope, lane_mask, rows=np.array([last]))
-            draw = np.array([uniform(seed, lane.index, len(lane.tokens))])
-            history = [[*prompt, *lane.prompt, *lane.tokens]]
-            drawn, logprob = sampler(logits, draw, history)
-            lane.tokens.append(int(drawn[0]))
-            lane.logprobs.append(float(logprob[0]))
-            if lane.tokens[-1] in end_ids(model):
-                lane.finish_reason = "stop"
-            else:
-                rows.append((lane.tokens[-1], i, lane.index))
-    for lane in lanes:
-        lane.finish_reason = lane.finish_reason or "length"
-    return lanes
-
-
-def end_ids(model: Model) -> frozenset[int]:
-    """The union of the end tokens that config, generation_config and tokenizer name."""
-    own = model.tokenizer.eos_ids if model.tokenizer is not None else ()
-    return frozenset(model.config.eos_ids) | frozenset(own)
-
-
-def encode_prompt(model: Model, prompt: Prompt, template: dict[str, Any] | None) -> list[int]:
-    """Token ids of a prompt: text and messages by the checkpoint's tokenizer, ids as they are."""
-    if isinstance(prompt, str) or (len(prompt) and isinstance(prompt[0], dict)):
-        if model.tokenizer is None:
-            raise TinylaneError("this checkpoint has no tokenizer.json; give the prompt as token ids")
-        ids = model.tokenizer.prompt_ids(prompt, **(template or {}))
-    else:
-        ids = [int(token) for token in prompt]  # type: ignore[arg-type]
-    if not ids:
-        raise TinylaneError("the prompt is empty; expected at least one token")
-    return ids
-
-
-def encode_lane_prompt(model: Model, prompt: str | Sequence[int]) -> list[int]:
-    """Token ids of a lane's own prompt, without special tokens; may be empty."""
-    if isinstance(prompt, str):
-        if prompt and model.tokenizer is None:
-            raise TinylaneError("this checkpoint has no tokenizer.json; give lane prompts as ids")
-        return model.tokenizer.encode(prompt) if prompt and model.tokenizer else []
-    return [int(token) for token in prompt]
-
-
 def _whole(name: str, value: Any, least: int, most: int | None = None) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least or (most is not None and value > most):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, np.integer))
+        or value < least
+        or (most is not None and value > most)
+    ):
         upto = "" if most is None else f" and at most {most}"
         raise TinylaneError(f"{name} is {value!r}; expected a whole number, at least {least}{upto}")
     return int(value)

@@ -1,0 +1,43 @@
+"""From a user's prompt to token ids, by the checkpoint's own tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tinylane.errors import TinylaneError
+
+if TYPE_CHECKING:
+    from tinylane.model import Model
+
+Prompt = str | list[dict] | Sequence[int]
+
+
+def end_ids(model: Model) -> frozenset[int]:
+    """The union of the end tokens that config, generation_config and tokenizer name."""
+    own = model.tokenizer.eos_ids if model.tokenizer is not None else ()
+    return frozenset(model.config.eos_ids) | frozenset(own)
+
+
+def encode_prompt(model: Model, prompt: Prompt, template: dict[str, Any] | None) -> list[int]:
+    """Token ids of a prompt: text and messages by the checkpoint's tokenizer, ids as they are."""
+    if isinstance(prompt, str) or (len(prompt) and isinstance(prompt[0], dict)):
+        if model.tokenizer is None:
+            raise TinylaneError(
+                "this checkpoint has no tokenizer.json; give the prompt as token ids"
+            )
+        ids = model.tokenizer.prompt_ids(prompt, **(template or {}))
+    else:
+        ids = [int(token) for token in prompt]  # type: ignore[arg-type]
+    if not ids:
+        raise TinylaneError("the prompt is empty; expected at least one token")
+    return ids
+
+
+def encode_lane_prompt(model: Model, prompt: str | Sequence[int]) -> list[int]:
+    """Token ids of a lane's own prompt, without special tokens; may be empty."""
+    if isinstance(prompt, str):
+        if prompt and model.tokenizer is None:
+            raise TinylaneError("this checkpoint has no tokenizer.json; give lane prompts as ids")
+        return model.tokenizer.encode(prompt) if prompt and model.tokenizer else []
+    return [int(token) for token in prompt]
