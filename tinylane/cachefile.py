@@ -1,8 +1,8 @@
 """A LaneCache in a .safetensors file, with the model's identity and its lane settings.
 
 Tensors: `positions`, `lanes` (S,) int64; `layers.i.keys`, `layers.i.values` (K, S, D) in the
-model's dtype; `lane_rope.omega`; `lane_mask.visibility`. The metadata holds format, identity, sizes, dtype,
-prompt_lane and lag, all checked at load.
+model's dtype; `lane_rope.omega`; `lane_mask.visibility`. The metadata holds format, identity,
+sizes, dtype, prompt_lane and lag, all checked at load.
 """
 
 from __future__ import annotations

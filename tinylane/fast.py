@@ -23,7 +23,7 @@ def linear(params: Params, name: str, x: Array) -> Array:
     """As `model.linear`; a layer with scales is MLX-quantized and stays so."""
     if name + ".scales" not in params:
         return model.linear(params, name, x)
-    y = mx.quantized_matmul(x, **_packed(params, name, x.shape[-1]), transpose=True)
+    y = mx.quantized_matmul(x, *_packed(params, name, x.shape[-1]))
     if name + ".lora_a" in params:
         y = y + (x @ params[name + ".lora_a"]) @ params[name + ".lora_b"]
     return y + params[name + ".bias"] if name + ".bias" in params else y
@@ -35,9 +35,9 @@ def embed(params: Params, tokens: Array) -> Array:
     if name + ".scales" not in params:
         return model.embed(params, tokens)
     norm = params["model.norm.weight"]
-    packed = _packed(params, name, norm.shape[0])
-    rows = {k: v[tokens] if isinstance(v, mx.array) else v for k, v in packed.items()}
-    return mx.dequantize(**rows).astype(norm.dtype)
+    w, scales, biases, _, group, bits, mode = _packed(params, name, norm.shape[0])
+    biases = None if biases is None else biases[tokens]
+    return mx.dequantize(w[tokens], scales[tokens], biases, group, bits, mode).astype(norm.dtype)
 
 
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:
@@ -74,18 +74,12 @@ def attention(
     return out[0] if flat else out
 
 
-def _packed(params: Params, name: str, width: int) -> dict[str, Any]:
-    """The arguments of MLX's quantized functions; the file's shapes say how a layer was packed."""
+def _packed(params: Params, name: str, width: int) -> tuple[Any, ...]:
+    """What MLX's quantized functions take, in order; the file's shapes say how it was packed."""
     weight, scales = params[name + ".weight"], params[name + ".scales"]
     biases = params.get(name + ".biases")
-    return {
-        "w": weight,
-        "scales": scales,
-        "biases": biases,
-        "group_size": width // scales.shape[-1],
-        "bits": weight.shape[-1] * 32 // width,
-        "mode": "mxfp4" if biases is None else "affine",
-    }
+    group, bits = width // scales.shape[-1], weight.shape[-1] * 32 // width
+    return weight, scales, biases, True, group, bits, "mxfp4" if biases is None else "affine"
 
 
 SEAMS = model.Seams(linear, embed, rms_norm, rotate, gated, attention)

@@ -1,8 +1,8 @@
 """The decoder, leaf to root: linear, norm, attention, block, forward; then Model around them.
 
 Pure functions over `params`, a dict of arrays keyed by the checkpoint's own tensor names. One
-source serves NumPy and MLX: `xp = x.__array_namespace__()`. Llama, Mistral, Qwen2 and Qwen3 differ only in
-which optional tensors are present (biases, query and key norms), so there is one decoder.
+source serves NumPy and MLX: `xp = x.__array_namespace__()`. Llama, Mistral, Qwen2 and Qwen3 differ
+only in which optional tensors are present (biases, query and key norms): there is one decoder.
 
 Lanes enter as data in a `Plan`: angle tables and a mask, both computed from coordinates. A row is a
 token with a coordinate; the same forward prefills, decodes, trains and tests.
@@ -15,7 +15,7 @@ Sources: Llama (arXiv:2302.13971), Qwen2 (arXiv:2407.10671), Qwen3 (arXiv:2505.0
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,10 +37,8 @@ Params = dict[str, Array]
 class Plan(NamedTuple):
     """Where the rows of one pass stand and whom they see: everything lanes are to the decoder."""
 
-    keys: list[Table]  # per layer: the table that turns this pass's keys
-    queries: list[
-        tuple[Table, ...]
-    ]  # per layer: one table, or two (for shared keys, for lane keys)
+    keys: Sequence[Table]  # per layer: the table that turns this pass's keys
+    queries: Sequence[tuple[Table, ...]]  # per layer: one table, or two (shared keys, lane keys)
     split: (
         Any  # with two: how many keys at the front are shared, or (S,) booleans if they are mixed
     )

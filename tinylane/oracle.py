@@ -1,4 +1,4 @@
-"""The oracle of `tinylane.decoding`: no cache, no batch, a fresh pass over all rows for every token.
+"""The oracle of `tinylane.decoding`: no cache, no batch, a fresh pass over all rows each token.
 
 Slow, and short enough to be seen right at a glance. It stays in the package as what the fast path
 is tested against. Not handled: stop strings, budgets, lanes that join or leave.

@@ -2,8 +2,8 @@
 
 Every step draws fresh problems and one number of lanes, feeds whole runs (prompt once, all lanes)
 through the decoder with the decoding mask, and fits what each lane is to write next. Omega is
-trained with a learning rate of its own. The same seed gives the same bits on the same machine and number of
-threads; a run that was killed goes on from its last checkpoint as if nothing had happened.
+trained with a learning rate of its own. The same seed gives the same bits on the same machine and
+number of threads; a run that was killed goes on from its last checkpoint as if it had not been.
 
     B problems   n lanes   L rows of a lane   V vocab
 """
