@@ -22,17 +22,17 @@ from typing import Any
 import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_flatten, tree_map_with_path
 
-from tinylane.adapter import save_adapter
 from tinylane.config import ModelConfig, RopeConfig
 from tinylane.errors import TinylaneError
 from tinylane.fast import SEAMS
+from tinylane.files import replacing
 from tinylane.lanes import LaneMask, LaneRoPE
 from tinylane.model import forward
 from tinylane.rope import frequencies
 from tinylane.tasks.shell_game import END, ShellGame
-from tinylane.tensorfile import TensorFile, write_tensors, write_text
+from tinylane.tensorfile import TensorFile, write_tensors
 from tinylane.train.init import random_params
 from tinylane.train.plan import TrainingPlan
 
@@ -44,6 +44,7 @@ class Recipe:
     cups: int = 4
     swaps: int = 16
     lanes: tuple[int, ...] = (1, 2, 4, 8)
+    shares: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)  # of the batches, for each number of lanes
     width: int = 128
     layers: int = 3
     heads: int = 4
@@ -51,8 +52,8 @@ class Recipe:
     head_dim: int = 64
     mlp_width: int = 256
     base: float = 10000.0
-    steps: int = 8000
-    rows: int = 3072  # rows of a batch: problems x (prompt + lanes x their rows)
+    steps: int = 6000
+    rows: int = 1536  # rows of a batch: problems x (prompt + lanes x their rows)
     lr: float = 1e-3
     omega_lr: float = 1e-2
     warmup: int = 100
@@ -172,7 +173,7 @@ class Trainer:
     def batch(self, step: int) -> tuple[int, np.ndarray, np.ndarray]:
         """The problems of a step, from (seed, step) alone: lanes, tokens, what follows."""
         rng = np.random.default_rng([self.recipe.seed, step])
-        n = int(rng.choice(self.recipe.lanes))
+        n = int(rng.choice(self.recipe.lanes, p=self.recipe.shares))
         width = len(self.game.coordinates(n)[0])
         stay = rng.random() if rng.random() < self.recipe.stay else 0.0
         moves = self.game.draw(max(self.recipe.rows // width, 1), rng, stay)
@@ -217,7 +218,7 @@ class Trainer:
                 raise TinylaneError(f"{path}: not a training state saved by tinylane")
             if {k: tuple(file.shape(k)) for k in file.names} != expected:
                 raise TinylaneError(f"{path}: its tensors are not those of this recipe")
-            tree = tree_unflatten([(k, mx.array(file.read(k))) for k in file.names])
+            tree = tree_map_with_path(lambda name, _: mx.array(file.read(name)), now)
         self.state.update(tree["state"])
         for part, optimizer in self.optimizers.items():
             optimizer.state = tree[part]
@@ -226,6 +227,8 @@ class Trainer:
 
     def export(self, folder: Path) -> None:
         """Write a Hugging Face checkpoint with its lane adapter: what `tinylane.load` reads."""
+        from tinylane.adapter import save_adapter
+
         folder.mkdir(parents=True, exist_ok=True)
         c, game = self.config, self.game
         tensors = {}
@@ -253,10 +256,10 @@ class Trainer:
             "eos_token_id": c.eos_ids[0],
             "torch_dtype": "float32",
         }
-        write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
-        write_text(folder / "generation_config.json", _json({"eos_token_id": c.eos_ids[0]}))
-        write_text(folder / "tokenizer.json", game.tokenizer_json())
-        write_text(
+        _write(folder / "config.json", json.dumps(config, indent=2) + "\n")
+        _write(folder / "generation_config.json", _json({"eos_token_id": c.eos_ids[0]}))
+        _write(folder / "tokenizer.json", game.tokenizer_json())
+        _write(
             folder / "tokenizer_config.json",
             _json({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END}),
         )
@@ -300,7 +303,7 @@ def run(
         raise TinylaneError(f"{out}: cannot be made ({e.strerror})") from None
     if recipe_file.exists() and recipe_file.read_text() != written:
         raise TinylaneError(f"{out} holds a run of another recipe; choose another folder")
-    write_text(recipe_file, written)
+    _write(recipe_file, written)
     trainer = Trainer(recipe)
     lines: list[str] = []
     seconds = 0.0
@@ -334,11 +337,16 @@ def run(
             lines.append(json.dumps(entry))
             say(entry)
         if trainer.step % save_every == 0 or last:
-            write_text(log, "\n".join(lines) + "\n")  # never ahead of the state by a line it lacks
+            _write(log, "\n".join(lines) + "\n")  # never ahead of the state by a line it lacks
             trainer.save(state)
     if trainer.step >= recipe.steps:
         trainer.export(out)
     return trainer
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 def _json(value: Any) -> str:
