@@ -9,6 +9,7 @@ no float64, no CPU-only operation.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -45,7 +46,12 @@ def rms_norm(x: Array, weight: Array, eps: float) -> Array:
     return mx.fast.rms_norm(x, weight, eps)
 
 
-@mx.compile
+def _compiled(function: Callable[..., Array]) -> Callable[..., Array]:
+    """One kernel on a GPU. On a CPU mx.compile calls a C++ compiler, which may not be there."""
+    return mx.compile(function) if mx.default_device() == mx.Device(mx.gpu) else function
+
+
+@_compiled
 def rotate(x: Array, c: Array, s: Array) -> Array:
     """As `rope.rotate`, in one kernel."""
     half = x.shape[-1] // 2
@@ -53,7 +59,7 @@ def rotate(x: Array, c: Array, s: Array) -> Array:
     return (x * c + flipped * s).astype(x.dtype)
 
 
-@mx.compile
+@_compiled
 def gated(gate: Array, up: Array) -> Array:
     """As `model.gated`, in one kernel."""
     return gate * mx.sigmoid(gate) * up
