@@ -30,7 +30,10 @@ WALL_SECONDS = 10.0  # for a machine too busy to give the process its two second
 MEMORY = 128 * MIB  # on top of the interpreter's own 20 MiB
 LONGEST_TEMPLATE = MIB  # characters; the longest in use have some 30,000
 LONGEST_RESULT = 4 * MIB  # characters
-_WATCH_EVERY = 0.05  # s, where the kernel does not enforce MEMORY
+# macOS takes a memory limit and does not enforce it: there, this process looks every so often, and
+# the bound is a matter of how much can be filled in between.
+_WATCHED = sys.platform == "darwin"
+_WATCH_EVERY = 0.05  # s
 # What starting Python may need. Not LD_PRELOAD: a BLAS in this process would be dead weight.
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TZ", "SYSTEMROOT")
 
@@ -96,12 +99,10 @@ def _ask(request: dict[str, Any]) -> dict[str, Any]:
     """Run the worker on `request`, under every limit; its reply."""
     if not sys.executable:
         raise TinylaneError("no Python interpreter to render the chat template with: use raw text")
-    # macOS takes the memory limit and does not enforce it: there, this process watches instead.
-    watched = sys.platform == "darwin"
     request |= {
         "path": _jinja_folders(),
         "cpu_seconds": CPU_SECONDS,
-        "memory": 0 if watched else MEMORY,
+        "memory": 0 if _WATCHED else MEMORY,
     }
     try:
         data = json.dumps(request).encode("ascii")
@@ -120,7 +121,7 @@ def _ask(request: dict[str, Any]) -> dict[str, Any]:
         close_fds=False,
     )
     try:
-        out, err = _wait(process, data, watched)
+        out, err = _wait(process, data)
     finally:
         if process.poll() is None:
             process.kill()
@@ -139,21 +140,21 @@ def _ask(request: dict[str, Any]) -> dict[str, Any]:
     raise TinylaneError(f"the chat template cannot be rendered: {one_line(last[0])}")
 
 
-def _wait(process: subprocess.Popen[bytes], data: bytes, watched: bool) -> tuple[bytes, bytes]:
+def _wait(process: subprocess.Popen[bytes], data: bytes) -> tuple[bytes, bytes]:
     """The worker's output, unless it takes too long or, where watched, too much memory."""
     end = time.monotonic() + WALL_SECONDS
     sent: bytes | None = data
     while True:
         left = end - time.monotonic()
         try:
-            return process.communicate(sent, timeout=min(left, _WATCH_EVERY) if watched else left)
+            return process.communicate(sent, timeout=min(left, _WATCH_EVERY) if _WATCHED else left)
         except subprocess.TimeoutExpired:
             sent = None  # a second call goes on where the first stopped
         if time.monotonic() >= end:
             raise TinylaneError(
                 f"the chat template is not rendered after {WALL_SECONDS:.0f} s; refused"
             )
-        if watched and _resident(process.pid) > MEMORY:
+        if _WATCHED and _resident(process.pid) > MEMORY:
             raise TemplateRefused("memory", "stopped while it grew")
 
 
