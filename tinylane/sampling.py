@@ -41,8 +41,8 @@ def uniform(seed: int, lane: Any, index: int) -> Any:
     """
     if not isinstance(seed, Integral) or not 0 <= seed < 2**128:
         raise TinylaneError(f"seed {seed!r}: expected an integer from 0 to 2**128 - 1")
-    key = [int(seed) & (2**64 - 1), int(seed) >> 64]
-    stream = np.random.Philox(key=key, counter=[0, index, 0, 0])
+    # As Python integers: a list with numbers from 2**63 on would pass through float64.
+    stream = np.random.Philox(key=int(seed), counter=int(index) << 64)
     lanes = np.asarray(lane)
     assert lanes.min(initial=0) >= 0, lane  # it would wrap around
     bits = stream.random_raw(int(lanes.max(initial=0)) + 1)[lanes]
