@@ -203,7 +203,6 @@ def grid() -> list[Case]:
 def corners() -> list[Case]:
     """Head biases, absent keys, far positions, and files as they are found."""
     far = {"max_position_embeddings": 32768}
-    yarn64 = {"original_max_position_embeddings": 64}
     return [
         Case("llama-attention-bias", config={"attention_bias": True}, dtype="F16"),
         Case("llama-mlp-bias", config={"mlp_bias": True}, head="tied"),
@@ -248,12 +247,12 @@ def corners() -> list[Case]:
             controls={"context not read": {"max_position_embeddings": 4096}},
         ),
         Case(
-            "qwen2-yarn-context-beside",  # a top-level value goes before the nested one
+            "qwen2-yarn-context-beside",  # the original context outside of the RoPE settings
             "qwen2",
-            rope_of("yarn", 1e6, original_max_position_embeddings=512),
+            {**rope_of("yarn", 1e6), "original_max_position_embeddings": DROP},
             SPELLINGS,
-            yarn64,
-            controls={"nested value taken": {"original_max_position_embeddings": DROP}},
+            {"original_max_position_embeddings": 64},
+            controls={"context not read": {"original_max_position_embeddings": DROP}},
         ),
         # As `save_pretrained` of transformers 5 writes it.
         Case(
