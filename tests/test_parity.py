@@ -23,7 +23,6 @@ from parity_cases import (
     FAMILIES,
     KINDS,
     PLAIN_SPELLINGS,
-    QUANTIZED,
     ROWS,
     SPELLINGS,
     Case,
