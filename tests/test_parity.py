@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,7 +139,7 @@ def test_what_mlx_quantizes_reads_the_same_packed_dequantized_and_dense(
     import mlx.core as mx
 
     case = replace(CASES["quantized-2-bits"], head=head, quant=None, dtype="F32", name="packed")
-    how = {"group_size": group, "bits": bits, "mode": mode}
+    how: dict[str, Any] = {"group_size": group, "bits": bits, "mode": mode}
     packed, dense = {}, {}
     for name, tensor in tensors(case).items():
         w = mx.array(decoded(tensor))
