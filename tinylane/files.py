@@ -144,7 +144,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             os.unlink(name)
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a UTF-8 text file atomically. Raises TinylaneError when it cannot be written."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
 def write_json(path: str | os.PathLike[str], value: dict[str, Any]) -> None:
     """Write a JSON object, indented, atomically. Raises TinylaneError when it cannot be written."""
-    with replacing(path) as file:
-        file.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

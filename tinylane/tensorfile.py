@@ -24,6 +24,7 @@ import numpy as np
 
 from tinylane.errors import TinylaneError
 from tinylane.files import open_regular, parse_json, replacing, show
+from tinylane.files import write_text as write_text  # the other writer of checkpoint folders
 
 MAX_HEADER = 8 << 20
 MAX_TENSORS = 100_000
