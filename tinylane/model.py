@@ -252,6 +252,7 @@ class Model:
     lag: int = 0
     sampling: dict | None = None
     identity: str = ""
+    task: dict | None = None  # the task it was trained on, if its adapter names one
     report: Any = None  # what the loader chose and from where
 
     def __post_init__(self) -> None:
