@@ -23,7 +23,8 @@ class TextStream:
     string waits until it is known not to be. A stop string ends the text before it, wherever it
     lies across tokens: the first to be complete, and of those complete at once the longest.
     With byte-fallback tokenizers, a run of byte tokens waits for its end: the tokenizer reads it
-    as a whole.
+    as a whole. Not handled: decoders that look ahead over text (a regular expression with `$`) or
+    strip several spaces; none of the supported families has one.
     """
 
     def __init__(self, tok: Tokenizer, stop: Iterable[str] = ()) -> None:
@@ -73,7 +74,7 @@ class TextStream:
 
     def _advance(self, final: bool) -> str:
         """The window's text beyond what was returned, if it will not change any more."""
-        before = self._tok.decode(self._window[: self._read])
+        before = self._tok.decode(self._window[: self._read]) if self._read else ""
         now = self._tok.decode(self._window)
         if len(now) <= len(before) or (
             self._tok.lossy_window and now.endswith("\ufffd") and not final
