@@ -22,11 +22,12 @@ def end_ids(model: Model) -> frozenset[int]:
 def encode_prompt(model: Model, prompt: Prompt, template: dict[str, Any] | None) -> list[int]:
     """Token ids of a prompt: text and messages by the checkpoint's tokenizer, ids as they are."""
     if isinstance(prompt, str) or (len(prompt) and isinstance(prompt[0], dict)):
+        text: Any = prompt
         if model.tokenizer is None:
             raise TinylaneError(
                 "this checkpoint has no tokenizer.json; give the prompt as token ids"
             )
-        ids = model.tokenizer.prompt_ids(prompt, **(template or {}))
+        ids = model.tokenizer.prompt_ids(text, **(template or {}))
     else:
         ids = [int(token) for token in prompt]  # type: ignore[arg-type]
     if not ids:

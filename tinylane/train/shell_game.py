@@ -197,21 +197,21 @@ class Trainer:
         rng = np.random.default_rng([self.recipe.seed, 1 << 40, self.step, n])
         tokens, follows = self.game.rows(self.game.draw(count, rng), n)
         logits = self.logits(self.state["weights"], self.state["omega"], mx.array(tokens), n)
-        right = mx.argmax(logits, axis=-1) == mx.array(follows)
-        return right.all(axis=-1).astype(mx.float32).mean().item()
+        right = np.asarray(mx.argmax(logits, axis=-1)) == follows
+        return float(right.all(axis=-1).mean())
 
     # Files.
 
     def save(self, path: Path) -> None:
         """Weights, Omega, both optimizers and the step, in one file, whole or not at all."""
         tree = {"state": self.state, **{k: o.state for k, o in self.optimizers.items()}}
-        tensors = {k: np.asarray(v) for k, v in tree_flatten(tree)}
+        tensors = {k: np.asarray(v) for k, v in _flat(tree)}
         write_tensors(path, tensors, {"format": "tinylane training 1", "step": str(self.step)})
 
     def load(self, path: Path) -> None:
         """Go on from what `save` wrote. Raises TinylaneError if the file is of another run."""
         now = {"state": self.state, **{k: o.state for k, o in self.optimizers.items()}}
-        expected = {k: tuple(v.shape) for k, v in tree_flatten(now)}
+        expected = {k: tuple(v.shape) for k, v in _flat(now)}
         with TensorFile.open(path) as file:
             step = file.metadata.get("step", "")
             if file.metadata.get("format") != "tinylane training 1" or not step.isdigit():
@@ -347,6 +347,10 @@ def run(
 def _write(path: Path, text: str) -> None:
     with replacing(path) as file:
         file.write(text.encode())
+
+
+def _flat(tree: Any) -> list[tuple[str, mx.array]]:
+    return list(tree_flatten(tree))  # type: ignore[arg-type]
 
 
 def _json(value: Any) -> str:
