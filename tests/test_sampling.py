@@ -293,6 +293,14 @@ def test_tokens_of_equal_weight_stand_or_fall_together(library):
     assert (probabilities(Sampler(top_p=0.9), logits, [[]])[0] > 0).tolist() == [1, 1, 1, 1, 1, 0]
 
 
+def test_top_p_stops_at_the_token_that_reaches_it_exactly():
+    """Probabilities 1/2, 1/4, 1/8, 1/8: the first alone is a half, as in transformers."""
+    logits = np.log(np.array([[0.5, 0.25, 0.125, 0.125]]))
+    assert (probabilities(Sampler(top_p=0.5), logits, [[]]) > 0).sum() == 1
+    assert (probabilities(Sampler(top_p=0.75), logits, [[]]) > 0).sum() == 2
+    assert (probabilities(Sampler(top_p=0.7501), logits, [[]]) > 0).sum() == 4
+
+
 @needs_mlx
 @settings(deadline=None, max_examples=60)
 @given(samplers, st.integers(0, 2**32), st.integers(1, 4), st.integers(7, 40))
