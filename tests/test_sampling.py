@@ -188,6 +188,14 @@ def test_the_ends_of_every_range_are_allowed():
     Sampler(temperature=5e-324, top_p=5e-324, min_p=1, logit_bias={0: -INF})
 
 
+def test_a_checkpoints_defaults_are_taken_and_what_is_not_sampling_is_left():
+    defaults = {"temperature": 0.6, "top_k": 20, "top_p": 0.95, "eos_token_id": 3}
+    assert Sampler.from_config(defaults) == Sampler(0.6, 0.95, 20)
+    assert Sampler.from_config({}) == Sampler.from_config(None) == Sampler(temperature=0)
+    with pytest.raises(TinylaneError, match=r"top_p 1\.5"):
+        Sampler.from_config({"top_p": 1.5})
+
+
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_biased_token_outside_the_vocabulary_is_refused(library):
     """Guards against an index that is dropped, wraps around, or ends the process on a GPU."""
@@ -291,6 +299,14 @@ def test_tokens_of_equal_weight_stand_or_fall_together(library):
     assert (probabilities(Sampler(top_k=3), logits, [[]])[0] > 0).tolist() == [1, 1, 1, 1, 1, 0]
     assert (probabilities(Sampler(top_p=0.4), logits, [[]])[0] > 0).tolist() == [0, 1, 0, 1, 0, 0]
     assert (probabilities(Sampler(top_p=0.9), logits, [[]])[0] > 0).tolist() == [1, 1, 1, 1, 1, 0]
+
+
+def test_top_p_stops_at_the_token_that_reaches_it_exactly(monkeypatch):
+    """Probabilities 1/2, 1/4, 1/8, 1/8, exact in base 2: the first alone is a half."""
+    monkeypatch.setattr(np, "exp", np.exp2)
+    logits = np.array([[3.0, 2.0, 1.0, 1.0]])
+    for top_p, kept in [(0.5, 1), (0.5001, 2), (0.75, 2), (0.7501, 4), (0.875, 4)]:
+        assert (probabilities(Sampler(top_p=top_p), logits, [[]]) > 0).sum() == kept
 
 
 @needs_mlx

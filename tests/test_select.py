@@ -384,7 +384,7 @@ def test_equal_lanes_go_to_the_lowest_index():
 
 
 def test_lanes_without_tokens_or_with_nan_come_last():
-    lanes = result(("empty", []), ("nan", [math.nan, -1.0]), ("poor", [-99.0]))
+    lanes = result(("nan", [math.nan, -1.0]), ("empty", []), ("poor", [-99.0]))
     assert best_of(lanes).text == "poor"
     assert best_of(result(("empty", []), ("nan", [math.nan]))).text == "empty"
 

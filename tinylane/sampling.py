@@ -1,14 +1,12 @@
 """From logits to one token per lane.
 
-A lane's draw is its own: one uniform number per lane and step, computed from `(seed, lane, index)`
-on the host, then the inverse of the cumulative distribution over that lane's row. Nothing is
-shared between rows and there is no generator to keep, so a lane's token cannot depend on how many
-other lanes there are, on when they finish, or on the array library.
+A lane's draw is its own: one uniform number, computed on the host from `(seed, lane, index)`, and
+the inverse of the cumulative distribution over that lane's row. Rows share nothing and there is no
+generator to keep: neither other lanes nor the array library can change what a lane draws.
 
 The order is that of transformers' `_get_logits_processor`: logit bias, repetition penalty,
 temperature, top-k, top-p, min-p. Each filter keeps the tokens whose weight reaches some floor, so
-tokens of equal weight stand or fall together; the top-p of transformers instead cuts through such
-a tie wherever its sort happened to put it.
+equals stand or fall together, where the top-p of transformers cuts a tie as its sort happens to.
 
 Not here: stop conditions, beam search, grammars. Dimensions: N lanes, V vocabulary.
 """
@@ -41,8 +39,7 @@ def uniform(seed: int, lane: Any, index: int) -> Any:
     """
     if not isinstance(seed, Integral) or not 0 <= seed < 2**128:
         raise TinylaneError(f"seed {seed!r}: expected an integer from 0 to 2**128 - 1")
-    # As Python integers: a list with numbers from 2**63 on would pass through float64.
-    stream = np.random.Philox(key=int(seed), counter=int(index) << 64)
+    stream = np.random.Philox(key=int(seed), counter=int(index) << 64)  # lists go through float64
     lanes = np.asarray(lane)
     assert lanes.min(initial=0) >= 0, lane  # it would wrap around
     bits = stream.random_raw(int(lanes.max(initial=0)) + 1)[lanes]
@@ -114,8 +111,7 @@ class Sampler:
             logits = np.ascontiguousarray(logits)  # a row's sums must not depend on its strides
         with np.errstate(all="ignore"):  # `check` reports what matters
             scores = self._scores(logits, history)
-            greedy = self.temperature == 0
-            reach = scores if greedy else _reaching(self._weights(scores), uniforms)
+            reach = scores if self.temperature == 0 else _reaching(self._weights(scores), uniforms)
             tokens = reach.argmax(axis=-1)  # the lowest id of equals
             at = lambda x: xp.take_along_axis(x, tokens[:, None], axis=-1)[:, 0]
             logprobs = at(logits) - _logsumexp(logits)
@@ -138,10 +134,9 @@ class Sampler:
             rows = np.repeat(np.arange(N, dtype=np.int32), [len(ids) for ids in history])
             ids = np.concatenate([np.asarray(ids, dtype=np.int32) for ids in history])
             known = (ids >= 0) & (ids < V)  # an embedding may have more rows than the head
-            if known.any():
-                seen = xp.array(rows[known]), xp.array(ids[known])
-                s, penalty = scores[seen], self.repetition_penalty
-                scores[seen] = xp.where(s < 0, s * penalty, s / penalty)  # twice is as once
+            seen = xp.array(rows[known]), xp.array(ids[known])
+            s, penalty = scores[seen], self.repetition_penalty
+            scores[seen] = xp.where(s < 0, s * penalty, s / penalty)  # twice is as once
         return scores
 
     def _weights(self, scores: Array) -> Array:
@@ -176,9 +171,8 @@ def _reaching(weights: Array, uniforms: Any) -> Array:
     # removed token over the target, and the last entry need not be the largest. With the removed
     # ones at 0 none of them can be chosen, and at u = 1 some token still reaches the target.
     running = running * (weights > 0)
-    u = running.__array_namespace__().array(uniforms, dtype=running.dtype)
-    target = u.reshape(-1, 1) * running.max(axis=-1, keepdims=True)
-    return running >= target
+    u = running.__array_namespace__().array(uniforms, dtype=running.dtype).reshape(-1, 1)
+    return running >= u * running.max(axis=-1, keepdims=True)
 
 
 def _cumsum(x: Array) -> Array:
