@@ -65,6 +65,7 @@ class Case:
     controls: dict[str, dict[str, Any]] = field(default_factory=dict)
     quant: dict[str, Any] | None = None  # the config's `quantization`, for MLX's packed layouts
     dense: tuple[str, ...] = ()  # with quant: paths that have no scales and are not listed
+    unsaid: dict[str, Any] = field(default_factory=dict)  # path: how it is packed
 
 
 # ---------------------------------------------------------------------------------------- RoPE
@@ -307,6 +308,7 @@ def quantized() -> list[Case]:
         quant |= more.pop("quant", {})
         quant = {k: v for k, v in quant.items() if v is not DROP}
         shards, dense = more.pop("shards", 1), more.pop("dense", ())
+        unsaid = more.pop("unsaid", {})
         own = DROP if family == "qwen2" else sizes["head_dim"]
         return Case(
             f"{name}",
@@ -319,6 +321,7 @@ def quantized() -> list[Case]:
             head,
             quant=quant,
             dense=dense,
+            unsaid=unsaid,
         )
 
     layer = "model.layers.1"
@@ -328,6 +331,10 @@ def quantized() -> list[Case]:
         "model.embed_tokens": {"group_size": 64, "bits": 8},
         f"{layer}.mlp.up_proj": False,
         "lm_head": False,
+    }
+    unsaid = {
+        f"{layer}.mlp.down_proj": {"group_size": 32, "bits": 8},
+        "model.embed_tokens": {"group_size": 128, "bits": 6},
     }
     mxfp4 = {"mode": "mxfp4"}
     eight = {"model.embed_tokens": {"group_size": 64, "bits": 8, "mode": "affine"}}
@@ -343,6 +350,10 @@ def quantized() -> list[Case]:
         case("quantized-by-path", "qwen3", 4, 64, "BF16", quant=mixed),
         case("quantized-partly", "llama", 4, 32, "F16", "tied", dense=("model.embed_tokens",)),
         case("quantized-no-mode", "qwen2", 4, 64, "BF16", quant={"mode": DROP}),
+        # Some converters mix bits without a word in the config: the shapes say it.
+        case("quantized-unsaid", "llama", 4, 64, "BF16", unsaid=unsaid),
+        # No kernel of MLX has this group size: expected logits come from transformers, dequantized.
+        case("quantized-group-of-16", "qwen3", 4, 16, "BF16", "tied"),
         case("quantized-mxfp4", "llama", 4, 32, "BF16", quant=mxfp4),
         case("quantized-mxfp4-mixed", "qwen3", 4, 32, "BF16", "tied", quant={**mxfp4, **eight}),
         case("quantized-mxfp4-tied", "qwen2", 4, 32, "F32", "tied", quant=mxfp4),

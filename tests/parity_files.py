@@ -184,12 +184,19 @@ def quantized_layer(
     return out
 
 
+def packing(case: Case, path: str) -> dict[str, Any] | None:
+    """How a layer is packed: as said nowhere, as listed by path, or as all; None: dense."""
+    if case.quant is None or path in case.dense or case.quant.get(path) is False:
+        return None
+    return case.unsaid.get(path) or case.quant.get(path) or case.quant
+
+
 def tensors(case: Case) -> dict[str, Tensor]:
     """Every tensor of the file, by name."""
     out: dict[str, Tensor] = {}
     for name, shape in shapes(case).items():
         path, _, last = name.rpartition(".")
-        how = case.quant and case.quant.get(path, None if path in case.dense else case.quant)
+        how = packing(case, path)
         if how and last == "weight" and len(shape) == 2:
             out |= quantized_layer(case.name, path, shape, how, case.dtype)
             continue
