@@ -1,0 +1,80 @@
+"""Laws that anyone can check on any model: `assert_*` for SPEC 5, and Hypothesis strategies.
+
+Each `assert_*` (in `laws`) takes a callable `f(tokens, positions, lanes) -> logits (T, V)`, a
+`Sample`, and what the law needs besides; it returns a `Report` with the worst error and raises
+`LawViolation` with the law, the sample, the row and the size. The callable may be of any library:
+what it returns only has to go through `numpy.asarray`.
+
+    samples      Sample, random configs, weights and coordinates, drawn by Hypothesis or a generator
+    laws         the thirteen laws; Report, LawViolation
+    checks       the laws and some more applied to a `tinylane.Model`: `LAWS`, `check`
+    reference    the definition: a float64 decoder in complex numbers, SPEC 3 as a loop
+    tolerances   C * eps(dtype) * scale, and why
+    strategies   Hypothesis strategies; the only part that needs Hypothesis
+    hf           a transformers model as a callable
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from tinylane.testing.checks import EXTRA, LAWS, Law, check
+from tinylane.testing.laws import (
+    LawViolation,
+    Report,
+    assert_backends,
+    assert_causality,
+    assert_company,
+    assert_equal,
+    assert_group_think,
+    assert_independent,
+    assert_isolation,
+    assert_lane_shift,
+    assert_one_lane,
+    assert_periodicity,
+    assert_shared_prompt,
+    assert_steps,
+    assert_storage_order,
+    assert_token_shift,
+)
+from tinylane.testing.samples import Case, Sample, example_case, random_case
+from tinylane.testing.tolerances import TOLERANCES, Tolerance, tolerance
+
+__all__ = [
+    "EXTRA",
+    "LAWS",
+    "TOLERANCES",
+    "Case",
+    "Law",
+    "LawViolation",
+    "Report",
+    "Sample",
+    "Tolerance",
+    "assert_backends",
+    "assert_causality",
+    "assert_company",
+    "assert_equal",
+    "assert_group_think",
+    "assert_independent",
+    "assert_isolation",
+    "assert_lane_shift",
+    "assert_one_lane",
+    "assert_periodicity",
+    "assert_shared_prompt",
+    "assert_steps",
+    "assert_storage_order",
+    "assert_token_shift",
+    "check",
+    "example_case",
+    "hf",
+    "random_case",
+    "strategies",
+    "tolerance",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("strategies", "hf"):  # they need libraries that the laws do not
+        return import_module(f"tinylane.testing.{name}")
+    raise AttributeError(f"module 'tinylane.testing' has no attribute {name!r}")

@@ -1,0 +1,316 @@
+"""The laws applied to a `tinylane.Model`: what a law still needs, it draws from a `Chooser`.
+
+`LAWS` are the thirteen of SPEC 5. `EXTRA` are oracles beside them, for what the laws are blind to
+or do not speak of: the definition itself, the cache's operations, and the uncached generator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from tinylane.lanes import SHARED, LaneMask, LaneRoPE
+from tinylane.model import Model
+from tinylane.testing import laws
+from tinylane.testing.laws import LawViolation, Report, assert_equal
+from tinylane.testing.reference import reference, visible_by_definition
+from tinylane.testing.samples import Chooser, Sample
+
+Check = Callable[[Model, Sample, Chooser], Report]
+
+
+@dataclass(frozen=True)
+class Law:
+    """A law's name, its number in SPEC 5 (0: not there), its sentence, and its check."""
+
+    number: int
+    name: str
+    says: str
+    check: Check
+
+
+def check(name: str, model: Model, sample: Sample, choose: Chooser) -> Report:
+    """Check one law of `LAWS` or `EXTRA` on a model; raises LawViolation, or KeyError."""
+    return {**LAWS, **EXTRA}[name].check(model, sample, choose)
+
+
+def bound(model: Model, sample: Sample) -> Callable[..., Any]:
+    """`f(tokens, positions, lanes)` with the sample's mask and rotation, either of which a law may
+    override by keyword."""
+    return partial(model, lane_rope=sample.rope, lane_mask=sample.mask)
+
+
+def plain(model: Model) -> Callable[..., np.ndarray]:
+    """The unmodified model, by definition and in float64: `plain(tokens, positions, visible)`."""
+
+    def run(tokens: Any, positions: Any, visible: np.ndarray | None = None) -> np.ndarray:
+        return reference(model.config, model.params, tokens, positions, visible=visible)
+
+    return run
+
+
+def some_lane(sample: Sample, choose: Chooser) -> int:
+    return choose.integer(0, sample.mask.n - 1)
+
+
+def _token_shift(model: Model, sample: Sample, choose: Chooser) -> Report:
+    shift = choose.pick((1, 7, 100, 100_000))
+    return laws.assert_token_shift(bound(model, sample), sample, shift, dtype=model.dtype)
+
+
+def _lane_shift(model: Model, sample: Sample, choose: Chooser) -> Report:
+    sample = sample.with_rope(prompt_lane="own")
+    shift = choose.integer(1, 5)
+    return laws.assert_lane_shift(bound(model, sample), sample, shift, dtype=model.dtype)
+
+
+def _storage_order(model: Model, sample: Sample, choose: Chooser) -> Report:
+    order = np.random.default_rng(choose.integer(0, 999)).permutation(len(sample.tokens))
+    return laws.assert_storage_order(bound(model, sample), sample, order, dtype=model.dtype)
+
+
+def _causality(model: Model, sample: Sample, choose: Chooser) -> Report:
+    row, by = choose.integer(0, len(sample.tokens) - 1), choose.integer(1, sample.vocab - 1)
+    return laws.assert_causality(bound(model, sample), sample, row, by)
+
+
+def _isolation(model: Model, sample: Sample, choose: Chooser) -> Report:
+    lane, by = some_lane(sample, choose), choose.integer(1, sample.vocab - 1)
+    return laws.assert_isolation(bound(model, sample), sample, lane, by)
+
+
+def _one_lane(model: Model, sample: Sample, choose: Chooser) -> Report:
+    lane = some_lane(sample, choose) if sample.rope.prompt_lane == "own" else 0
+    return laws.assert_one_lane(bound(model, sample), plain(model), sample, lane, dtype=model.dtype)
+
+
+def _independent(model: Model, sample: Sample, choose: Chooser) -> Report:
+    mask = LaneMask(np.eye(sample.mask.n, dtype=bool), sample.mask.lag)
+    sample = sample.with_rope(prompt_lane="own").with_mask(mask)
+    return laws.assert_independent(bound(model, sample), plain(model), sample, dtype=model.dtype)
+
+
+def _steps(model: Model, sample: Sample, choose: Chooser) -> Report:
+    count = len(sample.tokens)
+    step_by_step = choose.pick((True, False))
+    some = [choose.integer(1, count) for _ in range(choose.integer(0, 4))]
+    cuts = range(1, count) if step_by_step else some
+
+    def start() -> Callable[..., Any]:
+        return partial(model, cache=model.new_cache(sample.rope, sample.mask))
+
+    return laws.assert_steps(bound(model, sample), start, sample, cuts, dtype=model.dtype)
+
+
+def _shared_prompt(model: Model, sample: Sample, choose: Chooser) -> Report:
+    sample = sample.with_rope(prompt_lane="own")
+    return laws.assert_shared_prompt(bound(model, sample), sample, dtype=model.dtype)
+
+
+def _periodicity(model: Model, sample: Sample, choose: Chooser) -> Report:
+    rng = np.random.default_rng(choose.integer(0, 999))
+    turns = rng.integers(-3, 3, sample.rope.omega.shape, endpoint=True)
+    return laws.assert_periodicity(bound(model, sample), sample, turns, dtype=model.dtype)
+
+
+def _group_think(model: Model, sample: Sample, choose: Chooser) -> Report:
+    slot = choose.pick((1, 2, 7, 500))
+    return laws.assert_group_think(
+        bound(model, sample), plain(model), sample, model.theta, slot, dtype=model.dtype
+    )
+
+
+def _backends(model: Model, sample: Sample, choose: Chooser) -> Report:
+    wide = {name: np.array(w, dtype=np.float64) for name, w in model.params.items()}
+    exact = bound(Model(model.config, wide, "numpy", "float64"), sample)
+    models = {f"{model.backend} {model.dtype}": bound(model, sample)}
+    return laws.assert_backends(models, exact, sample)
+
+
+def _company(model: Model, sample: Sample, choose: Chooser) -> Report:
+    lane = some_lane(sample, choose)
+    sample = sample.with_mask(sample.mask.silence(lane))
+    return laws.assert_company(bound(model, sample), sample, lane, dtype=model.dtype)
+
+
+LAWS = {
+    law.name: law
+    for law in (
+        Law(1, "token shift", "adding c to every position changes no logits", _token_shift),
+        Law(2, "lane shift", "adding c to every lane index changes no logits", _lane_shift),
+        Law(3, "storage order", "permuting rows permutes the logits", _storage_order),
+        Law(4, "causality", "a token changes exactly nothing before it", _causality),
+        Law(5, "isolation", "a lane that is not reached changes exactly nothing", _isolation),
+        Law(6, "one lane", "one lane is the unmodified model, for any Omega", _one_lane),
+        Law(7, "independent", "independent lanes are separate runs", _independent),
+        Law(8, "steps", "pieces through the cache equal one pass", _steps),
+        Law(9, "shared prompt", "the shared prompt equals a copy per lane", _shared_prompt),
+        Law(10, "periodicity", "Omega + 2 pi k equals Omega", _periodicity),
+        Law(11, "group think", "group_think is the plain model at i + m * slot", _group_think),
+        Law(12, "backends", "every backend and dtype agrees with NumPy float64", _backends),
+        Law(13, "company", "a lane that nobody sees changes nobody", _company),
+    )
+}
+
+
+# Oracles beside the laws.
+
+
+def _definition(model: Model, sample: Sample, choose: Chooser) -> Report:
+    visible = visible_by_definition(sample.positions, sample.lanes, sample.mask)
+    expected = reference(model.config, model.params, *sample.rows, sample.rope, visible)
+    return assert_equal(
+        "definition", bound(model, sample)(*sample.rows), expected, sample, dtype=model.dtype
+    )
+
+
+def _permutation(model: Model, sample: Sample, choose: Chooser) -> Report:
+    """Relabelling lanes, when nothing but Omega could tell them apart."""
+    sample = sample.with_rope(LaneRoPE.none(model.theta, sample.rope.prompt_lane))
+    sample = sample.with_mask(LaneMask.joint(sample.mask.n, sample.mask.lag))
+    rng = np.random.default_rng(choose.integer(0, 999))
+    label = np.append(rng.permutation(sample.mask.n), SHARED)  # label[-1] is SHARED's
+    f = bound(model, sample)
+    return assert_equal(
+        "permutation",
+        f(sample.tokens, sample.positions, label[sample.lanes]),
+        f(*sample.rows),
+        sample,
+        dtype=model.dtype,
+        detail=f"labels {label.tolist()}",
+    )
+
+
+def _probe(model: Model, sample: Sample, cache: Any, expected: Sample, law: str) -> Report:
+    """The cache holds `expected`'s rows: one more token per lane sees what a fresh pass sees."""
+    i = int(sample.positions.max()) + 1 + sample.mask.lag
+    lanes = np.arange(sample.mask.n)
+    rows = (lanes % sample.vocab, np.full(len(lanes), i), lanes)
+    every = [np.concatenate([a, b]) for a, b in zip(expected.rows, rows, strict=True)]
+    got = model(*rows, cache=cache)
+    fresh = np.asarray(bound(model, sample)(*every))[len(expected.tokens) :]
+    return assert_equal(law, got, fresh, sample, dtype=model.dtype)
+
+
+def _filled(model: Model, sample: Sample) -> Any:
+    cache = model.new_cache(sample.rope, sample.mask)
+    model(*sample.rows, cache=cache)
+    return cache
+
+
+def _fork(model: Model, sample: Sample, choose: Chooser) -> Report:
+    """Law 8 for a forked lane: copies turned on to their new lane are the keys it would have.
+
+    It holds exactly in one layer, whose keys depend on the token alone; deeper rows of the source
+    were computed in its own lane, where it saw the others from another distance.
+    """
+    if model.config.layers > 1:
+        sample = sample.with_mask(LaneMask.independent(sample.mask.n))
+        sample = sample.with_rope(prompt_lane="own")
+    source = some_lane(sample, choose)
+    target = (source + choose.integer(1, 3)) % sample.mask.n
+    if target == source:
+        return Report("fork", 0.0, 0.0, 0)
+    sample = sample.select(sample.lanes != target)
+    if len(sample.tokens) == 0:
+        return Report("fork", 0.0, 0.0, 0)
+    cache = _filled(model, sample)
+    cache.fork(source, target)
+    twice = np.concatenate([np.arange(len(sample.tokens)), np.flatnonzero(sample.lanes == source)])
+    forked = sample.select(twice)
+    forked.lanes[len(sample.tokens) :] = target
+    return _probe(model, sample, cache, forked, "fork")
+
+
+def _drop(model: Model, sample: Sample, choose: Chooser) -> Report:
+    """Dropped rows are gone, in whatever order the cache got them; trimmed rows too.
+
+    Independent lanes only: others keep what they took over from a dropped lane while it was there.
+    """
+    sample = sample.with_mask(LaneMask.independent(sample.mask.n))
+    lane = some_lane(sample, choose)
+    cache = _filled(model, sample)
+    cache.drop(lane)
+    return _probe(model, sample, cache, sample.select(sample.lanes != lane), "drop")
+
+
+def _trim(model: Model, sample: Sample, choose: Chooser) -> Report:
+    """Trimming leaves the rows before a position, as if nothing had come after."""
+    cache = _filled(model, sample)
+    position = choose.integer(int(sample.positions.min()), int(sample.positions.max()) + 1)
+    cache.trim(position)
+    kept = sample.select(sample.positions < position)
+    return _probe(model, sample, cache, kept, "trim")
+
+
+def _copy(model: Model, sample: Sample, choose: Chooser) -> Report:
+    """A copy of a cache goes its own way."""
+    cache = _filled(model, sample)
+    twin = cache.copy()
+    other = sample.change(slice(None))
+    model(*other.rows, cache=twin)
+    return _probe(model, sample, cache, sample, "copy")
+
+
+def _decoding(model: Model, sample: Sample, choose: Chooser) -> Report:
+    """The fast generator writes what the uncached one writes, token for token in float64."""
+    from tinylane.decoding import Decoding
+    from tinylane.oracle import naive
+    from tinylane.sampling import Sampler
+
+    rng = np.random.default_rng(choose.integer(0, 999))
+    n, vocab = sample.mask.n, sample.vocab
+    prompt = rng.integers(vocab, size=choose.integer(1, 4)).tolist()
+    own = [rng.integers(vocab, size=choose.integer(0, 3)).tolist() for _ in range(n)]
+    sampler = Sampler(
+        temperature=choose.pick((1.0, 0.7, 0.0)),
+        top_p=choose.pick((1.0, 0.9)),
+        repetition_penalty=choose.pick((1.0, 1.3)),
+    )
+    seed, count = choose.integer(0, 999), choose.integer(1, 5)
+    fast = Decoding(
+        model,
+        prompt,
+        n,
+        max_tokens=count,
+        sampler=sampler,
+        lane_rope=sample.rope,
+        lane_mask=sample.mask,
+        lane_prompts=own,
+        seed=seed,
+        chunk=choose.integer(1, 5),
+    )
+    for _ in fast:
+        pass
+    slow = naive(model, prompt, own, count, sampler, sample.rope, sample.mask, seed)
+    worst, compared = 0.0, 0
+    for a, b in zip(fast.lanes, slow, strict=True):
+        same = a.tokens == b.tokens and a.finish_reason == b.finish_reason
+        error = np.abs(np.array(a.logprobs) - np.array(b.logprobs)).max() if same else np.inf
+        worst, compared = max(worst, float(error)), compared + len(a.tokens)
+        report = Report("decoding", worst, 1e-9, compared, a.index)
+        if not worst <= report.allowed:
+            detail = f"lane {a.index} wrote {a.tokens} ({a.finish_reason}), the oracle "
+            detail += f"{b.tokens} ({b.finish_reason}); prompt {prompt}, lane prompts {own}"
+            raise LawViolation(report, sample, detail)
+    return report
+
+
+EXTRA = {
+    law.name: law
+    for law in (
+        Law(
+            0, "definition", "the logits are those of SPEC 2 and 3, in complex numbers", _definition
+        ),
+        Law(0, "permutation", "Omega = 0 cannot tell joint lanes apart", _permutation),
+        Law(0, "fork", "a forked lane has the keys of its own lane", _fork),
+        Law(0, "drop", "a dropped lane leaves no rows", _drop),
+        Law(0, "trim", "trimming leaves what was before", _trim),
+        Law(0, "copy", "a copied cache does not share rows", _copy),
+        Law(0, "decoding", "the cached generator writes what the uncached one writes", _decoding),
+    )
+}

@@ -1,0 +1,49 @@
+"""A transformers model as a callable that the laws can be checked on.
+
+The model has no lanes of its own: positions go in as `position_ids`, and who sees whom as a 4-D
+additive mask, which `eager` and `sdpa` attention take. Not handled: `flash_attention_2`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tinylane.lanes import LaneMask
+
+
+def plain(model: Any) -> Callable[..., np.ndarray]:
+    """`plain(tokens, positions, visible=None) -> logits (T, V)`: the unmodified model of laws 6, 7
+    and 11. visible: (T, T) booleans, None for causal by position. float64."""
+    import torch
+
+    def run(tokens: Any, positions: Any, visible: np.ndarray | None = None) -> np.ndarray:
+        positions = np.asarray(positions)
+        if visible is None:
+            visible = positions[None, :] <= positions[:, None]
+        dtype = next(model.parameters()).dtype
+        hidden = torch.zeros(visible.shape, dtype=dtype)
+        hidden.masked_fill_(torch.from_numpy(~visible), torch.finfo(dtype).min)
+        with torch.no_grad():
+            logits = model(
+                input_ids=torch.from_numpy(np.asarray(tokens)[None]),
+                position_ids=torch.from_numpy(positions[None]),
+                attention_mask=hidden[None, None],
+                use_cache=False,
+            ).logits
+        return logits[0].double().numpy()
+
+    return run
+
+
+def lanes(model: Any, mask: LaneMask) -> Callable[..., np.ndarray]:
+    """`f(tokens, positions, lanes) -> logits (T, V)`: the model under a lane mask, Omega = 0."""
+    run = plain(model)
+
+    def f(tokens: Any, positions: Any, lanes: Any) -> np.ndarray:
+        positions, lanes = np.asarray(positions), np.asarray(lanes)
+        return run(tokens, positions, mask.visible(positions, lanes, positions, lanes))
+
+    return f

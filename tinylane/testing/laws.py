@@ -1,0 +1,379 @@
+"""The thirteen laws of SPEC 5, each as an assertion about a callable.
+
+`f(tokens, positions, lanes) -> logits (T, V)` closes over its own mask and rotation; the sample
+says which, for the laws that must know. A law that varies the mask or the rotation calls
+`f(..., lane_mask=...)` or `f(..., lane_rope=...)`: a `tinylane.Model` is such a callable as it is.
+`plain(tokens, positions, visible=None)` is the unmodified model; `visible` is a (T, T) boolean
+matrix, None for causal.
+
+Errors are differences in float64; what the SPEC calls exact is compared bit for bit. `dtype` is that
+of the model's activations (`tolerances`). NaN is never equal to anything.
+
+    T rows   N lanes   V vocab
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tinylane.lanes import SHARED, LaneMask, LaneRoPE
+from tinylane.testing.reference import visible_by_definition
+from tinylane.testing.samples import Sample
+from tinylane.testing.tolerances import tolerance
+
+Logits = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a law found: the worst difference of a logit and what was allowed (0 is exact).
+
+    compared: how many rows; row: the worst of them (-1 where none was compared).
+    """
+
+    law: str
+    worst: float
+    allowed: float
+    compared: int
+    row: int = -1
+
+    def __str__(self) -> str:
+        return (
+            f"{self.law}: worst error {self.worst:.2g}, allowed {self.allowed:.2g}, "
+            f"{self.compared} rows"
+        )
+
+
+class LawViolation(AssertionError):
+    """A law does not hold. `report` has the numbers, `sample` the rows."""
+
+    def __init__(self, report: Report, sample: Sample, detail: str = "") -> None:
+        self.report, self.sample, self.law = report, sample, report.law
+        allowed = "no difference" if report.allowed == 0 else f"{report.allowed:.2g}"
+        super().__init__(
+            f"{report.law}: row {report.row} differs by {report.worst:.2g}, allowed {allowed}"
+            f"{'; ' + detail if detail else ''}; sample {sample!r}"
+        )
+
+
+def assert_equal(
+    law: str,
+    got: Any,
+    expected: Any,
+    sample: Sample,
+    *,
+    dtype: str | None = "float64",
+    rows: Any = None,
+    angle: float | None = None,
+    detail: str = "",
+) -> Report:
+    """`got` equals `expected`, both (T, V), in the rows that `rows` picks (default all).
+
+    dtype None: bit for bit. angle: the largest angle in radians (default the sample's). Raises
+    LawViolation; sample is for the message.
+    """
+    a, b = np.asarray(got, dtype=np.float64), np.asarray(expected, dtype=np.float64)
+    assert a.shape == b.shape, (a.shape, b.shape)
+    index = np.arange(len(a)) if rows is None else np.arange(len(a))[rows]
+    if len(index) == 0:
+        return Report(law, 0.0, 0.0, 0)
+    error = np.abs(a - b)[index].max(axis=1)
+    error = np.where(np.isnan(error), np.inf, error)
+    worst = int(error.argmax())
+    allowed = 0.0
+    if dtype is not None:
+        angle = sample.angle if angle is None else angle
+        allowed = tolerance(dtype, float(np.abs(b[index]).max()), angle)
+    report = Report(law, float(error[worst]), allowed, len(index), int(index[worst]))
+    if not report.worst <= allowed:
+        raise LawViolation(report, sample, detail)
+    return report
+
+
+def _worst(reports: Sequence[Report]) -> Report:
+    """Several comparisons of one law as one report: the one nearest to what it allows."""
+    top = max(reports, key=lambda r: r.worst / r.allowed if r.allowed else r.worst)
+    return replace(top, compared=sum(r.compared for r in reports))
+
+
+def assert_token_shift(f: Logits, sample: Sample, shift: int, *, dtype: str = "float64") -> Report:
+    """Law 1: adding `shift` to every position changes no logits."""
+    tokens, positions, lanes = sample.rows
+    return assert_equal(
+        "token shift",
+        f(tokens, positions + shift, lanes),
+        f(*sample.rows),
+        sample,
+        dtype=dtype,
+        angle=sample.angle + abs(shift),
+        detail=f"shift {shift}",
+    )
+
+
+def assert_lane_shift(f: Logits, sample: Sample, shift: int, *, dtype: str = "float64") -> Report:
+    """Law 2: adding `shift` >= 0 to every lane index changes no logits (`prompt_lane="own"`).
+
+    f takes `lane_mask`: the lanes move, and the mask with them.
+    """
+    tokens, positions, lanes = sample.rows
+    n = sample.mask.n
+    seen = np.eye(n + shift, dtype=bool)
+    seen[shift:, shift:] = sample.mask.visibility
+    moved = f(
+        tokens,
+        positions,
+        np.where(lanes == SHARED, SHARED, lanes + shift),
+        lane_mask=LaneMask(seen, sample.mask.lag),
+    )
+    return assert_equal(
+        "lane shift",
+        moved,
+        f(*sample.rows, lane_mask=sample.mask),
+        sample,
+        dtype=dtype,
+        angle=sample.angle + shift * float(np.abs(sample.rope.omega).max()),
+        detail=f"shift {shift}",
+    )
+
+
+def assert_storage_order(
+    f: Logits, sample: Sample, order: Sequence[int], *, dtype: str = "float64"
+) -> Report:
+    """Law 3: permuting rows with their coordinates permutes the logits. order: (T,) indices."""
+    order = np.asarray(order)
+    return assert_equal(
+        "storage order",
+        f(*sample.select(order).rows),
+        np.asarray(f(*sample.rows))[order],
+        sample,
+        dtype=dtype,
+        detail=f"order {order.tolist()}",
+    )
+
+
+def assert_causality(f: Logits, sample: Sample, row: int, by: int = 1) -> Report:
+    """Law 4: another token in `row`, at (j, n), leaves exactly unchanged every logit at (i, m) with
+    i < j, and in another lane with i < j + lag. by: 1 .. V - 1, added to the token."""
+    _, i, m = sample.rows
+    j, n = i[row], m[row]
+    late = (m != n) & (n != SHARED)
+    before = np.where(late, i < j + sample.mask.lag, i < j)
+    return assert_equal(
+        "causality",
+        f(*sample.change([row], by).rows),
+        f(*sample.rows),
+        sample,
+        dtype=None,
+        rows=before,
+        detail=f"token of row {row} (position {j}, lane {n}) changed",
+    )
+
+
+def assert_isolation(f: Logits, sample: Sample, lane: int, by: int = 1) -> Report:
+    """Law 5: lanes that do not reach `lane` through visibility, and the shared rows, do not change
+    at all when its tokens do."""
+    reach = np.linalg.matrix_power(
+        (sample.mask.visibility | np.eye(sample.mask.n, dtype=bool)).astype(float), sample.mask.n
+    )
+    deaf = (sample.lanes == SHARED) | (reach[sample.lanes, lane] == 0)
+    return assert_equal(
+        "isolation",
+        f(*sample.change(sample.lanes == lane, by).rows),
+        f(*sample.rows),
+        sample,
+        dtype=None,
+        rows=deaf,
+        detail=f"tokens of lane {lane} changed",
+    )
+
+
+def assert_one_lane(
+    f: Logits, plain: Logits, sample: Sample, lane: int = 0, *, dtype: str = "float64"
+) -> Report:
+    """Law 6: with the shared rows and one lane only, the model is the unmodified one.
+
+    lane: any with `prompt_lane="own"`; 0 otherwise.
+    """
+    one = sample.select((sample.lanes == SHARED) | (sample.lanes == lane))
+    if len(one.tokens) == 0:
+        return Report("one lane", 0.0, 0.0, 0)
+    expected = plain(one.tokens, one.positions)
+    return assert_equal("one lane", f(*one.rows), expected, one, dtype=dtype)
+
+
+def assert_independent(
+    f: Logits, plain: Logits, sample: Sample, *, dtype: str = "float64"
+) -> Report:
+    """Law 7: with `independent` lanes every lane is a run of the unmodified model
+    (`prompt_lane="own"`). f's mask is independent."""
+    got = np.asarray(f(*sample.rows), dtype=np.float64)
+    reports = []
+    for lane in range(sample.mask.n):
+        mine = np.flatnonzero((sample.lanes == SHARED) | (sample.lanes == lane))
+        if len(mine) == 0:
+            continue
+        expected = got.copy()
+        expected[mine] = plain(sample.tokens[mine], sample.positions[mine])
+        reports.append(assert_equal("independent", got, expected, sample, dtype=dtype, rows=mine))
+    return _worst(reports)
+
+
+def assert_steps(
+    f: Logits,
+    start: Callable[[], Logits],
+    sample: Sample,
+    cuts: Sequence[int],
+    *,
+    dtype: str = "float64",
+) -> Report:
+    """Law 8: the rows in pieces, each seeing what came before, equal one pass over all rows.
+
+    start: gives a fresh `feed(tokens, positions, lanes) -> logits` with an empty cache. cuts: where
+    to cut (0 < cut < T); a cut within a position moves on to its end, for there lanes see each
+    other. The sample's rows stand in order of arrival.
+    """
+    count, positions = len(sample.tokens), sample.positions
+    ends = set()
+    for cut in cuts:
+        while cut < count and positions[cut] == positions[cut - 1]:
+            cut += 1
+        ends.add(min(cut, count))
+    feed, begin, pieces = start(), 0, []
+    for end in sorted(ends | {count}):
+        if end > begin:
+            pieces.append(np.asarray(feed(*sample.select(slice(begin, end)).rows)))
+        begin = end
+    return assert_equal(
+        "steps",
+        np.concatenate(pieces),
+        f(*sample.rows),
+        sample,
+        dtype=dtype,
+        detail=f"cut at {sorted(ends)}",
+    )
+
+
+class CopiedPrompt(LaneMask):
+    """A mask over copies of the prompt, one a lane: whatever stands before position `first` in a
+    lane is its copy, which no other lane sees. Not to be made by hand: `CopiedPrompt.of`."""
+
+    first: int
+
+    @classmethod
+    def of(cls, mask: LaneMask, first: int) -> CopiedPrompt:
+        copied = cls(mask.visibility, mask.lag)
+        object.__setattr__(copied, "first", first)
+        return copied
+
+    def visible(
+        self,
+        positions: np.ndarray,
+        lanes: np.ndarray,
+        key_positions: np.ndarray,
+        key_lanes: np.ndarray,
+    ) -> np.ndarray:
+        seen = super().visible(positions, lanes, key_positions, key_lanes)
+        own = lanes[:, None] == key_lanes[None, :]
+        return seen & (own | (key_positions >= self.first))
+
+
+def assert_shared_prompt(f: Logits, sample: Sample, *, dtype: str = "float64") -> Report:
+    """Law 9: the shared prompt equals N copies, each visible to its own lane (`prompt_lane="own"`).
+
+    f takes `lane_mask` and asks it for `visible(positions, lanes, key_positions, key_lanes)`.
+    """
+    tokens, positions, lanes = sample.rows
+    shared, n = np.flatnonzero(lanes == SHARED), sample.mask.n
+    rest = np.flatnonzero(lanes != SHARED)
+    if len(shared) == 0 or len(rest) == 0:
+        return Report("shared prompt", 0.0, 0.0, 0)
+    # Copies first, lane by lane, then the lanes' rows; `source` is the row each one stands for.
+    source = np.concatenate([np.tile(shared, n), rest])
+    copied = CopiedPrompt.of(sample.mask, int(positions[shared].max()) + 1)
+    own = np.concatenate([np.repeat(np.arange(n), len(shared)), lanes[rest]])
+    logits = np.asarray(f(*sample.rows, lane_mask=sample.mask))
+    return assert_equal(
+        "shared prompt",
+        f(tokens[source], positions[source], own, lane_mask=copied),
+        logits[source],
+        sample,
+        dtype=dtype,
+    )
+
+
+def assert_periodicity(
+    f: Logits, sample: Sample, turns: np.ndarray, *, dtype: str = "float64"
+) -> Report:
+    """Law 10: Omega + 2 pi * turns equals Omega. turns: integers in Omega's shape. f takes
+    `lane_rope`."""
+    rope = sample.rope
+    more = LaneRoPE(rope.omega + 2 * np.pi * np.asarray(turns), rope.prompt_lane)
+    return assert_equal(
+        "periodicity",
+        f(*sample.rows, lane_rope=more),
+        f(*sample.rows, lane_rope=rope),
+        sample,
+        dtype=dtype,
+        angle=sample.with_rope(more).angle,
+        detail=f"turns {np.asarray(turns).tolist()}",
+    )
+
+
+def assert_group_think(
+    f: Logits,
+    plain: Logits,
+    sample: Sample,
+    theta: np.ndarray,
+    slot: int,
+    *,
+    dtype: str = "float64",
+) -> Report:
+    """Law 11: `group_think(slot)` with `prompt_lane=0` equals the unmodified model at the virtual
+    positions i + m * slot, under the same mask. f takes `lane_rope`; theta: the model's."""
+    tokens, positions, lanes = sample.rows
+    rope = LaneRoPE.group_think(theta, slot, prompt_lane=0)
+    virtual = positions + np.maximum(lanes, 0) * slot
+    return assert_equal(
+        "group think",
+        f(*sample.rows, lane_rope=rope),
+        plain(tokens, virtual, visible_by_definition(positions, lanes, sample.mask)),
+        sample,
+        dtype=dtype,
+        angle=sample.with_rope(rope).angle,
+        detail=f"slot {slot}",
+    )
+
+
+def assert_backends(models: Mapping[str, Logits], exact: Logits, sample: Sample) -> Report:
+    """Law 12: every model agrees with `exact` within its dtype's tolerance.
+
+    models: by name, which ends in the dtype ("mlx float32"); exact: in float64.
+    """
+    expected = exact(*sample.rows)
+    return _worst(
+        [
+            assert_equal(
+                "backends", f(*sample.rows), expected, sample, dtype=name.split()[-1], detail=name
+            )
+            for name, f in models.items()
+        ]
+    )
+
+
+def assert_company(f: Logits, sample: Sample, lane: int, *, dtype: str = "float64") -> Report:
+    """Law 13: without a lane that nobody sees, nobody else changes. f's mask silences `lane`."""
+    others = sample.lanes != lane
+    if not others.any():
+        return Report("company", 0.0, 0.0, 0)
+    return assert_equal(
+        "company",
+        f(*sample.select(others).rows),
+        np.asarray(f(*sample.rows))[others],
+        sample.select(others),
+        dtype=dtype,
+        detail=f"without lane {lane}",
+    )

@@ -1,0 +1,116 @@
+"""The definition, in float64: what SPEC 2 and 3 say, with no table, no cache and no cleverness.
+
+Planes are complex numbers and a score is Re(conj(q) k e^(i delta)) summed over planes, delta being
+the relative angle of key and query: a wrong sign, pairing or frequency cannot hide here as it can
+behind shift invariance. Written to be read beside the papers, cubic in the number of rows.
+
+    T rows   H heads   D head dim   V vocab
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tinylane.config import ModelConfig
+from tinylane.lanes import SHARED, LaneMask, LaneRoPE
+from tinylane.rope import frequencies
+
+
+def visible_by_definition(positions: Any, lanes: Any, mask: LaneMask) -> np.ndarray:
+    """(T, T) booleans, SPEC 3 sentence by sentence: may row t see row s?"""
+    seen = np.zeros((len(positions), len(positions)), dtype=bool)
+    for t, (i, m) in enumerate(zip(positions, lanes, strict=True)):
+        for s, (j, n) in enumerate(zip(positions, lanes, strict=True)):
+            if n == SHARED or n == m:
+                seen[t, s] = j <= i
+            elif m != SHARED:
+                seen[t, s] = mask.visibility[m, n] and j <= i - mask.lag
+    return seen
+
+
+def relative_angles(
+    theta: np.ndarray, rope: LaneRoPE | None, layers: int, positions: Any, lanes: Any
+) -> np.ndarray:
+    """(layers, T, T, D/2): theta * (j - i) + Omega * (n - m), SPEC 2 and 2.1. rope None: plain."""
+    i, m = np.asarray(positions), np.maximum(lanes, 0)
+    angles = (i[None, :] - i[:, None])[..., None] * theta
+    if rope is None:
+        return np.broadcast_to(angles, (layers, *angles.shape))
+    apart = m[None, :] - m[:, None]
+    if rope.prompt_lane == "own":  # the prompt is a part of whoever looks at it
+        apart = np.where(np.asarray(lanes)[None, :] == SHARED, 0, apart)
+    omega = np.broadcast_to(rope.omega, (layers, len(theta)))
+    return angles + apart[..., None] * omega[:, None, None, :]
+
+
+def reference(
+    config: ModelConfig,
+    params: dict[str, Any],
+    tokens: Any,
+    positions: Any,
+    lanes: Any = None,
+    rope: LaneRoPE | None = None,
+    visible: np.ndarray | None = None,
+) -> np.ndarray:
+    """Logits (T, V), float64. Without lanes and rope: the unmodified model.
+
+    params: as the decoder takes them, of either library, float32 or float64. visible: (T, T)
+    booleans; None is causal.
+    """
+    positions = np.asarray(positions)
+    lanes = np.zeros_like(positions) if lanes is None else np.asarray(lanes)
+    if visible is None:
+        visible = positions[None, :] <= positions[:, None]
+    theta, factor = frequencies(config.rope, config.head_dim)
+    delta = relative_angles(theta, rope, config.layers, positions, lanes)
+    get = {name: np.array(value, dtype=np.float64) for name, value in params.items()}
+    x = get["model.embed_tokens.weight"][np.asarray(tokens)]
+    for layer in range(config.layers):
+        at = f"model.layers.{layer}."
+        y = _norm(x, get[at + "input_layernorm.weight"], config.norm_eps)
+        x = x + _attention(config, get, at + "self_attn.", y, delta[layer], visible, factor)
+        y = _norm(x, get[at + "post_attention_layernorm.weight"], config.norm_eps)
+        gate = _linear(get, at + "mlp.gate_proj", y)
+        hidden = gate / (1 + np.exp(-gate)) * _linear(get, at + "mlp.up_proj", y)
+        x = x + _linear(get, at + "mlp.down_proj", hidden)
+    return _linear(get, "lm_head", _norm(x, get["model.norm.weight"], config.norm_eps))
+
+
+def _attention(
+    config: ModelConfig,
+    get: dict[str, np.ndarray],
+    at: str,
+    x: np.ndarray,
+    delta: np.ndarray,
+    visible: np.ndarray,
+    factor: float,
+) -> np.ndarray:
+    D, group = config.head_dim, config.heads // config.kv_heads
+    q = _linear(get, at + "q_proj", x).reshape(len(x), -1, D)
+    k = _linear(get, at + "k_proj", x).reshape(len(x), -1, D)
+    v = _linear(get, at + "v_proj", x).reshape(len(x), -1, D)
+    if config.qk_norm:
+        q = _norm(q, get[at + "q_norm.weight"], config.norm_eps)
+        k = _norm(k, get[at + "k_norm.weight"], config.norm_eps)
+    q, k = q[..., : D // 2] + 1j * q[..., D // 2 :], k[..., : D // 2] + 1j * k[..., D // 2 :]
+    turn, mixed = np.exp(1j * delta), []
+    for head in range(config.heads):
+        own = head // group
+        scores = np.einsum("td,sd,tsd->ts", q[:, head].conj(), k[:, own], turn).real
+        scores = np.where(visible, scores * factor**2 / np.sqrt(D), -np.inf)
+        weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+        mixed.append(weights / weights.sum(axis=1, keepdims=True) @ v[:, own])
+    return _linear(get, at + "o_proj", np.concatenate(mixed, axis=1))
+
+
+def _linear(get: dict[str, np.ndarray], name: str, x: np.ndarray) -> np.ndarray:
+    w = get[name + ".weight"]
+    if name + ".lora_a" in get:
+        w = w + get[name + ".lora_a"] @ get[name + ".lora_b"]
+    return x @ w + get.get(name + ".bias", 0.0)
+
+
+def _norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
+    return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + eps) * weight

@@ -1,0 +1,254 @@
+"""Small random models and coordinates. Structure is drawn, arrays come from a drawn seed.
+
+The same code draws from Hypothesis (`strategies`) and from a NumPy generator (`example_case`): a
+`Chooser` hides which. Simple choices come first, so that Hypothesis shrinks towards them.
+
+    T rows   N lanes   D head dim   V vocab
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from tinylane.config import ModelConfig, RopeConfig
+from tinylane.lanes import SHARED, LaneMask, LaneRoPE
+from tinylane.model import Model
+from tinylane.train.init import random_params
+
+
+class Chooser(Protocol):
+    """Where choices come from."""
+
+    def integer(self, low: int, high: int) -> int: ...  # both ends included
+    def pick(self, options: Sequence[Any]) -> Any: ...
+
+
+@dataclass
+class RandomChooser:
+    """Choices from a NumPy generator."""
+
+    rng: np.random.Generator
+
+    def integer(self, low: int, high: int) -> int:
+        return int(self.rng.integers(low, high, endpoint=True))
+
+    def pick(self, options: Sequence[Any]) -> Any:
+        return options[self.integer(0, len(options) - 1)]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Rows to run a model on: tokens, positions, lanes (T,) int64, the mask and the rotation.
+
+    Rows stand in order of arrival: by position, then lane. Lane rows come after the shared ones.
+    """
+
+    tokens: np.ndarray
+    positions: np.ndarray
+    lanes: np.ndarray
+    mask: LaneMask
+    rope: LaneRoPE
+    vocab: int
+
+    @property
+    def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self.tokens, self.positions, self.lanes
+
+    @property
+    def angle(self) -> float:
+        """A bound of the angles in radians: the fastest plane turns 1 radian a position."""
+        return float(np.abs(self.positions).max() + self.mask.n * np.abs(self.rope.omega).max())
+
+    def select(self, which: Any) -> Sample:
+        """The rows that `which` (booleans or indices) picks, in its order."""
+        return replace(
+            self,
+            tokens=self.tokens[which],
+            positions=self.positions[which],
+            lanes=self.lanes[which],
+        )
+
+    def change(self, which: Any, by: int = 1) -> Sample:
+        """Other tokens in the rows that `which` picks; by: 1 .. V - 1."""
+        tokens = self.tokens.copy()
+        tokens[which] = (tokens[which] + by) % self.vocab
+        return replace(self, tokens=tokens)
+
+    def with_rope(
+        self, rope: LaneRoPE | None = None, prompt_lane: Literal["own", 0] | None = None
+    ) -> Sample:
+        """Another rotation, or the same Omega with another reading of the prompt."""
+        rope = rope or self.rope
+        if prompt_lane is not None:
+            rope = LaneRoPE(rope.omega, prompt_lane)
+        return replace(self, rope=rope)
+
+    def with_mask(self, mask: LaneMask) -> Sample:
+        return replace(self, mask=mask)
+
+    def __repr__(self) -> str:
+        rows = " ".join(
+            f"{token}@{i},{'S' if m == SHARED else m}"
+            for token, i, m in zip(*(x.tolist() for x in self.rows), strict=True)
+        )
+        seen = "/".join("".join(str(int(x)) for x in row) for row in self.mask.visibility)
+        omega = np.array2string(self.rope.omega, precision=3, threshold=8)
+        return (
+            f"[token@position,lane: {rows}; visibility {seen}, lag {self.mask.lag}, "
+            f"Omega {omega}, prompt_lane {self.rope.prompt_lane}]"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A small model (float32 weights) and rows for it."""
+
+    config: ModelConfig
+    seed: int  # of the weights
+    sample: Sample
+    choose: Chooser = field(repr=False)  # for what a law still has to choose
+    adapted: bool = False
+
+    def model(self, backend: str = "numpy", dtype: str = "float64") -> Model:
+        """The model on that backend, in that dtype; the same numbers on each."""
+        params: dict[str, Any] = random_weights(self.config, self.seed, self.adapted)
+        if backend == "numpy":
+            params = {name: w.astype(dtype) for name, w in params.items()}
+        else:
+            import mlx.core as mx
+
+            params = {name: mx.array(w).astype(getattr(mx, dtype)) for name, w in params.items()}
+        return Model(self.config, params, backend, dtype)
+
+
+def random_weights(config: ModelConfig, seed: int, adapted: bool = False) -> dict[str, Any]:
+    """Weights that let nothing hide: large matrices, norms that are not 1, biases that are not 0.
+
+    adapted: as an adapter leaves it, with biases and a low-rank update in the first query
+    projection, whatever the family. NumPy float32.
+    """
+    params = random_params(config, seed, std=1.4 * config.width**-0.5)
+    rng = np.random.default_rng(seed + 1)
+    if adapted:
+        name = "model.layers.0.self_attn.q_proj."
+        out = config.heads * config.head_dim
+        params[name + "bias"] = np.zeros(out, dtype=np.float32)
+        params[name + "lora_a"] = rng.standard_normal((config.width, 2)).astype(np.float32) * 0.3
+        params[name + "lora_b"] = rng.standard_normal((2, out)).astype(np.float32) * 0.3
+    for name, w in params.items():
+        if w.ndim == 1:
+            w += (rng.standard_normal(w.shape) * (0.3 if "norm" in name else 0.7)).astype(w.dtype)
+    return params
+
+
+def random_config(choose: Chooser, kinds: Sequence[str] = ()) -> ModelConfig:
+    """A decoder of 1 or 2 layers, 16 wide, of any family, head layout and RoPE kind."""
+    family = choose.pick(("llama", "mistral", "qwen2", "qwen3"))
+    kind = choose.pick(kinds or ("default", "linear", "llama3", "yarn"))
+    heads, kv_heads = choose.pick(((2, 2), (2, 1), (4, 2)))
+    rope = RopeConfig(base=choose.pick((10000.0, 100.0)))
+    if kind != "default":
+        rope = replace(rope, kind=kind, factor=4.0, original_context=16)
+    attention_bias = family in ("llama", "qwen3") and choose.pick((False, True))
+    return ModelConfig(
+        family=family,
+        vocab=11,
+        width=16,
+        layers=choose.integer(1, 2),
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=choose.pick((4, 8)),
+        mlp_width=24,
+        context=1 << 20,
+        norm_eps=choose.pick((1e-6, 0.05)),
+        rope=rope,
+        tied=choose.pick((False, True)),
+        qkv_bias=family == "qwen2" or attention_bias,
+        out_bias=attention_bias,
+        mlp_bias=family == "llama" and choose.pick((False, True)),
+        qk_norm=family == "qwen3",
+        eos_ids=(0, 1),
+    )
+
+
+def random_mask(choose: Chooser, n: int) -> LaneMask:
+    """A named pattern or any matrix, lag 0 to 3."""
+    kind = choose.pick(("joint", "matrix", "star", "neighbours", "independent"))
+    lag = choose.integer(0, 3)
+    if kind == "matrix":
+        bits = choose.integer(0, 2 ** (n * n) - 1)
+        return LaneMask(np.array([bits >> k & 1 for k in range(n * n)]).reshape(n, n), lag)
+    return LaneMask.named(kind, n, lag)
+
+
+def random_lane_rope(choose: Chooser, theta: np.ndarray, layers: int, n: int) -> LaneRoPE:
+    """Every start of SPEC 2.2, Omega at random for all layers or for each; both prompt lanes."""
+    kind = choose.pick(("random", "none", "group_think", "ntk", "per layer"))
+    prompt_lane = choose.pick(("own", 0))
+    if kind == "none":
+        return LaneRoPE.none(theta, prompt_lane)
+    if kind == "group_think":
+        return LaneRoPE.group_think(theta, choose.pick((1, 3.5, 64)), prompt_lane)
+    if kind == "ntk":
+        return LaneRoPE.ntk(theta, choose.pick((1, 3.5, 64)), n, prompt_lane)
+    rng = np.random.default_rng(choose.integer(0, 999))
+    shape = (layers, len(theta)) if kind == "per layer" else (len(theta),)
+    return LaneRoPE(rng.uniform(-3, 3, shape), prompt_lane)
+
+
+def random_rows(choose: Chooser, vocab: int) -> tuple[np.ndarray, int]:
+    """(T, 3) tokens, positions, lanes in order of arrival, and N.
+
+    Ragged lane prompts that end together, lanes that join late, lanes forked from an earlier one,
+    lanes that stop early or never write; at position 0 or far out.
+    """
+    n, prompt = choose.integer(1, 4), choose.integer(0, 4)
+    rng = np.random.default_rng(choose.integer(0, 999))
+    origin = choose.pick((0, 0, 0, 1000))
+    clock = prompt + 2
+    written: list[list[tuple[int, int]]] = []  # per lane: (position, token)
+    for m in range(n):
+        kind = choose.pick(("ragged", "late", "fork") if m else ("ragged", "late"))
+        start = clock + choose.integer(1, 3) if kind == "late" else clock - choose.integer(0, 2)
+        length = choose.integer(0, 4)
+        own = [(start + k, int(rng.integers(vocab))) for k in range(length)]
+        if kind == "fork":
+            source = written[choose.integer(0, m - 1)]
+            kept = source[: choose.integer(0, len(source))]
+            begin = kept[-1][0] + 1 if kept else clock
+            own = kept + [(begin + k, token) for k, (_, token) in enumerate(own)]
+        written.append(own)
+    rows = [(int(rng.integers(vocab)), i, SHARED) for i in range(prompt)]
+    rows += [(token, i, m) for m, own in enumerate(written) for i, token in own]
+    rows = rows or [(0, 0, SHARED)]
+    rows.sort(key=lambda row: row[1])
+    return np.array(rows, dtype=np.int64) + np.array([0, origin, 0]), n
+
+
+def random_sample(choose: Chooser, vocab: int, theta: np.ndarray, layers: int) -> Sample:
+    """Rows, a mask and a rotation for a model of these sizes."""
+    rows, n = random_rows(choose, vocab)
+    mask = random_mask(choose, n)
+    rope = random_lane_rope(choose, theta, layers, n)
+    tokens, positions, lanes = (np.ascontiguousarray(x) for x in rows.T)
+    return Sample(tokens, positions, lanes, mask, rope, vocab)
+
+
+def random_case(choose: Chooser, kinds: Sequence[str] = ()) -> Case:
+    """A small model and a sample for it. kinds: the RoPE kinds to choose from (default all)."""
+    from tinylane.rope import frequencies
+
+    config = random_config(choose, kinds)
+    theta, _ = frequencies(config.rope, config.head_dim)
+    sample = random_sample(choose, config.vocab, theta, config.layers)
+    adapted = choose.pick((False, True))
+    return Case(config, choose.integer(0, 999), sample, choose, adapted)
+
+
+def example_case(seed: int, kinds: Sequence[str] = ()) -> Case:
+    """The case that a seed stands for, without Hypothesis."""
+    return random_case(RandomChooser(np.random.default_rng(seed)), kinds)

@@ -1,0 +1,42 @@
+"""How far two computations of the same logits may lie apart, by dtype, and why.
+
+An error has two sources: rounding in the decoder, which is relative to the logits and to the
+dtype, and rounding of the angles, which are computed in float64 on the host whatever the dtype is.
+So the tolerance is C * scale * (eps(dtype) + eps(float64) * angle), where scale is the largest
+logit and angle the largest angle in radians that is turned through.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+EPS64 = 2.0**-52
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """C and eps of a dtype; `measured` is the worst error / (scale * eps) ever seen, C four times
+    that or more, rounded up."""
+
+    eps: float
+    c: float
+    measured: float
+    reason: str
+
+
+TOLERANCES = {
+    "float64": Tolerance(EPS64, 400.0, 80.0, "sums of up to 64 terms, two layers, exp of scores"),
+    "float32": Tolerance(2.0**-23, 400.0, 80.0, "as float64: the same operations, a larger eps"),
+    "float16": Tolerance(2.0**-10, 60.0, 15.0, "sums and softmax in float32, results rounded"),
+    "bfloat16": Tolerance(2.0**-7, 60.0, 15.0, "sums and softmax in float32, results rounded"),
+}
+
+
+def tolerance(dtype: str, scale: float, angle: float = 0.0) -> float:
+    """The largest difference that a law allows in logits of size `scale` (at least 1).
+
+    dtype: of the activations. angle: the largest angle in radians. Raises KeyError for a dtype
+    that is not in `TOLERANCES`.
+    """
+    entry = TOLERANCES[dtype]
+    return entry.c * max(scale, 1.0) * (entry.eps + EPS64 * angle)
