@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tinylane.config import ModelConfig
-from tinylane.lanes import LaneMask, LaneRoPE
+from tinylane.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.model import Model
+from tinylane.sampling import Sampler
 from tinylane.train.init import random_params
 
 VOCAB = 29
 TOLERANCE = {"float64": 1e-10, "float32": 2e-4}  # of a log-probability
 BACKENDS = [("numpy", "float64"), ("numpy", "float32"), ("mlx", "float32")]
+TWO = pytest.mark.parametrize("kind", [BACKENDS[0], BACKENDS[2]], ids=["numpy-float64", "mlx"])
+EOS = 3
+WARM = Sampler(temperature=1.0)
+FREE = Sampler(temperature=1.0, logit_bias={EOS: -np.inf})  # never ends by itself
 
 
 def small(
@@ -50,6 +56,12 @@ def small(
         kind = getattr(mx, dtype)
         params = {name: mx.array(w.astype(np.float32)).astype(kind) for name, w in params.items()}
     return Model(config, params, backend, dtype, tokenizer=tokenizer, identity=identity)
+
+
+@functools.cache
+def model_of(backend: str, dtype: str) -> Model:
+    """One model for all tests that only run it; its end token is EOS."""
+    return small(backend, dtype, eos_ids=(EOS,))
 
 
 def omega(model: Model, kind: str = "layers", prompt_lane: Any = "own", seed: int = 7) -> LaneRoPE:
@@ -89,3 +101,32 @@ def one_pass(
     """(T, V) log-probabilities of one uncached pass over (token, position, lane) rows."""
     tokens, positions, lanes = (np.array(column) for column in zip(*rows, strict=True))
     return log_softmax(model(tokens, positions, lanes, rope, mask))
+
+
+def same(found: Any, expected: Any, tolerance: float) -> None:
+    """Lanes with equal tokens and reasons, and equal log-probabilities within the tolerance."""
+    assert [lane.tokens for lane in found] == [lane.tokens for lane in expected]
+    assert [lane.finish_reason for lane in found] == [lane.finish_reason for lane in expected]
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a.logprobs, b.logprobs, rtol=0, atol=tolerance)
+
+
+def rows_of(run: Any, with_last: set[int]) -> list[tuple[int, int, int]]:
+    """All rows of a run; a lane's last token only for the lanes in `with_last`."""
+    rows = [(token, i, SHARED) for i, token in enumerate(run.prompt)]
+    for lane in run.lanes:
+        begin = lane.start - len(lane.prompt)
+        fed = lane.prompt + (lane.tokens if lane.index in with_last else lane.tokens[:-1])
+        rows += [(token, begin + k, lane.index) for k, token in enumerate(fed)]
+    return rows
+
+
+def scored(model: Any, run: Any, lane: int, rows: list, rope: Any, mask: Any) -> np.ndarray:
+    """Log-probabilities of a lane's tokens out of one pass over `rows`."""
+    logprobs = one_pass(model, rows, rope, mask)
+    mine = [k for k, row in enumerate(rows) if row[2] == lane]
+    own = run.lanes[lane]
+    before = mine[len(own.prompt) - 1] if own.prompt else len(run.prompt) - 1
+    after = mine[len(own.prompt) :]
+    places = [before, *after][: len(own.tokens)]
+    return logprobs[places, own.tokens]

@@ -7,21 +7,30 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers_lanes import BACKENDS, OMEGAS, TOLERANCE, VOCAB, ids, omega, one_pass, small
+from helpers_lanes import (
+    BACKENDS,
+    EOS,
+    OMEGAS,
+    TOLERANCE,
+    TWO,
+    VOCAB,
+    WARM,
+    ids,
+    model_of,
+    omega,
+    same,
+    small,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tinylane.decoding import Decoding, generate, stream
+from tinylane.decoding import Decoding, generate
 from tinylane.errors import TinylaneError
-from tinylane.lanes import SHARED, LaneMask, LaneRoPE
+from tinylane.lanes import LaneMask, LaneRoPE
 from tinylane.oracle import naive
 from tinylane.sampling import Sampler, uniform
 
-WARM = Sampler(temperature=1.0)
-EOS = 3
-MODELS = {kind: small(*kind, eos_ids=(EOS,)) for kind in BACKENDS}
-F64 = MODELS["numpy", "float64"]
-TWO = pytest.mark.parametrize("kind", [BACKENDS[0], BACKENDS[2]], ids=["numpy-float64", "mlx"])
+F64 = model_of("numpy", "float64")
 
 
 @st.composite
@@ -53,16 +62,8 @@ def settings_of(draw: Any, model: Any, lanes: int = 5) -> dict[str, Any]:
     }
 
 
-def same(found: Any, expected: Any, tolerance: float) -> None:
-    """Lanes with equal tokens and reasons, and equal log-probabilities within the tolerance."""
-    assert [lane.tokens for lane in found] == [lane.tokens for lane in expected]
-    assert [lane.finish_reason for lane in found] == [lane.finish_reason for lane in expected]
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(a.logprobs, b.logprobs, rtol=0, atol=tolerance)
-
-
 def check_against_oracle(kind: tuple[str, str], data: Any) -> None:
-    model = MODELS[kind]
+    model = model_of(*kind)
     given_ = data.draw(settings_of(model))
     slow = naive(model, **given_)
     prompt, own = given_.pop("prompt"), given_.pop("lane_prompts")
@@ -115,7 +116,7 @@ def test_any_number_of_lanes_up_to_64_equals_the_oracle(n):
 
 def test_64_joint_lanes_on_mlx_equal_numpy():
     own = [[m % VOCAB] for m in range(64)]
-    model = MODELS["mlx", "float32"]
+    model = model_of("mlx", "float32")
     given_ = {
         "lanes": 64, "lane_prompts": own, "sampler": WARM, "max_tokens": 3, "seed": 11,
         "lane_rope": omega(model), "lane_mask": LaneMask.joint(64),
@@ -153,7 +154,7 @@ def alone(
 @TWO
 def test_an_independent_lane_is_token_for_token_the_plain_run_of_that_lane(kind):
     """Law 7, for any Omega; no lane of 5 hears the other four (mlx-lm 965, 1776)."""
-    model, prompt = MODELS[kind], ids(9)
+    model, prompt = model_of(*kind), ids(9)
     own = [ids(2, seed=m) for m in range(5)]
     sampler = Sampler(temperature=0.8, top_p=0.9, repetition_penalty=1.2)
     run = generate(
@@ -207,7 +208,7 @@ def test_a_seed_gives_the_same_run_again_and_another_seed_another():
 @pytest.mark.parametrize("kind", BACKENDS, ids="-".join)
 def test_two_generations_in_two_threads_do_not_disturb_each_other(kind):
     """mlx-lm 1181, 1256: errors off the main thread."""
-    model = MODELS[kind]
+    model = model_of(*kind)
 
     def run(seed: int) -> list[list[int]]:
         result = generate(
@@ -227,374 +228,6 @@ def test_two_generations_in_two_threads_do_not_disturb_each_other(kind):
     for thread in threads:
         thread.join()
     assert found == expected
-
-
-# What is fed, and when lanes end.
-
-
-def rows_of(run: Any, with_last: set[int]) -> list[tuple[int, int, int]]:
-    """All rows of a run; a lane's last token only for the lanes in `with_last`."""
-    rows = [(token, i, SHARED) for i, token in enumerate(run.prompt)]
-    for lane in run.lanes:
-        begin = lane.start - len(lane.prompt)
-        fed = lane.prompt + (lane.tokens if lane.index in with_last else lane.tokens[:-1])
-        rows += [(token, begin + k, lane.index) for k, token in enumerate(fed)]
-    return rows
-
-
-def scored(model: Any, run: Any, lane: int, rows: list, rope: Any, mask: Any) -> np.ndarray:
-    """Log-probabilities of a lane's tokens out of one pass over `rows`."""
-    logprobs = one_pass(model, rows, rope, mask)
-    mine = [k for k, row in enumerate(rows) if row[2] == lane]
-    own = run.lanes[lane]
-    before = mine[len(own.prompt) - 1] if own.prompt else len(run.prompt) - 1
-    after = mine[len(own.prompt) :]
-    places = [before, *after][: len(own.tokens)]
-    return logprobs[places, own.tokens]
-
-
-@TWO
-def test_the_last_token_of_a_lane_at_its_limit_is_still_fed_and_seen(kind):
-    """One pass with lane 0's last token gives lane 1's log-probabilities; one without does not."""
-    model, mask = MODELS[kind], LaneMask.joint(2)
-    rope, tolerance = omega(model), TOLERANCE[kind[1]]
-    run = generate(
-        model, ids(5), lanes=2, max_tokens=[2, 6], lane_rope=rope, lane_mask=mask, seed=2,
-        sampler=Sampler(logit_bias={EOS: -np.inf}),
-    )  # fmt: skip
-    assert [lane.finish_reason for lane in run.lanes] == ["length", "length"]
-    assert [len(lane.tokens) for lane in run.lanes] == [2, 6]
-    expected = scored(model, run, 1, rows_of(run, {0}), rope, mask)
-    np.testing.assert_allclose(run.lanes[1].logprobs, expected, rtol=0, atol=tolerance)
-    unfed = scored(model, run, 1, rows_of(run, set()), rope, mask)
-    np.testing.assert_allclose(run.lanes[1].logprobs[:2], unfed[:2], rtol=0, atol=tolerance)
-    assert abs(run.lanes[1].logprobs[2] - unfed[2]) > 100 * tolerance
-
-
-def early_end(model: Any, rope: Any, mask: Any, **more: Any) -> Decoding:
-    """A decoding in which lane 0 has drawn the end token and lane 1 goes on."""
-    for seed in range(200):
-        decoding = Decoding(
-            model, ids(5), lanes=2, max_tokens=9, lane_rope=rope, lane_mask=mask, seed=seed,
-            sampler=Sampler(logit_bias={EOS: 3.0}), **more,
-        )  # fmt: skip
-        for _ in decoding:
-            pass
-        first, second = decoding.lanes
-        if first.finish_reason == "stop" and len(first.tokens) + 3 < len(second.tokens):
-            return decoding
-    raise AssertionError("no seed ends lane 0 early")
-
-
-@TWO
-def test_an_end_token_is_never_fed_and_nobody_sees_it(kind):
-    model, mask = MODELS[kind], LaneMask.joint(2)
-    rope, tolerance = omega(model), TOLERANCE[kind[1]]
-    decoding = early_end(model, rope, mask)
-    run = decoding.result()
-    first, second = run.lanes
-    assert first.tokens[-1] == EOS and EOS not in first.tokens[:-1]
-    assert (decoding.cache.lanes == 0).sum() == len(first.tokens) - 1
-    assert len(first.logprobs) == len(first.tokens)
-    expected = scored(model, run, 1, rows_of(run, set()), rope, mask)
-    np.testing.assert_allclose(second.logprobs, expected, rtol=0, atol=tolerance)
-    fed = scored(model, run, 1, rows_of(run, {0}), rope, mask)
-    assert np.abs(np.array(second.logprobs) - fed).max() > 100 * tolerance
-
-
-def test_every_eos_id_of_the_config_ends_a_lane():
-    """mlx-vlm 2112: ids from generation_config replaced the others instead of joining them."""
-    for end in (3, 17):
-        model = small(eos_ids=(3, 17))
-        run = generate(model, ids(3), max_tokens=5, sampler=Sampler(logit_bias={end: 1e4}))
-        assert run.lanes[0].tokens == [end] and run.lanes[0].finish_reason == "stop"
-
-
-def test_lanes_have_their_own_limits_and_steps_go_on_until_the_last_ends():
-    free = Sampler(logit_bias={EOS: -np.inf})
-    run = generate(F64, ids(3), lanes=4, max_tokens=[5, 1, 3, 2], sampler=free)
-    assert [len(lane.tokens) for lane in run.lanes] == [5, 1, 3, 2]
-    assert run.steps == 5
-
-
-def test_the_total_budget_ends_all_lanes_after_the_step_that_reaches_it():
-    free = Sampler(logit_bias={EOS: -np.inf})
-    run = generate(F64, ids(3), lanes=3, max_tokens=[9, 1, 9], total_tokens=7, sampler=free)
-    assert [len(lane.tokens) for lane in run.lanes] == [3, 1, 3]
-    assert [lane.finish_reason for lane in run.lanes] == ["budget", "length", "budget"]
-
-
-def test_decoding_stops_at_the_end_of_the_context():
-    model = small(context=9)
-    decoding = Decoding(model, ids(5), lanes=2, lane_prompts=[[1], [2, 3]], max_tokens=50)
-    steps = list(decoding)
-    assert [lane.finish_reason for lane in decoding.lanes] == ["length", "length"]
-    assert steps[-1].position == 8 and decoding.clock == 9
-    assert [len(lane.tokens) for lane in decoding.lanes] == [2, 2]
-
-
-def test_a_step_says_what_every_lane_drew_and_who_ended():
-    decoding = Decoding(F64, ids(4), lanes=3, max_tokens=[1, 3, 2], sampler=WARM, seed=1)
-    steps = list(decoding)
-    for k, step in enumerate(steps):
-        assert step.index == k and step.position == 4 + k
-    for m, lane in enumerate(decoding.lanes):
-        drawn = [step.tokens[m] for step in steps]
-        assert drawn == lane.tokens + [None] * (len(steps) - len(lane.tokens))
-        assert [x.logprobs[m] for x in steps][: len(lane.tokens)] == lane.logprobs
-        assert steps[len(lane.tokens) - 1].finished[m] == lane.finish_reason
-    assert sum(len(step.finished) for step in steps) == 3
-    assert [s.tokens for s in stream(F64, ids(4), lanes=3, max_tokens=[1, 3, 2], sampler=WARM,
-                                     seed=1)] == [s.tokens for s in steps]  # fmt: skip
-
-
-# Join, fork, drop, finish.
-
-
-def joined(model: Any, prompt: Any, mask: LaneMask, rope: LaneRoPE, after: int = 3) -> Decoding:
-    decoding = Decoding(
-        model, ids(5), lanes=2, max_tokens=10, lane_rope=rope, lane_mask=mask, seed=6,
-        sampler=Sampler(logit_bias={EOS: -np.inf}),
-    )  # fmt: skip
-    for _ in range(after):
-        decoding.step()
-    decoding.join(prompt, max_tokens=5)
-    list(decoding)
-    return decoding
-
-
-@TWO
-def test_a_lane_that_joins_late_starts_at_the_current_position_and_is_heard_from_then_on(kind):
-    model, mask = MODELS[kind], LaneMask.joint(3)
-    rope, tolerance = omega(model), TOLERANCE[kind[1]]
-    decoding = joined(model, (), mask, rope)
-    run, late = decoding.result(), decoding.lanes[2]
-    assert late.start == 5 + 3 and len(late.tokens) == 5
-    rows = rows_of(run, {0, 1, 2})
-    for m in range(3):
-        expected = scored(model, run, m, rows, rope, mask)
-        np.testing.assert_allclose(run.lanes[m].logprobs, expected, rtol=0, atol=tolerance)
-    before = joined(model, (), LaneMask.joint(3).silence(2), rope)
-    assert before.lanes[0].logprobs[:4] == decoding.lanes[0].logprobs[:4]
-    assert before.lanes[0].logprobs[4] != decoding.lanes[0].logprobs[4]
-
-
-def test_a_late_lanes_prompt_ends_just_before_the_position_where_it_joins():
-    """Nobody sees the late lane, so what was written before it joined is as in one pass."""
-    mask, rope, own = LaneMask.joint(3).silence(2), omega(F64), [7, 8, 9]
-    decoding = joined(F64, own, mask, rope)
-    run, late = decoding.result(), decoding.lanes[2]
-    assert late.start == 8
-    assert decoding.cache.positions[decoding.cache.lanes == 2][:4].tolist() == [5, 6, 7, 8]
-    for m in range(3):
-        expected = scored(F64, run, m, rows_of(run, {0, 1, 2}), rope, mask)
-        np.testing.assert_allclose(run.lanes[m].logprobs, expected, rtol=0, atol=1e-10)
-
-
-def test_an_independent_lane_that_joins_late_writes_what_it_would_alone():
-    decoding = joined(F64, [7, 8, 9], LaneMask.independent(3), LaneRoPE.none(F64.theta))
-    late = Decoding(
-        F64, ids(5), lanes=3, lane_prompts=[[], [], [7, 8, 9]], max_tokens=5, seed=6,
-        sampler=Sampler(logit_bias={EOS: -np.inf}),
-    )  # fmt: skip
-    list(late)
-    assert decoding.lanes[2].tokens == late.lanes[2].tokens
-
-
-def forked(model: Any, mask: LaneMask, rope: LaneRoPE) -> Decoding:
-    decoding = Decoding(
-        model, ids(5), lanes=2, lane_prompts=[[1], [2, 4]], max_tokens=12, lane_rope=rope,
-        lane_mask=mask, seed=3, sampler=Sampler(logit_bias={EOS: -np.inf}),
-    )  # fmt: skip
-    for _ in range(4):
-        decoding.step()
-    decoding.fork(1)
-    return decoding
-
-
-@TWO
-def test_a_fork_has_written_what_its_source_has_and_draws_for_itself(kind):
-    model = MODELS[kind]
-    decoding = forked(model, LaneMask.joint(3), omega(model))
-    source, fork = decoding.lanes[1:]
-    assert fork.tokens == source.tokens and fork.logprobs == source.logprobs
-    assert fork.tokens is not source.tokens
-    list(decoding)
-    assert fork.tokens[:4] == source.tokens[:4] and fork.tokens != source.tokens
-    assert len(fork.tokens) == len(source.tokens) == 12
-
-
-@TWO
-def test_a_fork_of_a_lane_that_reads_nobody_equals_a_lane_fed_the_same_tokens(kind):
-    """Its copied keys are turned on to the new lane; lane 0 of the star keeps Omega in force."""
-    model, mask = MODELS[kind], LaneMask.star(3)
-    rope, tolerance = omega(model), TOLERANCE[kind[1]]
-    decoding = forked(model, mask, rope)
-    list(decoding)
-    run = decoding.result()
-    for m in (1, 2):
-        expected = scored(model, run, m, rows_of(run, {0, 1, 2}), rope, mask)
-        np.testing.assert_allclose(run.lanes[m].logprobs, expected, rtol=0, atol=tolerance)
-
-
-def test_in_one_layer_a_fork_that_all_see_has_the_rows_of_a_lane_fed_the_same_tokens():
-    """In one layer a row's key and value depend on its token and coordinate only."""
-    model = small(layers=1, eos_ids=(EOS,))
-    mask, rope = LaneMask.joint(3), omega(model, "random")
-    decoding = forked(model, mask, rope)
-    decoding.step()
-    cache = decoding.cache
-    mine = np.flatnonzero(cache.lanes == 2)
-    rows = rows_of(decoding.result(), set())
-    fresh = model.new_cache(rope, mask)
-    tokens, positions, lanes = (np.array(column) for column in zip(*rows, strict=True))
-    model(tokens, positions, lanes, cache=fresh)
-    theirs = np.flatnonzero(fresh.lanes == 2)
-    assert (cache.positions[mine] == fresh.positions[theirs]).all()
-    for a, b in zip(cache.rows(0), fresh.rows(0), strict=True):
-        np.testing.assert_allclose(a[:, mine], b[:, theirs], rtol=0, atol=1e-12)
-
-
-def test_a_fork_before_the_first_step_repeats_the_lane_prompt():
-    decoding = Decoding(
-        F64, ids(5), lanes=1, lane_prompts=[[1, 2]], max_tokens=4, seed=3,
-        lane_mask=LaneMask.independent(2), sampler=WARM,
-    )  # fmt: skip
-    decoding.fork(0)
-    twin = generate(F64, ids(5), lanes=2, lane_prompts=[[1, 2]] * 2, max_tokens=4, seed=3,
-                    sampler=WARM)  # fmt: skip
-    list(decoding)
-    same(decoding.lanes, twin.lanes, 1e-10)
-
-
-@TWO
-def test_after_a_drop_the_others_go_on_as_if_the_lane_had_not_been_seen(kind):
-    """Law 13 in the large: a lane that nobody sees is dropped, and nobody else changes."""
-    model = MODELS[kind]
-    mask, rope = LaneMask.joint(3).silence(1), omega(model)
-
-    def run(dropping: bool) -> Decoding:
-        decoding = Decoding(
-            model, ids(5), lanes=3, max_tokens=9, lane_rope=rope, lane_mask=mask, seed=3,
-            sampler=Sampler(logit_bias={EOS: -np.inf}),
-        )  # fmt: skip
-        for _ in range(4):
-            decoding.step()
-        if dropping:
-            decoding.drop(1)
-        list(decoding)
-        return decoding
-
-    kept, dropped = run(False), run(True)
-    same([dropped.lanes[m] for m in (0, 2)], [kept.lanes[m] for m in (0, 2)], TOLERANCE[kind[1]])
-    assert dropped.lanes[1].finish_reason == "dropped" and len(dropped.lanes[1].tokens) == 4
-    assert not (dropped.cache.lanes == 1).any()
-
-
-def test_a_dropped_lane_is_not_seen_any_more():
-    def run(end: str) -> list[float]:
-        decoding = Decoding(
-            F64, ids(5), lanes=2, max_tokens=6, lane_rope=omega(F64), lane_mask=LaneMask.joint(2),
-            seed=3, sampler=Sampler(logit_bias={EOS: -np.inf}),
-        )  # fmt: skip
-        decoding.step()
-        decoding.step()
-        getattr(decoding, end)(0)
-        list(decoding)
-        return decoding.lanes[1].logprobs
-
-    dropped, finished = run("drop"), run("finish")
-    assert dropped[:2] == finished[:2] and dropped[2] != finished[2]
-
-
-def test_a_lane_that_is_finished_by_hand_stays_visible_with_its_last_token():
-    mask, rope = LaneMask.joint(2), omega(F64)
-    decoding = Decoding(
-        F64, ids(5), lanes=2, max_tokens=6, lane_rope=rope, lane_mask=mask, seed=3,
-        sampler=Sampler(logit_bias={EOS: -np.inf}),
-    )  # fmt: skip
-    decoding.step()
-    decoding.step()
-    decoding.finish(0)
-    list(decoding)
-    assert decoding.lanes[0].finish_reason == "interrupted"
-    assert len(decoding.lanes[0].tokens) == 2
-    run = decoding.result()
-    expected = scored(F64, run, 1, rows_of(run, {0, 1}), rope, mask)
-    np.testing.assert_allclose(decoding.lanes[1].logprobs, expected, rtol=0, atol=1e-10)
-    decoding.finish(0, "again")
-    assert decoding.lanes[0].finish_reason == "interrupted"
-
-
-# Interruption.
-
-
-class Stop(BaseException):
-    """As KeyboardInterrupt, but ours."""
-
-
-def interrupt(model: Any, calls: int) -> Any:
-    """Make the model raise Stop after so many feed-forwards; returns what undoes it."""
-    seams, left = model.seams, [calls]
-
-    def gated(gate: Any, up: Any) -> Any:
-        left[0] -= 1
-        if left[0] < 0:
-            raise Stop
-        return seams.gated(gate, up)
-
-    model.seams = seams._replace(gated=gated)
-    return lambda: setattr(model, "seams", seams)
-
-
-@pytest.mark.parametrize("kind", BACKENDS, ids="-".join)
-@pytest.mark.parametrize("calls", [0, 1])
-def test_a_pass_that_is_interrupted_leaves_no_trace(kind, calls):
-    """Ctrl-C in any layer: the cache has the same rows, and the next step is the one it was."""
-    model = small(*kind)
-    given_ = {
-        "lanes": 3, "max_tokens": 8, "lane_rope": omega(model), "lane_mask": LaneMask.joint(3),
-        "sampler": WARM, "seed": 8,
-    }  # fmt: skip
-    expected = generate(model, ids(5), **given_)
-    decoding = Decoding(model, ids(5), **given_)
-    for _ in range(3):
-        decoding.step()
-    before = len(decoding.cache)
-    undo = interrupt(model, calls)
-    with pytest.raises(Stop):
-        decoding.step()
-    undo()
-    assert len(decoding.cache) == before and decoding.steps == 3
-    list(decoding)
-    assert [x.tokens for x in decoding.lanes] == [x.tokens for x in expected.lanes]
-    assert [x.logprobs for x in decoding.lanes] == [x.logprobs for x in expected.lanes]
-
-
-@pytest.mark.parametrize("calls", range(1, 6))
-def test_a_prefill_of_several_chunks_that_is_interrupted_leaves_no_trace(calls):
-    model = small()
-
-    def begin() -> Decoding:
-        decoding = Decoding(
-            model, ids(3), lanes=1, max_tokens=9, chunk=2, lane_mask=LaneMask.joint(2),
-            lane_rope=omega(model), sampler=WARM,
-        )  # fmt: skip
-        for _ in range(6):
-            decoding.step()
-        decoding.join([5, 6, 7, 8, 9, 10], max_tokens=3)
-        return decoding
-
-    expected, decoding = begin(), begin()
-    list(expected)
-    before = len(decoding.cache)
-    undo = interrupt(model, calls)
-    with pytest.raises(Stop):
-        decoding.step()
-    undo()
-    assert len(decoding.cache) == before
-    list(decoding)
-    same(decoding.lanes, expected.lanes, 0)
 
 
 # Errors: one line that names the value.
