@@ -82,6 +82,10 @@ class LaneCache:
         self.positions = np.concatenate([self.positions, positions])
         self.lanes = np.concatenate([self.lanes, lanes])
 
+    def rewind(self, rows: int) -> None:
+        """Forget what was committed behind the first `rows` rows, by a pass that was broken off."""
+        self.positions, self.lanes = self.positions[:rows], self.lanes[:rows]
+
     # Operations on whole lanes.
 
     def fork(self, source: int, target: int) -> None:

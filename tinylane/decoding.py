@@ -111,7 +111,7 @@ class Decoding:
         template: dict[str, Any] | None = None,
     ) -> None:
         began = time.perf_counter()
-        self.model, self.seed, self.stop = model, _whole("seed", seed, 0), tuple(stop)
+        self.model, self.seed, self.stop = model, _whole("seed", seed, 0, 2**128 - 1), tuple(stop)
         n = _whole("lanes", lanes, 1, MAX_LANES)
         self.mask = lane_mask or model.mask(n)
         if self.mask.n < n:
@@ -128,10 +128,15 @@ class Decoding:
             None if total_tokens is None else _whole("total_tokens", total_tokens, 1)
         )
         self.prompt = encode_prompt(model, prompt, template)
-        own = [encode_lane_prompt(model, p) for p in lane_prompts or [""] * n]
+        own = [
+            encode_lane_prompt(model, p)
+            for p in ([""] * n if lane_prompts is None else lane_prompts)
+        ]
         if len(own) != n:
             raise TinylaneError(f"{len(own)} lane prompts for {n} lanes; expected one per lane")
-        budget = [max_tokens] * n if isinstance(max_tokens, int) else list(max_tokens)
+        budget = (
+            list(max_tokens) if isinstance(max_tokens, (Sequence, np.ndarray)) else [max_tokens] * n
+        )
         if len(budget) != n:
             raise TinylaneError(f"{len(budget)} values of max_tokens for {n} lanes")
         self.clock = len(self.prompt) + max(map(len, own))  # of the next tokens to be drawn
@@ -165,6 +170,10 @@ class Decoding:
         """
         m, ids = len(self.lanes), encode_lane_prompt(self.model, prompt)
         self._room(m)
+        if self.clock >= self.model.config.context:
+            raise TinylaneError(
+                f"a lane cannot join at position {self.clock}: the context ends there"
+            )
         if len(ids) > self.clock - len(self.prompt):
             raise TinylaneError(
                 f"the lane's prompt has {len(ids)} tokens, but the clock is only "
@@ -189,11 +198,12 @@ class Decoding:
         if parent.finish_reason is not None:
             raise TinylaneError(f"fork: lane {source} has finished ({parent.finish_reason})")
         self._room(m)
+        limit = parent.max_tokens if max_tokens is None else _whole("max_tokens", max_tokens, 1)
         self.cache.fork(source, m)
         self._feed += [(t, i, m) for t, i, lane in self._feed if lane == source]
         if source in self._logits:
             self._logits[m] = self._logits[source]
-        lane = Lane(m, list(parent.prompt), parent.start, max_tokens or parent.max_tokens)
+        lane = Lane(m, list(parent.prompt), parent.start, limit)
         lane.tokens, lane.logprobs = list(parent.tokens), list(parent.logprobs)
         self.lanes.append(lane)
         self._streams[m] = self._stream()
@@ -316,7 +326,7 @@ class Decoding:
         rows = sorted(rows, key=lambda row: row[1])
         last = {lane: k for k, (_, _, lane) in enumerate(rows)}
         found: dict[int, Any] = {}
-        start = 0
+        start, before = 0, len(self.cache)
         while start < len(rows):
             stop = min(start + self.chunk, len(rows))
             while stop < len(rows) and rows[stop][1] == rows[stop - 1][1]:
@@ -326,7 +336,11 @@ class Decoding:
             )
             wanted = {lane: k - start for lane, k in last.items() if start <= k < stop}
             keep = np.array(list(wanted.values()) or [0])
-            logits = self.model(tokens, positions, lanes, cache=self.cache, rows=keep)
+            try:
+                logits = self.model(tokens, positions, lanes, cache=self.cache, rows=keep)
+            except BaseException:  # Ctrl-C above all: earlier chunks must not be fed twice
+                self.cache.rewind(before)
+                raise
             found.update({lane: logits[k] for k, lane in enumerate(wanted)})
             start = stop
         return found

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from tinylane.errors import TinylaneError
+from tinylane.files import show
 
 if TYPE_CHECKING:
     from tinylane.model import Model
@@ -29,7 +31,7 @@ def encode_prompt(model: Model, prompt: Prompt, template: dict[str, Any] | None)
             )
         ids = model.tokenizer.prompt_ids(text, **(template or {}))
     else:
-        ids = [int(token) for token in prompt]  # type: ignore[arg-type]
+        ids = _checked_ids(model, prompt)
     if not ids:
         raise TinylaneError("the prompt is empty; expected at least one token")
     return ids
@@ -41,4 +43,13 @@ def encode_lane_prompt(model: Model, prompt: str | Sequence[int]) -> list[int]:
         if prompt and model.tokenizer is None:
             raise TinylaneError("this checkpoint has no tokenizer.json; give lane prompts as ids")
         return model.tokenizer.encode(prompt) if prompt and model.tokenizer else []
+    return _checked_ids(model, prompt)
+
+
+def _checked_ids(model: Model, prompt: Sequence[Any]) -> list[int]:
+    for token in prompt:
+        if isinstance(token, bool) or not isinstance(token, Integral):
+            raise TinylaneError(f"the prompt holds {show(token)}; expected text or token ids")
+        if not 0 <= token < model.config.vocab:
+            raise TinylaneError(f"token {token} is outside the vocabulary of {model.config.vocab}")
     return [int(token) for token in prompt]
