@@ -1,0 +1,142 @@
+"""What several commands need: the model inside, notes, what is asked in JSON, memory used."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinylane.errors import TinylaneError
+from tinylane.files import read_bytes, show
+from tinylane.lanes import LaneMask
+from tinylane.text import printable
+
+if TYPE_CHECKING:
+    from tinylane.model import Model
+
+LARGEST_MATRIX = 32 << 20  # bytes of a JSON file: 1024 x 1024 lanes with room
+
+
+def embedded() -> Path:
+    """The folder of the trained model that comes with the package (a wheel's, or a checkout's)."""
+    package = Path(__file__).parent.parent
+    places = [package / "_weights" / "shell-game", package.parent / "weights" / "shell-game"]
+    for folder in places:
+        if (folder / "config.json").is_file():
+            return folder
+    raise TinylaneError(
+        "the model inside is missing (weights/shell-game); give --model, or make it: "
+        "tinylane train shell-game --out weights/shell-game"
+    )
+
+
+def load(args: Any, **planned: int) -> Model:
+    """The model that the flags name, or the one inside. planned: what the forecast is told."""
+    from tinylane.checkpoint import load as load_checkpoint
+
+    return load_checkpoint(
+        args.model if args.model is not None else embedded(),
+        backend=args.backend,
+        dtype=args.dtype,
+        adapter=args.adapter_path,
+        revision=args.revision,
+        **planned,
+    )
+
+
+def name_of(args: Any) -> str:
+    """What to call the model."""
+    return "the model inside" if args.model is None else printable(str(args.model))
+
+
+def note(text: str, quiet: bool = False) -> None:
+    """A line about the run, on stderr: stdout is for what was asked for."""
+    if not quiet:
+        print(f"tinylane: note: {printable(text)}", file=sys.stderr, flush=True)
+
+
+def parse_json(text: str, what: str) -> Any:
+    """A JSON value from a flag or a file. Raises TinylaneError in one line."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise TinylaneError(f"{what}: {show(text, 60)} is not JSON ({error})") from None
+
+
+def json_argument(text: str, what: str) -> Any:
+    """The JSON in `text`, or in the file it names after an @."""
+    if not text.startswith("@"):
+        return parse_json(text, what)
+    data = read_bytes(text[1:], LARGEST_MATRIX)
+    try:
+        return parse_json(data.decode("utf-8-sig"), f"{what} {text}")
+    except UnicodeDecodeError as error:
+        raise TinylaneError(f"{what} {text}: not UTF-8 text (byte {error.start})") from None
+
+
+def numbers(value: Any, what: str) -> np.ndarray:
+    """Nested lists of numbers (or booleans) as an array. Raises TinylaneError for anything else."""
+    try:
+        array = np.array(value)
+    except ValueError:
+        raise TinylaneError(f"{what}: rows of different lengths; expected a matrix") from None
+    if array.dtype.kind not in "biuf":
+        raise TinylaneError(f"{what}: {show(value, 60)}; expected lists of numbers")
+    return array
+
+
+def parse_mask(text: str, n: int | None, lag: int) -> LaneMask:
+    """`--visibility` for n lanes; a matrix may give n."""
+    if not text.startswith(("@", "[")):
+        return LaneMask.named(text, n or 1, lag)
+    mask = LaneMask(numbers(json_argument(text, "--visibility"), "--visibility"), lag)
+    if n is not None and mask.n < n:
+        raise TinylaneError(
+            f"--visibility is {mask.n} x {mask.n}; expected {n} x {n}, for {n} lanes"
+        )
+    return mask
+
+
+def print_json(value: Any) -> None:
+    """One JSON document. ASCII, so that no terminal obeys model text."""
+    print(json.dumps(_finite(value), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """`value` with what JSON has no number for as text: "-inf"."""
+    if isinstance(value, dict):
+        return {str(k): _finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def peak_memory(backend: str) -> int | None:
+    """Bytes of memory that this process held at most, None where the system does not say.
+
+    With MLX the larger of that and what MLX allocated: on a GPU the process does not show it.
+    """
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak *= 1 if sys.platform == "darwin" else 1024
+    if backend == "mlx":
+        import mlx.core as mx
+
+        peak = max(peak, mx.get_peak_memory())
+    return peak
+
+
+def mebibytes(count: int | None) -> str:
+    """1536 * 2**20 -> "1.5 GiB"."""
+    if count is None:
+        return "unknown"
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

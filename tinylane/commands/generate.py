@@ -1,0 +1,337 @@
+"""`tinylane generate`: decode lanes jointly and show them; without arguments, a shell game.
+
+Everything that can be wrong with the flags is found before a model is loaded. What was asked for
+goes to stdout (the lanes, their answers, the vote), everything about the run to stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinylane.commands import common
+from tinylane.commands.report import Report
+from tinylane.decoding import Decoding, Result
+from tinylane.errors import TinylaneError
+from tinylane.files import show
+from tinylane.lanes import MAX_LANES, LaneMask, LaneRoPE
+from tinylane.model import Model
+from tinylane.sampling import Sampler
+from tinylane.tasks.evaluate import game_of
+from tinylane.tasks.shell_game import ShellGame
+
+# flag -> Sampler's name for it
+SAMPLING = {
+    "temp": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
+}
+
+
+def run(args: Any) -> int:
+    """Run the command; the exit code."""
+    given = check(args)
+    seed = args.seed if args.seed is not None else int.from_bytes(os.urandom(4), "little")
+    prompt = _prompt(args)
+    model = common.load(args, lanes=_count(args) or 1, max_tokens=args.max_tokens or 256)
+    game = None if args.raw else game_of(model)
+    moves = None
+    if game is not None:
+        moves = _moves(game, prompt, seed)
+        prompt = game.prompt(moves)
+    elif prompt is None:
+        raise TinylaneError('--prompt is missing; give a text, or "-" to read standard input')
+    n = _lanes(args, game)
+    mask = common.parse_mask(args.visibility, n, args.lag or 0) if args.visibility else None
+    if mask is None and args.lag is not None:
+        mask = LaneMask(model.mask(n).visibility, args.lag)
+    max_tokens = args.max_tokens
+    if max_tokens is None:
+        max_tokens = 256 if game is None else game.steps(n) + 1  # and the end token
+    sampler = Sampler(**{**_fields(Sampler.from_config(model.sampling)), **given})
+    lane_prompts = args.lane_prompt
+    if game is not None and lane_prompts is None:
+        lane_prompts = game.lane_prompts(n)
+    report = Report(args, model, game, moves, n, seed, prompt)
+    rope = _rope(args, model, n, max_tokens)
+    report.settings(sampler, given, mask or model.mask(n))
+    _notes(args, model, n, mask or model.mask(n), sampler, lane_prompts)
+    decoding = Decoding(
+        model,
+        prompt,
+        n,
+        max_tokens=max_tokens,
+        total_tokens=args.total_tokens,
+        sampler=sampler,
+        lane_rope=rope,
+        lane_mask=mask,
+        lane_prompts=lane_prompts,
+        seed=seed,
+        stop=args.stop or (),
+        template=_template(args),
+    )
+    interrupted = decode(decoding, report)
+    result = decoding.result()
+    failure = _save(args, result, model)
+    report.finish(result)
+    if failure is not None:
+        raise failure
+    return 130 if interrupted else 0
+
+
+def decode(decoding: Decoding, report: Report) -> bool:
+    """Run to the end, or to Ctrl-C; whether it was interrupted.
+
+    The first Ctrl-C lets the step finish, so that every lane's tokens and log-probabilities agree;
+    a second one does not wait, and the token that has none is taken back.
+    """
+    with _asked_to_stop() as asked, report:
+        try:
+            for step in decoding:
+                report.step(decoding, step)
+                if asked():
+                    break
+        except KeyboardInterrupt:
+            pass
+        left = decoding.live
+        for lane in left:
+            del lane.tokens[len(lane.logprobs) :]
+            decoding.finish(lane.index)
+        return bool(left)
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C as a question that can be asked between steps; the second time, as an exception."""
+    asked: list[bool] = []
+
+    def on_signal(number: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(True)
+
+    if threading.current_thread() is not threading.main_thread():  # no signals to be had
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# The flags.
+
+
+def check(args: Any) -> dict[str, Any]:
+    """Raise TinylaneError for flags that cannot be right; what was said about sampling."""
+    if args.lanes is not None and not 1 <= args.lanes <= MAX_LANES:
+        raise TinylaneError(f"--lanes is {args.lanes}; expected 1 to {MAX_LANES}")
+    for flag in ("max_tokens", "total_tokens"):
+        value = getattr(args, flag)
+        if value is not None and value < 1:
+            raise TinylaneError(f"--{flag.replace('_', '-')} is {value}; expected 1 or more")
+    if args.seed is not None and not 0 <= args.seed < 1 << 128:
+        raise TinylaneError(f"--seed is {args.seed}; expected 0 or more, below 2**128")
+    if args.pace is not None and not 0 <= args.pace <= 60:
+        raise TinylaneError(f"--pace is {args.pace}; expected 0 to 60 seconds")
+    if any(not text for text in args.stop or ()):
+        raise TinylaneError("--stop is empty; expected a text of a character or more")
+    if args.lane_prompt and args.lanes not in (None, len(args.lane_prompt)):
+        raise TinylaneError(
+            f"{len(args.lane_prompt)} lane prompts for {args.lanes} lanes; expected one a lane"
+        )
+    if args.json and args.plain:
+        raise TinylaneError("--json and --plain are both given; expected one of them")
+    LaneMask.joint(1, args.lag or 0)
+    if args.visibility:
+        common.parse_mask(args.visibility, _count(args), args.lag or 0)
+    if args.answer_pattern is not None:
+        from tinylane.select import extract
+
+        extract("", args.answer_pattern)
+    if args.omega not in (None, "none", "group_think", "ntk", "learned"):
+        _omega_file(args.omega)
+    if args.slot is not None and args.omega not in ("group_think", "ntk"):
+        raise TinylaneError("--slot needs --omega group_think or --omega ntk")
+    if args.omega_scale is not None and args.omega != "ntk":
+        raise TinylaneError("--omega-scale needs --omega ntk")
+    if args.save is not None:
+        _check_target(Path(args.save))
+    given = {
+        name: getattr(args, flag)
+        for flag, name in SAMPLING.items()
+        if getattr(args, flag) is not None
+    }
+    if args.logit_bias:
+        given["logit_bias"] = _bias(args.logit_bias)
+    Sampler(**given)
+    _template(args)
+    return given
+
+
+def _check_target(path: Path) -> None:
+    """Refuse a file that cannot be written while nothing has been computed yet."""
+    folder = path.parent
+    if path.is_dir():
+        raise TinylaneError(f"--save {path}: is a folder; expected a file to write")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise TinylaneError(f"--save {path}: no folder {folder} that can be written to")
+
+
+def _count(args: Any) -> int | None:
+    """The number of lanes, as far as the flags say."""
+    if args.lanes is not None:
+        return args.lanes
+    return len(args.lane_prompt) if args.lane_prompt else None
+
+
+def _lanes(args: Any, game: ShellGame | None) -> int:
+    n = _count(args)
+    if n is None and args.visibility and args.visibility.startswith(("@", "[")):
+        n = common.parse_mask(args.visibility, None, 0).n
+    if game is None:
+        return n or 1
+    if n is None:
+        n = max((k for k in game.lanes if k <= 4), default=1)
+    game.lane_prompts(n)  # refuses other numbers
+    return n
+
+
+def _prompt(args: Any) -> str | None:
+    if args.prompt != "-":
+        return args.prompt
+    try:
+        return sys.stdin.read().removesuffix("\n")
+    except UnicodeDecodeError as error:
+        raise TinylaneError(f"--prompt -: not UTF-8 text (byte {error.start})") from None
+
+
+def _template(args: Any) -> dict[str, Any] | None:
+    """Keyword arguments of `Tokenizer.prompt_ids`."""
+    found: dict[str, Any] = {"raw": True} if args.raw else {}
+    if args.system_prompt is not None:
+        found["system"] = args.system_prompt
+    if args.prefill_response is not None:
+        found["prefill"] = args.prefill_response
+    if args.chat_template_config is not None:
+        value = common.parse_json(args.chat_template_config, "--chat-template-config")
+        if not isinstance(value, dict):
+            raise TinylaneError(
+                f"--chat-template-config is {show(value, 40)}; expected a JSON object"
+            )
+        found["template_args"] = value
+    return found or None
+
+
+def _bias(words: list[str]) -> dict[int, float]:
+    pairs: list[tuple[Any, Any]] = []
+    for word in words:
+        if word.lstrip().startswith("{"):
+            value = common.parse_json(word, "--logit-bias")
+            pairs += value.items()
+        else:
+            pairs.append(tuple(word.rsplit(":", 1)) if ":" in word else (word, ""))
+    try:
+        return {int(token): float(bias) for token, bias in pairs}
+    except (ValueError, TypeError):
+        raise TinylaneError(
+            f"--logit-bias {show(' '.join(words), 60)}; expected ID:BIAS, like 42:-5"
+        ) from None
+
+
+def _omega_file(text: str) -> np.ndarray:
+    if not text.startswith("@"):
+        raise TinylaneError(
+            f"--omega is {show(text, 40)}; expected none, group_think, ntk, learned or @file.json"
+        )
+    return common.numbers(common.json_argument(text, "--omega"), f"--omega {text}")
+
+
+def _rope(args: Any, model: Model, n: int, max_tokens: int) -> LaneRoPE | None:
+    """The lane rotation that the flags ask for; None is the model's own."""
+    prompt_lane: Any = 0 if args.prompt_lane == "0" else args.prompt_lane
+    if args.omega in (None, "learned"):
+        if args.omega and model.lane_rope is None:
+            raise TinylaneError("--omega learned: this model has none; give --adapter-path")
+        if prompt_lane is None:
+            return None
+        return LaneRoPE(model.rope().omega, prompt_lane)
+    where: Any = "own" if prompt_lane is None else prompt_lane
+    slot = args.slot if args.slot is not None else max_tokens
+    if args.omega == "none":
+        return LaneRoPE.none(model.theta, where)
+    if args.omega == "group_think":
+        return LaneRoPE.group_think(model.theta, slot, where)
+    if args.omega == "ntk":
+        scale = args.omega_scale if args.omega_scale is not None else n
+        return LaneRoPE.ntk(model.theta, slot, scale, where)
+    return model.rope(LaneRoPE(_omega_file(args.omega), where))
+
+
+def _fields(sampler: Sampler) -> dict[str, Any]:
+    return {name: getattr(sampler, name) for name in sampler.__dataclass_fields__}
+
+
+def _moves(game: ShellGame, prompt: str | None, seed: int) -> np.ndarray:
+    """The user's swaps, or some drawn from the seed."""
+    if prompt is not None:
+        return game.parse(prompt)
+    return game.draw(1, np.random.default_rng(seed))[0]
+
+
+# What to expect.
+
+
+def _notes(
+    args: Any,
+    model: Model,
+    n: int,
+    mask: LaneMask,
+    sampler: Sampler,
+    lane_prompts: list[str] | None,
+) -> None:
+    """Say once what the user may not expect."""
+    alone = not (mask.visibility[:n, :n] & ~np.eye(n, dtype=bool)).any()
+    alike = not lane_prompts or len(set(lane_prompts)) == 1
+    if n > 1 and not model.trained_for_lanes:
+        untrained = "this model was not trained to listen to other lanes"
+        if args.visibility is None:
+            common.note(
+                f"{untrained}; lanes run independently; --visibility joint lets them read each "
+                "other, expect degraded or corrupt text",
+                args.quiet,
+            )
+        elif not alone:
+            common.note(f"{untrained}; expect degraded or corrupt text", args.quiet)
+    if n > 1 and alone and alike and sampler.temperature == 0:
+        common.note(
+            f"greedy and independent: all {n} lanes will be identical; give --temp", args.quiet
+        )
+    if sampler.temperature == 0:
+        idle = [f"--{f.replace('_', '-')}" for f in ("top_p", "top_k", "min_p") if getattr(args, f)]
+        if idle:
+            common.note(f"{', '.join(idle)}: no effect when greedy; give --temp", args.quiet)
+
+
+def _save(args: Any, result: Result, model: Model) -> Exception | None:
+    """Write the run; an error waits until what there is has been shown."""
+    if args.save is None:
+        return None
+    from tinylane.runfile import save_run
+
+    try:
+        save_run(args.save, result, model)
+    except (TinylaneError, OSError) as error:
+        return error
+    return None

@@ -1,0 +1,1 @@
+"""Views: lanes side by side in a terminal."""
