@@ -143,7 +143,7 @@ def large(tmp_path_factory):
     raw = small(
         hidden_size=1024,
         intermediate_size=4096,
-        num_hidden_layers=7,
+        num_hidden_layers=8,
         num_attention_heads=16,
         num_key_value_heads=8,
         head_dim=64,

@@ -254,6 +254,8 @@ def test_mlx_arrays_are_written_with_their_dtype(tmp_path):
     with TensorFile.open(path) as file:
         assert {n: file.dtype(n) for n in file.names} == {"f": "F32", "b": "BF16", "h": "F16"}
         assert np.array_equal(widen_bfloat16(file.read("b")), np.asarray(values).T)
+    mx.save_safetensors(str(tmp_path / "theirs.safetensors"), tensors)  # __metadata__ is null
+    assert contents(tmp_path / "theirs.safetensors") == contents(path)
     theirs = mx.load(str(path), format="safetensors")
     assert all(mx.array_equal(theirs[name], tensors[name]) for name in tensors)
 

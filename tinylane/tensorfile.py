@@ -163,7 +163,8 @@ def _read_header(file: BinaryIO, path: str) -> tuple[bytes, dict[str, str], dict
     if len(header) < length or not header.startswith(b"{"):
         raise TinylaneError(f"{path}: not a safetensors file (its header is not a JSON object)")
     raw = parse_json(header, f"{path}: header")
-    metadata = raw.pop("__metadata__", {})
+    metadata = raw.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata  # MLX writes null where it has none
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise TinylaneError(f"{path}: __metadata__ {show(metadata)}, expected strings by name")
     for text in (*raw, *metadata, *metadata.values()):

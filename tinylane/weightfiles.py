@@ -231,7 +231,7 @@ class WeightFiles:
         return {"F16": "float16", "BF16": "bfloat16"}.get(most, "float32")
 
     def final_bytes(self, itemsize: int, native: bool) -> int:
-        """Bytes of the weights once loaded; native: packed layers stay so where MLX can use them."""
+        """Bytes of the weights once loaded; native: packed layers stay so where MLX can."""
         total = 0
         for name, shape in self.config.tensors().items():
             how = self.packings.get(path := name.removesuffix(".weight"))
