@@ -5,7 +5,6 @@ are checked on the same cases with and without it. The summary at the end lists 
 """
 
 from __future__ import annotations
-import __future__
 
 import importlib
 import inspect
@@ -49,7 +48,7 @@ def swap(target: str, old: str, new: str) -> Callable[[Patch], None]:
         source = textwrap.dedent(inspect.getsource(inspect.getattr_static(owner, path[-1])))
         assert source.count(old) == 1, f"{target} has {source.count(old)} times {old!r}"
         made: dict[str, Any] = {}
-        flags = __future__.annotations.compiler_flag
+        flags = annotations.compiler_flag
         code = compile(source.replace(old, new), f"<{target}>", "exec", flags)
         exec(code, module.__dict__, made)
         put(patch, owner, path[-1], made[path[-1]])
