@@ -342,6 +342,11 @@ class Model:
         if ids.min() < 0 or ids.max() >= self.config.vocab:
             bad = int(ids[(ids < 0) | (ids >= self.config.vocab)][0])
             raise TinylaneError(f"token {bad} is outside the vocabulary of {self.config.vocab}")
+        keep = None if rows is None else _integers("rows", rows)
+        if keep is not None and not ((keep >= 0) & (keep < len(ids))).all():
+            raise TinylaneError(
+                f"rows are {keep.min()} .. {keep.max()}; expected 0 .. {len(ids) - 1}"
+            )
         if cache is not None:
             cache.check(self, lane_rope)
             lane_rope = cache.lane_rope
@@ -357,10 +362,10 @@ class Model:
             )
         host = np.float64 if self.dtype == "float64" else np.float32
         plan = make_plan(self.config, rope, mask, i, m, key_i, key_m, host)
-        keep = None if rows is None else self.array(_integers("rows", rows))
-        logits = forward(
-            self.params, self.config, self.array(ids), self._move(plan), self.seams, cache, keep
-        )
+        # MLX gathers by 32-bit indices, unchecked: what is out of range must not get there.
+        index = self.array(ids.astype(np.int32))
+        some = None if keep is None else self.array(keep.astype(np.int32))
+        logits = forward(self.params, self.config, index, self._move(plan), self.seams, cache, some)
         if cache is not None:
             cache.commit(i, m)
         return logits
@@ -391,4 +396,4 @@ def _integers(name: str, x: Any) -> np.ndarray:
         raise TinylaneError(
             f"{name} has shape {array.shape} and dtype {array.dtype}; expected a flat integer array"
         )
-    return array.astype(np.int32 if name in ("tokens", "rows") else np.int64)
+    return array.astype(np.int64)

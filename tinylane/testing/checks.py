@@ -7,7 +7,7 @@ or do not speak of: the definition itself, the cache's operations, and the uncac
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from tinylane.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.model import Model
 from tinylane.testing import laws
 from tinylane.testing.laws import LawViolation, Report, assert_equal
-from tinylane.testing.reference import reference, visible_by_definition
+from tinylane.testing.reference import reference, visible_by_definition, widened
 from tinylane.testing.samples import Chooser, Sample
 
 Check = Callable[[Model, Sample, Chooser], Report]
@@ -125,8 +125,7 @@ def _group_think(model: Model, sample: Sample, choose: Chooser) -> Report:
 
 
 def _backends(model: Model, sample: Sample, choose: Chooser) -> Report:
-    wide = {name: np.array(w, dtype=np.float64) for name, w in model.params.items()}
-    exact = bound(Model(model.config, wide, "numpy", "float64"), sample)
+    exact = bound(Model(model.config, widened(model.params), "numpy", "float64"), sample)
     models = {f"{model.backend} {model.dtype}": bound(model, sample)}
     return laws.assert_backends(models, exact, sample)
 
@@ -248,12 +247,17 @@ def _trim(model: Model, sample: Sample, choose: Chooser) -> Report:
 
 
 def _copy(model: Model, sample: Sample, choose: Chooser) -> Report:
-    """A copy of a cache goes its own way."""
+    """A copy of a cache goes its own way: what the original is fed does not turn up in it."""
     cache = _filled(model, sample)
     twin = cache.copy()
-    other = sample.change(slice(None))
-    model(*other.rows, cache=twin)
-    return _probe(model, sample, cache, sample, "copy")
+    span = int(np.ptp(sample.positions)) + 1
+    more = replace(sample, positions=sample.positions + span)
+    other = more.change(slice(None))
+    for held, rows in ((twin, more), (cache, other)):
+        model(*rows.rows, cache=held)
+    every = [np.concatenate([a, b]) for a, b in zip(sample.rows, more.rows, strict=True)]
+    both = replace(sample, tokens=every[0], positions=every[1], lanes=every[2])
+    return _probe(model, both, twin, both, "copy")
 
 
 def _decoding(model: Model, sample: Sample, choose: Chooser) -> Report:

@@ -6,8 +6,8 @@ says which, for the laws that must know. A law that varies the mask or the rotat
 `plain(tokens, positions, visible=None)` is the unmodified model; `visible` is a (T, T) boolean
 matrix, None for causal.
 
-Errors are differences in float64; what the SPEC calls exact is compared bit for bit. `dtype` is that
-of the model's activations (`tolerances`). NaN is never equal to anything.
+Errors are differences in float64; what the SPEC calls exact is compared bit for bit. `dtype` is
+that of the model's activations (`tolerances`). NaN is never equal to anything.
 
     T rows   N lanes   V vocab
 """
@@ -141,10 +141,9 @@ def assert_lane_shift(f: Logits, sample: Sample, shift: int, *, dtype: str = "fl
 
 
 def assert_storage_order(
-    f: Logits, sample: Sample, order: Sequence[int], *, dtype: str = "float64"
+    f: Logits, sample: Sample, order: np.ndarray, *, dtype: str = "float64"
 ) -> Report:
     """Law 3: permuting rows with their coordinates permutes the logits. order: (T,) indices."""
-    order = np.asarray(order)
     return assert_equal(
         "storage order",
         f(*sample.select(order).rows),
@@ -196,8 +195,9 @@ def assert_one_lane(
 ) -> Report:
     """Law 6: with the shared rows and one lane only, the model is the unmodified one.
 
-    lane: any with `prompt_lane="own"`; 0 otherwise.
+    lane: any with `prompt_lane="own"`; 0 otherwise. Shared rows that come late are left out.
     """
+    sample = sample.prompt_first()
     one = sample.select((sample.lanes == SHARED) | (sample.lanes == lane))
     if len(one.tokens) == 0:
         return Report("one lane", 0.0, 0.0, 0)
@@ -209,7 +209,8 @@ def assert_independent(
     f: Logits, plain: Logits, sample: Sample, *, dtype: str = "float64"
 ) -> Report:
     """Law 7: with `independent` lanes every lane is a run of the unmodified model
-    (`prompt_lane="own"`). f's mask is independent."""
+    (`prompt_lane="own"`). f's mask is independent. Shared rows that come late are left out."""
+    sample = sample.prompt_first()
     got = np.asarray(f(*sample.rows), dtype=np.float64)
     reports = []
     for lane in range(sample.mask.n):
@@ -285,7 +286,9 @@ def assert_shared_prompt(f: Logits, sample: Sample, *, dtype: str = "float64") -
     """Law 9: the shared prompt equals N copies, each visible to its own lane (`prompt_lane="own"`).
 
     f takes `lane_mask` and asks it for `visible(positions, lanes, key_positions, key_lanes)`.
+    Shared rows that come late are left out: they are no prompt.
     """
+    sample = sample.prompt_first()
     tokens, positions, lanes = sample.rows
     shared, n = np.flatnonzero(lanes == SHARED), sample.mask.n
     rest = np.flatnonzero(lanes != SHARED)

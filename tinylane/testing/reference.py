@@ -23,7 +23,7 @@ def visible_by_definition(positions: Any, lanes: Any, mask: LaneMask) -> np.ndar
     seen = np.zeros((len(positions), len(positions)), dtype=bool)
     for t, (i, m) in enumerate(zip(positions, lanes, strict=True)):
         for s, (j, n) in enumerate(zip(positions, lanes, strict=True)):
-            if n == SHARED or n == m:
+            if n in (SHARED, m):
                 seen[t, s] = j <= i
             elif m != SHARED:
                 seen[t, s] = mask.visibility[m, n] and j <= i - mask.lag
@@ -56,7 +56,7 @@ def reference(
 ) -> np.ndarray:
     """Logits (T, V), float64. Without lanes and rope: the unmodified model.
 
-    params: as the decoder takes them, of either library, float32 or float64. visible: (T, T)
+    params: as the decoder takes them, of either library, in any dtype. visible: (T, T)
     booleans; None is causal.
     """
     positions = np.asarray(positions)
@@ -65,7 +65,7 @@ def reference(
         visible = positions[None, :] <= positions[:, None]
     theta, factor = frequencies(config.rope, config.head_dim)
     delta = relative_angles(theta, rope, config.layers, positions, lanes)
-    get = {name: np.array(value, dtype=np.float64) for name, value in params.items()}
+    get = widened(params)
     x = get["model.embed_tokens.weight"][np.asarray(tokens)]
     for layer in range(config.layers):
         at = f"model.layers.{layer}."
@@ -76,6 +76,17 @@ def reference(
         hidden = gate / (1 + np.exp(-gate)) * _linear(get, at + "mlp.up_proj", y)
         x = x + _linear(get, at + "mlp.down_proj", hidden)
     return _linear(get, "lm_head", _norm(x, get["model.norm.weight"], config.norm_eps))
+
+
+def widened(params: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The same numbers as NumPy float64 (bfloat16, which NumPy has not, by way of float32)."""
+
+    def wide(w: Any) -> np.ndarray:
+        if w.itemsize < 4:
+            w = w.astype(w.__array_namespace__().float32)
+        return np.array(w, dtype=np.float64)
+
+    return {name: wide(w) for name, w in params.items()}
 
 
 def _attention(

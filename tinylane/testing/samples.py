@@ -44,7 +44,8 @@ class RandomChooser:
 class Sample:
     """Rows to run a model on: tokens, positions, lanes (T,) int64, the mask and the rotation.
 
-    Rows stand in order of arrival: by position, then lane. Lane rows come after the shared ones.
+    Rows stand in order of arrival: by position, then lane. A shared row may come late, after rows
+    of lanes: all lanes see it, and it sees none of them.
     """
 
     tokens: np.ndarray
@@ -71,6 +72,12 @@ class Sample:
             positions=self.positions[which],
             lanes=self.lanes[which],
         )
+
+    def prompt_first(self) -> Sample:
+        """Without the shared rows that come late: what is left of them is a prompt."""
+        lane_rows = self.positions[self.lanes != SHARED]
+        first = lane_rows.min(initial=np.iinfo(np.int64).max)
+        return self.select((self.lanes != SHARED) | (self.positions < first))
 
     def change(self, which: Any, by: int = 1) -> Sample:
         """Other tokens in the rows that `which` picks; by: 1 .. V - 1."""
@@ -204,7 +211,7 @@ def random_rows(choose: Chooser, vocab: int) -> tuple[np.ndarray, int]:
     """(T, 3) tokens, positions, lanes in order of arrival, and N.
 
     Ragged lane prompts that end together, lanes that join late, lanes forked from an earlier one,
-    lanes that stop early or never write; at position 0 or far out.
+    lanes that stop early or never write, a late shared row; at position 0 or far out.
     """
     n, prompt = choose.integer(1, 4), choose.integer(0, 4)
     rng = np.random.default_rng(choose.integer(0, 999))
@@ -224,6 +231,8 @@ def random_rows(choose: Chooser, vocab: int) -> tuple[np.ndarray, int]:
         written.append(own)
     rows = [(int(rng.integers(vocab)), i, SHARED) for i in range(prompt)]
     rows += [(token, i, m) for m, own in enumerate(written) for i, token in own]
+    if choose.pick((False, False, False, True)):
+        rows.append((int(rng.integers(vocab)), clock + choose.integer(0, 3), SHARED))
     rows = rows or [(0, 0, SHARED)]
     rows.sort(key=lambda row: row[1])
     return np.array(rows, dtype=np.int64) + np.array([0, origin, 0]), n

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for `tinylane.testing.samples`: structure shrinks, arrays come from seeds."""
+"""Hypothesis strategies: what `tinylane.testing.samples` builds, so that structure shrinks."""
 
 from __future__ import annotations
 

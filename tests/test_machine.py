@@ -1,0 +1,169 @@
+"""The cache as a state machine: any order of its operations, against a pass over all rows.
+
+The model has one layer, so that a row's key depends on its token and coordinate alone, and the
+cache must equal a fresh pass, whatever was dropped or forked before.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tinylane.cache import LaneCache
+from tinylane.config import ModelConfig
+from tinylane.lanes import SHARED, LaneMask, LaneRoPE
+from tinylane.model import Model
+from tinylane.testing import tolerance
+from tinylane.testing.samples import random_weights
+from tinylane.testing.strategies import lane_ropes, masks
+
+N, VOCAB = 4, 11
+CONFIG = ModelConfig(
+    family="qwen2",
+    vocab=VOCAB,
+    width=16,
+    layers=1,
+    heads=4,
+    kv_heads=2,
+    head_dim=8,
+    mlp_width=16,
+    qkv_bias=True,
+)
+Row = tuple[int, int, int]
+
+
+def small(backend: str, dtype: str) -> Model:
+    params: dict[str, Any] = random_weights(CONFIG, 7)
+    if backend == "mlx":
+        mx = pytest.importorskip("mlx.core")
+        params = {name: mx.array(w) for name, w in params.items()}
+    else:
+        params = {name: w.astype(dtype) for name, w in params.items()}
+    return Model(CONFIG, params, backend, dtype, identity="small")
+
+
+class CacheMachine(RuleBasedStateMachine):
+    """`rows` is what the cache should hold, in its order; `clock` the next position."""
+
+    model: Model
+
+    @initialize(
+        mask=masks(N),
+        rope=lane_ropes(np.array([1.0, 0.3, 0.1, 0.03]), n=N),
+        prompt=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=4),
+        chunk=st.integers(1, 4),
+    )
+    def begin(self, mask: LaneMask, rope: LaneRoPE, prompt: list[int], chunk: int) -> None:
+        self.mask, self.rope = mask, rope
+        self.cache = self.model.new_cache(rope, mask)
+        self.rows: list[Row] = []
+        self.clock = len(prompt)
+        rows = [(token, i, SHARED) for i, token in enumerate(prompt)]
+        for start in range(0, len(rows), chunk):
+            self.feed(rows[start : start + chunk])
+
+    def feed(self, rows: list[Row]) -> None:
+        """Append rows, whose logits must be those of a fresh pass over everything."""
+        got = self.model(*columns(rows), cache=self.cache)
+        self.rows += rows
+        fresh = self.model(*columns(self.rows), lane_rope=self.rope, lane_mask=self.mask)
+        expected = np.asarray(fresh)[-len(rows) :]
+        allowed = tolerance(self.model.dtype, float(np.abs(expected).max()), 1000.0)
+        error = np.abs(np.asarray(got) - expected).max()
+        assert error <= allowed, f"row of {rows} off by {error:.2g}, allowed {allowed:.2g}"
+
+    @rule(
+        tokens=st.dictionaries(st.integers(0, N - 1), st.integers(0, VOCAB - 1), min_size=1),
+        gap=st.sampled_from((0, 0, 0, 5)),
+    )
+    def step(self, tokens: dict[int, int], gap: int) -> None:
+        """One token for some lanes, each its own: lanes join, pause and finish like this."""
+        self.clock += gap
+        self.feed([(token, self.clock, lane) for lane, token in sorted(tokens.items())])
+        self.clock += 1
+
+    @rule(
+        lane=st.integers(0, N - 1),
+        tokens=st.lists(st.integers(0, VOCAB - 1), min_size=2, max_size=4),
+    )
+    def prompt_of_a_lane(self, lane: int, tokens: list[int]) -> None:
+        self.feed([(token, self.clock + k, lane) for k, token in enumerate(tokens)])
+        self.clock += len(tokens)
+
+    @rule(token=st.integers(0, VOCAB - 1))
+    def word_to_all(self, token: int) -> None:
+        """A shared row that comes late."""
+        self.feed([(token, self.clock, SHARED)])
+        self.clock += 1
+
+    @rule(source=st.integers(0, N - 1), to=st.integers(0, N - 1))
+    def fork(self, source: int, to: int) -> None:
+        if any(lane == to for _, _, lane in self.rows):
+            return
+        self.cache.fork(source, to)
+        self.rows += [(token, i, to) for token, i, lane in self.rows if lane == source]
+
+    @rule(lane=st.integers(0, N - 1))
+    def drop(self, lane: int) -> None:
+        self.cache.drop(lane)
+        self.rows = [row for row in self.rows if row[2] != lane]
+
+    @precondition(lambda self: self.clock > 1)
+    @rule(back=st.integers(0, 4))
+    def trim(self, back: int) -> None:
+        self.clock = max(1, self.clock - back)
+        self.cache.trim(self.clock)
+        self.rows = [row for row in self.rows if row[1] < self.clock]
+
+    @rule()
+    def go_on_with_a_copy(self) -> None:
+        left, self.cache = self.cache, self.cache.copy()
+        self.model([1], [self.clock], [SHARED], cache=left)  # must not show in the copy
+
+    @rule()
+    def save_and_load(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "cache.safetensors"
+            self.cache.save(path)
+            self.cache = LaneCache.load(path, self.model, self.rope, self.mask)
+
+    @rule(token=st.integers(0, VOCAB - 1))
+    def a_refused_call_leaves_no_trace(self, token: int) -> None:
+        with pytest.raises(ValueError, match="outside the vocabulary"):
+            self.model([token, VOCAB], [self.clock, self.clock], [0, 1], cache=self.cache)
+
+    @invariant()
+    def coordinates_are_those_of_the_rows(self) -> None:
+        if not hasattr(self, "rows"):
+            return
+        held = list(zip(self.cache.positions.tolist(), self.cache.lanes.tolist(), strict=True))
+        assert held == [(i, lane) for _, i, lane in self.rows]
+        assert len(self.cache) == len(self.rows)
+
+
+def columns(rows: list[Row]) -> tuple[np.ndarray, ...]:
+    return tuple(np.array(column) for column in zip(*rows, strict=True))
+
+
+@pytest.mark.parametrize("backend", ["numpy float64", "numpy float32", "mlx float32"])
+def test_the_cache_equals_a_fresh_pass_after_any_operations(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tinylane.cache.BLOCK", 4)
+    model = small(*backend.split())
+    machine = type("CacheMachine", (CacheMachine,), {"model": model})
+    run_state_machine_as_test(machine, settings=settings(stateful_step_count=12))

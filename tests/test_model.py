@@ -1,0 +1,267 @@
+"""The forward's edges: rows, batches, dtypes, plans, both libraries, and every refusal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tinylane.config import ModelConfig
+from tinylane.errors import TinylaneError
+from tinylane.lanes import SHARED, LaneMask, LaneRoPE
+from tinylane.model import PLAIN, Model, forward, gated, make_plan, rms_norm
+from tinylane.testing import Case, example_case
+from tinylane.testing.checks import bound
+from tinylane.testing.samples import random_weights
+
+CONFIG = ModelConfig(
+    vocab=11, width=16, layers=2, heads=4, kv_heads=2, head_dim=4, mlp_width=24, context=64
+)
+OMEGA = np.array([1.0, 0.3])
+
+
+def small(**settings: Any) -> Model:
+    params = {k: v.astype(np.float64) for k, v in random_weights(CONFIG, 0).items()}
+    return Model(CONFIG, params, **{"dtype": "float64", **settings})
+
+
+MODEL = small()
+TOKENS, POSITIONS, LANES = [1, 2, 3, 4], [0, 1, 2, 2], [SHARED, SHARED, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"tokens": [1, 2]}, "2 tokens, 4 positions, 4 lanes; expected the same number"),
+        ({"lanes": [0]}, "4 tokens, 4 positions, 1 lanes"),
+        ({"tokens": [], "positions": [], "lanes": []}, "0 tokens, 0 positions, 0 lanes"),
+        ({"tokens": [1, 2, 3, 11]}, "token 11 is outside the vocabulary of 11"),
+        ({"tokens": [1, -1, 3, 99]}, "token -1 is outside the vocabulary of 11"),
+        ({"lanes": [SHARED, SHARED, 0, 2]}, r"lane 2 is outside the mask's 0 .. 1"),
+        ({"lanes": [SHARED, -2, 0, 1]}, r"lane -2 is outside the mask's 0 .. 1 \(SHARED is -1\)"),
+        ({"tokens": [1, 2, 3, 2**32 + 1]}, "token 4294967297 is outside the vocabulary of 11"),
+        ({"rows": [0, 4]}, r"rows are 0 .. 4; expected 0 .. 3"),
+        ({"rows": [-1]}, r"rows are -1 .. -1; expected 0 .. 3"),
+        ({"tokens": [[1, 2], [3, 4]]}, r"tokens has shape \(2, 2\) and dtype"),
+        ({"tokens": [1.0, 2.0, 3.0, 4.0]}, "tokens has shape .4,. and dtype float64; expected a"),
+        ({"positions": [0.5, 1, 2, 2]}, "positions has shape .4,. and dtype float64"),
+        ({"lanes": [True, True, False, False]}, "lanes has shape .4,. and dtype bool"),
+        ({"rows": [0.0]}, "rows has shape .1,. and dtype float64"),
+        ({"lane_rope": LaneRoPE(np.ones(3))}, r"Omega has shape \(3,\); this model needs \(2,\)"),
+        (
+            {"lane_rope": LaneRoPE(np.ones((3, 2)))},
+            r"Omega has shape \(3, 2\); this model needs \(2,\) or \(2, 2\)",
+        ),
+    ],
+)
+def test_what_a_call_refuses_and_how(call: dict[str, Any], message: str) -> None:
+    rows = {"tokens": TOKENS, "positions": POSITIONS, "lanes": LANES}
+    with pytest.raises(TinylaneError, match=message) as caught:
+        MODEL(**{**rows, "lane_mask": LaneMask.joint(2), **call})
+    assert "\n" not in str(caught.value)
+
+
+def test_ten_thousand_lanes_are_refused_before_anything_is_allocated() -> None:
+    with pytest.raises(TinylaneError, match="10000 lanes; expected a whole number from 1 to 1024"):
+        MODEL([1], [0], [9_999])
+
+
+def test_a_refused_call_leaves_the_cache_as_it_was() -> None:
+    cache = MODEL.new_cache(LaneRoPE(OMEGA), LaneMask.joint(2))
+    MODEL(TOKENS, POSITIONS, LANES, cache=cache)
+    with pytest.raises(TinylaneError, match="token 40"):
+        MODEL([40], [3], [0], cache=cache)
+    with pytest.raises(TinylaneError, match="lane 2 is outside"):
+        MODEL([1], [3], [2], cache=cache)
+    assert len(cache) == 4
+
+
+def test_a_cache_belongs_to_its_model_and_rotation() -> None:
+    cache = MODEL.new_cache(LaneRoPE(OMEGA), LaneMask.joint(2))
+    with pytest.raises(TinylaneError, match="another model"):
+        small()([1], [0], [SHARED], cache=cache)
+    with pytest.raises(TinylaneError, match="another Omega or prompt_lane"):
+        MODEL([1], [0], [SHARED], lane_rope=LaneRoPE(2 * OMEGA), cache=cache)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "mlx"])
+def test_rows_picks_logits_and_changes_none(backend: str) -> None:
+    if backend == "mlx":
+        pytest.importorskip("mlx.core")
+    for seed in range(10):
+        case = example_case(seed)
+        f = bound(case.model(backend, "float32"), case.sample)
+        last = len(case.sample.tokens) - 1
+        some = np.asarray(f(*case.sample.rows, rows=np.array([last, 0])))
+        every = np.asarray(f(*case.sample.rows))
+        assert some.shape == (2, 11)
+        assert np.allclose(some, every[[last, 0]], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint16, np.int32, np.uint64, list])
+def test_any_integers_serve(kind: Any) -> None:
+    """Lists and integers of any width, lanes apart: unsigned ones have no SHARED."""
+    as_kind = (lambda x: x) if kind is list else (lambda x: np.array(x, dtype=kind))
+    expected = MODEL([1, 2, 3], [0, 1, 1], [0, 0, 1])
+    got = MODEL(*(as_kind(x) for x in ([1, 2, 3], [0, 1, 1], [0, 0, 1])))
+    assert np.array_equal(got, expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_numpy_logits_are_in_the_dtype_of_the_model(dtype: str) -> None:
+    """No float64 scalar slips in, and nothing is narrowed on the way."""
+    for seed in range(10):
+        case = example_case(seed)
+        assert bound(case.model("numpy", dtype), case.sample)(*case.sample.rows).dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_mlx_logits_are_float32(dtype: str) -> None:
+    mx = pytest.importorskip("mlx.core")
+    for seed in range(10):
+        case = example_case(seed)
+        logits = bound(case.model("mlx", dtype), case.sample)(*case.sample.rows)
+        assert logits.dtype == mx.float32 and np.asarray(logits).dtype == np.float32
+
+
+def test_mlx_keys_stay_in_the_dtype_of_the_model() -> None:
+    """A float32 table must not widen the cache."""
+    mx = pytest.importorskip("mlx.core")
+    case = example_case(3)
+    model = case.model("mlx", "bfloat16")
+    cache = model.new_cache(case.sample.rope, case.sample.mask)
+    model(*case.sample.rows, cache=cache)
+    assert cache.keys[0].dtype == cache.values[0].dtype == mx.bfloat16
+
+
+@pytest.mark.parametrize("backend", ["numpy", "mlx"])
+def test_a_batch_is_its_rows(backend: str) -> None:
+    """tokens (B, T) under one plan, as in training: each row as if alone."""
+    library = np if backend == "numpy" else pytest.importorskip("mlx.core")
+    for seed in range(12):
+        case = example_case(seed)
+        model, sample = case.model(backend, "float32"), case.sample
+        i, m = sample.positions, sample.lanes
+        rope = model.rope(sample.rope)
+        plan = model._move(make_plan(model.config, rope, sample.mask, i, m, i, m))
+        tokens = np.stack([sample.tokens, (sample.tokens + 3) % 11]).astype(np.int32)
+        both = forward(model.params, model.config, library.array(tokens), plan, model.seams)
+        assert both.shape == (2, len(i), 11)
+        f = bound(model, sample)
+        for row, logits in zip(tokens, np.asarray(both), strict=True):
+            assert np.allclose(logits, np.asarray(f(row, i, m)), atol=3e-5)
+
+
+def test_the_plain_decoder_on_mlx_equals_the_fused_one() -> None:
+    """One source for both libraries: the text of `model.py` runs on MLX arrays as it stands."""
+    pytest.importorskip("mlx.core")
+    for seed in range(20):
+        case = example_case(seed)
+        fused, text = case.model("mlx", "float32"), case.model("mlx", "float32")
+        text.seams = PLAIN
+        a, b = (np.asarray(bound(m, case.sample)(*case.sample.rows)) for m in (fused, text))
+        assert np.abs(a - b).max() <= 3e-5 * max(1.0, np.abs(b).max()), seed
+
+
+def test_two_query_tables_only_where_shared_and_lane_keys_meet() -> None:
+    def tables(prompt_lane: Any, lanes: list[int], omega: np.ndarray = OMEGA) -> int:
+        i, m = np.arange(len(lanes)), np.array(lanes)
+        rope, mask = LaneRoPE(omega, prompt_lane), LaneMask.joint(2)
+        plan = make_plan(CONFIG, rope, mask, i, m, i, m)
+        assert (plan.split is None) == (len(plan.queries[0]) == 1)
+        return len(plan.queries[0])
+
+    assert tables("own", [SHARED, 0, 1]) == 2
+    assert tables(0, [SHARED, 0, 1]) == 1
+    assert tables("own", [0, 1]) == 1
+    assert tables("own", [SHARED, SHARED]) == 1
+    assert tables("own", [SHARED, 0, 0]) == 1  # lane 0 is not turned
+    assert tables("own", [SHARED, 0, 1], 0 * OMEGA) == 1
+
+
+def test_shared_rows_in_front_are_split_by_a_number_mixed_ones_by_booleans() -> None:
+    i, mask = np.arange(4), LaneMask.joint(2)
+    for lanes, split in (([SHARED, SHARED, 0, 1], 2), ([SHARED, 1, SHARED, 0], None)):
+        m = np.array(lanes)
+        plan = make_plan(CONFIG, LaneRoPE(OMEGA), mask, i, m, i, m)
+        if split is None:
+            assert plan.split.tolist() == [True, False, True, False]
+        else:
+            assert plan.split == split
+
+
+def test_a_decoding_step_of_joint_lanes_has_no_mask() -> None:
+    keys_i, keys_m = np.array([0, 1, 2, 2]), np.array([SHARED, SHARED, 0, 1])
+    for mask, none in (
+        (LaneMask.joint(2), True),
+        (LaneMask.joint(2, 1), False),
+        (LaneMask.star(2), False),
+    ):
+        step = keys_i[2:], keys_m[2:]
+        plan = make_plan(CONFIG, LaneRoPE(OMEGA), mask, *step, keys_i, keys_m)
+        assert (plan.mask is None) == none
+    late = make_plan(CONFIG, LaneRoPE(OMEGA), LaneMask.joint(2), *step, keys_i + 1, keys_m)
+    assert late.mask is not None
+
+
+def test_layers_share_one_table_unless_omega_is_per_layer() -> None:
+    i, m = np.arange(3), np.array([SHARED, 0, 1])
+    for omega, shared in ((OMEGA, True), (np.stack([OMEGA, OMEGA]), False)):
+        plan = make_plan(CONFIG, LaneRoPE(omega), LaneMask.joint(2), i, m, i, m)
+        assert (plan.keys[0] is plan.keys[1]) == shared
+
+
+def test_the_model_s_own_lanes_are_the_default_of_a_call() -> None:
+    rope, mask = LaneRoPE(OMEGA, 0), LaneMask.joint(2, 1)
+    trained = small(lane_rope=rope, visibility="joint", lag=1)
+    assert trained.trained_for_lanes and not MODEL.trained_for_lanes
+    rows = (TOKENS, POSITIONS, LANES)
+    assert np.array_equal(trained(*rows), MODEL(*rows, lane_rope=rope, lane_mask=mask))
+    plain = MODEL(*rows, lane_rope=LaneRoPE.none(MODEL.theta), lane_mask=LaneMask.independent(2))
+    assert np.array_equal(MODEL(*rows), plain)
+
+
+def test_a_matrix_of_visibility_serves_as_many_lanes_as_it_has() -> None:
+    seen = np.array([[1, 1, 0], [0, 1, 1], [0, 0, 1]])
+    trained = small(visibility=seen, lag=2)
+    assert np.array_equal(trained.mask(2).visibility, seen[:2, :2]) and trained.mask(2).lag == 2
+    with pytest.raises(
+        TinylaneError, match="4 lanes, but this model's visibility is a matrix for 3"
+    ):
+        trained.mask(4)
+
+
+def test_theta_is_float64_and_the_cache_takes_the_rotation() -> None:
+    assert MODEL.theta.dtype == np.float64 and MODEL.theta.shape == (2,)
+    rope = LaneRoPE(OMEGA)
+    assert MODEL.new_cache(rope).lane_rope is rope
+    assert not MODEL.new_cache().lane_rope.omega.any()
+
+
+def test_the_gate_does_not_overflow() -> None:
+    """exp(-gate) would, from about -88 on in float32."""
+    gate = np.array([-1e4, -100.0, 0.0, 100.0], dtype=np.float32)
+    with np.errstate(all="raise", under="ignore"):
+        assert np.allclose(gated(gate, np.ones_like(gate)), [0, 0, 0, 100], atol=1e-30)
+
+
+def test_the_norm_of_zeros_is_zero() -> None:
+    assert not rms_norm(np.zeros((2, 4)), np.ones(4), 1e-6).any()
+
+
+def test_a_tied_model_shares_its_embedding_and_head() -> None:
+    case = example_case(0)
+    tied = Case(replace(case.config, tied=True), case.seed, case.sample, case.choose)
+    params = random_weights(tied.config, 1)
+    assert np.shares_memory(params["lm_head.weight"], params["model.embed_tokens.weight"])
+    assert "lm_head.weight" in tied.model().params
+
+
+def test_typed_reads_bfloat16_bits() -> None:
+    mx = pytest.importorskip("mlx.core")
+    model = Model(CONFIG, {}, "mlx", "bfloat16")
+    bits = np.array([0x3F80, 0xC000], dtype=np.uint16)
+    assert model.typed(bits).tolist() == [1.0, -2.0] and model.typed(bits).dtype == mx.bfloat16
+    assert MODEL.typed(np.array([1.5], dtype=np.float32)).dtype == np.float64
