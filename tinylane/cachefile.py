@@ -14,6 +14,7 @@ import numpy as np
 
 from tinylane.cache import LaneCache
 from tinylane.errors import TinylaneError
+from tinylane.files import show
 from tinylane.lanes import MAX_LANES, SHARED, LaneMask, LaneRoPE
 from tinylane.tensorfile import TensorFile, write_tensors
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from tinylane.model import Model
 
 FORMAT = "tinylane cache 1"
+_DTYPE = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
 def save_cache(cache: LaneCache, path: str | Path) -> None:
@@ -35,17 +37,16 @@ def save_cache(cache: LaneCache, path: str | Path) -> None:
     for layer in range(cache.model.config.layers if len(cache) else 0):
         tensors[f"layers.{layer}.keys"], tensors[f"layers.{layer}.values"] = cache.rows(layer)
     lag = "" if cache.lane_mask is None else str(cache.lane_mask.lag)
-    stamp = _stamp(cache.model, cache.lane_rope)
-    write_tensors(path, tensors, {"format": FORMAT, "lag": lag, **stamp})
+    meta = {"format": FORMAT, "lag": lag, "prompt_lane": str(cache.lane_rope.prompt_lane)}
+    write_tensors(path, tensors, {**meta, **_stamp(cache.model)})
 
 
-def _stamp(model: Model, rope: LaneRoPE) -> dict[str, str]:
+def _stamp(model: Model) -> dict[str, str]:
     c = model.config
     return {
         "identity": model.identity,
         "sizes": f"{c.family} {c.layers}x{c.kv_heads}x{c.head_dim} vocab {c.vocab}",
         "dtype": model.dtype,
-        "prompt_lane": str(rope.prompt_lane),
     }
 
 
@@ -74,21 +75,27 @@ def load_cache(
                 )
             return file.read(name)
 
-        prompt_lane: Any = 0 if meta.get("prompt_lane") == "0" else "own"
-        rope = model.rope(LaneRoPE(read("lane_rope.omega"), prompt_lane))
-        for key, value in _stamp(model, rope).items():
+        for key, value in _stamp(model).items():
             if meta.get(key) != value:
                 raise TinylaneError(
-                    f"{path}: this cache's {key} is {meta.get(key)!r}; the model's is {value!r}"
+                    f"{path}: this cache's {key} is {show(meta.get(key))}; the model's is {value!r}"
                 )
+        turn: Any = {"own": "own", "0": 0}.get(meta.get("prompt_lane", ""))
+        try:
+            rope = model.rope(LaneRoPE(read("lane_rope.omega"), turn))
+        except TinylaneError as error:
+            raise TinylaneError(f"{path}: {error}") from None
         if lane_rope is not None and not lane_rope.same_as(rope):
             raise TinylaneError(f"{path}: saved with another Omega or prompt_lane")
         mask = None
         if "lane_mask.visibility" in file.names:
             lag = meta.get("lag", "")
             if not (lag.isascii() and lag.isdigit() and len(lag) < 10):
-                raise TinylaneError(f"{path}: lag is {lag!r}; expected a whole number >= 0")
-            mask = LaneMask(read("lane_mask.visibility"), int(lag))
+                raise TinylaneError(f"{path}: lag is {show(lag)}; expected a whole number >= 0")
+            try:
+                mask = LaneMask(read("lane_mask.visibility"), int(lag))
+            except TinylaneError as error:
+                raise TinylaneError(f"{path}: {error}") from None
         if lane_mask is not None and not lane_mask.same_as(mask):
             raise TinylaneError(f"{path}: saved with another visibility or lag")
         cache = LaneCache(model, rope, mask)
@@ -102,7 +109,10 @@ def load_cache(
         c = model.config
         for layer in range(c.layers if S else 0):
             for name, buffers in (("keys", cache.keys), ("values", cache.values)):
-                raw = read(f"layers.{layer}.{name}", c.kv_heads, S, c.head_dim)
+                at = f"layers.{layer}.{name}"
+                raw = read(at, c.kv_heads, S, c.head_dim)
+                if file.dtype(at) != _DTYPE[model.dtype]:
+                    raise TinylaneError(f"{path}: {at} is {file.dtype(at)}, not {model.dtype}")
                 buffers[layer] = model.typed(raw)
         cache.positions, cache.lanes = positions.astype(np.int64), lanes.astype(np.int64)
     return cache

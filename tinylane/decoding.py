@@ -39,6 +39,8 @@ class Lane:
     logprobs: log-softmax of the raw logits at each drawn token. start: the position of the first
     generated token. finish_reason: "stop" (end token or stop string), "length", "budget",
     "dropped", "interrupted", or None while it lives. text holds neither end token nor stop string.
+    forked: the lane it was forked from, and the position of the clock then. dropped: the position
+    of the clock when it was dropped.
     """
 
     index: int
@@ -49,6 +51,8 @@ class Lane:
     logprobs: list[float] = field(default_factory=list)
     finish_reason: str | None = None
     text: str = ""
+    forked: tuple[int, int] | None = None
+    dropped: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Step:
 
 @dataclass
 class Result:
-    """A finished (or interrupted) decoding. `settings` is what `tinylane.run` writes to a file."""
+    """A finished (or interrupted) decoding. `settings` is what `tinylane.runfile` writes."""
 
     prompt: list[int]
     lanes: list[Lane]
@@ -205,6 +209,7 @@ class Decoding:
             self._logits[m] = self._logits[source]
         lane = Lane(m, list(parent.prompt), parent.start, limit)
         lane.tokens, lane.logprobs = list(parent.tokens), list(parent.logprobs)
+        lane.forked = (source, self.clock)
         self.lanes.append(lane)
         self._streams[m] = self._stream()
         for token in lane.tokens:
@@ -213,7 +218,9 @@ class Decoding:
 
     def drop(self, lane: int) -> None:
         """End a lane and forget what it wrote: from now on nobody sees it."""
-        self._lane(lane).finish_reason = "dropped"
+        gone = self._lane(lane)
+        if gone.dropped is None:
+            gone.finish_reason, gone.dropped = "dropped", self.clock
         self.cache.drop(lane)
         self._feed = [row for row in self._feed if row[2] != lane]
         self._logits.pop(lane, None)
