@@ -28,7 +28,8 @@ class _Parser(argparse.ArgumentParser):
     """Errors as TinylaneError: one line, like all others."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+        kwargs["allow_abbrev"] = False
+        super().__init__(*args, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         raise TinylaneError(f"{message}; see {self.prog} --help")
@@ -89,7 +90,12 @@ def _command(commands: Any, name: str, help: str, module: str, more: str = "") -
 
 def _model_flags(p: Any, positional: bool = False) -> None:
     if positional:
-        p.add_argument("model", metavar="MODEL", help="a folder or a hub id")
+        p.add_argument(
+            "model",
+            metavar="MODEL",
+            nargs="?",
+            help="a folder or a hub id; default: the one inside",
+        )
     else:
         p.add_argument("--model", metavar="M", help="a folder or a hub id; default: the one inside")
     p.add_argument("--adapter-path", metavar="DIR", help="a lane adapter (default: the model's)")
@@ -172,7 +178,7 @@ def _generate(commands: Any) -> None:
         "--pace",
         type=float,
         metavar="S",
-        help="seconds a step stays on the screen at least; default: 0, the shell game's is 0.15",
+        help="seconds a step stays on the screen at least; default: 0, the shell game's is 0.1",
     )
 
 

@@ -241,7 +241,8 @@ def _bias(words: list[str]) -> dict[int, float]:
             value = common.parse_json(word, "--logit-bias")
             pairs += value.items()
         else:
-            pairs.append(tuple(word.rsplit(":", 1)) if ":" in word else (word, ""))
+            token, _, bias = word.rpartition(":")
+            pairs.append((token, bias))
     try:
         return {int(token): float(bias) for token, bias in pairs}
     except (ValueError, TypeError):
