@@ -169,6 +169,7 @@ def _generate(commands: Any) -> None:
     )
     g.add_argument("--answer-pattern", metavar="RE", help="what an answer looks like; votes")
     g.add_argument("--best-of", action="store_true", help="name the likeliest lane")
+    g.add_argument("--beams", type=int, metavar="N", help="beam search instead: a baseline")
     g = p.add_argument_group("output")
     g.add_argument("--save", metavar="FILE", help="write the run, for tinylane replay")
     g.add_argument("--json", action="store_true", help="one JSON document on standard output")
