@@ -28,7 +28,8 @@ class _Parser(argparse.ArgumentParser):
     """Errors as TinylaneError: one line, like all others."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+        kwargs["allow_abbrev"] = False
+        super().__init__(*args, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         raise TinylaneError(f"{message}; see {self.prog} --help")
@@ -89,7 +90,12 @@ def _command(commands: Any, name: str, help: str, module: str, more: str = "") -
 
 def _model_flags(p: Any, positional: bool = False) -> None:
     if positional:
-        p.add_argument("model", metavar="MODEL", help="a folder or a hub id")
+        p.add_argument(
+            "model",
+            metavar="MODEL",
+            nargs="?",
+            help="a folder or a hub id; default: the one inside",
+        )
     else:
         p.add_argument("--model", metavar="M", help="a folder or a hub id; default: the one inside")
     p.add_argument("--adapter-path", metavar="DIR", help="a lane adapter (default: the model's)")
@@ -163,6 +169,7 @@ def _generate(commands: Any) -> None:
     )
     g.add_argument("--answer-pattern", metavar="RE", help="what an answer looks like; votes")
     g.add_argument("--best-of", action="store_true", help="name the likeliest lane")
+    g.add_argument("--beams", type=int, metavar="N", help="beam search instead: a baseline")
     g = p.add_argument_group("output")
     g.add_argument("--save", metavar="FILE", help="write the run, for tinylane replay")
     g.add_argument("--json", action="store_true", help="one JSON document on standard output")
@@ -172,7 +179,7 @@ def _generate(commands: Any) -> None:
         "--pace",
         type=float,
         metavar="S",
-        help="seconds a step stays on the screen at least; default: 0, the shell game's is 0.15",
+        help="seconds a step stays on the screen at least; default: 0, the shell game's is 0.1",
     )
 
 

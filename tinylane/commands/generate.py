@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tinylane.commands import common
+from tinylane.commands import beams, common
 from tinylane.commands.report import Report
 from tinylane.decoding import Decoding, Result
 from tinylane.errors import TinylaneError
@@ -62,6 +62,11 @@ def run(args: Any) -> int:
     lane_prompts = args.lane_prompt
     if game is not None and lane_prompts is None:
         lane_prompts = game.lane_prompts(n)
+    if args.beams is not None:
+        truth = None if game is None or moves is None else game.answer(moves)
+        if game is not None:
+            prompt = f"{prompt} {game.lane_prompts(1)[0]}"  # alone: the tag of the only lane
+        return beams.search(args, model, prompt, max_tokens, _template(args), truth)
     report = Report(args, model, game, moves, n, seed, prompt)
     rope = _rope(args, model, n, max_tokens)
     report.settings(sampler, given, mask or model.mask(n))
@@ -151,6 +156,8 @@ def check(args: Any) -> dict[str, Any]:
         raise TinylaneError(
             f"{len(args.lane_prompt)} lane prompts for {args.lanes} lanes; expected one a lane"
         )
+    if args.beams is not None:
+        beams.check(args)
     if args.json and args.plain:
         raise TinylaneError("--json and --plain are both given; expected one of them")
     LaneMask.joint(1, args.lag or 0)
@@ -203,7 +210,7 @@ def _lanes(args: Any, game: ShellGame | None) -> int:
     if game is None:
         return n or 1
     if n is None:
-        n = max((k for k in game.lanes if k <= 4), default=1)
+        n = 1 if args.beams else max((k for k in game.lanes if k <= 4), default=1)
     game.lane_prompts(n)  # refuses other numbers
     return n
 
@@ -241,7 +248,8 @@ def _bias(words: list[str]) -> dict[int, float]:
             value = common.parse_json(word, "--logit-bias")
             pairs += value.items()
         else:
-            pairs.append(tuple(word.rsplit(":", 1)) if ":" in word else (word, ""))
+            token, _, bias = word.rpartition(":")
+            pairs.append((token, bias))
     try:
         return {int(token): float(bias) for token, bias in pairs}
     except (ValueError, TypeError):

@@ -22,7 +22,7 @@ from tinylane.tasks.shell_game import ShellGame
 from tinylane.text import printable
 from tinylane.view.terminal import Cell, Columns, Lines
 
-SHELL_GAME_PACE = 0.15  # s a step: its tiny model writes faster than anybody can read
+SHELL_GAME_PACE = 0.1  # s a step: its tiny model writes faster than anybody can read
 NEUTRAL = Sampler()
 
 

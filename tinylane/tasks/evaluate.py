@@ -84,13 +84,14 @@ def game_of(model: Model) -> ShellGame | None:
     task = getattr(model, "task", None)
     if not isinstance(task, dict) or task.get("name") != "shell-game":
         return None
-    cups, swaps, lanes = task.get("cups"), task.get("swaps"), task.get("lanes", LANES)
-    counts = [cups, swaps, *(lanes if isinstance(lanes, (list, tuple)) else [None])]
+    lanes = task.get("lanes", LANES)
+    counts = [task.get("cups"), task.get("swaps")]
+    counts += lanes if isinstance(lanes, (list, tuple)) else [None]
     if any(type(k) is not int or not 1 <= k <= 1024 for k in counts):
         raise TinylaneError(
             f"the adapter's task is {show(task)}; expected whole numbers for cups, swaps and lanes"
         )
-    return ShellGame(cups, swaps, tuple(lanes))
+    return ShellGame(task["cups"], task["swaps"], tuple(lanes))
 
 
 def last_word(text: str) -> str | None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 NARROWEST, WIDEST = 16, 72  # characters of a column
+FRAME = 6  # lines of a column that are not text: two borders, two rules, label, foot
 EVERY = 0.05  # s between redraws, where steps come faster than that
 
 
@@ -93,9 +94,9 @@ def side_by_side(
     bands = math.ceil(len(cells) / per_band)
     per_band = math.ceil(len(cells) / bands)
     width = min(WIDEST, (console.width - 1) // per_band - 3)
-    if width < 4 or (height is not None and height // bands < 6):
+    if width < 4 or (height is not None and height // bands <= FRAME):
         return _one_line_each(cells, console, height)
-    rows = None if height is None else height // bands - 5  # borders, label, rule, foot
+    rows = None if height is None else height // bands - FRAME
     return Group(
         *(
             _band(cells, start, min(start + per_band, len(cells)), console, width, rows)
@@ -124,7 +125,7 @@ def _band(
 
 
 def _tail(text: str, console: Console, width: int, rows: int | None) -> Text:
-    """`text` wrapped to `width`, its last `rows` lines (all, if None), filled up to that many."""
+    """`text` wrapped to `width`, its last `rows` lines (all, if None)."""
     from rich.text import Text
 
     if rows is None:
@@ -134,28 +135,31 @@ def _tail(text: str, console: Console, width: int, rows: int | None) -> Text:
     # that lines do not flow at every token.
     text = text[max(0, (len(text) - 2 * page) // page * page) :]
     lines = Text(printable(text)).wrap(console, width, tab_size=4)
-    kept = list(lines[-rows:])
-    return Text("\n").join(kept + [Text("")] * (rows - len(kept)))
+    return Text("\n").join(lines[-rows:])
 
 
 def _one_line_each(cells: Sequence[Cell], console: Console, height: int | None) -> RenderableType:
     """Where columns do not fit: a line for each lane, with the end of its text."""
     from rich.text import Text
 
-    shown = len(cells) if height is None or len(cells) <= height else max(height - 1, 1)
-    out = Text(overflow="crop", no_wrap=height is not None)
+    shown = len(cells) if height is None or len(cells) <= height else max(height - 1, 0)
+    lines = []
     for m, cell in enumerate(cells[:shown]):
-        colour = COLOURS[m % len(COLOURS)]
-        end = " ".join(printable(cell.text).split()) or "..."
-        room = max(console.width - len(cell.label) - 3, 4)
-        if height is not None and len(end) > room:
-            end = end[-room:]
-        foot = f"  [{printable(cell.foot)}]" if height is None and cell.foot else ""
-        out.append(printable(cell.label), style=f"bold {colour}")
-        out.append(f": {end}{foot}" + ("\n" if m < shown - 1 else ""))
+        line = Text(printable(cell.label), style=f"bold {COLOURS[m % len(COLOURS)]}")
+        text = " ".join(printable(cell.text).split()) or "..."
+        if height is not None:
+            text = text[-max(console.width - line.cell_len - 2, 4) :]
+        elif cell.foot:
+            text += f"  [{printable(cell.foot)}]"
+        line.append(f": {text}", style="not bold default")
+        if height is not None:
+            line.truncate(console.width)
+        lines.append(line)
     if shown < len(cells):
-        out.append(f"\nand {len(cells) - shown} more lanes")
-    return out
+        lines.append(Text(f"and {len(cells) - shown} more lanes"))
+        if height is not None:
+            lines[-1].truncate(console.width)
+    return Text("\n").join(lines)
 
 
 class Lines:

@@ -1,0 +1,88 @@
+"""`tinylane generate --beams N`: beam search, the baseline that lanes are compared with."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import tinylane
+from tinylane.commands import common
+from tinylane.errors import TinylaneError
+from tinylane.model import Model
+from tinylane.tasks.evaluate import last_word
+from tinylane.text import printable
+
+# flags about what beams do not do: they neither sample, nor read each other, nor stop at strings
+OTHERS = (
+    "lanes",
+    "lane_prompt",
+    "visibility",
+    "lag",
+    "omega",
+    "slot",
+    "omega_scale",
+    "prompt_lane",
+    "temp",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "logit_bias",
+    "total_tokens",
+    "stop",
+    "vote",
+    "answer_pattern",
+    "best_of",
+    "save",
+    "pace",
+)
+
+
+def check(args: Any) -> None:
+    """Raise TinylaneError for flags that beam search has no use for."""
+    for name in OTHERS:
+        if getattr(args, name) not in (None, False):
+            raise TinylaneError(
+                f"--{name.replace('_', '-')} has no meaning with --beams, which searches alone; "
+                "drop one of them"
+            )
+    if args.beams < 1:
+        raise TinylaneError(f"--beams is {args.beams}; expected 1 or more")
+
+
+def search(
+    args: Any, model: Model, prompt: str, max_tokens: int, template: Any, truth: str | None
+) -> int:
+    """Search, and show the finished beams, best first; the exit code."""
+    from tinylane.beam import beam_search
+
+    began = time.perf_counter()
+    found = beam_search(model, prompt, args.beams, max_tokens, template=template)
+    seconds = time.perf_counter() - began
+    answer = last_word(found[0].text) if truth is not None and found else None
+    if args.json:
+        document: dict[str, Any] = {
+            "tinylane": tinylane.__version__,
+            "model": args.model,
+            "identity": model.identity,
+            "backend": model.backend,
+            "dtype": model.dtype,
+            "prompt": prompt,
+            "beams": [{"text": x.text, "tokens": x.tokens, "score": x.score} for x in found],
+            "seconds": seconds,
+            "peak_memory_bytes": common.peak_memory(model.backend),
+        }
+        if truth is not None:
+            document["task"] = {"name": "shell-game", "truth": truth, "correct": answer == truth}
+        common.print_json(document)
+        return 0
+    for k, one in enumerate(found, 1):
+        print(f"beam {k}, score {one.score:.3f} | {printable(one.text)}")
+    if truth is not None:
+        verdict = "correct" if answer == truth else "wrong"
+        print(f"best: {printable(answer or 'none')}; the truth: {truth}; {verdict}")
+    if not args.quiet:
+        peak = common.mebibytes(common.peak_memory(model.backend))
+        print(f"{args.beams} beams, {seconds:.2f} s; peak memory {peak}", file=sys.stderr)
+    return 0
