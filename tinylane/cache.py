@@ -86,6 +86,13 @@ class LaneCache:
         """Forget what was committed behind the first `rows` rows, by a pass that was broken off."""
         self.positions, self.lanes = self.positions[:rows], self.lanes[:rows]
 
+    def settle(self) -> None:
+        """MLX computes late: compute now, so that the graph of a long prompt does not pile up."""
+        if self.model.backend == "mlx":
+            import mlx.core as mx
+
+            mx.eval([b for b in [*self.keys, *self.values] if b is not None])
+
     # Operations on whole lanes.
 
     def fork(self, source: int, target: int) -> None:

@@ -122,25 +122,19 @@ class Decoding:
             raise TinylaneError(f"{n} lanes, but visibility is {self.mask.n} x {self.mask.n}")
         self.sampler = sampler or Sampler.from_config(model.sampling)
         rope = model.rope(lane_rope)
-        if (
-            rope.prompt_lane == "own"
-            and not (self.mask.visibility & ~np.eye(self.mask.n, dtype=bool)).any()
-        ):
+        alone = not (self.mask.visibility & ~np.eye(self.mask.n, dtype=bool)).any()
+        if alone and rope.prompt_lane == "own":
             rope = LaneRoPE.none(model.theta)  # law 7: the same numbers, with one rotation less
         self.chunk = _whole("chunk", chunk, 1)
-        self.total_tokens = (
-            None if total_tokens is None else _whole("total_tokens", total_tokens, 1)
-        )
+        budgeted = total_tokens is not None
+        self.total_tokens = _whole("total_tokens", total_tokens, 1) if budgeted else None
         self.prompt = encode_prompt(model, prompt, template)
-        own = [
-            encode_lane_prompt(model, p)
-            for p in ([""] * n if lane_prompts is None else lane_prompts)
-        ]
+        given = [""] * n if lane_prompts is None else lane_prompts
+        own = [encode_lane_prompt(model, p) for p in given]
         if len(own) != n:
             raise TinylaneError(f"{len(own)} lane prompts for {n} lanes; expected one per lane")
-        budget = (
-            list(max_tokens) if isinstance(max_tokens, (Sequence, np.ndarray)) else [max_tokens] * n
-        )
+        many = isinstance(max_tokens, (Sequence, np.ndarray))
+        budget: list[Any] = list(max_tokens) if many else [max_tokens] * n  # type: ignore[arg-type]
         if len(budget) != n:
             raise TinylaneError(f"{len(budget)} values of max_tokens for {n} lanes")
         self.clock = len(self.prompt) + max(map(len, own))  # of the next tokens to be drawn
@@ -249,11 +243,8 @@ class Decoding:
             reason = "stop" if token in self._ends or self._say(lane, token) else None
             if reason is None:
                 self._feed.append((token, self.clock, lane.index))
-                if (
-                    len(lane.tokens) >= lane.max_tokens
-                    or self.clock + 1 >= self.model.config.context
-                ):
-                    reason = "length"
+                full = self.clock + 1 >= self.model.config.context
+                reason = "length" if full or len(lane.tokens) >= lane.max_tokens else None
             if reason is not None:
                 self._end(lane, reason)
             step.tokens[lane.index], step.logprobs[lane.index] = token, logprob
@@ -350,13 +341,17 @@ class Decoding:
                 raise
             found.update({lane: logits[k] for k, lane in enumerate(wanted)})
             start = stop
+            if start < len(rows):
+                self.cache.settle()
         return found
 
     def _draw(self, live: list[Lane]) -> tuple[list[int], list[float]]:
         rows = [self._logits[lane.index] for lane in live]
         logits = rows[0].__array_namespace__().stack(rows)
         draws = np.array([uniform(self.seed, lane.index, len(lane.tokens)) for lane in live])
-        history = [self.prompt + lane.prompt + lane.tokens for lane in live]
+        history: list[list[int]] = [[] for _ in live]
+        if self.sampler.repetition_penalty != 1:
+            history = [self.prompt + lane.prompt + lane.tokens for lane in live]
         tokens, logprobs = self.sampler(logits, draws, history)
         return tokens.tolist(), logprobs.tolist()
 
@@ -382,12 +377,8 @@ def generate(
 
 
 def _whole(name: str, value: Any, least: int, most: int | None = None) -> int:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, np.integer))
-        or value < least
-        or (most is not None and value > most)
-    ):
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
         upto = "" if most is None else f" and at most {most}"
         raise TinylaneError(f"{name} is {value!r}; expected a whole number, at least {least}{upto}")
     return int(value)

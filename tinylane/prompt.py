@@ -50,6 +50,6 @@ def _checked_ids(model: Model, prompt: Sequence[Any]) -> list[int]:
     for token in prompt:
         if isinstance(token, bool) or not isinstance(token, Integral):
             raise TinylaneError(f"the prompt holds {show(token)}; expected text or token ids")
-        if not 0 <= token < model.config.vocab:
+        if not 0 <= int(token) < model.config.vocab:
             raise TinylaneError(f"token {token} is outside the vocabulary of {model.config.vocab}")
     return [int(token) for token in prompt]
