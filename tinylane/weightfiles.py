@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +38,8 @@ def inside(folder: Path, name: str) -> Path:
     """
     if Path(name).name != name or "\\" in name or "\0" in name or name in ("", ".", ".."):
         raise TinylaneError(f"{folder}: {show(name)} is not a plain file name of this folder")
-    real, home = (folder / name).resolve(), folder.resolve()
+    # realpath, unlike Path.resolve, does not raise on a loop of links
+    real, home = (Path(os.path.realpath(path)) for path in (folder / name, folder))
     cached = (above.parent / "blobs" for above in home.parents if above.name == "snapshots")
     if real.is_relative_to(home) or real.parent in cached:
         return folder / name
@@ -49,10 +51,10 @@ def shards(folder: Path) -> list[Path]:
 
     Raises TinylaneError for an index that points outside or at missing shards, and for no files.
     """
-    if (folder / "model.safetensors").exists():
+    if os.path.exists(folder / "model.safetensors"):
         return [inside(folder, "model.safetensors")]
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
+    index = inside(folder, "model.safetensors.index.json")
+    if os.path.exists(index):
         placed = read_json(index, MAX_HEADER).get("weight_map")
         if not isinstance(placed, dict) or not placed:
             raise TinylaneError(f"{index}: weight_map {show(placed, 40)}, expected shards by name")
@@ -61,7 +63,7 @@ def shards(folder: Path) -> list[Path]:
                 raise TinylaneError(f"{index}: shard {show(shard)}, expected a *.safetensors name")
         names = sorted(set(placed.values()))
         paths = [inside(folder, name) for name in names]
-        missing = [path.name for path in paths if not path.exists()]
+        missing = [path.name for path in paths if not os.path.exists(path)]
         if missing:
             raise TinylaneError(
                 f"{folder}: {len(missing)} of {len(paths)} shards missing: {_few(missing)}"
