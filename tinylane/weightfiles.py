@@ -24,7 +24,8 @@ from tinylane.files import open_regular, read_json, show
 from tinylane.quantized import FLOATS, Packing, dequantize, packing
 from tinylane.tensorfile import MAX_HEADER, TensorFile, widen_bfloat16
 
-CHUNK = 8 << 20  # bytes of float32 that are converted at a time
+CHUNK = 1 << 20  # bytes of float32 that are converted at a time: twice as fast as 8 MiB (caches)
+ROWS = 32  # at least so many rows at a time: transposed, they become one run of memory each
 MAX_SHARDS = 1024
 DENSE = (*FLOATS, "F64")
 EMBED, HEAD = "model.embed_tokens", "lm_head"
@@ -250,7 +251,7 @@ class WeightFiles:
     def _raw(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
         file, there = self._where[name]
         shape = file.shape(there)
-        step = max(1, CHUNK // max(1, 4 * math.prod(shape[1:])))
+        step = max(ROWS, CHUNK // max(1, 4 * math.prod(shape[1:])))
         for start in range(0, shape[0], step):
             stop = min(start + step, shape[0])
             yield start, file.rows(there, start, stop)
@@ -264,7 +265,7 @@ class WeightFiles:
                 yield start, widen(raw, self.dtype(name))
             return
         columns = self.shape(name)[1] * 32 // how.bits
-        step = max(1, CHUNK // (4 * columns))
+        step = max(ROWS, CHUNK // (4 * columns))
         for start in range(0, self.shape(name)[0], step):
             stop = min(start + step, self.shape(name)[0])
             packed = {}
