@@ -316,6 +316,7 @@ def test_empty_and_missing_folders(tmp_path):
         ("model.bin", "expected a *.safetensors name"),
         (3, "expected a *.safetensors name"),
         ("model-9.safetensors", "1 of 3 shards missing: model-9.safetensors"),
+        ("m" * 300 + ".safetensors", "1 of 3 shards missing"),
     ],
 )
 def test_an_index_cannot_point_outside_its_folder_or_at_missing_shards(tmp_path, shard, words):
@@ -344,6 +345,13 @@ def test_links_may_lead_to_the_hub_cache_and_nowhere_else(tmp_path):
         assert "outside its folder" in refusal(snapshot)
         (snapshot / name).unlink()
         (snapshot / name).symlink_to(Path("../../blobs") / name)
+
+
+def test_a_loop_of_links_is_a_missing_file(tmp_path):
+    write_checkpoint(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "model.safetensors").symlink_to("model.safetensors")
+    assert "safetensors" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

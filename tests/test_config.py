@@ -295,7 +295,7 @@ ROPE = ["rope_type", "type", "factor", "rope_theta", "original_max_position_embe
 ROPE += ["beta_fast", "mscale", "attention_factor", "low_freq_factor", "high_freq_factor"]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.dictionaries(st.sampled_from(KEYS), JUNK, max_size=3),
     st.dictionaries(st.sampled_from(ROPE), JUNK, max_size=4),

@@ -195,6 +195,7 @@ def test_a_local_folder_is_itself(tmp_path):
 
 
 MISSING = ["./absent", "/absent/model", "~/absent", "a/b/c", "absent", "a\\b", "../x", "a/.."]
+MISSING += ["a" * 5000, "~nobody-here/model"]
 
 
 @pytest.mark.parametrize("source", MISSING)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers_checkpoint import small, weights, write_checkpoint
+from helpers_text import EOS, byte_level, write_folder
 
 import tinylane
 from tinylane.checkpoint import load
@@ -120,6 +121,23 @@ def test_the_report_says_what_was_chosen_and_from_which_file(tmp_path):
     for entry in (report["forecast"]["value"], model.report["forecast"]["value"]):
         entry.pop("available")  # measured anew each time
     assert model.report == report
+
+
+def test_the_tokenizer_s_own_end_and_template_are_in_the_report(tmp_path):
+    core = byte_level()
+    eos = json.loads(core)["added_tokens"]
+    own = next(token["id"] for token in eos if token["content"] == EOS)
+    size = 1 + max(token["id"] for token in eos)
+    folder = write_checkpoint(tmp_path, small(vocab_size=size), generation={"eos_token_id": 3})
+    template = "{{ messages[0].content }}"
+    write_folder(folder, core, {"eos_token": EOS}, chat_template__jinja=template)
+    report = inspect(folder)
+    assert report["eos_ids"]["value"] == sorted({2, 3, own})
+    assert report["eos_ids"]["from"].endswith("(3)") and "tokenizer" in report["eos_ids"]["from"]
+    assert report["chat_template"] == {"value": True, "from": "chat_template.jinja"}
+    assert report["tokenizer"]["value"] == size
+    model = load(folder)
+    assert model.tokenizer is not None and model.config.eos_ids == tuple(sorted({2, 3, own}))
 
 
 # ------------------------------------------------------------------------------------- peak memory

@@ -94,7 +94,7 @@ def load_adapter(
     """
     folder = Path(folder)
     for name in (CONFIG, TENSORS):
-        if not inside(folder, name).exists():
+        if not os.path.exists(inside(folder, name)):
             raise TinylaneError(f"{folder}: no {name}; expected an adapter folder")
     record = read_json(folder / CONFIG)
     base = record.get("base")

@@ -141,7 +141,7 @@ class Plan:
         inside(folder, "config.json")
         self.config = ModelConfig.from_folder(folder)
         self.generation = {}
-        if inside(folder, GENERATION).exists():
+        if os.path.exists(inside(folder, GENERATION)):
             self.generation = read_json(folder / GENERATION)
         source = str(folder / GENERATION)
         self.sampling = sampling_defaults(self.generation, source)
@@ -160,7 +160,7 @@ class Plan:
             raise TinylaneError("adapter True: expected a folder, a hub id, None or False")
         if given is None:
             own = self.folder / "adapter"
-            return own if (own / ADAPTER_CONFIG).exists() else None
+            return own if os.path.exists(own / ADAPTER_CONFIG) else None
         return None if given is False else resolve(given)
 
     def adapter(self, config: ModelConfig) -> Adapter | None:
@@ -170,7 +170,7 @@ class Plan:
 
     def tokenizer(self, config: ModelConfig) -> Tokenizer | None:
         """The folder's tokenizer, or None if it has none (prompts are then token ids)."""
-        if not inside(self.folder, "tokenizer.json").exists():
+        if not os.path.exists(inside(self.folder, "tokenizer.json")):
             return None
         from tinylane.tokenizer import Tokenizer
 

@@ -76,7 +76,7 @@ class ModelConfig:
     def from_folder(cls, path: str | os.PathLike[str]) -> ModelConfig:
         """Read a checkpoint folder's `config.json`. Raises TinylaneError: file, key and value."""
         file = Path(path) / "config.json"
-        if not file.exists():
+        if not os.path.exists(file):
             raise TinylaneError(
                 f"{Path(path)}: no config.json; expected a Hugging Face checkpoint folder"
             )

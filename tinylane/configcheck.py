@@ -27,7 +27,7 @@ _NEUTRAL: tuple[tuple[Any, str], ...] = (
     (False, "alibi use_alibi is_encoder_decoder add_cross_attention use_bidirectional_attention"),
     (False, "parallel_residual use_parallel_residual use_qk_norm qk_norm qk_layernorm"),
     (False, "rope_interleaved rope_interleave rope_traditional attn_temperature_tuning"),
-    (False, "attn_output_gate attention_sink_bias"),
+    (False, "attn_output_gate attention_sink_bias use_mrope"),
     ([], "no_rope_layers"),
     (True, "is_causal"),
 )

@@ -44,12 +44,13 @@ def resolve(source: str | os.PathLike[str], revision: str | None = None) -> Path
     text = os.fspath(source)
     if not text.strip() or "\0" in text:
         raise TinylaneError(f"model {show(text)}: expected a folder or a hub id such as owner/name")
-    folder = Path(text).expanduser()
-    if folder.is_dir():
+    # os.path's tests, unlike Path's, never raise: names that are too long, folders out of reach
+    folder = Path(os.path.expanduser(text))
+    if os.path.isdir(folder):
         if revision is not None:
             raise TinylaneError(f"{text} is a local folder and has no revision {show(revision)}")
         return folder
-    if folder.exists() or folder.is_symlink():
+    if os.path.lexists(folder):
         raise TinylaneError(f"{text} is not a folder; expected the folder that holds config.json")
     if not _ID.fullmatch(text) or ".." in text:
         raise TinylaneError(f"{text}: no such folder (nor a hub id, which looks like owner/name)")

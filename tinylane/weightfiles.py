@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,8 @@ from tinylane.files import open_regular, read_json, show
 from tinylane.quantized import FLOATS, Packing, dequantize, packing
 from tinylane.tensorfile import MAX_HEADER, TensorFile, widen_bfloat16
 
-CHUNK = 8 << 20  # bytes of float32 that are converted at a time
+CHUNK = 1 << 20  # bytes of float32 that are converted at a time: twice as fast as 8 MiB (caches)
+ROWS = 32  # at least so many rows at a time: transposed, they become one run of memory each
 MAX_SHARDS = 1024
 DENSE = (*FLOATS, "F64")
 EMBED, HEAD = "model.embed_tokens", "lm_head"
@@ -37,7 +39,8 @@ def inside(folder: Path, name: str) -> Path:
     """
     if Path(name).name != name or "\\" in name or "\0" in name or name in ("", ".", ".."):
         raise TinylaneError(f"{folder}: {show(name)} is not a plain file name of this folder")
-    real, home = (folder / name).resolve(), folder.resolve()
+    # realpath, unlike Path.resolve, does not raise on a loop of links
+    real, home = (Path(os.path.realpath(path)) for path in (folder / name, folder))
     cached = (above.parent / "blobs" for above in home.parents if above.name == "snapshots")
     if real.is_relative_to(home) or real.parent in cached:
         return folder / name
@@ -49,10 +52,10 @@ def shards(folder: Path) -> list[Path]:
 
     Raises TinylaneError for an index that points outside or at missing shards, and for no files.
     """
-    if (folder / "model.safetensors").exists():
+    if os.path.exists(folder / "model.safetensors"):
         return [inside(folder, "model.safetensors")]
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
+    index = inside(folder, "model.safetensors.index.json")
+    if os.path.exists(index):
         placed = read_json(index, MAX_HEADER).get("weight_map")
         if not isinstance(placed, dict) or not placed:
             raise TinylaneError(f"{index}: weight_map {show(placed, 40)}, expected shards by name")
@@ -61,7 +64,7 @@ def shards(folder: Path) -> list[Path]:
                 raise TinylaneError(f"{index}: shard {show(shard)}, expected a *.safetensors name")
         names = sorted(set(placed.values()))
         paths = [inside(folder, name) for name in names]
-        missing = [path.name for path in paths if not path.exists()]
+        missing = [path.name for path in paths if not os.path.exists(path)]
         if missing:
             raise TinylaneError(
                 f"{folder}: {len(missing)} of {len(paths)} shards missing: {_few(missing)}"
@@ -248,7 +251,7 @@ class WeightFiles:
     def _raw(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
         file, there = self._where[name]
         shape = file.shape(there)
-        step = max(1, CHUNK // max(1, 4 * math.prod(shape[1:])))
+        step = max(ROWS, CHUNK // max(1, 4 * math.prod(shape[1:])))
         for start in range(0, shape[0], step):
             stop = min(start + step, shape[0])
             yield start, file.rows(there, start, stop)
@@ -262,7 +265,7 @@ class WeightFiles:
                 yield start, widen(raw, self.dtype(name))
             return
         columns = self.shape(name)[1] * 32 // how.bits
-        step = max(1, CHUNK // (4 * columns))
+        step = max(ROWS, CHUNK // (4 * columns))
         for start in range(0, self.shape(name)[0], step):
             stop = min(start + step, self.shape(name)[0])
             packed = {}
