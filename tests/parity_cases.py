@@ -60,7 +60,9 @@ class Case:
     config: dict[str, Any] = field(default_factory=dict)  # fields over SIZES and ALSO
     dtype: str = "F32"  # of the file: F32, F16, BF16
     shards: int = 1
-    head: str = "untied"  # untied, tied (not in the file), copied (tied, and in the file)
+    # untied, tied (not in the file), copied (tied, and in the file), only (tied, and the file has
+    # no embedding), disputed (the config says tied, the file has another head)
+    head: str = "untied"
     far: bool = False  # positions up to 30,000 with gaps, instead of 0..127
     controls: dict[str, dict[str, Any]] = field(default_factory=dict)
     quant: dict[str, Any] | None = None  # the config's `quantization`, for MLX's packed layouts
@@ -255,6 +257,9 @@ def corners() -> list[Case]:
             {"original_max_position_embeddings": 64},
             controls={"context not read": {"original_max_position_embeddings": DROP}},
         ),
+        # transformers 5 believes the file: mlx-lm and older versions use the embedding.
+        Case("llama-disputed-head", head="disputed", dtype="BF16"),
+        Case("qwen3-head-only", "qwen3", config={"head_dim": 16}, head="only"),
         # As `save_pretrained` of transformers 5 writes it.
         Case(
             "qwen3-transformers-5",

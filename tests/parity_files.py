@@ -118,6 +118,8 @@ def shapes(case: Case) -> dict[str, tuple[int, ...]]:
     out["model.norm.weight"] = (width,)
     if case.head != "tied":
         out["lm_head.weight"] = (c["vocab_size"], width)
+    if case.head == "only":
+        del out["model.embed_tokens.weight"]
     return out
 
 

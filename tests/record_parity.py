@@ -172,6 +172,8 @@ def mlx_lm_folder(case: Case, folder: Path) -> Path | None:
     rope = case.rope
     unread = {"attention_factor", "truncate"} & set(rope)
     mscale = "mscale" in rope and "mscale_all_dim" not in rope
+    if case.head in ("disputed", "only"):
+        return None
     if case.far or unread or mscale or "original_max_position_embeddings" in case.config:
         return None
     config = config_of(case)
