@@ -1,4 +1,4 @@
-"""The cache as a state machine: any order of its operations, against a pass over all rows.
+"""The cache as a state machine, and decoding by random scripts, against passes over all rows.
 
 The model has one layer, so that a row's key depends on its token and coordinate alone, and the
 cache must equal a fresh pass, whatever was dropped or forked before.
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -25,11 +25,13 @@ from hypothesis.stateful import (
 
 from tinylane.cache import LaneCache
 from tinylane.config import ModelConfig
+from tinylane.decoding import Decoding
 from tinylane.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.model import Model
+from tinylane.sampling import Sampler, uniform
 from tinylane.testing import tolerance
 from tinylane.testing.samples import random_weights
-from tinylane.testing.strategies import lane_ropes, masks
+from tinylane.testing.strategies import lane_ropes, masks, scripts
 
 N, VOCAB = 4, 11
 CONFIG = ModelConfig(
@@ -42,7 +44,9 @@ CONFIG = ModelConfig(
     head_dim=8,
     mlp_width=16,
     qkv_bias=True,
+    eos_ids=(0,),
 )
+THETA = np.array([1.0, 0.3, 0.1, 0.03])
 Row = tuple[int, int, int]
 
 
@@ -63,7 +67,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @initialize(
         mask=masks(N),
-        rope=lane_ropes(np.array([1.0, 0.3, 0.1, 0.03]), n=N),
+        rope=lane_ropes(THETA, n=N),
         prompt=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=4),
         chunk=st.integers(1, 4),
     )
@@ -167,3 +171,97 @@ def test_the_cache_equals_a_fresh_pass_after_any_operations(
     model = small(*backend.split())
     machine = type("CacheMachine", (CacheMachine,), {"model": model})
     run_state_machine_as_test(machine, settings=settings(stateful_step_count=12))
+
+
+class Shadow:
+    """What a decoding must write: all rows so far, and a fresh pass over them for every token."""
+
+    def __init__(self, decoding: Decoding, own: list[list[int]]) -> None:
+        self.decoding = decoding
+        self.rows: list[Row] = [(token, i, SHARED) for i, token in enumerate(decoding.prompt)]
+        for lane, ids in enumerate(own):
+            self.join(lane, ids)
+
+    def join(self, lane: int, ids: list[int]) -> None:
+        begin = self.decoding.clock - len(ids)
+        self.rows += [(token, begin + k, lane) for k, token in enumerate(ids)]
+
+    def expected(self) -> dict[int, int]:
+        """The next token of every live lane."""
+        d = self.decoding
+        model, cache = d.model, d.cache
+        logits = model(*columns(self.rows), lane_rope=cache.lane_rope, lane_mask=d.mask)
+        found = {}
+        for lane in d.live:
+            mine = [k for k, row in enumerate(self.rows) if row[2] == lane.index]
+            last = max(mine, key=lambda k: self.rows[k][1]) if mine else len(d.prompt) - 1
+            draw = np.array([uniform(d.seed, lane.index, len(lane.tokens))])
+            history = [[*d.prompt, *lane.prompt, *lane.tokens]]
+            token, _ = d.sampler(logits[last : last + 1], draw, history)
+            found[lane.index] = int(token[0])
+        return found
+
+    def step(self) -> None:
+        before, clock = self.expected(), self.decoding.clock
+        step = self.decoding.step()
+        assert {m: t for m, t in enumerate(step.tokens) if t is not None} == before
+        ends = CONFIG.eos_ids
+        self.rows += [(token, clock, m) for m, token in before.items() if token not in ends]
+
+
+@given(
+    script=scripts(VOCAB, 10),
+    mask=masks(6),
+    rope=lane_ropes(THETA, n=6),
+    prompt=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=3),
+    own=st.lists(st.lists(st.integers(0, VOCAB - 1), max_size=2), min_size=1, max_size=3),
+    seed=st.integers(0, 99),
+    chunk=st.integers(1, 4),
+    penalty=st.sampled_from((1.0, 1.4)),
+)
+def test_lanes_that_join_fork_finish_and_drop_write_what_fresh_passes_give(
+    script: list[Any],
+    mask: LaneMask,
+    rope: LaneRoPE,
+    prompt: list[int],
+    own: list[list[int]],
+    seed: int,
+    chunk: int,
+    penalty: float,
+) -> None:
+    """Every token of every step, in float64, where no draw falls between two roundings."""
+    d = Decoding(
+        small("numpy", "float64"),
+        prompt,
+        len(own),
+        max_tokens=50,
+        sampler=Sampler(repetition_penalty=penalty),
+        lane_rope=rope,
+        lane_mask=mask,
+        lane_prompts=own,
+        seed=seed,
+        chunk=chunk,
+    )
+    shadow = Shadow(d, own)
+    for name, *rest in script:
+        if name == "join":
+            room = d.clock - len(prompt)
+            if len(d.lanes) < mask.n:
+                shadow.join(len(d.lanes), rest[0][:room])
+                d.join(rest[0][:room], max_tokens=50)
+        elif not d.live:
+            continue
+        elif name == "step":
+            shadow.step()
+        else:
+            lane = d.live[rest[0] % len(d.live)].index
+            if name == "finish":
+                d.finish(lane)
+            elif name == "drop":
+                d.drop(lane)
+                shadow.rows = [row for row in shadow.rows if row[2] != lane]
+            elif len(d.lanes) < mask.n:
+                new = d.fork(lane).index
+                shadow.rows += [(token, i, new) for token, i, m in shadow.rows if m == lane]
+    if d.live:
+        shadow.step()
