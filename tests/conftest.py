@@ -55,7 +55,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section("laws")
         for law in dict.fromkeys(entry[0] for entry in laws):
             runs = [entry[1:] for entry in laws if entry[0] == law]
-            errors = [f"{name} {ratio:.0%}" for name, _, _, ratio in runs if ratio is not None]
+            errors = [f"{name} {ratio:.1%}" for name, _, _, ratio in runs if ratio is not None]
             said = "of the tolerance: " + ", ".join(errors) if errors else "exactly, on all"
             tried, seconds = sum(run[1] for run in runs), sum(run[2] for run in runs)
             write(f"{law:14} {tried:6} examples {seconds:6.1f} s  {said}")
