@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 os.environ.setdefault("MLX_DISABLE_COMPILE", "1")  # its presence counts, before mlx is imported
 
 import pytest
-from hypothesis import HealthCheck, Phase, Verbosity, settings
+from hypothesis import HealthCheck, Verbosity, settings
 from hypothesis.statistics import collector, describe_statistics
 
 _COMMON: dict[str, Any] = {
@@ -26,7 +27,6 @@ _COMMON: dict[str, Any] = {
 settings.register_profile("dev", max_examples=15, **_COMMON)
 settings.register_profile("ci", max_examples=25, derandomize=True, database=None, **_COMMON)
 settings.register_profile("thorough", max_examples=500, **_COMMON)
-NO_SHRINK = tuple(phase for phase in Phase if phase is not Phase.shrink)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
@@ -50,22 +50,29 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for report in reports:
         for name, value in report.user_properties:
             by_name.setdefault(name, []).append(value)
+    write, many = terminalreporter.write_line, config.getoption("verbose") >= 0  # -q in addopts
     if laws := by_name.get("law"):
         terminalreporter.section("laws")
-        for law, backend, examples, seconds, ratio in laws:
-            error = "exact" if ratio is None else f"worst error {ratio:6.1%} of what is allowed"
-            terminalreporter.write_line(
-                f"{law:14} {backend:14} {examples:5} examples {seconds:6.1f} s  {error}"
-            )
+        for law in dict.fromkeys(entry[0] for entry in laws):
+            runs = [entry[1:] for entry in laws if entry[0] == law]
+            errors = [f"{name} {ratio:.1%}" for name, _, _, ratio in runs if ratio is not None]
+            said = "of the tolerance: " + ", ".join(errors) if errors else "exactly, on all"
+            tried, seconds = sum(run[1] for run in runs), sum(run[2] for run in runs)
+            write(f"{law:14} {tried:6} examples {seconds:6.1f} s  {said}")
     if bugs := by_name.get("planted"):
         terminalreporter.section("planted bugs")
-        for bug, law in bugs:
-            terminalreporter.write_line(f"{bug:60} caught by: {law}")
-        terminalreporter.write_line(f"{len(bugs)} planted bugs, all caught")
+        if many:
+            for bug, law in bugs:
+                write(f"{bug:66} {law}")
+        by_law = Counter(law for _, law in bugs)
+        write(", ".join(f"{law} {count}" for law, count in by_law.items()))
+        write(
+            f"{len(bugs)} planted bugs, each caught by the law it should break (-v -v lists them)"
+        )
     if counts := by_name.get("examples"):
         profile = settings.get_current_profile_name()
         terminalreporter.section("properties")
-        terminalreporter.write_line(
+        write(
             f"profile {profile}: {len(counts)} properties, {sum(n for n, _ in counts)} examples, "
             f"{sum(t for _, t in counts):.1f} s"
         )

@@ -12,7 +12,7 @@ from tinylane.config import ModelConfig
 from tinylane.errors import TinylaneError
 from tinylane.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.model import PLAIN, Model, forward, gated, make_plan, rms_norm
-from tinylane.testing import Case, example_case
+from tinylane.testing import Case, check, example_case
 from tinylane.testing.checks import bound
 from tinylane.testing.samples import random_weights
 
@@ -265,3 +265,30 @@ def test_typed_reads_bfloat16_bits() -> None:
     bits = np.array([0x3F80, 0xC000], dtype=np.uint16)
     assert model.typed(bits).tolist() == [1.0, -2.0] and model.typed(bits).dtype == mx.bfloat16
     assert MODEL.typed(np.array([1.5], dtype=np.float32)).dtype == np.float64
+
+
+@pytest.mark.parametrize("backend", ["numpy", "mlx"])
+def test_64_lanes_are_no_special_case(backend: str) -> None:
+    """The definition, the same steps through a cache, and lane 63 unlike lane 0."""
+    if backend == "mlx":
+        pytest.importorskip("mlx.core")
+    case = example_case(1)
+    model = case.model(backend, "float32")
+    D = model.config.head_dim
+    lanes = np.concatenate([[SHARED, SHARED], np.tile(np.arange(64), 2)])
+    positions = np.concatenate([[0, 1], np.repeat([2, 3], 64)])
+    rope = LaneRoPE(np.random.default_rng(0).uniform(-3, 3, D // 2))
+    tokens = np.arange(len(lanes)) % 11
+    sample = replace(
+        case.sample,
+        tokens=tokens,
+        positions=positions,
+        lanes=lanes,
+        mask=LaneMask.joint(64),
+        rope=rope,
+    )
+    check("definition", model, sample, case.choose)
+    check("steps", model, sample, case.choose)
+    same = replace(sample, tokens=tokens * 0)
+    logits = np.asarray(bound(model, same)(*same.rows))
+    assert np.abs(logits[-1] - logits[-64]).max() > 1e-3

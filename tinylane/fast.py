@@ -1,8 +1,9 @@
 """MLX's fused versions of the decoder's seams: the same signatures, each with a parity test.
 
-What `mx.fast` needs to stay fused on Metal: a boolean mask or none, grouped heads unrepeated,
-head_dim 64, 96, 128 (or 256 for up to 8 rows). Nothing here was timed on Metal. Portable MLX only:
-no float64, no CPU-only operation.
+What `mx.fast` needs to stay fused on Metal: a boolean mask or none, grouped heads unrepeated, and
+either up to 8 rows, `rows * (heads / kv_heads) <= 32`, head_dim 64, 96, 128 or 256 (a step of up to
+8 lanes), or more rows and head_dim 64, 72, 80, 96 or 128. Anything else is three operations, with
+the same result. Nothing here was timed on Metal. Portable MLX only: no float64, nothing CPU-only.
 
     T rows   S keys   H heads   K kv heads   D head dim   C width
 """

@@ -15,8 +15,8 @@ EPS64 = 2.0**-52
 
 @dataclass(frozen=True)
 class Tolerance:
-    """C and eps of a dtype; `measured` is the worst error / (scale * eps) ever seen, C four times
-    that or more, rounded up."""
+    """C and eps of a dtype. `measured`: the worst error / (scale * (eps + eps64 * angle)) in 4,000
+    random models of `samples.random_case`, one or two layers deep; C is four times that."""
 
     eps: float
     c: float
@@ -24,11 +24,12 @@ class Tolerance:
     reason: str
 
 
+_REASON = "rounding, amplified by norms and softmax: the model's doing, not the dtype's"
 TOLERANCES = {
-    "float64": Tolerance(EPS64, 400.0, 80.0, "sums of up to 64 terms, two layers, exp of scores"),
-    "float32": Tolerance(2.0**-23, 400.0, 80.0, "as float64: the same operations, a larger eps"),
-    "float16": Tolerance(2.0**-10, 60.0, 15.0, "sums and softmax in float32, results rounded"),
-    "bfloat16": Tolerance(2.0**-7, 60.0, 15.0, "sums and softmax in float32, results rounded"),
+    "float64": Tolerance(EPS64, 330.0, 5.7, _REASON + "; C is float32's"),
+    "float32": Tolerance(2.0**-23, 330.0, 82.0, _REASON),
+    "float16": Tolerance(2.0**-10, 70.0, 17.0, "sums and softmax in float32, results rounded"),
+    "bfloat16": Tolerance(2.0**-7, 70.0, 17.0, "sums and softmax in float32, results rounded"),
 }
 
 
