@@ -96,13 +96,9 @@ def beam_search(
         if len(finished) == beams and best <= finished[-1].score:
             break
         running = _place(cache, running, beams)
-        logprobs = _feed(
-            model,
-            cache,
-            [beam.tokens[-1] for beam in running],
-            [len(ids) + length - 1] * len(running),
-            [beam.lane for beam in running],
-        )
+        last, at = [beam.tokens[-1] for beam in running], len(ids) + length - 1
+        lanes = [beam.lane for beam in running]
+        logprobs = _feed(model, cache, last, [at] * len(running), lanes)
     return finished
 
 
@@ -138,8 +134,8 @@ def _place(cache: LaneCache, running: list[_Beam], beams: int) -> list[_Beam]:
 def _feed(model: Model, cache: LaneCache, tokens: Any, positions: Any, lanes: Any) -> np.ndarray:
     """Rows into the cache -> their log-probabilities (T, V), in float64."""
     logits = np.asarray(model(tokens, positions, lanes, cache=cache)).astype(np.float64)
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    logits -= logits.max(axis=-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
 
 def _prefill(model: Model, cache: LaneCache, ids: list[int]) -> np.ndarray:
