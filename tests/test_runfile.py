@@ -425,7 +425,7 @@ def test_a_run_of_another_model_is_refused(tmp_path):
         replay(run, small(identity="other"))
     with pytest.raises(TinylaneError, match="Omega has shape"):
         replay(run, small(head_dim=16))
-    with pytest.raises(TinylaneError, match="lane 0 ends at position 15; .* context is 14"):
+    with pytest.raises(TinylaneError, match=r"lane 0 ends at position 15; .* context is 14"):
         replay(run, small(context=14))
     with pytest.raises(TinylaneError, match="outside the vocabulary"):
         replay(run, small(vocab=4))

@@ -104,8 +104,7 @@ def beam_search(
 
 def _continuations(running: list[_Beam], scores: np.ndarray, keep: int) -> list[_Beam]:
     """The best beams that are one token longer, in their parents' lanes; scores (B, V)."""
-    flat, V = scores.reshape(-1), scores.shape[1]
-    keep = min(keep, len(flat))
+    flat, V, keep = scores.reshape(-1), scores.shape[1], min(keep, scores.size)
     top = np.argpartition(-flat, keep - 1)[:keep]
     top = top[np.argsort(-flat[top], kind="stable")]
     return [
@@ -141,9 +140,8 @@ def _feed(model: Model, cache: LaneCache, tokens: Any, positions: Any, lanes: An
 def _prefill(model: Model, cache: LaneCache, ids: list[int]) -> np.ndarray:
     """The prompt into the cache -> log-probabilities (1, V) after it."""
     for start in range(0, len(ids) - 1, CHUNK):
-        stop = min(start + CHUNK, len(ids) - 1)
-        rows = range(start, stop)
-        model(ids[start:stop], rows, [SHARED] * len(rows), cache=cache, rows=[0])
+        rows = range(start, min(start + CHUNK, len(ids) - 1))
+        model(ids[start : rows.stop], rows, [SHARED] * len(rows), cache=cache, rows=[0])
     return _feed(model, cache, ids[-1:], [len(ids) - 1], [SHARED])
 
 

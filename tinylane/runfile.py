@@ -239,7 +239,7 @@ def _whole(raw: dict[str, Any], name: str, least: int = 0) -> int:
 
 
 def _number(raw: dict[str, Any], name: str) -> float:
-    value = raw.get(name)
+    value: Any = raw.get(name)
     if type(value) not in (int, float) or not 0 <= value < 1e12:
         raise TinylaneError(f"{name} is {show(value)}; expected a number of 0 or more")
     return float(value)
