@@ -116,10 +116,9 @@ def _continuations(running: list[_Beam], scores: np.ndarray, keep: int) -> list[
 def _place(cache: LaneCache, running: list[_Beam], beams: int) -> list[_Beam]:
     """A lane for every beam, with the rows of its parent."""
     parents = {beam.lane for beam in running}
-    free = [lane for lane in range(beams) if lane not in parents]
+    free, placed = sorted(set(range(beams)) - parents), []
     for lane in free:
         cache.drop(lane)
-    placed = []
     for beam in running:
         if beam.lane in parents:
             parents.remove(beam.lane)

@@ -108,13 +108,6 @@ class LaneMask:
         other = (m >= 0) & (n >= 0) & self.visibility[m, n] & (age >= self.lag)
         return np.where((n == SHARED) | (n == m), age >= 0, other)
 
-    def sees_all(self, positions: np.ndarray, lanes: np.ndarray, key_positions: np.ndarray) -> bool:
-        """Whether `visible` is true throughout, told cheaply: lanes that all see each other, in a
-        decoding step. False may also mean that it takes a closer look."""
-        everyone = self.lag == 0 and bool((lanes >= 0).all())
-        everyone = everyone and bool(self.visibility[lanes].all())
-        return everyone and int(positions.min()) >= int(key_positions.max())
-
     def reaches(self) -> np.ndarray:
         """(N, N) booleans: can lane n influence lane m through any number of layers and steps?"""
         reach = self.visibility | np.eye(self.n, dtype=bool)

@@ -296,10 +296,6 @@ class _History(LaneMask):
         mine = (key_lanes == SHARED) | (key_lanes[None, :] == lanes[:, None])
         return seen & (mine | there)
 
-    def sees_all(self, *_: Any) -> bool:
-        """Never told cheaply."""
-        return False
-
     def fed(self, positions: np.ndarray, lanes: np.ndarray) -> np.ndarray:
         """The clock at the step that fed each row."""
         return np.where(lanes == SHARED, 0, np.maximum(positions + 1, self.begun[lanes]))
