@@ -328,9 +328,11 @@ def as_run(result: Any, identity: str = "small") -> Any:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("lag", [0, 1])
 @pytest.mark.parametrize("rows", [1, 2, 3, 7])
-def test_a_run_too_long_for_one_pass_is_replayed_in_several(rows, monkeypatch):
-    decoding = decoded(F64)
+def test_a_run_too_long_for_one_pass_is_replayed_in_several(rows, lag, monkeypatch):
+    """Passes of one position, too, see a dropped lane no more (where plain masks are skipped)."""
+    decoding = decoded(F64, lane_mask=LaneMask.joint(5, lag))
     decoding.step()
     decoding.step()
     decoding.join([4, 5], max_tokens=4)
