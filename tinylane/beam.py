@@ -96,20 +96,15 @@ def beam_search(
         if len(finished) == beams and best <= finished[-1].score:
             break
         running = _place(cache, running, beams)
-        logprobs = _feed(
-            model,
-            cache,
-            [beam.tokens[-1] for beam in running],
-            [len(ids) + length - 1] * len(running),
-            [beam.lane for beam in running],
-        )
+        last, at = [beam.tokens[-1] for beam in running], len(ids) + length - 1
+        lanes = [beam.lane for beam in running]
+        logprobs = _feed(model, cache, last, [at] * len(running), lanes)
     return finished
 
 
 def _continuations(running: list[_Beam], scores: np.ndarray, keep: int) -> list[_Beam]:
     """The best beams that are one token longer, in their parents' lanes; scores (B, V)."""
-    flat, V = scores.reshape(-1), scores.shape[1]
-    keep = min(keep, len(flat))
+    flat, V, keep = scores.reshape(-1), scores.shape[1], min(keep, scores.size)
     top = np.argpartition(-flat, keep - 1)[:keep]
     top = top[np.argsort(-flat[top], kind="stable")]
     return [
@@ -121,10 +116,9 @@ def _continuations(running: list[_Beam], scores: np.ndarray, keep: int) -> list[
 def _place(cache: LaneCache, running: list[_Beam], beams: int) -> list[_Beam]:
     """A lane for every beam, with the rows of its parent."""
     parents = {beam.lane for beam in running}
-    free = [lane for lane in range(beams) if lane not in parents]
+    free, placed = sorted(set(range(beams)) - parents), []
     for lane in free:
         cache.drop(lane)
-    placed = []
     for beam in running:
         if beam.lane in parents:
             parents.remove(beam.lane)
@@ -138,16 +132,15 @@ def _place(cache: LaneCache, running: list[_Beam], beams: int) -> list[_Beam]:
 def _feed(model: Model, cache: LaneCache, tokens: Any, positions: Any, lanes: Any) -> np.ndarray:
     """Rows into the cache -> their log-probabilities (T, V), in float64."""
     logits = np.asarray(model(tokens, positions, lanes, cache=cache)).astype(np.float64)
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    logits -= logits.max(axis=-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
 
 def _prefill(model: Model, cache: LaneCache, ids: list[int]) -> np.ndarray:
     """The prompt into the cache -> log-probabilities (1, V) after it."""
     for start in range(0, len(ids) - 1, CHUNK):
-        stop = min(start + CHUNK, len(ids) - 1)
-        rows = range(start, stop)
-        model(ids[start:stop], rows, [SHARED] * len(rows), cache=cache, rows=[0])
+        rows = range(start, min(start + CHUNK, len(ids) - 1))
+        model(ids[start : rows.stop], rows, [SHARED] * len(rows), cache=cache, rows=[0])
     return _feed(model, cache, ids[-1:], [len(ids) - 1], [SHARED])
 
 

@@ -40,7 +40,7 @@ class Lane:
     generated token. finish_reason: "stop" (end token or stop string), "length", "budget",
     "dropped", "interrupted", or None while it lives. text holds neither end token nor stop string.
     forked: the lane it was forked from, and the position of the clock then. dropped: the position
-    of the clock when it was dropped.
+    of the clock when it was dropped, alive ("dropped") or finished.
     """
 
     index: int
@@ -214,7 +214,8 @@ class Decoding:
         """End a lane and forget what it wrote: from now on nobody sees it."""
         gone = self._lane(lane)
         if gone.dropped is None:
-            gone.finish_reason, gone.dropped = "dropped", self.clock
+            gone.finish_reason = gone.finish_reason or "dropped"
+            gone.dropped = self.clock
         self.cache.drop(lane)
         self._feed = [row for row in self._feed if row[2] != lane]
         self._logits.pop(lane, None)

@@ -221,7 +221,8 @@ def make_plan(
     if two:
         split = count if shared[:count].all() else shared
     visible = None
-    if not _sees_all(mask, positions, lanes, key_positions, key_lanes):
+    plain = type(mask) is LaneMask  # a mask of its own kind decides row by row
+    if not (plain and _sees_all(mask, positions, lanes, key_positions, key_lanes)):
         visible = mask.visible(positions, lanes, key_positions, key_lanes)
         visible = None if visible.all() else visible
     return Plan(keys, queries, split, visible)

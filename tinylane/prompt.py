@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tinylane.errors import TinylaneError
 from tinylane.files import show
@@ -48,7 +49,7 @@ def encode_lane_prompt(model: Model, prompt: str | Sequence[int]) -> list[int]:
 
 def _checked_ids(model: Model, prompt: Sequence[Any]) -> list[int]:
     for token in prompt:
-        if isinstance(token, bool) or not isinstance(token, Integral):
+        if isinstance(token, bool) or not isinstance(token, (int, np.integer)):
             raise TinylaneError(f"the prompt holds {show(token)}; expected text or token ids")
         if not 0 <= int(token) < model.config.vocab:
             raise TinylaneError(f"token {token} is outside the vocabulary of {model.config.vocab}")
