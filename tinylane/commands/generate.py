@@ -112,6 +112,7 @@ def decode(decoding: Decoding, report: Report) -> bool:
         for lane in left:
             del lane.tokens[len(lane.logprobs) :]
             decoding.finish(lane.index)
+        report.settle(decoding)
         return bool(left)
 
 
