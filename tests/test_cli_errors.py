@@ -232,7 +232,7 @@ def test_an_interrupted_shell_game_does_not_vote(
     interrupt_at(monkeypatch, 1)
     code, out, _ = ask("generate", "--model", game, "--logit-bias", f"{GAME.ids[END]}:-inf")
     assert code == 130 and "vote: no lane gave an answer" in out
-    assert out.count("(interrupted)") == 4
+    assert out.count("| interrupted") == 4
 
 
 def test_ctrl_c_while_loading_is_one_line(

@@ -154,7 +154,9 @@ class Report:
             if others:
                 line += f" (others: {', '.join(others)})"
         if truth is not None:
-            line += f"; the truth: {truth}; {'correct' if voted.text == truth else 'wrong'}"
+            line += f"; the truth: {truth}"
+            if voted.text is not None:
+                line += f"; {'correct' if voted.text == truth else 'wrong'}"
         return line
 
     def _statistics(self, result: Result) -> str:
@@ -188,7 +190,11 @@ class Report:
             ):
                 answer = self.answer(lane)
                 end = "" if lane.finish_reason == "stop" else f" ({lane.finish_reason})"
-                cell.foot = f"answer {answer if answer is not None else 'none'}{end}"
+                cell.foot = f"answer {answer}{end}"
+                if answer is None:
+                    cell.foot = f"no answer, {lane.finish_reason}"
+                if lane.finish_reason == "interrupted" and answer is None:
+                    cell.foot = "interrupted"
 
     def _document(
         self,
