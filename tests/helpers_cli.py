@@ -61,11 +61,11 @@ def config() -> ModelConfig:
 
 
 def write_checkpoint(
-    folder: Path, *, adapter: bool = True, generation: dict | None = None, template: str = ""
+    folder: Path, *, adapter: bool = True, generation: dict | None = None, seed: int = 0
 ) -> Path:
     """A folder as the trainer exports it, with random weights."""
     folder.mkdir(parents=True)
-    params = random_params(config(), 0, std=0.5)
+    params = random_params(config(), seed, std=0.5)
     params.pop("lm_head.weight")
     tensors = {
         name: np.ascontiguousarray(w if w.ndim == 1 or "embed" in name else w.T)
@@ -76,8 +76,6 @@ def write_checkpoint(
     (folder / "generation_config.json").write_text(json.dumps(generation or {}))
     (folder / "tokenizer.json").write_text(GAME.tokenizer_json())
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END}
-    if template:
-        settings["chat_template"] = template
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     if adapter:
         theta, _ = frequencies(config().rope, 8)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
+import pty
 import re
+import shutil
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +120,7 @@ def test_a_shell_game_shows_the_problem_every_lane_the_vote_and_the_truth(
     assert lines[0] == GAME.prompt(GAME.draw(1, np.random.default_rng(5))[0])
     assert [line.split(" | ")[0] for line in lines[1:5]] == [f"lane {m}/4" for m in (1, 2, 3, 4)]
     truth = GAME.answer(GAME.draw(1, np.random.default_rng(5))[0])
-    assert re.match(rf"vote: .*; the truth: {truth}; (correct|wrong)$", lines[5])
+    assert re.match(rf"vote: .*; the truth: {truth}(; correct|; wrong)?$", lines[5])
     assert "seed 5" in err and "tokens/s" in err and "peak memory" in err
     assert "4 lanes, each reads all others" in err
 
@@ -303,3 +309,54 @@ def test_who_reads_whom_in_words() -> None:
     assert describe_mask(LaneMask.joint(3, 2), 3) == "each reads all others, 2 steps late"
     assert describe_mask(LaneMask.independent(3), 3) == "independent"
     assert describe_mask(LaneMask.star(3), 3) == "2 of 6 pairs read each other"
+
+
+# Chat and terminal.
+
+
+def test_chat_flags_reach_the_template(ask: Any, plain: str, tmp_path: Path) -> None:
+    folder = tmp_path / "chat"
+    shutil.copytree(plain, folder)
+    file = folder / "tokenizer_config.json"
+    words = "{% for m in messages %}{{ m.content }} {% endfor %}{{ 'ABC ' if shout }}"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"chat_template": words}))
+    flags = ["--prompt", "cups", "--system-prompt", "swap", "--prefill-response", "where"]
+    flags += ["--chat-template-config", '{"shout": true}', "--save", tmp_path / "run.json"]
+    assert generate(ask, str(folder), *flags, "-m", 1)["prompt_tokens"] == 4
+    expected = [GAME.ids[word] for word in ("swap", "cups", "ABC", "where")]
+    assert json.loads((tmp_path / "run.json").read_text())["prompt"]["ids"] == expected
+    raw = generate(ask, str(folder), "--prompt", "cups", "--raw", "-m", 1)
+    assert raw["prompt_tokens"] == 1
+
+
+def in_a_terminal(*argv: str) -> str:
+    """What a terminal of 24 x 100 is sent."""
+    main, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    env = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
+    env |= {"TERM": "xterm-256color"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tinylane", *argv], stdout=child, stderr=child, env=env
+    )
+    os.close(child)
+    seen = b""
+    while True:
+        try:
+            data = os.read(main, 65536)
+        except OSError:  # Linux says so when the other end is closed
+            break
+        if not data:
+            break
+        seen += data
+    os.close(main)
+    assert process.wait() == 0
+    return seen.decode()
+
+
+def test_in_a_terminal_lanes_stand_side_by_side_and_plain_lines_do_not(game: str) -> None:
+    live = in_a_terminal("generate", "--model", game, "--seed", "2", "--pace", "0.01")
+    last = live[live.rindex("╭") :]
+    assert "\x1b[1;36mlane 1/4" in last and "\x1b[1;33mlane 3/4" in last
+    assert last.count("answer") >= 4 and "vote: " in last and "tokens/s" in last
+    plain = in_a_terminal("generate", "--model", game, "--seed", "2", "--plain")
+    assert "\x1b" not in plain and "lane 4/4 | " in plain

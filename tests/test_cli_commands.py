@@ -1,18 +1,20 @@
-"""`tinylane inspect`, `eval` and `train`."""
+"""`tinylane inspect`, `eval`, `train`, `replay`, and `generate --beams`."""
 
 from __future__ import annotations
 
 import json
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 import helpers_cli
 import pytest
-from helpers_cli import GAME
+from helpers_cli import GAME, write_checkpoint
 
 import tinylane
+from tinylane.decoding import Decoding
 from tinylane.tasks.evaluate import Score, evaluate, game_of
 
 ask, game, plain = helpers_cli.ask, helpers_cli.game, helpers_cli.plain  # fixtures
@@ -111,3 +113,91 @@ def test_training_without_mlx_says_what_installs_it(
     monkeypatch.delitem(sys.modules, "tinylane.train.shell_game", raising=False)
     code, _, err = ask("train", "shell-game", "--out", "x")
     assert (code, err.count("\n")) == (2, 1) and 'pip install "tinylane[mlx]"' in err
+
+
+# Saved runs.
+
+
+def test_a_saved_run_replays_and_a_changed_one_does_not(
+    ask: Any, game: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.json"
+    argv = ["generate", "--model", game, "--temp", 1.5, "--seed", 4]
+    code, out, _ = ask(*argv, "--save", file)
+    assert code == 0 and ask(*argv)[1] == out
+    code, out, _ = ask("replay", file)  # the file knows its model
+    assert code == 0 and out.rstrip().endswith("agrees")
+    code, out, _ = ask("replay", file, "--model", game, "--dtype", "float64", "--json")
+    document = json.loads(out)
+    assert code == 0 and document["agrees"] and document["difference"] < 1e-4
+    run = json.loads(file.read_text())
+    run["lanes"][2]["logprobs"][1] -= 0.5
+    file.write_text(json.dumps(run))
+    code, out, _ = ask("replay", file)
+    assert code == 1 and "(lane 2, token 1)" in out and out.rstrip().endswith("DIFFERS")
+    assert ask("replay", file, "--tolerance", 1)[0] == 0
+
+
+def test_a_run_of_another_model_and_a_file_that_is_no_run_are_one_line(
+    ask: Any, game: str, plain: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.json"
+    assert ask("generate", "--model", game, "--save", file, "--quiet")[0] == 0
+    other = write_checkpoint(tmp_path / "other", seed=1)
+    (tmp_path / "no.json").write_text("{}")
+    for flags in ([file, "--model", other], [tmp_path / "no.json"], [tmp_path / "none.json"]):
+        code, out, err = ask("replay", *flags)
+        assert (code, out, err.count("\n")) == (2, "", 1), err
+
+
+def test_an_interrupted_run_is_saved(
+    ask: Any, game: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "run.json"
+    original = Decoding.step
+
+    def step(self: Decoding) -> Any:
+        if self.steps == 2:
+            signal.raise_signal(signal.SIGINT)
+        return original(self)
+
+    monkeypatch.setattr(Decoding, "step", step)
+    code, _, _ = ask("generate", "--model", game, "--save", file, "--logit-bias", "1:-inf")
+    assert code == 130
+    assert [x["finish_reason"] for x in json.loads(file.read_text())["lanes"]] == [
+        "interrupted"
+    ] * 4
+    assert ask("replay", file)[0] == 0
+
+
+def test_what_cannot_be_saved_is_shown_first(
+    ask: Any, game: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tinylane import runfile
+
+    def save_run(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(runfile, "save_run", save_run)
+    code, out, err = ask("generate", "--model", game, "--save", tmp_path / "run.json")
+    assert code == 2 and "vote: " in out and err.endswith("No space left on device\n")
+
+
+# Beams.
+
+
+def test_beams_are_shown_best_first(ask: Any, plain: str, game: str) -> None:
+    argv = ["generate", "--model", plain, "--prompt", "cups ABC", "--beams", 3, "-m", 4]
+    code, out, _ = ask(*argv, "--json")
+    scores = [beam["score"] for beam in json.loads(out)["beams"]]
+    assert code == 0 and len(scores) == 3 and scores == sorted(scores, reverse=True)
+    code, out, _ = ask(*argv)
+    assert code == 0 and out.startswith(f"beam 1, score {scores[0]:.3f} | ")
+    code, out, _ = ask("generate", "--model", game, "--beams", 2, "--prompt", "1-2")
+    assert code == 0 and re.search(r"^best: .*; the truth: BAC; ", out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("flags", [["--lanes", 2], ["--temp", 1], ["--beams", 0], ["--vote"]])
+def test_beams_refuse_what_they_do_not_do(ask: Any, plain: str, flags: list) -> None:
+    code, out, err = ask("generate", "--model", plain, "--prompt", "cups", "--beams", 2, *flags)
+    assert (code, out, err.count("\n")) == (2, "", 1)

@@ -218,6 +218,7 @@ def test_ctrl_c_prints_what_there_is_and_marks_the_lanes(
     document = json.loads(out)
     assert code == 130 and document["interrupted"]
     done = 3 if times == 1 else 2  # the first Ctrl-C lets the step finish
+    assert document["steps"] >= 2
     for lane, there in zip(document["lanes"], whole["lanes"], strict=True):
         assert lane["finish_reason"] == "interrupted"
         assert lane["tokens"] == there["tokens"][:done]
@@ -231,7 +232,7 @@ def test_an_interrupted_shell_game_does_not_vote(
     interrupt_at(monkeypatch, 1)
     code, out, _ = ask("generate", "--model", game, "--logit-bias", f"{GAME.ids[END]}:-inf")
     assert code == 130 and "vote: no lane gave an answer" in out
-    assert out.count("(interrupted)") == 4
+    assert out.count("| interrupted") == 4
 
 
 def test_ctrl_c_while_loading_is_one_line(

@@ -221,6 +221,9 @@ def _replay(commands: Any) -> None:
     p.add_argument("file", metavar="RUN", help="written by tinylane generate --save")
     _model_flags(p)
     _engine_flags(p)
+    p.add_argument(
+        "--tolerance", type=float, metavar="T", help="largest difference; default: by dtype"
+    )
     p.add_argument("--json", action="store_true", help="one JSON document on standard output")
 
 

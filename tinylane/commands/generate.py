@@ -112,6 +112,7 @@ def decode(decoding: Decoding, report: Report) -> bool:
         for lane in left:
             del lane.tokens[len(lane.logprobs) :]
             decoding.finish(lane.index)
+        report.settle(decoding)
         return bool(left)
 
 
@@ -339,7 +340,8 @@ def _save(args: Any, result: Result, model: Model) -> Exception | None:
     from tinylane.runfile import save_run
 
     try:
-        save_run(args.save, result, model)
+        extra = {"adapter_path": args.adapter_path, "revision": args.revision}
+        save_run(args.save, result, model, args.model or "", extra)
     except (TinylaneError, OSError) as error:
         return error
     return None

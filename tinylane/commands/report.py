@@ -60,9 +60,9 @@ class Report:
         if not self.args.quiet and not self.args.json:
             model = f"{common.name_of(self.args)} ({self.model.backend}, {self.model.dtype})"
             lanes = "1 lane" if self.n == 1 else f"{self.n} lanes, {describe_mask(mask, self.n)}"
+            chosen = describe_sampler(sampler, given, self.model.sampling)
             print(
-                f"{model}; {lanes}; sampling: "
-                f"{describe_sampler(sampler, given, self.model.sampling)}; seed {self.seed}",
+                f"{model}; {lanes}\nsampling: {chosen}; seed {self.seed}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -92,6 +92,10 @@ class Report:
         if self.columns is not None:
             self._fill(decoding.lanes)
             self.columns.draw()
+
+    def settle(self, decoding: Decoding) -> None:
+        """Let the last view say how every lane ended."""
+        self._fill(decoding.lanes)
 
     def finish(self, result: Result) -> None:
         """The answers, the vote, the statistics; or the JSON document."""
@@ -150,7 +154,9 @@ class Report:
             if others:
                 line += f" (others: {', '.join(others)})"
         if truth is not None:
-            line += f"; the truth: {truth}; {'correct' if voted.text == truth else 'wrong'}"
+            line += f"; the truth: {truth}"
+            if voted.text is not None:
+                line += f"; {'correct' if voted.text == truth else 'wrong'}"
         return line
 
     def _statistics(self, result: Result) -> str:
@@ -158,11 +164,11 @@ class Report:
         steps = f"{result.steps} steps"
         if self.game is not None and self.n > 1:
             steps += f" (one lane alone needs {self.game.steps(1) + 1})"
-        rate = f" ({tokens / result.seconds:,.0f} tokens/s)" if result.seconds > 0 else ""
+        rate = f", {tokens / result.seconds:,.0f} tokens/s" if result.seconds > 0 else ""
         peak = common.peak_memory(self.model.backend)
         return (
-            f"{steps}, {tokens} tokens in {result.seconds:.2f} s{rate}; prompt of "
-            f"{len(result.prompt)} tokens in {result.prefill_seconds:.2f} s; "
+            f"{steps}, {tokens} tokens in {result.seconds:.2f} s{rate}\n"
+            f"prompt of {len(result.prompt)} tokens in {result.prefill_seconds:.2f} s; "
             f"peak memory {common.mebibytes(peak)}"
         )
 
@@ -184,7 +190,11 @@ class Report:
             ):
                 answer = self.answer(lane)
                 end = "" if lane.finish_reason == "stop" else f" ({lane.finish_reason})"
-                cell.foot = f"answer {answer if answer is not None else 'none'}{end}"
+                cell.foot = f"answer {answer}{end}"
+                if answer is None:
+                    cell.foot = f"no answer, {lane.finish_reason}"
+                if lane.finish_reason == "interrupted" and answer is None:
+                    cell.foot = "interrupted"
 
     def _document(
         self,

@@ -146,13 +146,13 @@ def evaluate(
 
 def table(scores: Sequence[Score]) -> str:
     """The scores as lines of text, one each."""
-    head = f"{'lanes':>5}  {'visibility':<12} {'majority right':<34} {'best lane':>9}  tokens/lane"
+    head = f"{'lanes':>5}  {'visibility':<12} {'majority right':<38} {'best lane':>9}  tokens/lane"
     rows = [head + "  steps  seconds"]
     for s in scores:
         low, high = s.interval
         share = f"{s.accuracy:6.1%} of {s.count} (95%: {low:.1%} to {high:.1%})"
         rows.append(
-            f"{s.lanes:>5}  {s.visibility:<12} {share:<34} {max(s.per_lane) / s.count:>9.1%}  "
+            f"{s.lanes:>5}  {s.visibility:<12} {share:<38} {max(s.per_lane) / s.count:>9.1%}  "
             f"{s.tokens:>11}  {s.steps / s.count:>5.1f}  {s.seconds:>7.1f}"
         )
     return "\n".join(rows)

@@ -1,0 +1,68 @@
+"""`tinylane replay`: a saved run's log-probabilities, recomputed in one pass, on either backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tinylane
+from tinylane.commands import common
+from tinylane.errors import TinylaneError
+from tinylane.text import printable
+
+# Natural units of log-probability. One pass and N steps add in different orders; in 16 bits a
+# logit of 20 is itself known to 0.01 (float16) or 0.06 (bfloat16) only.
+TOLERANCE = {"float64": 1e-8, "float32": 2e-3, "float16": 0.1, "bfloat16": 0.5}
+
+
+def run(args: Any) -> int:
+    """Run the command; the exit code: 1 where the difference exceeds the tolerance."""
+    from tinylane.runfile import load_run, replay
+
+    if args.tolerance is not None and not args.tolerance >= 0:
+        raise TinylaneError(f"--tolerance is {args.tolerance}; expected 0 or more")
+    saved = load_run(args.file)
+    if args.model is None:
+        args.model = saved.model_source or None
+        args.revision = args.revision or _text(saved.extra, "revision")
+    args.adapter_path = args.adapter_path or _text(saved.extra, "adapter_path")
+    model = common.load(args)
+    found = replay(saved, model)
+    tolerance = args.tolerance
+    if tolerance is None:
+        tolerance = max(TOLERANCE.get(x, 0.0) for x in (saved.dtype, model.dtype))
+    agrees = found.difference <= tolerance  # never for NaN
+    if args.json:
+        common.print_json(
+            {
+                "tinylane": tinylane.__version__,
+                "run": args.file,
+                "saved": {"backend": saved.backend, "dtype": saved.dtype},
+                "replayed": {"backend": model.backend, "dtype": model.dtype},
+                "logprobs": found.logprobs,
+                "difference_by_lane": found.by_lane,
+                "difference": found.difference,
+                "worst": None if found.worst is None else list(found.worst),
+                "tolerance": tolerance,
+                "agrees": agrees,
+            }
+        )
+        return 0 if agrees else 1
+    lanes = saved.result.lanes
+    print(
+        f"{printable(args.file)}: {len(lanes)} lanes, {sum(len(x.tokens) for x in lanes)} tokens, "
+        f"written by {printable(f'{saved.backend} {saved.dtype}')}, "
+        f"replayed by {model.backend} {model.dtype}"
+    )
+    for lane, off in zip(lanes, found.by_lane, strict=True):
+        print(f"lane {lane.index}: {len(lane.tokens)} tokens, largest difference {off:.2g}")
+    where = "" if found.worst is None else f" (lane {found.worst[0]}, token {found.worst[1]})"
+    print(
+        f"largest difference {found.difference:.2g}{where}, tolerance {tolerance:g}: "
+        f"{'agrees' if agrees else 'DIFFERS'}"
+    )
+    return 0 if agrees else 1
+
+
+def _text(extra: dict[str, Any], name: str) -> str | None:
+    value = extra.get(name)
+    return value if isinstance(value, str) else None
