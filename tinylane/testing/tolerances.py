@@ -16,7 +16,8 @@ EPS64 = 2.0**-52
 @dataclass(frozen=True)
 class Tolerance:
     """C and eps of a dtype. `measured`: the worst error / (scale * (eps + eps64 * angle)) in 4,000
-    random models of `samples.random_case`, one or two layers deep; C is four times that (but see bfloat16)."""
+    random models of `samples.random_case`, one or two layers deep. C is four
+    times that, but see bfloat16."""
 
     eps: float
     c: float
