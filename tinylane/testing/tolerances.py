@@ -16,7 +16,8 @@ EPS64 = 2.0**-52
 @dataclass(frozen=True)
 class Tolerance:
     """C and eps of a dtype. `measured`: the worst error / (scale * (eps + eps64 * angle)) in 4,000
-    random models of `samples.random_case`, one or two layers deep; C is four times that."""
+    random models of `samples.random_case`, one or two layers deep. C is four
+    times that, but see bfloat16."""
 
     eps: float
     c: float
@@ -29,7 +30,7 @@ TOLERANCES = {
     "float64": Tolerance(EPS64, 330.0, 5.7, _REASON + "; C is float32's"),
     "float32": Tolerance(2.0**-23, 330.0, 82.0, _REASON),
     "float16": Tolerance(2.0**-10, 70.0, 17.0, "sums and softmax in float32, results rounded"),
-    "bfloat16": Tolerance(2.0**-7, 70.0, 17.0, "sums and softmax in float32, results rounded"),
+    "bfloat16": Tolerance(2.0**-7, 40.0, 31.0, "as float16; 4 * 31 eps would be the logits' size"),
 }
 
 
