@@ -184,7 +184,12 @@ def test_a_loss_that_diverges_stops_the_run_and_keeps_the_last_good_state(tmp_pa
 def test_the_export_is_a_checkpoint_that_loads_with_its_omega(tmp_path: Path) -> None:
     trainer = run(TINY, tmp_path)
     model = tinylane.load(tmp_path, backend="numpy")
-    assert model.trained_for_lanes and model.task == {"name": "shell-game", "cups": 4, "swaps": 4}
+    assert model.trained_for_lanes and model.task == {
+        "name": "shell-game",
+        "cups": 4,
+        "swaps": 4,
+        "lanes": [1, 2],
+    }
     omega = model.lane_rope.omega
     assert np.array_equal(omega, np.asarray(trainer.state["omega"]).astype(np.float64))
     n, tokens, _ = trainer.batch(3)

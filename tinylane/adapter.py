@@ -47,6 +47,12 @@ class Adapter:
     lanes: tuple[int, ...] = ()  # the lane counts it was trained with
     settings: dict[str, Any] = field(default_factory=dict)  # adapter_config.json
 
+    @property
+    def task(self) -> dict[str, Any] | None:
+        """The task that the adapter was trained on, and for which numbers of lanes."""
+        task = self.settings.get("task")
+        return {"lanes": list(self.lanes), **task} if isinstance(task, dict) else None
+
     def identity(self, base: str) -> str:
         """The identity of a model with these updates: its own if there are none (Omega apart)."""
         if not self.tensors:

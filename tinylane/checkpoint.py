@@ -102,6 +102,7 @@ def load(
         lag=0 if tuned is None else tuned.lag,
         sampling=plan.sampling,
         identity=plan.identity if tuned is None else tuned.identity(plan.identity),
+        task=None if tuned is None else tuned.task,
         report=report,
     )
 
