@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-os.environ.setdefault("MLX_DISABLE_COMPILE", "1")  # its presence counts, before mlx is imported
+# Before NumPy and MLX are imported. One thread: products this small only wait for one another.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("MLX_DISABLE_COMPILE", "1")  # its presence counts
+os.environ.setdefault("MLX_ENABLE_TF32", "0")  # float32 is to mean float32 on a GPU too
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 
 import pytest
 from hypothesis import HealthCheck, Verbosity, settings
