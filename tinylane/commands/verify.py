@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from dataclasses import asdict
 from typing import Any
 
@@ -18,9 +17,8 @@ from tinylane.model import Model
 from tinylane.prompt import encode_prompt
 from tinylane.tasks.evaluate import game_of
 from tinylane.testing import verification
-from tinylane.testing.checks import Law
 from tinylane.testing.samples import Sample
-from tinylane.testing.verification import LONGEST, Finding
+from tinylane.testing.verification import LONGEST, Finding, Run
 from tinylane.text import printable
 
 LANES = 4
@@ -37,38 +35,39 @@ def run(args: Any) -> int:
     if args.prompt == "":
         raise TinylaneError("--prompt is empty; expected text")
     samples: dict[str, Sample] = {}
-    runs: dict[str, list[Finding]] = {}
-    logits, seconds, identity = {}, {}, ""
+    runs: list[Run] = []
     for backend, dtype in _asked(args):
         chosen = {**vars(args), "backend": backend, "dtype": dtype}
         # One model at a time: what is kept of each are its logits.
         model = common.load(argparse.Namespace(**chosen), lanes=args.lanes or LANES)
         samples = samples or _samples(args, model)
-        name, identity = f"{model.backend} {model.dtype}", model.identity
-        if name in runs:
-            continue
-        began = time.perf_counter()
-        _forecast(name, model, samples, args.quiet)
-        progress = _Progress(name, args.quiet)
-        runs[name] = verification.verify(model, samples, args.seed, progress)
-        logits[name] = verification.logits_of(model, samples)
+        _forecast(model, samples, args.quiet)
+        progress = _Progress(args.quiet)
+        found = verification.verify(model, samples, args.seed, progress)
         progress.clear()
-        seconds[name] = time.perf_counter() - began
+        runs.append(found)
         if not args.json:
-            _show(f"{common.name_of(args)}, {name}: {seconds[name]:.1f} s", runs[name])
+            title = f"{common.name_of(args)}, {found.name}, {found.seconds:.1f} s"
+            _show(f"{title}; sensitivity to rounding {found.sensitivity:.1f}", found.findings)
+        if found.blurred:
+            common.note(
+                f"{found.name}: rounding may move this model's logits by their own size; "
+                "only the exact laws tell anything",
+                args.quiet,
+            )
+        identity = model.identity
         del model
-    pairs = verification.compare(logits, samples)
+    pairs = verification.compare(runs, samples)
     if args.json:
-        common.print_json(_document(args, identity, samples, runs, seconds, pairs))
+        common.print_json(_document(args, identity, samples, runs, pairs))
     elif pairs:
-        _show("between them", pairs, by_says=True)
-    failed = [
-        f"{name}: {f.violation}" for name, found in runs.items() for f in found if f.violation
-    ]
-    failed += [f.violation for f in pairs if f.violation]
+        _show("backends and dtypes against each other", pairs, by_says=True)
+    failed = [f"{r.name}: {f.violation}" for r in runs for f in r.findings if not f.holds]
+    failed += [f.violation for f in pairs if not f.holds]
     if failed:
+        count = "1 violation" if len(failed) == 1 else f"{len(failed)} violations"
         more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
-        raise CheckFailed(f"{len(failed)} violations: {'; '.join(failed[:3])}{more}")
+        raise CheckFailed(f"{count}: {'; '.join(failed[:3])}{more}")
     return 0
 
 
@@ -90,13 +89,14 @@ def _samples(args: Any, model: Model) -> dict[str, Sample]:
     return verification.samples_for(model, n, args.samples, args.seed, ids)
 
 
-def _forecast(name: str, model: Model, samples: dict[str, Sample], quiet: bool) -> None:
+def _forecast(model: Model, samples: dict[str, Sample], quiet: bool) -> None:
     if quiet:
         return
     told = verification.forecast(model, samples)
     common.note(
-        f"{name}: {len(samples)} samples of up to {told.rows} rows, {told.passes} passes and "
-        f"{told.definitions} in float64 by definition: about {_duration(told.seconds)}"
+        f"{model.backend} {model.dtype}: {len(samples)} samples of up to {told.rows} rows, "
+        f"{told.passes} passes and {told.definitions} in float64 by definition: "
+        f"about {_duration(told.seconds)}"
     )
 
 
@@ -141,17 +141,11 @@ def _cells(f: Finding, by_says: bool) -> tuple[str, ...]:
 
 
 def _document(
-    args: Any,
-    identity: str,
-    samples: dict[str, Sample],
-    runs: dict[str, list[Finding]],
-    seconds: dict[str, float],
-    pairs: list[Finding],
+    args: Any, identity: str, samples: dict[str, Sample], runs: list[Run], pairs: list[Finding]
 ) -> dict[str, Any]:
     def laws(findings: list[Finding]) -> list[dict[str, Any]]:
         return [asdict(f) | {"holds": f.holds, "verdict": f.verdict} for f in findings]
 
-    found = [f for findings in [*runs.values(), pairs] for f in findings]
     return {
         "tinylane": tinylane.__version__,
         "model": args.model,
@@ -160,38 +154,40 @@ def _document(
         "samples": {
             name: {
                 "rows": len(s.tokens),
+                "first_position": int(s.positions.min()),
                 "lanes": s.mask.n,
                 "visibility": s.mask.visibility.tolist(),
                 "lag": s.mask.lag,
                 "prompt_lane": s.rope.prompt_lane,
-                "first_position": int(s.positions.min()),
             }
             for name, s in samples.items()
         },
         "runs": [
             {
-                "backend": name.split()[0],
-                "dtype": name.split()[1],
-                "seconds": seconds[name],
-                "laws": laws(findings),
+                "backend": r.backend,
+                "dtype": r.dtype,
+                "seconds": r.seconds,
+                "sensitivity": r.sensitivity,
+                "blurred": r.blurred,
+                "laws": laws(r.findings),
             }
-            for name, findings in runs.items()
+            for r in runs
         ],
         "between": laws(pairs),
-        "holds": all(f.holds for f in found),
+        "holds": all(f.holds for r in runs for f in r.findings) and all(f.holds for f in pairs),
     }
 
 
 class _Progress:
-    """On a terminal, the law that is being checked."""
+    """On a terminal, what is being checked."""
 
-    def __init__(self, name: str, quiet: bool) -> None:
-        self.name, self.live = name, sys.stderr.isatty() and not quiet
+    def __init__(self, quiet: bool) -> None:
+        self.live = sys.stderr.isatty() and not quiet
 
-    def __call__(self, law: Law) -> None:
+    def __call__(self, name: str) -> None:
         if self.live:
-            print(f"\r{self.name}: {law.name:<16}", end="", file=sys.stderr, flush=True)
+            print(f"\r{name:<20}", end="", file=sys.stderr, flush=True)
 
     def clear(self) -> None:
         if self.live:
-            print("\r" + " " * 40 + "\r", end="", file=sys.stderr, flush=True)
+            print("\r" + " " * 20 + "\r", end="", file=sys.stderr, flush=True)

@@ -56,30 +56,32 @@ def reference(
     lanes: Any = None,
     rope: LaneRoPE | None = None,
     visible: np.ndarray | None = None,
+    noise: float = 0.0,
 ) -> np.ndarray:
     """Logits (T, V), float64. Without lanes and rope: the unmodified model.
 
     params: as the decoder takes them, of either library, in any dtype, MLX-quantized ones too.
-    visible: (T, T) booleans; None is causal.
+    visible: (T, T) booleans; None is causal. noise: the result of every matrix and norm is off by
+    so much of itself (one standard deviation, always the same draw), as if it had been rounded.
     """
     positions = np.asarray(positions)
     lanes = np.zeros_like(positions) if lanes is None else np.asarray(lanes)
     if visible is None:
         visible = positions[None, :] <= positions[:, None]
     theta, factor = frequencies(config.rope, config.head_dim)
-    get = _Weights(params, config.width)
+    get = _Weights(params, config.width, noise)
     x = get.embedded(np.asarray(tokens))
     for layer in range(config.layers):
         if layer == 0 or (rope is not None and rope.omega.ndim == 2):
             delta = relative_angles(theta, rope, layer, positions, lanes)
         at = f"model.layers.{layer}."
-        y = _norm(x, get[at + "input_layernorm.weight"], config.norm_eps)
+        y = _norm(get, at + "input_layernorm", x, config.norm_eps)
         x = x + _attention(config, get, at + "self_attn.", y, delta, visible, factor)
-        y = _norm(x, get[at + "post_attention_layernorm.weight"], config.norm_eps)
+        y = _norm(get, at + "post_attention_layernorm", x, config.norm_eps)
         gate = _linear(get, at + "mlp.gate_proj", y)
         hidden = gate / (1 + np.exp(-gate)) * _linear(get, at + "mlp.up_proj", y)
         x = x + _linear(get, at + "mlp.down_proj", hidden)
-    return _linear(get, "lm_head", _norm(x, get["model.norm.weight"], config.norm_eps))
+    return _linear(get, "lm_head", _norm(get, "model.norm", x, config.norm_eps))
 
 
 def widened(params: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -97,8 +99,13 @@ def _wide(w: Any, dtype: Any = np.float64) -> np.ndarray:
 class _Weights:
     """Parameters in float64, each widened (and unpacked, if quantized) when it is asked for."""
 
-    def __init__(self, params: dict[str, Any], width: int) -> None:
-        self.params, self.width = params, width
+    def __init__(self, params: dict[str, Any], width: int, noise: float) -> None:
+        self.params, self.width, self.noise = params, width, noise
+        self.rng = np.random.default_rng(0)
+
+    def rounded(self, y: np.ndarray) -> np.ndarray:
+        """y with the noise that was asked for."""
+        return y * (1 + self.noise * self.rng.standard_normal(y.shape)) if self.noise else y
 
     def __getitem__(self, name: str) -> np.ndarray:
         return _wide(self.params[name])
@@ -157,8 +164,8 @@ def _attention(
     k = _linear(get, at + "k_proj", x).reshape(len(x), -1, D)
     v = _linear(get, at + "v_proj", x).reshape(len(x), -1, D)
     if config.qk_norm:
-        q = _norm(q, get[at + "q_norm.weight"], config.norm_eps)
-        k = _norm(k, get[at + "k_norm.weight"], config.norm_eps)
+        q = _norm(get, at + "q_norm", q, config.norm_eps)
+        k = _norm(get, at + "k_norm", k, config.norm_eps)
     q, k = q[..., : D // 2] + 1j * q[..., D // 2 :], k[..., : D // 2] + 1j * k[..., D // 2 :]
     turn, mixed = np.exp(1j * delta), []
     for head in range(config.heads):
@@ -178,8 +185,9 @@ def _linear(get: _Weights, name: str, x: np.ndarray) -> np.ndarray:
             w = w + get[name + ".lora_a"] @ get[name + ".lora_b"][:, which]
         parts.append(x @ w)
     y = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
-    return y + get[name + ".bias"] if name + ".bias" in get else y
+    return get.rounded(y + get[name + ".bias"] if name + ".bias" in get else y)
 
 
-def _norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
-    return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + eps) * weight
+def _norm(get: _Weights, name: str, x: np.ndarray, eps: float) -> np.ndarray:
+    y = x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + eps) * get[name + ".weight"]
+    return get.rounded(y)
