@@ -27,7 +27,7 @@ HEAD = ("", "law", "worst error", "tolerance", "used", "rows", "verdict")
 
 def run(args: Any) -> int:
     """Run the command; the exit code. Raises CheckFailed where a law does not hold."""
-    if args.samples < 1 or args.seed < 0 or not 1 <= (args.lanes or 1) <= 64:
+    if args.samples < 1 or args.seed < 0 or args.lanes not in (None, *range(1, 65)):
         raise TinylaneError(
             f"--samples {args.samples}, --seed {args.seed}, --lanes {args.lanes}; "
             "expected at least 1, at least 0, and 1 to 64"

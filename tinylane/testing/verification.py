@@ -102,7 +102,7 @@ def exact(model: Model, sample: Sample, noise: float = 0.0) -> np.ndarray:
     return reference(model.config, model.params, *sample.rows, sample.rope, visible, noise)
 
 
-# What differs from `checks` at this size: chosen rows and cuts, and for law 12 the definition in
+# What differs from `checks` at this size: chosen rows, lanes, cuts; for law 12 the definition in
 # place of a second model in float64, for which a large checkpoint has no room.
 
 
@@ -117,6 +117,12 @@ def _causality(model: Model, sample: Sample, choose: Chooser) -> Report:
 def _prompt_and_lanes(sample: Sample) -> list[np.ndarray]:
     shared = sample.lanes == SHARED
     return [rows for rows in (np.flatnonzero(shared), np.flatnonzero(~shared)) if len(rows)]
+
+
+def _isolation(model: Model, sample: Sample, choose: Chooser) -> Report:
+    lane = int(sample.mask.visibility.sum(axis=0).argmin())  # the one that the fewest read
+    by = choose.integer(1, sample.vocab - 1)
+    return laws.assert_isolation(bound(model, sample), sample, lane, by)
 
 
 def _cuts(sample: Sample) -> list[int]:
@@ -134,8 +140,9 @@ def _steps(model: Model, sample: Sample, choose: Chooser) -> Report:
 
 
 AT_SIZE = [
-    *(law for law in LAWS.values() if law.name not in ("causality", "steps", "backends")),
+    *(law for law in LAWS.values() if law.number not in (4, 5, 8, 12)),
     replace(LAWS["causality"], check=_causality),
+    replace(LAWS["isolation"], check=_isolation),
     replace(LAWS["steps"], check=_steps),
     replace(LAWS["backends"], name="definition", says=EXTRA["definition"].says),
 ]
