@@ -78,6 +78,7 @@ def parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     _eval(commands)
     _inspect(commands)
     _replay(commands)
+    _verify(commands)
     _train(commands, full=bool(argv) and argv[0] == "train")
     return top
 
@@ -102,9 +103,15 @@ def _model_flags(p: Any, positional: bool = False) -> None:
     p.add_argument("--revision", help="branch, tag or commit of a hub id")
 
 
-def _engine_flags(p: Any) -> None:
-    p.add_argument("--backend", choices=BACKENDS, default="auto", help="auto: MLX on Apple silicon")
-    p.add_argument("--dtype", choices=DTYPES, default="auto")
+def _engine_flags(p: Any, every: bool = False) -> None:
+    more = ("all",) if every else ()
+    p.add_argument(
+        "--backend",
+        choices=(*BACKENDS, *more),
+        default="auto",
+        help="auto: MLX on Apple silicon" + "; all: one against the other as well" * every,
+    )
+    p.add_argument("--dtype", choices=(*DTYPES, *more), default="auto")
 
 
 def _generate(commands: Any) -> None:
@@ -225,6 +232,28 @@ def _replay(commands: Any) -> None:
         "--tolerance", type=float, metavar="T", help="largest difference; default: by dtype"
     )
     p.add_argument("--json", action="store_true", help="one JSON document on standard output")
+
+
+def _verify(commands: Any) -> None:
+    p = _command(
+        commands,
+        "verify",
+        "check the laws of lanes on a model at its real size",
+        "verify",
+        "Random prompts and yours; a table of errors and tolerances; exit 1 where a law fails.",
+    )
+    _model_flags(p, positional=True)
+    _engine_flags(p, every=True)
+    p.add_argument(
+        "--prompt", "-p", metavar="TEXT", help="one more sample; default: the shell game's"
+    )
+    p.add_argument(
+        "--samples", type=int, default=3, metavar="N", help="with random prompts; default: 3"
+    )
+    p.add_argument("--seed", type=int, default=0, metavar="S", help="of the samples; default: 0")
+    p.add_argument("--lanes", type=int, metavar="N", help="default: 4")
+    p.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    p.add_argument("--quiet", action="store_true", help="no notes")
 
 
 def _train(commands: Any, full: bool) -> None:

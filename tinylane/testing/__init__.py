@@ -10,6 +10,7 @@ what it returns only has to go through `numpy.asarray`.
     checks       the laws and some more applied to a `tinylane.Model`: `LAWS`, `check`
     reference    the definition: a float64 decoder in complex numbers, SPEC 3 as a loop
     tolerances   C * eps(dtype) * scale, and why
+    verification the laws on a real checkpoint at its real size, as `tinylane verify` runs them
     strategies   Hypothesis strategies; the only part that needs Hypothesis
     hf           a transformers model as a callable
 """

@@ -2,7 +2,8 @@
 
 Planes are complex numbers and a score is Re(conj(q) k e^(i delta)) summed over planes, delta being
 the relative angle of key and query: a wrong sign, pairing or frequency cannot hide here as it can
-behind shift invariance. Written to be read beside the papers, cubic in the number of rows.
+behind shift invariance. Written to be read beside the papers. Weights are widened one at a time,
+for a large model has no room for all of them in float64.
 
     T rows   H heads   D head dim   V vocab
 """
@@ -15,7 +16,10 @@ import numpy as np
 
 from tinylane.config import ModelConfig
 from tinylane.lanes import SHARED, LaneMask, LaneRoPE
+from tinylane.quantized import Packing, dequantize
 from tinylane.rope import frequencies
+
+AT_ONCE = 8192  # outputs of a matrix that are widened together
 
 
 def visible_by_definition(positions: Any, lanes: Any, mask: LaneMask) -> np.ndarray:
@@ -31,18 +35,17 @@ def visible_by_definition(positions: Any, lanes: Any, mask: LaneMask) -> np.ndar
 
 
 def relative_angles(
-    theta: np.ndarray, rope: LaneRoPE | None, layers: int, positions: Any, lanes: Any
+    theta: np.ndarray, rope: LaneRoPE | None, layer: int, positions: Any, lanes: Any
 ) -> np.ndarray:
-    """(layers, T, T, D/2): theta * (j - i) + Omega * (n - m), SPEC 2 and 2.1. rope None: plain."""
+    """(T, T, D/2): theta * (j - i) + Omega * (n - m), SPEC 2 and 2.1. rope None: plain."""
     i, m = np.asarray(positions), np.maximum(lanes, 0)
     angles = (i[None, :] - i[:, None])[..., None] * theta
     if rope is None:
-        return np.broadcast_to(angles, (layers, *angles.shape))
+        return angles
     apart = m[None, :] - m[:, None]
     if rope.prompt_lane == "own":  # the prompt is a part of whoever looks at it
         apart = np.where(np.asarray(lanes)[None, :] == SHARED, 0, apart)
-    omega = np.broadcast_to(rope.omega, (layers, len(theta)))
-    return angles + apart[..., None] * omega[:, None, None, :]
+    return angles + apart[..., None] * (rope.omega if rope.omega.ndim == 1 else rope.omega[layer])
 
 
 def reference(
@@ -53,45 +56,103 @@ def reference(
     lanes: Any = None,
     rope: LaneRoPE | None = None,
     visible: np.ndarray | None = None,
+    noise: float = 0.0,
 ) -> np.ndarray:
     """Logits (T, V), float64. Without lanes and rope: the unmodified model.
 
-    params: as the decoder takes them, of either library, in any dtype. visible: (T, T)
-    booleans; None is causal.
+    params: as the decoder takes them, of either library, in any dtype, MLX-quantized ones too.
+    visible: (T, T) booleans; None is causal. noise: the result of every matrix and norm is off by
+    so much of itself (one standard deviation, always the same draw), as if it had been rounded.
     """
     positions = np.asarray(positions)
     lanes = np.zeros_like(positions) if lanes is None else np.asarray(lanes)
     if visible is None:
         visible = positions[None, :] <= positions[:, None]
     theta, factor = frequencies(config.rope, config.head_dim)
-    delta = relative_angles(theta, rope, config.layers, positions, lanes)
-    get = widened(params)
-    x = get["model.embed_tokens.weight"][np.asarray(tokens)]
+    get = _Weights(params, config.width, noise)
+    x = get.embedded(np.asarray(tokens))
     for layer in range(config.layers):
+        if layer == 0 or (rope is not None and rope.omega.ndim == 2):
+            delta = relative_angles(theta, rope, layer, positions, lanes)
         at = f"model.layers.{layer}."
-        y = _norm(x, get[at + "input_layernorm.weight"], config.norm_eps)
-        x = x + _attention(config, get, at + "self_attn.", y, delta[layer], visible, factor)
-        y = _norm(x, get[at + "post_attention_layernorm.weight"], config.norm_eps)
+        y = _norm(get, at + "input_layernorm", x, config.norm_eps)
+        x = x + _attention(config, get, at + "self_attn.", y, delta, visible, factor)
+        y = _norm(get, at + "post_attention_layernorm", x, config.norm_eps)
         gate = _linear(get, at + "mlp.gate_proj", y)
         hidden = gate / (1 + np.exp(-gate)) * _linear(get, at + "mlp.up_proj", y)
         x = x + _linear(get, at + "mlp.down_proj", hidden)
-    return _linear(get, "lm_head", _norm(x, get["model.norm.weight"], config.norm_eps))
+    return _linear(get, "lm_head", _norm(get, "model.norm", x, config.norm_eps))
 
 
 def widened(params: dict[str, Any]) -> dict[str, np.ndarray]:
     """The same numbers as NumPy float64 (bfloat16, which NumPy has not, by way of float32)."""
 
-    def wide(w: Any) -> np.ndarray:
-        if w.itemsize < 4:
-            w = w.astype(w.__array_namespace__().float32)
-        return np.array(w, dtype=np.float64)
+    return {name: _wide(w) for name, w in params.items()}
 
-    return {name: wide(w) for name, w in params.items()}
+
+def _wide(w: Any, dtype: Any = np.float64) -> np.ndarray:
+    if w.itemsize < 4:
+        w = w.astype(w.__array_namespace__().float32)
+    return np.asarray(w, dtype=dtype)
+
+
+class _Weights:
+    """Parameters in float64, each widened (and unpacked, if quantized) when it is asked for."""
+
+    def __init__(self, params: dict[str, Any], width: int, noise: float) -> None:
+        self.params, self.width, self.noise = params, width, noise
+        self.rng = np.random.default_rng(0)
+
+    def rounded(self, y: np.ndarray) -> np.ndarray:
+        """y with the noise that was asked for."""
+        return y * (1 + self.noise * self.rng.standard_normal(y.shape)) if self.noise else y
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return _wide(self.params[name])
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.params
+
+    def outputs(self, path: str) -> int:
+        """The number of outputs of a matrix."""
+        if path + ".scales" in self:
+            return self.params[path + ".scales"].shape[0]
+        return self.params[path + ".weight"].shape[1]
+
+    def matrix(self, path: str, inputs: int, which: slice) -> np.ndarray:
+        """(in, the outputs `which`)."""
+        if path + ".scales" in self:
+            return self._unpacked(path, inputs, which).T
+        return _wide(self.params[path + ".weight"][:, which])
+
+    def embedded(self, tokens: np.ndarray) -> np.ndarray:
+        """(T, width)"""
+        path, weight = "model.embed_tokens", self.params["model.embed_tokens.weight"]
+        index = tokens if isinstance(weight, np.ndarray) else _mlx(tokens)
+        if path + ".scales" in self:
+            return self._unpacked(path, self.width, index)
+        return _wide(weight[index])
+
+    def _unpacked(self, path: str, inputs: int, rows: Any) -> np.ndarray:
+        weight, scales = (self.params[path + part][rows] for part in (".weight", ".scales"))
+        bits, group = weight.shape[1] * 32 // inputs, inputs // scales.shape[1]
+        if path + ".biases" not in self:
+            how = Packing("mxfp4", bits, group)
+            return _wide(dequantize(np.array(weight), np.array(scales), None, how))
+        biases = _wide(self.params[path + ".biases"][rows], np.float32)
+        how = Packing("affine", bits, group)
+        return _wide(dequantize(np.array(weight), _wide(scales, np.float32), biases, how))
+
+
+def _mlx(tokens: np.ndarray) -> Any:
+    import mlx.core as mx
+
+    return mx.array(tokens.astype(np.int32))
 
 
 def _attention(
     config: ModelConfig,
-    get: dict[str, np.ndarray],
+    get: _Weights,
     at: str,
     x: np.ndarray,
     delta: np.ndarray,
@@ -103,8 +164,8 @@ def _attention(
     k = _linear(get, at + "k_proj", x).reshape(len(x), -1, D)
     v = _linear(get, at + "v_proj", x).reshape(len(x), -1, D)
     if config.qk_norm:
-        q = _norm(q, get[at + "q_norm.weight"], config.norm_eps)
-        k = _norm(k, get[at + "k_norm.weight"], config.norm_eps)
+        q = _norm(get, at + "q_norm", q, config.norm_eps)
+        k = _norm(get, at + "k_norm", k, config.norm_eps)
     q, k = q[..., : D // 2] + 1j * q[..., D // 2 :], k[..., : D // 2] + 1j * k[..., D // 2 :]
     turn, mixed = np.exp(1j * delta), []
     for head in range(config.heads):
@@ -116,12 +177,17 @@ def _attention(
     return _linear(get, at + "o_proj", np.concatenate(mixed, axis=1))
 
 
-def _linear(get: dict[str, np.ndarray], name: str, x: np.ndarray) -> np.ndarray:
-    w = get[name + ".weight"]
-    if name + ".lora_a" in get:
-        w = w + get[name + ".lora_a"] @ get[name + ".lora_b"]
-    return x @ w + get.get(name + ".bias", 0.0)
+def _linear(get: _Weights, name: str, x: np.ndarray) -> np.ndarray:
+    parts, count = [], get.outputs(name)
+    for which in (slice(start, start + AT_ONCE) for start in range(0, count, AT_ONCE)):
+        w = get.matrix(name, x.shape[-1], which)
+        if name + ".lora_a" in get:
+            w = w + get[name + ".lora_a"] @ get[name + ".lora_b"][:, which]
+        parts.append(x @ w)
+    y = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+    return get.rounded(y + get[name + ".bias"] if name + ".bias" in get else y)
 
 
-def _norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
-    return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + eps) * weight
+def _norm(get: _Weights, name: str, x: np.ndarray, eps: float) -> np.ndarray:
+    y = x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + eps) * get[name + ".weight"]
+    return get.rounded(y)

@@ -1,0 +1,193 @@
+"""`tinylane verify`: the laws on a checkpoint at its real size; exit 1 where one does not hold."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+import tinylane
+from tinylane.checkpoint import DTYPES, choose_backend
+from tinylane.commands import common
+from tinylane.errors import CheckFailed, TinylaneError
+from tinylane.model import Model
+from tinylane.prompt import encode_prompt
+from tinylane.tasks.evaluate import game_of
+from tinylane.testing import verification
+from tinylane.testing.samples import Sample
+from tinylane.testing.verification import LONGEST, Finding, Run
+from tinylane.text import printable
+
+LANES = 4
+HEAD = ("", "law", "worst error", "tolerance", "used", "rows", "verdict")
+
+
+def run(args: Any) -> int:
+    """Run the command; the exit code. Raises CheckFailed where a law does not hold."""
+    if args.samples < 1 or args.seed < 0 or args.lanes not in (None, *range(1, 65)):
+        raise TinylaneError(
+            f"--samples {args.samples}, --seed {args.seed}, --lanes {args.lanes}; "
+            "expected at least 1, at least 0, and 1 to 64"
+        )
+    if args.prompt == "":
+        raise TinylaneError("--prompt is empty; expected text")
+    samples: dict[str, Sample] = {}
+    runs: list[Run] = []
+    for backend, dtype in _asked(args):
+        chosen = {**vars(args), "backend": backend, "dtype": dtype}
+        # One model at a time: what is kept of each are its logits.
+        model = common.load(argparse.Namespace(**chosen), lanes=args.lanes or LANES)
+        samples = samples or _samples(args, model)
+        _forecast(model, samples, args.quiet)
+        progress = _Progress(args.quiet)
+        found = verification.verify(model, samples, args.seed, progress)
+        progress.clear()
+        runs.append(found)
+        if not args.json:
+            title = f"{common.name_of(args)}, {found.name}, {found.seconds:.1f} s"
+            _show(f"{title}; sensitivity to rounding {found.sensitivity:.1f}", found.findings)
+        if found.blurred:
+            common.note(
+                f"{found.name}: rounding may move this model's logits by their own size; "
+                "only the exact laws tell anything",
+                args.quiet,
+            )
+        identity = model.identity
+        del model
+    pairs = verification.compare(runs, samples)
+    if args.json:
+        common.print_json(_document(args, identity, samples, runs, pairs))
+    elif pairs:
+        _show("backends and dtypes against each other", pairs, by_says=True)
+    failed = [f"{r.name}: {f.violation}" for r in runs for f in r.findings if not f.holds]
+    failed += [f.violation for f in pairs if not f.holds]
+    if failed:
+        count = "1 violation" if len(failed) == 1 else f"{len(failed)} violations"
+        more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
+        raise CheckFailed(f"{count}: {'; '.join(failed[:3])}{more}")
+    return 0
+
+
+def _asked(args: Any) -> list[tuple[str, str]]:
+    """Which backends, in which dtypes."""
+    backends = list(DTYPES) if args.backend == "all" else [choose_backend(args.backend)]
+    return [(b, d) for b in backends for d in (DTYPES[b] if args.dtype == "all" else [args.dtype])]
+
+
+def _samples(args: Any, model: Model) -> dict[str, Sample]:
+    known = model.visibility if isinstance(model.visibility, (list, np.ndarray)) else None
+    n = args.lanes or (LANES if known is None else min(LANES, len(known)))
+    game, prompt = game_of(model), args.prompt
+    if prompt is None and game is not None:
+        prompt = game.prompt(game.draw(1, np.random.default_rng(args.seed))[0])
+    ids = [] if prompt is None else encode_prompt(model, prompt, None)
+    if len(ids) > LONGEST:
+        common.note(f"the prompt has {len(ids)} tokens; {LONGEST} are used", args.quiet)
+    return verification.samples_for(model, n, args.samples, args.seed, ids)
+
+
+def _forecast(model: Model, samples: dict[str, Sample], quiet: bool) -> None:
+    if quiet:
+        return
+    told = verification.forecast(model, samples)
+    common.note(
+        f"{model.backend} {model.dtype}: {len(samples)} samples of up to {told.rows} rows, "
+        f"{told.passes} passes and {told.definitions} in float64 by definition: "
+        f"about {_duration(told.seconds)}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+
+
+def _show(title: str, findings: list[Finding], by_says: bool = False) -> None:
+    """A table: with rules on a terminal, plain lines elsewhere."""
+    rows = [_cells(f, by_says) for f in findings]
+    if not sys.stdout.isatty():
+        widths = [max(map(len, column)) for column in zip(HEAD, *rows, strict=True)]
+        print(printable(title))
+        for row in (HEAD, *rows):
+            cells = (
+                c.rjust(w) if k not in (1, 6) else c.ljust(w)
+                for k, (c, w) in enumerate(zip(row, widths, strict=True))
+            )
+            print("  ".join(cells).rstrip())
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=Text(printable(title)), title_justify="left")
+    for k, head in enumerate(HEAD):
+        table.add_column(head, justify="left" if k in (1, 6) else "right")
+    for row, finding in zip(rows, findings, strict=True):
+        table.add_row(*map(Text, row), style=None if finding.holds else "bold red")
+    Console(highlight=False, markup=False, emoji=False).print(table)
+
+
+def _cells(f: Finding, by_says: bool) -> tuple[str, ...]:
+    if not f.compared:
+        error = allowed = used = "-"
+    elif f.allowed == 0:
+        error, allowed, used = f"{f.worst:.1e}" if f.worst else "0", "exact", ""
+    else:
+        error, allowed, used = f"{f.worst:.1e}", f"{f.allowed:.1e}", f"{f.worst / f.allowed:.1%}"
+    law = f.says if by_says else f.law
+    return str(f.number), law, error, allowed, used, str(f.compared), f.verdict
+
+
+def _document(
+    args: Any, identity: str, samples: dict[str, Sample], runs: list[Run], pairs: list[Finding]
+) -> dict[str, Any]:
+    def laws(findings: list[Finding]) -> list[dict[str, Any]]:
+        return [asdict(f) | {"holds": f.holds, "verdict": f.verdict} for f in findings]
+
+    return {
+        "tinylane": tinylane.__version__,
+        "model": args.model,
+        "identity": identity,
+        "seed": args.seed,
+        "samples": {
+            name: {
+                "rows": len(s.tokens),
+                "first_position": int(s.positions.min()),
+                "lanes": s.mask.n,
+                "visibility": s.mask.visibility.tolist(),
+                "lag": s.mask.lag,
+                "prompt_lane": s.rope.prompt_lane,
+            }
+            for name, s in samples.items()
+        },
+        "runs": [
+            {
+                "backend": r.backend,
+                "dtype": r.dtype,
+                "seconds": r.seconds,
+                "sensitivity": r.sensitivity,
+                "blurred": r.blurred,
+                "laws": laws(r.findings),
+            }
+            for r in runs
+        ],
+        "between": laws(pairs),
+        "holds": all(f.holds for r in runs for f in r.findings) and all(f.holds for f in pairs),
+    }
+
+
+class _Progress:
+    """On a terminal, what is being checked."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.live = sys.stderr.isatty() and not quiet
+
+    def __call__(self, name: str) -> None:
+        if self.live:
+            print(f"\r{name:<20}", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        if self.live:
+            print("\r" + " " * 20 + "\r", end="", file=sys.stderr, flush=True)

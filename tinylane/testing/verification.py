@@ -1,0 +1,337 @@
+"""The laws on a real checkpoint at its real size: what `tinylane verify` runs.
+
+The rows are those of a joint decoding: a prompt, lanes that begin early, join late or stop early.
+The first sample has the mask and the rotation that the model was trained with; the others have
+what the laws must hold for as well: other masks, lags, Omegas, both prompt lanes, positions at the
+end of the context. Nothing is learned here about how good the model is.
+
+    T rows   N lanes   V vocab
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import combinations, pairwise
+from typing import Any
+
+import numpy as np
+
+from tinylane.lanes import SHARED, LaneMask, LaneRoPE
+from tinylane.model import Model
+from tinylane.testing import laws
+from tinylane.testing.checks import EXTRA, LAWS, Law, bound, plain
+from tinylane.testing.laws import LawViolation, Report, assert_equal
+from tinylane.testing.reference import reference, visible_by_definition
+from tinylane.testing.samples import (
+    Chooser,
+    RandomChooser,
+    Sample,
+    random_lane_rope,
+    random_mask,
+)
+from tinylane.testing.tolerances import TOLERANCES, at_sensitivity
+
+PROMPT = 16  # tokens of a random prompt
+LONGEST = 128  # tokens of a user's: the definition is quadratic in rows, with a large factor
+STEPS = 6  # tokens of a lane
+NOISE = 1e-9  # small enough for its effect to be in proportion, large enough for float64
+SLOT = 64  # positions between lanes, for a model that has no Omega of its own
+
+
+def prompt_rows(
+    prompt: Sequence[int], n: int, vocab: int, rng: np.random.Generator, origin: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens, positions, lanes (T,) of N lanes behind a prompt, in order of arrival.
+
+    Lane prompts of 0, 1 or 2 tokens, so that all lanes generate from the same position; the last
+    lane joins late and lane 1 stops early. What the lanes write is random.
+    """
+    clock = len(prompt) + 2
+    rows = [(token, i, SHARED) for i, token in enumerate(prompt)]
+    for m in range(n):
+        start = clock + 2 if m == n - 1 and m > 0 else clock - m % 3
+        stop = clock + STEPS - (2 if m == 1 else 0)
+        rows += [(int(rng.integers(vocab)), i, m) for i in range(start, stop)]
+    rows.sort(key=lambda row: row[1])
+    tokens, positions, lanes = np.array(rows, dtype=np.int64).T.copy()
+    return tokens, positions + origin, lanes
+
+
+def own_settings(model: Model, n: int) -> tuple[LaneMask, LaneRoPE]:
+    """The mask and rotation that the model was trained with; joint and `ntk` if it was not."""
+    mask = model.mask(n) if model.trained_for_lanes else LaneMask.joint(n)
+    rope = model.rope()
+    return mask, rope if rope.omega.any() else LaneRoPE.ntk(model.theta, SLOT, max(n, 2))
+
+
+def samples_for(
+    model: Model, n: int, count: int, seed: int = 0, prompt: Sequence[int] = ()
+) -> dict[str, Sample]:
+    """`count` >= 1 samples of n lanes with random prompts, by name, and one with `prompt`'s first
+    `LONGEST` tokens if it is given. The same for every backend and dtype."""
+    vocab, layers = model.config.vocab, model.config.layers
+    found = {}
+    if len(prompt):
+        mask, rope = own_settings(model, n)
+        rows = prompt_rows(prompt[:LONGEST], n, vocab, np.random.default_rng(seed))
+        found["prompt"] = Sample(*rows, mask, rope, vocab)
+    for k in range(count):
+        rng = np.random.default_rng([seed, k])
+        choose, origin = RandomChooser(rng), 0
+        if k == 0:
+            mask, rope = own_settings(model, n)
+        elif k == 1:
+            origin = max(model.config.context - 64, 0)
+            mask = LaneMask.star(n, lag=1)
+            rope = LaneRoPE(rng.uniform(-3, 3, (layers, len(model.theta))), prompt_lane=0)
+        else:
+            mask = random_mask(choose, n)
+            rope = random_lane_rope(choose, model.theta, layers, n)
+        rows = prompt_rows(rng.integers(vocab, size=PROMPT).tolist(), n, vocab, rng, origin)
+        found[f"random {k}"] = Sample(*rows, mask, rope, vocab)
+    return found
+
+
+def exact(model: Model, sample: Sample, noise: float = 0.0) -> np.ndarray:
+    """The sample's logits by definition, in float64, from the model's own weights."""
+    visible = visible_by_definition(sample.positions, sample.lanes, sample.mask)
+    return reference(model.config, model.params, *sample.rows, sample.rope, visible, noise)
+
+
+# What differs from `checks` at this size: chosen rows, lanes, cuts; for law 12 the definition in
+# place of a second model in float64, for which a large checkpoint has no room.
+
+
+def _causality(model: Model, sample: Sample, choose: Chooser) -> Report:
+    by, reports = choose.integer(1, sample.vocab - 1), []
+    for rows in _prompt_and_lanes(sample):
+        middle = int(rows[len(rows) // 2])
+        reports.append(laws.assert_causality(bound(model, sample), sample, middle, by))
+    return _worst(reports)
+
+
+def _prompt_and_lanes(sample: Sample) -> list[np.ndarray]:
+    shared = sample.lanes == SHARED
+    return [rows for rows in (np.flatnonzero(shared), np.flatnonzero(~shared)) if len(rows)]
+
+
+def _isolation(model: Model, sample: Sample, choose: Chooser) -> Report:
+    lane = int(sample.mask.visibility.sum(axis=0).argmin())  # the one that the fewest read
+    by = choose.integer(1, sample.vocab - 1)
+    return laws.assert_isolation(bound(model, sample), sample, lane, by)
+
+
+def _cuts(sample: Sample) -> list[int]:
+    """The prompt in two pieces, then step by step."""
+    count = int((sample.lanes == SHARED).sum())
+    return [cut for cut in (count // 2, *range(count, len(sample.tokens))) if cut]
+
+
+def _steps(model: Model, sample: Sample, choose: Chooser) -> Report:
+    def start() -> Callable[..., Any]:
+        return partial(model, cache=model.new_cache(sample.rope, sample.mask))
+
+    f, cuts = bound(model, sample), _cuts(sample)
+    return laws.assert_steps(f, start, sample, cuts, dtype=model.dtype)
+
+
+AT_SIZE = [
+    *(law for law in LAWS.values() if law.number not in (4, 5, 8, 12)),
+    replace(LAWS["causality"], check=_causality),
+    replace(LAWS["isolation"], check=_isolation),
+    replace(LAWS["steps"], check=_steps),
+    replace(LAWS["backends"], name="definition", says=EXTRA["definition"].says),
+]
+AT_SIZE.sort(key=lambda law: law.number)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One law over all samples: the comparison nearest to (or furthest beyond) what is allowed.
+
+    sample, row: where. violation: what is wrong, empty where the law holds.
+    """
+
+    number: int
+    law: str
+    says: str
+    worst: float
+    allowed: float
+    compared: int
+    sample: str
+    row: int
+    violation: str = ""
+
+    @property
+    def holds(self) -> bool:
+        return not self.violation
+
+    @property
+    def verdict(self) -> str:
+        if self.violation:
+            return "VIOLATED"
+        return "holds" if self.compared else "nothing to compare"
+
+
+def _worst(reports: Sequence[Report]) -> Report:
+    top = max(reports, key=_severity)
+    return replace(top, compared=sum(r.compared for r in reports))
+
+
+def _severity(report: Report) -> float:
+    """Above 1: a violation."""
+    if report.allowed:
+        return report.worst / report.allowed
+    return np.inf if report.worst else 0.0
+
+
+def _finding(law: Law, checks: Iterable[tuple[str, Callable[[], Report]]]) -> Finding:
+    """Make a law's comparisons, by the names of their samples; violations are findings too."""
+    found = []
+    for name, compare in checks:
+        try:
+            found.append((name, compare(), ""))
+        except LawViolation as error:
+            found.append((name, error.report, str(error).split("; sample ")[0]))
+    name, report, violation = max(found, key=lambda entry: (bool(entry[2]), _severity(entry[1])))
+    compared = sum(entry[1].compared for entry in found)
+    worst, allowed, row = report.worst, report.allowed, report.row
+    return Finding(law.number, law.name, law.says, worst, allowed, compared, name, row, violation)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `verify` found of a model on one backend and in one dtype.
+
+    sensitivity: how much rounding is amplified (see `tolerances`). logits: (T, V) of every sample.
+    """
+
+    backend: str
+    dtype: str
+    findings: list[Finding]
+    sensitivity: float
+    logits: dict[str, np.ndarray]
+    seconds: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.backend} {self.dtype}"
+
+    @property
+    def blurred(self) -> bool:
+        """Whether rounding alone may move logits by their own size: only exact laws tell then."""
+        entry = TOLERANCES[self.dtype]
+        return entry.k * self.sensitivity * entry.eps >= 1
+
+
+def verify(
+    model: Model,
+    samples: Mapping[str, Sample],
+    seed: int = 0,
+    on_law: Callable[[str], None] = lambda name: None,
+) -> Run:
+    """Check every law of `AT_SIZE` on all samples. on_law is called before each law, by name."""
+    began, findings = time.perf_counter(), []
+    with np.errstate(all="ignore"):  # what is not finite is found by the laws
+        on_law("sensitivity")
+        logits = {name: np.array(bound(model, s)(*s.rows)) for name, s in samples.items()}
+        expected = {name: exact(model, s) for name, s in samples.items()}
+        amplified = max(_sensitivity(model, s, expected[name]) for name, s in samples.items())
+        with at_sensitivity(amplified):
+            for law in AT_SIZE:
+                on_law(law.name)
+                checks = []
+                for k, (name, sample) in enumerate(samples.items()):
+                    choose = RandomChooser(np.random.default_rng([seed, k, law.number]))
+                    check: Any = partial(law.check, model, sample, choose)
+                    if law.name == "definition":
+                        check = partial(assert_equal, law.name, logits[name], expected[name])
+                        check = partial(check, sample, dtype=model.dtype)
+                    checks.append((name, check))
+                findings.append(_finding(law, checks))
+    seconds = time.perf_counter() - began
+    return Run(model.backend, model.dtype, findings, amplified, logits, seconds)
+
+
+def _sensitivity(model: Model, sample: Sample, expected: np.ndarray) -> float:
+    moved = np.abs(exact(model, sample, NOISE) - expected).max()
+    found = float(moved) / (NOISE * max(float(np.abs(expected).max()), 1.0))
+    return found if np.isfinite(found) else 1.0  # NaN is no excuse
+
+
+def compare(runs: Sequence[Run], samples: Mapping[str, Sample]) -> list[Finding]:
+    """Law 12 for every two runs. What is allowed is the coarser dtype's tolerance."""
+    findings = []
+    for one, other in combinations(runs, 2):
+        dtype = max((one.dtype, other.dtype), key=lambda name: TOLERANCES[name].eps)
+        law = replace(LAWS["backends"], says=f"{one.name} agrees with {other.name}")
+        how: dict[str, Any] = {"dtype": dtype, "detail": f"{one.name} against {other.name}"}
+        checks = [
+            (name, partial(assert_equal, law.name, one.logits[name], other.logits[name], s, **how))
+            for name, s in samples.items()
+        ]
+        with at_sensitivity(max(one.sensitivity, other.sensitivity)):
+            findings.append(_finding(law, checks))
+    return findings
+
+
+# How long it will take, told before: one pass is measured and the passes are counted.
+
+
+def passes(sample: Sample) -> tuple[list[int], int]:
+    """Rows of every pass that `verify` makes of a sample, and how often it runs the definition."""
+    t, n = len(sample.tokens), sample.mask.n
+    shared = int((sample.lanes == SHARED).sum())
+    ends = [0, *sorted({int((sample.positions < i).sum()) for i in sample.positions[shared:]})]
+    ends = sorted({*ends, *([shared // 2] if shared else []), t})
+    pieces = [b - a for a, b in pairwise(ends)]
+    copied = [t, n * shared + t - shared]  # the shared prompt
+    twice = ("token shift", "lane shift", "storage order", "isolation", "periodicity", "company")
+    once = ("one lane", "independent", "steps", "group think", "definition")
+    changed = 2 * len(_prompt_and_lanes(sample))  # causality
+    whole = [t] * (2 * len(twice) + len(once) + changed)
+    return [*whole, *copied, *pieces], 4 + n
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Seconds, of so many passes and so many runs of the definition."""
+
+    seconds: float
+    passes: int
+    definitions: int
+    rows: int  # the most of one pass that is no copy
+
+
+def forecast(model: Model, samples: Mapping[str, Sample]) -> Forecast:
+    """Measure a pass of a few rows and one of many, and the definition; count; add up."""
+    largest = max(samples.values(), key=lambda s: len(s.tokens))
+    few = largest.select(slice(0, largest.mask.n))
+
+    def seconds(run: Callable[[], Any]) -> float:
+        began = time.perf_counter()
+        run()
+        return time.perf_counter() - began
+
+    def checked(sample: Sample) -> None:  # a pass, and the half of a comparison that it stands for
+        got = np.asarray(bound(model, sample)(*sample.rows))
+        assert_equal("forecast", got[::2], got[::2], sample, dtype=model.dtype)
+
+    with np.errstate(all="ignore"), contextlib.suppress(LawViolation):  # NaN equals nothing
+        checked(few)  # the first pass is slow
+        small = seconds(lambda: checked(few))
+        large = seconds(lambda: checked(largest))
+        exact = seconds(lambda: plain(model)(largest.tokens, largest.positions))
+    more = len(largest.tokens) - len(few.tokens)
+    slope = max(large - small, 0.0) / max(more, 1)
+    total, count, definitions = 0.0, 0, 0
+    for sample in samples.values():
+        rows, times = passes(sample)
+        total += sum(small + slope * max(r - len(few.tokens), 0) for r in rows)
+        total += times * exact * len(sample.tokens) / len(largest.tokens)
+        count, definitions = count + len(rows), definitions + times
+    return Forecast(total, count, definitions, len(largest.tokens))
