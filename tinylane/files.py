@@ -55,6 +55,25 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     return os.fdopen(handle, "rb")
 
 
+def inside(folder: Path, name: str) -> Path:
+    """A file of the folder by its basename; raises TinylaneError for anything that leads outside.
+
+    Symbolic links may stay inside, or go to `blobs/` of the hub cache that the folder is part of.
+    """
+    try:
+        plain = Path(name).name == name and not {0, ord("\\")} & set(os.fsencode(name))
+    except UnicodeEncodeError:  # half a surrogate: in no file's name
+        plain = False
+    if not plain or name in ("", ".", ".."):
+        raise TinylaneError(f"{folder}: {show(name)} is not a plain file name of this folder")
+    # realpath, unlike Path.resolve, does not raise on a loop of links
+    real, home = (Path(os.path.realpath(path)) for path in (folder / name, folder))
+    cached = (above.parent / "blobs" for above in home.parents if above.name == "snapshots")
+    if real.is_relative_to(home) or real.parent in cached:
+        return folder / name
+    raise TinylaneError(f"{folder}: {show(name)} is a link to {real}, outside its folder")
+
+
 def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
     """The whole of a regular file of at most `limit` bytes; raises TinylaneError."""
     with open_regular(path) as file:
