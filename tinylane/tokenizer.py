@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinylane.errors import TinylaneError
+from tinylane.files import check_bounds, inside
 from tinylane.text import TextStream, one_line
 
 if TYPE_CHECKING:
@@ -358,10 +359,12 @@ def _read_bounded(path: Path, limit: int) -> str:
 
 def _read_object(path: Path) -> dict[str, Any]:
     """A JSON object out of a file, empty if there is no such file."""
-    if not path.exists():
+    if not os.path.exists(inside(path.parent, path.name)):
         return {}
     try:
-        value = json.loads(_read_bounded(path, LARGEST_JSON))
+        source = _read_bounded(path, LARGEST_JSON)
+        check_bounds(source, str(path))
+        value = json.loads(source)
     except TinylaneError:
         raise
     except (ValueError, RecursionError) as error:
@@ -374,8 +377,8 @@ def _read_object(path: Path) -> dict[str, Any]:
 def _read_tokenizer(folder: Path) -> tokenizers.Tokenizer:
     from tokenizers import Tokenizer as Core
 
-    path = folder / "tokenizer.json"
-    if not path.exists():
+    path = inside(folder, "tokenizer.json")
+    if not os.path.exists(path):
         has = " (it has tokenizer.model only)" if (folder / "tokenizer.model").exists() else ""
         raise TinylaneError(
             f"{folder} has no tokenizer.json{has}: save it with "
@@ -401,8 +404,8 @@ def _find_template(folder: Path, settings: Mapping[str, Any]) -> tuple[str | Non
     """The chat template and the file it is from; the first of three places, as transformers."""
     from tinylane.chat import LONGEST_TEMPLATE
 
-    path = folder / "chat_template.jinja"
-    if path.exists():
+    path = inside(folder, "chat_template.jinja")
+    if os.path.exists(path):
         return _read_bounded(path, LONGEST_TEMPLATE), path.name
     sources = {
         "chat_template.json": _read_object(folder / "chat_template.json"),
@@ -412,7 +415,9 @@ def _find_template(folder: Path, settings: Mapping[str, Any]) -> tuple[str | Non
         found = holder.get("chat_template")
         if isinstance(found, list):  # named ones: [{"name": "default", "template": "..."}]
             named = {
-                item.get("name"): item.get("template") for item in found if isinstance(item, dict)
+                str(item.get("name")): item.get("template")
+                for item in found
+                if isinstance(item, dict)
             }
             found = named.get("default")
             if found is None:
