@@ -86,7 +86,8 @@ def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
     return data
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An `object_pairs_hook` for `json` that raises TinylaneError for a key that occurs twice."""
     found = dict(pairs)
     if len(found) != len(pairs):
         seen: set[str] = set()
@@ -153,7 +154,7 @@ def parse_json(data: bytes, source: str) -> dict[str, Any]:
     try:
         value = json.loads(
             data.decode("utf-8-sig"),
-            object_pairs_hook=_pairs,
+            object_pairs_hook=unique_keys,
             parse_int=_integer,
             parse_float=_real,
             parse_constant=_constant,
