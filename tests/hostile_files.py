@@ -42,8 +42,9 @@ def headers() -> Iterator[tuple[str, bytes]]:
     yield "10^9 elements, honest", build({"a": entry("U8", (big,), (0, big))}, bytes(1000))
     yield "unaligned hole", build({"a": entry(), "b": entry(offsets=(9, 17))}, bytes(17))
     yield "overlap by one byte", build({"a": entry(), "b": entry(offsets=(7, 15))}, bytes(15))
-    yield "shared empty in the middle", build(
-        {"a": entry(), "b": entry("U8", (0,), (4, 4))}, bytes(8)
+    yield (
+        "shared empty in the middle",
+        build({"a": entry(), "b": entry("U8", (0,), (4, 4))}, bytes(8)),
     )
     yield "empty beyond the end", build({"a": entry(), "b": entry("U8", (0,), (99, 99))}, bytes(8))
     yield "dtype of 3 bytes", build({"a": entry("F24", (2,), (0, 6))}, bytes(6))
@@ -60,8 +61,9 @@ def headers() -> Iterator[tuple[str, bytes]]:
     for depth in (50, 90, 300, 900, 960, 980, 990, 995, 1000, 3000):
         deep = b"[" * depth + b"]" * depth
         yield f"entry nested {depth} deep", build(b'{"a":' + deep + b"}")
-        yield f"dtype nested {depth} deep", build(
-            b'{"a":{"dtype":' + deep + b',"shape":[2],"data_offsets":[0,8]}}', bytes(8)
+        yield (
+            f"dtype nested {depth} deep",
+            build(b'{"a":{"dtype":' + deep + b',"shape":[2],"data_offsets":[0,8]}}', bytes(8)),
         )
     fill = MAX_HEADER - 64
     for name, piece in (
@@ -95,8 +97,9 @@ def weights(base: Path) -> Iterator[tuple[str, Make]]:
     for name in (first, norm, "model.embed_tokens.weight"):
         plain = {name: good[name]}
         yield f"without {name}", tensors(**{name: None})
-        yield f"transposed {name}", tensors(
-            **{name: plain[name].T.copy() if plain[name].ndim == 2 else plain[name][None]}
+        yield (
+            f"transposed {name}",
+            tensors(**{name: plain[name].T.copy() if plain[name].ndim == 2 else plain[name][None]}),
         )
         yield f"one row less {name}", tensors(**{name: plain[name][:-1]})
         yield f"I64 {name}", tensors(**{name: plain[name].astype(np.int64)})
@@ -104,13 +107,12 @@ def weights(base: Path) -> Iterator[tuple[str, Make]]:
         yield f"empty {name}", tensors(**{name: plain[name][:0]})
     yield "an extra tensor", tensors(extra=np.zeros(3, np.float32))
     yield "an extra layer", tensors(**{first.replace("layers.0", "layers.2"): good[first]})
-    yield "twice, with and without its prefix", tensors(
-        **{norm.removeprefix("model."): good[norm]}
-    )
+    yield "twice, with and without its prefix", tensors(**{norm.removeprefix("model."): good[norm]})
     yield "escapes in a name", tensors(**{"\x1b]0;x\x07\n\r\u2028": good[norm]})
     yield "a mixture of experts", tensors(**{"model.layers.0.mlp.experts.0.w": good[norm]})
-    yield "scales without a quantization", tensors(
-        **{"model.layers.0.mlp.up_proj.scales": np.zeros((24, 1), np.float32)}
+    yield (
+        "scales without a quantization",
+        tensors(**{"model.layers.0.mlp.up_proj.scales": np.zeros((24, 1), np.float32)}),
     )
     for rows, columns in ((24, 0), (24, 3), (0, 1), (24, 16)):
 
@@ -126,8 +128,9 @@ def weights(base: Path) -> Iterator[tuple[str, Make]]:
         return lambda folder: (folder / name).write_bytes(data) and None
 
     yield "a pickle called model.safetensors", file("model.safetensors", PICKLE)
-    yield "a pickle after a length", file(
-        "model.safetensors", struct.pack("<Q", len(PICKLE)) + PICKLE
+    yield (
+        "a pickle after a length",
+        file("model.safetensors", struct.pack("<Q", len(PICKLE)) + PICKLE),
     )
     yield "an archive", file("model.safetensors", b"PK\x03\x04" + bytes(200))
 
@@ -244,8 +247,9 @@ def indexes(base: Path) -> Iterator[tuple[str, Make]]:
     }.items():
         yield f"shard {what}", pointing(shard)
     yield "one of two shards absent", pointing("part.safetensors", x="part2.safetensors")
-    yield "2000 shards", pointing(
-        "part.safetensors", **{f"x{k}": f"s{k}.safetensors" for k in range(2000)}
+    yield (
+        "2000 shards",
+        pointing("part.safetensors", **{f"x{k}": f"s{k}.safetensors" for k in range(2000)}),
     )
     for what, value in {"a list": [], "null": None, "empty": {}, "a text": "part"}.items():
         yield f"weight_map {what}", text(json.dumps({"weight_map": value}).encode())
@@ -271,8 +275,9 @@ def indexes(base: Path) -> Iterator[tuple[str, Make]]:
     yield "a shard that links outside", links(("loop.safetensors", str(outside)))
     yield "a shard that links up", links(("loop.safetensors", "../../base/model.safetensors"))
     yield "a shard that links to itself", links(("loop.safetensors", "loop.safetensors"))
-    yield "two shards that link in a circle", links(
-        ("loop.safetensors", "b.safetensors"), ("b.safetensors", "loop.safetensors")
+    yield (
+        "two shards that link in a circle",
+        links(("loop.safetensors", "b.safetensors"), ("b.safetensors", "loop.safetensors")),
     )
     yield "a shard in a linked folder", links(("d", str(base)), shard="d/model.safetensors")
     yield "an index that links outside", links((name, str(base / "config.json")))
@@ -341,8 +346,9 @@ def adapters(base: Path) -> Iterator[tuple[str, Make]]:
         "deep": b'{"base":' * 3000 + b"1" + b"}" * 3000,
         "NaN": b'{"lag": NaN}',
     }.items():
-        yield f"config {what}", lambda folder, data=data: write(
-            folder, data, {"lane_rope.omega": omega}
+        yield (
+            f"config {what}",
+            lambda folder, data=data: write(folder, data, {"lane_rope.omega": omega}),
         )
     for what, value in {
         "of 3": np.zeros(3),
@@ -358,8 +364,9 @@ def adapters(base: Path) -> Iterator[tuple[str, Make]]:
     yield "half an update", holding(**{f"{q}.lora_a": a})
     yield "updates that do not fit", holding(**{f"{q}.lora_a": b, f"{q}.lora_b": a})
     yield "an update of NaN", holding(**{f"{q}.lora_a": a * np.nan, f"{q}.lora_b": b})
-    yield "an update of another layer", holding(
-        **{"model.layers.9.mlp.up_proj.lora_a": a, "model.layers.9.mlp.up_proj.lora_b": b}
+    yield (
+        "an update of another layer",
+        holding(**{"model.layers.9.mlp.up_proj.lora_a": a, "model.layers.9.mlp.up_proj.lora_b": b}),
     )
     yield "a bias of an MLP", holding(**{f"{up}.bias": np.zeros(24, one)})
     yield "a bias too long", holding(**{f"{q}.bias": np.zeros(17, one)})
@@ -406,11 +413,13 @@ def caches(good: Path) -> Iterator[tuple[str, Make]]:
     for key in meta:
         for value in ("", "x", "-1", "9" * 30, "²", "\x1b[31m\n"):
             if key != "lag" or value != "":
-                yield f"{key} {value[:10]!r}", lambda path, m={**meta, key: value}: write(
-                    path, m, tensors
+                yield (
+                    f"{key} {value[:10]!r}",
+                    lambda path, m={**meta, key: value}: write(path, m, tensors),
                 )
-        yield f"no {key}", lambda path, m={k: v for k, v in meta.items() if k != key}: write(
-            path, m, tensors
+        yield (
+            f"no {key}",
+            lambda path, m={k: v for k, v in meta.items() if k != key}: write(path, m, tensors),
         )
     rows = len(tensors["positions"])
     for name, value in tensors.items():
@@ -418,8 +427,9 @@ def caches(good: Path) -> Iterator[tuple[str, Make]]:
             yield f"no {name}", changed(name, None)
         yield f"a row less of {name}", changed(name, value[:-1])
         yield f"{name} one dimension more", changed(name, value[None])
-        yield f"{name} of other numbers", changed(
-            name, value.astype(np.float64 if value.dtype.kind in "iu" else np.int32) + 0.5
+        yield (
+            f"{name} of other numbers",
+            changed(name, value.astype(np.float64 if value.dtype.kind in "iu" else np.int32) + 0.5),
         )
         if value.dtype.kind == "f":
             yield f"{name} of NaN", changed(name, value * np.nan)
@@ -427,8 +437,9 @@ def caches(good: Path) -> Iterator[tuple[str, Make]]:
         for value in (-5, 2**62, 2**63 - 1, -(2**63)):
             yield f"{name} {value}", changed(name, np.full(rows, value, np.int64))
     yield "twice the same coordinate", changed("positions", np.zeros(rows, np.int64))
-    yield "visibility of twos", changed(
-        "lane_mask.visibility", tensors["lane_mask.visibility"] * 2 + 2
+    yield (
+        "visibility of twos",
+        changed("lane_mask.visibility", tensors["lane_mask.visibility"] * 2 + 2),
     )
     yield "an unknown tensor", changed("x", np.zeros(3, np.float32))
     c = config()

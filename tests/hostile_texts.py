@@ -79,8 +79,9 @@ def configs(base: Path) -> Iterator[tuple[str, Make]]:
         for value in (0, -1, 1e30, 10**25, float("nan"), float("inf"), "64", [64], {}, True):
             yield f"{key} {json.dumps(value)}", changed(**{key: value})
         yield f"{key} fractional", changed(**{key: 2.5 if key != "rope_theta" else 0.5})
-        yield f"{key} 1e999", text(
-            "config.json", json.dumps({**CONFIG, key: "#"}).replace('"#"', "1e999")
+        yield (
+            f"{key} 1e999",
+            text("config.json", json.dumps({**CONFIG, key: "#"}).replace('"#"', "1e999")),
         )
     for key in SIZES[:-1]:
         yield f"{key} one more", changed(**{key: CONFIG[key] + 1})
@@ -153,8 +154,9 @@ def configs(base: Path) -> Iterator[tuple[str, Make]]:
         "eos_token_id": (-1, 10**9, "x", [[1]], 1.5),
     }.items():
         for value in values:
-            yield f"generation {key} {json.dumps(value)}", text(
-                "generation_config.json", json.dumps({key: value})
+            yield (
+                f"generation {key} {json.dumps(value)}",
+                text("generation_config.json", json.dumps({key: value})),
             )
     yield from not_json("generation_config.json", base)
 
@@ -174,15 +176,24 @@ def tokenizers(base: Path) -> Iterator[tuple[str, Make]]:
         return changed(added_tokens=[{"id": 0, **plain, "special": True, **t} for t in tokens])
 
     def split(regex: str) -> dict[str, Any]:
-        return {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Removed", "invert": False}
+        return {
+            "type": "Split",
+            "pattern": {"Regex": regex},
+            "behavior": "Removed",
+            "invert": False,
+        }
 
     bpe = {"type": "BPE", "vocab": {"a": 0, "é": 1, "b": 2, "ab": 3}, "merges": []}
     double = {"type": "Replace", "pattern": {"String": "p"}, "content": "pp"}
     fill = {"type": "Replace", "pattern": {"Regex": ""}, "content": "p" * 1000}
     yield "without ids the model has", model(vocab={"<unk>": 0, "a": 5000})
-    yield "more tokens than the model", model(vocab={**vocab, **{f"x{k}": 50 + k for k in range(90)}})
-    yield "all tokens with one id", model(
-        vocab={"<unk>": 0, "<end>": 1, **{f"x{k}": 0 for k in range(90)}}
+    yield (
+        "more tokens than the model",
+        model(vocab={**vocab, **{f"x{k}": 50 + k for k in range(90)}}),
+    )
+    yield (
+        "all tokens with one id",
+        model(vocab={"<unk>": 0, "<end>": 1, **{f"x{k}": 0 for k in range(90)}}),
     )
     yield "an id of 2**32", model(vocab={**vocab, "cups": 2**32})
     yield "an id of 2**32 - 1", model(vocab={**vocab, "cups": 2**32 - 1})
@@ -195,19 +206,25 @@ def tokenizers(base: Path) -> Iterator[tuple[str, Make]]:
     yield "merges whose product is missing", changed(model={**bpe, "merges": [["b", "a"]]})
     yield "merges of three", changed(model={**bpe, "merges": ["a b c"]})
     for prefix in ("#", "##########"):  # the library slices by its length
-        yield f"a prefix {prefix} that cuts a character", changed(
-            model={**bpe, "merges": [["a", "é"]], "continuing_subword_prefix": prefix}
+        yield (
+            f"a prefix {prefix} that cuts a character",
+            changed(model={**bpe, "merges": [["a", "é"]], "continuing_subword_prefix": prefix}),
         )
-    yield "unigram without an unknown", changed(
-        model={"type": "Unigram", "unk_id": 7, "vocab": [["a", 0.0]]}
+    yield (
+        "unigram without an unknown",
+        changed(model={"type": "Unigram", "unk_id": 7, "vocab": [["a", 0.0]]}),
     )
     yield "an added token of 2 MiB", added({"content": "x" * (2 << 20)})
-    yield "30,000 added tokens of 40", added(
-        *({"id": 50 + k, "content": f"{k:040}"} for k in range(30_000))
+    yield (
+        "30,000 added tokens of 40",
+        added(*({"id": 50 + k, "content": f"{k:040}"} for k in range(30_000))),
     )
     yield "an added token of a number", added({"content": 3})
-    yield "an added token with half a surrogate", text(
-        "tokenizer.json", json.dumps({**good, "added_tokens": [{"id": 0, "content": "\ud800"}]})
+    yield (
+        "an added token with half a surrogate",
+        text(
+            "tokenizer.json", json.dumps({**good, "added_tokens": [{"id": 0, "content": "\ud800"}]})
+        ),
     )
     yield "added tokens an object", changed(added_tokens={})
     for what, body in {
@@ -217,46 +234,69 @@ def tokenizers(base: Path) -> Iterator[tuple[str, Make]]:
         "looping": struct.pack("<I", 8) + b"\1\1\0\0" * 2 + b"abc",
     }.items():
         charsmap = base64.b64encode(body).decode()
-        yield f"a character map {what}", changed(
-            normalizer={"type": "Precompiled", "precompiled_charsmap": charsmap}
+        yield (
+            f"a character map {what}",
+            changed(normalizer={"type": "Precompiled", "precompiled_charsmap": charsmap}),
         )
     hidden = json.dumps({**good, "normalizer": {"#": "#", "precompiled_charsmap": "/" * 64}})
-    yield "a character map behind escapes", text(
-        "tokenizer.json",
-        hidden.replace('"#": "#"', '"t\\u0079pe": "Precompile\\u0064"'),
+    yield (
+        "a character map behind escapes",
+        text(
+            "tokenizer.json",
+            hidden.replace('"#": "#"', '"t\\u0079pe": "Precompile\\u0064"'),
+        ),
     )
-    yield "a text that doubles 25 times", changed(
-        normalizer={"type": "Sequence", "normalizers": [double] * 25}
+    yield (
+        "a text that doubles 25 times",
+        changed(normalizer={"type": "Sequence", "normalizers": [double] * 25}),
     )
-    yield "a text that fills in thousands", changed(
-        normalizer={"type": "Sequence", "normalizers": [fill, fill, fill]}
+    yield (
+        "a text that fills in thousands",
+        changed(normalizer={"type": "Sequence", "normalizers": [fill, fill, fill]}),
     )
-    yield "nested sequences that double", changed(
-        normalizer={
-            "type": "Sequence",
-            "normalizers": [{"type": "Sequence", "normalizers": [double] * 5}] * 5,
-        }
+    yield (
+        "nested sequences that double",
+        changed(
+            normalizer={
+                "type": "Sequence",
+                "normalizers": [{"type": "Sequence", "normalizers": [double] * 5}] * 5,
+            }
+        ),
     )
-    yield "a beginning of 8 MiB", changed(normalizer={"type": "Prepend", "prepend": "p" * (8 << 20)})
-    yield "a decoder that doubles 30 times", changed(
-        decoder={"type": "Sequence", "decoders": [{**double, "pattern": {"String": "A"}}] * 30}
+    yield (
+        "a beginning of 8 MiB",
+        changed(normalizer={"type": "Prepend", "prepend": "p" * (8 << 20)}),
+    )
+    yield (
+        "a decoder that doubles 30 times",
+        changed(
+            decoder={"type": "Sequence", "decoders": [{**double, "pattern": {"String": "A"}}] * 30}
+        ),
     )
     for regex in ("(c+)+$", "(c|c)*$", "(?:(?:c?){40}c){40}!", "(?<=(c+)+)x"):
         yield f"the expression {regex}", changed(pre_tokenizer=split(regex))
     for regex in ("((", "(?<n>a)(?<n>b)\\k<m>", "[z-a]", "a{99999999}"):
         yield f"the expression {regex}", changed(pre_tokenizer=split(regex))
-    yield "a template of 100,000 parts", changed(
-        post_processor={
-            "type": "TemplateProcessing",
-            "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 100_000,
-            "pair": [],
-            "special_tokens": {},
-        }
+    yield (
+        "a template of 100,000 parts",
+        changed(
+            post_processor={
+                "type": "TemplateProcessing",
+                "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 100_000,
+                "pair": [],
+                "special_tokens": {},
+            }
+        ),
     )
     yield "an unknown normalizer", changed(normalizer={"type": "Python", "code": "import os"})
-    yield "a normalizer 3000 deep", text(
-        "tokenizer.json",
-        json.dumps({**good, "normalizer": "#"}).replace('"#"', '{"type":"Sequence","normalizers":[' * 3000),
+    yield (
+        "a normalizer 3000 deep",
+        text(
+            "tokenizer.json",
+            json.dumps({**good, "normalizer": "#"}).replace(
+                '"#"', '{"type":"Sequence","normalizers":[' * 3000
+            ),
+        ),
     )
     yield "a version of tomorrow", changed(version="9.0")
 
@@ -394,7 +434,14 @@ def runs(good: Path) -> Iterator[tuple[str, Make]]:
         ("settings", "sampler"): ([], {}, {"temperature": 1}),
         ("settings", "sampler", "temperature"): ("x", -1, None, []),
         ("settings", "sampler", "top_k"): ("x", -1, 1.5, []),
-        ("settings", "sampler", "logit_bias"): ("x", [[1]], [["a", 1]], [[1, "x"]], [[-1, 1]], [[1, []]]),
+        ("settings", "sampler", "logit_bias"): (
+            "x",
+            [[1]],
+            [["a", 1]],
+            [[1, "x"]],
+            [[-1, 1]],
+            [[1, []]],
+        ),
         ("lanes",): ("x", [], [1], [{}], raw["lanes"] * 3),
         (*lane, "index"): wrong,
         (*lane, "start"): (*wrong, 0, 10**6),
@@ -434,7 +481,10 @@ def runs(good: Path) -> Iterator[tuple[str, Make]]:
         "17 MiB of lists": b'{"format":[' + b"[]," * (17 << 18) + b"0]}",
         "15 MiB of numbers": b'{"format":[' + b"999," * (15 << 18) + b"0]}",
         "15 MiB of lists": b'{"format":[' + b"[]," * (5 << 20) + b"0]}",
-        "15 MiB of text, one wide": b'{"format":"' + b"x" * (15 << 20) + "\U0001f600".encode() + b'"}',
+        "15 MiB of text, one wide": b'{"format":"'
+        + b"x" * (15 << 20)
+        + "\U0001f600".encode()
+        + b'"}',
     }.items():
         yield what, write(value)
 

@@ -5,7 +5,6 @@ The command line prints the line without a traceback and exits with `code`.
 
 from __future__ import annotations
 
-
 LONGEST = 1000  # characters of a message
 
 

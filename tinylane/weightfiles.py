@@ -179,7 +179,9 @@ class WeightFiles:
         file, there = self._where[one]
         bytes_, have = file.nbytes(there), available_memory()
         if have is not None and bytes_ > have:  # a sparse file takes no room and reads for ever
-            raise TinylaneError(f"{file.path}: {one} has {size(bytes_)}, {size(have)} are available")
+            raise TinylaneError(
+                f"{file.path}: {one} has {size(bytes_)}, {size(have)} are available"
+            )
         return all(
             np.array_equal(a.view(np.uint8), b.view(np.uint8))
             for (_, a), (_, b) in zip(self._raw(one), self._raw(other), strict=True)
