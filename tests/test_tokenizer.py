@@ -299,7 +299,7 @@ def test_files_that_are_not_utf8_too_large_or_not_files_are_refused(tmp_path, mo
     monkeypatch.setattr("tinylane.tokenizer.LARGEST_TOKENIZER", 1000)
     with pytest.raises(TinylaneError) as error:
         Tokenizer.from_folder(tmp_path)
-    one_line_error(error, "more than 1000 bytes")
+    one_line_error(error, "larger than 1,000 bytes")
     path.write_bytes(b'{"a": "\xff"}')
     with pytest.raises(TinylaneError) as error:
         Tokenizer.from_folder(tmp_path)

@@ -122,6 +122,9 @@ def load_adapter(
         )
     tensors = {}
     with TensorFile.open(folder / TENSORS) as file:
+        # names and shapes before anything is read: a sparse file of terabytes takes no room
+        shapes = {name: file.shape(name) for name in file.names}
+        _check_shapes(folder, config, shapes)
         for name in file.names:
             if file.dtype(name) not in DENSE:
                 raise TinylaneError(f"{file.path}: {show(name)} is {file.dtype(name)}, not floats")
@@ -159,13 +162,8 @@ def _build(
         raise TinylaneError(f"{where}: lanes {show(lanes)}, expected counts from 1 to {MAX_LANES}")
     if type(lag) is not int:
         raise TinylaneError(f"{where}: lag {show(lag)}, expected a whole number from 0")
+    _check_shapes(folder, config, {name: value.shape for name, value in tensors.items()})
     omega, updates = tensors.get(OMEGA), {k: v for k, v in tensors.items() if k != OMEGA}
-    half = config.head_dim // 2
-    if omega is not None and omega.shape not in ((half,), (config.layers, half)):
-        raise TinylaneError(
-            f"{folder}: Omega has shape {omega.shape}, expected ({half},) or "
-            f"({config.layers}, {half}) for this model"
-        )
     try:
         rope = None if omega is None else LaneRoPE(omega, prompt_lane)
         if isinstance(visibility, str):
@@ -176,7 +174,6 @@ def _build(
             raise TinylaneError(f"lag is {lag} without a visibility that it could delay")
     except TinylaneError as error:
         raise TinylaneError(f"{where}: {error}") from error
-    _check_updates(folder, config, updates)
     for name, value in tensors.items():
         if not np.isfinite(value).all():
             raise TinylaneError(f"{folder}: {name} holds NaN or infinite values")
@@ -206,26 +203,34 @@ def _scale(where: Path, record: dict[str, Any]) -> float:
     return float(scale)
 
 
-def _check_updates(folder: Path, config: ModelConfig, updates: dict[str, np.ndarray]) -> None:
-    base = config.tensors()
-    for name, value in updates.items():
+def _check_shapes(folder: Path, config: ModelConfig, shapes: Mapping[str, tuple]) -> None:
+    """Refuse tensors that this model cannot take, by name and shape."""
+    base, half = config.tensors(), config.head_dim // 2
+    for name, shape in shapes.items():
+        if name == OMEGA:
+            if shape not in ((half,), (config.layers, half)):
+                raise TinylaneError(
+                    f"{folder}: Omega has shape {shape}, expected ({half},) or "
+                    f"({config.layers}, {half}) for this model"
+                )
+            continue
         lora = _LORA.fullmatch(name)
         path = lora[1] if lora else name.removesuffix(".bias")
         if (lora is None and not _BIAS.fullmatch(name)) or path + ".weight" not in base:
             raise TinylaneError(f"{folder}: {show(name)} is not a tensor this model can take")
         out, into = base[path + ".weight"]
         if lora is None:
-            if value.shape != (out,):
-                raise TinylaneError(f"{folder}: {name} is {value.shape}, expected ({out},)")
+            if shape != (out,):
+                raise TinylaneError(f"{folder}: {name} is {shape}, expected ({out},)")
             continue
-        other = updates.get(f"{path}.lora_{'b' if lora[2] == 'a' else 'a'}")
+        other = shapes.get(f"{path}.lora_{'b' if lora[2] == 'a' else 'a'}")
         if other is None:
             raise TinylaneError(f"{folder}: {name} without the other half of its update")
-        a, b = (value, other) if lora[2] == "a" else (other, value)
-        if a.ndim != 2 or a.shape[0] != into or b.shape != (a.shape[1], out):
+        a, b = (shape, other) if lora[2] == "a" else (other, shape)
+        rank = a[-1] if a else 0
+        if a != (into, rank) or b != (rank, out) or rank > max(into, out):
             raise TinylaneError(
-                f"{folder}: {path}.lora_a {a.shape} and lora_b {b.shape}, expected ({into}, r) and "
-                f"(r, {out})"
+                f"{folder}: {path}.lora_a {a} and lora_b {b}, expected ({into}, r) and (r, {out})"
             )
 
 

@@ -15,8 +15,10 @@ import numpy as np
 from tinylane.cache import LaneCache
 from tinylane.errors import TinylaneError
 from tinylane.files import show
-from tinylane.lanes import MAX_LANES, SHARED, LaneMask, LaneRoPE
+from tinylane.forecast import available_memory, size
+from tinylane.lanes import MAX_LANES, MAX_STEPS, SHARED, LaneMask, LaneRoPE
 from tinylane.tensorfile import TensorFile, write_tensors
+from tinylane.weightfiles import widen
 
 if TYPE_CHECKING:
     from tinylane.model import Model
@@ -66,53 +68,80 @@ def load_cache(
         if meta.get("format") != FORMAT:
             raise TinylaneError(f"{path}: not a cache saved by tinylane")
 
-        def read(name: str, *shape: int) -> np.ndarray:
-            if name not in file.names:
+        def read(name: str, *allowed: tuple[int, ...], dtype: str) -> np.ndarray:
+            """A tensor, once its dtype and shape are known to be right: holes take no room."""
+            if name not in wanted:
                 raise TinylaneError(f"{path}: {name} is missing")
-            if shape and tuple(file.shape(name)) != shape:
-                raise TinylaneError(
-                    f"{path}: {name} has shape {tuple(file.shape(name))}; expected {shape}"
-                )
+            wanted.discard(name)
+            shape, kind = file.shape(name), file.dtype(name)
+            if shape not in allowed:
+                expected = " or ".join(map(str, allowed))
+                raise TinylaneError(f"{path}: {name} has shape {shape}; expected {expected}")
+            if kind != dtype:
+                raise TinylaneError(f"{path}: {name} is {kind}; expected {dtype}")
             return file.read(name)
 
+        wanted = set(file.names)
+        c = model.config
         for key, value in _stamp(model).items():
             if meta.get(key) != value:
                 raise TinylaneError(
                     f"{path}: this cache's {key} is {show(meta.get(key))}; the model's is {value!r}"
                 )
         turn: Any = {"own": "own", "0": 0}.get(meta.get("prompt_lane", ""))
+        half = c.head_dim // 2
         try:
-            rope = model.rope(LaneRoPE(read("lane_rope.omega"), turn))
+            omega = read("lane_rope.omega", (half,), (c.layers, half), dtype="F64")
+            rope = model.rope(LaneRoPE(omega, turn))
         except TinylaneError as error:
-            raise TinylaneError(f"{path}: {error}") from None
+            raise _at(path, error) from None
         if lane_rope is not None and not lane_rope.same_as(rope):
             raise TinylaneError(f"{path}: saved with another Omega or prompt_lane")
         mask = None
-        if "lane_mask.visibility" in file.names:
+        if "lane_mask.visibility" in wanted:
             lag = meta.get("lag", "")
             if not (lag.isascii() and lag.isdigit() and len(lag) < 10):
                 raise TinylaneError(f"{path}: lag is {show(lag)}; expected a whole number >= 0")
+            n = min([*file.shape("lane_mask.visibility"), MAX_LANES])
             try:
-                mask = LaneMask(read("lane_mask.visibility"), int(lag))
+                mask = LaneMask(read("lane_mask.visibility", (n, n), dtype="U8"), int(lag))
             except TinylaneError as error:
-                raise TinylaneError(f"{path}: {error}") from None
+                raise _at(path, error) from None
         if lane_mask is not None and not lane_mask.same_as(mask):
             raise TinylaneError(f"{path}: saved with another visibility or lag")
         cache = LaneCache(model, rope, mask)
-        positions, lanes = read("positions"), read("lanes")
-        S = len(positions) if positions.ndim == 1 else -1
-        if S < 0 or lanes.shape != (S,) or {positions.dtype.kind, lanes.dtype.kind} != {"i"}:
-            raise TinylaneError(f"{path}: positions and lanes are not two flat integer lists")
+        S = file.shape("positions")[0] if "positions" in wanted and file.shape("positions") else 0
+        _check_room(path, file)
+        positions, lanes = (read(name, (S,), dtype="I64") for name in ("positions", "lanes"))
         top = MAX_LANES if mask is None else mask.n
         if S and (lanes.min() < SHARED or lanes.max() >= top):
             raise TinylaneError(f"{path}: it has lanes outside -1 .. {top - 1}")
-        c = model.config
+        if S and (positions.min() < -MAX_STEPS or positions.max() > MAX_STEPS):
+            raise TinylaneError(f"{path}: it has positions that no text reaches")
+        if len(np.unique(np.stack([positions, lanes]), axis=1).T) != S:
+            raise TinylaneError(f"{path}: two of its rows have the same position and lane")
         for layer in range(c.layers if S else 0):
             for name, buffers in (("keys", cache.keys), ("values", cache.values)):
                 at = f"layers.{layer}.{name}"
-                raw = read(at, c.kv_heads, S, c.head_dim)
-                if file.dtype(at) != _DTYPE[model.dtype]:
-                    raise TinylaneError(f"{path}: {at} is {file.dtype(at)}, not {model.dtype}")
+                raw = read(at, (c.kv_heads, S, c.head_dim), dtype=_DTYPE[model.dtype])
+                wide = widen(raw, file.dtype(at))
+                if not (np.isfinite(wide.min()) and np.isfinite(wide.max())):
+                    raise TinylaneError(f"{path}: {at} holds NaN or infinite values")
                 buffers[layer] = model.typed(raw)
-        cache.positions, cache.lanes = positions.astype(np.int64), lanes.astype(np.int64)
+        if wanted:
+            raise TinylaneError(f"{path}: {show(min(wanted))} has no place in a cache")
+        cache.positions, cache.lanes = positions, lanes
     return cache
+
+
+def _at(path: str | Path, error: TinylaneError) -> TinylaneError:
+    """The same error, naming the file once."""
+    text = str(error)
+    return error if text.startswith(f"{path}: ") else TinylaneError(f"{path}: {text}")
+
+
+def _check_room(path: str | Path, file: TensorFile) -> None:
+    """Refuse a cache that cannot fit before any of it is read."""
+    need, have = sum(map(file.nbytes, file.names)), available_memory()
+    if have is not None and need > have:
+        raise TinylaneError(f"{path}: it needs {size(need)} and {size(have)} are available")

@@ -25,8 +25,8 @@ from tinylane.errors import TinylaneError
 from tinylane.text import one_line
 
 MIB = 1 << 20
-CPU_SECONDS = 2  # a real template takes 0.03 s after Python has started
-WALL_SECONDS = 10.0  # for a machine too busy to give the process its two seconds
+CPU_SECONDS = 1  # Python starts in 0.1 s and a real template takes 0.03 s
+WALL_SECONDS = 10.0  # for a machine too busy to give the process its second
 MEMORY = 128 * MIB  # on top of the interpreter's own 20 MiB
 LONGEST_TEMPLATE = MIB  # characters; the longest in use have some 30,000
 LONGEST_RESULT = 4 * MIB  # characters
@@ -53,7 +53,7 @@ def render(template: str, messages: list[dict[str, Any]], /, **variables: Any) -
     `variables` are what else the template reads: `add_generation_prompt`, `bos_token`,
     `enable_thinking`... Same environment as `transformers.apply_chat_template`. Raises
     TinylaneError, in one line, for a template that is not valid, raises, tries to leave the
-    sandbox, or takes more than 2 s of processor time, 128 MiB or 4 Mi characters.
+    sandbox, or takes more than 1 s of processor time, 128 MiB or 4 Mi characters.
     """
     return render_named(template, messages, variables)
 

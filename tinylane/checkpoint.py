@@ -160,7 +160,7 @@ class Plan:
         if given is True:
             raise TinylaneError("adapter True: expected a folder, a hub id, None or False")
         if given is None:
-            own = self.folder / "adapter"
+            own = inside(self.folder, "adapter")
             return own if os.path.exists(own / ADAPTER_CONFIG) else None
         return None if given is False else resolve(given)
 

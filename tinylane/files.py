@@ -20,6 +20,12 @@ from typing import Any, BinaryIO, NoReturn
 from tinylane.errors import TinylaneError
 
 MAX_JSON = 1 << 20
+# What a value of JSON costs in Python is 20 to 80 times what it takes in a file, so all are counted
+# before any is made. A header of 100,000 tensors or a run of a million numbers stays far below.
+MAX_VALUES = 1_500_000  # commas
+MAX_KEYS = 600_000  # colons
+MAX_CONTAINERS = 500_000  # opening brackets and braces
+MAX_DEPTH = 64
 MAX_DIGITS = 20  # 2**64 has 20; Python's own limit (4300) exists from 3.11 on only
 
 
@@ -49,6 +55,25 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     return os.fdopen(handle, "rb")
 
 
+def inside(folder: Path, name: str) -> Path:
+    """A file of the folder by its basename; raises TinylaneError for anything that leads outside.
+
+    Symbolic links may stay inside, or go to `blobs/` of the hub cache that the folder is part of.
+    """
+    try:
+        plain = Path(name).name == name and not {0, ord("\\")} & set(os.fsencode(name))
+    except UnicodeEncodeError:  # half a surrogate: in no file's name
+        plain = False
+    if not plain or name in ("", ".", ".."):
+        raise TinylaneError(f"{folder}: {show(name)} is not a plain file name of this folder")
+    # realpath, unlike Path.resolve, does not raise on a loop of links
+    real, home = (Path(os.path.realpath(path)) for path in (folder / name, folder))
+    cached = (above.parent / "blobs" for above in home.parents if above.name == "snapshots")
+    if real.is_relative_to(home) or real.parent in cached:
+        return folder / name
+    raise TinylaneError(f"{folder}: {show(name)} is a link to {real}, outside its folder")
+
+
 def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
     """The whole of a regular file of at most `limit` bytes; raises TinylaneError."""
     with open_regular(path) as file:
@@ -61,7 +86,8 @@ def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
     return data
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An `object_pairs_hook` for `json` that raises TinylaneError for a key that occurs twice."""
     found = dict(pairs)
     if len(found) != len(pairs):
         seen: set[str] = set()
@@ -89,19 +115,52 @@ def _constant(text: str) -> NoReturn:
     raise TinylaneError(f"{text} is not a JSON number")
 
 
+def check_bounds(data: Any, source: str) -> None:
+    """Raise TinylaneError if JSON in bytes or text would take far more memory than it looks.
+
+    Punctuation inside of strings counts too: the limits are wide enough.
+    """
+    comma, colon, square, curly = (b",", b":", b"[", b"{") if isinstance(data, bytes) else ",:[{"
+    for what, count, most in (
+        ("values", data.count(comma), MAX_VALUES),
+        ("keys", data.count(colon), MAX_KEYS),
+        ("lists and objects", data.count(square) + data.count(curly), MAX_CONTAINERS),
+    ):
+        if count > most:
+            raise TinylaneError(f"{source}: {count:,} {what}, limit {most:,}")
+
+
+def _check_depth(value: Any) -> None:
+    """Raise TinylaneError for nesting that only just went through the parser: what uses the value
+    may recurse as well."""
+    level, depth = [value], 0
+    while level := [
+        inner
+        for outer in level
+        for inner in (outer.values() if isinstance(outer, dict) else outer)
+        if isinstance(inner, (dict, list))
+    ]:
+        depth += 1
+        if depth >= MAX_DEPTH:
+            raise TinylaneError("nested too deeply to be what it should be")
+
+
 def parse_json(data: bytes, source: str) -> dict[str, Any]:
     """A JSON object from bytes. Raises TinylaneError naming `source` for anything that is not one.
 
     Stricter than `json`: UTF-8 only, duplicate keys, NaN and infinities refused, nesting bounded.
     """
+    check_bounds(data, source)
     try:
         value = json.loads(
             data.decode("utf-8-sig"),
-            object_pairs_hook=_pairs,
+            object_pairs_hook=unique_keys,
             parse_int=_integer,
             parse_float=_real,
             parse_constant=_constant,
         )
+        if isinstance(value, (dict, list)):
+            _check_depth(value)
     except TinylaneError as error:
         raise TinylaneError(f"{source}: {error}") from error
     except RecursionError as error:

@@ -18,6 +18,7 @@ from tinylane.errors import TinylaneError
 
 SHARED = -1  # the lane of prompt tokens that every lane sees
 MAX_LANES = 1024
+MAX_STEPS = (1 << 31) - 1  # no context is longer
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,8 @@ class LaneMask:
             raise TinylaneError(f"{v.shape[0]} lanes; expected 1 to {MAX_LANES}")
         if v.dtype != bool and not np.isin(v, (0, 1)).all():
             raise TinylaneError("visibility holds values other than true and false")
-        if isinstance(self.lag, bool) or int(self.lag) != self.lag or self.lag < 0:
+        within = 0 <= self.lag <= MAX_STEPS  # before int(), which takes no infinity
+        if isinstance(self.lag, bool) or not within or int(self.lag) != self.lag:
             raise TinylaneError(f"lag is {self.lag}; expected a whole number of steps >= 0")
         v = v.astype(bool)
         v.setflags(write=False)
@@ -82,11 +84,13 @@ class LaneMask:
     def named(cls, name: str, n: int, lag: int = 0) -> LaneMask:
         """`independent`, `joint`, `star`, or `neighbours:k`, as the command line spells them."""
         head, _, k = name.partition(":")
-        if head == "neighbours" and (k.isdigit() or not k):
+        digits = k.isascii() and k.isdigit() and len(k) < 10  # int() reads other scripts' too
+        if head == "neighbours" and (digits or not k):
             return cls.neighbours(n, int(k or 1), lag)
         if k or head not in ("independent", "joint", "star"):
             raise TinylaneError(
-                f"visibility {name!r}; expected independent, joint, star, neighbours:K or a matrix"
+                f"visibility {name[:60]!r}; "
+                "expected independent, joint, star, neighbours:K or a matrix"
             )
         return cls(getattr(cls, head)(n).visibility, lag)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from tinylane.model import Model
 
 FORMAT = "tinylane run 1"
-MAX_RUN = 64 << 20  # bytes: 64 lanes of 16,000 tokens
+MAX_RUN = 16 << 20  # bytes: 64 lanes of 7,500 tokens; as objects they take ten times that
 # What one pass may take at most: rows, and elements of its logits and of one layer's scores.
 ROWS, LOGITS, SCORES = 2048, 1 << 27, 1 << 27
 _NEVER = np.iinfo(np.int64).max
@@ -119,9 +120,16 @@ def save_run(
         ]
     except (TypeError, ValueError) as error:
         raise TinylaneError(f"{os.fspath(path)}: the run is not JSON ({error})") from error
+    # Half a surrogate pair, which UTF-8 lacks, becomes the escape that JSON has for it.
+    data = ("{\n" + ",\n".join(lines) + "\n}\n").encode("utf-8", "backslashreplace")
+    if len(data) > MAX_RUN:
+        warnings.warn(
+            f"{os.fspath(path)}: a run of {len(data):,} bytes, more than replay reads "
+            f"({MAX_RUN:,}); it is saved all the same",
+            stacklevel=2,
+        )
     with replacing(path) as file:
-        # Half a surrogate pair, which UTF-8 lacks, becomes the escape that JSON has for it.
-        file.write(("{\n" + ",\n".join(lines) + "\n}\n").encode("utf-8", "backslashreplace"))
+        file.write(data)
 
 
 def _seed(seed: int) -> int | str:
@@ -314,6 +322,10 @@ def replay(run: Run, model: Model) -> Replay:
     lanes, P = run.result.lanes, len(run.result.prompt)
     for lane in lanes:
         _check_fork(run, lane)
+        if max([*lane.prompt, *lane.tokens], default=0) >= model.config.vocab:
+            raise TinylaneError(
+                f"lane {lane.index} has tokens outside the vocabulary of {model.config.vocab}"
+            )
         if lane.start + len(lane.tokens) > model.config.context:
             raise TinylaneError(
                 f"lane {lane.index} ends at position {lane.start + len(lane.tokens)}; "

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinylane.errors import TinylaneError
+from tinylane.files import check_bounds, inside, read_bytes, show
 from tinylane.text import TextStream, one_line
+from tinylane.tokenizercheck import check_tokenizer, largest
 
 if TYPE_CHECKING:
     import tokenizers
@@ -31,6 +32,9 @@ LARGEST_JSON = 8 * MIB
 # A model's vocabulary is often padded (Qwen2.5-7B: 399 ids more than its tokenizer). Beyond this
 # many, or a tenth of it, the tokenizer is another model's.
 LARGEST_PADDING = 1024
+
+# The command line sets this: one line per error. Not in a library, whose other threads write too.
+SILENT_PANICS = False
 
 __all__ = ["TextStream", "Tokenizer"]
 
@@ -94,7 +98,7 @@ class Tokenizer:
         are missing, oversized or not what they should be, and for a tokenizer of another model.
         """
         folder = Path(folder)
-        core = _read_tokenizer(folder)
+        core = _read_tokenizer(folder, vocab)
         settings = _read_object(folder / "tokenizer_config.json")
         names = _special_names(_read_object(folder / "special_tokens_map.json"))
         names |= _special_names(settings)
@@ -242,14 +246,11 @@ class Tokenizer:
                 raise TinylaneError(f"EOS id {id} is negative")
         plain = self.core.get_vocab_size(with_added_tokens=False)
         if plain > self.vocab:
-            beyond = min(
-                (id, token)
-                for token, id in self.core.get_vocab(with_added_tokens=False).items()
-                if id >= self.vocab
-            )
+            ids = {id: t for t, id in self.core.get_vocab(with_added_tokens=False).items()}
+            id = min((id for id in ids if id >= self.vocab), default=max(ids))  # ids may repeat
             raise TinylaneError(
                 f"the tokenizer has {plain} tokens and the model {self.vocab}: token "
-                f"{one_line(repr(beyond[1]), 60)} has id {beyond[0]}; it belongs to another model"
+                f"{one_line(repr(ids[id]), 60)} has id {id}; it belongs to another model"
             )
         if self.vocab - self.vocab_size > max(LARGEST_PADDING, self.vocab // 10):
             raise TinylaneError(
@@ -304,10 +305,24 @@ def _decoder_kinds(core: tokenizers.Tokenizer) -> list[str]:
 
 
 @contextmanager
+def _without_stderr() -> Iterator[None]:
+    """The library's panics write to descriptor 2 before they become exceptions: to nowhere."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+@contextmanager
 def _refusing(what: str) -> Iterator[None]:
     """Turn what the `tokenizers` library raises into a TinylaneError that begins with `what`."""
     try:
-        yield
+        with _without_stderr() if SILENT_PANICS else nullcontext():
+            yield
     except BaseException as error:
         # That is plain Exception, or PanicException, which derives from BaseException and has no
         # importable name. Anything else (Ctrl-C, no memory) is not about the file.
@@ -340,16 +355,7 @@ def _messages(prompt: str | Sequence[Mapping[str, Any]], system: str | None) -> 
 
 def _read_bounded(path: Path, limit: int) -> str:
     """A regular file's text of at most `limit` bytes, else TinylaneError."""
-    try:
-        # Not blocking: opening a pipe that nobody writes to would wait for ever.
-        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise TinylaneError(f"{path} is not a regular file")
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise TinylaneError(f"{path} cannot be read: {error.strerror}") from None
-    if len(data) > limit:
-        raise TinylaneError(f"{path} has more than {limit} bytes: refused")
+    data = read_bytes(path, limit)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -358,10 +364,12 @@ def _read_bounded(path: Path, limit: int) -> str:
 
 def _read_object(path: Path) -> dict[str, Any]:
     """A JSON object out of a file, empty if there is no such file."""
-    if not path.exists():
+    if not os.path.exists(inside(path.parent, path.name)):
         return {}
     try:
-        value = json.loads(_read_bounded(path, LARGEST_JSON))
+        source = _read_bounded(path, LARGEST_JSON)
+        check_bounds(source, str(path))
+        value = json.loads(source)
     except TinylaneError:
         raise
     except (ValueError, RecursionError) as error:
@@ -371,17 +379,18 @@ def _read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_tokenizer(folder: Path) -> tokenizers.Tokenizer:
+def _read_tokenizer(folder: Path, vocab: int | None) -> tokenizers.Tokenizer:
     from tokenizers import Tokenizer as Core
 
-    path = folder / "tokenizer.json"
-    if not path.exists():
+    path = inside(folder, "tokenizer.json")
+    if not os.path.exists(path):
         has = " (it has tokenizer.model only)" if (folder / "tokenizer.model").exists() else ""
         raise TinylaneError(
             f"{folder} has no tokenizer.json{has}: save it with "
             "transformers.AutoTokenizer.from_pretrained(...).save_pretrained(...)"
         )
-    source = _read_bounded(path, LARGEST_TOKENIZER)
+    source = _read_bounded(path, largest(vocab, LARGEST_TOKENIZER))
+    check_tokenizer(source, str(path))
     with _refusing(f"{path} is not a tokenizer"):
         return Core.from_str(source)
 
@@ -393,6 +402,8 @@ def _special_names(settings: Mapping[str, Any]) -> dict[str, str]:
         if isinstance(value, Mapping):
             value = value.get("content")
         if key.endswith("_token") and not key.startswith("add_") and isinstance(value, str):
+            if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+                raise TinylaneError(f"{key} {show(value)} is half a surrogate pair, not a text")
             names[key] = value
     return names
 
@@ -401,8 +412,8 @@ def _find_template(folder: Path, settings: Mapping[str, Any]) -> tuple[str | Non
     """The chat template and the file it is from; the first of three places, as transformers."""
     from tinylane.chat import LONGEST_TEMPLATE
 
-    path = folder / "chat_template.jinja"
-    if path.exists():
+    path = inside(folder, "chat_template.jinja")
+    if os.path.exists(path):
         return _read_bounded(path, LONGEST_TEMPLATE), path.name
     sources = {
         "chat_template.json": _read_object(folder / "chat_template.json"),
@@ -412,7 +423,9 @@ def _find_template(folder: Path, settings: Mapping[str, Any]) -> tuple[str | Non
         found = holder.get("chat_template")
         if isinstance(found, list):  # named ones: [{"name": "default", "template": "..."}]
             named = {
-                item.get("name"): item.get("template") for item in found if isinstance(item, dict)
+                str(item.get("name")): item.get("template")
+                for item in found
+                if isinstance(item, dict)
             }
             found = named.get("default")
             if found is None:

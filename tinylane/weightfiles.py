@@ -20,7 +20,9 @@ import numpy as np
 
 from tinylane.config import ModelConfig
 from tinylane.errors import TinylaneError
+from tinylane.files import inside as inside
 from tinylane.files import open_regular, read_json, show
+from tinylane.forecast import available_memory, size
 from tinylane.quantized import FLOATS, Packing, dequantize, packing
 from tinylane.tensorfile import MAX_HEADER, TensorFile, widen_bfloat16
 
@@ -32,21 +34,6 @@ EMBED, HEAD = "model.embed_tokens", "lm_head"
 HARMLESS = ("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
 
 
-def inside(folder: Path, name: str) -> Path:
-    """A file of the folder by its basename; raises TinylaneError for anything that leads outside.
-
-    Symbolic links may stay inside, or go to `blobs/` of the hub cache that the folder is part of.
-    """
-    if Path(name).name != name or "\\" in name or "\0" in name or name in ("", ".", ".."):
-        raise TinylaneError(f"{folder}: {show(name)} is not a plain file name of this folder")
-    # realpath, unlike Path.resolve, does not raise on a loop of links
-    real, home = (Path(os.path.realpath(path)) for path in (folder / name, folder))
-    cached = (above.parent / "blobs" for above in home.parents if above.name == "snapshots")
-    if real.is_relative_to(home) or real.parent in cached:
-        return folder / name
-    raise TinylaneError(f"{folder}: {show(name)} is a link to {real}, outside its folder")
-
-
 def shards(folder: Path) -> list[Path]:
     """The weight files: `model.safetensors`, or the index's shards, or any *.safetensors there are.
 
@@ -55,7 +42,7 @@ def shards(folder: Path) -> list[Path]:
     if os.path.exists(folder / "model.safetensors"):
         return [inside(folder, "model.safetensors")]
     index = inside(folder, "model.safetensors.index.json")
-    if os.path.exists(index):
+    if os.path.lexists(index):  # a link to nothing is damage, not absence
         placed = read_json(index, MAX_HEADER).get("weight_map")
         if not isinstance(placed, dict) or not placed:
             raise TinylaneError(f"{index}: weight_map {show(placed, 40)}, expected shards by name")
@@ -189,6 +176,12 @@ class WeightFiles:
             return False
         if self.dtype(one) != self.dtype(other):
             return False
+        file, there = self._where[one]
+        bytes_, have = file.nbytes(there), available_memory()
+        if have is not None and bytes_ > have:  # a sparse file takes no room and reads for ever
+            raise TinylaneError(
+                f"{file.path}: {one} has {size(bytes_)}, {size(have)} are available"
+            )
         return all(
             np.array_equal(a.view(np.uint8), b.view(np.uint8))
             for (_, a), (_, b) in zip(self._raw(one), self._raw(other), strict=True)

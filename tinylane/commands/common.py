@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinylane.errors import TinylaneError
-from tinylane.files import read_bytes, show
+from tinylane.files import check_bounds, read_bytes, show
 from tinylane.lanes import LaneMask
 from tinylane.text import printable
 
@@ -38,6 +38,7 @@ def load(args: Any, **planned: int) -> Model:
     """The model that the flags name, or the one inside. planned: what the forecast is told."""
     from tinylane.checkpoint import load as load_checkpoint
 
+    silence_panics()
     return load_checkpoint(
         args.model if args.model is not None else embedded(),
         backend=args.backend,
@@ -46,6 +47,13 @@ def load(args: Any, **planned: int) -> Model:
         revision=args.revision,
         **planned,
     )
+
+
+def silence_panics() -> None:
+    """Errors are one line here, those that come up inside of the tokenizers library too."""
+    from tinylane import tokenizer
+
+    tokenizer.SILENT_PANICS = True
 
 
 def name_of(args: Any) -> str:
@@ -61,6 +69,7 @@ def note(text: str, quiet: bool = False) -> None:
 
 def parse_json(text: str, what: str) -> Any:
     """A JSON value from a flag or a file. Raises TinylaneError in one line."""
+    check_bounds(text, what)
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

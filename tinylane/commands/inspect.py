@@ -12,6 +12,7 @@ def run(args: Any) -> int:
     """Run the command; the exit code."""
     from tinylane.inspection import format_report, inspect
 
+    common.silence_panics()
     report = inspect(
         args.model if args.model is not None else common.embedded(),
         args.lanes,

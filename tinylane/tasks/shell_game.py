@@ -26,6 +26,7 @@ from functools import cached_property
 import numpy as np
 
 from tinylane.errors import TinylaneError
+from tinylane.files import show
 from tinylane.lanes import SHARED
 
 LANES = (1, 2, 4, 8)
@@ -141,23 +142,25 @@ class ShellGame:
 
         Raises TinylaneError for a swap that does not exist, none at all, or too many.
         """
-        found = re.findall(r"\d+\s*-\s*\d+|--", text)
+        found = re.finditer(r"[0-9]+\s*-\s*[0-9]+|--", text)
         moves = []
-        for word in found:
+        for word in (match[0] for match in itertools.islice(found, self.swaps + 1)):
             if word == STAY:
                 moves.append(len(self.moves) - 1)
                 continue
-            i, j = sorted(int(x) for x in word.split("-"))
+            ends = [x.strip() for x in word.split("-")]
+            i, j = sorted(int(x) if len(x) < 5 else -1 for x in ends)
             if i == j or i < 1 or j > self.cups:
                 raise TinylaneError(
-                    f"swap {word!r}; expected two different places from 1 to {self.cups}, like 1-3"
+                    f"swap {show(word)}; "
+                    f"expected two different places from 1 to {self.cups}, like 1-3"
                 )
             moves.append(self.moves.index(f"{i}-{j}"))
         if not moves:
-            raise TinylaneError(f"no swap in {text!r}; expected swaps like 1-3 2-4")
+            raise TinylaneError(f"no swap in {show(text)}; expected swaps like 1-3 2-4")
         if len(moves) > self.swaps:
             raise TinylaneError(
-                f"{len(moves)} swaps; this model was trained for lists of up to {self.swaps}"
+                f"too many swaps; this model was trained for lists of up to {self.swaps}"
             )
         stay = len(self.moves) - 1
         return np.array(moves + [stay] * (self.swaps - len(moves)))
