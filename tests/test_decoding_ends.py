@@ -99,6 +99,13 @@ def test_lanes_have_their_own_limits_and_steps_go_on_until_the_last_ends():
     assert run.steps == 5
 
 
+def test_the_total_budget_is_never_exceeded():
+    for total in range(3, 12):
+        run = generate(F64, ids(3), lanes=3, max_tokens=99, total_tokens=total, sampler=FREE)
+        assert [len(lane.tokens) for lane in run.lanes] == [total // 3] * 3
+        assert {lane.finish_reason for lane in run.lanes} == {"budget"}
+
+
 def test_the_total_budget_ends_all_lanes_after_the_step_that_reaches_it():
     run = generate(F64, ids(3), lanes=3, max_tokens=[9, 1, 9], total_tokens=7, sampler=FREE)
     assert [len(lane.tokens) for lane in run.lanes] == [3, 1, 3]

@@ -89,7 +89,8 @@ class Decoding:
     """N lanes of one prompt, step by step.
 
     prompt: text, chat messages, or token ids. lane_prompts: one text or id list per lane.
-    max_tokens: for every lane, or one number per lane; total_tokens: for all lanes together.
+    max_tokens: for every lane, or one number per lane; total_tokens: for all lanes together
+    (a step that would go beyond it is not taken).
     sampler: None takes the checkpoint's generation_config. lane_rope, lane_mask: None takes what
     the checkpoint was trained with (`Model.rope`, `Model.mask`). stop: strings that end a lane.
     chunk: rows of a prefill pass. template: keyword arguments of `Tokenizer.prompt_ids`.
@@ -127,7 +128,7 @@ class Decoding:
             rope = LaneRoPE.none(model.theta)  # law 7: the same numbers, with one rotation less
         self.chunk = _whole("chunk", chunk, 1)
         budgeted = total_tokens is not None
-        self.total_tokens = _whole("total_tokens", total_tokens, 1) if budgeted else None
+        self.total_tokens = _whole("total_tokens", total_tokens, n) if budgeted else None
         self.prompt = encode_prompt(model, prompt, template)
         given = [""] * n if lane_prompts is None else lane_prompts
         own = [encode_lane_prompt(model, p) for p in given]
@@ -251,8 +252,9 @@ class Decoding:
             step.tokens[lane.index], step.logprobs[lane.index] = token, logprob
             step.texts[lane.index] = lane.text[before:]
         self.steps, self.clock = self.steps + 1, self.clock + 1
-        if self.total_tokens and sum(len(lane.tokens) for lane in self.lanes) >= self.total_tokens:
-            for lane in self.live:
+        used = sum(len(lane.tokens) for lane in self.lanes)
+        if self.total_tokens and used + len(self.live) > self.total_tokens:
+            for lane in self.live:  # one more step would be more than all may have
                 before = len(lane.text)
                 self._end(lane, "budget")
                 step.texts[lane.index] += lane.text[before:]
@@ -277,7 +279,12 @@ class Decoding:
             "stop": list(self.stop),
         }
         return Result(
-            list(self.prompt), self.lanes, self.steps, self.prefill_seconds, self.seconds, settings
+            list(self.prompt),
+            list(self.lanes),
+            self.steps,
+            self.prefill_seconds,
+            self.seconds,
+            settings,
         )
 
     # Within.
