@@ -10,7 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from helpers_cli import CONFIG, GAME
+
+from tinylane.tensorfile import TensorFile, write_tensors
 
 Make = Callable[[Path], None]
 
@@ -28,13 +31,13 @@ SIZES = (
 
 
 def text(name: str, data: bytes | str) -> Make:
-    raw = data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass")
+    return lambda folder: put(folder / name, data)
 
-    def make(folder: Path) -> None:
-        (folder / name).unlink(missing_ok=True)
-        (folder / name).write_bytes(raw)
 
-    return make
+def put(path: Path, data: bytes | str) -> None:
+    """Write a file anew: what is there may be a link to the base's."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass"))
 
 
 def not_json(name: str, base: Path) -> Iterator[tuple[str, Make]]:
@@ -58,9 +61,9 @@ def not_json(name: str, base: Path) -> Iterator[tuple[str, Make]]:
 
         return make
 
-    outside = base / name
-    if not outside.exists():
-        outside.write_text("{}")
+    outside = base.parent / "outside" / name
+    outside.parent.mkdir(exist_ok=True)
+    outside.write_text("{}")
     yield f"{name} a link outside", link(outside)
     yield f"{name} a link to a device", link("/dev/zero")
 
@@ -113,7 +116,11 @@ def configs(base: Path) -> Iterator[tuple[str, Make]]:
         "a family in a list": {"model_type": ["qwen3"]},
         "no family": {"model_type": None, "architectures": None},
         "experts": {"num_experts": 8},
-        "a sliding window": {"use_sliding_window": True, "sliding_window": 4},
+        "a sliding window": {
+            "use_sliding_window": True,
+            "sliding_window": 4,
+            "max_window_layers": 0,
+        },
         "a window of text": {"use_sliding_window": True, "sliding_window": "4"},
         "layer types too few": {"layer_types": ["full_attention"]},
         "layer types of lists": {"layer_types": [[], []]},
@@ -156,7 +163,7 @@ def configs(base: Path) -> Iterator[tuple[str, Make]]:
         for value in values:
             yield (
                 f"generation {key} {json.dumps(value)}",
-                text("generation_config.json", json.dumps({key: value})),
+                text("generation_config.json", json.dumps({"do_sample": True, key: value})),
             )
     yield from not_json("generation_config.json", base)
 
@@ -176,17 +183,22 @@ def tokenizers(base: Path) -> Iterator[tuple[str, Make]]:
         return changed(added_tokens=[{"id": 0, **plain, "special": True, **t} for t in tokens])
 
     def split(regex: str) -> dict[str, Any]:
-        return {
-            "type": "Split",
-            "pattern": {"Regex": regex},
-            "behavior": "Removed",
-            "invert": False,
-        }
+        how = {"pattern": {"Regex": regex}, "behavior": "Removed", "invert": False}
+        return {"type": "Split", **how}
 
     bpe = {"type": "BPE", "vocab": {"a": 0, "é": 1, "b": 2, "ab": 3}, "merges": []}
     double = {"type": "Replace", "pattern": {"String": "p"}, "content": "pp"}
     fill = {"type": "Replace", "pattern": {"Regex": ""}, "content": "p" * 1000}
-    yield "without ids the model has", model(vocab={"<unk>": 0, "a": 5000})
+
+    def wide(folder: Path) -> None:  # a model of 3000 tokens
+        rows = {"model.embed_tokens.weight": np.zeros((3000, 16), np.float32)}
+        with TensorFile.open(base / "model.safetensors") as file:
+            write_tensors(
+                folder / "model.safetensors", {name: file.read(name) for name in file.names} | rows
+            )
+        put(folder / "config.json", json.dumps({**CONFIG, "vocab_size": 3000}))
+
+    yield "without ids the model has", wide
     yield (
         "more tokens than the model",
         model(vocab={**vocab, **{f"x{k}": 50 + k for k in range(90)}}),
@@ -263,9 +275,28 @@ def tokenizers(base: Path) -> Iterator[tuple[str, Make]]:
             }
         ),
     )
+    yield "a long beginning", changed(normalizer={"type": "Prepend", "prepend": "p" * 5000})
+    first = '"normalizer": {"type":"Precompiled","precompiled_charsmap":"////////"}, '
     yield (
-        "a beginning of 8 MiB",
-        changed(normalizer={"type": "Prepend", "prepend": "p" * (8 << 20)}),
+        "a normalizer twice",
+        text(
+            "tokenizer.json",
+            json.dumps({**good, "normalizer": None}).replace(
+                '"normalizer"', first + '"normalizer"'
+            ),
+        ),
+    )
+    yield "an untagged character map", changed(normalizer={"precompiled_charsmap": "/" * 64})
+    yield "pieces of length 0", changed(pre_tokenizer={"type": "FixedLength", "length": 0})
+    yield (
+        "ids without end",
+        changed(
+            post_processor={
+                "single": [{"SpecialToken": {"id": "x", "type_id": 0}}],
+                "pair": [],
+                "special_tokens": {"x": {"id": "x", "ids": [1] * 99_999, "tokens": ["x"] * 99_999}},
+            }
+        ),
     )
     yield (
         "a decoder that doubles 30 times",
@@ -273,7 +304,7 @@ def tokenizers(base: Path) -> Iterator[tuple[str, Make]]:
             decoder={"type": "Sequence", "decoders": [{**double, "pattern": {"String": "A"}}] * 30}
         ),
     )
-    for regex in ("(c+)+$", "(c|c)*$", "(?:(?:c?){40}c){40}!", "(?<=(c+)+)x"):
+    for regex in ("(c+)+$", "(c|c)*$", "(?:(?:c?){40}c){40}!"):
         yield f"the expression {regex}", changed(pre_tokenizer=split(regex))
     for regex in ("((", "(?<n>a)(?<n>b)\\k<m>", "[z-a]", "a{99999999}"):
         yield f"the expression {regex}", changed(pre_tokenizer=split(regex))
@@ -289,14 +320,10 @@ def tokenizers(base: Path) -> Iterator[tuple[str, Make]]:
         ),
     )
     yield "an unknown normalizer", changed(normalizer={"type": "Python", "code": "import os"})
+    deep = '{"type":"Sequence","normalizers":[' * 3000
     yield (
         "a normalizer 3000 deep",
-        text(
-            "tokenizer.json",
-            json.dumps({**good, "normalizer": "#"}).replace(
-                '"#"', '{"type":"Sequence","normalizers":[' * 3000
-            ),
-        ),
+        text("tokenizer.json", json.dumps({**good, "normalizer": "#"}).replace('"#"', deep)),
     )
     yield "a version of tomorrow", changed(version="9.0")
 
@@ -335,7 +362,7 @@ TEMPLATES = {
     "globals of a function": "{{ raise_exception.__globals__ }}",
     "globals by attr": "{{ raise_exception|attr('__glob' ~ 'als__') }}",
     "globals by item": "{{ raise_exception['__globals__']['os'] }}",
-    "globals by map": "{{ [raise_exception]|map(attribute='__globals__')|list }}",
+    "globals by map": "{{ ([raise_exception]|map(attribute='__globals__')|first).os }}",
     "globals of a macro": "{% macro m() %}{% endmacro %}{{ m.__init__.__globals__ }}",
     "globals of cycler": "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
     "globals of joiner": "{{ joiner.__init__.__globals__['os'].environ }}",
@@ -359,10 +386,12 @@ TEMPLATES = {
     "a changed list": "{{ messages.append(1) }}",
     "a changed dictionary": "{{ messages[0].update({'a': 1}) }}",
     "an endless call": "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
-    "an endless pair": "{% macro a() %}{{ b() }}{% endmacro %}{% macro b() %}{{ a() }}{% endmacro %}{{ a() }}",
+    "an endless pair": "{% macro a() %}{{ b() }}{% endmacro %}"
+    "{% macro b() %}{{ a() }}{% endmacro %}{{ a() }}",
     "a huge range": "{% for i in range(10**12) %}x{% endfor %}",
     "a large range as a list": "{{ range(10**8)|list }}",
-    "ranges in ranges": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "ranges in ranges": "{% for a in range(99999) %}"
+    "{% for b in range(99999) %}{% endfor %}{% endfor %}",
     "a search without end": "{% set n = namespace(i=0) %}{% for a in range(99999) %}"
     "{% for b in range(99999) %}{% set n.i = n.i + 1 %}{% endfor %}{% endfor %}{{ n.i }}",
     "a long repetition": "{{ 'a' * 200000000 }}",
@@ -375,7 +404,7 @@ TEMPLATES = {
     "a wide format by method": "{{ '{:>1000000000}'.format(1) }}",
     "a deep indent": "{{ 'a\\nb'|indent(10**10) }}",
     "a long text": "{% for i in range(99999) %}{{ 'x' * 1000 }}{% endfor %}",
-    "a great power": "{{ 9**9**9 }}",
+    "a great power": "{{ 9**(9**9) }}",
     "many powers": "{% set n = namespace(i=7) %}{% for i in range(99) %}"
     "{% set n.i = n.i * n.i %}{% endfor %}{{ n.i }}",
     "lorem ipsum": "{{ lipsum(n=10**7) }}",
@@ -392,7 +421,7 @@ TEMPLATES = {
     "a long chain": "{{ a" + ".b" * 20000 + " }}",
     "nested loops": "{% for a in [1] %}" * 60 + "{% endfor %}" * 60 + "{{ nothing.x }}",
     "nested conditions": "{% if 1 %}" * 300 + "{% endif %}" * 300 + "{{ nothing.x }}",
-    "a name that is a key": "{% set class = 1 %}{{ None.x }}{{ nothing.x.y }}",
+    "nothing's attribute": "{{ None.x }}{{ nothing.x.y }}",
     "half a surrogate": "{{ '\\ud800' }}{{ nothing.x }}",
     "2 MiB": "x" * (2 << 20),
 }
@@ -409,7 +438,7 @@ def runs(good: Path) -> Iterator[tuple[str, Make]]:
 
     def write(value: Any) -> Make:
         data = value if isinstance(value, bytes) else json.dumps(value).encode()
-        return lambda path: path.write_bytes(data) and None
+        return lambda path: put(path, data)
 
     def changed(path: tuple[Any, ...], value: Any) -> Make:
         copy = json.loads(json.dumps(raw))
@@ -495,7 +524,7 @@ PROMPTS = {
     "a place 0": "0-1",
     "a place too far": "1-9",
     "the same place": "2-2",
-    "a negative place": "-1-2",
+    "a negative place": "1--2 -3-1 --",
     "too many": "1-2 " * 100,
     "a million": "1-2 " * 1_000_000,
     "a place of 5000 digits": "9" * 5000 + "-1",

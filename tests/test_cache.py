@@ -226,7 +226,7 @@ def test_operations_that_cannot_be_are_refused():
         (lambda: feed(other, cache, PROMPT), "another model"),
         (lambda: model([1], [7], [0], omega(model, "ntk"), cache=cache), "another Omega"),
         (lambda: model([1], [7], [2], cache=cache), "lane 2 is outside"),
-        (lambda: model.new_cache(LaneRoPE(np.zeros(9))), "omega has shape"),
+        (lambda: model.new_cache(LaneRoPE(np.zeros(9))), "Omega has shape"),
     ):
         with pytest.raises(TinylaneError, match=words):
             call()
