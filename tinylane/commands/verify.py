@@ -92,10 +92,10 @@ def _samples(args: Any, model: Model) -> dict[str, Sample]:
 def _forecast(model: Model, samples: dict[str, Sample], quiet: bool) -> None:
     if quiet:
         return
-    told = verification.forecast(model, samples)
+    told, count = verification.forecast(model, samples), len(samples)
     common.note(
-        f"{model.backend} {model.dtype}: {len(samples)} samples of up to {told.rows} rows, "
-        f"{told.passes} passes and {told.definitions} in float64 by definition: "
+        f"{model.backend} {model.dtype}: {count} sample{'s' * (count > 1)} of up to "
+        f"{told.rows} rows, {told.passes} passes and {told.definitions} in float64 by definition: "
         f"about {_duration(told.seconds)}"
     )
 
