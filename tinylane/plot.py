@@ -1,0 +1,453 @@
+"""Pictures of lanes as matplotlib figures: masks, angles, scores, attention, lanes over time.
+
+Every function returns a `matplotlib.figure.Figure` that carries its own alt text (`alt(figure)`).
+Figures have a paper of their own, so that they read the same on a light and on a dark page; the
+colours are those of Okabe and Ito, and a shape or a label always says the same as the colour.
+pyplot is not used: no window opens, nothing is global. Needs `pip install 'tinylane[plot]'`.
+
+    T query rows      S key rows      N lanes      D channels of one head
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinylane.errors import TinylaneError
+from tinylane.files import replacing
+from tinylane.lanes import SHARED, LaneMask, LaneRoPE
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from tinylane.decoding import Result
+    from tinylane.model import Model
+
+INK, PAPER, RULE, QUIET = "#222222", "#f6f5f1", "#d5d3cb", "#6b6b6b"
+# Okabe and Ito's palette, without the yellow that paper swallows; one marker and dash for each.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
+# Why a key is visible: name, marker, colour.
+KINDS = (("shared", "s", QUIET), ("own", "o", COLOURS[0]), ("other lane", "^", COLOURS[1]))
+
+
+def alt(figure: Figure) -> str:
+    """The figure's alt text: what it shows, in words."""
+    return getattr(figure, "tinylane_alt", "")
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Write a figure atomically, in the format of the path's suffix (.png, .svg, .pdf).
+
+    The alt text goes into the file's metadata. Raises TinylaneError if it cannot be written.
+    """
+    path, text = Path(path), alt(figure)
+    metadata: dict[str, dict[str, Any]] = {
+        "png": {"Description": text},
+        "svg": {"Description": text, "Date": None},  # the same figure gives the same file
+        "pdf": {"Subject": text, "CreationDate": None},
+    }
+    kind = path.suffix[1:]
+    if kind not in metadata:
+        raise TinylaneError(f"{path}: expected a name that ends in .png, .svg or .pdf")
+    with replacing(path) as file:
+        figure.savefig(file, format=kind, dpi=150, facecolor=PAPER, metadata=metadata[kind])
+    return path
+
+
+def show(figure: Figure, name: str, folder: str | Path = "runs/figures") -> None:
+    """Show a figure in a notebook; elsewhere write `folder`/`name`.png and print where, with alt.
+
+    Raises TinylaneError if it cannot be written.
+    """
+    if _in_notebook():
+        from IPython.display import Image, display
+
+        out = io.BytesIO()
+        figure.savefig(out, format="png", dpi=110, facecolor=PAPER)
+        display(Image(out.getvalue(), alt=alt(figure)))  # type: ignore[no-untyped-call]
+        return
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TinylaneError(f"{folder}: cannot be made ({error.strerror})") from error
+    print(f"[figure {save(figure, Path(folder) / f'{name}.png')}: {alt(figure)}]")
+
+
+def mask(
+    lane_mask: LaneMask,
+    positions: Any,
+    lanes: Any,
+    key_positions: Any = None,
+    key_lanes: Any = None,
+    title: str = "Who sees whom",
+) -> Figure:
+    """Which keys each query sees, and why: shared, its own lane, another lane.
+
+    positions, lanes: (T,) of the queries; key_positions, key_lanes: (S,), default the same rows.
+    """
+    i, m = np.asarray(positions), np.asarray(lanes)
+    j = i if key_positions is None else np.asarray(key_positions)
+    n = m if key_lanes is None else np.asarray(key_lanes)
+    seen = lane_mask.visible(i, m, j, n)
+    kinds = np.where(n == SHARED, 0, np.where(m[:, None] == n, 1, 2))
+    side = 0.3 if max(seen.shape) <= 24 else 7.2 / max(seen.shape)
+    figure = _figure(max(side * len(j) + 1.6, 4.2), side * len(i) + 1.9)
+    axes = _axes(figure, title, "key (position, lane; S is shared)", "query (position, lane)")
+    size = (side * 72 * 0.6) ** 2
+    for kind, (name, marker, colour) in enumerate(KINDS):
+        rows, columns = np.nonzero(seen & (kinds == kind))
+        if len(rows):
+            axes.scatter(columns, rows, s=size, marker=marker, color=colour, label=name)
+    rows, columns = np.nonzero(~seen)
+    axes.scatter(columns, rows, s=3, marker=".", color="#b9b7af", label="hidden")
+    _name_rows(axes, i, m, j, n)
+    axes.set_xlim(-0.6, len(j) - 0.4)
+    axes.set_ylim(len(i) - 0.4, -0.6)
+    axes.set_aspect("equal")
+    _legend_below(figure)
+    return _finish(
+        figure,
+        f"{title}: a grid of {len(i)} queries by {len(j)} keys. {int(seen.sum())} pairs are "
+        f"visible: {int((seen & (kinds == 0)).sum())} to shared keys, "
+        f"{int((seen & (kinds == 1)).sum())} within a lane, "
+        f"{int((seen & (kinds == 2)).sum())} between lanes; lag {lane_mask.lag}.",
+    )
+
+
+def angles(
+    frequencies: Mapping[str, Any], title: str = "Rotation of each plane", per: str = "step"
+) -> Figure:
+    """Radians by which one step turns each plane, on a logarithmic scale.
+
+    frequencies: by name, (D/2,) radians each, such as theta and an Omega; the size is drawn.
+    """
+    figure = _figure(6.4, 3.8)
+    axes = _axes(figure, title, "plane d", f"radians per {per}")
+    said = []
+    for k, (name, values) in enumerate(frequencies.items()):
+        values = np.abs(np.asarray(values, dtype=np.float64))
+        if values.ndim != 1:
+            raise TinylaneError(f"{name} has shape {values.shape}; expected (D/2,), one layer's")
+        shown = np.where(values > 0, values, np.nan)
+        axes.plot(shown, label=name, markersize=4, **_stroke(k))
+        said.append(f"{name} goes from {values[0]:.3g} in plane 0 to {values[-1]:.3g} in the last")
+    axes.set_yscale("log")
+    axes.axhline(2 * np.pi, color=QUIET, linewidth=0.8)
+    axes.annotate(
+        "a full turn",
+        (1, 2 * np.pi),
+        (-3, 3),
+        xycoords=axes.get_yaxis_transform(),
+        textcoords="offset points",
+        ha="right",
+        color=QUIET,
+        fontsize=8,
+    )
+    _legend(axes)
+    return _finish(figure, f"{title}, radians per {per}: {'; '.join(said)}.")
+
+
+def turns(vectors: Mapping[str, Any], title: str = "Vectors, plane by plane") -> Figure:
+    """The planes of some vectors (D,), each as an arrow in a circle of its own: plane d holds
+    channels d and d + D/2. At most six vectors of at most 16 channels."""
+    named = {name: np.asarray(x, dtype=np.float64) for name, x in vectors.items()}
+    planes = len(next(iter(named.values()))) // 2
+    figure = _figure(2.1 * planes + 0.4, 3.0)
+    reach = max(float(np.hypot(x[:planes], x[planes:]).max()) for x in named.values()) * 1.1
+    for d in range(planes):
+        axes = _axes(figure, f"plane {d}", "", "", (1, planes, d + 1))
+        axes.set_aspect("equal")
+        axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[])
+        axes.axhline(0, color=RULE, linewidth=0.8)
+        axes.axvline(0, color=RULE, linewidth=0.8)
+        for k, (name, x) in enumerate(named.items()):
+            axes.plot([0, x[d]], [0, x[d + planes]], label=name, markevery=[1], **_stroke(k))
+    _legend_below(figure)
+    figure.suptitle(title, color=INK, fontsize=10)
+    degrees = [
+        f"{name}: "
+        + ", ".join(f"{np.degrees(np.arctan2(x[d + planes], x[d])):.0f}" for d in range(planes))
+        for name, x in named.items()
+    ]
+    return _finish(figure, f"{title}. Direction in degrees, by plane: {'; '.join(degrees)}.")
+
+
+def scores(
+    query: Any,
+    key: Any,
+    theta: Any,
+    omega: Any,
+    positions: Sequence[int],
+    lanes: Sequence[int],
+    title: str = "Score by difference of position and lane",
+) -> Figure:
+    """q . R(theta * (j - i) + Omega * (n - m)) k, as a map over (j - i, n - m).
+
+    query, key: (D,); theta, omega: (D/2,); positions, lanes: the differences to draw.
+    """
+    values = difference_scores(query, key, theta, omega, positions, lanes)
+    figure = _figure(7.0, 0.35 * len(lanes) + 1.9)
+    axes = _axes(figure, title, "key position - query position", "key lane - query lane")
+    top = float(np.abs(values).max()) or 1.0
+    image = axes.imshow(
+        values,
+        aspect="auto",
+        cmap="PuOr",
+        vmin=-top,
+        vmax=top,
+        interpolation="nearest",
+        extent=(positions[0] - 0.5, positions[-1] + 0.5, len(lanes) - 0.5, -0.5),
+    )
+    axes.set_yticks(range(len(lanes)), [f"{x:+d}" if x else "0 (own)" for x in lanes])
+    _bar(figure, axes, image, "score")
+    row, column = np.unravel_index(int(values.argmax()), values.shape)
+    return _finish(
+        figure,
+        f"{title}: a map of {len(positions)} differences of position by {len(lanes)} of lane. "
+        f"Scores go from {values.min():.3g} to {values.max():.3g}; the highest is at position "
+        f"{positions[int(column)]:+d}, lane {lanes[int(row)]:+d}.",
+    )
+
+
+def difference_scores(
+    query: Any, key: Any, theta: Any, omega: Any, positions: Any, lanes: Any
+) -> np.ndarray:
+    """(lanes, positions) scores of one query and one key (D,) at every pair of differences."""
+    q, k, theta, omega = (np.asarray(x, dtype=np.float64) for x in (query, key, theta, omega))
+    half = len(theta)
+    if q.shape != (2 * half,) or k.shape != q.shape or omega.shape != theta.shape:
+        raise TinylaneError(
+            f"query {q.shape}, key {k.shape}, theta {theta.shape}, Omega {omega.shape}; "
+            "expected (D,), (D,), (D/2,), (D/2,)"
+        )
+    apart = np.asarray(positions)[None, :, None] * theta
+    apart = apart + np.asarray(lanes)[:, None, None] * omega
+    # One plane as complex numbers: Re(conj(q) k e^(i delta)).
+    product = (q[:half] - 1j * q[half:]) * (k[:half] + 1j * k[half:])
+    return (product * np.exp(1j * apart)).real.sum(axis=-1)
+
+
+def attention(
+    weights: Any,
+    queries: Sequence[str],
+    keys: Sequence[str],
+    title: str = "Attention",
+) -> Figure:
+    """Attention weights (T, S) as a map, with the numbers written in where there are few."""
+    w = np.asarray(weights, dtype=np.float64)
+    if w.shape != (len(queries), len(keys)):
+        raise TinylaneError(f"weights {w.shape} for {len(queries)} queries and {len(keys)} keys")
+    side = min(0.5, 9.0 / w.shape[1])
+    figure = _figure(max(side * w.shape[1] + 2.2, 4.0), min(side, 0.4) * w.shape[0] + 1.9)
+    axes = _axes(figure, title, "key", "query")
+    top = float(w.max())
+    image = axes.imshow(w, cmap=_shades(), vmin=0, vmax=top, aspect="auto")
+    small = 8 if w.shape[1] <= 16 else 6
+    axes.set_xticks(range(len(keys)), keys, rotation=90 if w.shape[1] > 8 else 0, fontsize=small)
+    axes.set_yticks(range(len(queries)), queries, fontsize=small)
+    if w.shape[1] <= 16:
+        for (t, s), value in np.ndenumerate(w):
+            if value >= 0.005:
+                ink = INK if value < 0.5 * top else "white"
+                text = f"{value:.2f}".removeprefix("0")
+                axes.text(s, t, text, ha="center", va="center", fontsize=7, color=ink)
+    _bar(figure, axes, image, "weight")
+    most = [f"{q} most to {keys[int(k)]}" for q, k in zip(queries, w.argmax(axis=1), strict=True)]
+    more = "" if len(most) <= 8 else f" and {len(most) - 8} more"
+    return _finish(figure, f"{title}: weight of each key by query; {', '.join(most[:8])}{more}.")
+
+
+def attention_weights(
+    model: Model,
+    tokens: Any,
+    positions: Any,
+    lanes: Any,
+    lane_rope: LaneRoPE | None = None,
+    lane_mask: LaneMask | None = None,
+) -> np.ndarray:
+    """(layers, heads, T, S): who listened to whom, in one pass over all rows.
+
+    Attention is a weighted average of values; averaging the rows of the identity matrix instead
+    gives the weights themselves. Raises what `Model.__call__` raises.
+    """
+    from tinylane.model import attention as plain
+
+    heard: list[np.ndarray] = []
+
+    def listening(queries: Any, keys: Any, values: Any, mask: Any, split: Any) -> Any:
+        S, D = keys.shape[-2:]
+        columns = []
+        for start in range(0, S, D):  # as wide as values are
+            one = model.typed(np.eye(S, D, -start, dtype=np.float32))
+            each = one.__array_namespace__().stack([one] * keys.shape[-3])
+            part = plain(queries, keys, each, mask, split)
+            columns.append(np.array(part.astype(part.__array_namespace__().float32)))
+        heard.append(np.concatenate(columns, axis=-1)[..., :S])
+        return own.attention(queries, keys, values, mask, split)
+
+    twin, own = replace(model), model.seams
+    twin.seams = own._replace(attention=listening)
+    np.asarray(twin(tokens, positions, lanes, lane_rope, lane_mask))
+    return np.stack(heard)
+
+
+def lanes(result: Result, tokenizer: Any = None, title: str = "Lanes over time") -> Figure:
+    """What every lane wrote, a column for each position; shade is the log-probability.
+
+    tokenizer: to write tokens as text; None writes their ids. At most 64 positions are drawn.
+    """
+    first = min(lane.start - len(lane.prompt) for lane in result.lanes)
+    last = max(lane.start + len(lane.tokens) for lane in result.lanes)
+    shown = min(last - first, 64)
+    name = str if tokenizer is None else lambda t: tokenizer.decode([t], skip_special=False)
+    cells = [  # lane, column, text, log-probability (None: given, not drawn)
+        (row, lane.start - len(lane.prompt) + k - first, name(token), p)
+        for row, lane in enumerate(result.lanes)
+        for k, (token, p) in enumerate(
+            [(t, None) for t in lane.prompt] + list(zip(lane.tokens, lane.logprobs, strict=True))
+        )
+    ]
+    wide = max((len(text) for _, _, text, _ in cells), default=1)
+    unit = min(max(0.085 * wide + 0.12, 0.35), 1.0)
+    figure = _figure(max(unit * shown + 1.9, 4.4), 0.36 * len(result.lanes) + 1.9)
+    axes = _axes(figure, title, "position", "lane")
+    grid = np.full((len(result.lanes), shown), np.nan)
+    for row, column, text, p in cells:
+        if column >= shown:
+            continue
+        if p is not None:
+            grid[row, column] = p
+        dark = p is not None and np.exp(p) < 0.45
+        axes.text(
+            column,
+            row,
+            text.strip() or repr(text),
+            ha="center",
+            va="center",
+            fontsize=8,
+            color="white" if dark else INK,
+            style="italic" if p is None else "normal",
+            parse_math=False,
+        )
+    image = axes.imshow(
+        np.exp(grid),
+        cmap=_shades().reversed(),
+        vmin=0,
+        vmax=1,
+        aspect="auto",
+        interpolation="nearest",
+    )
+    axes.set_yticks(range(len(result.lanes)), [str(lane.index) for lane in result.lanes])
+    ticks = range(0, shown, max(1, shown // 12))
+    axes.set_xticks(list(ticks), [str(first + t) for t in ticks])
+    _bar(figure, axes, image, "probability")
+    said = [f"lane {lane.index}: {' '.join(lane.text.split())[:120]}" for lane in result.lanes[:8]]
+    return _finish(figure, f"{title}, from position {first}. {'; '.join(said)}.")
+
+
+def lines(
+    series: Mapping[str, Any], x: Any, xlabel: str, ylabel: str, title: str, log: bool = False
+) -> Figure:
+    """Some curves over the same x, each with a colour, a dash and a marker of its own."""
+    figure = _figure(6.4, 3.8)
+    axes = _axes(figure, title, xlabel, ylabel)
+    x, said = np.asarray(x), []
+    for k, (name, y) in enumerate(series.items()):
+        y = np.asarray(y, dtype=np.float64)
+        axes.plot(x, y, label=name, markevery=max(1, len(x) // 12), markersize=4, **_stroke(k))
+        said.append(f"{name} from {y[0]:.3g} to {y[-1]:.3g}, at most {np.nanmax(y):.3g}")
+    if log:
+        axes.set_yscale("log")
+    _legend(axes)
+    return _finish(
+        figure, f"{title}: {ylabel} over {xlabel} {x[0]:.3g} to {x[-1]:.3g}; {'; '.join(said)}."
+    )
+
+
+# What all figures share.
+
+
+def _figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise TinylaneError(
+            "matplotlib is not installed; plots need it: pip install 'tinylane[plot]'"
+        ) from error
+    return Figure(figsize=(width, height), layout="constrained", facecolor=PAPER)
+
+
+def _axes(
+    figure: Figure, title: str, xlabel: str, ylabel: str, place: tuple[int, int, int] = (1, 1, 1)
+) -> Axes:
+    axes = figure.add_subplot(*place, facecolor=PAPER)
+    axes.set_title(title, color=INK, fontsize=10)
+    axes.set_xlabel(xlabel, color=INK, fontsize=9)
+    axes.set_ylabel(ylabel, color=INK, fontsize=9)
+    axes.tick_params(colors=INK, labelsize=8)
+    for spine in axes.spines.values():
+        spine.set_color(RULE)
+    return axes
+
+
+def _stroke(k: int) -> dict[str, Any]:
+    k %= len(COLOURS)
+    return {"color": COLOURS[k], "linestyle": DASHES[k], "marker": MARKERS[k], "linewidth": 1.6}
+
+
+def _shades() -> Any:
+    """From paper to ink by way of blue: lightness alone tells the values apart."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("paper", [PAPER, COLOURS[5], COLOURS[0], "#00233d"])
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    axes.grid(color=RULE, linewidth=0.6)
+
+
+def _legend_below(figure: Figure) -> None:
+    found = figure.axes[0].get_legend_handles_labels()
+    style: dict[str, Any] = {"frameon": False, "fontsize": 8, "labelcolor": INK}
+    figure.legend(*found, loc="outside lower center", ncols=len(found[0]), **style)
+
+
+def _bar(figure: Figure, axes: Axes, image: Any, label: str) -> None:
+    bar = figure.colorbar(image, ax=axes, pad=0.02)
+    bar.set_label(label, color=INK, fontsize=9)
+    bar.ax.tick_params(colors=INK, labelsize=8)
+    bar.outline.set_edgecolor(RULE)  # type: ignore[operator]
+
+
+def _name_rows(axes: Axes, i: Any, m: Any, j: Any, n: Any) -> None:
+    def names(positions: Any, lanes: Any) -> list[str]:
+        pairs = zip(positions.tolist(), lanes.tolist(), strict=True)
+        return [f"{a},{'S' if b == SHARED else b}" for a, b in pairs]
+
+    small = 7 if max(len(i), len(j)) <= 24 else 5
+    every = max(1, max(len(i), len(j)) // 48)
+    axes.set_xticks(range(0, len(j), every), names(j, n)[::every], rotation=90, fontsize=small)
+    axes.set_yticks(range(0, len(i), every), names(i, m)[::every], fontsize=small)
+
+
+def _finish(figure: Figure, text: str) -> Figure:
+    figure.tinylane_alt = text  # type: ignore[attr-defined]
+    return figure
+
+
+def _in_notebook() -> bool:
+    """Whether an IPython kernel (not its terminal) is running this."""
+    if "IPython" not in sys.modules:
+        return False
+    shell = sys.modules["IPython"].get_ipython()
+    return shell is not None and hasattr(shell, "kernel")
