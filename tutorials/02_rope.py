@@ -1,0 +1,139 @@
+# %% [markdown]
+# # 2. RoPE: rotate two vectors, and only the difference matters
+#
+# Attention sees a bag of words. To tell it who stands where, rotary position embedding (RoPE,
+# arXiv:2104.09864) turns each query and each key by an angle that grows with its position. A
+# product of two vectors does not change when both turn alike: what is left in the score is the
+# *difference* of the two positions.
+
+# %%
+import numpy as np
+
+from tinylane import plot
+from tinylane.config import RopeConfig
+from tinylane.plot import difference_scores
+from tinylane.rope import frequencies, rotate, table
+
+rng = np.random.default_rng(0)
+
+# %% [markdown]
+# ## One plane
+#
+# In two dimensions, turning by an angle is a 2 x 2 matrix. Turn the query by i and the key by j
+# radians: their product is that of the unturned query and the key turned by j - i.
+
+
+# %%
+def turn(angle):
+    return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+
+q, k = rng.standard_normal((2, 2))
+for i, j in [(0, 0), (3, 1), (103, 101), (5, 9)]:
+    assert np.isclose((turn(i) @ q) @ (turn(j) @ k), q @ (turn(j - i) @ k))
+assert np.isclose((turn(3) @ q) @ (turn(1) @ k), (turn(103) @ q) @ (turn(101) @ k))  # 2 apart
+
+# %% [markdown]
+# ## Many planes, many speeds
+#
+# One plane repeats itself after 2 pi positions. So a head of D channels is cut into D/2 planes, and
+# plane d turns by theta[d] radians a position: 1 radian in the fastest, then ever slower in equal
+# ratios, like the hands of a clock. Fast planes tell neighbours apart, slow ones know roughly where
+# in a long text they are. Channel d is paired with channel d + D/2 (the "half-split" layout of
+# Hugging Face weights; the paper pairs neighbours).
+
+# %%
+D, base = 8, 10000.0
+theta = base ** (-2 * np.arange(D // 2) / D)
+assert np.allclose(theta, [1, 0.1, 0.01, 0.001])
+
+
+def rope(x, i):
+    """x (D,) at position i."""
+    out = np.empty(D)
+    for d in range(D // 2):
+        out[[d, d + D // 2]] = turn(theta[d] * i) @ x[[d, d + D // 2]]
+    return out
+
+
+q, k = rng.standard_normal((2, D))
+picture = plot.turns({"at 0": q, "at 1": rope(q, 1), "at 10": rope(q, 10)}, "One query, turned")
+plot.show(picture, "02-turns")
+
+assert np.isclose(rope(q, 7) @ rope(k, 3), rope(q, 1007) @ rope(k, 1003))
+assert not np.isclose(rope(q, 7) @ rope(k, 3), rope(q, 7) @ rope(k, 4))  # another difference
+assert np.isclose(np.linalg.norm(rope(q, 7)), np.linalg.norm(q))  # turning keeps the length
+
+# %% [markdown]
+# ## The same from tinylane
+#
+# `table` computes cosines and sines once for all rows, `rotate` applies them: x * C + flipped * S.
+# The angles are computed in float64 on the host, for a reason you can see in exercise 2.
+
+# %%
+found, factor = frequencies(RopeConfig(base=base), D)
+assert np.allclose(found, theta) and factor == 1.0
+
+positions = np.arange(50)
+x = rng.standard_normal((50, D))
+tables = table(positions[:, None] * theta, dtype=np.float64)
+by_hand = np.array([rope(row, i) for row, i in zip(x, positions, strict=True)])
+assert np.allclose(rotate(x, *tables), by_hand)
+
+# %% [markdown]
+# ## What a score looks like from afar
+#
+# Take a key that equals the query, and move it away. All planes agree at difference 0; further out
+# the fast ones disagree with each other, and the score falls. With a real head (64 channels or
+# more) this is how a model can prefer what is near. The sign matters too for two vectors that
+# differ: a key 5 behind is not a key 5 ahead.
+
+# %%
+long, _ = frequencies(RopeConfig(), 64)
+away = np.arange(-200, 201)
+same, other = np.ones(64), rng.standard_normal(64)
+curves = {
+    "key equals query": difference_scores(same, same, long, 0 * long, away, [0])[0],
+    "a random key": difference_scores(same, other, long, 0 * long, away, [0])[0],
+}
+picture = plot.lines(curves, away, "key position - query position", "score", "Score by distance")
+plot.show(picture, "02-scores")
+
+alike, random = curves.values()
+assert alike.argmax() == 200 and np.isclose(alike[200], 64)  # the middle: difference 0
+assert alike[np.abs(away) > 20].max() < 0.7 * alike[200]
+assert np.allclose(alike, alike[::-1]) and not np.allclose(random, random[::-1])
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** Add 12 * pi to `theta[0]`. Which scores change? Then add 1 instead.
+#
+# **2.** Compute the angle of position 131072 in float32, as `np.float32(131072) * theta32`. How far
+# is it from the float64 angle, over all planes, in radians?
+
+# %% [markdown]
+# ### Solution 1
+# None change: positions are whole numbers, and six more full turns a position lead to the same
+# place. This is why an angular frequency means something only up to multiples of 2 pi (law 10 in
+# `tinylane.testing` says it about lanes). Adding 1 changes nearly all.
+
+# %%
+before = rope(q, 7) @ rope(k, 3)
+theta[0] += 12 * np.pi
+assert np.isclose(rope(q, 7) @ rope(k, 3), before)
+theta[0] += 1
+assert not np.isclose(rope(q, 7) @ rope(k, 3), before)
+
+# %% [markdown]
+# ### Solution 2
+# By more than a thousandth of a radian, where a float32 cosine could be right to a ten-millionth.
+# Hence angles in float64, whose cosines are then rounded, once.
+
+# %%
+far = 131072
+error = np.abs((np.float32(far) * long.astype(np.float32)).astype(np.float64) - far * long)
+print(f"worst float32 angle at position {far}: off by {error.max():.1e} radians")
+assert 1e-4 < error.max() < 1e-1
+rounded = table(far * long[None, :])[0]  # float32 cosines of float64 angles
+assert np.abs(rounded[0, :32] - np.cos(far * long)).max() < 1e-7
