@@ -3,10 +3,11 @@
 #
 # A transformer has one place where a token learns anything about another token: attention. It is
 # an average of vectors, with weights that the vectors themselves decide. That is all of it, and
-# this page builds it in four lines of NumPy. Positions, lanes and caches come later, one at a time.
+# this page builds it in four lines of NumPy. Positions, lanes and caches come later, one at a
+# time.
 #
-# Run it with `python tutorials/01_attention.py`, or open it as a notebook
-# (`jupytext --to notebook tutorials/01_attention.py`). Every claim below is an `assert`.
+# Run it with `python tutorials/01_attention.py`, or open it as a notebook (`jupytext --to notebook
+# tutorials/01_attention.py`). Every claim below is an `assert`.
 
 # %%
 import numpy as np
@@ -106,8 +107,8 @@ print("attention by hand equals tinylane's, error", np.abs(theirs - np.array(by_
 
 # %% [markdown]
 # ### Solution 1
-# With 0 every score is 0 and everybody is heard alike. With a large factor one key gets everything:
-# the softmax turns into a choice. The scale of the queries is a volume knob.
+# With 0 every score is 0 and everybody is heard alike. With a large factor one key gets
+# everything: the softmax turns into a choice. The scale of the queries is a volume knob.
 
 # %%
 assert np.allclose(softmax(0 * scores), 1 / T)
@@ -117,8 +118,8 @@ assert np.array_equal(sharp.argmax(axis=1), scores.argmax(axis=1))
 
 # %% [markdown]
 # ### Solution 2
-# Average the rows of the identity matrix. `tinylane.plot.attention_weights` listens to whole models
-# in this way.
+# Average the rows of the identity matrix. `tinylane.plot.attention_weights` listens to whole
+# models in this way.
 
 # %%
 eye = np.broadcast_to(np.eye(T, D), (K, T, D))  # T <= D here, so one pass is enough

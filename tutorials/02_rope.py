@@ -36,11 +36,11 @@ assert np.isclose((turn(3) @ q) @ (turn(1) @ k), (turn(103) @ q) @ (turn(101) @ 
 # %% [markdown]
 # ## Many planes, many speeds
 #
-# One plane repeats itself after 2 pi positions. So a head of D channels is cut into D/2 planes, and
-# plane d turns by theta[d] radians a position: 1 radian in the fastest, then ever slower in equal
-# ratios, like the hands of a clock. Fast planes tell neighbours apart, slow ones know roughly where
-# in a long text they are. Channel d is paired with channel d + D/2 (the "half-split" layout of
-# Hugging Face weights; the paper pairs neighbours).
+# One plane repeats itself after 2 pi positions. So a head of D channels is cut into D/2 planes,
+# and plane d turns by theta[d] radians a position: 1 radian in the fastest, then ever slower in
+# equal ratios, like the hands of a clock. Fast planes tell neighbours apart, slow ones know
+# roughly where in a long text they are. Channel d is paired with channel d + D/2 (the "half-split"
+# layout of Hugging Face weights; the paper pairs neighbours).
 
 # %%
 D, base = 8, 10000.0
@@ -109,8 +109,8 @@ assert np.allclose(alike, alike[::-1]) and not np.allclose(random, random[::-1])
 #
 # **1.** Add 12 * pi to `theta[0]`. Which scores change? Then add 1 instead.
 #
-# **2.** Compute the angle of position 131072 in float32, as `np.float32(131072) * theta32`. How far
-# is it from the float64 angle, over all planes, in radians?
+# **2.** Compute the angle of position 131072 in float32, as `np.float32(131072) * theta32`. How
+# far is it from the float64 angle, over all planes, in radians?
 
 # %% [markdown]
 # ### Solution 1
