@@ -354,9 +354,7 @@ def lanes(result: Result, tokenizer: Any = None, title: str = "Lanes over time")
     return _finish(figure, f"{title}, from position {first}. {'; '.join(said)}.")
 
 
-def lines(
-    series: Mapping[str, Any], x: Any, xlabel: str, ylabel: str, title: str, log: bool = False
-) -> Figure:
+def lines(series: Mapping[str, Any], x: Any, xlabel: str, ylabel: str, title: str) -> Figure:
     """Some curves over the same x, each with a colour, a dash and a marker of its own."""
     figure = _figure(6.4, 3.8)
     axes = _axes(figure, title, xlabel, ylabel)
@@ -365,8 +363,6 @@ def lines(
         y = np.asarray(y, dtype=np.float64)
         axes.plot(x, y, label=name, markevery=max(1, len(x) // 12), markersize=4, **_stroke(k))
         said.append(f"{name} from {y[0]:.3g} to {y[-1]:.3g}, at most {np.nanmax(y):.3g}")
-    if log:
-        axes.set_yscale("log")
     _legend(axes)
     return _finish(
         figure, f"{title}: {ylabel} over {xlabel} {x[0]:.3g} to {x[-1]:.3g}; {'; '.join(said)}."
@@ -393,7 +389,7 @@ def _axes(
     axes.set_title(title, color=INK, fontsize=10)
     axes.set_xlabel(xlabel, color=INK, fontsize=9)
     axes.set_ylabel(ylabel, color=INK, fontsize=9)
-    axes.tick_params(colors=INK, labelsize=8)
+    axes.tick_params(which="both", colors=INK, labelsize=8)
     for spine in axes.spines.values():
         spine.set_color(RULE)
     return axes
