@@ -1,0 +1,141 @@
+# %% [markdown]
+# # 5. Lanes: coordinates, masks, what leaks and what cannot
+#
+# So far one writer. Now N of them write at once, each its own continuation of one prompt: N
+# **lanes**. If you wish, they read each other while they write. Nothing about the decoder changes.
+# Each token gets a second coordinate, and the mask asks for it.
+
+# %%
+import numpy as np
+
+import tinylane
+from tinylane import SHARED, LaneMask, LaneRoPE, plot
+from tinylane.config import ModelConfig
+from tinylane.testing.samples import random_weights
+
+# %% [markdown]
+# ## Coordinates
+#
+# A token stands at `(position, lane)`. The position is a clock that all lanes share: each step
+# gives every lane one token, all at the same position. Prompt tokens that all lanes share have the
+# lane `SHARED`. Here: a prompt of 3, then 3 steps of 3 lanes, in the order of arrival.
+
+# %%
+P, N, steps = 3, 3, 3
+positions = np.concatenate([np.arange(P), np.repeat(P + np.arange(steps), N)])
+lanes = np.concatenate([np.full(P, SHARED), np.tile(np.arange(N), steps)])
+T = len(positions)
+assert positions.tolist() == [0, 1, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5]
+
+# %% [markdown]
+# ## Who sees whom
+#
+# A query at (i, m) sees a key at (j, n) if and only if
+#
+# - the key is shared, and j <= i; or
+# - it is in the query's own lane, n == m, and j <= i; or
+# - it is in another lane, `visibility[m, n]` is true, and j <= i - `lag`.
+#
+# Shared queries see shared keys only: the prompt does not know that there are lanes. These three
+# sentences, as a loop:
+
+
+# %%
+def sees(i, m, j, n, visibility, lag):
+    if n in (SHARED, m):
+        return j <= i
+    return m != SHARED and visibility[m, n] and j <= i - lag
+
+
+def by_hand(visibility, lag):
+    rows = list(zip(positions, lanes, strict=True))
+    return np.array([[sees(i, m, j, n, visibility, lag) for j, n in rows] for i, m in rows])
+
+
+one_way = np.tri(N, dtype=bool)  # lane m reads the lanes before it
+for visibility in (np.eye(N, dtype=bool), np.ones((N, N), dtype=bool), one_way):
+    for lag in (0, 1, 2):
+        theirs = LaneMask(visibility, lag).visible(positions, lanes, positions, lanes)
+        assert np.array_equal(theirs, by_hand(visibility, lag))
+
+plot.show(plot.mask(LaneMask.joint(N, lag=1), positions, lanes, title="joint, lag 1"), "05-joint")
+plot.show(plot.mask(LaneMask(one_way), positions, lanes, title="one way, lag 0"), "05-one-way")
+
+# %% [markdown]
+# With `lag=0` a lane sees the tokens at its own position in other lanes. Does the future leak? No:
+# the tokens fed in this step were drawn in the step before. They are known to all. What is drawn
+# *from* this step nobody has yet.
+#
+# ## What leaks
+#
+# Take a small decoder with random weights, change the tokens of one lane, and look which logits
+# move. With `one_way` lane 2 hears lane 0, and lane 0 never hears lane 2. "Never" means not in the
+# last bit.
+
+# %%
+config = ModelConfig(vocab=11, layers=2)
+params = {name: w.astype(np.float64) for name, w in random_weights(config, seed=0).items()}
+model = tinylane.Model(config, params, dtype="float64")
+tokens = np.random.default_rng(2).integers(config.vocab, size=T)
+rope = LaneRoPE.none(model.theta)  # the lanes' own rotation: the next tutorial
+
+
+def moved(changed, mask):
+    """Which rows' logits change at all when the tokens of the rows `changed` do."""
+    other = np.where(changed, (tokens + 1) % config.vocab, tokens)
+    before, after = (model(t, positions, lanes, rope, mask) for t in (tokens, other))
+    return (before != after).any(axis=1)
+
+
+by_lane_2 = moved(lanes == 2, LaneMask(one_way))
+by_lane_0 = moved(lanes == 0, LaneMask(one_way))
+assert set(lanes[by_lane_2]) == {2}
+assert set(lanes[by_lane_0]) == {0, 1, 2}
+assert not moved(lanes == 2, LaneMask.joint(N))[:P].any()  # the prompt hears nobody
+
+# %% [markdown]
+# ## What leaks by way of others
+#
+# In a chain, lane 0 reads lane 1 and lane 1 reads lane 2. Lane 0 may not see lane 2's keys, and
+# yet hears of it: in the second layer lane 1's rows carry what they took up in the first. What
+# counts is who can be *reached*: the transitive closure of `visibility`.
+
+# %%
+chain = LaneMask(np.array([[1, 1, 0], [0, 1, 1], [0, 0, 1]]))
+assert not chain.visibility[0, 2] and chain.reaches()[0, 2]
+assert set(lanes[moved(lanes == 2, chain)]) == {0, 1, 2}
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** How much later does a change arrive with a lag? Change one token of lane 1 at the first
+# step, with `joint` and lags 0, 1, 2, and find the first position in lane 0 that notices.
+#
+# **2.** Two lanes, `joint`, no lane rotation, the same prompt and the same first token in both.
+# Can the lanes ever write different things, if each takes its likeliest token?
+
+# %% [markdown]
+# ### Solution 1
+# Exactly `lag` steps later. In its own lane it is noticed at once.
+
+# %%
+first = (lanes == 1) & (positions == P)
+for lag in (0, 1, 2):
+    hit = moved(first, LaneMask.joint(N, lag))
+    assert positions[hit & (lanes == 1)].min() == P
+    assert positions[hit & (lanes == 0)].min() == P + lag
+
+# %% [markdown]
+# ### Solution 2
+# No: to each, the world looks the same, so they agree for ever. Even their logits are equal. To
+# share work the lanes must know who they are. A tag as the first token helps; to know *where* what
+# they read was written takes the second rotation of the next tutorial.
+
+# %%
+twins = tokens[positions]  # the same word at the same position in every lane
+logits = model(twins, positions, lanes, rope, LaneMask.joint(N))
+assert np.allclose(logits[lanes == 0], logits[lanes == 1])
+settings = {"lane_mask": LaneMask.joint(2), "lane_rope": rope, "max_tokens": 8}
+greedy = tinylane.Sampler(temperature=0)
+written = tinylane.generate(model, tokens[:P], lanes=2, sampler=greedy, **settings).lanes
+assert written[0].tokens == written[1].tokens
