@@ -241,14 +241,18 @@ def attention(
     queries: Sequence[str],
     keys: Sequence[str],
     title: str = "Attention",
+    names: tuple[str, str, str] = ("query", "key", "weight"),
 ) -> Figure:
-    """Attention weights (T, S) as a map, with the numbers written in where there are few."""
+    """Attention weights (T, S) as a map, with the numbers written in where there are few.
+
+    names: what rows, columns and values are, where they are something else.
+    """
     w = np.asarray(weights, dtype=np.float64)
     if w.shape != (len(queries), len(keys)):
         raise TinylaneError(f"weights {w.shape} for {len(queries)} queries and {len(keys)} keys")
     side = min(0.5, 9.0 / w.shape[1])
     figure = _figure(max(side * w.shape[1] + 2.2, 4.0), min(side, 0.4) * w.shape[0] + 1.9)
-    axes = _axes(figure, title, "key", "query")
+    axes = _axes(figure, title, names[1], names[0])
     top = float(w.max())
     image = axes.imshow(w, cmap=_shades(), vmin=0, vmax=top, aspect="auto")
     small = 8 if w.shape[1] <= 16 else 6
@@ -260,10 +264,13 @@ def attention(
                 ink = INK if value < 0.5 * top else "white"
                 text = f"{value:.2f}".removeprefix("0")
                 axes.text(s, t, text, ha="center", va="center", fontsize=7, color=ink)
-    _bar(figure, axes, image, "weight")
+    _bar(figure, axes, image, names[2])
     most = [f"{q} most to {keys[int(k)]}" for q, k in zip(queries, w.argmax(axis=1), strict=True)]
     more = "" if len(most) <= 8 else f" and {len(most) - 8} more"
-    return _finish(figure, f"{title}: weight of each key by query; {', '.join(most[:8])}{more}.")
+    return _finish(
+        figure,
+        f"{title}: {names[2]} of each {names[1]} by {names[0]}; {', '.join(most[:8])}{more}.",
+    )
 
 
 def attention_weights(
