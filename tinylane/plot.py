@@ -13,7 +13,6 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +20,14 @@ import numpy as np
 
 from tinylane.errors import TinylaneError
 from tinylane.files import replacing
-from tinylane.lanes import SHARED, LaneMask, LaneRoPE
+from tinylane.lanes import SHARED, LaneMask
+from tinylane.probe import difference_scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from tinylane.decoding import Result
-    from tinylane.model import Model
 
 INK, PAPER, RULE, QUIET = "#222222", "#f6f5f1", "#d5d3cb", "#6b6b6b"
 # Okabe and Ito's palette, without the yellow that paper swallows; one marker and dash for each.
@@ -218,24 +217,6 @@ def scores(
     )
 
 
-def difference_scores(
-    query: Any, key: Any, theta: Any, omega: Any, positions: Any, lanes: Any
-) -> np.ndarray:
-    """(lanes, positions) scores of one query and one key (D,) at every pair of differences."""
-    q, k, theta, omega = (np.asarray(x, dtype=np.float64) for x in (query, key, theta, omega))
-    half = len(theta)
-    if q.shape != (2 * half,) or k.shape != q.shape or omega.shape != theta.shape:
-        raise TinylaneError(
-            f"query {q.shape}, key {k.shape}, theta {theta.shape}, Omega {omega.shape}; "
-            "expected (D,), (D,), (D/2,), (D/2,)"
-        )
-    apart = np.asarray(positions)[None, :, None] * theta
-    apart = apart + np.asarray(lanes)[:, None, None] * omega
-    # One plane as complex numbers: Re(conj(q) k e^(i delta)).
-    product = (q[:half] - 1j * q[half:]) * (k[:half] + 1j * k[half:])
-    return (product * np.exp(1j * apart)).real.sum(axis=-1)
-
-
 def attention(
     weights: Any,
     queries: Sequence[str],
@@ -256,55 +237,23 @@ def attention(
     top = float(w.max())
     image = axes.imshow(w, cmap=_shades(), vmin=0, vmax=top, aspect="auto")
     small = 8 if w.shape[1] <= 16 else 6
-    axes.set_xticks(range(len(keys)), keys, rotation=90 if w.shape[1] > 8 else 0, fontsize=small)
+    wide = max(map(len, keys)) * small * 0.6 > side * 72
+    axes.set_xticks(range(len(keys)), keys, rotation=90 if wide else 0, fontsize=small)
     axes.set_yticks(range(len(queries)), queries, fontsize=small)
     if w.shape[1] <= 16:
         for (t, s), value in np.ndenumerate(w):
             if value >= 0.005:
                 ink = INK if value < 0.5 * top else "white"
-                text = f"{value:.2f}".removeprefix("0")
+                text = f"{value:.2f}".removeprefix("0") if value < 0.995 else f"{value:.0f}"
                 axes.text(s, t, text, ha="center", va="center", fontsize=7, color=ink)
     _bar(figure, axes, image, names[2])
-    most = [f"{q} most to {keys[int(k)]}" for q, k in zip(queries, w.argmax(axis=1), strict=True)]
-    more = "" if len(most) <= 8 else f" and {len(most) - 8} more"
-    return _finish(
-        figure,
-        f"{title}: {names[2]} of each {names[1]} by {names[0]}; {', '.join(most[:8])}{more}.",
-    )
-
-
-def attention_weights(
-    model: Model,
-    tokens: Any,
-    positions: Any,
-    lanes: Any,
-    lane_rope: LaneRoPE | None = None,
-    lane_mask: LaneMask | None = None,
-) -> np.ndarray:
-    """(layers, heads, T, S): who listened to whom, in one pass over all rows.
-
-    Attention is a weighted average of values; averaging the rows of the identity matrix instead
-    gives the weights themselves. Raises what `Model.__call__` raises.
-    """
-    from tinylane.model import attention as plain
-
-    heard: list[np.ndarray] = []
-
-    def listening(queries: Any, keys: Any, values: Any, mask: Any, split: Any) -> Any:
-        S, D = keys.shape[-2:]
-        columns = []
-        for start in range(0, S, D):  # as wide as values are
-            one = model.typed(np.eye(S, D, -start, dtype=np.float32))
-            each = one.__array_namespace__().stack([one] * keys.shape[-3])
-            part = plain(queries, keys, each, mask, split)
-            columns.append(np.array(part.astype(part.__array_namespace__().float32)))
-        heard.append(np.concatenate(columns, axis=-1)[..., :S])
-        return own.attention(queries, keys, values, mask, split)
-
-    twin, own = replace(model), model.seams
-    twin.seams = own._replace(attention=listening)
-    np.asarray(twin(tokens, positions, lanes, lane_rope, lane_mask))
-    return np.stack(heard)
+    if w.size <= 16:
+        said = [f"{queries[t]}, {keys[s]}: {value:.2g}" for (t, s), value in np.ndenumerate(w)]
+    else:
+        said = [f"{q} most to {keys[int(k)]}" for q, k in zip(queries, w.argmax(1), strict=True)]
+        said = said if len(said) <= 8 else [*said[:8], f"and {len(said) - 8} more"]
+    what = f"{names[2]} by {names[0]} and {names[1]}"
+    return _finish(figure, f"{title}: {what}; {', '.join(said)}.")
 
 
 def lanes(result: Result, tokenizer: Any = None, title: str = "Lanes over time") -> Figure:

@@ -118,7 +118,7 @@ assert np.array_equal(sharp.argmax(axis=1), scores.argmax(axis=1))
 
 # %% [markdown]
 # ### Solution 2
-# Average the rows of the identity matrix. `tinylane.plot.attention_weights` listens to whole
+# Average the rows of the identity matrix. `tinylane.probe.attention_weights` listens to whole
 # models in this way.
 
 # %%

@@ -11,7 +11,7 @@ import numpy as np
 
 from tinylane import plot
 from tinylane.config import RopeConfig
-from tinylane.plot import difference_scores
+from tinylane.probe import difference_scores
 from tinylane.rope import frequencies, rotate, table
 
 rng = np.random.default_rng(0)

@@ -13,7 +13,7 @@ import tinylane
 from tinylane import SHARED, LaneMask, LaneRoPE, plot
 from tinylane.commands.common import embedded
 from tinylane.config import ModelConfig, RopeConfig
-from tinylane.plot import difference_scores
+from tinylane.probe import difference_scores
 from tinylane.rope import frequencies, rotate, table
 from tinylane.testing import Sample, assert_group_think
 from tinylane.testing.checks import plain

@@ -12,6 +12,7 @@ import numpy as np
 import tinylane
 from tinylane import SHARED, LaneMask, LaneRoPE, plot
 from tinylane.commands.common import embedded
+from tinylane.probe import attention_weights
 from tinylane.tasks.shell_game import ShellGame
 
 model = tinylane.load(embedded(), backend="numpy")
@@ -81,7 +82,7 @@ plot.show(plot.lanes(result, model.tokenizer, "Four lanes, six words each"), "07
 # %%
 games, _ = game.rows(game.draw(20, np.random.default_rng(5)), N)
 positions, lanes = game.coordinates(N)
-heard = [plot.attention_weights(model, tokens, positions, lanes)[1] for tokens in games]
+heard = [attention_weights(model, tokens, positions, lanes)[1] for tokens in games]
 heard = np.mean(heard, axis=(0, 1))  # over games and heads: (T, T)
 to = lambda m, n: heard[lanes == m][:-1, lanes == n].sum(axis=1)
 share = np.array([[to(m, n) for n in everyone] for m in everyone])
