@@ -22,6 +22,7 @@ from tinylane.errors import TinylaneError
 from tinylane.files import replacing
 from tinylane.lanes import SHARED, LaneMask
 from tinylane.probe import difference_scores
+from tinylane.text import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -229,6 +230,7 @@ def attention(
     names: what rows, columns and values are, where they are something else.
     """
     w = np.asarray(weights, dtype=np.float64)
+    queries, keys = [_word(q) for q in queries], [_word(k) for k in keys]
     if w.shape != (len(queries), len(keys)):
         raise TinylaneError(f"weights {w.shape} for {len(queries)} queries and {len(keys)} keys")
     side = min(0.5, 9.0 / w.shape[1])
@@ -238,8 +240,9 @@ def attention(
     image = axes.imshow(w, cmap=_shades(), vmin=0, vmax=top, aspect="auto")
     small = 8 if w.shape[1] <= 16 else 6
     wide = max(map(len, keys)) * small * 0.6 > side * 72
-    axes.set_xticks(range(len(keys)), keys, rotation=90 if wide else 0, fontsize=small)
-    axes.set_yticks(range(len(queries)), queries, fontsize=small)
+    plain: dict[str, Any] = {"fontsize": small, "parse_math": False}
+    axes.set_xticks(range(len(keys)), keys, rotation=90 if wide else 0, **plain)
+    axes.set_yticks(range(len(queries)), queries, **plain)
     if w.shape[1] <= 16:
         for (t, s), value in np.ndenumerate(w):
             if value >= 0.005:
@@ -266,7 +269,7 @@ def lanes(result: Result, tokenizer: Any = None, title: str = "Lanes over time")
     shown = min(last - first, 64)
     name = str if tokenizer is None else lambda t: tokenizer.decode([t], skip_special=False)
     cells = [  # lane, column, text, log-probability (None: given, not drawn)
-        (row, lane.start - len(lane.prompt) + k - first, name(token), p)
+        (row, lane.start - len(lane.prompt) + k - first, _word(name(token), 12), p)
         for row, lane in enumerate(result.lanes)
         for k, (token, p) in enumerate(
             [(t, None) for t in lane.prompt] + list(zip(lane.tokens, lane.logprobs, strict=True))
@@ -286,7 +289,7 @@ def lanes(result: Result, tokenizer: Any = None, title: str = "Lanes over time")
         axes.text(
             column,
             row,
-            text.strip() or repr(text),
+            text,
             ha="center",
             va="center",
             fontsize=8,
@@ -306,7 +309,7 @@ def lanes(result: Result, tokenizer: Any = None, title: str = "Lanes over time")
     ticks = range(0, shown, max(1, shown // 12))
     axes.set_xticks(list(ticks), [str(first + t) for t in ticks])
     _bar(figure, axes, image, "probability")
-    said = [f"lane {lane.index}: {' '.join(lane.text.split())[:120]}" for lane in result.lanes[:8]]
+    said = [f"lane {lane.index}: {one_line(lane.text, 120)}" for lane in result.lanes[:8]]
     return _finish(figure, f"{title}, from position {first}. {'; '.join(said)}.")
 
 
@@ -354,6 +357,11 @@ def _axes(
 def _stroke(k: int) -> dict[str, Any]:
     k %= len(COLOURS)
     return {"color": COLOURS[k], "linestyle": DASHES[k], "marker": MARKERS[k], "linewidth": 1.6}
+
+
+def _word(text: str, limit: int = 24) -> str:
+    """A token's text as a label: short, on one line, never empty."""
+    return one_line(text, limit) or repr(text)[:limit]
 
 
 def _shades() -> Any:

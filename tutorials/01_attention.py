@@ -6,8 +6,9 @@
 # this page builds it in four lines of NumPy. Positions, lanes and caches come later, one at a
 # time.
 #
-# Run it with `python tutorials/01_attention.py`, or open it as a notebook (`jupytext --to notebook
-# tutorials/01_attention.py`). Every claim below is an `assert`.
+# Run it with `python tutorials/01_attention.py` (`pip install -e '.[test]'` gives all that the
+# tutorials need), or open it as a notebook (`jupytext --to notebook tutorials/01_attention.py`).
+# Every claim below is an `assert`.
 
 # %%
 import numpy as np
