@@ -28,8 +28,7 @@ queries, keys, values = rng.standard_normal((3, T, D))
 # found by, its **value** what it has to say. How much token t listens to token s depends on the
 # product of t's query with s's key: the **score**. A softmax turns a row of scores into weights:
 # positive, with the sum 1. The scores are divided by sqrt(D) first. A product of D random terms
-# has a spread of sqrt(D), and without the division a wide head would start out nearly deaf to all
-# but one key.
+# has a spread of sqrt(D), and  without the division a wide head would hear little but one key.
 
 
 # %%
@@ -43,6 +42,9 @@ weights = softmax(scores)
 mixed = weights @ values  # (T, D)
 
 assert (weights > 0).all() and np.allclose(weights.sum(axis=1), 1)
+wide = np.sum(rng.standard_normal((2, 1000, 100, 256)).prod(axis=0), axis=-1)  # 1000 x 100 scores
+assert np.isclose(wide.std(), np.sqrt(256), rtol=0.01)
+assert softmax(wide).max(axis=1).mean() > 0.8 and softmax(wide / 16).max(axis=1).mean() < 0.1
 for t in range(T):  # the matrix product is the weighted average, written out
     assert np.allclose(mixed[t], sum(weights[t, s] * values[s] for s in range(T)))
 

@@ -55,8 +55,8 @@ picture = plot.scores(np.ones(D), np.ones(D), theta, ntk.omega, range(-64, 65), 
 plot.show(picture, "06-scores")
 
 # %% [markdown]
-# What about the prompt, which has no lane? By default (`prompt_lane="own"`) everybody sees it at
-# lane difference 0, as part of itself.
+# What about the prompt, which has no lane?  By default (`prompt_lane="own"`) everybody sees it at
+# lane difference 0, as part of itself (tutorial 8 tests that).
 #
 # ## Group Think is a special case
 #
@@ -78,11 +78,12 @@ print(assert_group_think(f, plain(model), sample, model.theta, slot))
 # %% [markdown]
 # ## Why far negative distances hurt
 #
-# A lane's own past lies behind it. A key of a *higher* lane lies ahead: its virtual distance is (j
-# - i) + (n - m) * slot, up to (N - 1) * slot. No model trained on text has met a key ahead of its
-# query, and a score that was learned on some distances promises nothing about others.  A toy shows
-# how badly: fit the D numbers of a score (a cosine and a sine per plane) to "the nearer, the
-# louder" on 512 distances behind. It goes on as it came: what is ahead drowns all that is behind.
+# A lane's own past lies behind it. A key of a *higher* lane lies ahead: its virtual distance is
+# `(j-i) + (n-m)*slot`, up to `(N-1)*slot`. No model that writes from left to right has met a key
+# ahead of its query, and a score that was learned on some distances promises nothing about others.
+# A toy shows how badly: fit the D numbers of a score (a cosine and a sine per plane) to "the
+# nearer, the louder" on 512 distances behind. It goes on as it came: what is ahead drowns all that
+# is behind.
 
 # %%
 seen = -np.arange(512)
