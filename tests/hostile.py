@@ -261,14 +261,17 @@ class Watch:
             self.allowed = ()
 
 
-def try_all(root: Path, category: str, only: str | None = None) -> Iterator[Outcome]:
-    """Every input of one category, in this process."""
-    cases = json.loads((root / "corpus.json").read_text())[category]
+def try_all(root: Path, categories: list[str], only: str | None = None) -> Iterator[Outcome]:
+    """Every input of some categories, in this process."""
+    corpus = json.loads((root / "corpus.json").read_text())
     os.environ[CANARY] = "the canary sings"
     reader, watch = Reader(root), Watch()
     reader.template(root / "base")  # imports, before anything is measured
-    for name, where in cases.items():
-        if only is not None and name != only:
+    gc.collect()
+    gc.freeze()
+    cases = [(c, name, where) for c in categories for name, where in corpus[c].items()]
+    for category, name, where in cases:
+        if only not in (None, name):
             continue
         path = Path(where)
         folders = [path] if category not in ("adapter", "cache", "run") else [path, root / "base"]
@@ -347,10 +350,10 @@ def state(root: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-def try_category(root: Path, category: str, timeout: float = 300) -> tuple[list[Outcome], str]:
+def try_apart(root: Path, categories: list[str], timeout: float = 300) -> tuple[list[Outcome], str]:
     """In a process of its own: the outcomes, and what is wrong with the process itself."""
     env = {**os.environ, "RUST_BACKTRACE": "0", "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, __file__, str(root), "--only", category, "--worker"]
+    command = [sys.executable, __file__, str(root), "--worker", "--only", *categories]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=timeout, env=env
@@ -360,9 +363,10 @@ def try_category(root: Path, category: str, timeout: float = 300) -> tuple[list[
         out, trouble = (error.stdout or b"").decode(errors="replace"), f"after {timeout} s"
     lines = out.splitlines()
     outcomes = [Outcome(**{**(o := json.loads(x)), "opened": tuple(o["opened"])}) for x in lines]
-    names = json.loads((root / "corpus.json").read_text())[category]
+    corpus = json.loads((root / "corpus.json").read_text())
+    names = [f"{category}: {name}" for category in categories for name in corpus[category]]
     if len(outcomes) < len(names):
-        trouble = f"{category}: ended at {list(names)[len(outcomes)]!r} {trouble}"
+        trouble = f"ended at {names[len(outcomes)]} {trouble}"
     return outcomes, trouble
 
 
@@ -384,7 +388,7 @@ def summary(outcomes: list[Outcome]) -> Iterator[str]:
 def main() -> int:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("folder", type=Path, nargs="?", help="made, if it does not exist")
-    p.add_argument("--only", metavar="CATEGORY")
+    p.add_argument("--only", metavar="CATEGORY", nargs="+")
     p.add_argument("--name", help="one input of the category")
     p.add_argument("--worker", action="store_true", help="outcomes as JSON lines")
     p.add_argument("--mutations", type=int, metavar="N")
@@ -405,8 +409,8 @@ def main() -> int:
         make(args.folder)
     corpus = json.loads((args.folder / "corpus.json").read_text())
     before, outcomes, bad = state(args.folder), [], 0
-    for category in [args.only] if args.only else corpus:
-        found, trouble = try_category(args.folder, category)
+    for categories in [args.only] if args.only else [[c] for c in corpus]:
+        found, trouble = try_apart(args.folder, categories)
         outcomes += found
         for outcome in found:
             for fault in faults(outcome):

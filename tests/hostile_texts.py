@@ -524,7 +524,7 @@ PROMPTS = {
     "a place 0": "0-1",
     "a place too far": "1-9",
     "the same place": "2-2",
-    "a negative place": "1--2 -3-1 --",
+    "a negative place": "-1-9",
     "too many": "1-2 " * 100,
     "a million": "1-2 " * 1_000_000,
     "a place of 5000 digits": "9" * 5000 + "-1",

@@ -8,9 +8,10 @@ logit and angle the largest angle in radians that is turned through.
 How much rounding is amplified on its way to the logits is the model's own: C covers small ones. Of
 a large one it is measured, as the sensitivity: the change of the logits, relative to the largest,
 when the result of every matrix and norm is off by a unit of itself. It is measured on the
-definition in float64, so no bug of the model under test can widen its own tolerance. With it
-(`at_sensitivity`) C is K * sensitivity: in random models of 1 to 28 layers and of a trained one,
-whose errors were 3 to 500 eps, the error over eps * sensitivity lay between 0.2 and 3.3.
+definition in float64, so no bug of the decoder under test can widen its own tolerance. With it
+(`at_sensitivity`) C is K * sensitivity. In a trained model and in random ones of 1 to 28 layers,
+128 to 1024 wide, errors were 0.4 to 4,000 eps and the sensitivity 1 to 1,500; error over eps *
+sensitivity was at most 4.8 in float32, 0.8 in 16 bits (which sum in float32).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ EPS64 = 2.0**-52
 class Tolerance:
     """C and eps of a dtype. `measured`: the worst error / (scale * (eps + eps64 * angle)) in 4,000
     random models of `samples.random_case`, one or two layers deep. C is four
-    times that, but see bfloat16. k: K, four times the worst one-sided error measured."""
+    times that, but see bfloat16. k: K, at least three times the worst measured."""
 
     eps: float
     c: float
