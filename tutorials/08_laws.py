@@ -72,7 +72,7 @@ def broken(law, encoding, small=False):
     """A violation that Hypothesis finds (made small, if asked: that takes longer), or None."""
     phases = [Phase.generate, Phase.shrink] if small else [Phase.generate]
 
-    @settings(max_examples=40, phases=phases, deadline=None, database=None, derandomize=True)
+    @settings(max_examples=30, phases=phases, deadline=None, database=None, derandomize=True)
     @given(cases())
     def holds(case):
         model = case.model()  # float64
