@@ -43,7 +43,7 @@ mixed = weights @ values  # (T, D)
 
 assert (weights > 0).all() and np.allclose(weights.sum(axis=1), 1)
 wide = np.sum(rng.standard_normal((2, 100, 100, 256)).prod(axis=0), axis=-1)  # 100 x 100 scores
-assert np.isclose(wide.std(), np.sqrt(256), rtol=0.01)
+assert np.isclose(wide.std(), np.sqrt(256), rtol=0.05)
 assert softmax(wide).max(axis=1).mean() > 0.8 and softmax(wide / 16).max(axis=1).mean() < 0.1
 for t in range(T):  # the matrix product is the weighted average, written out
     assert np.allclose(mixed[t], sum(weights[t, s] * values[s] for s in range(T)))
