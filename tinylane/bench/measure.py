@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes.util
+import functools
 import itertools
 import json
 import os
@@ -61,7 +62,7 @@ class Worker:
 
     def __init__(self, name: str, threads: int) -> None:
         self.name = name
-        self.errors = tempfile.TemporaryFile()
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115, closed in `close`
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tinylane.bench.worker"],
             stdin=subprocess.PIPE,
@@ -131,7 +132,7 @@ def openblas() -> str | None:
 def measure(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
     """Run it all. `say` gets lines about the progress. Raises TinylaneError; ends its processes."""
     ours = [f"tinylane {backend}" for backend in settings.backends]
-    read = dict(do="bandwidth", threads=settings.threads, size=settings.read)
+    read = {"do": "bandwidth", "threads": settings.threads, "size": settings.read}
     speed: dict[str, float] = {}
     with contextlib.ExitStack() as stack:
         workers: dict[str, Worker] = {}
@@ -158,8 +159,8 @@ def measure(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
         if settings.profile:
             for name, case in itertools.product(ours, cases):
                 say(f"{name}: profile, {_told(case)}")
-                found = workers[name].ask(do="profile", case=asdict(case))
-                profiles.append({**_labels(name, case), **found})
+                where = workers[name].ask(do="profile", case=asdict(case))
+                profiles.append({**_labels(name, case), **where})
         for name in ours:  # again: the least disturbed reading counts
             backend = name.split()[1]
             again = workers[name].ask(backend=backend, **read)["bytes_per_second"]
@@ -295,6 +296,7 @@ def _ratios(
             if peer not in runs.by_name:
                 continue
             pairs = list(zip(runs.by_name[name], runs.by_name[peer], strict=True))
+            rate = functools.partial(_rate, case)
             total = lambda a: a["first"] + sum(a["steps"])
             ahead = lambda a, b: next(
                 (k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(a)
@@ -303,9 +305,7 @@ def _ratios(
                 {
                     **_labels(name, case),
                     "against": peer,
-                    "tokens_per_second": _middle(
-                        [_rate(case, a) / _rate(case, b) for a, b in pairs]
-                    ),
+                    "tokens_per_second": _middle([rate(a) / rate(b) for a, b in pairs]),
                     "first_token": _middle([b["first"] / a["first"] for a, b in pairs]),
                     "total": _middle([total(b) / total(a) for a, b in pairs]),
                     "same_tokens": ahead(pairs[0][0]["tokens"], pairs[0][1]["tokens"]),

@@ -22,7 +22,15 @@ from tinylane.bench.engines import Case, Tinylane, random_prompt
 from tinylane.train.init import random_params
 
 PARTS = ("projections", "head", "attention", "norms and gate", "cache", "sampling", "plan", "rest")
-TINY: dict[str, Any] = dict(vocab=32, width=8, heads=2, kv_heads=1, head_dim=4, mlp_width=8)
+TINY: dict[str, Any] = {
+    "vocab": 32,
+    "width": 8,
+    "heads": 2,
+    "kv_heads": 1,
+    "head_dim": 4,
+    "mlp_width": 8,
+    "context": 4096,
+}
 
 
 def profile(engine: Tinylane, case: Case) -> dict[str, Any]:
@@ -30,12 +38,12 @@ def profile(engine: Tinylane, case: Case) -> dict[str, Any]:
     (MLX, else None), and of Python for every layer of a step."""
     step = statistics.median(engine.run(case).steps)
     build = _building(engine, case) if engine.model.backend == "mlx" else None
-    python = build if build is not None else _python(engine, case)
+    layers = engine.model.config.layers
     return {
         "parts": _parts(engine, case),
         "step": step,
         "build": build,
-        "python_per_layer": python / engine.model.config.layers,
+        "python_per_layer": _python(engine, case) if build is None else build / layers,
     }
 
 
@@ -122,9 +130,15 @@ def _building(engine: Tinylane, case: Case) -> float:
 
 
 def _python(engine: Tinylane, case: Case) -> float:
-    config = replace(engine.model.config, **TINY, context=4096)
-    probe = replace(
-        engine.model, config=config, params=random_params(config, 0), lane_rope=None, task=None
-    )
-    small = replace(case, prompt=random_prompt(config.vocab, 8, 0), count=33)
-    return statistics.median(with_model(probe).run(small).steps)
+    """What a layer of next to no arithmetic adds to a step."""
+    layers = engine.model.config.layers
+
+    def step(count: int) -> float:
+        config = replace(engine.model.config, **TINY, layers=count)
+        probe = replace(
+            engine.model, config=config, params=random_params(config, 0), lane_rope=None, task=None
+        )
+        small = replace(case, prompt=random_prompt(config.vocab, 8, 0), count=65)
+        return statistics.median(with_model(probe).run(small).steps)
+
+    return (step(2 * layers) - step(layers)) / layers

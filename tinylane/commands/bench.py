@@ -145,12 +145,11 @@ def _show(report: dict[str, Any], plain: bool) -> None:
         f"versions: {versions}" + f"; preloaded {settings['preload']}" * bool(settings["preload"])
     )
     print(f"memory read at: {read}; loaded in: {loads}")
-    head = "engine mode lanes prompt first(ms) step(ms) 10-90% tokens/s total(s) peak share".split()
+    head = ["engine", "mode", "lanes", "prompt", "first(ms)", "step(ms)", "10-90%", "tokens/s"]
+    head += ["total(s)", "peak", "share"]
     _table("", head, [_result(r) for r in report["results"]], plain)
-    title = (
-        "ratios, pair by pair: median (lowest-highest) of the rounds; above 1 tinylane is faster"
-    )
-    head = "engine against lanes prompt tokens/s first total same".split()
+    title = "ratios, pair by pair: median (low-high) of the rounds; above 1 tinylane is faster"
+    head = ["engine", "against", "lanes", "prompt", "tokens/s", "first", "total", "same"]
     _table(title, head, [_ratio(r) for r in report["ratios"]], plain)
     title = "time of a joint step over an independent one"
     rows = [
