@@ -63,9 +63,9 @@ def test_only_commands_that_exist_are_named(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit):
         main(["--help"])
     out = capsys.readouterr().out
-    for name in ("generate", "eval", "inspect", "replay", "train", "verify"):
+    for name in ("generate", "eval", "inspect", "replay", "train", "verify", "bench"):
         assert re.search(rf"^    {name} ", out, re.MULTILINE)
-    for name in ("bench", "view"):
+    for name in ("view", "serve"):
         assert not re.search(rf"^    {name}\b", out, re.MULTILINE)
 
 

@@ -144,7 +144,7 @@ def test_a_model_without_a_task_needs_a_prompt(ask: Any, plain: str) -> None:
 
 
 def test_no_command_and_unknown_commands_are_one_line(ask: Any) -> None:
-    for argv in ([], ["bench"], ["view"], ["train"], ["eval", "chess"]):
+    for argv in ([], ["view"], ["train"], ["eval", "chess"]):
         code, out, err = ask(*argv)
         assert (code, out, err.count("\n")) == (2, "", 1), err
 
