@@ -64,6 +64,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             said = "of the tolerance: " + ", ".join(errors) if errors else "exactly, on all"
             tried, seconds = sum(run[1] for run in runs), sum(run[2] for run in runs)
             write(f"{law:14} {tried:6} examples {seconds:6.1f} s  {said}")
+    if inputs := by_name.get("hostile"):
+        terminalreporter.section("hostile inputs")
+        for line in inputs:
+            write(line)
     if bugs := by_name.get("planted"):
         terminalreporter.section("planted bugs")
         if many:

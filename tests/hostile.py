@@ -88,15 +88,22 @@ def own_adapters(base: Path) -> Callable[[], Iterator[tuple[str, Any]]]:
     return found
 
 
-def make(root: Path) -> dict[str, dict[str, str]]:
-    """Write the corpus; {category: {name: path}}, also in `corpus.json`."""
+def make(
+    root: Path, wanted: Callable[[str, str], bool] = lambda category, name: True
+) -> dict[str, dict[str, str]]:
+    """Write the corpus, or what is wanted of it; {category: {name: path}}, also in `corpus.json`.
+
+    FOLDER/base is the good checkpoint, FOLDER/good has a cache and a run of it.
+    """
     base = write_checkpoint(root / "base")
     good = root / "good"
     good.mkdir()
     _good_files(base, good)
     corpus: dict[str, dict[str, str]] = {}
 
-    def place(category: str, name: str) -> Path:
+    def place(category: str, name: str) -> Path | None:
+        if not wanted(category, name):
+            return None
         known = corpus.setdefault(category, {})
         while name in known:
             name += "'"
@@ -107,26 +114,28 @@ def make(root: Path) -> dict[str, dict[str, str]]:
 
     for category, cases in folders(base).items():
         for name, change in cases():
-            folder = place(category, name)
-            if category == "adapter":
-                folder.mkdir()
-            else:
-                shutil.copytree(base, folder, copy_function=os.link)
-            change(folder)
-    for name, data in hostile_files.prefixes():
-        place("prefix", name).write_bytes(data)
-    for name, data in hostile_files.headers():
-        place("safetensors", name).write_bytes(data)
-    for name, change in hostile_files.caches(good / "cache.safetensors"):
-        change(place("cache", name))
-    for name, change in hostile_texts.runs(good / "run.json"):
-        change(place("run", name))
-    for name, prompt in hostile_texts.PROMPTS.items():
-        place("prompt", name).write_bytes(prompt.encode("utf-8", "surrogatepass"))
-    for name, data in hostile_texts.MATRICES.items():
-        path = place("matrix", name)
-        path.write_bytes(data.strip(b" "))
-        os.truncate(path, len(data))
+            if folder := place(category, name):
+                if category == "adapter":
+                    folder.mkdir()
+                else:
+                    shutil.copytree(base, folder, copy_function=os.link)
+                change(folder)
+    for category, files in (
+        ("prefix", hostile_files.prefixes()),
+        ("safetensors", hostile_files.headers()),
+        ("prompt", hostile_texts.PROMPTS.items()),
+        ("matrix", hostile_texts.MATRICES.items()),
+    ):
+        for name, data in files:
+            if path := place(category, name):
+                hostile_texts.put(path, data)
+    for category, changes in (
+        ("cache", hostile_files.caches(good / "cache.safetensors")),
+        ("run", hostile_texts.runs(good / "run.json")),
+    ):
+        for name, change in changes:
+            if path := place(category, name):
+                change(path)
     (root / "corpus.json").write_text(json.dumps(corpus))
     return corpus
 

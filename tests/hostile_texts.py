@@ -238,7 +238,8 @@ def tokenizers(base: Path) -> Iterator[tuple[str, Make]]:
             "tokenizer.json", json.dumps({**good, "added_tokens": [{"id": 0, "content": "\ud800"}]})
         ),
     )
-    yield "added tokens an object", changed(added_tokens={})
+    for value in ({}, 1, "x", [1], [[]]):
+        yield f"added tokens {value!r}", changed(added_tokens=value)
     for what, body in {
         "empty": b"",
         "short": b"\0\0\0",
@@ -555,5 +556,5 @@ MATRICES = {
     "not UTF-8": b"\xff\xfe",
     "2000 lanes": json.dumps([[1] * 2000] * 2000).encode(),
     "8 MiB of lists": b"[" + b"[]," * 2_700_000 + b"[]]",
-    "33 MiB": b" " * (33 << 20),  # written as a hole
+    "33 MiB": b" " * (33 << 20),
 }

@@ -57,7 +57,8 @@ def _check(raw: Any) -> None:
         if prefix not in (None, ""):
             raise TinylaneError(f"continuing_subword_prefix {show(prefix, 40)} is not implemented")
     added = raw.get("added_tokens")
-    texts = [token.get("content") for token in added or () if isinstance(token, dict)]
+    tokens = added if isinstance(added, list) else []  # the library says what else is wrong
+    texts = [token.get("content") for token in tokens if isinstance(token, dict)]
     length = sum(len(text) for text in texts if isinstance(text, str))
     if length > LONGEST_ADDED:
         raise TinylaneError(f"added tokens of {length:,} characters, limit {LONGEST_ADDED:,}")
