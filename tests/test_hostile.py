@@ -105,7 +105,7 @@ def test_mutated_checkpoints_are_read_alike_or_refused(
     tally, wrong = hostile_mutations.run(MUTATIONS, 0, tmp_path)
     assert not wrong, "\n".join(wrong[:20])
     assert (
-        tally["tensors accepted"] > MUTATIONS // 50
+        tally["tensors accepted"] > MUTATIONS // 100
     )  # the mutations reach both sides of the check
     _report(request, hostile_mutations.summary(tally, wrong, time.monotonic() - began))
 
