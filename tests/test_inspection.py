@@ -143,15 +143,15 @@ def test_the_tokenizer_s_own_end_and_template_are_in_the_report(tmp_path):
 # ------------------------------------------------------------------------------------- peak memory
 
 PEAK = """
-import resource, sys
+import sys
 import numpy as np
 import tinylane
+from tinylane.bench.machine import memory
 if sys.argv[2] == "mlx":
     import mlx.core
 model = tinylane.load(sys.argv[1], sys.argv[2], sys.argv[3])
 held = sum(v.nbytes for k, v in model.params.items() if k != "model.embed_tokens.weight")
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(held, peak * (1 if sys.platform == "darwin" else 1024))
+print(held, memory())
 """
 
 

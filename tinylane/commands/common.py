@@ -131,13 +131,10 @@ def peak_memory(backend: str) -> int | None:
 
     With MLX the larger of that and what MLX allocated: on a GPU the process does not show it.
     """
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak *= 1 if sys.platform == "darwin" else 1024
-    if backend == "mlx":
+    from tinylane.bench.machine import memory
+
+    peak = memory()
+    if backend == "mlx" and peak is not None:
         import mlx.core as mx
 
         peak = max(peak, mx.get_peak_memory())
