@@ -79,7 +79,7 @@ def headers(draw: st.DrawFn) -> tuple[bytes, bytes]:
 
 
 @settings(
-    max_examples=int(os.environ.get("TINYLANE_HEADERS", "300")),
+    max_examples=int(os.environ.get("TINYLANE_HEADERS", "150")),
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )

@@ -122,8 +122,10 @@ def tensors_mutated(data: bytes, rng: random.Random) -> bytes:
     length = struct.unpack("<Q", data[:8])[0]
     header, rest = data[8 : 8 + length], data[8 + length :]
     kind = rng.random()
-    if kind < 0.15:
+    if kind < 0.1:
         return bytes_mutated(data, rng)
+    if kind < 0.15:  # only what the header says nothing about
+        return data[: -len(rest)] + rng.randbytes(len(rest)) if rest else data
     if kind < 0.6:
         header = bytes_mutated(header, rng)
     else:
