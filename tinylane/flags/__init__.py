@@ -1,0 +1,1 @@
+"""The command line's flags, one function a command. Nothing heavy is imported here."""

@@ -1,0 +1,99 @@
+"""The flags of `generate` and `replay`."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from tinylane.flags.common import command, engine_flags, model_flags
+
+
+def generate(commands: Any) -> None:
+    """`tinylane generate`."""
+    p = command(
+        commands,
+        "generate",
+        "decode lanes jointly",
+        "generate",
+        "Without arguments: a random shell game, solved by four lanes of the model inside.",
+    )
+    model_flags(p)
+    engine_flags(p)
+    g = p.add_argument_group("prompt")
+    g.add_argument("--prompt", "-p", metavar="TEXT", help='"-" reads it from standard input')
+    g.add_argument("--raw", "--ignore-chat-template", action="store_true", help="no chat template")
+    g.add_argument("--system-prompt", metavar="TEXT")
+    g.add_argument("--prefill-response", metavar="TEXT", help="how every answer begins")
+    g.add_argument("--chat-template-config", metavar="JSON", help='e.g. {"enable_thinking": false}')
+    g.add_argument(
+        "--lane-prompt",
+        metavar="TEXT",
+        action="extend",
+        nargs="+",
+        help="one text a lane, after the prompt they share",
+    )
+    g = p.add_argument_group("lanes")
+    g.add_argument("--lanes", type=int, metavar="N", help="default: 1; the shell game's is 4")
+    g.add_argument(
+        "--visibility",
+        metavar="V",
+        help="who reads whom: joint, independent, star, neighbours:K, a JSON matrix, @file.json "
+        "(default: as the model was trained; independent if it was not)",
+    )
+    g.add_argument("--lag", type=int, metavar="STEPS", help="how late lanes read each other")
+    g.add_argument(
+        "--omega",
+        metavar="O",
+        help="lane rotation: none, group_think, ntk, learned or @file.json "
+        "(default: learned if the model has it, else none)",
+    )
+    g.add_argument("--slot", type=float, metavar="S", help="positions a lane; default: max-tokens")
+    g.add_argument("--omega-scale", type=float, metavar="S", help="of ntk; default: lanes")
+    g.add_argument("--prompt-lane", choices=("own", "0"), help="where lanes see the prompt")
+    g = p.add_argument_group("length and sampling (defaults: the model's generation_config)")
+    g.add_argument("--max-tokens", "-m", type=int, metavar="N", help="of each lane; default: 256")
+    g.add_argument("--total-tokens", type=int, metavar="N", help="of all lanes together")
+    g.add_argument("--stop", metavar="TEXT", action="extend", nargs="+", help="ends a lane")
+    g.add_argument("--temp", type=float, metavar="T", help="0 is greedy")
+    g.add_argument("--top-p", type=float, metavar="P")
+    g.add_argument("--top-k", type=int, metavar="K")
+    g.add_argument("--min-p", type=float, metavar="P")
+    g.add_argument("--repetition-penalty", type=float, metavar="R")
+    g.add_argument(
+        "--logit-bias", metavar="ID:BIAS", action="extend", nargs="+", help="or a JSON object"
+    )
+    g.add_argument("--seed", type=int, metavar="S", help="default: a new one, which is shown")
+    g = p.add_argument_group("answers")
+    g.add_argument(
+        "--vote",
+        action=argparse.BooleanOptionalAction,
+        help=r"take the majority (default: if a lane marks its answer by \boxed{} or ####)",
+    )
+    g.add_argument("--answer-pattern", metavar="RE", help="what an answer looks like; votes")
+    g.add_argument("--best-of", action="store_true", help="name the likeliest lane")
+    g.add_argument("--beams", type=int, metavar="N", help="beam search instead: a baseline")
+    g = p.add_argument_group("output")
+    g.add_argument("--save", metavar="FILE", help="write the run, for tinylane replay")
+    g.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    g.add_argument("--plain", action="store_true", help="lines, in a terminal too")
+    g.add_argument("--quiet", action="store_true", help="no notes and no statistics")
+    g.add_argument(
+        "--pace",
+        type=float,
+        metavar="S",
+        help="seconds a step stays on the screen at least; default: 0, the shell game's is 0.1",
+    )
+
+
+def replay(commands: Any) -> None:
+    """`tinylane replay`."""
+    p = command(
+        commands, "replay", "recompute a saved run's log-probabilities in one pass", "replay"
+    )
+    p.add_argument("file", metavar="RUN", help="written by tinylane generate --save")
+    model_flags(p)
+    engine_flags(p)
+    p.add_argument(
+        "--tolerance", type=float, metavar="T", help="largest difference; default: by dtype"
+    )
+    p.add_argument("--json", action="store_true", help="one JSON document on standard output")
