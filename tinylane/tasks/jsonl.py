@@ -16,7 +16,7 @@ from tinylane.errors import TinylaneError
 from tinylane.files import show
 from tinylane.select import extract as find_answer
 from tinylane.tasks.mathematics import Judge
-from tinylane.tasks.task import Options, Problem, Task, answer_of, exactly, first
+from tinylane.tasks.task import Options, Problem, Task, answer_of, first
 
 QUESTIONS = ("question", "problem", "prompt")
 TEMPLATE = "{question}\n\nReason step by step, and put the final answer in \\boxed{}."
@@ -54,7 +54,7 @@ def of_file(name: str, options: Options, truth: Callable[[str, str], str]) -> Ta
             found.append(Problem(str(number), prompt, truth(said, where)))
         return first(found, count, data)
 
-    settings = {"data": file_digest(data), "template": template, "compare": compare}
+    settings: dict[str, Any] = {"data": file_digest(data), "template": template, "compare": compare}
     settings |= {"question": options.question, "answer": options.answer, "pattern": pattern}
     find_answer("", pattern)  # a bad pattern is an error before anything else is done
     extract = lambda text, finished: answer_of(text, finished, pattern)

@@ -34,7 +34,7 @@ INSTALL = 'answers are compared by math-verify: pip install "tinylane[eval]", or
 
 
 class Judge:
-    """`judge(answer, truth)`: whether they are the same; `judge.readable(answer)`: is it mathematics?
+    """`judge(answer, truth)`: are they the same? `judge.readable(answer)`: is it mathematics?
 
     The process is started when first needed, again after one that a limit ended, and ends with this
     object (its input ends). Raises TinylaneError where math-verify is not installed.

@@ -7,7 +7,7 @@ size that `--cups` and `--swaps` say.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 

@@ -68,10 +68,10 @@ class Task:
     problems(count, seed): the first `count` problems, None for all there are; raises TinylaneError
     for none and for more than there are. extract(text, finished): the answer in a lane's text,
     None for none; finished says whether the lane ended by itself. right(answer, truth): whether
-    they agree; also decides which lanes vote for the same. readable(answer): whether `right` could make
-    sense of it (what it could not is compared as text, and counted). lane_prompts(n): what each of n lanes
-    is told apart from the prompt, or None. max_tokens(n): tokens that a lane needs, or None.
-    settings: whatever decides problems and scoring, as plain JSON values.
+    they agree; also decides which lanes vote for the same. readable(answer): whether `right` could
+    make sense of it (what it could not is compared as text, and counted). lane_prompts(n): what
+    each of n lanes is told apart from the prompt, or None. max_tokens(n): tokens that a lane needs,
+    or None. settings: whatever decides problems and scoring, as plain JSON values.
     """
 
     name: str
