@@ -20,11 +20,16 @@ MAX_ROWS = 10_000_000
 
 
 def read(
-    path: str | os.PathLike[str], *, limit: int = MAX_LINE, rows: int = MAX_ROWS
+    path: str | os.PathLike[str],
+    *,
+    limit: int = MAX_LINE,
+    rows: int = MAX_ROWS,
+    whole: bool = False,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number from 1, object) of every line that is not empty.
 
-    limit: bytes of a line. rows: lines of the file. Raises TinylaneError, naming file and line, for
+    limit: bytes of a line. rows: lines of the file. whole: a last line without a newline, which may
+    still be being written, is left out. Raises TinylaneError, naming file and line, for
     what is not a regular file, a line too long, too many lines, or a line that is no JSON object.
     """
     with open_regular(path) as file:
@@ -36,6 +41,8 @@ def read(
             except OSError as error:
                 raise TinylaneError(f"{where}: {error.strerror}") from error
             if not line:
+                return
+            if whole and not line.endswith(b"\n") and len(line) <= limit:
                 return
             number += 1
             if len(line.rstrip(b"\r\n")) > limit or (len(line) > limit and line[-1:] != b"\n"):

@@ -64,6 +64,9 @@ def trained(game: ShellGame) -> Task:
         right=lambda answer, truth: answer == truth,
         lane_prompts=game.lane_prompts,
         max_tokens=lambda n: game.steps(n) + 1,  # and the end token
+        sampling={"temperature": 0.0},
+        lanes=game.lanes,
+        title=_title(game),
     )
 
 
@@ -82,7 +85,7 @@ def in_words(game: ShellGame) -> Task:
         return letters or None
 
     settings = {"cups": game.cups, "swaps": game.swaps, "form": "words"}
-    return Task("shell-game", problems, settings, extract, lambda answer, truth: answer == truth)
+    return Task("shell-game", problems, settings, extract, lambda a, b: a == b, title=_title(game))
 
 
 def game_of(model: Model) -> ShellGame | None:
@@ -107,6 +110,10 @@ def last_word(text: str) -> str | None:
     """The answer of a lane of the shell game."""
     words = text.split()
     return words[-1] if words else None
+
+
+def _title(game: ShellGame) -> str:
+    return f"shell game, {game.cups} cups, {game.swaps} swaps"
 
 
 def _draw(game: ShellGame, count: int | None, seed: int) -> np.ndarray:

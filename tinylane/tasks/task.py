@@ -71,7 +71,9 @@ class Task:
     they agree; also decides which lanes vote for the same. readable(answer): whether `right` could
     make sense of it (what it could not is compared as text, and counted). lane_prompts(n): what
     each of n lanes is told apart from the prompt, or None. max_tokens(n): tokens that a lane needs,
-    or None. settings: whatever decides problems and scoring, as plain JSON values.
+    or None. sampling: how it is asked where nothing else is said, as fields of `Sampler`; None
+    leaves it to the checkpoint. lanes: with how many, where nothing else is said. title: what it is
+    called above a table. settings: whatever decides problems and scoring, plain JSON values.
     """
 
     name: str
@@ -82,6 +84,9 @@ class Task:
     readable: Callable[[str], bool] = lambda answer: True
     lane_prompts: Callable[[int], list[str] | None] = lambda n: None
     max_tokens: Callable[[int], int | None] = lambda n: None
+    sampling: dict[str, Any] | None = None
+    lanes: tuple[int, ...] = (1, 4)
+    title: str = ""
 
     def describe(self) -> dict[str, Any]:
         """Name and settings, for a run directory."""
