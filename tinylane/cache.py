@@ -60,7 +60,8 @@ class LaneCache:
             raise TinylaneError("this cache was made by another model; use model.new_cache()")
         if lane_rope is not None and not lane_rope.same_as(self.lane_rope):
             raise TinylaneError(
-                "this cache's keys were turned by another Omega or prompt_lane; start a new cache"
+                "this cache's keys were turned by another Omega or prompt_lane, or by another "
+                "rotation; start a new cache"
             )
 
     # One pass: every layer puts its rows behind the cached ones, then the caller commits the

@@ -110,7 +110,7 @@ def load_cache(
                 f"{path}: its rotation is {show(meta['rotation'])}; expected hogwild, or none named"
             )
         if lane_rope is not None and not lane_rope.same_as(rope):
-            raise TinylaneError(f"{path}: saved with another rotation, Omega or prompt_lane")
+            raise TinylaneError(f"{path}: saved with another Omega or prompt_lane, or rotation")
         mask = None
         if "lane_mask.visibility" in wanted:
             lag = meta.get("lag", "")
