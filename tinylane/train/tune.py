@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,20 +71,25 @@ def _train(
     guard = _Guard(tuner, state)
     if state.exists():
         notes = tuner.load(state)
-        window, guard.worst = json.loads(notes["window"]), float(notes["worst"])
+        window, guard = (
+            json.loads(notes["window"]),
+            _Guard(tuner, state, json.loads(notes["guard"])),
+        )
     log = Log(out, tuner.step)
     started, before, tokens = tuner.step, time.monotonic() - log.seconds, 0
     began = time.monotonic()
 
     def save() -> None:
-        tuner.save(state, {"window": json.dumps(window), "worst": str(guard.worst)})
+        tuner.save(state, {"window": json.dumps(window), "guard": json.dumps(guard.kept)})
         export(tuner, out)
 
+    due = False
     while tuner.step < end:
         found = tuner.outcome(tuner.step)
-        sane = guard(found)
-        if sane and tuner.step % save_every == 0 and tuner.step > started:
+        due = due or (tuner.step % save_every == 0 and tuner.step > started)
+        if guard(found) and due:
             save()
+            due = False
         norm = tuner.apply(found.grads or {})
         window.append(found.loss)
         tokens += found.tokens
@@ -109,7 +114,8 @@ def _train(
     if tuner.step == started and state.exists():
         export(tuner, out)  # a kill may have come between the two
     # the last weights have not given a loss yet: the next step's says whether they are good
-    elif guard(tuner.outcome(tuner.step, gradients=False), final=True):
+    else:
+        guard(tuner.outcome(tuner.step, gradients=False), final=True)
         save()
 
 
@@ -149,28 +155,43 @@ class _Guard:
     """Whether a loss is one to go on from. Raises TinylaneError when training has diverged.
 
     A loss that is no number ends the run at once; so do `PATIENCE` steps in a row, or the last,
-    worse than twice what guessing evenly among all tokens would give (and than how it began).
+    worse than twice what guessing evenly among all tokens would give (and than how it began). A
+    state is not worth saving while a token costs a nat more than twice the best average so far.
     """
 
-    def __init__(self, tuner: Tuner, state: Path) -> None:
-        self.tuner, self.state, self.out_of_bounds = tuner, state, 0
-        self.worst = 0.0  # until the first loss
+    def __init__(self, tuner: Tuner, state: Path, kept: Sequence[float] = (0.0, 0.0, 0.0)) -> None:
+        self.tuner, self.state, self.lost = tuner, state, 0
+        self.worst, self.average, self.best = kept  # zeros: until the first loss
+
+    @property
+    def kept(self) -> list[float]:
+        """What a run that goes on needs to know."""
+        return [self.worst, self.average, self.best]
 
     def __call__(self, found: Outcome, final: bool = False) -> bool:
-        numbers = [found.loss, *([] if found.nll is None else [found.nll])]
-        finite = all(map(math.isfinite, numbers)) and _finite(found.grads)
-        if finite and not self.worst and found.nll is not None:
-            self.worst = 2 * max(math.log(self.tuner.config.vocab), found.nll)
-        sane = finite and (found.nll is None or not self.worst or found.nll <= self.worst)
-        self.out_of_bounds = 0 if sane else self.out_of_bounds + 1
-        if not finite or self.out_of_bounds >= PATIENCE or (final and not sane):
-            kept = f"{self.state} is kept" if self.state.exists() else "no state was saved yet"
-            shown = found.nll if finite else found.loss
+        """Whether the weights that gave `found` are worth saving."""
+        finite = (
+            math.isfinite(found.loss) and math.isfinite(found.nll or 0) and _finite(found.grads)
+        )
+        nll = found.nll
+        if finite and nll is not None and not self.worst:
+            self.worst = 2 * max(math.log(self.tuner.config.vocab), nll)
+            self.average = self.best = nll
+        absurd = nll is not None and nll > self.worst
+        self.lost = self.lost + 1 if absurd else 0
+        if not finite or self.lost >= PATIENCE or (final and absurd):
+            kept = "no state was saved yet"
+            if self.state.exists():
+                kept = f"{self.state}, the last that was good, is kept"
             raise TinylaneError(
-                f"training diverged: the loss is {shown:.3g} at step {self.tuner.step}; "
-                f"{kept}, the last that was good. Lower the learning rates (in another --out)"
+                f"training diverged: the loss is {nll if finite else found.loss:.3g} at step "
+                f"{self.tuner.step}; {kept}. Lower the learning rates (with another --out)"
             )
-        return sane
+        if nll is None:
+            return True
+        self.average += 0.1 * (nll - self.average)
+        self.best = min(self.best, self.average)
+        return nll <= 1 + 2 * self.best
 
 
 def _finite(grads: Groups | None) -> bool:
