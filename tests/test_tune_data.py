@@ -98,7 +98,27 @@ def test_several_numbers_of_lanes_only_where_they_are_asked_for(read: Any) -> No
         read(LINE, three)
 
 
+def test_a_stop_string_ends_a_lane_unseen(read: Any) -> None:
+    """Its last token was drawn and never fed: text lacks it, ids have it."""
+    (one,) = read({**LINE, "lane_ids": [ids("ABC BAC CBA"), ids("CAB")]}).transcripts
+    assert one.ended == [True, False] and len(rows(one).tokens) == 9 + 2 + 1
+    assert one.lanes[0] == ids("ABC BAC CBA")
+
+
+def test_what_a_lane_was_given_is_seen_but_not_learned(read: Any) -> None:
+    """A nudge, a forced finish: fed like any other, no loss on them."""
+    line = {**LINE, "lanes": ["ABC BAC CAB", "CAB"], "given": [[["nudge", 1, 3]], []]}
+    (one,) = read(line).transcripts
+    found = rows(one)
+    assert one.targets == 4 and one.given == [[1, 2], []]
+    assert found.follows.tolist() == [*ids("ABC"), END, *ids("CAB"), END]
+    assert len(found.tokens) == 9 + 3 + 1
+    assert rows(read({**line, "given": [[], []]}).transcripts[0]).follows.shape == (6,)
+
+
 BAD = {
+    "given beyond the lane": ({**LINE, "given": [[[1, 9]], []]}, "line 2: .*range of its 3"),
+    "given that is no range": ({**LINE, "given": [[3], []]}, "line 2: .*expected .start, stop."),
     "not JSON": ('{"prompt": "cups",', "line 2: not valid JSON"),
     "not an object": ("[1, 2]", "line 2: expected a JSON object"),
     "a key twice": ('{"prompt": "a", "prompt": "b"}', "line 2: key 'prompt' occurs twice"),
