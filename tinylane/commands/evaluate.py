@@ -51,7 +51,8 @@ def run(args: Any) -> int:
     for cell in cells:
         runner.reading(model, cell, conditions)  # refuses what does not go together
     runner.check_prompts(model, problems)
-    settings = runner.settings(task, model, problems, cells, conditions, adapter=args.adapter_path)
+    told = any(task.lane_prompts(cell.lanes) for cell in cells)
+    settings = runner.settings(task, model, problems, cells, conditions, told_apart=told)
     _notes(args, model, task, cells, conditions)
     with Journal(args.out, settings) if args.out is not None else nullcontext() as journal:
         rows = _solve(args, model, task, problems, cells, conditions, journal)
@@ -213,7 +214,7 @@ def _show(
     by_cell = {cell.key: [r for r in rows if (r.mode, r.lanes) == cell.key] for cell in cells}
     found = [(cell, summary(by_cell[cell.key], intervals=False)) for cell in cells]
     for cell, s in found:
-        if s.twins and cell.lanes > 1 and not args.quiet:
+        if s.twins and not task.lane_prompts(cell.lanes) and not args.quiet:
             print(
                 f"tinylane: warning: {cell.mode}, {cell.lanes} lanes: two lanes wrote the same, "
                 f"token for token, in {s.twins} of {s.count} problems",
