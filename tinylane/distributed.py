@@ -9,8 +9,9 @@ computed together, so nothing can come out differently. What goes through the ri
 everybody is (a table each half second, which also shows who has gone), and at the beginning and the
 end what the ranks' files hold, so that hosts need no disk in common.
 
-A rank that is lost (killed, cut off, silent for `timeout` seconds) ends the others after the problem
-at hand, each with one line and exit code 1; what was finished stays, and the same command goes on.
+A rank that is lost (killed, cut off, silent for `timeout` seconds) ends the others after the
+problem at hand, each with one line and exit code 1; what was finished stays, and the same command
+goes on.
 The connections are held by a process of their own, `tinylane.ring_worker`.
 
 Not handled: MLX's other backends (MPI, JACCL, NCCL), and a rank that hangs while its machine lives:

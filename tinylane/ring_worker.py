@@ -6,8 +6,9 @@ ranks add up a table of three numbers a rank: problems done, gathers asked for, 
 leaving. All see the same table, so all agree on what comes next: a gather once every rank has asked
 for it, the end once every rank is leaving.
 
-In: {"done": n}, {"gather": base64}, {"leave": true}. Out: {"rank", "size"} at the beginning, {"done":
-[n of every rank]} each tick, {"gathered": [base64 of every rank]}, {"left": true}, or {"lost": why}.
+In: {"done": n}, {"gather": base64}, {"leave": true}. Out: {"rank", "size"} at the beginning,
+{"done": [n of every rank]} each tick, {"gathered": [base64 of every rank]}, {"left": true}, or
+{"lost": why}.
 """
 
 from __future__ import annotations
