@@ -18,6 +18,7 @@ OTHERS = (
     "collaborate",
     "lanes",
     "lane_prompt",
+    "mode",
     "visibility",
     "lag",
     "omega",
