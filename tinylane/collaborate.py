@@ -34,6 +34,7 @@ from tinylane.sampling import Array, History, Sampler
 if TYPE_CHECKING:
     from tinylane.decoding import Decoding, Lane
     from tinylane.model import Model
+    from tinylane.tasks.task import Task
 
 FOLDER = Path(__file__).parent / "prompts" / "collaboration"
 PARTS = ("system", "lane", "nudge", "finish")
@@ -303,3 +304,20 @@ def dictate(together: Collaboration, decoding: Decoding) -> Dictation:
     dictation = Dictation(together, decoding)
     decoding.sampler = dictation
     return dictation
+
+
+def hooks(together: Collaboration, model: Model, task: Task) -> dict[str, Any]:
+    """Fields of `tinylane.evaluation.runner.Conditions` that have a task asked with these prompts.
+
+    Raises TinylaneError for the shell game in its own notation, which has no words for them.
+    """
+    if task.settings.get("form") == "notation":
+        raise TinylaneError(
+            "--collaborate: this model was trained on the shell game alone, which has no words for "
+            "it; give --model"
+        )
+    return {
+        "prompt": lambda prompt, n, template: with_system(together, model, prompt, n, template),
+        "lane_prompts": lambda n: lane_prompts(together, n),
+        "prepare": lambda decoding: dictate(together, decoding),
+    }

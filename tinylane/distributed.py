@@ -1,8 +1,11 @@
 """One run over several processes or hosts, each with a share of the problems (`mlx.distributed`).
 
-    mlx.launch -n 2 --backend ring tinylane eval ...          two processes of this machine
-    mlx.launch --hostfile hosts.json --backend ring ...       one process a host
-    MLX_RANK=0 MLX_HOSTFILE=hosts.json tinylane eval ...      by hand, once for every rank
+    mlx.launch -n 2 --backend ring -- tinylane eval ...       two processes of this machine
+    mlx.launch --hostfile hosts.json --backend ring -- ...    one process a host
+    MLX_RANK=0 MLX_HOSTFILE=ring.json tinylane eval ...       by hand, once for every rank
+
+The `--` keeps mlx.launch from reading tinylane's flags as its own. ring.json is a list of every
+rank's addresses: [["10.0.0.1:5000"], ["10.0.0.2:5000"]].
 
 Problem k belongs to rank k modulo the number of ranks. A rank writes its own file; nothing is
 computed together, so nothing can come out differently. What goes through the ring is small: how far
@@ -201,11 +204,12 @@ def _place() -> tuple[int, int] | None:
     if rank is None or path is None:
         missing = "MLX_RANK" if rank is None else "MLX_HOSTFILE"
         raise TinylaneError(f"{missing} is not set; start the ranks by mlx.launch --backend ring")
+    said = read_bytes(path, 1 << 20).strip()
+    if not said:
+        return None  # the launcher's way to say that there is one
     try:
-        hosts = json.loads(read_bytes(path, 1 << 20))
+        hosts = json.loads(said)
     except (ValueError, RecursionError) as error:
-        if isinstance(error, TinylaneError):
-            raise
         raise TinylaneError(f"MLX_HOSTFILE {path}: not JSON ({error})") from None
     lists = isinstance(hosts, list) and hosts and all(isinstance(host, list) for host in hosts)
     if not lists or not all(host and all(isinstance(a, str) for a in host) for host in hosts):

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tinylane.collaborate import Dictation
 from tinylane.errors import TinylaneError
 from tinylane.evaluation import record
 from tinylane.files import show
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from tinylane.model import Model
 
 MAX_TOKENS = 256
+FIELDS = ("problem", "mode", "lanes")  # that tell a record from the others of its run
 PATTERNS = ("star", "neighbours")
 
 
@@ -168,7 +170,10 @@ def solve(
     watch = record.Watch(record.Groups(task, problem.truth), n)
     for step in decoding:
         watch.step(step, decoding.prefill_seconds + decoding.seconds)
-    return record.make(problem, index, cell.mode, c.seed, decoding.result(), watch)
+    made = record.make(problem, index, cell.mode, c.seed, decoding.result(), watch)
+    if isinstance(decoding.sampler, Dictation):  # which tokens the model did not choose
+        made["given"] = decoding.sampler.record()
+    return made
 
 
 def reading(model: Model, cell: Cell, c: Conditions) -> tuple[Any, LaneMask]:
