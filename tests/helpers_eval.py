@@ -1,6 +1,6 @@
 """A small random checkpoint that takes any text, and a small data set, for the tests of eval.
 
-    python tests/helpers_eval.py FOLDER     writes the checkpoint
+python tests/helpers_eval.py FOLDER     writes the checkpoint
 """
 
 from __future__ import annotations
