@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tinylane.collaborate import Dictation
 from tinylane.errors import TinylaneError
 from tinylane.evaluation import record
 from tinylane.files import show
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from tinylane.model import Model
 
 MAX_TOKENS = 256
+FIELDS = ("problem", "mode", "lanes")  # that tell a record from the others of its run
 PATTERNS = ("star", "neighbours")
 
 
@@ -168,7 +170,10 @@ def solve(
     watch = record.Watch(record.Groups(task, problem.truth), n)
     for step in decoding:
         watch.step(step, decoding.prefill_seconds + decoding.seconds)
-    return record.make(problem, index, cell.mode, c.seed, decoding.result(), watch)
+    made = record.make(problem, index, cell.mode, c.seed, decoding.result(), watch)
+    if isinstance(decoding.sampler, Dictation):  # which tokens the model did not choose
+        made["given"] = decoding.sampler.record()
+    return made
 
 
 def reading(model: Model, cell: Cell, c: Conditions) -> tuple[Any, LaneMask]:
@@ -248,6 +253,7 @@ def settings(
         "count": len(problems),
         "seed": c.seed,
         "model": model.identity,
+        "trained": _trained(model),
         "backend": model.backend,
         "dtype": model.dtype,
         "cells": [asdict(cell) for cell in cells],
@@ -260,6 +266,20 @@ def settings(
         "prompt_lane": c.prompt_lane,
         "lag": c.lag,
         **more,
+    }
+
+
+def _trained(model: Model) -> dict[str, Any] | None:
+    """How the model was trained to read, which its identity does not cover (Omega apart)."""
+    import hashlib
+
+    own = model.lane_rope
+    if own is None:
+        return None
+    return {
+        "omega": hashlib.sha256(own.omega.tobytes()).hexdigest(),
+        "prompt_lane": own.prompt_lane,
+        "lag": model.lag,
     }
 
 

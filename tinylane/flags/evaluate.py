@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tinylane.flags.collaborate import collaborate_flags
 from tinylane.flags.common import command, engine_flags, model_flags
 from tinylane.tasks import KINDS
 
@@ -46,6 +47,7 @@ def eval(commands: Any) -> None:
         help="what all numbers of lanes may use alike: tokens in all (default; fewer lanes may "
         "write longer), or steps",
     )
+    collaborate_flags(p)
     g = p.add_argument_group("output")
     g.add_argument("--out", metavar="DIR", help="keep every result; needed to go on after a stop")
     g.add_argument("--json", action="store_true", help="one JSON document on standard output")
