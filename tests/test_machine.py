@@ -26,7 +26,8 @@ from hypothesis.stateful import (
 from tinylane.cache import LaneCache
 from tinylane.config import ModelConfig
 from tinylane.decoding import Decoding
-from tinylane.lanes import SHARED, LaneMask, LaneRoPE
+from tinylane.hogwild import Hogwild
+from tinylane.lanes import SHARED, LaneMask, Rotation
 from tinylane.model import Model
 from tinylane.sampling import Sampler, uniform
 from tinylane.testing import tolerance
@@ -60,6 +61,11 @@ def small(backend: str, dtype: str) -> Model:
     return Model(CONFIG, params, backend, dtype, identity="small")
 
 
+def rotations(n: int) -> st.SearchStrategy[Rotation]:
+    """LaneRoPE of every kind, and the rotation that counts rows."""
+    return st.one_of(lane_ropes(THETA, n=n), st.just(Hogwild()))
+
+
 class CacheMachine(RuleBasedStateMachine):
     """`rows` is what the cache should hold, in its order; `clock` the next position."""
 
@@ -67,11 +73,11 @@ class CacheMachine(RuleBasedStateMachine):
 
     @initialize(
         mask=masks(N),
-        rope=lane_ropes(THETA, n=N),
+        rope=rotations(N),
         prompt=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=4),
         chunk=st.integers(1, 4),
     )
-    def begin(self, mask: LaneMask, rope: LaneRoPE, prompt: list[int], chunk: int) -> None:
+    def begin(self, mask: LaneMask, rope: Rotation, prompt: list[int], chunk: int) -> None:
         self.mask, self.rope = mask, rope
         self.cache = self.model.new_cache(rope, mask)
         self.rows: list[Row] = []
@@ -225,7 +231,7 @@ class Shadow:
 SCRIPT = {
     "script": scripts(VOCAB, 10),
     "mask": masks(6),
-    "rope": lane_ropes(THETA, n=6),
+    "rope": rotations(6),
     "prompt": st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=3),
     "own": st.lists(st.lists(st.integers(0, VOCAB - 1), max_size=2), min_size=1, max_size=3),
     "seed": st.integers(0, 99),
@@ -237,7 +243,7 @@ SCRIPT = {
 def follow(
     script: list[Any],
     mask: LaneMask,
-    rope: LaneRoPE,
+    rope: Rotation,
     prompt: list[int],
     own: list[list[int]],
     seed: int,
