@@ -26,7 +26,6 @@ from hypothesis.stateful import (
 from tinylane.cache import LaneCache
 from tinylane.config import ModelConfig
 from tinylane.decoding import Decoding
-from tinylane.hogwild import Hogwild
 from tinylane.lanes import SHARED, LaneMask, Rotation
 from tinylane.model import Model
 from tinylane.sampling import Sampler, uniform
@@ -61,11 +60,6 @@ def small(backend: str, dtype: str) -> Model:
     return Model(CONFIG, params, backend, dtype, identity="small")
 
 
-def rotations(n: int) -> st.SearchStrategy[Rotation]:
-    """LaneRoPE of every kind, and the rotation that counts rows."""
-    return st.one_of(lane_ropes(THETA, n=n), st.just(Hogwild()))
-
-
 class CacheMachine(RuleBasedStateMachine):
     """`rows` is what the cache should hold, in its order; `clock` the next position."""
 
@@ -73,7 +67,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @initialize(
         mask=masks(N),
-        rope=rotations(N),
+        rope=lane_ropes(THETA, n=N),
         prompt=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=4),
         chunk=st.integers(1, 4),
     )
@@ -169,8 +163,8 @@ def columns(rows: list[Row]) -> tuple[np.ndarray, ...]:
     return tuple(np.array(column) for column in zip(*rows, strict=True))
 
 
-def run_machine(backend: str, **options: Any) -> None:
-    machine = type("CacheMachine", (CacheMachine,), {"model": small(*backend.split())})
+def run_machine(backend: str, kind: Any = CacheMachine, **options: Any) -> None:
+    machine = type("CacheMachine", (kind,), {"model": small(*backend.split())})
     run_state_machine_as_test(machine, settings=settings(stateful_step_count=12, **options))
 
 
@@ -231,7 +225,7 @@ class Shadow:
 SCRIPT = {
     "script": scripts(VOCAB, 10),
     "mask": masks(6),
-    "rope": rotations(6),
+    "rope": lane_ropes(THETA, n=6),
     "prompt": st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=3),
     "own": st.lists(st.lists(st.integers(0, VOCAB - 1), max_size=2), min_size=1, max_size=3),
     "seed": st.integers(0, 99),
