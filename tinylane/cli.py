@@ -73,6 +73,7 @@ def parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     commands = top.add_subparsers(metavar="command", required=True, parser_class=_Parser)
     decode.generate(commands)
     evaluate.eval(commands)
+    evaluate.report(commands)
     tools.bench(commands)
     tools.inspect(commands)
     decode.replay(commands)
