@@ -64,10 +64,9 @@ def _run(args: Any, ring: Ring | None) -> int:
     for cell in cells:
         runner.reading(model, cell, conditions)  # refuses what does not go together
     runner.check_prompts(model, problems)
+    told = any(task.lane_prompts(cell.lanes) for cell in cells)
     more = {} if together is None else {"collaborate": together.as_dict()}
-    settings = runner.settings(
-        task, model, problems, cells, conditions, adapter=args.adapter_path, **more
-    )
+    settings = runner.settings(task, model, problems, cells, conditions, told_apart=told, **more)
     _notes(args, model, task, cells, conditions)
     order = [(problems[k].id, *cell.key) for k, cell in runner.plan(len(problems), cells)]
     with sharing.keep(args.out, settings, ring, runner.FIELDS, order) as journal:
@@ -240,7 +239,7 @@ def _show(
     by_cell = {cell.key: [r for r in rows if (r.mode, r.lanes) == cell.key] for cell in cells}
     found = [(cell, summary(by_cell[cell.key], intervals=False)) for cell in cells]
     for cell, s in found:
-        if s.twins and cell.lanes > 1 and not args.quiet:
+        if s.twins and not task.lane_prompts(cell.lanes) and not args.quiet:
             print(
                 f"tinylane: warning: {cell.mode}, {cell.lanes} lanes: two lanes wrote the same, "
                 f"token for token, in {s.twins} of {s.count} problems",
