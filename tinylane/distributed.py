@@ -40,6 +40,7 @@ from typing import Any, TypeVar
 
 from tinylane.errors import TinylaneError
 from tinylane.files import read_bytes, show
+from tinylane.journal import differing
 
 T = TypeVar("T")
 TIMEOUT = 120.0  # s without a sign of life from the ring
@@ -103,15 +104,14 @@ class Ring:
             found = [whole + part for whole, part in zip(found, parts, strict=True)]
         return found
 
-    def agree(self, what: str, value: Any) -> None:
+    def agree(self, what: str, value: dict[str, Any]) -> None:
         """Raise TinylaneError, on every rank, unless `value` (JSON) is the same on all of them."""
-        own = json.dumps(value, sort_keys=True).encode()
-        others = self.gather(own)
-        for rank, other in enumerate(others):
-            if other != others[0]:
+        parts = [json.loads(part) for part in self.gather(json.dumps(value).encode())]
+        for rank, part in enumerate(parts):
+            if difference := differing(parts[0], part):
                 raise TinylaneError(
-                    f"rank {rank} has another {what} than rank 0: {show(other.decode(), 200)} and "
-                    f"{show(others[0].decode(), 200)}; start the same command everywhere"
+                    f"rank {rank} has another {what} than rank 0 ({difference}); start the same "
+                    "command everywhere"
                 )
 
     def leave(self) -> None:
