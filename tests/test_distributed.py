@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -217,7 +218,8 @@ def test_a_rank_that_answers_no_more_is_given_up(tmp_path: Path) -> None:
         for process in (first, second):
             process.kill()
         stopped, _ = second.communicate()
-        os.kill(int(stopped), signal.SIGKILL)  # its worker, which nothing else reaches
+        with contextlib.suppress(ProcessLookupError):  # its worker, which nothing else reaches
+            os.kill(int(stopped), signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
