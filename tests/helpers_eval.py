@@ -1,16 +1,19 @@
 """A small random checkpoint that takes any text, and a small data set, for the tests of eval.
 
-    python tests/helpers_eval.py FOLDER     writes the checkpoint
+python tests/helpers_eval.py FOLDER     writes the checkpoint
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from helpers_checkpoint import small, weights, write_checkpoint
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from tinylane.evaluation.record import Row, read
 
 SHARED = Path(__file__).parents[1] / "../shared/data/gsm8k_test.jsonl"
 END = "</s>"
@@ -44,8 +47,9 @@ def checkpoint(folder: Path, seed: int = 0, context: int = 2048) -> Path:
     return folder
 
 
-# Biases towards digits, the words above and the end: random text that gives answers.
-BIAS = [f"{k}:6" for k in range(256, 257 + len(WORDS))]
+# Towards the words above, and a little towards the end: random text that gives answers.
+BIAS = ["256:2.5", *(f"{k}:6" for k in range(257, 257 + len(WORDS)))]
+
 
 QUESTIONS = [
     ("A farmer has 3 hens. Each lays 4 eggs. How many eggs?", "3 * 4 = <<3*4=12>>12\n#### 12"),
@@ -68,5 +72,42 @@ def gsm8k(folder: Path, count: int = 6) -> Path:
     return path
 
 
+def row(
+    answers: Sequence[Sequence[tuple[int, int | None]]],
+    correct: Sequence[bool],
+    lengths: Sequence[int],
+    *,
+    problem: str = "0",
+    mode: str = "joint",
+    logprobs: Sequence[Sequence[float]] | None = None,
+    reason: str = "stop",
+    limit: int | None = None,
+) -> Row:
+    """A result by hand, as it is read back from a file. answers: per lane (step, group)."""
+    lanes = [
+        {
+            "tokens": list(range(100 * m, 100 * m + length)),
+            "logprobs": list(logprobs[m]) if logprobs is not None else [-1.0] * length,
+            "answers": [list(change) for change in answers[m]],
+            "finish_reason": reason,
+        }
+        for m, length in enumerate(lengths)
+    ]
+    steps = max(lengths)
+    record = {
+        "problem": problem,
+        "mode": mode,
+        "lanes": len(lanes),
+        "steps": steps,
+        "seconds": steps / 10,
+        "clock": [(k + 1) / 10 for k in range(steps)],
+        "groups": [
+            {"answer": str(k), "correct": c, "readable": True} for k, c in enumerate(correct)
+        ],
+        "lane": lanes,
+    }
+    return read(json.loads(json.dumps(record)), "by hand", limit)
+
+
 if __name__ == "__main__":
-    print(checkpoint(Path(sys.argv[1])))
+    print(f"--model {checkpoint(Path(sys.argv[1]))} --logit-bias {' '.join(BIAS)}")

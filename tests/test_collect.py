@@ -276,6 +276,7 @@ def test_a_folder_of_another_configuration_or_in_use_is_refused(
         (("--data", "/no/such"), "/no/such: cannot be read"),
         (("--collaborate", "/no/such"), "/no/such: no collaboration prompts"),
         (("--out", "/proc/no"), "/proc/no: cannot be made"),
+        (("--out", "t.jsonl"), "t.jsonl: expected a folder"),
     ],
 )
 def test_bad_flags_are_one_line(

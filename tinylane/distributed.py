@@ -73,7 +73,7 @@ class Ring:
         self._last = time.monotonic()
         threading.Thread(target=self._listen, daemon=True).start()
         try:
-            met = self._wait("rank")
+            met = self._wait("rank", max(timeout, TIMEOUT))  # the others may start a little later
         except BaseException:
             self.close()
             raise
@@ -148,11 +148,11 @@ class Ring:
     def _listen(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
+            self._last = time.monotonic()
             self._heard.put(json.loads(line))
         self._heard.put(None)
 
     def _take(self, said: dict[str, Any] | None) -> dict[str, Any]:
-        self._last = time.monotonic()
         if said is None:
             raise Lost("the process that holds the ring ended; see the host file and the ranks")
         if "lost" in said:
@@ -160,16 +160,17 @@ class Ring:
         self.done = said.get("done", self.done)
         return said
 
-    def _alive(self) -> None:
-        if time.monotonic() - self._last > self.timeout:
-            raise Lost(f"no sign of life from the other ranks for {self.timeout:.0f} s")
+    def _alive(self, timeout: float | None = None) -> None:
+        timeout = self.timeout if timeout is None else timeout
+        if time.monotonic() - self._last > timeout:
+            raise Lost(f"no sign of life from the other ranks for {timeout:.0f} s")
 
-    def _wait(self, what: str) -> dict[str, Any]:
+    def _wait(self, what: str, timeout: float | None = None) -> dict[str, Any]:
         while True:
             try:
                 said = self._take(self._heard.get(timeout=1))
             except queue.Empty:
-                self._alive()
+                self._alive(timeout)
                 continue
             if what in said:
                 return said

@@ -41,6 +41,10 @@ def _run(args: Any, ring: Ring | None) -> int:
     given = evaluate.check(args)
     together = common.parse_collaboration(args)
     options = evaluate.options(args)
+    if args.out.endswith(".jsonl"):
+        raise TinylaneError(
+            f"--out {args.out}: expected a folder; the transcripts will be results.jsonl in it"
+        )
     evaluate._check_folder(Path(args.out))
     model = common.load(args, lanes=asked or 1, max_tokens=args.max_tokens or 256)
     task = tasks.make(args.task, options, model)

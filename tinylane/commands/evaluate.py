@@ -64,9 +64,10 @@ def _run(args: Any, ring: Ring | None) -> int:
     for cell in cells:
         runner.reading(model, cell, conditions)  # refuses what does not go together
     runner.check_prompts(model, problems)
-    told = any(task.lane_prompts(cell.lanes) for cell in cells)
-    more = {} if together is None else {"collaborate": together.as_dict()}
-    settings = runner.settings(task, model, problems, cells, conditions, told_apart=told, **more)
+    more: dict[str, Any] = {"told_apart": any(task.lane_prompts(c.lanes) for c in cells)}
+    if together is not None:
+        more["collaborate"] = together.as_dict()
+    settings = runner.settings(task, model, problems, cells, conditions, **more)
     _notes(args, model, task, cells, conditions)
     order = [(problems[k].id, *cell.key) for k, cell in runner.plan(len(problems), cells)]
     with sharing.keep(args.out, settings, ring, runner.FIELDS, order) as journal:
@@ -212,11 +213,10 @@ def _notes(
             )
     lengths = {cell.max_tokens for cell in cells}
     if len(lengths) > 1 and task.max_tokens(1) is None:
-        said = ", ".join(
-            f"{n} lanes {t}" for n, t in {c.lanes: c.max_tokens for c in cells}.items()
-        )
+        budgets = {c.lanes: c.max_tokens for c in cells}
+        said = ", ".join(f"{t} with {n} lane{'s' * (n > 1)}" for n, t in budgets.items())
         common.note(
-            f"equal tokens in all: of each lane at most, {said} (--equal steps: as many for all)",
+            f"equal tokens in all, so each lane may write {said} (--equal steps: as many with all)",
             args.quiet,
         )
     if max(lengths) >= model.config.context:

@@ -16,6 +16,7 @@ from typing import Any
 from tinylane.errors import TinylaneError
 from tinylane.evaluation import record
 from tinylane.evaluation.measures import (
+    AXES,
     Comparison,
     Estimate,
     Summary,
@@ -48,13 +49,14 @@ CAPTION_K = (
     "that read each other were not alone when they wrote."
 )
 CAPTION_COMPARE = (
-    "The same problems, prompts and random numbers on both sides, paired; differences in "
-    "percentage points with 95% bootstrap intervals over problems (none where no problem differs). "
-    "The budget is the largest that both sides have used: *steps* gives every lane the same "
-    "length, so that N lanes write up to N times what one lane writes; *tokens* counts those of "
-    "all lanes together, so that one lane goes on N times as long. `independent` with as many lanes is equal "
-    "in both: N samples of one prompt. A lane that has not ended by then has the answer that its "
-    "text has marked, or none."
+    "The same problems, prompts and random numbers on both sides, paired by problem; differences "
+    "in percentage points with 95% bootstrap intervals over problems (*all alike*: no two problems "
+    "differ, so there is nothing to resample). *Steps* gives every lane the same length, so that N "
+    "lanes write up to N times what one lane writes. *Tokens* counts those of all lanes together, "
+    "so that one lane goes on N times as long. `independent` with as many lanes is equal in both: "
+    "N samples of one prompt. The budget is the largest that both sides have used, and the larger "
+    "one too where the other side ended by itself. A lane that has not ended by then has the "
+    "answer that its text has marked, or none."
 )
 
 
@@ -236,11 +238,12 @@ def find(section: Section) -> Findings:
                 for k in ks
             }
     comparisons = [
-        compare(section.cells[a], section.cells[b], (a, b), axis)
+        comparison
         for a, b in pairs(section)
-        for axis in ("steps", "tokens")
+        for axis in AXES[:2]
+        for comparison in compare(section.cells[a], section.cells[b], (a, b), axis)
     ]
-    return Findings(section, summaries, majorities, comparisons)  # type: ignore[arg-type]
+    return Findings(section, summaries, majorities, comparisons)
 
 
 def page(found: Sequence[Findings], pictures: Mapping[int, Sequence[tuple[str, str]]]) -> str:

@@ -253,6 +253,7 @@ def settings(
         "count": len(problems),
         "seed": c.seed,
         "model": model.identity,
+        "trained": _trained(model),
         "backend": model.backend,
         "dtype": model.dtype,
         "cells": [asdict(cell) for cell in cells],
@@ -265,6 +266,20 @@ def settings(
         "prompt_lane": c.prompt_lane,
         "lag": c.lag,
         **more,
+    }
+
+
+def _trained(model: Model) -> dict[str, Any] | None:
+    """How the model was trained to read, which its identity does not cover (Omega apart)."""
+    import hashlib
+
+    own = model.lane_rope
+    if own is None:
+        return None
+    return {
+        "omega": hashlib.sha256(own.omega.tobytes()).hexdigest(),
+        "prompt_lane": own.prompt_lane,
+        "lag": model.lag,
     }
 
 

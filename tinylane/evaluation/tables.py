@@ -26,7 +26,7 @@ def points(e: Estimate) -> str:
     if math.isnan(e.value):
         return "-"
     if math.isnan(e.low):
-        return f"{100 * e.value:+.1f}"
+        return f"{100 * e.value:+.1f} (all alike)"
     return f"{100 * e.value:+.1f} ({100 * e.low:+.1f} to {100 * e.high:+.1f})"
 
 
@@ -92,7 +92,8 @@ def split(label: str) -> tuple[str, str]:
 
 def end_table(summaries: Mapping[str, Summary], limits: Mapping[str, int]) -> str:
     """How often each cell is right at its end."""
-    head = ["mode", "lanes", "tokens a lane", "steps", "tokens", "s", "one lane", "majority", "any"]
+    head = ["mode", "lanes", "tokens a lane", "steps", "tokens", "s each"]
+    head += ["one lane", "majority", "any lane"]
     rows = [
         [
             *split(label),
