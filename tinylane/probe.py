@@ -1,4 +1,5 @@
-"""Looking inside, as numbers: who listened to whom in a pass, and how a score depends on distance.
+"""Looking inside, as numbers: who listened to whom in a pass, where keys stand for a query, and
+how a score depends on distance.
 
 `tinylane.plot` draws them. NumPy only.
 
@@ -51,6 +52,29 @@ def attention_weights(
     twin.seams = own._replace(attention=listening)
     np.asarray(twin(tokens, positions, lanes, lane_rope, lane_mask))
     return np.stack(heard)
+
+
+def relative_angles(
+    lane_rope: Rotation,
+    theta: np.ndarray,
+    lane_mask: LaneMask,
+    positions: Any,
+    lanes: Any,
+    layer: int = 0,
+) -> np.ndarray:
+    """(T, T, D/2) radians: key s's angle less query t's, in one pass over all rows.
+
+    Of any rotation: the angles are the decoder's own (`Rotation.views`). Divided by theta it is how
+    many positions behind the query (negative) the key stands. Pairs that do not see each other have
+    no meaning. Raises what the rotation raises.
+    """
+    i, m = np.asarray(positions), np.asarray(lanes)
+    keys, views, split = lane_rope.views(theta, lane_mask, (i, m, i, m))
+    keys, *queries = (x if x.ndim == 2 else x[layer] for x in (keys, *views))
+    block = np.zeros(len(i), dtype=int) if split is None else split
+    if isinstance(split, int):
+        block = (np.arange(len(i)) >= split).astype(int)
+    return keys - np.stack(queries)[block].swapaxes(0, 1)
 
 
 def difference_scores(
