@@ -198,8 +198,6 @@ def test_numbers_need_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 HOSTILE = [
     "9^{9^{9^{9^9}}}",
-    "10^{10^{10}}+1",
-    "1000000!",
     "\\sum_{n=1}^{10^{9}} n^{n}",
     "{" * 300,
     "(" * 300 + ")" * 300,

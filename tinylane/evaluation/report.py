@@ -105,7 +105,7 @@ def read(folder: str | Path) -> Run:
         raise TinylaneError(f"{folder}: no results yet; tinylane eval writes them")
     starts = found.get("starts")
     return Run(
-        Path(folder).resolve().name,
+        _plain(Path(folder).resolve().name)[:60] or "run",
         settings,
         starts if isinstance(starts, list) else [],
         {key: rows for key, rows in cells.items() if rows},
@@ -127,12 +127,12 @@ class Section:
     def title(self) -> str:
         """The task in words."""
         task = self.runs[0].settings["task"]
-        name = one_line(str(task.get("name", "task")), 40) if isinstance(task, dict) else "task"
+        name = str(task.get("name", "task"))[:40] if isinstance(task, dict) else "task"
         more = ""
         if name == "shell-game":
             more = f", {task.get('cups')} cups, {task.get('swaps')} swaps"
         count = len(next(iter(self.cells.values())))
-        return f"{name}{more}, {count} problems, seed {self.runs[0].settings['seed']}"
+        return _plain(f"{name}{more}, {count} problems, seed {self.runs[0].settings['seed']}")
 
 
 def sections(runs: Sequence[Run]) -> list[Section]:
