@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import tinylane
 from tinylane.errors import TinylaneError
-from tinylane.flags import decode, evaluate, tools, train
+from tinylane.flags import collaborate, decode, evaluate, tools, train
 
 
 class _Parser(argparse.ArgumentParser):
@@ -72,6 +72,7 @@ def parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"tinylane {tinylane.__version__}")
     commands = top.add_subparsers(metavar="command", required=True, parser_class=_Parser)
     decode.generate(commands)
+    collaborate.collect(commands)
     evaluate.eval(commands)
     evaluate.report(commands)
     tools.bench(commands)
