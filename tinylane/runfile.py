@@ -14,7 +14,8 @@ import json
 import math
 import os
 import warnings
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -309,11 +310,51 @@ class _History(LaneMask):
         return np.where(lanes == SHARED, 0, np.maximum(positions + 1, self.begun[lanes]))
 
 
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """All rows of a run in the order in which they were fed, and what is asked of which of them.
+
+    tokens, positions, lanes: (T,). history: the run's mask, with the times at which rows came and
+    went. asked: (position, lane) of a row -> the (lane, index) of the tokens drawn from its logits.
+    """
+
+    tokens: np.ndarray
+    positions: np.ndarray
+    lanes: np.ndarray
+    history: _History
+    asked: dict[tuple[int, int], list[tuple[int, int]]]
+
+    def silenced(self, lane: int) -> _History:
+        """The run's mask, had nobody ever read `lane`."""
+        return replace(self.history, visibility=self.history.silence(lane).visibility)
+
+
 def replay(run: Run, model: Model) -> Replay:
     """Recompute the log-probabilities of every drawn token from all rows at once.
 
     Raises TinylaneError for a run of another model, and for forks that no pass can give (above).
     """
+    rows, lanes = rows_of(run, model), run.result.lanes
+    found: dict[tuple[int, int], float] = {}
+    for _, asked, logits in passes(run, model, rows):
+        for row, drawn in zip(logits, asked, strict=True):
+            wide = row.astype(np.float64) - row.max()
+            total = np.log(np.exp(wide).sum())
+            for lane, index in drawn:
+                found[lane, index] = float(wide[lanes[lane].tokens[index]] - total)
+    logprobs = [[found[lane.index, k] for k in range(len(lane.tokens))] for lane in lanes]
+    off = [
+        np.abs(np.array(ours) - np.array(lane.logprobs))
+        for ours, lane in zip(logprobs, lanes, strict=True)
+    ]
+    by_lane = [float(x.max(initial=0.0)) for x in off]
+    worst = int(np.argmax(by_lane))
+    at_worst = (worst, int(off[worst].argmax())) if off[worst].size else None
+    return Replay(logprobs, by_lane, at_worst)
+
+
+def rows_of(run: Run, model: Model) -> Rows:
+    """The rows that a replay feeds; raises TinylaneError where `model` cannot replay the run."""
     if run.identity and model.identity and run.identity != model.identity:
         raise TinylaneError(
             f"the run is of model {show(run.identity)} ({run.model_source}); "
@@ -341,21 +382,55 @@ def replay(run: Run, model: Model) -> Replay:
         fed = [*lane.prompt, *lane.tokens[: len(lane.tokens) - unfed]]
         rows += [(t, lane.start - len(lane.prompt) + k, lane.index) for k, t in enumerate(fed)]
     history = _History(run.lane_mask.visibility, run.lane_mask.lag, begun, gone)
-    asked: dict[tuple[int, int], list[tuple[int, int]]] = {}  # (position, lane) -> lane, index
+    asked: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for lane in lanes:
         for k in range(len(lane.tokens)):
             at = (lane.start - 1 + k, lane.index) if k or lane.prompt else (P - 1, SHARED)
             asked.setdefault(at, []).append((lane.index, k))
-    found = _score(model, run, history, rows, asked)
-    logprobs = [[found[lane.index, k] for k in range(len(lane.tokens))] for lane in lanes]
-    off = [
-        np.abs(np.array(ours) - np.array(lane.logprobs))
-        for ours, lane in zip(logprobs, lanes, strict=True)
-    ]
-    by_lane = [float(x.max(initial=0.0)) for x in off]
-    worst = int(np.argmax(by_lane))
-    at_worst = (worst, int(off[worst].argmax())) if off[worst].size else None
-    return Replay(logprobs, by_lane, at_worst)
+    tokens, positions, owners = (np.array(column) for column in zip(*rows, strict=True))
+    order = np.lexsort((positions, history.fed(positions, owners)))
+    return Rows(tokens[order], positions[order], owners[order], history, asked)
+
+
+def passes(
+    run: Run,
+    model: Model,
+    rows: Rows,
+    mask: LaneMask | None = None,
+    before: Callable[[slice, list[int]], None] | None = None,
+    scores: int | None = None,
+) -> Iterator[tuple[slice, list[list[tuple[int, int]]], np.ndarray]]:
+    """Feed the rows in as few passes as memory allows; what each pass gives, in order.
+
+    Yields the rows of the pass, for each row that is asked the (lane, index) of the tokens drawn
+    from it, and the logits of these rows, in the order of the rows. mask: instead of the run's
+    history. before: called ahead of a pass with its rows and which of them are asked. scores: the
+    most elements of one layer's scores in a pass.
+    """
+    count = len(rows.tokens)
+    cache = model.new_cache(run.lane_rope, rows.history if mask is None else mask)
+    c, start = model.config, 0
+    most = (SCORES if scores is None else scores) // (c.heads * count)
+    limit = max(1, min(ROWS, LOGITS // c.vocab, most))
+    while start < count:
+        stop = min(start + limit, count)
+        while stop < count and rows.positions[stop] == rows.positions[stop - 1]:
+            stop += 1  # rows of one position may see each other
+        part = slice(start, stop)
+        places = zip(rows.positions[part].tolist(), rows.lanes[part].tolist(), strict=True)
+        drawn = [(k, rows.asked[place]) for k, place in enumerate(places) if place in rows.asked]
+        wanted = [k for k, _ in drawn]
+        if before is not None:
+            before(part, wanted)
+        logits = model(
+            rows.tokens[part],
+            rows.positions[part],
+            rows.lanes[part],
+            cache=cache,
+            rows=np.array(wanted or [0]),
+        )
+        yield part, [asked for _, asked in drawn], np.asarray(logits)[: len(drawn)]
+        start = stop
 
 
 def _check_fork(run: Run, lane: Lane) -> None:
@@ -373,37 +448,3 @@ def _check_fork(run: Run, lane: Lane) -> None:
             f"lane {lane.index} was forked from lane {source}, with the prompt at lane 0: "
             "its rows cannot be recomputed from tokens"
         )
-
-
-def _score(
-    model: Model,
-    run: Run,
-    history: _History,
-    rows: list[tuple[int, int, int]],
-    asked: dict[tuple[int, int], list[tuple[int, int]]],
-) -> dict[tuple[int, int], float]:
-    """(lane, index) -> log-probability, in as few passes as memory allows."""
-    tokens, positions, lanes = (np.array(column) for column in zip(*rows, strict=True))
-    order = np.lexsort((positions, history.fed(positions, lanes)))
-    tokens, positions, lanes = tokens[order], positions[order], lanes[order]
-    cache = model.new_cache(run.lane_rope, history)
-    c, start = model.config, 0
-    limit = max(1, min(ROWS, LOGITS // c.vocab, SCORES // (c.heads * len(order))))
-    found: dict[tuple[int, int], float] = {}
-    while start < len(order):
-        stop = min(start + limit, len(order))
-        while stop < len(order) and positions[stop] == positions[stop - 1]:
-            stop += 1  # rows of one position may see each other
-        part = slice(start, stop)
-        places = list(zip(positions[part].tolist(), lanes[part].tolist(), strict=True))
-        wanted = [k for k, place in enumerate(places) if place in asked]
-        logits = model(
-            tokens[part], positions[part], lanes[part], cache=cache, rows=np.array(wanted or [0])
-        )
-        for row, k in zip(np.asarray(logits), wanted, strict=False):
-            wide = row.astype(np.float64) - row.max()
-            total = np.log(np.exp(wide).sum())
-            for lane, index in asked[places[k]]:
-                found[lane, index] = float(wide[run.result.lanes[lane].tokens[index]] - total)
-        start = stop
-    return found
