@@ -76,6 +76,7 @@ def parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     tools.bench(commands)
     tools.inspect(commands)
     decode.replay(commands)
+    decode.view(commands)
     tools.verify(commands)
     train.train(commands, full=bool(argv) and argv[0] == "train")
     return top

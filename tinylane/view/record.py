@@ -119,10 +119,11 @@ def record(
     keys: int = 8,
     influence: bool = False,
     note: Callable[[str], None] | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> Record:
     """Replay a run and keep what it shows. keys: how many of each token, in the mean of all; a
     layer's mean and a head keep a quarter of them, at least two. influence: also silence each lane
-    in turn. note: is told what is left out for want of memory, and how far the passes are.
+    in turn. note: is told what is left out for want of memory; progress: how far the passes are.
 
     Raises TinylaneError for a run of another model, for one that replay refuses (`rows_of`), for
     one without tokens, and for one too long to be kept.
@@ -133,26 +134,23 @@ def record(
     counts = [len(lane.tokens) for lane in lanes]
     if not sum(counts):
         raise TinylaneError("the run has no tokens: there is nothing to view")
-    tell = note or (lambda text: None)
-    book = _Book(run, model, rows, keys, tell)
+    tell = progress or (lambda text: None)
+    book = _Book(run, model, rows, keys, note or (lambda text: None))
     base: list[np.ndarray] | None = None
     if influence and sum(counts) * model.config.vocab <= LOGITS:
         base = []
     asker = _Asker(run)
     twin = listening(model, book.hear)
-    done = 0
     for part, asked, logits in passes(run, twin, rows, before=book.begin, scores=SCORES):
         book.finish()
         asker.ask(asked, logits)
         if base is not None:
             base.append(logits)
-        if (part.stop * 10) // len(rows.tokens) > done:
-            done = (part.stop * 10) // len(rows.tokens)
-            tell(f"attention: {part.stop} of {len(rows.tokens)} rows")
+        tell(f"attention: {part.stop:,} of {len(rows.tokens):,} rows")
     saved = np.concatenate([np.asarray(lane.logprobs, dtype=np.float64) for lane in lanes])
     silences = []
     for lane in range(len(lanes) if influence else 0):
-        tell(f"silence: lane {lane} of {len(lanes)}")
+        tell(f"silence: {lane} of {len(lanes)} lanes")
         silences.append(_silence(run, model, rows, lane, base, asker))
     return Record(
         run,
