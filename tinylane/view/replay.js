@@ -5,7 +5,8 @@
 // looked at (a view), and what the shade shows. Everything that is drawn follows from these.
 "use strict";
 
-const SYMBOLS = ["●", "■", "▲", "◆", "▼", "✚"];
+const SYMBOLS = ["●", "■", "▲", "◆", "▼", "✚", "★", "⬢"];
+const COLOURS = 6; // --c0 to --c5
 const FADE = 6; // nats at which a shade is as dark as it gets
 const $ = (id) => document.getElementById(id);
 
@@ -84,7 +85,7 @@ const chance = (nats) => {
   const quoted = (place) => `“${run.texts[place].trim() === "" ? shown(run.texts[place]).replaceAll(" ", "␣").trimEnd() : shown(run.texts[place].trim())}”`;
   const laneName = (m) => `lane ${m}`;
   const laneStyle = (node, m) => {
-    node.style.setProperty("--lane", `var(--c${m % SYMBOLS.length})`);
+    node.style.setProperty("--lane", `var(--c${m % COLOURS})`);
     return node;
   };
   const symbol = (m) => SYMBOLS[m % SYMBOLS.length];
@@ -383,7 +384,7 @@ const chance = (nats) => {
     const view = run.views[state.view];
     $("whom-note").textContent = `Of each lane's attention, the share that went to the prompt and to every lane, over the whole run: ${viewName(view)}.`;
     const head = make("tr", {}, make("th", { scope: "col", textContent: "reader" }), make("th", { scope: "col", textContent: "prompt" }));
-    for (let n = 0; n < N; n++) head.append(make("th", { scope: "col", textContent: `${symbol(n)} lane ${n}` }));
+    for (let n = 0; n < N; n++) head.append(make("th", { scope: "col", textContent: `${symbol(n)} ${n}`, ariaLabel: `lane ${n}` }));
     const lines = run.lanes.map((lane, m) => {
       const line = make("tr", {}, make("th", { scope: "row", textContent: `${symbol(m)} lane ${m}` }));
       for (let slot = 0; slot <= N; slot++) {
@@ -406,8 +407,8 @@ const chance = (nats) => {
 
   function drawChanges() {
     $("changes").hidden = run.silences.length === 0 || N < 2;
-    const head = make("tr", {}, make("th", { scope: "col", textContent: "lane" }));
-    for (const s of run.silences) head.append(make("th", { scope: "col", textContent: `without ${symbol(s.lane)} ${s.lane}` }));
+    const head = make("tr", {}, make("th", { scope: "col", textContent: "lane, without" }));
+    for (const s of run.silences) head.append(make("th", { scope: "col", textContent: `${symbol(s.lane)} ${s.lane}`, ariaLabel: `without lane ${s.lane}` }));
     const lines = run.lanes.map((lane, m) => {
       const line = make("tr", {}, make("th", { scope: "row", textContent: `${symbol(m)} lane ${m}` }));
       for (const s of run.silences) {
@@ -421,7 +422,7 @@ const chance = (nats) => {
         const cell = make("td", { className: "cell" });
         if (s.lane === m || !count) cell.textContent = "–";
         else {
-          cell.append(`${changed} of ${count}`, make("small", { textContent: (kl / count).toFixed(3) }));
+          cell.append(count < 100 ? `${changed} of ${count}` : percent(changed / count), make("small", { textContent: (kl / count).toFixed(3) }));
           cell.style.setProperty("--s", (changed / count).toFixed(3));
         }
         line.append(cell);
