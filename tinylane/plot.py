@@ -40,8 +40,8 @@ from tinylane.canvas import (
 )
 from tinylane.errors import TinylaneError
 from tinylane.files import replacing
-from tinylane.lanes import SHARED, LaneMask
-from tinylane.probe import difference_scores
+from tinylane.lanes import SHARED, LaneMask, Rotation
+from tinylane.probe import difference_scores, relative_angles
 from tinylane.text import one_line
 
 if TYPE_CHECKING:
@@ -123,10 +123,15 @@ def mask(
     key_positions: Any = None,
     key_lanes: Any = None,
     title: str = "Who sees whom",
+    lane_rope: Rotation | None = None,
+    theta: Any = None,
+    plane: int = 0,
 ) -> Figure:
     """Which keys each query sees, and why: shared, its own lane, another lane.
 
     positions, lanes: (T,) of the queries; key_positions, key_lanes: (S,), default the same rows.
+    lane_rope, theta: a rotation of any kind and the model's frequencies: a number in every mark
+    says how many positions before the query the key stands, in `plane` (of the same rows only).
     """
     i, m = np.asarray(positions), np.asarray(lanes)
     j = i if key_positions is None else np.asarray(key_positions)
@@ -136,11 +141,31 @@ def mask(
     side = 0.3 if max(seen.shape) <= 24 else 7.2 / max(seen.shape)
     figure = blank(max(side * len(j) + 1.6, 4.2), side * len(i) + 1.9)
     axes = frame(figure, title, "key (position, lane; S is shared)", "query (position, lane)")
-    size = (side * 72 * 0.6) ** 2
+    size = (side * 72 * (0.6 if lane_rope is None else 0.85)) ** 2
     for kind, (name, marker, colour) in enumerate(KINDS):
         rows, columns = np.nonzero(seen & (kinds == kind))
         if len(rows):
             axes.scatter(columns, rows, s=size, marker=marker, color=colour, label=name)
+    said = ""
+    if lane_rope is not None:
+        if key_positions is not None or theta is None:
+            raise TinylaneError("distances need theta, and queries and keys that are the same rows")
+        angles = relative_angles(lane_rope, theta, lane_mask, i, m)[..., plane]
+        back = np.round(-angles / theta[plane], 1) + 0.0  # no -0
+        small = max(3.0, min(6.5, side * 22))
+        for t, s in zip(*np.nonzero(seen), strict=True):
+            word = f"{back[t, s]:g}"
+            low = t + 0.13 * (kinds[t, s] == 2)  # a triangle is widest at its foot
+            place: dict[str, Any] = {
+                "ha": "center",
+                "va": "center",
+                "fontsize": small * min(1, 2.4 / len(word)),
+            }
+            axes.text(s, low, word, color=PAPER, **place)
+        said = (
+            f" Keys stand from {back[seen].min():g} to {back[seen].max():g} positions before their"
+            f" queries, in plane {plane}."
+        )
     rows, columns = np.nonzero(~seen)
     axes.scatter(columns, rows, s=3, marker=".", color="#b9b7af", label="hidden")
     _name_rows(axes, i, m, j, n)
@@ -153,7 +178,7 @@ def mask(
         f"{title}: a grid of {len(i)} queries by {len(j)} keys. {int(seen.sum())} pairs are "
         f"visible: {int((seen & (kinds == 0)).sum())} to shared keys, "
         f"{int((seen & (kinds == 1)).sum())} within a lane, "
-        f"{int((seen & (kinds == 2)).sum())} between lanes; lag {lane_mask.lag}.",
+        f"{int((seen & (kinds == 2)).sum())} between lanes; lag {lane_mask.lag}.{said}",
     )
 
 

@@ -1,4 +1,5 @@
-"""Looking inside, as numbers: who listened to whom in a pass, and how a score depends on distance.
+"""Looking inside, as numbers: who listened to whom in a pass, where keys stand for a query, and
+how a score depends on distance.
 
 `attention_weights` holds all of one pass at once; `listening` hands them out a layer and a block of
 queries at a time, for passes of thousands of rows. `tinylane.plot` draws them. NumPy only.
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinylane.errors import TinylaneError
-from tinylane.lanes import LaneMask, LaneRoPE
+from tinylane.lanes import LaneMask, Rotation
 
 if TYPE_CHECKING:
     from tinylane.model import Model
@@ -28,7 +29,7 @@ def attention_weights(
     tokens: Any,
     positions: Any,
     lanes: Any,
-    lane_rope: LaneRoPE | None = None,
+    lane_rope: Rotation | None = None,
     lane_mask: LaneMask | None = None,
 ) -> np.ndarray:
     """(layers, heads, T, S): who listened to whom, in one pass over all rows.
@@ -74,13 +75,13 @@ def listening(model: Model, hear: Hear, block: int = 256) -> Model:
         nonlocal calls
         layer, calls = calls % model.config.layers, calls + 1
         q, k = tuple(_host(x) for x in queries), _host(keys)
-        split = split if isinstance(split, int) or split is None else np.asarray(split)
+        block_of = split if isinstance(split, int) or split is None else np.asarray(split)
         seen = None if mask is None else np.asarray(mask)
         for first in range(0, q[0].shape[-2], block):
             rows = slice(first, first + block)
             kept = _Kept(k.dtype, k.shape[-1])
             some = tuple(x[..., rows, :] for x in q)
-            plain(some, k, kept, None if seen is None else seen[rows], split)
+            plain(some, k, kept, None if seen is None else seen[rows], block_of)
             hear(layer, first, kept.weights.reshape(q[0].shape[0], -1, k.shape[-2]))
         return own.attention(queries, keys, values, mask, split)
 
@@ -108,6 +109,28 @@ def _host(x: Any) -> np.ndarray:
         x = x.astype(x.__array_namespace__().float32)
     x = np.asarray(x)
     return x if x.itemsize >= 4 else x.astype(np.float32)
+
+
+def relative_angles(
+    lane_rope: Rotation,
+    theta: np.ndarray,
+    lane_mask: LaneMask,
+    positions: Any,
+    lanes: Any,
+    layer: int = 0,
+) -> np.ndarray:
+    """(T, T, D/2) radians: key s's angle less query t's, in one pass over all rows.
+
+    Of any rotation: the angles are the decoder's own (`Rotation.views`). Divided by theta it is how
+    many positions behind the query (negative) the key stands. Pairs that do not see each other have
+    no meaning. Raises what the rotation raises.
+    """
+    i, m = np.asarray(positions), np.asarray(lanes)
+    keys, queries, split = lane_rope.views(theta, lane_mask, (i, m, i, m), layer)
+    block = np.zeros(len(i), dtype=int) if split is None else split
+    if isinstance(split, int):
+        block = (np.arange(len(i)) >= split).astype(int)
+    return keys - np.stack(queries)[block].swapaxes(0, 1)
 
 
 def difference_scores(
