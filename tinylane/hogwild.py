@@ -33,12 +33,7 @@ from tinylane.lanes import SHARED, LaneMask, Places, Views
 class Hogwild:
     """The rotation of Hogwild!; it has no parameters. See `tinylane.lanes.Rotation`."""
 
-    @property
-    def layered(self) -> bool:
-        """Layers do not differ."""
-        return False
-
-    def views(self, theta: np.ndarray, mask: LaneMask, places: Places, layer: int) -> Views:
+    def views(self, theta: np.ndarray, mask: LaneMask, places: Places) -> Views:
         """As `Rotation.views`: a block for the prompt and for every lane that has rows.
 
         Raises TinylaneError for a row that would come before a cached one of its block.

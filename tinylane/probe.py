@@ -126,7 +126,8 @@ def relative_angles(
     no meaning. Raises what the rotation raises.
     """
     i, m = np.asarray(positions), np.asarray(lanes)
-    keys, queries, split = lane_rope.views(theta, lane_mask, (i, m, i, m), layer)
+    keys, views, split = lane_rope.views(theta, lane_mask, (i, m, i, m))
+    keys, *queries = (x if x.ndim == 2 else x[layer] for x in (keys, *views))
     block = np.zeros(len(i), dtype=int) if split is None else split
     if isinstance(split, int):
         block = (np.arange(len(i)) >= split).astype(int)

@@ -89,7 +89,7 @@ def reference(
     for layer in range(config.layers):
         if isinstance(rope, Hogwild):
             delta = view_distances(positions, lanes, visible)[..., None] * theta
-        elif layer == 0 or (rope is not None and rope.layered):
+        elif layer == 0 or (rope is not None and rope.omega.ndim == 2):
             delta = relative_angles(theta, rope, layer, positions, lanes)
         at = f"model.layers.{layer}."
         y = _norm(get, at + "input_layernorm", x, config.norm_eps)
