@@ -13,7 +13,8 @@ from tinylane.decoding import Decoding
 from tinylane.hogwild import Hogwild
 from tinylane.lanes import LaneMask, LaneRoPE
 from tinylane.probe import attention_weights
-from tinylane.runfile import Run, rows_of
+from tinylane.rerun import rows_of
+from tinylane.runfile import Run
 from tinylane.sampling import Sampler
 from tinylane.tokenizer import Tokenizer
 

@@ -81,31 +81,50 @@ def test_the_first_view_teaches_and_is_the_record_s(browser: Any, shown: Any):
         assert set(seen.requests) - {"data:,"} == {seen.base + "index.html"}
 
 
-def test_every_view_of_every_token_can_be_reached_by_keys(browser: Any, shown: Any):
+WALK = """([lanes, steps]) => {
+  const press = (key) => document.dispatchEvent(new KeyboardEvent("keydown", { key }));
+  const text = (node) => node.textContent;
+  const seen = [];
+  for (let lane = 0; lane < lanes; lane++) press("ArrowUp");
+  for (let lane = 0; lane < lanes; lane++) {
+    press("End");
+    for (let step = steps; step > 0; step--) {
+      const bars = [...document.querySelectorAll("#bars tbody td:nth-child(2)")].map(text);
+      seen.push([lane, step, text(document.getElementById("chosen-title")), bars]);
+      press("ArrowLeft");
+    }
+    press("ArrowDown");
+  }
+  return seen;
+}"""
+
+
+def test_every_token_can_be_reached_by_keys_and_shows_its_own_shares(browser: Any, shown: Any):
     folder, found = shown
-    steps = max(x.start + len(x.tokens) for x in found.lanes) - min(x.start for x in found.lanes)
+    first = min(x.start for x in found.lanes)
+    steps = max(x.start + len(x.tokens) for x in found.lanes) - first
     with visit(browser, folder) as seen:
         view = ready(seen)
-        view.keyboard.press("End")
-        for _ in found.lanes:
-            view.keyboard.press("ArrowUp")
         reached = set()
-        for lane in range(found.n):
-            view.keyboard.press("End")
-            for step in range(steps, 0, -1):
-                title = view.inner_text("#chosen-title")
-                if "step" in title:
-                    assert chosen(view) == (lane, step)
-                    q = number(found, lane, step)
-                    reached.add(q)
-                    np.testing.assert_allclose(
-                        bars(view), 100 * found.views[0].shares[q], atol=0.51
-                    )
-                view.keyboard.press("ArrowLeft")
-            assert view.inner_text("#now") == f"0 of {steps}"
-            assert "Nothing is written yet" in view.inner_text("#chosen-how")
-            view.keyboard.press("ArrowDown")
+        for lane, step, title, texts in view.evaluate(WALK, [found.n, steps]):
+            if "step" not in title:
+                continue
+            assert f"lane {lane}, step {step}:" in title
+            q = number(found, lane, step)
+            reached.add(q)
+            shares = [float(text.rstrip("%")) for text in texts]
+            np.testing.assert_allclose(shares, 100 * found.views[0].shares[q], atol=0.51)
         assert reached == set(range(len(found.of)))
+        view.keyboard.press("Home")
+        assert view.inner_text("#now") == f"0 of {steps}"
+        assert "Nothing is written yet" in view.inner_text("#chosen-how")
+        view.keyboard.press("ArrowRight")
+        view.keyboard.press("ArrowUp")
+        assert chosen(view) == (found.n - 2, 1)
+        view.focus("#step")
+        view.keyboard.press("ArrowDown")  # in the slider too: a lane, not a step
+        assert view.inner_text("#now") == f"1 of {steps}"
+        assert "lane 3" in view.inner_text("#chosen-title")
         seen.settled()
 
 

@@ -14,7 +14,8 @@ from helpers_view import decoded, dense
 from tinylane.decoding import Lane
 from tinylane.errors import TinylaneError
 from tinylane.lanes import SHARED
-from tinylane.runfile import Run, replay, rows_of
+from tinylane.rerun import replay, rows_of
+from tinylane.runfile import Run
 from tinylane.view import record as recording
 from tinylane.view.facts import first_shown, sentences
 from tinylane.view.record import Record, record
@@ -105,7 +106,7 @@ def test_shares_of_a_wrong_row_are_noticed():
 def test_a_run_in_many_small_passes_gives_the_same(monkeypatch: pytest.MonkeyPatch):
     model, run = decoded("events")
     whole = record(run, model, influence=True)
-    monkeypatch.setattr(recording, "SCORES", 4 * 40)  # rows of a pass: 1 or 2, and their position
+    monkeypatch.setattr(recording, "PASS", 4 * 40)  # rows of a pass: 1 or 2, and their position
     parts = record(run, model, influence=True)
     for a, b in zip(whole.views, parts.views, strict=True):
         np.testing.assert_allclose(a.shares, b.shares, rtol=0, atol=1e-6)

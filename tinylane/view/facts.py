@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tinylane.lanes import LaneMask
+from tinylane.lanes import LaneMask, LaneRoPE
 from tinylane.text import one_line
 from tinylane.view.record import Record
 
@@ -77,11 +77,22 @@ def about(record: Record) -> list[tuple[str, str]]:
         ("written by", one_line(f"tinylane {run.version}, {run.backend} {run.dtype}", 80)),
         ("sampling", f"{chosen}; seed {run.seed}"),
         ("visibility", describe(mask, record.n)),
+        ("rotation", _rotation(record)),
         ("check", f"log-probabilities recomputed: largest difference {record.difference:.2g}"),
     ]
     if missed:
         found.append(("check", f"{missed} tokens would be drawn differently on this machine"))
     return found
+
+
+def _rotation(record: Record) -> str:
+    rope = record.run.lane_rope
+    if not isinstance(rope, LaneRoPE):
+        return type(rope).__name__
+    if not rope.omega.any():
+        return "none: lanes are not told apart by position"
+    where = "as a part of every lane" if rope.prompt_lane == "own" else "at lane 0"
+    return f"LaneRoPE, the prompt {where}"
 
 
 def describe(mask: LaneMask, n: int) -> str:

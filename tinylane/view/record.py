@@ -1,6 +1,6 @@
 """What a saved run shows when it is replayed: who listened to whom, and what silence would change.
 
-One pass over the run's rows (`tinylane.runfile.passes`) gives every drawn token's attention: that
+One pass over the run's rows (`tinylane.rerun.passes`) gives every drawn token's attention: that
 of the row whose logits it was drawn from, the row just before it. A second question costs one more
 pass a lane: the same texts, had nobody ever read that lane.
 
@@ -23,13 +23,15 @@ from tinylane.decoding import Lane
 from tinylane.errors import TinylaneError
 from tinylane.lanes import SHARED
 from tinylane.probe import listening
-from tinylane.runfile import Rows, Run, passes, rows_of
+from tinylane.rerun import Rows, passes, rows_of
 from tinylane.sampling import uniform
 
 if TYPE_CHECKING:
     from tinylane.model import Model
+    from tinylane.runfile import Run
 
-SCORES = 1 << 24  # elements of one layer's scores in a pass: 64 MiB, of which there are a few
+# Elements of one layer's scores, or of the logits, in a pass: 64 MiB, of which there are a few.
+PASS = 1 << 24
 KEPT = 1 << 30  # bytes that all views may take; with more, only the layers' means are recorded
 LOGITS = 1 << 27  # elements of logits that are kept to be compared; with more, they are recomputed
 
@@ -141,7 +143,9 @@ def record(
         base = []
     asker = _Asker(run)
     twin = listening(model, book.hear)
-    for part, asked, logits in passes(run, twin, rows, before=book.begin, scores=SCORES):
+    for part, asked, logits in passes(
+        run, twin, rows, before=book.begin, limit=_limit(model, len(rows.tokens))
+    ):
         book.finish()
         asker.ask(asked, logits)
         if base is not None:
@@ -348,8 +352,9 @@ def _silence(
     reach = run.lane_mask.reaches()[: len(run.result.lanes), lane]
     if reach.sum() <= 1:  # law 5: nobody else can have heard of it
         return Silence(lane, kept.likeliest, kept.drawn, kept.logprobs, asker.kl)
-    again = passes(run, model, rows, mask=rows.silenced(lane), scores=SCORES)
-    usual = (logits for _, _, logits in passes(run, model, rows, scores=SCORES))
+    limit = _limit(model, len(rows.tokens))
+    again = passes(run, model, rows, mask=rows.silenced(lane), limit=limit)
+    usual = (logits for _, _, logits in passes(run, model, rows, limit=limit))
     for (_, asked, logits), as_it_was in zip(again, usual if base is None else base, strict=True):
         asker.ask(asked, logits, as_it_was)
     # Whom it cannot reach it cannot have changed; what the passes differ by there is rounding.
@@ -359,6 +364,11 @@ def _silence(
             getattr(asker, name)[mine] = getattr(kept, name)[mine]
         asker.kl[mine] = 0.0
     return Silence(lane, asker.likeliest, asker.drawn, asker.logprobs, asker.kl)
+
+
+def _limit(model: Model, count: int) -> int:
+    """Rows of a pass over a run of `count` rows."""
+    return max(1, PASS // max(model.config.vocab, model.config.heads * count))
 
 
 def _tokens(lanes: list[Lane]) -> list[tuple[int, int]]:

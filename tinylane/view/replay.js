@@ -181,8 +181,8 @@ const chance = (nats) => {
       if (lane.forked && clock >= begun) said += `; forked from lane ${lane.forked[0]} after step ${begun - firstClock}`;
       $(`state${m}`).textContent = said;
       $(`card${m}`).classList.toggle("here", m === state.lane);
-      const last = nodes[lane.row + lane.given + Math.min(lane.tokens, Math.max(0, clock - lane.start)) - 1];
-      if (last) scrollTo(texts[m], last);
+      const there = lane.given + Math.min(lane.tokens, Math.max(0, clock - lane.start));
+      if (there > 0) scrollTo(texts[m], nodes[lane.row + there - 1]);
     });
     written = state.step;
     $("step").value = state.step;
