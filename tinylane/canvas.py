@@ -1,4 +1,4 @@
-"""What all figures share: paper, ink, colours with a shape each, alt text, frames and legends.
+"""What all figures share: paper, ink, colours with a shape each, alt text, frames, files.
 
 Used by `tinylane.plot` and `tinylane.view.figure`. Colours are those of Okabe and Ito; pyplot is
 not used. matplotlib is imported where it is needed.
@@ -6,10 +6,14 @@ not used. matplotlib is imported where it is needed.
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinylane.errors import TinylaneError
+from tinylane.files import replacing
 from tinylane.text import one_line
 
 if TYPE_CHECKING:
@@ -26,6 +30,44 @@ DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 def alt(figure: Figure) -> str:
     """The figure's alt text: what it shows, in words."""
     return getattr(figure, "tinylane_alt", "")
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Write a figure atomically, in the format of the path's suffix (.png, .svg, .pdf).
+
+    The alt text goes into the file's metadata. Raises TinylaneError if it cannot be written.
+    """
+    path, text = Path(path), alt(figure)
+    metadata: dict[str, dict[str, Any]] = {
+        "png": {"Description": text},
+        "svg": {"Description": text, "Date": None},  # the same figure gives the same file
+        "pdf": {"Subject": text, "CreationDate": None},
+    }
+    kind = path.suffix[1:]
+    if kind not in metadata:
+        raise TinylaneError(f"{path}: expected a name that ends in .png, .svg or .pdf")
+    with replacing(path) as file:
+        figure.savefig(file, format=kind, dpi=150, facecolor=PAPER, metadata=metadata[kind])
+    return path
+
+
+def show(figure: Figure, name: str, folder: str | Path = "runs/figures") -> None:
+    """Show a figure in a notebook; elsewhere write `folder`/`name`.png and print where, with alt.
+
+    Raises TinylaneError if it cannot be written.
+    """
+    if _in_notebook():
+        from IPython.display import Image, display
+
+        out = io.BytesIO()
+        figure.savefig(out, format="png", dpi=110, facecolor=PAPER)
+        display(Image(out.getvalue(), alt=alt(figure)))  # type: ignore[no-untyped-call]
+        return
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TinylaneError(f"{folder}: cannot be made ({error.strerror})") from error
+    print(f"[figure {save(figure, Path(folder) / f'{name}.png')}: {alt(figure)}]")
 
 
 def blank(width: float, height: float) -> Figure:
@@ -97,3 +139,11 @@ def finish(figure: Figure, text: str) -> Figure:
     """The figure, with its alt text."""
     figure.tinylane_alt = text  # type: ignore[attr-defined]
     return figure
+
+
+def _in_notebook() -> bool:
+    """Whether an IPython kernel (not its terminal) is running this."""
+    if "IPython" not in sys.modules:
+        return False
+    shell = sys.modules["IPython"].get_ipython()
+    return shell is not None and hasattr(shell, "kernel")

@@ -11,10 +11,7 @@ What all of them share is in `tinylane.canvas`; the figures of a replay in `tiny
 
 from __future__ import annotations
 
-import io
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,12 +31,13 @@ from tinylane.canvas import (
     frame,
     legend,
     legend_below,
+    save,
     shades,
+    show,
     stroke,
     word,
 )
 from tinylane.errors import TinylaneError
-from tinylane.files import replacing
 from tinylane.lanes import SHARED, LaneMask, Rotation
 from tinylane.probe import difference_scores, relative_angles
 from tinylane.text import one_line
@@ -76,44 +74,6 @@ __all__ = [
 
 # Why a key is visible: name, marker, colour.
 KINDS = (("shared", "s", QUIET), ("own", "o", COLOURS[0]), ("other lane", "^", COLOURS[1]))
-
-
-def save(figure: Figure, path: str | Path) -> Path:
-    """Write a figure atomically, in the format of the path's suffix (.png, .svg, .pdf).
-
-    The alt text goes into the file's metadata. Raises TinylaneError if it cannot be written.
-    """
-    path, text = Path(path), alt(figure)
-    metadata: dict[str, dict[str, Any]] = {
-        "png": {"Description": text},
-        "svg": {"Description": text, "Date": None},  # the same figure gives the same file
-        "pdf": {"Subject": text, "CreationDate": None},
-    }
-    kind = path.suffix[1:]
-    if kind not in metadata:
-        raise TinylaneError(f"{path}: expected a name that ends in .png, .svg or .pdf")
-    with replacing(path) as file:
-        figure.savefig(file, format=kind, dpi=150, facecolor=PAPER, metadata=metadata[kind])
-    return path
-
-
-def show(figure: Figure, name: str, folder: str | Path = "runs/figures") -> None:
-    """Show a figure in a notebook; elsewhere write `folder`/`name`.png and print where, with alt.
-
-    Raises TinylaneError if it cannot be written.
-    """
-    if _in_notebook():
-        from IPython.display import Image, display
-
-        out = io.BytesIO()
-        figure.savefig(out, format="png", dpi=110, facecolor=PAPER)
-        display(Image(out.getvalue(), alt=alt(figure)))  # type: ignore[no-untyped-call]
-        return
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TinylaneError(f"{folder}: cannot be made ({error.strerror})") from error
-    print(f"[figure {save(figure, Path(folder) / f'{name}.png')}: {alt(figure)}]")
 
 
 def mask(
@@ -424,11 +384,3 @@ def _name_rows(axes: Axes, i: Any, m: Any, j: Any, n: Any) -> None:
     every = max(1, max(len(i), len(j)) // 48)
     axes.set_xticks(range(0, len(j), every), names(j, n)[::every], rotation=90, fontsize=small)
     axes.set_yticks(range(0, len(i), every), names(i, m)[::every], fontsize=small)
-
-
-def _in_notebook() -> bool:
-    """Whether an IPython kernel (not its terminal) is running this."""
-    if "IPython" not in sys.modules:
-        return False
-    shell = sys.modules["IPython"].get_ipython()
-    return shell is not None and hasattr(shell, "kernel")
