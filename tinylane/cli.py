@@ -79,6 +79,7 @@ def parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     train.fuse(commands)
     tools.inspect(commands)
     decode.replay(commands)
+    decode.view(commands)
     tools.verify(commands)
     train.train(commands, full=list(argv[:2]) == ["train", "shell-game"])
     return top
