@@ -42,6 +42,8 @@ def _parser() -> _Parser:
     _common(p, _scratch)
     p.add_argument("--cells", nargs="+", metavar="CELL", help="only these")
     p.add_argument("--law7", type=int, default=300, metavar="N", help="steps of that comparison")
+    p = tables.add_parser("starts", help="table 3: other lanes, before any tuning")
+    _common(p, _starts)
     return top
 
 
@@ -125,6 +127,25 @@ def _scratch(args: Any) -> int:
         say=_say,
     )
     print(f"{Path(args.out) / 'scratch.json'}")
+    return 0
+
+
+def _starts(args: Any) -> int:
+    _checked(args)
+    _needs_mlx()
+    from tinylane.study.base import BaseRecipe
+    from tinylane.study.starts import starts
+
+    starts(
+        Path(args.out),
+        args.seeds,
+        changed(BaseRecipe(), args.set),
+        count=args.count,
+        stop_at=args.stop_at,
+        publish=[Path(args.publish)] if args.publish else [],
+        say=_say,
+    )
+    print(f"{Path(args.out) / 'starts.json'}")
     return 0
 
 

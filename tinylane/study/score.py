@@ -21,6 +21,7 @@ from tinylane.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.model import Model, Plan, forward, make_plan
 from tinylane.sampling import Sampler
 from tinylane.select import vote
+from tinylane.study.fold import head
 from tinylane.tasks.evaluate import EVALUATION, Score, last_word
 from tinylane.tasks.shell_game import END, ShellGame
 
@@ -78,10 +79,9 @@ def batched(
 
 def prompts(game: ShellGame, moves: np.ndarray, n: int) -> np.ndarray:
     """(B, P + n*L) tokens: prompt and tags, and `--` where the lanes will write."""
-    head = ShellGame.rows(game, moves[:, : game.swaps], game.lanes[0])[0][:, : game.swaps + 7]
     lanes = np.full((len(moves), n, 1 + game.steps(n)), game.ids["--"])
     lanes[:, :, 0] = [game.ids[tag] for tag in game.lane_prompts(n)]
-    return np.concatenate([head, lanes.reshape(len(moves), -1)], axis=1)
+    return np.concatenate([head(game, moves), lanes.reshape(len(moves), -1)], axis=1)
 
 
 def _some(
