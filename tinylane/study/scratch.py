@@ -179,8 +179,8 @@ def collect(out: Path, base: StudyRecipe, count: int) -> dict[str, Any]:
             cells[cell.name] = {**dataclasses.asdict(cell), "seeds": parts}
     table = {
         "table": "scratch",
-        "asked": "Does reading each other help at the same number of tokens per lane, and is it the "
-        "mask or the encoding that does it?",
+        "asked": "Does reading each other help at the same number of tokens per lane, and is it "
+        "the mask or the encoding that does it?",
         "recipe": dataclasses.asdict(base),
         "scored_on": {"problems": count, "seed": SEED, "decoding": "greedy, majority of the lanes"},
         "lanes": list(base.lanes),

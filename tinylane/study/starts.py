@@ -170,11 +170,11 @@ def starts(
         parts.append({**record.read_json(path), "base": record.done(folder)})
     table = {
         "table": "starts",
-        "asked": "Before any tuning: does reading another lane corrupt what a lane writes, and does "
-        "it depend on where Omega starts?",
+        "asked": "Before any tuning: does reading another lane corrupt what a lane writes, and "
+        "does it depend on where Omega starts?",
         "setting": "two lanes, each with the tag 1/1; the other holds the transcript of another "
-        "problem. `lanes` has the measures of lane 0 and of lane 1. `shares`: n lanes that each write "
-        "their own share, of all lanes those exactly right",
+        "problem. `lanes` has the measures of lane 0 and of lane 1. `shares`: n lanes that each "
+        "write their own share, of all lanes those exactly right",
         "count": count,
         "seeds": parts,
         **record.about("python -m tinylane.study starts"),
