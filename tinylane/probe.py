@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinylane.errors import TinylaneError
-from tinylane.lanes import LaneMask, LaneRoPE
+from tinylane.lanes import LaneMask, Rotation
 
 if TYPE_CHECKING:
     from tinylane.model import Model
@@ -24,7 +24,7 @@ def attention_weights(
     tokens: Any,
     positions: Any,
     lanes: Any,
-    lane_rope: LaneRoPE | None = None,
+    lane_rope: Rotation | None = None,
     lane_mask: LaneMask | None = None,
 ) -> np.ndarray:
     """(layers, heads, T, S): who listened to whom, in one pass over all rows.

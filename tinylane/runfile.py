@@ -23,7 +23,8 @@ import tinylane
 from tinylane.decoding import Lane, Result
 from tinylane.errors import TinylaneError
 from tinylane.files import read_json, replacing, show
-from tinylane.lanes import SHARED, LaneMask, LaneRoPE
+from tinylane.hogwild import Hogwild
+from tinylane.lanes import SHARED, LaneMask, LaneRoPE, Rotation
 from tinylane.sampling import Sampler
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Run:
     backend: str
     dtype: str
     prompt_text: str
-    lane_rope: LaneRoPE
+    lane_rope: Rotation
     lane_mask: LaneMask
     sampler: Sampler
     seed: int
@@ -169,7 +170,7 @@ def _run(raw: dict[str, Any]) -> Run:
         seed = int(seed) if seed.isascii() and seed.isdigit() and len(seed) < 40 else -1
     if not 0 <= seed < 1 << 128:
         raise TinylaneError("seed is not a whole number from 0 to 2**128 - 1")
-    rope = LaneRoPE(_matrix(settings, "omega"), _get(settings, "prompt_lane", (int, str)))
+    rope = _rotation(settings)
     mask = LaneMask(_matrix(settings, "visibility"), _whole(settings, "lag"))
     stop = _get(settings, "stop", list)
     if not all(isinstance(text, str) for text in stop):
@@ -194,6 +195,15 @@ def _run(raw: dict[str, Any]) -> Run:
         _get(raw, "tinylane", str),
         _get(raw, "extra", dict),
     )
+
+
+def _rotation(settings: dict[str, Any]) -> Rotation:
+    """A LaneRoPE, as in every file until there was another, or the one that is named."""
+    if "rotation" not in settings:
+        return LaneRoPE(_matrix(settings, "omega"), _get(settings, "prompt_lane", (int, str)))
+    if settings["rotation"] != "hogwild":
+        raise TinylaneError(f"rotation is {show(settings['rotation'])}; expected hogwild")
+    return Hogwild()
 
 
 def _lane(raw: Any, index: int, prompt: int) -> Lane:
@@ -368,7 +378,8 @@ def _check_fork(run: Run, lane: Lane) -> None:
                 f"lane {lane.index} was forked from lane {source}, and lane {m} reads other lanes: "
                 "its rows cannot be recomputed from tokens"
             )
-    if run.lane_rope.prompt_lane == 0 and run.lane_rope.omega.any():
+    rope = run.lane_rope
+    if isinstance(rope, LaneRoPE) and rope.prompt_lane == 0 and rope.omega.any():
         raise TinylaneError(
             f"lane {lane.index} was forked from lane {source}, with the prompt at lane 0: "
             "its rows cannot be recomputed from tokens"

@@ -17,6 +17,7 @@ from tinylane.text import printable
 OTHERS = (
     "lanes",
     "lane_prompt",
+    "mode",
     "visibility",
     "lag",
     "omega",

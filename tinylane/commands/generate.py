@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from tinylane.commands import beams, common
+from tinylane.commands import beams, common, lanes
 from tinylane.commands.report import Report
 from tinylane.decoding import Decoding, Result
 from tinylane.errors import TinylaneError
 from tinylane.files import show
-from tinylane.lanes import MAX_LANES, LaneMask, LaneRoPE
+from tinylane.lanes import MAX_LANES, LaneMask
 from tinylane.model import Model
 from tinylane.sampling import Sampler
 from tinylane.tasks.evaluate import game_of
@@ -52,9 +52,6 @@ def run(args: Any) -> int:
     elif prompt is None:
         raise TinylaneError('--prompt is missing; give a text, or "-" to read standard input')
     n = _lanes(args, game)
-    mask = common.parse_mask(args.visibility, n, args.lag or 0) if args.visibility else None
-    if mask is None and args.lag is not None:
-        mask = LaneMask(model.mask(n).visibility, args.lag)
     max_tokens = args.max_tokens
     if max_tokens is None:
         max_tokens = 256 if game is None else game.steps(n) + 1  # and the end token
@@ -68,7 +65,7 @@ def run(args: Any) -> int:
             prompt = f"{prompt} {game.lane_prompts(1)[0]}"  # alone: the tag of the only lane
         return beams.search(args, model, prompt, max_tokens, _template(args), truth)
     report = Report(args, model, game, moves, n, seed, prompt)
-    rope = _rope(args, model, n, max_tokens)
+    rope, mask = lanes.settings(args, model, n, max_tokens, args.mode)
     report.settings(sampler, given, mask or model.mask(n))
     _notes(args, model, n, mask or model.mask(n), sampler, lane_prompts)
     decoding = Decoding(
@@ -161,19 +158,11 @@ def check(args: Any) -> dict[str, Any]:
         beams.check(args)
     if args.json and args.plain:
         raise TinylaneError("--json and --plain are both given; expected one of them")
-    LaneMask.joint(1, args.lag or 0)
-    if args.visibility:
-        common.parse_mask(args.visibility, _count(args), args.lag or 0)
+    lanes.check(args, _count(args), args.mode)
     if args.answer_pattern is not None:
         from tinylane.select import extract
 
         extract("", args.answer_pattern)
-    if args.omega not in (None, "none", "group_think", "ntk", "learned"):
-        _omega_file(args.omega)
-    if args.slot is not None and args.omega not in ("group_think", "ntk"):
-        raise TinylaneError("--slot needs --omega group_think or --omega ntk")
-    if args.omega_scale is not None and args.omega != "ntk":
-        raise TinylaneError("--omega-scale needs --omega ntk")
     if args.save is not None:
         _check_target(Path(args.save))
     given = {
@@ -259,35 +248,6 @@ def _bias(words: list[str]) -> dict[int, float]:
         ) from None
 
 
-def _omega_file(text: str) -> np.ndarray:
-    if not text.startswith("@"):
-        raise TinylaneError(
-            f"--omega is {show(text, 40)}; expected none, group_think, ntk, learned or @file.json"
-        )
-    return common.numbers(common.json_argument(text, "--omega"), f"--omega {text}")
-
-
-def _rope(args: Any, model: Model, n: int, max_tokens: int) -> LaneRoPE | None:
-    """The lane rotation that the flags ask for; None is the model's own."""
-    prompt_lane: Any = 0 if args.prompt_lane == "0" else args.prompt_lane
-    if args.omega in (None, "learned"):
-        if args.omega and model.lane_rope is None:
-            raise TinylaneError("--omega learned: this model has none; give --adapter-path")
-        if prompt_lane is None:
-            return None
-        return LaneRoPE(model.rope().omega, prompt_lane)
-    where: Any = "own" if prompt_lane is None else prompt_lane
-    slot = args.slot if args.slot is not None else max_tokens
-    if args.omega == "none":
-        return LaneRoPE.none(model.theta, where)
-    if args.omega == "group_think":
-        return LaneRoPE.group_think(model.theta, slot, where)
-    if args.omega == "ntk":
-        scale = args.omega_scale if args.omega_scale is not None else n
-        return LaneRoPE.ntk(model.theta, slot, scale, where)
-    return model.rope(LaneRoPE(_omega_file(args.omega), where))
-
-
 def _fields(sampler: Sampler) -> dict[str, Any]:
     return {name: getattr(sampler, name) for name in sampler.__dataclass_fields__}
 
@@ -315,7 +275,7 @@ def _notes(
     alike = not lane_prompts or len(set(lane_prompts)) == 1
     if n > 1 and not model.trained_for_lanes:
         untrained = "this model was not trained to listen to other lanes"
-        if args.visibility is None:
+        if args.visibility is None and args.mode is None:
             common.note(
                 f"{untrained}; lanes run independently; --visibility joint lets them read each "
                 "other, expect degraded or corrupt text",
@@ -340,7 +300,7 @@ def _save(args: Any, result: Result, model: Model) -> Exception | None:
     from tinylane.runfile import save_run
 
     try:
-        extra = {"adapter_path": args.adapter_path, "revision": args.revision}
+        extra = {"adapter_path": args.adapter_path, "revision": args.revision, "mode": args.mode}
         save_run(args.save, result, model, args.model or "", extra)
     except (TinylaneError, OSError) as error:
         return error

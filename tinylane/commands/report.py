@@ -60,6 +60,7 @@ class Report:
         if not self.args.quiet and not self.args.json:
             model = f"{common.name_of(self.args)} ({self.model.backend}, {self.model.dtype})"
             lanes = "1 lane" if self.n == 1 else f"{self.n} lanes, {describe_mask(mask, self.n)}"
+            lanes += f" ({self.args.mode})" if self.args.mode else ""
             chosen = describe_sampler(sampler, given, self.model.sampling)
             print(
                 f"{model}; {lanes}\nsampling: {chosen}; seed {self.seed}",
@@ -213,6 +214,7 @@ class Report:
             "dtype": self.model.dtype,
             "prompt": self.prompt,
             "prompt_tokens": len(result.prompt),
+            "mode": self.args.mode,
             "settings": result.settings,
             "lanes": [
                 {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from tinylane.flags.common import command, engine_flags, model_flags
+from tinylane.flags.common import command, engine_flags, lane_flags, model_flags
 
 
 def generate(commands: Any) -> None:
@@ -34,22 +34,7 @@ def generate(commands: Any) -> None:
     )
     g = p.add_argument_group("lanes")
     g.add_argument("--lanes", type=int, metavar="N", help="default: 1; the shell game's is 4")
-    g.add_argument(
-        "--visibility",
-        metavar="V",
-        help="who reads whom: joint, independent, star, neighbours:K, a JSON matrix, @file.json "
-        "(default: as the model was trained; independent if it was not)",
-    )
-    g.add_argument("--lag", type=int, metavar="STEPS", help="how late lanes read each other")
-    g.add_argument(
-        "--omega",
-        metavar="O",
-        help="lane rotation: none, group_think, ntk, learned or @file.json "
-        "(default: learned if the model has it, else none)",
-    )
-    g.add_argument("--slot", type=float, metavar="S", help="positions a lane; default: max-tokens")
-    g.add_argument("--omega-scale", type=float, metavar="S", help="of ntk; default: lanes")
-    g.add_argument("--prompt-lane", choices=("own", "0"), help="where lanes see the prompt")
+    lane_flags(g)
     g = p.add_argument_group("length and sampling (defaults: the model's generation_config)")
     g.add_argument("--max-tokens", "-m", type=int, metavar="N", help="of each lane; default: 256")
     g.add_argument("--total-tokens", type=int, metavar="N", help="of all lanes together")

@@ -16,18 +16,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinylane.errors import TinylaneError
-from tinylane.files import show
 from tinylane.lanes import LaneMask
 from tinylane.sampling import Sampler
 from tinylane.select import vote
-from tinylane.tasks.shell_game import LANES, ShellGame
+from tinylane.tasks.shell_game import ShellGame
+from tinylane.tasks.shell_game_task import EVALUATION, game_of, last_word
 
 if TYPE_CHECKING:
     from tinylane.model import Model
 
-EVALUATION = (
-    1 << 41
-)  # apart from training's streams, which are [seed, step] and [seed, 1 << 40, ..]
+__all__ = ["Score", "evaluate", "game_of", "last_word", "table"]
 
 
 @dataclass(frozen=True)
@@ -74,30 +72,6 @@ class Score:
             "steps_per_problem": self.steps / self.count,
             "seconds": self.seconds,
         }
-
-
-def game_of(model: Model) -> ShellGame | None:
-    """The shell game that a model was trained on, None if it was not.
-
-    Raises TinylaneError where the adapter's `task` does not say what it should.
-    """
-    task = getattr(model, "task", None)
-    if not isinstance(task, dict) or task.get("name") != "shell-game":
-        return None
-    lanes = task.get("lanes", LANES)
-    counts = [task.get("cups"), task.get("swaps")]
-    counts += lanes if isinstance(lanes, (list, tuple)) else [None]
-    if any(type(k) is not int or not 1 <= k <= 1024 for k in counts):
-        raise TinylaneError(
-            f"the adapter's task is {show(task)}; expected whole numbers for cups, swaps and lanes"
-        )
-    return ShellGame(task["cups"], task["swaps"], tuple(lanes))
-
-
-def last_word(text: str) -> str | None:
-    """The answer of a lane of the shell game."""
-    words = text.split()
-    return words[-1] if words else None
 
 
 def evaluate(
