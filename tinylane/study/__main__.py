@@ -42,6 +42,11 @@ def _parser() -> _Parser:
     _common(p, _scratch)
     p.add_argument("--cells", nargs="+", metavar="CELL", help="only these")
     p.add_argument("--law7", type=int, default=300, metavar="N", help="steps of that comparison")
+    p = tables.add_parser("finetune", help="table 2: what is tuned, and by what")
+    _common(p, _finetune)
+    p.add_argument("--cells", nargs="+", metavar="CELL", help="only these")
+    p.add_argument("--bases", metavar="DIR", help="the --out of `starts`: its checkpoints")
+    p.add_argument("--tuning", nargs="+", default=[], metavar="NAME=VALUE", help="as --set, of it")
     p = tables.add_parser("starts", help="table 3: other lanes, before any tuning")
     _common(p, _starts)
     return top
@@ -77,7 +82,7 @@ def changed(recipe: Any, settings: Sequence[str]) -> Any:
                 one = type(fields[name][0])
                 changes[name] = tuple(one(part) for part in value.split(","))
             elif kind is bool:
-                changes[name] = {"true": True, "false": False}[value]
+                changes[name] = {"true": True, "false": False}[value.lower()]
             else:
                 changes[name] = kind(value)
         except (ValueError, KeyError):
@@ -127,6 +132,28 @@ def _scratch(args: Any) -> int:
         say=_say,
     )
     print(f"{Path(args.out) / 'scratch.json'}")
+    return 0
+
+
+def _finetune(args: Any) -> int:
+    _checked(args)
+    _needs_mlx()
+    from tinylane.study.base import BaseRecipe
+    from tinylane.study.tuning import Tuning, chosen, finetune
+
+    finetune(
+        Path(args.out),
+        chosen(args.cells),
+        args.seeds,
+        changed(BaseRecipe(), args.set),
+        changed(Tuning(), args.tuning),
+        bases=Path(args.bases) if args.bases else None,
+        count=args.count,
+        stop_at=args.stop_at,
+        publish=[Path(args.publish)] if args.publish else [],
+        say=_say,
+    )
+    print(f"{Path(args.out) / 'finetune.json'}")
     return 0
 
 
