@@ -34,12 +34,12 @@ class BaseRecipe(StudyRecipe):
     """Single lanes: no visibility, no Omega."""
 
     lanes: tuple[int, ...] = (1, 2, 4)
-    shares: tuple[float, ...] = (0.4, 0.3, 0.3)
-    newest: float = 1.5
+    shares: tuple[float, ...] = (0.2, 0.3, 0.5)
+    newest: float = 2.0
     visibility: str = "independent"
     omega: str = "none"
     learn_omega: bool = False
-    steps: int = 1000
+    steps: int = 1200
 
     @property
     def game(self) -> SharesGame:
