@@ -49,6 +49,9 @@ def _parser() -> _Parser:
     p.add_argument("--tuning", nargs="+", default=[], metavar="NAME=VALUE", help="as --set, of it")
     p = tables.add_parser("starts", help="table 3: other lanes, before any tuning")
     _common(p, _starts)
+    p = tables.add_parser("plot", help="SVG pictures of the tables in a folder")
+    p.add_argument("folder", metavar="DIR")
+    p.set_defaults(run=_plot)
     return top
 
 
@@ -173,6 +176,14 @@ def _starts(args: Any) -> int:
         say=_say,
     )
     print(f"{Path(args.out) / 'starts.json'}")
+    return 0
+
+
+def _plot(args: Any) -> int:
+    from tinylane.study.plots import draw
+
+    for path in draw(Path(args.folder)):
+        print(path)
     return 0
 
 

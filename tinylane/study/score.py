@@ -12,6 +12,8 @@ the answer, one pass is enough. Problems in which a lane would end early are dec
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,15 @@ from tinylane.tasks.shell_game import END, ShellGame
 BATCH = 64  # problems of a pass
 
 
+@dataclass(frozen=True)
+class Written:
+    """A lane's text and the log-probabilities of its tokens: what `select.vote` needs of it."""
+
+    index: int
+    text: str
+    logprobs: list[float]
+
+
 def greedy(
     model: Model,
     game: ShellGame,
@@ -35,16 +46,16 @@ def greedy(
     n: int,
     mask: LaneMask,
     rope: LaneRoPE | None = None,
-) -> list[list[str]]:
-    """The text of every lane for each of B problems, as `tinylane.generate` writes it.
+) -> list[list[Written]]:
+    """What every lane writes for each of B problems, as `tinylane.generate` has it.
 
     moves: (B, K). rope: None takes the model's.
     """
     logits = batched(model, game, n, mask, rope)
-    texts: list[list[str]] = []
+    found: list[list[Written]] = []
     for at in range(0, len(moves), BATCH):
-        texts += _some(model, game, moves[at : at + BATCH], n, mask, rope, logits)
-    return texts
+        found += _some(model, game, moves[at : at + BATCH], n, mask, rope, logits)
+    return found
 
 
 def lane_rows(game: ShellGame, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -92,32 +103,36 @@ def _some(
     mask: LaneMask,
     rope: LaneRoPE | None,
     logits: Any,
-) -> list[list[str]]:
+) -> list[list[Written]]:
     B, P, L = len(moves), game.swaps + 7, 1 + game.steps(n)
     fed = prompts(game, moves, n)
-    guess = game.write(moves, n) + game.ids[game.arrangements[0]]  # any guess will do: this is
-    fed[:, P:].reshape(B, n, L)[:, :, 1:] = guess  # the right one, so it takes the fewest passes
+    lanes = fed[:, P:].reshape(B, n, L)  # a view
+    # any guess will do: this is the right one, so it takes the fewest passes
+    lanes[:, :, 1:] = game.write(moves, n) + game.ids[game.arrangements[0]]
     written = np.zeros((B, n, L), dtype=int)
-    open_ = np.arange(B)
+    logprobs = np.zeros((B, n, L))
+    left = np.arange(B)
     for _ in range(L + 1):
-        out = logits(fed[open_]).argmax(axis=-1).reshape(len(open_), n, L)
-        written[open_] = out
-        lanes = fed[:, P:].reshape(B, n, L)
-        same = (lanes[open_, :, 1:] == out[:, :, :-1]).all(axis=(1, 2))
-        lanes[open_, :, 1:] = out[:, :, :-1]
-        open_ = open_[~same]
-        if not len(open_):
+        found = logits(fed[left]).astype(np.float64)
+        out = found.argmax(axis=-1).reshape(-1, n, L)
+        top = found.max(axis=-1)
+        written[left] = out
+        logprobs[left] = -np.log(np.exp(found - top[..., None]).sum(axis=-1)).reshape(-1, n, L)
+        same = (lanes[left, :, 1:] == out[:, :, :-1]).all(axis=(1, 2))
+        lanes[left, :, 1:] = out[:, :, :-1]
+        left = left[~same]
+        if not len(left):
             break
-    assert not len(open_), "a pass puts right one more step, so L passes are enough"
+    assert not len(left), "a pass puts right one more step, so L passes are enough"
     early = (written[:, :, :-1] == game.ids[END]).any(axis=(1, 2))
-    texts = []
+    every = []
     for b in range(B):
         if early[b]:
-            texts.append(_alone(model, game, moves[b], n, mask, rope))
-        else:
-            words = [[game.vocabulary[t] for t in lane if t > 1] for lane in written[b]]
-            texts.append([" ".join(lane) for lane in words])
-    return texts
+            every.append(_alone(model, game, moves[b], n, mask, rope))
+            continue
+        texts = [" ".join(game.vocabulary[t] for t in lane if t > 1) for lane in written[b]]
+        every.append([Written(m, text, logprobs[b, m].tolist()) for m, text in enumerate(texts)])
+    return every
 
 
 def _alone(
@@ -127,8 +142,8 @@ def _alone(
     n: int,
     mask: LaneMask,
     rope: LaneRoPE | None,
-) -> list[str]:
-    return generate(
+) -> list[Written]:
+    result = generate(
         model,
         game.prompt(moves),
         lanes=n,
@@ -137,7 +152,8 @@ def _alone(
         lane_rope=rope,
         max_tokens=game.steps(n) + 1,
         sampler=Sampler(temperature=0.0),
-    ).texts
+    )
+    return [Written(lane.index, lane.text, lane.logprobs) for lane in result.lanes]
 
 
 def score(
@@ -155,10 +171,10 @@ def score(
     moves = game.draw(count, np.random.default_rng([seed, EVALUATION]))
     began = time.perf_counter()
     right, per_lane, tokens = 0, np.zeros(n, dtype=int), game.steps(n) + 1
-    for problem, texts in zip(moves, greedy(model, game, moves, n, mask, rope), strict=True):
+    for problem, lanes in zip(moves, greedy(model, game, moves, n, mask, rope), strict=True):
         truth = game.answer(problem)
-        right += vote(texts, extract=last_word).text == truth
-        per_lane += np.array([last_word(text) == truth for text in texts])
+        right += vote(SimpleNamespace(lanes=lanes), extract=last_word).text == truth
+        per_lane += np.array([last_word(lane.text) == truth for lane in lanes])
     seconds = time.perf_counter() - began
-    lanes = tuple(int(k) for k in per_lane)
-    return Score(n, visibility, count, right, lanes, tokens, tokens * count, seconds)
+    each = tuple(int(k) for k in per_lane)
+    return Score(n, visibility, count, right, each, tokens, tokens * count, seconds)
