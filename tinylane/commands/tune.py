@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from tinylane.commands import common
-from tinylane.commands.generate import _omega_file, _template
+from tinylane.commands.generate import _template
+from tinylane.commands.lanes import parse_omega
 from tinylane.errors import TinylaneError
+from tinylane.lanes import LaneRoPE
 
 
 def run(args: Any) -> int:
@@ -23,10 +25,7 @@ def run(args: Any) -> int:
     from tinylane.train import setup
     from tinylane.train.tune import run as train
 
-    omega: Any = args.omega
-    if omega not in (None, "none", "group_think", "ntk", "learned"):
-        omega = _omega_file(omega)
-    template = _template(args)
+    omega, template = parse_omega(args.omega), _template(args)
     source = args.model if args.model is not None else common.embedded()
     begin = setup.start(
         source,
@@ -41,7 +40,7 @@ def run(args: Any) -> int:
         recipe = dataclasses.replace(recipe, visibility=model.visibility)
         if args.lag is None:
             recipe = dataclasses.replace(recipe, lag=model.lag)
-    if args.prompt_lane is None and model.lane_rope is not None:
+    if args.prompt_lane is None and isinstance(model.lane_rope, LaneRoPE):
         recipe = dataclasses.replace(recipe, prompt_lane=model.lane_rope.prompt_lane)
     session = setup.prepare(
         begin,

@@ -1,16 +1,17 @@
 """The decoder's forward pass, block by block, for training: the same functions as `model.forward`.
 
-What it adds: each block can be a gradient checkpoint (its inside is computed again on the way back
-instead of being kept), and log-probabilities come in slices of rows, so that logits of a large
-vocabulary never stand in memory all at once. `tests/test_tune.py` holds it against
-`model.forward`.
+What it adds is room. Each block can be a gradient checkpoint (its inside is computed again on the
+way back instead of being kept). Scores of many rows, and logits of a large vocabulary, are computed
+in slices of rows, never all at once. `tests/test_tune_model.py` holds it against `model.forward`.
 
-    B batch   T rows   R rows that predict   C width   V vocab
+    B batch   T rows   S keys   R rows that predict   H heads   D head dim   C width   V vocab
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -20,6 +21,31 @@ from tinylane.fast import SEAMS
 from tinylane.model import Plan, Seams, feed_forward, self_attention
 
 LOGITS = 1 << 26  # elements of logits that are computed at a time
+SCORES = 1 << 27  # and of attention scores
+
+
+def attention(
+    queries: tuple[mx.array, ...], keys: mx.array, values: mx.array, mask: Any, split: Any
+) -> mx.array:
+    """As `fast.attention`, in slices of query rows where two blocks of keys share a softmax (which
+    no fused kernel does) and their scores would be many."""
+    *batch, H, T, _ = queries[0].shape
+    rows = max(SCORES // (math.prod(batch) * H * keys.shape[-2]), 1)
+    if len(queries) == 1 or rows >= T:
+        return SEAMS.attention(queries, keys, values, mask, split)
+
+    def some(queries: tuple[mx.array, ...], keys: mx.array, values: mx.array, k: int) -> mx.array:
+        seen = None if mask is None else mask[k : k + rows]
+        return SEAMS.attention(queries, keys, values, seen, split)
+
+    parts = []
+    for k in range(0, T, rows):
+        part = tuple(q[..., k : k + rows, :] for q in queries)
+        parts.append(mx.checkpoint(partial(some, k=k))(part, keys, values))
+    return mx.concatenate(parts, axis=-2)
+
+
+TRAINING = SEAMS._replace(attention=attention)
 
 
 def block(
@@ -28,7 +54,7 @@ def block(
     layer: int,
     x: mx.array,
     plan: Plan,
-    seams: Seams = SEAMS,
+    seams: Seams = TRAINING,
 ) -> mx.array:
     """One block of the decoder, attention then feed-forward: (..., T, C) -> (..., T, C)."""
     name = f"model.layers.{layer}."
@@ -45,7 +71,7 @@ def hidden(
     plan: Plan,
     rows: mx.array | None = None,
     live: Collection[str] | None = None,
-    seams: Seams = SEAMS,
+    seams: Seams = TRAINING,
 ) -> mx.array:
     """tokens (..., T) -> what the output head takes, (..., T, C), or of `rows` only.
 
@@ -83,7 +109,7 @@ def _checkpointed(
 
 
 def logprobs(
-    params: dict[str, mx.array], x: mx.array, follows: mx.array, seams: Seams = SEAMS
+    params: dict[str, mx.array], x: mx.array, follows: mx.array, seams: Seams = TRAINING
 ) -> mx.array:
     """Log-softmax of the head's logits at the tokens that follow: (B, R, C), (B, R) -> (B, R).
 
@@ -91,18 +117,19 @@ def logprobs(
     again on the way back.
     """
 
-    def some(x: mx.array, follows: mx.array, head: dict[str, mx.array]) -> mx.array:
+    def some(x: mx.array, head: dict[str, mx.array], follows: mx.array) -> mx.array:
         logits = seams.linear({**params, **head}, "lm_head", x).astype(mx.float32)
         chosen = mx.take_along_axis(logits, follows[..., None], axis=-1)[..., 0]
         return chosen - mx.logsumexp(logits, axis=-1)
 
-    head = {} if "lm_head.scales" in params else {"lm_head.weight": params["lm_head.weight"]}
-    vocab = params["lm_head.weight"].shape[0 if "lm_head.scales" in params else -1]
+    packed = "lm_head.scales" in params
+    head = {} if packed else {"lm_head.weight": params["lm_head.weight"]}
+    vocab = params["lm_head.weight"].shape[0 if packed else -1]
     step = max(LOGITS // (vocab * x.shape[0]), 1)
     if step >= x.shape[1]:
-        return some(x, follows, head)
-    parts = [
-        mx.checkpoint(some)(x[:, k : k + step], follows[:, k : k + step], head)
-        for k in range(0, x.shape[1], step)
-    ]
+        return some(x, head, follows)
+    parts = []
+    for k in range(0, x.shape[1], step):
+        inside = partial(some, follows=follows[:, k : k + step])  # indices take no gradient
+        parts.append(mx.checkpoint(inside)(x[:, k : k + step], head))
     return mx.concatenate(parts, axis=1)

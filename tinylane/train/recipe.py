@@ -99,14 +99,18 @@ class Order:
     def __init__(self, count: int, size: int, seed: int, fixed: bool) -> None:
         self.count, self.seed, self.fixed = count, seed, fixed
         self.chunks = max(count // size, 1)
+        self._epoch: tuple[int, list[np.ndarray]] = (-1, [])  # the last one asked for, in order
 
     def epoch(self, epoch: int) -> list[np.ndarray]:
         """The microbatches of an epoch, unordered: arrays of indices."""
-        rng = np.random.default_rng([self.seed, 0 if self.fixed else epoch])
+        rng = np.random.default_rng([self.seed, 0, 0 if self.fixed else epoch])
         return np.array_split(rng.permutation(self.count), self.chunks)
 
     def __call__(self, number: int) -> np.ndarray:
         """Indices of microbatch `number`, counted from the beginning of the run."""
         epoch, k = divmod(number, self.chunks)
-        turn = np.random.default_rng([self.seed, epoch, 1]).permutation(self.chunks)
-        return self.epoch(epoch)[turn[k]]
+        if self._epoch[0] != epoch:
+            turn = np.random.default_rng([self.seed, 1, epoch]).permutation(self.chunks)
+            these = self.epoch(epoch)
+            self._epoch = (epoch, [these[t] for t in turn])
+        return self._epoch[1][k]

@@ -35,10 +35,12 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise TinylaneError(
                 f"{folder}: another process is at work there; wait for it, or choose another folder"
             ) from None
+        except OSError as error:
+            raise TinylaneError(f"{folder}: cannot be locked ({error.strerror})") from None
         yield
     finally:
         os.close(handle)
@@ -95,9 +97,14 @@ class Log:
 
     def add(self, entry: dict[str, Any]) -> None:
         """Append a line. Raises TinylaneError when it cannot be written."""
-        try:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
-        except OSError as error:
-            raise TinylaneError(f"{self.path}: cannot be written ({error.strerror})") from None
+        append(self.path, entry)
         self.entries.append(entry)
+
+
+def append(path: Path, value: Any) -> None:
+    """Add a line of JSON to a file. Raises TinylaneError when it cannot be written."""
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(value) + "\n")
+    except OSError as error:
+        raise TinylaneError(f"{path}: cannot be written ({error.strerror})") from None

@@ -22,12 +22,11 @@ import tinylane
 from tinylane.adapter import OMEGA, Adapter, save_adapter
 from tinylane.checkpoint import Plan, load
 from tinylane.config import ModelConfig
-from tinylane.errors import TinylaneError
 from tinylane.export import write_checkpoint
-from tinylane.files import read_json, show
+from tinylane.files import read_json
 from tinylane.hub import resolve
-from tinylane.lanes import LaneRoPE
 from tinylane.model import Model
+from tinylane.modes import lane_rope
 from tinylane.train.init import random_params
 from tinylane.train.recipe import Recipe
 from tinylane.train.transcripts import Data, read_transcripts
@@ -86,34 +85,6 @@ def _from_scratch(folder: Path, seed: int) -> Start:
     return Start(folder, model, None, identity, "float32", True)
 
 
-def omega_start(
-    start: Start,
-    name: str | np.ndarray | None,
-    slot: float,
-    scale: float,
-) -> np.ndarray:
-    """Omega before the first step, float64: `none`, `group_think`, `ntk`, `learned` (the model's
-    own), or an array. None: the model's own, or ntk if it has none."""
-    model = start.model
-    if name is None:
-        name = "learned" if model.lane_rope is not None else "ntk"
-    if isinstance(name, np.ndarray):
-        return model.rope(LaneRoPE(name)).omega
-    if name == "learned":
-        if model.lane_rope is None:
-            raise TinylaneError("--omega learned: this model has none; give --adapter-path")
-        return model.rope().omega
-    if name == "none":
-        return LaneRoPE.none(model.theta).omega
-    if name == "group_think":
-        return LaneRoPE.group_think(model.theta, slot).omega
-    if name == "ntk":
-        return LaneRoPE.ntk(model.theta, slot, scale).omega
-    raise TinylaneError(
-        f"--omega is {show(name, 40)}; expected none, group_think, ntk, learned or @file.json"
-    )
-
-
 @dataclass(frozen=True)
 class Session:
     """All that `tune.run` takes. decides: what makes two runs the same run."""
@@ -142,8 +113,12 @@ def prepare(
     template: dict[str, Any] | None = None,
     checkpoint: bool = False,
 ) -> Session:
-    """Read the data and set up the run. slot: default the longest lane; omega_scale: default the
-    most lanes. Raises TinylaneError for data and settings that do not fit the model."""
+    """Read the data and set up the run.
+
+    omega: where it starts, a name of `modes.STARTS` or radians; None: the model's own, or ntk if it
+    has none. slot: default the longest lane; omega_scale: default the most lanes. Raises
+    TinylaneError for data and settings that do not fit the model.
+    """
     if begin.scratch:
         choice = replace(choice, full=True)
     labels = recipe.objective == "kto"
@@ -151,11 +126,13 @@ def prepare(
     longest = max(t.length - len(t.prompt) for t in data.transcripts)
     slot = float(longest) if slot is None else slot
     scale = float(max(data.counts)) if omega_scale is None else omega_scale
-    first = omega_start(begin, omega, slot, scale)
+    if omega is None:
+        omega = "ntk" if begin.model.lane_rope is None else "learned"
+    first = lane_rope(begin.model, max(data.counts), omega, slot, scale, recipe.prompt_lane).omega
     recipe.mask(max(data.counts))
     what = tuned(begin.model, choice, first, begin.adapter, recipe.seed)
     tuner = Tuner(recipe, what, data.transcripts, checkpoint)
-    named = omega if isinstance(omega, str) or omega is None else "file"
+    named = omega if isinstance(omega, str) else "numbers"
     decides = {
         "format": "tinylane tuning 1",
         "model": begin.identity,

@@ -18,14 +18,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from tinylane import jsonl
 from tinylane.errors import TinylaneError
-from tinylane.files import open_regular, parse_json, show
+from tinylane.files import show
 from tinylane.lanes import MAX_LANES, SHARED
 from tinylane.prompt import encode_lane_prompt, encode_prompt, end_ids
 
@@ -123,8 +124,8 @@ def mismatched(x: Transcript, y: Transcript, context: int) -> Transcript:
 
 @dataclass(frozen=True)
 class Data:
-    """A file of transcripts. digest: sha256 of the file. left_out: bad ones, of which `sft` does
-    not learn."""
+    """A file of transcripts. digest: sha256 of its ids and labels. left_out: bad ones, of which
+    `sft` does not learn."""
 
     transcripts: list[Transcript]
     digest: str
@@ -155,12 +156,8 @@ def read_transcripts(
     if any(not 1 <= n <= MAX_LANES for n in allowed):
         raise TinylaneError(f"--lanes {show(sorted(allowed))}; expected 1 to {MAX_LANES}")
     digest, found, left_out = hashlib.sha256(), [], 0
-    for number, line in _lines(path):
-        digest.update(line)
-        if not line.strip():
-            continue
+    for number, raw in jsonl.read(path, limit=MAX_LINE):
         where = f"{os.fspath(path)}, line {number}"
-        raw = parse_json(line, where)
         try:
             one = _transcript(raw, where, model, template)
         except TinylaneError as error:
@@ -168,6 +165,9 @@ def read_transcripts(
             raise TinylaneError(text if text.startswith(where) else f"{where}: {text}") from None
         if labels and one.label is None:
             raise TinylaneError(f'{where}: no "label"; kto needs true or false on every line')
+        digest.update(
+            repr((one.prompt, one.lane_prompts, one.lanes, one.ended, one.label)).encode()
+        )
         n = len(one.lanes)
         if lanes is None and not allowed:
             allowed = {n}
@@ -184,18 +184,6 @@ def read_transcripts(
         why = f"all {left_out} are labelled false" if left_out else "expected one a line"
         raise TinylaneError(f"{os.fspath(path)}: no transcripts to learn from ({why})")
     return Data(found, digest.hexdigest(), left_out)
-
-
-def _lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, bytes]]:
-    with open_regular(path) as file:
-        number = 0
-        while line := file.readline(MAX_LINE + 1):
-            number += 1
-            if len(line) > MAX_LINE:
-                raise TinylaneError(
-                    f"{os.fspath(path)}, line {number}: longer than {MAX_LINE:,} bytes"
-                )
-            yield number, line
 
 
 def _transcript(

@@ -17,9 +17,10 @@ from typing import Any
 
 import mlx.core as mx
 
+from tinylane.bench.machine import memory
 from tinylane.errors import TinylaneError
 from tinylane.files import write_text
-from tinylane.train.rundir import Log, claim, locked
+from tinylane.train.rundir import Log, append, claim, locked
 from tinylane.train.tuner import Groups, Outcome, Tuner
 
 STATE, REFERENCE = "state.safetensors", "reference.jsonl"
@@ -67,14 +68,16 @@ def _train(
     state, steps = out / STATE, tuner.recipe.steps
     end = min(stop_at or steps, steps)
     window: list[float] = []  # losses since the last line of the log
+    guard = _Guard(tuner, state)
     if state.exists():
-        window = json.loads(tuner.load(state).get("window", "[]"))
-    log, guard = Log(out, tuner.step), _Guard(tuner, state)
+        notes = tuner.load(state)
+        window, guard.worst = json.loads(notes["window"]), float(notes["worst"])
+    log = Log(out, tuner.step)
     started, before, tokens = tuner.step, time.monotonic() - log.seconds, 0
     began = time.monotonic()
 
     def save() -> None:
-        tuner.save(state, {"window": json.dumps(window)})
+        tuner.save(state, {"window": json.dumps(window), "worst": str(guard.worst)})
         export(tuner, out)
 
     while tuner.step < end:
@@ -85,7 +88,7 @@ def _train(
         norm = tuner.apply(found.grads or {})
         window.append(found.loss)
         tokens += found.tokens
-        if tuner.step % every == 0 or tuner.step == end:
+        if tuner.step % every == 0 or tuner.step == steps:
             mean = sum(window) / len(window)
             window.clear()
             named = {name: getattr(found, name) for name in ("good", "bad", "kl")}
@@ -99,7 +102,7 @@ def _train(
                 "seconds": round(time.monotonic() - before, 2),
                 "tokens_per_second": round(tokens / max(spent, 1e-9), 1),
                 "seconds_left": round(spent / (tuner.step - started) * (steps - tuner.step), 1),
-                "peak_memory": mx.get_peak_memory(),
+                "peak_memory": max(memory() or 0, mx.get_peak_memory()),
             }
             log.add(entry)
             say(entry)
@@ -137,9 +140,8 @@ def _refer(tuner: Tuner, path: Path, recipe: Mapping[str, Any], say: Say) -> Non
     for k in range(len(kept) - 1, len(chunks)):
         values = tuner.refer(chunks[k])
         tuner.reference |= dict(zip(map(int, chunks[k]), values, strict=True))
-        with open(path, "a") as file:
-            plain = [(own, None if math.isnan(pair) else pair) for own, pair in values]
-            file.write(json.dumps(plain) + "\n")
+        plain = [(own, None if math.isnan(pair) else pair) for own, pair in values]
+        append(path, plain)
         say({"reference": k + 1, "of": len(chunks)})
 
 
@@ -152,16 +154,14 @@ class _Guard:
 
     def __init__(self, tuner: Tuner, state: Path) -> None:
         self.tuner, self.state, self.out_of_bounds = tuner, state, 0
-        self.worst = 2 * math.log(tuner.config.vocab)
-        self.first = True
+        self.worst = 0.0  # until the first loss
 
     def __call__(self, found: Outcome, final: bool = False) -> bool:
         numbers = [found.loss, *([] if found.nll is None else [found.nll])]
         finite = all(map(math.isfinite, numbers)) and _finite(found.grads)
-        if finite and self.first and found.nll is not None:
-            self.worst = max(self.worst, 2 * found.nll)
-            self.first = False
-        sane = finite and (found.nll is None or found.nll <= self.worst)
+        if finite and not self.worst and found.nll is not None:
+            self.worst = 2 * max(math.log(self.tuner.config.vocab), found.nll)
+        sane = finite and (found.nll is None or not self.worst or found.nll <= self.worst)
         self.out_of_bounds = 0 if sane else self.out_of_bounds + 1
         if not finite or self.out_of_bounds >= PATIENCE or (final and not sane):
             kept = f"{self.state} is kept" if self.state.exists() else "no state was saved yet"
