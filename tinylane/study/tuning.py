@@ -254,7 +254,9 @@ def _part(
         argv += ["--out", str(run), "--seed", str(seed), *tuning.flags(method)]
         argv += ["--every", "20", "--save-every", "50"]
         result["share_tuned"] = _train(argv, stop_at, say, folder.name)
-        log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        path = run / "log.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        log = [json.loads(line) for line in lines]
         if not log or log[-1]["step"] < tuning.steps:
             return
         full = method.endswith("-full")
