@@ -26,7 +26,7 @@ from tinylane.study.base import BaseRecipe, alone
 from tinylane.study.cells import CELLS, StudyRecipe
 from tinylane.study.fold import FoldedGame, SharesGame, head
 from tinylane.study.score import batched, greedy, prompts, score
-from tinylane.study.scratch import compare, recipe_of
+from tinylane.study.scratch import compare
 from tinylane.study.starts import company, omegas, together
 from tinylane.study.trainer import StudyTrainer
 from tinylane.study.tuning import corrupted
@@ -193,12 +193,12 @@ def test_all_cells_see_the_same_problems() -> None:
     """Guards "the same steps and data"; the fold's runs are shorter, so a step has more of them."""
     batches = []
     for name in ("joint-none", "joint-learned", "independent"):
-        trainer = StudyTrainer(recipe_of(CELLS[name], TINY, seed=4))
+        trainer = StudyTrainer(CELLS[name].recipe(TINY, 4))
         batches.append([trainer.batch(step) for step in range(6)])
     for other in batches[1:]:
         for (n, tokens, follows), (m, t, f) in zip(batches[0], other, strict=True):
             assert n == m and np.array_equal(tokens, t) and np.array_equal(follows, f)
-    fold = StudyTrainer(recipe_of(CELLS["fold"], TINY, seed=4))
+    fold = StudyTrainer(CELLS["fold"].recipe(TINY, 4))
     for step in range(6):
         n, tokens, _ = fold.batch(step)
         assert n == batches[0][step][0] and tokens.size <= TINY.rows
@@ -211,9 +211,7 @@ def test_independent_cells_are_one_cell() -> None:
     assert found[0]["loss_gap_largest"] == 0.0 and found[1]["loss_gap_first_step"] < 1e-5
     import mlx.core as mx
 
-    none, some = (
-        StudyTrainer(recipe_of(CELLS[name], TINY, 0)) for name in ("joint-none", "joint-ntk")
-    )
+    none, some = (StudyTrainer(CELLS[name].recipe(TINY, 0)) for name in ("joint-none", "joint-ntk"))
     tokens = mx.array(none.game.rows(none.game.draw(4, np.random.default_rng(0)), 2)[0])
     weights = {k: w * 12 if w.ndim == 2 else w for k, w in none.state["weights"].items()}
     a, b = (t.logits(weights, t.state["omega"], tokens, 2) for t in (none, some))

@@ -108,7 +108,7 @@ def alone(
     moves = game.draw(count, np.random.default_rng([seed, EVALUATION]))
     tokens, follows = game.rows(moves, n)
     mask, single = LaneMask.independent(1), _Single(game, n)
-    logits = batched(model, single, 1, mask, rope)
+    logits = batched(model, single, 1, mask, rope)  # type: ignore[arg-type]
     right = sum(
         int((logits(part).argmax(axis=-1) == wanted).all(axis=-1).sum())
         for part, wanted in zip(_parts(tokens), _parts(follows), strict=True)

@@ -6,7 +6,8 @@ Omega changes nothing. `scratch.law7` measures that once; the cell is trained wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from tinylane.errors import TinylaneError
 from tinylane.files import show
@@ -44,23 +45,31 @@ class StudyRecipe(Recipe):
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell. omega: where Omega starts. learn: whether it is trained. fold: see StudyRecipe."""
+    """One cell. omega: where Omega starts. learn: whether it is trained. fold: see StudyRecipe.
+
+    longer, slower: factors of the recipe's steps, and of the steps before the next stage.
+    """
 
     name: str
     visibility: str
     omega: str = "none"
     learn: bool = False
     fold: bool = False
+    longer: int = 1
+    slower: int = 1
 
-    @property
-    def changes(self) -> dict[str, object]:
-        """The fields of the recipe that make this cell."""
-        return {
+    def recipe(self, base: StudyRecipe, seed: int) -> StudyRecipe:
+        """The recipe of one run of this cell."""
+        changes: dict[str, Any] = {
+            "seed": seed,
+            "steps": base.steps * self.longer,
+            "stage": base.stage * self.slower,
             "visibility": self.visibility,
             "omega": self.omega,
             "learn_omega": self.learn,
             "fold": self.fold,
         }
+        return replace(base, **changes)
 
 
 CELLS = {
@@ -72,6 +81,7 @@ CELLS = {
         Cell("joint-learned", "joint", "group_think", learn=True),
         Cell("independent", "independent"),
         Cell("fold", "independent", fold=True),
+        Cell("fold-long", "independent", fold=True, longer=4, slower=8),
     )
 }
 LAW7 = (  # the four cells that are one

@@ -23,6 +23,7 @@ NAMES = {
     "joint-learned": "joint, learned",
     "independent": "independent",
     "fold": "independent, folded",
+    "fold-long": "independent, folded, 4 x the steps",
 }
 STYLES = {  # colour-blind safe (Okabe and Ito), and a dash and a marker each
     "joint-none": ("#999999", ":", "s"),
@@ -30,7 +31,8 @@ STYLES = {  # colour-blind safe (Okabe and Ito), and a dash and a marker each
     "joint-ntk": ("#009E73", "-.", "^"),
     "joint-learned": ("#D55E00", "-", "D"),
     "independent": ("#000000", ":", "x"),
-    "fold": ("#CC79A7", "--", "v"),
+    "fold": ("#CC79A7", ":", "v"),
+    "fold-long": ("#CC79A7", "--", "P"),
 }
 
 

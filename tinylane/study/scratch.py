@@ -24,11 +24,6 @@ Say = Callable[[str], None]
 COUNT, SEED = 500, 1  # problems that a cell is scored on, and the seed of their draw
 
 
-def recipe_of(cell: Cell, base: StudyRecipe, seed: int) -> StudyRecipe:
-    """The recipe of one run."""
-    return dataclasses.replace(base, seed=seed, **cell.changes)  # type: ignore[arg-type]
-
-
 def scratch(
     out: Path,
     cells: Sequence[Cell],
@@ -57,7 +52,7 @@ def scratch(
                 if not mine:
                     say(f"{folder.name}: another process is at it")
                 elif not record.done(folder):
-                    _part(folder, cell, recipe_of(cell, base, seed), count, stop_at, say)
+                    _part(folder, cell, cell.recipe(base, seed), count, stop_at, say)
             record.publish(collect(out, base, count), publish)
         if law7 and seed == seeds[0] and not stop_at:
             with record.locked(out / "law7") as mine:
@@ -96,7 +91,7 @@ def _part(
         low, high = scores[n].interval
         say(f"{folder.name}: {n} lanes {scores[n].accuracy:.1%} ({low:.1%} to {high:.1%})")
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    start = recipe.start().omega
+    start = np.asarray(recipe.start().omega)
     ended = np.asarray(trainer.state["omega"], dtype=np.float64)
     result = {
         "cell": cell.name,
@@ -111,8 +106,8 @@ def _part(
             for entry in log
         ],
         "omega": {
-            "start": [round(float(x), 5) for x in start],
-            **({"learned": [round(float(x), 5) for x in ended]} if recipe.learn_omega else {}),
+            "start": [round(x, 5) for x in start.tolist()],
+            **({"learned": [round(x, 5) for x in ended.tolist()]} if recipe.learn_omega else {}),
         },
         "train_seconds": log[-1]["seconds"],
         "score_seconds": round(time.monotonic() - began, 1),
@@ -130,7 +125,7 @@ def compare(base: StudyRecipe, seed: int, steps: int, say: Say) -> dict[str, Any
 
     from tinylane.study.trainer import StudyTrainer
 
-    trainers = [StudyTrainer(recipe_of(cell, base, seed)) for cell in LAW7]
+    trainers = [StudyTrainer(cell.recipe(base, seed)) for cell in LAW7]
     losses: list[list[float]] = [[] for _ in trainers]
     for step in range(steps):
         for k, trainer in enumerate(trainers):
@@ -173,8 +168,8 @@ def collect(out: Path, base: StudyRecipe, count: int) -> dict[str, Any]:
     """The table of all parts that are done in a folder."""
     cells: dict[str, Any] = {}
     for cell in CELLS.values():
-        found = [record.done(folder) for folder in sorted(out.glob(f"{cell.name}-[0-9]*"))]
-        parts = sorted((part for part in found if part), key=lambda part: part["seed"])
+        made = [record.done(folder) for folder in sorted(out.glob(f"{cell.name}-[0-9]*"))]
+        parts = sorted((part for part in made if part), key=lambda part: part["seed"])
         if parts:
             cells[cell.name] = {**dataclasses.asdict(cell), "seeds": parts}
     table = {

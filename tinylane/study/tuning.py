@@ -4,9 +4,9 @@ The base (`study.base`) does its share of a list and stops; it never met another
 with `tinylane train sft` and `tinylane train kto` on the transcripts of four lanes that share a
 list, each time with Omega and biases alone, with low-rank updates as well, and in full.
 
-sft learns from right transcripts. kto gets as many bad ones: half of them what the untuned base
-writes itself when its lanes are decoded jointly, half right ones in which one arrangement, and all
-that a lane makes of it, is wrong.
+sft learns from right transcripts. kto gets as many bad ones: one in eight is what the untuned base
+writes itself when its lanes are decoded jointly, the others are right ones in which one arrangement
+of one lane, and all that this lane makes of it, is wrong.
 
     B problems   n lanes   L tokens of a lane
 """
@@ -122,7 +122,7 @@ def sampled(
     base: Path, game: ShellGame, moves: np.ndarray, tuning: Tuning, seed: int
 ) -> list[dict[str, Any]]:
     """What the untuned base writes itself, lanes decoded jointly at temperature 1."""
-    model = tinylane.load(base, dtype="float32", backend="mlx", adapter=False)
+    model = tinylane.load(base, dtype="float32", backend="numpy", adapter=False)
     rope = start_of(model.theta, tuning)
     found = []
     for b, problem in enumerate(moves):
@@ -168,8 +168,9 @@ def write_transcripts(
     n, count = tuning.lanes, tuning.transcripts
     rng = np.random.default_rng([seed, TRANSCRIPTS])
     moves, other = game.draw(count, rng), game.draw(count, rng)
-    own = sampled(base, game, other[: count // 2], tuning, seed)
-    bad = [{"lanes": x} for x in corrupted(game, other[count // 2 :], n, rng)]
+    few = count // 8
+    own = sampled(base, game, other[:few], tuning, seed)
+    bad = [{"lanes": x} for x in corrupted(game, other[few:], n, rng)]
 
     def line(problem: np.ndarray, rest: dict[str, Any]) -> str:
         tags = game.lane_prompts(n)
@@ -277,7 +278,7 @@ def _part(
     result["alone"] = alone(model, game, 1, count, rope=rope)
     result["omega"] = {
         "start": np.round(start_of(model.theta, tuning).omega, 5).tolist(),
-        "tuned": np.round(rope.omega, 5).tolist(),
+        "tuned": np.round(np.asarray(getattr(rope, "omega")), 5).tolist(),
     }
     result["seconds"] = round(time.monotonic() - began, 1)
     result |= record.about(f"python -m tinylane.study finetune (cell {method}, seed {seed})")
