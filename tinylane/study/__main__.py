@@ -52,6 +52,9 @@ def _parser() -> _Parser:
     p = tables.add_parser("plot", help="SVG pictures of the tables in a folder")
     p.add_argument("folder", metavar="DIR")
     p.set_defaults(run=_plot)
+    p = tables.add_parser("tables", help="the tables in a folder as Markdown")
+    p.add_argument("folder", metavar="DIR")
+    p.set_defaults(run=_tables)
     return top
 
 
@@ -176,6 +179,13 @@ def _starts(args: Any) -> int:
         say=_say,
     )
     print(f"{Path(args.out) / 'starts.json'}")
+    return 0
+
+
+def _tables(args: Any) -> int:
+    from tinylane.study.tables import tables
+
+    print(tables(Path(args.folder)))
     return 0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -180,6 +181,8 @@ def collect(out: Path, base: StudyRecipe, count: int) -> dict[str, Any]:
         "scored_on": {"problems": count, "seed": SEED, "decoding": "greedy, majority of the lanes"},
         "lanes": list(base.lanes),
         "steps": {str(n): base.game.steps(n) for n in base.lanes},
+        # every swap is odd, so after a given number of them half of the arrangements are left
+        "chance": 2 / math.factorial(base.cups),
         "cells": cells,
     }
     if (found := record.done(out / "law7")) is not None:

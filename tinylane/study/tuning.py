@@ -275,10 +275,11 @@ def _part(
         if n > 1:
             result["scores"][n] = record.scored(score(model, game, n, "joint", count=count, seed=1))
     rope = model.rope()
+    assert isinstance(rope, LaneRoPE)
     result["alone"] = alone(model, game, 1, count, rope=rope)
     result["omega"] = {
         "start": np.round(start_of(model.theta, tuning).omega, 5).tolist(),
-        "tuned": np.round(np.asarray(getattr(rope, "omega")), 5).tolist(),
+        "tuned": np.round(rope.omega, 5).tolist(),
     }
     result["seconds"] = round(time.monotonic() - began, 1)
     result |= record.about(f"python -m tinylane.study finetune (cell {method}, seed {seed})")
