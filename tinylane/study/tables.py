@@ -1,7 +1,7 @@
 """The study's tables as Markdown, from the JSON files alone: `python -m tinylane.study tables DIR`.
 
 A share is over all seeds of a cell together, with Wilson's 95% interval of that count; behind it
-the seeds one by one. All seeds answer the same problems, so the interval is about this set of models.
+the seeds one by one. All seeds answer the same problems, so the interval is about these models.
 """
 
 from __future__ import annotations
