@@ -353,6 +353,31 @@ def test_two_processes_never_work_on_one_part(tmp_path: Path) -> None:
 # What is published.
 
 
+def test_a_table_is_written_as_it_is(tmp_path: Path) -> None:
+    table = {"a": [1, -2.5, 1e-7], "b": [[1], [2, 3]], "c": ["1", None], "d": {"e": []}, "f": 5}
+    record.publish(table, [tmp_path / "new" / "t.json"])
+    text = (tmp_path / "new" / "t.json").read_text()
+    assert json.loads(text) == table and '"a": [1, -2.5, 1e-07]' in text
+
+
+def test_the_tables_in_the_text_are_made_from_the_data() -> None:
+    """Guards the results text: no figure in a table is typed."""
+    from tinylane.study.tables import tables
+
+    text = (DATA / "README.md").read_text()
+    for table in tables(DATA).split("\n\n"):
+        assert table in text
+
+
+def test_pictures_are_drawn_from_the_published_data(tmp_path: Path) -> None:
+    for path in DATA.glob("*.json"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert main(["plot", str(tmp_path)]) == 0
+    drawn = {path.name: path.read_text() for path in tmp_path.glob("*.svg")}
+    assert set(drawn) == {path.name for path in DATA.glob("*.svg")} and len(drawn) == 5
+    assert all(text.rstrip().endswith("</svg>") for text in drawn.values())
+
+
 def parts(table: dict) -> list[tuple[str, dict]]:
     return [(name, part) for name, cell in table["cells"].items() for part in cell["seeds"]]
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,21 +121,10 @@ def revision() -> str | None:
     return head and head + ("+" if git("status", "--porcelain", "--", str(here.parent)) else "")
 
 
-def publish(table: dict[str, Any], paths: list[Path]) -> None:
-    """Write a table's JSON, compact where lists are numbers, to every path."""
+def publish(table: dict[str, Any], paths: Sequence[Path]) -> None:
+    """Write a table's JSON to every path, whole or not at all; a list of numbers on one line."""
     text = json.dumps(table, indent=1, ensure_ascii=False)
-    lines: list[str] = []
-    for line in text.splitlines():  # a list of numbers on one line
-        bare = line.strip()
-        number = bare.rstrip(",").replace("-", "").replace(".", "").replace("e", "").isdigit()
-        if lines and (number or bare in ("]", "],")) and lines[-1].rstrip()[-1] in "[,0123456789":
-            if number and (lines[-1].endswith("[") or lines[-1].rstrip(",")[-1].isdigit()):
-                lines[-1] += ("" if lines[-1].endswith("[") else " ") + bare
-                continue
-            if lines[-1][-1].isdigit() and "[" in lines[-1]:
-                lines[-1] += bare
-                continue
-        lines.append(line)
+    text = re.sub(r"\[\n[-\d.e+,\s]+\]", lambda m: "[" + " ".join(m[0][1:-1].split()) + "]", text)
     for path in paths:
         make(path.parent)
-        write_text(path, "\n".join(lines) + "\n")
+        write_text(path, text + "\n")
