@@ -168,13 +168,16 @@ class Progress:
                 left = f"reference {entry['reference']} of {entry['of']}"
                 self._bar.update(self._task, left=left)
             return
+        if "at" in entry:
+            if self._bar is not None:
+                left = f"{span(entry['seconds_left'])} left"
+                self._bar.update(self._task, completed=entry["at"], left=left)
+            return
         text = describe(entry, self.steps)
         if self._bar is None:
             print(text, file=sys.stderr, flush=True)
         else:
             self._bar.console.print(text, markup=False)
-            left = f"{span(entry['seconds_left'])} left"
-            self._bar.update(self._task, completed=entry["step"], left=left)
 
 
 def describe(entry: dict[str, Any], steps: int) -> str:
