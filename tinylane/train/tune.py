@@ -91,8 +91,8 @@ def _train(
     if state.exists():
         notes = tuner.load(state)
         window, guard = (
-            json.loads(notes["window"]),
-            _Guard(tuner, state, json.loads(notes["guard"])),
+            json.loads(notes.get("window", "[]")),
+            _Guard(tuner, state, json.loads(notes.get("guard", "[0, 0, 0]"))),
         )
     log = Log(out, tuner.step)
     started, before, tokens = tuner.step, time.monotonic() - log.seconds, 0
