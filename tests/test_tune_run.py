@@ -17,6 +17,7 @@ import pytest
 
 pytest.importorskip("mlx.core", exc_type=ImportError)
 
+import helpers_checkpoint as checkpoints
 import helpers_cli
 from helpers_cli import GAME, write_checkpoint
 from helpers_tune import oracle_logprobs, tuner, write_jsonl
@@ -363,10 +364,66 @@ def test_it_says_what_it_tunes_and_how_fast(
     assert entry["seconds_left"] == 0 and entry["rate"] == pytest.approx(0.02)
 
 
+def test_a_validation_loss_is_that_of_other_transcripts(
+    ask: Any, base: Path, data: Path, tmp_path: Path
+) -> None:
+    """Logged at its steps and at the last; training does not see it."""
+    lines = data.read_text().splitlines(keepends=True)
+    (tmp_path / "valid.jsonl").write_text("".join(lines[3:6]))
+    more = ("--valid", tmp_path / "valid.jsonl", "--valid-every", 5)
+    code, _, err = ask(*command("sft", base, data, tmp_path / "out", *more))
+    assert code == 0 and "valid" in err
+    ask(*command("sft", base, data, tmp_path / "plain"))
+    assert losses(tmp_path / "out") == losses(tmp_path / "plain")
+    entries = [json.loads(x) for x in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert [e["step"] for e in entries if "valid" in e] == [5, 10, 12]
+    t = prepare(start(base), tmp_path / "valid.jsonl", Recipe(steps=12), Choice()).tuner
+    state = prepare(start(base), data, Recipe(steps=12), Choice()).tuner
+    state.load(tmp_path / "out" / "state.safetensors")
+    t.groups = state.groups
+    every = np.concatenate([x for one in t.transcripts for x in oracle_logprobs(t, one)])
+    assert entries[-1]["valid"] == pytest.approx(-every.mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize("more", [("--grad-checkpoint",), ("--dtype", "bfloat16")])
+def test_a_packed_checkpoint_is_tuned_by_low_rank_updates(
+    ask: Any, tmp_path: Path, more: tuple
+) -> None:
+    """Its weights stay packed; the adapter loads on top of them, in NumPy as well."""
+    how = {"group_size": 32, "bits": 4}
+    raw = checkpoints.small(
+        "qwen2", quantization={**how, "mode": "affine"}, tie_word_embeddings=True
+    )
+    packed = checkpoints.quantized(checkpoints.weights(raw), {}, how)
+    base = checkpoints.write_checkpoint(tmp_path / "base", raw, packed)
+    rng = np.random.default_rng(0)
+    ids = lambda n: rng.integers(3, 90, n).tolist()
+    lines = [{"prompt": ids(4), "lanes": [ids(3), ids(5)], "label": bool(k % 2)} for k in range(6)]
+    data = write_jsonl(tmp_path / "data.jsonl", lines)
+    tuned = (
+        "--lora-rank",
+        2,
+        "--lora-targets",
+        "mlp.down_proj",
+        "self_attn.q_proj",
+        "--lr",
+        "1e-2",
+    )
+    assert ask(*command("sft", base, data, tmp_path / "out", *tuned, *more))[0] == 0
+    found = losses(tmp_path / "out")
+    assert found[-1][1] < found[0][1]
+    model = tinylane.load(base, "numpy", adapter=tmp_path / "out")
+    assert any(name.endswith("down_proj.lora_a") for name in model.params)
+    code, _, err = ask(*command("sft", base, data, tmp_path / "full", "--full"))
+    assert code == 2 and "--full cannot train a quantized checkpoint" in err
+
+
 BAD_FLAGS = {
     ("--lora-rank", -1): "--lora-rank is -1",
     ("--lora-rank", 2, "--full"): "leave --lora-rank out",
     ("--lora-alpha", 3): "--lora-alpha needs --lora-rank",
+    ("--valid-every", 0): "--valid-every is 0",
+    ("--valid", "nowhere"): "nowhere: cannot be read",
     ("--lora-targets", "q_proj", "--lora-rank", 2): "--lora-targets 'q_proj'",
     ("--no-tune-omega", "--no-tune-biases"): "nothing to tune",
     ("--steps", 0): "--steps is 0",

@@ -18,12 +18,12 @@ def run(args: Any) -> int:
     """Run the command; the exit code."""
     common.silence_panics()
     recipe, choice = asked(args)
-    for flag in ("stop_at", "every", "save_every"):
-        value = getattr(args, flag)
-        if value is not None and value < 1:
-            raise TinylaneError(f"--{flag.replace('_', '-')} is {value}; expected 1 or more")
     from tinylane.train import setup
+    from tinylane.train.transcripts import read_transcripts
+    from tinylane.train.tune import Pace
     from tinylane.train.tune import run as train
+
+    pace = Pace(args.every, args.save_every, args.valid_every, args.stop_at)
 
     omega, template = parse_omega(args.omega), _template(args)
     source = args.model if args.model is not None else common.embedded()
@@ -54,7 +54,10 @@ def run(args: Any) -> int:
         template=template,
         checkpoint=args.grad_checkpoint,
     )
-    data, out = session.data, Path(args.out)
+    data, out, valid = session.data, Path(args.out), []
+    if args.valid is not None:
+        upto = range(1, max(data.counts) + 1)
+        valid = read_transcripts(args.valid, model, lanes=upto, template=template).transcripts
     counts = ", ".join(map(str, data.counts))
     common.note(f"{len(data.transcripts):,} transcripts of {counts} lanes", args.quiet)
     if data.left_out:
@@ -67,10 +70,9 @@ def run(args: Any) -> int:
                 out,
                 session.decides,
                 session.export,
+                pace,
                 notes=session.notes,
-                every=args.every,
-                save_every=args.save_every,
-                stop_at=args.stop_at,
+                valid=valid,
                 say=say,
             )
         except KeyboardInterrupt:
@@ -181,6 +183,8 @@ def describe(entry: dict[str, Any], steps: int) -> str:
     for key, name in (("good", "good"), ("bad", "bad"), ("kl", "KL")):
         if entry.get(key) is not None:
             parts.append(f"{name} {entry[key]:+.2f}")
+    if "valid" in entry:
+        parts.append(f"valid {entry['valid']:.4f}")
     parts.append(f"{entry['tokens_per_second']:,.0f} tokens/s")
     parts.append(common.mebibytes(entry["peak_memory"]))
     parts.append(f"{span(entry['seconds_left'])} left")
