@@ -312,6 +312,25 @@ def test_a_full_tuning_is_a_checkpoint(ask: Any, base: Path, data: Path, tmp_pat
     assert after.lane_rope is not None and after.tokenizer is not None
     bias = "model.layers.1.self_attn.q_proj.bias"
     assert np.abs(after.params[bias]).max() > 0 and bias not in before.params
+    out = tmp_path / "plain"  # for loaders that know of no adapter
+    assert ask("fuse", "--model", tmp_path, "--save-path", out)[0] == 0
+    plain = tinylane.load(out, "numpy", adapter=False)
+    ids, lanes = np.arange(3, 13), np.full(10, -1)
+    a, b = (np.asarray(m(ids, np.arange(10), lanes)) for m in (after, plain))
+    assert np.abs(a - b).max() < 1e-4
+
+
+def test_a_run_does_not_write_over_what_it_starts_from(
+    ask: Any, base: Path, data: Path, tmp_path: Path
+) -> None:
+    before = (base / "model.safetensors").read_bytes()
+    code, _, err = ask(*command("sft", base, data, base, "--full"))
+    assert code == 2 and "is --model itself" in err
+    assert (base / "model.safetensors").read_bytes() == before
+    ask(*command("sft", base, data, tmp_path / "a", "--stop-at", 1))
+    argv = command("kto", base, data, tmp_path / "a", "--adapter-path", tmp_path / "a")
+    code, _, err = ask(*argv)
+    assert code == 2 and "is --adapter-path itself" in err
 
 
 def test_from_scratch_needs_a_config_only(ask: Any, base: Path, data: Path, tmp_path: Path) -> None:
@@ -357,6 +376,7 @@ def test_it_says_what_it_tunes_and_how_fast(
     code, out, err = ask(*command("sft", base, data, tmp_path))
     assert code == 0 and "--adapter-path" in out
     assert "8 transcripts of 2 lanes" in err and "4 labelled false are left out" in err
+    assert "good" not in err
     assert "tunes 68 of 4,420 parameters (1.538%): omega 4, biases 64" in err
     assert "tokens/s" in err and "MiB" in err and "left" in err
     entry = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
@@ -436,6 +456,7 @@ BAD_FLAGS = {
     ("--visibility", "[[1]]"): "--visibility is 1 x 1; there are transcripts of 2 lanes",
     ("--save-every", 0): "--save-every is 0",
     ("--final", 2): "--final is 2",
+    ("--from-scratch", "--dtype", "bfloat16"): "--from-scratch takes no",
 }
 
 

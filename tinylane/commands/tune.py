@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def run(args: Any) -> int:
             recipe = dataclasses.replace(recipe, lag=model.lag)
     if args.prompt_lane is None and isinstance(model.lane_rope, LaneRoPE):
         recipe = dataclasses.replace(recipe, prompt_lane=model.lane_rope.prompt_lane)
+    _check_out(Path(args.out), begin.folder, args.adapter_path, choice.full or args.from_scratch)
     session = setup.prepare(
         begin,
         args.data,
@@ -62,6 +64,9 @@ def run(args: Any) -> int:
     common.note(f"{len(data.transcripts):,} transcripts of {counts} lanes", args.quiet)
     if data.left_out:
         common.note(f"{data.left_out:,} labelled false are left out; kto uses them", args.quiet)
+    if recipe.objective == "kto":
+        good = sum(bool(t.label) for t in data.transcripts)
+        common.note(f"{good:,} good, {len(data.transcripts) - good:,} bad", args.quiet)
     common.note(setup.describe(session.tuner.tuned), args.quiet)
     with Progress(recipe.steps, args.quiet) as say:
         try:
@@ -131,6 +136,13 @@ def asked(args: Any) -> tuple[Any, Any]:
     return Recipe(**given), choice
 
 
+def _check_out(out: Path, model: Path, adapter: str | None, full: bool) -> None:
+    """Refuse to write over what the run starts from: it could not go on after an interruption."""
+    for there, what in ((model if full else None, "--model"), (adapter, "--adapter-path")):
+        if there is not None and os.path.realpath(there) == os.path.realpath(out):
+            raise TinylaneError(f"--out {out} is {what} itself; choose another folder")
+
+
 class Progress:
     """A line for every entry of the log; on a terminal a bar with the time left below them."""
 
@@ -168,13 +180,16 @@ class Progress:
                 left = f"reference {entry['reference']} of {entry['of']}"
                 self._bar.update(self._task, left=left)
             return
+        if "at" in entry:
+            if self._bar is not None:
+                left = f"{span(entry['seconds_left'])} left"
+                self._bar.update(self._task, completed=entry["at"], left=left)
+            return
         text = describe(entry, self.steps)
         if self._bar is None:
             print(text, file=sys.stderr, flush=True)
         else:
             self._bar.console.print(text, markup=False)
-            left = f"{span(entry['seconds_left'])} left"
-            self._bar.update(self._task, completed=entry["step"], left=left)
 
 
 def describe(entry: dict[str, Any], steps: int) -> str:

@@ -27,6 +27,8 @@ from tinylane.train.tuner import Groups, Outcome, Tuner
 
 STATE, REFERENCE = "state.safetensors", "reference.jsonl"
 PATIENCE = 10  # steps in a row whose loss is out of bounds before a run is given up
+# What there is to say: a line of the log, or {"at": step, "seconds_left": s} after every step, or
+# {"reference": k, "of": n} while kto's reference is computed.
 Say = Callable[[dict[str, Any]], None]
 
 
@@ -89,8 +91,8 @@ def _train(
     if state.exists():
         notes = tuner.load(state)
         window, guard = (
-            json.loads(notes["window"]),
-            _Guard(tuner, state, json.loads(notes["guard"])),
+            json.loads(notes.get("window", "[]")),
+            _Guard(tuner, state, json.loads(notes.get("guard", "[0, 0, 0]"))),
         )
     log = Log(out, tuner.step)
     started, before, tokens = tuner.step, time.monotonic() - log.seconds, 0
@@ -110,11 +112,13 @@ def _train(
         norm = tuner.apply(found.grads or {})
         window.append(found.loss)
         tokens += found.tokens
+        spent = time.monotonic() - began
+        left = round(spent / (tuner.step - started) * (steps - tuner.step), 1)
+        say({"at": tuner.step, "seconds_left": left})
         if tuner.step % pace.every == 0 or tuner.step == steps:
             mean = sum(window) / len(window)
             window.clear()
             named = {name: getattr(found, name) for name in ("good", "bad", "kl")}
-            spent = time.monotonic() - began
             entry = {
                 "step": tuner.step,
                 "loss": mean,
@@ -123,7 +127,7 @@ def _train(
                 "gradient": norm,
                 "seconds": round(time.monotonic() - before, 2),
                 "tokens_per_second": round(tokens / max(spent, 1e-9), 1),
-                "seconds_left": round(spent / (tuner.step - started) * (steps - tuner.step), 1),
+                "seconds_left": left,
                 "peak_memory": max(memory() or 0, mx.get_peak_memory()),
             }
             if valid and (tuner.step % pace.valid_every == 0 or tuner.step == steps):
