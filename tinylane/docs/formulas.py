@@ -1,0 +1,37 @@
+"""Formulas as MathML, at build time: no script and no font has to be loaded to read them.
+
+`fence` and `inline` are what `mkdocs.yml` names for blocks of ```math and for `#!math x` in a line.
+The LaTeX is read by latex2mathml; what it does not know is refused (it would print it as it is).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from tinylane.errors import TinylaneError
+
+
+def mathml(latex: str, block: bool = False) -> str:
+    """One formula as a <math> element that carries its source. Raises TinylaneError if unknown."""
+    from latex2mathml.converter import convert
+
+    latex = latex.strip()
+    try:
+        done = convert(latex, display="block" if block else "inline")
+    except Exception as error:  # the library raises many kinds, without a common ancestor
+        raise TinylaneError(f"formula {latex!r} cannot be read ({error!r})") from error
+    unknown = re.findall(r"\\[A-Za-z]+", done)  # commands that came out as text
+    if unknown:
+        raise TinylaneError(f"formula {latex!r} has {unknown[0]}, which latex2mathml does not know")
+    return done
+
+
+def fence(source: str, language: str, css_class: str, options: Any, md: Any, **_: Any) -> str:
+    """A ```math block, for pymdownx.superfences: one formula on a line of its own."""
+    return f'<div class="formula">{mathml(source, block=True)}</div>'
+
+
+def inline(source: str, language: str, css_class: str, md: Any) -> str:
+    """`#!math x`, for pymdownx.inlinehilite: a formula within a line."""
+    return mathml(source)
