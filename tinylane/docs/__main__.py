@@ -71,10 +71,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _environment() -> dict[str, str]:
-    """One thread a process, no kernel compilation, and this checkout's package before any other."""
+    """One thread a process, no kernel compilation; this checkout's package and this environment's
+    commands before any others."""
     given = {"OPENBLAS_NUM_THREADS": "1", "MLX_DISABLE_COMPILE": "1", "NO_MKDOCS_2_WARNING": "1"}
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**given, **os.environ, "PYTHONPATH": path, "MPLBACKEND": "Agg"}
+    commands = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    given |= {**os.environ, "PYTHONPATH": path, "PATH": commands, "MPLBACKEND": "Agg"}
+    return given
 
 
 @contextmanager
