@@ -223,7 +223,7 @@ const rect = (x, y, width, height, kind) => svg("rect", { x, y, width, height, c
 const circle = (cx, cy, r, kind) => svg("circle", { cx, cy, r, class: kind });
 const text = (x, y, what, anchor = "middle", kind = "") =>
   svg("text", { x, y, class: kind, "text-anchor": anchor }, what);
-const hatch = (node) => set(node, { fill: "url(#lx-hatch)" });
+const hatch = (node) => set(node, { style: "fill: url(#lx-hatch)" });
 const widthFor = (node) => Math.max(node.parentElement.clientWidth, 280);
 
 /** Shapes into a picture of that size; label: what it shows, in words. */
@@ -307,8 +307,7 @@ function drawWords(view, key) {
   const count = (kind) => kinds.filter((other) => other === kind).length;
   const entry = ([kind, [sign, name]]) =>
     html("span", { class: kind }, html("b", {}, sign), ` ${name} `, count(kind));
-  const met = Object.entries(KINDS).filter(([kind]) => count(kind));
-  parts.legend.replaceChildren(...met.map(entry));
+  parts.legend.replaceChildren(...Object.entries(KINDS).filter(([k]) => count(k)).map(entry));
 }
 
 function drawMatrix({ state: { see }, parts }) {
@@ -333,8 +332,9 @@ function drawMask({ state, parts }, key) {
     .map(([q, k, x, y]) => [reason(q, k, see, lag), x, y]);
   const edges = times(state.lanes, (m) => (state.prompt + m * (steps(state) + 1)) * a);
   const rules = edges.flatMap((x) => [line(x, 0, x, side, "rule"), line(0, x, side, x, "rule")]);
-  const at = (place) => all.findIndex((other) => same(place, other)) * a;
+  const at = (place) => all.findIndex((other) => same(place, other)) * a; // not fed yet: < 0
   const bands = [rect(0, at(query), side, a, "band"), rect(at(key), 0, a, side, "band")];
+  if (at(key) < 0) bands.pop();
   const label = `The mask of ${all.length} tokens: ${points.length} visible pairs`;
   picture(parts.mask, side, side, label, [...rules, ...marks(points, a * 0.38), ...bands]);
 }
@@ -443,11 +443,9 @@ function change(view, patch) {
 
 /** Choose a token as the key or as the query; the clock goes on to a query that is later. */
 function choose(view, at, as) {
-  const { state } = view, step = at[0] - state.prompt;
-  if (as === "key") return change(view, { key: at });
-  if (step > steps(state)) return; // drawn last, never fed
-  if (at[1] !== SHARED) state.step = Math.max(state.step, step);
-  change(view, { query: at });
+  const { state } = view, step = at[1] === SHARED ? 0 : at[0] - state.prompt;
+  if (as === "query") state.step = Math.max(state.step, step);
+  change(view, { [as]: at });
 }
 
 function press(view, event) {
@@ -469,7 +467,6 @@ export function mount(root, data) {
   for (const node of root.querySelectorAll("[data-part]")) parts[node.dataset.part] = node;
   const theta = frequencies(data.base, data.head_dim), state = fromURL(location.search);
   const view = { data, theta, parts, form, state, hover: null };
-  const update = (patch) => change(view, patch);
   const pair = (words) => words?.split(",").map(Number) ?? null;
   const at = ({ target }) => pair(target.closest("[data-at]")?.dataset.at);
   const point = (key) => same(key, view.hover) || draw(Object.assign(view, { hover: key }));
@@ -479,23 +476,24 @@ export function mount(root, data) {
   parts.grid.addEventListener("keydown", (e) => press(view, e));
   parts.matrix.addEventListener("click", ({ target }) => {
     const [m, n] = pair(target.dataset.cell) ?? [];
-    update({ see: state.see.map((row, a) => row.map((on, b) => on !== (a === m && b === n))) });
+    const flip = (on, a, b) => on !== (a === m && b === n);
+    change(view, { see: state.see.map((row, a) => row.map((on, b) => flip(on, a, b))) });
     parts.matrix.querySelector(`[data-cell="${m},${n}"]`)?.focus();
   });
   form.addEventListener("input", ({ target: { name, value } }) => {
-    if (name === "see") update({ see: pattern(value, state.lanes) });
-    else if (name === "omega") update({ omega: value });
+    if (name === "see") change(view, { see: pattern(value, state.lanes) });
+    else if (name === "omega") change(view, { omega: value });
     else if (name in LIMITS && value)
-      update({ [name]: clamp(Math.round(value), ...LIMITS[name]) });
+      change(view, { [name]: clamp(Math.round(value), ...LIMITS[name]) });
   });
-  parts.reset.addEventListener("click", () => update(fromURL("")));
+  parts.reset.addEventListener("click", () => change(view, fromURL("")));
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches; // a press is one step
   const play = (on) => {
     clearTimeout(view.playing);
     view.playing = on && !still && setTimeout(play, 900, true);
-    update(on ? { step: (state.step + 1) % (steps(state) + 1) } : {});
+    change(view, on ? { step: (state.step + 1) % (steps(state) + 1) } : {});
   };
   parts.play.addEventListener("click", () => play(!view.playing));
-  update({});
+  change(view, {});
   new ResizeObserver(() => draw(view)).observe(root);
 }
