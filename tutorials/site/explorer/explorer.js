@@ -425,7 +425,7 @@ function draw(view) {
   for (const field of form.querySelectorAll("[name]")) {
     const value = shown[field.name] ?? field.value; // a number is left alone while it is typed
     if (field.type !== "number" || field !== document.activeElement) field.value = value;
-    if (field.type === "range") field.parentElement.querySelector("output").textContent = value;
+    if (field.type === "range") field.parentElement.querySelector("b").textContent = value;
   }
 }
 
