@@ -5,6 +5,8 @@ Settings are made with the page's own controls or its URL, and read from what is
 
 from __future__ import annotations
 
+import html
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -317,6 +319,31 @@ def test_the_page_is_drawn_again_when_the_window_changes(page: Visit) -> None:
     assert page.page.locator("[data-part=grid]").bounding_box()["height"] > wide["height"]
     assert page.overflow == 0
     Shown(page).check()
+
+
+def test_the_examples_of_the_page_are_as_it_says(page: Visit) -> None:
+    """The links under "What to try", in their order, each with what its sentence claims."""
+    text = (FOLDER / "index.md").read_text(encoding="utf-8")
+    links = [html.unescape(link) for link in re.findall(r'<a href="\?(.+?)">', text)]
+    shown = [Shown(page, link) for link in links]
+    right = [re.search(r"(\d) of 4 lanes end with it", x.source)[1] for x in shown]  # type: ignore
+    assert right == ["0", "0", "3", "4", "4", "4"]
+    alone, late, near, none, think, prompt = shown
+    assert "does not let lane 1 read lane 0" in alone.why
+    assert "lane’s token is read 1 late: this one from position 28 on" in late.why
+    assert "does not let lane 0 read lane 2" in near.why
+    assert [word for i, m, _, word in near.cells if (i, m) == (30, 0)] == ["DCBA"]
+    assert none.why.startswith("Lane 1 at position 27 sees lane 3")
+    assert "= 64 away, ahead of the query" in think.far
+    assert "a prompt token sees the prompt only" in prompt.why
+    page.page.goto(f"{page.base}explorer.html?{links[3]}")
+    page.page.wait_for_selector(".hill")
+    hills = page.page.eval_on_selector_all
+    heights = "all => all.map((hill) => hill.getBBox().height)"
+    assert np.ptp(hills("[data-part=ours] .hill", heights)) < 1e-3
+    assert np.ptp(hills("[data-part=theirs] .hill", heights)) > 1
+    for one in shown:
+        one.check()
 
 
 def test_the_page_of_the_site_shows_the_same(browser: Any, tmp_path: Path) -> None:

@@ -145,16 +145,15 @@ function recorded({ state, data }) {
   return data.runs[`${state.lanes} ${name} ${alone ? 0 : state.lag}`];
 }
 
-function wordOf(view, [j, n]) {
-  const run = recorded(view);
-  if (!run || j > clock(view.state) + 1) return "";
-  return n === SHARED ? view.data.prompt[j] : run.lanes[n][j - view.state.prompt];
+function wordOf({ state, data, run }, [j, n]) {
+  if (!run || j > clock(state) + 1) return "";
+  return n === SHARED ? data.prompt[j] : run.lanes[n][j - state.prompt];
 }
 
 /** What each place got of the query's attention: thousandths, the mean of all layers and heads. */
 function heard(view) {
   const all = places(view.state).map(String);
-  const row = recorded(view)?.attention?.[all.indexOf(String(view.state.query))] ?? [];
+  const row = view.run?.attention?.[all.indexOf(String(view.state.query))] ?? [];
   return Object.fromEntries(row.map((share, k) => [all[k], share]));
 }
 
@@ -193,8 +192,7 @@ function sentence(view, key) {
 }
 
 /** Where the words come from, and whether the lanes are right. */
-function provenance(view) {
-  const { state, data } = view, run = recorded(view);
+function provenance({ state, data, run }) {
   if (!run) return "Places only: no run is recorded for this prompt length, lanes, mask and lag.";
   const last = (words) => words.findLast((word) => word !== "<end>");
   const right = run.lanes.filter((words) => last(words) === data.answer).length;
@@ -415,6 +413,7 @@ function drawVirtual(view, key) {
 function draw(view) {
   const { state, parts, form, theta, data } = view, key = view.hover ?? state.key, N = state.lanes;
   view.Omega = state.omega === "learned" ? data.learned : omega(state.omega, theta, state.slot, N);
+  view.run = recorded(view);
   view.virtual = omega("group_think", theta, state.slot);
   for (const part of [drawGrid, drawWords, drawMask, drawDials, drawVirtual]) part(view, key);
   drawScores(view, key, parts.ours, view.Omega, "own");
