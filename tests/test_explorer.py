@@ -48,7 +48,7 @@ def test_the_first_view_teaches_without_a_click(page: Visit) -> None:
     assert shown.why == (
         "Lane 1 at position 27 sees lane 0’s ACDB at position 27 because lane 1 may read lane 0, "
         "and 27 ≤ 27. Both were known before this step, so nothing leaks. "
-        "It gives it 22% of its attention."
+        "It gets 22% of the attention."
     )
     assert "CDAB; 4 of 4 lanes end with it" in shown.source
     for part in ("grid", "why", "matrix", "mask"):

@@ -187,7 +187,7 @@ function sentence(view, key) {
     ` because ${because[kind]}.`,
     (kind === "other" && i === j ? " Both were known before this step, so nothing leaks." : "") +
       (kind === "shared" ? " Every lane sees it as its own past." : "") +
-      (seen && share >= 0 ? ` It gives it ${Math.round(share / 10) || "under 1"}% of its attention.` : ""),
+      (seen && share >= 0 ? ` It gets ${Math.round(share / 10) || "under 1"}% of the attention.` : ""),
   ];
 }
 
