@@ -115,6 +115,19 @@ def test_a_run_killed_at_any_instant_goes_on_with_the_same_losses(
     assert not list(out.glob(".*.tmp"))
 
 
+def test_a_mean_loss_that_a_stop_cut_in_two_is_the_same(
+    ask: Any, base: Path, data: Path, tmp_path: Path
+) -> None:
+    """Lines every 5 steps, states every 3: the losses since the last line are in the state."""
+    argv = lambda out: command("sft", base, data, tmp_path / out, "--every", 5, "--batch-size", 2)
+    ask(*argv("whole"))
+    for stop in (4, 8):
+        ask(*argv("parts"), "--stop-at", stop)
+    ask(*argv("parts"))
+    assert [step for step, _ in losses(tmp_path / "whole")] == [5, 10, 12]
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+
 def test_another_seed_gives_other_losses(ask: Any, base: Path, data: Path, tmp_path: Path) -> None:
     """The negative control of the tests above."""
     for seed in (0, 1):
