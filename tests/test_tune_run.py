@@ -24,6 +24,7 @@ from helpers_tune import oracle_logprobs, tuner, write_jsonl
 
 import tinylane
 from tinylane.adapter import load_adapter
+from tinylane.errors import TinylaneError
 from tinylane.train import rundir
 from tinylane.train.recipe import Recipe
 from tinylane.train.setup import prepare, start
@@ -316,6 +317,9 @@ def test_the_adapter_is_loaded_by_generate_and_computes_what_was_trained(
     assert np.abs(found - np.concatenate(expected)).max() < 1e-6
     code, out, _ = ask("generate", "--model", base, "--adapter-path", tmp_path, "--json")
     assert code == 0 and json.loads(out)
+    other = write_checkpoint(tmp_path / "other", seed=1)  # of the same sizes
+    with pytest.raises(TinylaneError, match="adapter of another model"):
+        tinylane.load(other, "numpy", adapter=tmp_path)
 
 
 def test_a_full_tuning_is_a_checkpoint(ask: Any, base: Path, data: Path, tmp_path: Path) -> None:
