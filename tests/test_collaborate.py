@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import helpers_eval
 import numpy as np
 import pytest
 from helpers_cli import ask, game  # noqa: F401 - fixtures
@@ -19,6 +20,8 @@ from tinylane import collaborate
 from tinylane.collaborate import FOLDER, PARTS, Collaboration, Dictation, dictate, read
 from tinylane.decoding import Decoding
 from tinylane.errors import TinylaneError
+from tinylane.evaluation.record import copied
+from tinylane.hogwild import Hogwild
 from tinylane.lanes import LaneMask
 from tinylane.oracle import naive
 from tinylane.runfile import load_run, replay, save_run
@@ -57,8 +60,7 @@ def run(
         n,
         lane_prompts=own,
         lane_mask=mask,
-        lane_rope=omega(model),
-        **{"max_tokens": 40, "sampler": UNBROKEN, "seed": 5, **settings},
+        **{"max_tokens": 40, "sampler": UNBROKEN, "seed": 5, "lane_rope": omega(model), **settings},
     )
     dictation = None if together is None else kind(together, decoding)
     if dictation is not None:
@@ -95,10 +97,14 @@ def told(dictation: Dictation) -> dict[tuple[int, int], int]:
 
 
 @TWO
-def test_a_run_with_given_tokens_equals_the_naive_oracle_told_the_same(kind: Any) -> None:
+@pytest.mark.parametrize("rotation", ["omega", "hogwild"])
+def test_a_run_with_given_tokens_equals_the_naive_oracle_told_the_same(
+    kind: Any, rotation: str
+) -> None:
     """Fed at another place, seen a step late, or a random number too many: the lanes differ."""
     model = model_of(*kind)
-    decoding, dictation = run(model, SHORT, max_tokens=24)
+    turn: Any = Hogwild() if rotation == "hogwild" else omega(model)
+    decoding, dictation = run(model, SHORT, max_tokens=24, lane_rope=turn)
     given = told(dictation)
     assert {m for m, _ in given} == {0, 1, 2}
     own = [lane.prompt for lane in decoding.lanes]
@@ -109,7 +115,7 @@ def test_a_run_with_given_tokens_equals_the_naive_oracle_told_the_same(kind: Any
         own,
         24,
         Told(given, {prompt[0]: m for m, prompt in enumerate(own)}, len(decoding.prompt)),
-        omega(model),
+        turn,
         LaneMask.joint(3),
         5,
     )
@@ -340,6 +346,15 @@ def test_folders_that_hold_no_prompts_or_no_text_are_refused(tmp_path: Path) -> 
         collaborate.with_system(Collaboration(system="x"), F64, [1, 2], 2)
 
 
+def test_what_all_lanes_were_given_is_no_repetition_between_them() -> None:
+    """The nudge is the same text in every lane: it would make any two of them look alike."""
+    lanes = [[1, 2, 3, 4, 5, 50, 51, 52, 53], [6, 7, 8, 9, 50, 51, 52, 53, 54]]
+    assert copied(lanes) == 2 / 12
+    assert copied(lanes, given=[[(5, 9)], [(4, 8)]]) == 0.0
+    same = [[1, 2, 3, 4, 50], [1, 2, 3, 4, 50]]
+    assert copied(same, given=[[(4, 5)], [(4, 5)]]) == 1.0
+
+
 # The command line.
 
 
@@ -397,3 +412,28 @@ def test_bad_flags_are_one_line(ask: Any, chatty: str, argv: Any, expected: str)
 def test_the_shell_games_model_takes_no_collaboration_prompts(ask: Any, game: str) -> None:
     code, _, err = ask("generate", "--model", game, "--collaborate")
     assert code == 2 and "trained on the shell game alone" in err
+
+
+def test_eval_with_collaboration_prompts(ask: Any, tmp_path: Path) -> None:
+    """The prompts are part of the configuration, and a record says what its lanes were given."""
+    model = helpers_eval.checkpoint(tmp_path / "m")
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps({"question": "How much is half of six?", "answer": "3"}))
+    out = tmp_path / "run"
+    argv = ("eval", "jsonl", "--model", model, "--data", data, "--compare", "exact", "--out", out)
+    argv = (*argv, "--lanes", 2, "--mode", "hogwild", "--max-tokens", 48, "--backend", "numpy")
+    code, _, err = ask(*argv, "--collaborate", "--without", "system")
+    assert code == 2 and "do not fit" in err and "problem 1" in err
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "finish.txt").write_text("\nso \\boxed{")
+    more = ("--logit-bias", "256:-50", "--collaborate", tmp_path / "p")
+    code, _, err = ask(*argv, *more, "--out", tmp_path / "run2")
+    assert code == 0, err
+    (row,) = [json.loads(line) for line in (tmp_path / "run2" / "results.jsonl").open()]
+    finish = len("\nso ") + 1  # bytes, and the word
+    assert row["given"] == [[["finish", 48 - 12 - finish, 48 - 12]]] * 2
+    assert all("\nso \\boxed{" in lane["text"] for lane in row["lane"])
+    settings = json.loads((tmp_path / "run2" / "settings.json").read_text())["settings"]
+    assert settings["collaborate"]["finish"] == "\nso \\boxed{"
+    code, _, err = ask(*argv, "--logit-bias", "256:-50", "--out", tmp_path / "run2")
+    assert code == 2 and "of another configuration (collaborate was" in err

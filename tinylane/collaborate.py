@@ -73,6 +73,16 @@ class Collaboration:
         """For a record of a run's settings."""
         return asdict(self)
 
+    def describe(self) -> str:
+        """What is said and when, in words."""
+        late = f"as late as leaves {ANSWER_ROOM} tokens" if self.finish_at is None else ""
+        when = {
+            "nudge": f" every {self.nudge_every} tokens",
+            "finish": f" {late or f'at {self.finish_at} tokens'}",
+        }
+        parts = [part + when.get(part, "") for part in PARTS if getattr(self, part)]
+        return f"collaboration prompts: {', '.join(parts) or 'none'}"
+
 
 def read(
     folder: str | Path | None = None,
@@ -121,35 +131,41 @@ def with_system(
     prompt: Prompt,
     n: int,
     template: dict[str, Any] | None = None,
+    role: bool | None = None,
 ) -> tuple[Prompt, dict[str, Any] | None]:
     """The prompt and the template's arguments (`Decoding`'s) with the system text in them.
 
     It goes before the system text that there is, if any. Where there is no chat template, or it has
-    no place for a system text, it goes before the prompt. Token ids stay as they are: raises
-    TinylaneError if they should get a system text.
+    no place for a system text, it goes before the prompt. role: what `takes_system` says of the
+    model; None asks it. Token ids stay as they are: raises TinylaneError if they should get a text.
     """
     text = _filled(together.system, n)
     if not text:
         return prompt, template
-    given = dict(template or {})
     messages = not isinstance(prompt, str)
     if messages and not (len(prompt) and isinstance(prompt[0], dict)):
         raise TinylaneError("a prompt of token ids takes no system text: switch it off, or add it")
-    tok = model.tokenizer
-    if tok is not None and tok.chat_template is not None and not given.get("raw"):
+    if takes_system(model, template) if role is None else role:
         if messages and prompt[0].get("role") == "system":  # type: ignore[union-attr, index]
             return _before(text, prompt, 0), template
-        arguments = {**given, "system": "\n\n".join(filter(None, [text, given.get("system")]))}
-        try:
-            tok.prompt_ids(prompt, **arguments)  # type: ignore[arg-type]
-        except TinylaneError:  # no system role (or nothing that works: then Decoding says so)
-            pass
-        else:
-            return prompt, arguments
+        own = (template or {}).get("system")
+        return prompt, {**(template or {}), "system": "\n\n".join(filter(None, [text, own]))}
     if not messages:
         return f"{text}\n\n{prompt}", template
     roles = [message.get("role") for message in prompt]  # type: ignore[union-attr]
     return _before(text, prompt, roles.index("user") if "user" in roles else 0), template
+
+
+def takes_system(model: Model, template: dict[str, Any] | None = None) -> bool:
+    """Whether prompts are put by a chat template that has a place for a system text. Renders it."""
+    tok = model.tokenizer
+    if tok is None or tok.chat_template is None or (template or {}).get("raw"):
+        return False
+    try:
+        tok.prompt_ids("?", **{**(template or {}), "system": "?!"})
+    except TinylaneError:  # or it takes nothing at all: then the decoding says so
+        return False
+    return True
 
 
 def _before(text: str, prompt: Any, k: int) -> list[dict]:
@@ -316,8 +332,15 @@ def hooks(together: Collaboration, model: Model, task: Task) -> dict[str, Any]:
             "--collaborate: this model was trained on the shell game alone, which has no words for "
             "it; give --model"
         )
+    known: dict[str, bool] = {}  # a template is asked once, not for every problem
+
+    def prompt(asked: Prompt, n: int, template: dict[str, Any] | None) -> Any:
+        if "role" not in known and together.system:
+            known["role"] = takes_system(model, template)
+        return with_system(together, model, asked, n, template, known.get("role"))
+
     return {
-        "prompt": lambda prompt, n, template: with_system(together, model, prompt, n, template),
+        "prompt": prompt,
         "lane_prompts": lambda n: lane_prompts(together, n),
         "prepare": lambda decoding: dictate(together, decoding),
     }

@@ -40,6 +40,7 @@ from typing import Any, TypeVar
 
 from tinylane.errors import TinylaneError
 from tinylane.files import read_bytes, show
+from tinylane.journal import differing
 
 T = TypeVar("T")
 TIMEOUT = 120.0  # s without a sign of life from the ring
@@ -72,7 +73,7 @@ class Ring:
         self._last = time.monotonic()
         threading.Thread(target=self._listen, daemon=True).start()
         try:
-            met = self._wait("rank")
+            met = self._wait("rank", max(timeout, TIMEOUT))  # the others may start a little later
         except BaseException:
             self.close()
             raise
@@ -103,15 +104,14 @@ class Ring:
             found = [whole + part for whole, part in zip(found, parts, strict=True)]
         return found
 
-    def agree(self, what: str, value: Any) -> None:
+    def agree(self, what: str, value: dict[str, Any]) -> None:
         """Raise TinylaneError, on every rank, unless `value` (JSON) is the same on all of them."""
-        own = json.dumps(value, sort_keys=True).encode()
-        others = self.gather(own)
-        for rank, other in enumerate(others):
-            if other != others[0]:
+        parts = [json.loads(part) for part in self.gather(json.dumps(value).encode())]
+        for rank, part in enumerate(parts):
+            if difference := differing(parts[0], part):
                 raise TinylaneError(
-                    f"rank {rank} has another {what} than rank 0: {show(other.decode(), 200)} and "
-                    f"{show(others[0].decode(), 200)}; start the same command everywhere"
+                    f"rank {rank} has another {what} than rank 0 ({difference}); start the same "
+                    "command everywhere"
                 )
 
     def leave(self) -> None:
@@ -148,11 +148,11 @@ class Ring:
     def _listen(self) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
+            self._last = time.monotonic()
             self._heard.put(json.loads(line))
         self._heard.put(None)
 
     def _take(self, said: dict[str, Any] | None) -> dict[str, Any]:
-        self._last = time.monotonic()
         if said is None:
             raise Lost("the process that holds the ring ended; see the host file and the ranks")
         if "lost" in said:
@@ -160,16 +160,17 @@ class Ring:
         self.done = said.get("done", self.done)
         return said
 
-    def _alive(self) -> None:
-        if time.monotonic() - self._last > self.timeout:
-            raise Lost(f"no sign of life from the other ranks for {self.timeout:.0f} s")
+    def _alive(self, timeout: float | None = None) -> None:
+        timeout = self.timeout if timeout is None else timeout
+        if time.monotonic() - self._last > timeout:
+            raise Lost(f"no sign of life from the other ranks for {timeout:.0f} s")
 
-    def _wait(self, what: str) -> dict[str, Any]:
+    def _wait(self, what: str, timeout: float | None = None) -> dict[str, Any]:
         while True:
             try:
                 said = self._take(self._heard.get(timeout=1))
             except queue.Empty:
-                self._alive()
+                self._alive(timeout)
                 continue
             if what in said:
                 return said

@@ -88,11 +88,11 @@ class Shared:
         """Put together what all ranks have; waits for them."""
         assert self.own is not None
         if self.whole is not None:
-            self.known = [_key(row, self.fields) for row in self.whole.rows()]
+            self.known = [key_of(row, self.fields) for row in self.whole.rows()]
         said = self.ring.gather(json.dumps(self.known).encode() if self.whole else b"")[0]
         self.known = [tuple(key) for key in json.loads(said)]
         there = set(self.known)
-        lacking = [row for row in self.own.rows() if _key(row, self.fields) not in there]
+        lacking = [row for row in self.own.rows() if key_of(row, self.fields) not in there]
         lines = "".join(json.dumps(row, separators=(",", ":")) + "\n" for row in lacking)
         parts = self.ring.gather(lines.encode())
         rows = [
@@ -101,7 +101,7 @@ class Shared:
             for k, line in enumerate(part.splitlines())
         ]
         rows = _sorted(rows, self.fields, self.place)
-        self.known += [_key(row, self.fields) for row in rows]
+        self.known += [key_of(row, self.fields) for row in rows]
         if self.whole is not None:
             for row in rows:
                 self.whole.append(row)
@@ -175,19 +175,21 @@ def absorb(journal: Journal, fields: Sequence[str], place: dict[Key, int]) -> No
     They may be written at the same time: a last line that is not whole yet is left. Raises
     TinylaneError for one of another configuration.
     """
-    there = {_key(row, fields) for row in journal.rows()}
+    # One that has none yet was made and killed at once.
+    folders = [f for f in sorted(journal.folder.glob("rank-*")) if (f / RESULTS).is_file()]
+    if not folders:
+        return
+    there = {key_of(row, fields) for row in journal.rows()}
     settings = read_run(journal.folder)[0]["settings"]
     found: dict[Key, dict[str, Any]] = {}
-    for folder in sorted(journal.folder.glob("rank-*")):
-        if not (folder / RESULTS).is_file():
-            continue  # made, and killed at once
+    for folder in folders:
         made, rows = read_run(folder)
         if difference := differing(made.get("settings"), settings):
             raise TinylaneError(
                 f"{folder}: of another configuration ({difference}); give another folder"
             )
         for _, row in rows:
-            key = _key(row, fields)
+            key = key_of(row, fields)
             if key not in there:
                 found[key] = row
     for row in _sorted(list(found.values()), fields, place):
@@ -198,14 +200,15 @@ def _sorted(
     rows: list[dict[str, Any]], fields: Sequence[str], place: dict[Key, int]
 ) -> list[dict[str, Any]]:
     for row in rows:
-        if _key(row, fields) not in place:
+        if key_of(row, fields) not in place:
             raise TinylaneError(
-                f"result {show(_key(row, fields))} is not part of this run; give another folder"
+                f"result {show(key_of(row, fields))} is not part of this run; give another folder"
             )
-    return sorted(rows, key=lambda row: place[_key(row, fields)])
+    return sorted(rows, key=lambda row: place[key_of(row, fields)])
 
 
-def _key(row: dict[str, Any], fields: Sequence[str]) -> Key:
+def key_of(row: dict[str, Any], fields: Sequence[str]) -> Key:
+    """What tells a result from the others. Raises TinylaneError where it has no such fields."""
     key = tuple(row.get(field) for field in fields)
     if not all(isinstance(value, (str, int)) for value in key):
         raise TinylaneError(f"a result has no {', '.join(fields)}; give another folder")

@@ -18,6 +18,7 @@ from tinylane.text import printable
 if TYPE_CHECKING:
     from tinylane.collaborate import Collaboration
     from tinylane.model import Model
+    from tinylane.runfile import Run
 
 LARGEST_MATRIX = 32 << 20  # bytes of a JSON file: 1024 x 1024 lanes with room
 
@@ -48,6 +49,20 @@ def load(args: Any, **planned: int) -> Model:
         revision=args.revision,
         **planned,
     )
+
+
+def load_saved(args: Any, run: Run) -> Model:
+    """The model that the flags name, or the one that a saved run was written by."""
+    if args.model is None:
+        args.model = run.model_source or None
+        args.revision = args.revision or _text(run.extra, "revision")
+    args.adapter_path = args.adapter_path or _text(run.extra, "adapter_path")
+    return load(args)
+
+
+def _text(extra: dict[str, Any], name: str) -> str | None:
+    value = extra.get(name)
+    return value if isinstance(value, str) else None
 
 
 def silence_panics() -> None:

@@ -215,6 +215,10 @@ def _read(record: dict[str, Any], limit: int | None) -> Row:
     clock = np.array(record["clock"], float)
     _need(clock.shape == (steps,) and bool(np.isfinite(clock).all()), "a time for every step")
     tokens = [tuple(_whole(t) for t in lane["tokens"]) for lane in lanes]
+    given = [
+        [(min(_whole(a), steps), min(_whole(b), steps)) for _, a, b in ranges]
+        for ranges in record.get("given") or [[]] * n
+    ]
     return Row(
         problem=str(record["problem"]),
         mode=str(record["mode"]),
@@ -229,7 +233,7 @@ def _read(record: dict[str, Any], limit: int | None) -> Row:
         correct=np.array([bool(group["correct"]) for group in groups], bool),
         readable=np.array([bool(group["readable"]) for group in groups], bool),
         clock=clock,
-        copied=copied(tokens),
+        copied=copied(tokens, given=given),
         twins=len(set(tokens)) < n,
     )
 
@@ -244,12 +248,22 @@ def _whole(value: Any) -> int:
     return value
 
 
-def copied(tokens: Sequence[Sequence[int]], n: int = NGRAM) -> float:
+def copied(
+    tokens: Sequence[Sequence[int]],
+    n: int = NGRAM,
+    given: Sequence[Sequence[tuple[int, int]]] | None = None,
+) -> float:
     """The share of the lanes' n-grams of tokens that at least one other lane has too.
 
     Counted with repetition, over all lanes that are long enough. NaN for one lane or no n-grams.
+    given: for every lane the ranges of its tokens that it was given (`tinylane.collaborate`); they
+    are the same in all lanes, and n-grams that touch them do not count.
     """
-    grams = [[tuple(t[k : k + n]) for k in range(len(t) - n + 1)] for t in tokens]
+    told = [{k for a, b in lane for k in range(a, b)} for lane in given or [()] * len(tokens)]
+    grams = [
+        [tuple(t[k : k + n]) for k in range(len(t) - n + 1) if skip.isdisjoint(range(k, k + n))]
+        for t, skip in zip(tokens, told, strict=True)
+    ]
     owners: dict[tuple[int, ...], set[int]] = {}
     for m, mine in enumerate(grams):
         for gram in mine:

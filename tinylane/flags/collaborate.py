@@ -1,8 +1,10 @@
-"""The flags of the collaboration prompts, for every command that decodes lanes."""
+"""The flags of `collect`, and of the collaboration prompts for every command that decodes lanes."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from tinylane.flags.common import command, engine_flags, model_flags
 
 
 def collaborate_flags(p: Any) -> None:
@@ -30,3 +32,47 @@ def collaborate_flags(p: Any) -> None:
         metavar="N",
         help="tokens of a lane before it is asked for its answer; default: as late as leaves 32",
     )
+
+
+def collect(commands: Any) -> None:
+    """`tinylane collect`."""
+    from tinylane.flags.evaluate import length_flags, reading_flags, task_flags
+    from tinylane.tasks import KINDS
+
+    p = command(
+        commands,
+        "collect",
+        "sample lanes on a task, as labelled transcripts for train sft and kto",
+        "collect",
+        "A run that was stopped goes on where it was: give the same command again.",
+    )
+    p.add_argument("task", choices=tuple(KINDS))
+    model_flags(p)
+    engine_flags(p)
+    task_flags(p)
+    g = p.add_argument_group("what is sampled")
+    g.add_argument(
+        "--mode",
+        "--visibility",
+        dest="mode",
+        default="joint",
+        metavar="M",
+        help="independent, joint, joint:OMEGA (none, group_think, ntk, learned), group_think, "
+        "hogwild, star, neighbours:K; default: joint",
+    )
+    g.add_argument("--lanes", type=int, metavar="N", help="default: the task's, at most 4")
+    reading_flags(g)
+    g.add_argument("--samples", type=int, default=1, metavar="S", help="of a problem; default: 1")
+    g.add_argument(
+        "--label-by",
+        choices=("majority", "any", "all", "lane"),
+        default="majority",
+        help="good is: the majority's answer is right (default), any lane's, all lanes'; lane: a "
+        "transcript of every lane, by its own answer (independent lanes)",
+    )
+    length_flags(p)
+    collaborate_flags(p)
+    g = p.add_argument_group("output")
+    g.add_argument("--out", metavar="DIR", required=True, help="for results.jsonl and settings")
+    g.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    g.add_argument("--quiet", action="store_true", help="no progress")

@@ -34,11 +34,7 @@ def eval(commands: Any) -> None:
         "hogwild, star, neighbours:K; default: joint independent",
     )
     g.add_argument("--lanes", type=int, nargs="+", metavar="N", help="default: the task's")
-    g.add_argument("--lag", type=int, metavar="STEPS", help="how late lanes read each other")
-    g.add_argument("--omega", metavar="O", help="of joint: as --mode joint:O, or @file.json")
-    g.add_argument("--slot", type=float, metavar="S", help="positions a lane; default: max-tokens")
-    g.add_argument("--omega-scale", type=float, metavar="S", help="of ntk; default: lanes")
-    g.add_argument("--prompt-lane", choices=("own", "0"), help="where joint lanes see the prompt")
+    reading_flags(g)
     length_flags(p)
     g.add_argument(
         "--equal",
@@ -52,6 +48,15 @@ def eval(commands: Any) -> None:
     g.add_argument("--out", metavar="DIR", help="keep every result; needed to go on after a stop")
     g.add_argument("--json", action="store_true", help="one JSON document on standard output")
     g.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def reading_flags(g: Any) -> None:
+    """What a mode may be told besides its name."""
+    g.add_argument("--lag", type=int, metavar="STEPS", help="how late lanes read each other")
+    g.add_argument("--omega", metavar="O", help="of joint: as --mode joint:O, or @file.json")
+    g.add_argument("--slot", type=float, metavar="S", help="positions a lane; default: max-tokens")
+    g.add_argument("--omega-scale", type=float, metavar="S", help="of ntk; default: lanes")
+    g.add_argument("--prompt-lane", choices=("own", "0"), help="where joint lanes see the prompt")
 
 
 def task_flags(p: Any) -> None:
