@@ -46,7 +46,9 @@ def cells(source: str, name: str) -> list[Cell]:
     for number, line in enumerate(source.splitlines(), start=1):
         if line.startswith("# %%"):
             if line not in ("# %%", "# %% [markdown]"):
-                raise TinylaneError(f"{name}:{number}: {line!r}; expected '# %%' or '# %% [markdown]'")
+                raise TinylaneError(
+                    f"{name}:{number}: {line!r}; expected '# %%' or '# %% [markdown]'"
+                )
             found.append((line.endswith("[markdown]"), number + 1, []))
         elif found:
             found[-1][2].append(line)
