@@ -110,7 +110,7 @@ const chance = (nats) => {
     nodes[r] = node;
     return node;
   }
-  const place = (box, node) => box.append(shown(node.before_), node);
+  const place = (box, node) => box.append(run.ids_only ? " " : shown(node.before_), node);
   const boxes = [$("prompt-text")];
   boxes[0].append(make("div"));
   for (let r = 0; r < run.prompt; r++) place(boxes[0].firstChild, span(r, true));
