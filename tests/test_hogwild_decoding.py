@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers_lanes import BACKENDS, FREE, TOLERANCE, ids, log_softmax, model_of, omega, small
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize
 from planting import Patch
+from test_machine import SCRIPT, CacheMachine, N, follow, run_machine
 
 from tinylane import hogwild
 from tinylane.decoding import Decoding, generate
@@ -20,6 +24,7 @@ from tinylane.oracle import naive
 from tinylane.rope import rotate, table
 from tinylane.runfile import load_run, replay, save_run
 from tinylane.sampling import Sampler
+from tinylane.testing.strategies import masks
 
 ANY = pytest.mark.parametrize("kind", BACKENDS, ids="-".join)
 F64 = model_of("numpy", "float64")
@@ -201,3 +206,24 @@ def test_sampled_lanes_are_the_oracle_s_on_every_backend() -> None:
         for a, b in zip(fast.lanes, slow, strict=True):
             assert a.tokens == b.tokens
             assert np.abs(np.array(a.logprobs) - b.logprobs).max() < TOLERANCE[kind[1]]
+
+
+# Anything in any order, as for LaneRoPE (`test_machine`).
+
+
+class HogwildMachine(CacheMachine):
+    @initialize(
+        mask=masks(N), prompt=st.lists(st.integers(0, 9), min_size=1), chunk=st.integers(1, 4)
+    )
+    def begin(self, mask: LaneMask, prompt: list[int], chunk: int) -> None:
+        CacheMachine.begin.__wrapped__(self, mask, Hogwild(), prompt, chunk)
+
+
+@pytest.mark.parametrize("backend", ["numpy float64", "mlx float32"])
+def test_the_cache_equals_a_fresh_pass_after_any_operations(backend: str) -> None:
+    run_machine(backend, HogwildMachine)
+
+
+@given(**{**SCRIPT, "rope": st.just(Hogwild())})
+def test_lanes_that_join_fork_finish_and_drop_write_what_fresh_passes_give(**drawn: Any) -> None:
+    follow(**drawn)

@@ -16,6 +16,7 @@ from tinylane.lanes import LaneMask
 from tinylane.text import printable
 
 if TYPE_CHECKING:
+    from tinylane.collaborate import Collaboration
     from tinylane.model import Model
     from tinylane.runfile import Run
 
@@ -123,6 +124,23 @@ def parse_mask(text: str, n: int | None, lag: int) -> LaneMask:
             f"--visibility is {mask.n} x {mask.n}; expected {n} x {n}, for {n} lanes"
         )
     return mask
+
+
+def parse_collaboration(args: Any) -> Collaboration | None:
+    """The collaboration prompts that the flags ask for. Raises TinylaneError for what is wrong."""
+    if args.collaborate is None:
+        for flag in ("without", "nudge_every", "finish_at"):
+            if getattr(args, flag) is not None:
+                raise TinylaneError(f"--{flag.replace('_', '-')} needs --collaborate")
+        return None
+    from tinylane.collaborate import NUDGE_EVERY, read
+
+    for flag in ("nudge_every", "finish_at"):
+        value = getattr(args, flag)
+        if value is not None and value < 1:
+            raise TinylaneError(f"--{flag.replace('_', '-')} is {value}; expected 1 or more")
+    every = args.nudge_every if args.nudge_every is not None else NUDGE_EVERY
+    return read(args.collaborate or None, args.without or (), every, args.finish_at)
 
 
 def print_json(value: Any) -> None:

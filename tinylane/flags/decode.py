@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from tinylane.flags.collaborate import collaborate_flags
 from tinylane.flags.common import command, engine_flags, lane_flags, model_flags
 
 
@@ -48,6 +49,7 @@ def generate(commands: Any) -> None:
         "--logit-bias", metavar="ID:BIAS", action="extend", nargs="+", help="or a JSON object"
     )
     g.add_argument("--seed", type=int, metavar="S", help="default: a new one, which is shown")
+    collaborate_flags(p)
     g = p.add_argument_group("answers")
     g.add_argument(
         "--vote",
