@@ -139,22 +139,22 @@ def compare(base: StudyRecipe, seed: int, steps: int, say: Say) -> dict[str, Any
     first, game, n = trainers[0], base.game, base.lanes[-1]
     rows, _ = game.rows(game.draw(16, np.random.default_rng(seed)), n)
     tokens, weights = mx.array(rows), first.state["weights"]
-    bare = first.logits(weights, first.state["omega"], tokens, n)
+    bare = np.array(first.logits(weights, first.state["omega"], tokens, n))
     cells = []
     for cell, trainer, loss in zip(LAW7, trainers, losses, strict=True):
         gap = np.abs(np.array(loss) - np.array(losses[0]))
         start, omega = np.array(trainer.recipe.start().omega), np.array(trainer.state["omega"])
         own = trainer.state["weights"]
-        moved = {k: mx.abs(own[k] - weights[k]).max().item() for k in own}
-        mine = trainer.logits(weights, trainer.state["omega"], tokens, n)
+        moved = [np.abs(np.array(own[k]) - np.array(weights[k])).max() for k in own]
+        mine = np.array(trainer.logits(weights, trainer.state["omega"], tokens, n))
         cells.append(
             {
                 "cell": cell.name,
                 "loss_gap_first_step": float(gap[0]),
                 "loss_gap_largest": float(gap.max()),
-                "logits_gap_same_weights": float(mx.abs(mine - bare).max().item()),
-                "logits_scale": float(mx.abs(bare).max().item()),
-                "weights_gap_largest": max(moved.values()),
+                "logits_gap_same_weights": float(np.abs(mine - bare).max()),
+                "logits_scale": float(np.abs(bare).max()),
+                "weights_gap_largest": float(max(moved)),
                 "omega_moved": float(np.abs(omega - start).max()),
                 "last_loss": loss[-1],
             }
