@@ -23,7 +23,7 @@ NAMES = {
     "joint-learned": "joint, learned",
     "independent": "independent",
     "fold": "independent, folded",
-    "fold-long": "independent, folded, 4 x the steps",
+    "fold-long": "independent, folded, 3 x the steps",
 }
 STYLES = {  # colour-blind safe (Okabe and Ito), and a dash and a marker each
     "joint-none": ("#999999", ":", "s"),
