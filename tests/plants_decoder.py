@@ -23,7 +23,7 @@ def separate_softmax(old: Any) -> Any:
     def attention(queries: Any, keys: Any, values: Any, mask: Any, split: Any) -> Any:
         if len(queries) == 1:
             return old(queries, keys, values, mask, split)
-        shared = split if not isinstance(split, int) else np.arange(keys.shape[-2]) < split
+        shared = split == 0 if not isinstance(split, int) else np.arange(keys.shape[-2]) < split
         seen = np.ones((queries[0].shape[-2], len(shared)), bool) if mask is None else mask
         out = []
         for query, block in zip(queries, (shared, ~shared), strict=True):
@@ -191,28 +191,26 @@ DECODER = [
     Plant(
         "Omega on the prompt",
         "shared prompt",
-        swap("model.make_plan", "two = two and 0 < count < len(shared)", "two = False"),
+        swap("lanes.LaneRoPE.views", "and (lanes > 0).any()", "and False"),
     ),
     Plant(
         "prompt keys per lane: queries look at them from lane 0 only",
         "independent",
-        swap(
-            "model.make_plan", "on_shared = table(base,", "on_shared = table(base + lanes[:, None],"
-        ),
+        swap("lanes.LaneRoPE.views", "(base, turned)", "(base + lanes[:, None], turned)"),
     ),
     Plant(
         "prompt_lane=0 read as own",
         "group think",
         swap(
-            "model.make_plan",
-            'rope.prompt_lane == "own" and bool(rope.omega.any())',
-            "bool(rope.omega.any())",
+            "lanes.LaneRoPE.views",
+            'self.prompt_lane == "own" and count > 0',
+            "count > 0",
         ),
     ),
     Plant(
         "keys not turned by their lane",
         "definition",
-        swap("model.make_plan", "keys.append(turned)", "keys.append(on_shared)"),
+        swap("lanes.LaneRoPE.views", "turned, (base, turned)", "base, (base, turned)"),
     ),
     Plant(
         "group_think the other way",
@@ -222,17 +220,21 @@ DECODER = [
     Plant(
         "shared keys taken to stand first",
         "storage order",
-        swap("model.make_plan", "count if shared[:count].all() else shared", "count"),
+        swap(
+            "lanes.LaneRoPE.views",
+            "count if shared[:count].all() else (~shared).astype(np.int32)",
+            "count",
+        ),
     ),
     Plant(
         "the two blocks cut one key late",
         "shared prompt",
-        swap("model.make_plan", "split = count if", "split = count - 1 if"),
+        swap("lanes.LaneRoPE.views", "split = count if", "split = count - 1 if"),
     ),
     Plant(
         "the two blocks mixed up where keys are mixed",
         "storage order",
-        swap("model.attention", "xp.where(split, shared, lanes)", "xp.where(split, lanes, shared)"),
+        swap("model.attention", "split == block", "split != block"),
     ),
     # masks
     Plant(

@@ -77,20 +77,20 @@ DECODING = [
     Plant(
         "fork without turning the keys",
         "fork",
-        swap("cache.LaneCache.fork", "rotate(keys, c, s)", "keys"),
+        swap("cache.LaneCache.fork", "if not np.array_equal(after, before):", "if False:"),
     ),
     Plant(
         "fork turns the wrong way",
         "fork",
-        swap("cache.LaneCache.fork", "[target - source]", "[source - target]"),
+        swap("cache.LaneCache.fork", "(after - before)", "(before - after)"),
     ),
     Plant(
         "fork turns the values too",
         "fork",
         swap(
             "cache.LaneCache.fork",
-            "rotate(keys, c, s), values",
-            "rotate(keys, c, s), rotate(values, c, s)",
+            "keys = rotate(keys, *(self.model.array(t) for t in turn))",
+            "keys, values = (rotate(x, *map(self.model.array, turn)) for x in (keys, values))",
         ),
     ),
     Plant(

@@ -81,29 +81,28 @@ def attentions(draw: Any) -> tuple[Any, ...]:
     rows, keys = draw(st.integers(1, 5)), draw(st.integers(1, 9))
     batch = draw(st.sampled_from(((), (1,), (2,))))
     seed, masked = draw(st.integers(0, 999)), draw(st.booleans())
-    split = draw(st.sampled_from(("one", "number", "mixed")))
+    blocks = draw(st.sampled_from((1, 2, 2, 3, 5)))
+    mixed = blocks > 2 or draw(st.booleans())
     rng = np.random.default_rng(seed)
     mask = None
     if masked:
         mask = rng.random((rows, keys)) < 0.5
         mask[np.arange(rows), rng.integers(keys, size=rows)] = True  # never a fully masked row
     where: Any = None
-    if split != "one":
-        where = rng.integers(keys + 1) if split == "number" else rng.random(keys) < 0.5
-        where = int(where) if split == "number" else where
-    return kv, kv * group, rows, keys, batch, seed, mask, where
+    if blocks > 1:
+        where = rng.integers(blocks, size=keys) if mixed else int(rng.integers(keys + 1))
+    return kv, kv * group, rows, keys, batch, seed, mask, blocks, where
 
 
 @on_each_dtype
 @given(case=attentions())
 def test_attention(dtype: str, case: tuple[Any, ...]) -> None:
-    kv, heads, rows, keys, batch, seed, mask, where = case
+    kv, heads, rows, keys, batch, seed, mask, blocks, where = case
     queries = tuple(
-        drawn(seed + n, *batch, heads, rows, 8, dtype=dtype)
-        for n in range(1 if where is None else 2)
+        drawn(seed + n, *batch, heads, rows, 8, dtype=dtype) for n in range(2, 2 + blocks)
     )
-    k = drawn(seed + 2, *batch, kv, keys, 8, dtype=dtype)
-    v = drawn(seed + 3, *batch, kv, keys, 8, dtype=dtype)
+    k = drawn(seed, *batch, kv, keys, 8, dtype=dtype)
+    v = drawn(seed + 1, *batch, kv, keys, 8, dtype=dtype)
     seen = None if mask is None else mx.array(mask)
     split = mx.array(where) if isinstance(where, np.ndarray) else where
     exact = model.attention(tuple(wide(q) for q in queries), wide(k), wide(v), mask, where)
@@ -123,12 +122,10 @@ def by_hand(
             seen = [s for s in range(keys.shape[1]) if mask is None or mask[t, s]]
             scores = []
             for s in seen:
-                if len(queries) == 1:
-                    query = queries[0]
-                else:
-                    shared = s < split if isinstance(split, int) else split[s]
-                    query = queries[0] if shared else queries[1]
-                scores.append(query[head, t] @ keys[own, s] / np.sqrt(D))
+                block = 0
+                if split is not None:
+                    block = int(s >= split) if isinstance(split, int) else split[s]
+                scores.append(queries[block][head, t] @ keys[own, s] / np.sqrt(D))
             weights = np.exp(np.array(scores) - max(scores))
             out[head, t] = weights / weights.sum() @ values[own, seen]
     return out
@@ -137,9 +134,9 @@ def by_hand(
 @given(case=attentions())
 def test_the_text_of_attention_is_attention(case: tuple[Any, ...]) -> None:
     """The twin that the fused one is compared with, against loops."""
-    kv, heads, rows, keys, _, seed, mask, where = case
-    queries = tuple(wide(drawn(seed + n, heads, rows, 8)) for n in range(1 if where is None else 2))
-    k, v = wide(drawn(seed + 2, kv, keys, 8)), wide(drawn(seed + 3, kv, keys, 8))
+    kv, heads, rows, keys, _, seed, mask, blocks, where = case
+    queries = tuple(wide(drawn(seed + n, heads, rows, 8)) for n in range(2, 2 + blocks))
+    k, v = wide(drawn(seed, kv, keys, 8)), wide(drawn(seed + 1, kv, keys, 8))
     got = model.attention(queries, k, v, mask, where)
     assert np.abs(got - by_hand(queries, k, v, mask, where)).max() < 1e-13
 

@@ -145,7 +145,7 @@ def test_a_batch_is_its_rows(backend: str) -> None:
         model, sample = case.model(backend, "float32"), case.sample
         i, m = sample.positions, sample.lanes
         rope = model.rope(sample.rope)
-        plan = model._move(make_plan(model.config, rope, sample.mask, i, m, i, m))
+        plan = make_plan(model.config, rope, sample.mask, i, m, i, m, array=model.array)
         tokens = np.stack([sample.tokens, (sample.tokens + 3) % 11]).astype(np.int32)
         both = forward(model.params, model.config, library.array(tokens), plan, model.seams)
         assert both.shape == (2, len(i), 11)
@@ -181,13 +181,13 @@ def test_two_query_tables_only_where_shared_and_lane_keys_meet() -> None:
     assert tables("own", [SHARED, 0, 1], 0 * OMEGA) == 1
 
 
-def test_shared_rows_in_front_are_split_by_a_number_mixed_ones_by_booleans() -> None:
+def test_shared_rows_in_front_are_split_by_a_number_mixed_ones_by_block() -> None:
     i, mask = np.arange(4), LaneMask.joint(2)
     for lanes, split in (([SHARED, SHARED, 0, 1], 2), ([SHARED, 1, SHARED, 0], None)):
         m = np.array(lanes)
         plan = make_plan(CONFIG, LaneRoPE(OMEGA), mask, i, m, i, m)
         if split is None:
-            assert plan.split.tolist() == [True, False, True, False]
+            assert plan.split.tolist() == [0, 1, 0, 1]
         else:
             assert plan.split == split
 

@@ -130,7 +130,7 @@ BUGS = {
     ),
     "everybody reads everybody": (swap(VISIBLE, "self.visibility[m, n] & ", ""), "independent"),
     "the prompt turned by the lane": (
-        swap("model.make_plan", "if two else (lone,)", "if False else (turned,)"),
+        swap("lanes.LaneRoPE.views", "return turned, (base, turned), split", "pass"),
         "shared prompt",
     ),
     "cached values of the last pass only": (

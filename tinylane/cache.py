@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinylane.errors import TinylaneError
-from tinylane.lanes import SHARED, LaneMask, LaneRoPE
+from tinylane.lanes import SHARED, LaneMask, Rotation
 from tinylane.rope import rotate, table
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class LaneCache:
     """
 
     def __init__(
-        self, model: Model, lane_rope: LaneRoPE, lane_mask: LaneMask | None = None
+        self, model: Model, lane_rope: Rotation, lane_mask: LaneMask | None = None
     ) -> None:
         self.lane_rope, self.lane_mask = lane_rope, lane_mask
         self.positions = np.zeros(0, dtype=np.int64)
@@ -54,13 +54,14 @@ class LaneCache:
         """Bytes of the buffers, spare rows included."""
         return sum(b.nbytes for b in [*self.keys, *self.values] if b is not None)
 
-    def check(self, model: Model, lane_rope: LaneRoPE | None) -> None:
+    def check(self, model: Model, lane_rope: Rotation | None) -> None:
         """Raise TinylaneError unless this cache was made by `model` for `lane_rope` (or None)."""
         if model is not self.model:
             raise TinylaneError("this cache was made by another model; use model.new_cache()")
         if lane_rope is not None and not lane_rope.same_as(self.lane_rope):
             raise TinylaneError(
-                "this cache's keys were turned by another Omega or prompt_lane; start a new cache"
+                "this cache's keys were turned by another Omega or prompt_lane, or by another "
+                "rotation; start a new cache"
             )
 
     # One pass: every layer puts its rows behind the cached ones, then the caller commits the
@@ -98,8 +99,8 @@ class LaneCache:
     def fork(self, source: int, target: int) -> None:
         """Give lane `target`, which has no rows, a copy of the rows of lane `source`.
 
-        The copies stand at the same positions in lane `target`: their keys are turned on by
-        Omega * (target - source), without the attention factor, which they already carry.
+        The copies stand at the same positions in lane `target`: their keys are turned on by what
+        the lanes' angles differ, without the attention factor, which they already carry.
         """
         for lane in (source, target):
             if lane < 0 or (self.lane_mask is not None and lane >= self.lane_mask.n):
@@ -110,14 +111,14 @@ class LaneCache:
         if len(rows) == 0:
             return
         index = self.model.array(rows.astype(np.int32))
-        step = np.array([target - source])
+        host = np.float64 if self.model.dtype == "float64" else np.float32
         for layer in range(len(self.keys)):
-            omega = self.lane_rope.omega
-            angles = step[:, None] * (omega if omega.ndim == 1 else omega[layer])
-            host = np.float64 if self.model.dtype == "float64" else np.float32
-            c, s = (self.model.array(t) for t in table(angles, dtype=host))
+            before, after = self.lane_rope.angles(np.array([source, target]), layer)
             keys, values = self.keys[layer][:, index, :], self.values[layer][:, index, :]
-            self.put(layer, rotate(keys, c, s), values)
+            if not np.array_equal(after, before):
+                turn = table((after - before)[None, :], dtype=host)
+                keys = rotate(keys, *(self.model.array(t) for t in turn))
+            self.put(layer, keys, values)
         self.commit(self.positions[rows], np.full(len(rows), target, dtype=np.int64))
 
     def drop(self, lane: int) -> None:
@@ -162,7 +163,7 @@ class LaneCache:
         cls,
         path: str | Path,
         model: Model,
-        lane_rope: LaneRoPE | None = None,
+        lane_rope: Rotation | None = None,
         lane_mask: LaneMask | None = None,
     ) -> LaneCache:
         """Read what `save` wrote (`tinylane.cachefile.load_cache`)."""

@@ -2,7 +2,8 @@
 
 Tensors: `positions`, `lanes` (S,) int64; `layers.i.keys`, `layers.i.values` (K, S, D) in the
 model's dtype; `lane_rope.omega`; `lane_mask.visibility`. The metadata holds format, identity,
-sizes, dtype, prompt_lane and lag, all checked at load.
+sizes, dtype, prompt_lane and lag, all checked at load; `rotation: hogwild` stands for Omega and
+prompt_lane where the keys were turned so.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from tinylane.cache import LaneCache
 from tinylane.errors import TinylaneError
 from tinylane.files import show
 from tinylane.forecast import available_memory, size
-from tinylane.lanes import MAX_LANES, MAX_STEPS, SHARED, LaneMask, LaneRoPE
+from tinylane.hogwild import Hogwild
+from tinylane.lanes import MAX_LANES, MAX_STEPS, SHARED, LaneMask, LaneRoPE, Rotation
 from tinylane.tensorfile import TensorFile, write_tensors
 from tinylane.weightfiles import widen
 
@@ -33,13 +35,19 @@ def save_cache(cache: LaneCache, path: str | Path) -> None:
     Raises TinylaneError where the folder cannot be written.
     """
     tensors: dict[str, Any] = {"positions": cache.positions, "lanes": cache.lanes}
-    tensors["lane_rope.omega"] = cache.lane_rope.omega
+    rope, meta = cache.lane_rope, {"format": FORMAT}
+    if isinstance(rope, LaneRoPE):
+        tensors["lane_rope.omega"] = rope.omega
+        meta["prompt_lane"] = str(rope.prompt_lane)
+    elif isinstance(rope, Hogwild):
+        meta["rotation"] = "hogwild"
+    else:
+        raise TinylaneError(f"a cache with the rotation {type(rope).__name__} cannot be saved")
     if cache.lane_mask is not None:
         tensors["lane_mask.visibility"] = cache.lane_mask.visibility.astype(np.uint8)
     for layer in range(cache.model.config.layers if len(cache) else 0):
         tensors[f"layers.{layer}.keys"], tensors[f"layers.{layer}.values"] = cache.rows(layer)
-    lag = "" if cache.lane_mask is None else str(cache.lane_mask.lag)
-    meta = {"format": FORMAT, "lag": lag, "prompt_lane": str(cache.lane_rope.prompt_lane)}
+    meta["lag"] = "" if cache.lane_mask is None else str(cache.lane_mask.lag)
     write_tensors(path, tensors, {**meta, **_stamp(cache.model)})
 
 
@@ -55,7 +63,7 @@ def _stamp(model: Model) -> dict[str, str]:
 def load_cache(
     path: str | Path,
     model: Model,
-    lane_rope: LaneRoPE | None = None,
+    lane_rope: Rotation | None = None,
     lane_mask: LaneMask | None = None,
 ) -> LaneCache:
     """Read what `save_cache` wrote.
@@ -88,15 +96,21 @@ def load_cache(
                 raise TinylaneError(
                     f"{path}: this cache's {key} is {show(meta.get(key))}; the model's is {value!r}"
                 )
-        turn: Any = {"own": "own", "0": 0}.get(meta.get("prompt_lane", ""))
-        half = c.head_dim // 2
-        try:
-            omega = read("lane_rope.omega", (half,), (c.layers, half), dtype="F64")
-            rope = model.rope(LaneRoPE(omega, turn))
-        except TinylaneError as error:
-            raise _at(path, error) from None
+        rope: Rotation = Hogwild()
+        if "rotation" not in meta:
+            turn: Any = {"own": "own", "0": 0}.get(meta.get("prompt_lane", ""))
+            half = c.head_dim // 2
+            try:
+                omega = read("lane_rope.omega", (half,), (c.layers, half), dtype="F64")
+                rope = model.rope(LaneRoPE(omega, turn))
+            except TinylaneError as error:
+                raise _at(path, error) from None
+        elif meta["rotation"] != "hogwild":
+            raise TinylaneError(
+                f"{path}: its rotation is {show(meta['rotation'])}; expected hogwild, or none named"
+            )
         if lane_rope is not None and not lane_rope.same_as(rope):
-            raise TinylaneError(f"{path}: saved with another Omega or prompt_lane")
+            raise TinylaneError(f"{path}: saved with another Omega or prompt_lane, or rotation")
         mask = None
         if "lane_mask.visibility" in wanted:
             lag = meta.get("lag", "")

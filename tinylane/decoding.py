@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinylane.errors import TinylaneError
-from tinylane.lanes import MAX_LANES, SHARED, LaneMask, LaneRoPE
+from tinylane.lanes import MAX_LANES, SHARED, LaneMask, LaneRoPE, Rotation
 from tinylane.prompt import Prompt, encode_lane_prompt, encode_prompt, end_ids
 from tinylane.sampling import Sampler, uniform
 
@@ -91,8 +91,9 @@ class Decoding:
     prompt: text, chat messages, or token ids. lane_prompts: one text or id list per lane.
     max_tokens: for every lane, or one number per lane; total_tokens: for all lanes together
     (a step that would go beyond it is not taken).
-    sampler: None takes the checkpoint's generation_config. lane_rope, lane_mask: None takes what
-    the checkpoint was trained with (`Model.rope`, `Model.mask`). stop: strings that end a lane.
+    sampler: None takes the checkpoint's generation_config. lane_rope (any `Rotation`), lane_mask:
+    None takes what the checkpoint was trained with (`Model.rope`, `Model.mask`; by name:
+    `tinylane.mode`). stop: strings that end a lane.
     chunk: rows of a prefill pass. template: keyword arguments of `Tokenizer.prompt_ids`.
     Raises TinylaneError for an empty prompt, one that leaves no room in the context, and settings
     out of range. Laws 7, 8, 9 and 13 of the SPEC are about this class.
@@ -107,7 +108,7 @@ class Decoding:
         max_tokens: int | Sequence[int] = 256,
         total_tokens: int | None = None,
         sampler: Sampler | None = None,
-        lane_rope: LaneRoPE | None = None,
+        lane_rope: Rotation | None = None,
         lane_mask: LaneMask | None = None,
         lane_prompts: Sequence[str | Sequence[int]] | None = None,
         seed: int = 0,
@@ -124,7 +125,7 @@ class Decoding:
         self.sampler = sampler or Sampler.from_config(model.sampling)
         rope = model.rope(lane_rope)
         alone = not (self.mask.visibility & ~np.eye(self.mask.n, dtype=bool)).any()
-        if alone and rope.prompt_lane == "own":
+        if alone and isinstance(rope, LaneRoPE) and rope.prompt_lane == "own":
             rope = LaneRoPE.none(model.theta)  # law 7: the same numbers, with one rotation less
         self.chunk = _whole("chunk", chunk, 1)
         budgeted = total_tokens is not None
@@ -268,24 +269,16 @@ class Decoding:
 
     def result(self) -> Result:
         """What there is now."""
-        c = self.cache
         settings = {
             "seed": self.seed,
             "sampler": asdict(self.sampler),
-            "omega": c.lane_rope.omega.tolist(),
-            "prompt_lane": c.lane_rope.prompt_lane,
+            **self.cache.lane_rope.settings(),
             "visibility": self.mask.visibility.astype(int).tolist(),
             "lag": self.mask.lag,
             "stop": list(self.stop),
         }
-        return Result(
-            list(self.prompt),
-            list(self.lanes),
-            self.steps,
-            self.prefill_seconds,
-            self.seconds,
-            settings,
-        )
+        counted = self.steps, self.prefill_seconds, self.seconds
+        return Result(list(self.prompt), list(self.lanes), *counted, settings)
 
     # Within.
 

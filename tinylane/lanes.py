@@ -2,7 +2,8 @@
 
 Every token has a coordinate (i, m): its position on the clock that all lanes share, and its lane.
 Prompt tokens that all lanes share have lane SHARED. Nothing here knows about layers or weights:
-the same two functions of coordinates serve prefill, decoding, training, tests and plots.
+the same two functions of coordinates, `LaneMask.visible` and `Rotation.views`, serve prefill,
+decoding, training, tests and plots.
 
     T  query rows      S  key rows      N  lanes      D  channels of one head
 """
@@ -10,7 +11,7 @@ the same two functions of coordinates serve prefill, decoding, training, tests a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -134,6 +135,25 @@ class LaneMask:
         return LaneMask(v, self.lag)
 
 
+# Positions and lanes of T rows, then of all S keys: cached ones first, then these rows.
+Places = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Views = tuple[np.ndarray, tuple[np.ndarray, ...], Any]
+
+
+class Rotation(Protocol):
+    """What the decoder and the cache ask of a rotation; `LaneRoPE` is one, `Hogwild` another."""
+
+    def views(self, theta: np.ndarray, mask: LaneMask, places: Places) -> Views:
+        """Radians, (T, D/2) or (layers, T, D/2): the rows' as keys, and as queries once for every
+        block of keys. Then the split, which block a key is in: None for one block, the number of
+        keys in the first of two that follow each other, else (S,) integers."""
+        ...
+
+    def angles(self, lanes: np.ndarray, layer: int) -> np.ndarray: ...
+    def same_as(self, other: Any) -> bool: ...
+    def settings(self) -> dict[str, Any]: ...
+
+
 @dataclass(frozen=True, eq=False)
 class LaneRoPE:
     """The second rotation: lane m turns plane d by Omega[d] * m (arXiv:2605.27570, section 3).
@@ -189,15 +209,40 @@ class LaneRoPE:
         decay = float(scale) ** (-2 * d / max(2 * len(theta) - 2, 1))
         return cls(_slot(slot) * theta * decay, prompt_lane)
 
+    def views(self, theta: np.ndarray, mask: LaneMask, places: Places) -> Views:
+        """As `Rotation.views`: one block, or two for `prompt_lane="own"` (SPEC 2.1).
+
+        Two are needed only where a lane other than 0 with a rotation of its own looks at shared
+        and at lane keys in one softmax.
+        """
+        positions, lanes, _, key_lanes = places
+        base = positions[:, None] * theta
+        layers = range(1 if self.omega.ndim == 1 else len(self.omega))
+        own = [base + self.angles(lanes, layer) for layer in layers]
+        turned = own[0] if self.omega.ndim == 1 else np.stack(own)
+        shared = key_lanes == SHARED
+        count = int(shared.sum())
+        if self.prompt_lane == "own" and count > 0:
+            if count == len(shared):  # a query that only meets shared keys: its lane adds nothing
+                return turned, (base,), None
+            if self.omega.any() and (lanes > 0).any():
+                split = count if shared[:count].all() else (~shared).astype(np.int32)
+                return turned, (base, turned), split
+        return turned, (turned,), None
+
     def angles(self, lanes: np.ndarray, layer: int) -> np.ndarray:
         """(T, D/2) radians that the lane adds to the position's angle; SHARED rows add none."""
         omega = self.omega if self.omega.ndim == 1 else self.omega[layer]
         return np.maximum(lanes, 0)[:, None] * omega
 
-    def same_as(self, other: LaneRoPE) -> bool:
+    def same_as(self, other: Any) -> bool:
         """Whether both turn every lane alike, to the bit (adding 2 pi counts as another Omega)."""
-        same = self.omega.shape == other.omega.shape and self.prompt_lane == other.prompt_lane
-        return bool(same and np.array_equal(self.omega, other.omega))
+        same = isinstance(other, LaneRoPE) and self.prompt_lane == other.prompt_lane
+        return same and np.array_equal(self.omega, other.omega)
+
+    def settings(self) -> dict[str, Any]:
+        """As JSON, for run files."""
+        return {"omega": self.omega.tolist(), "prompt_lane": self.prompt_lane}
 
 
 def _count(n: int) -> int:

@@ -23,7 +23,7 @@ import numpy as np
 
 from tinylane.config import ModelConfig
 from tinylane.errors import TinylaneError
-from tinylane.lanes import SHARED, LaneMask, LaneRoPE
+from tinylane.lanes import SHARED, LaneMask, LaneRoPE, Rotation
 from tinylane.rope import Table, frequencies, rotate, table
 
 if TYPE_CHECKING:
@@ -38,10 +38,8 @@ class Plan(NamedTuple):
     """Where the rows of one pass stand and whom they see: everything lanes are to the decoder."""
 
     keys: Sequence[Table]  # per layer: the table that turns this pass's keys
-    queries: Sequence[tuple[Table, ...]]  # per layer: one table, or two (shared keys, lane keys)
-    split: (
-        Any  # with two: how many keys at the front are shared, or (S,) booleans if they are mixed
-    )
+    queries: Sequence[tuple[Table, ...]]  # per layer: one table for every block of keys
+    split: Any  # with two blocks, how many keys the first has; else (S,): the block of every key
     mask: Array | None  # (T, S) booleans; None where every row sees every key
 
 
@@ -77,22 +75,21 @@ def attention(
 ) -> Array:
     """softmax(q k / sqrt(D)) v, grouped heads: (..., H, T, D), (..., K, S, D) -> (..., H, T, D).
 
-    With two queries the first scores the shared keys and the second the lanes' keys; one softmax
-    runs over both. Heads of a group become rows of one product, so K and V are never repeated.
+    With several queries each scores the keys of its block; one softmax runs over all blocks.
+    Heads of a group become rows of one product, so K and V are never repeated.
     """
     xp = keys.__array_namespace__()
     *batch, H, T, D = queries[0].shape
     K, S = keys.shape[-3:-1]
     folded = [q.reshape(*batch, K, H // K * T, D) * D**-0.5 for q in queries]
-    if len(folded) == 1:
-        scores = folded[0] @ keys.swapaxes(-1, -2)
-    elif isinstance(split, int):
+    if isinstance(split, int):
         blocks = (keys[..., :split, :], keys[..., split:, :])
         parts = [q @ k.swapaxes(-1, -2) for q, k in zip(folded, blocks, strict=True)]
         scores = xp.concatenate(parts, axis=-1)
     else:
-        shared, lanes = (q @ keys.swapaxes(-1, -2) for q in folded)
-        scores = xp.where(split, shared, lanes)
+        scores = folded[0] @ keys.swapaxes(-1, -2)
+        for block, q in enumerate(folded[1:], start=1):
+            scores = xp.where(split == block, q @ keys.swapaxes(-1, -2), scores)
     scores = _wide(scores)
     if mask is not None:
         scores = scores.reshape(*batch, K, H // K, T, S)
@@ -189,43 +186,37 @@ def forward(
 
 def make_plan(
     config: ModelConfig,
-    rope: LaneRoPE,
+    rope: Rotation,
     mask: LaneMask,
     positions: np.ndarray,
     lanes: np.ndarray,
     key_positions: np.ndarray,
     key_lanes: np.ndarray,
     dtype: Any = np.float32,
+    array: Callable[[np.ndarray], Array] = np.asarray,
 ) -> Plan:
-    """Coordinates of T rows and of all S keys (cached ones first, then these rows) -> Plan (NumPy).
+    """Coordinates of T rows and of all S keys (cached ones first, then these rows) -> Plan.
 
-    Two query tables are needed only for `prompt_lane="own"` (SPEC 2.1), and only where a lane other
-    than 0 with a rotation of its own looks at shared and at lane keys in one softmax.
+    The rotation says where the rows stand, the mask whom they see. array: to the backend's.
     """
+
+    def tables(angles: np.ndarray) -> list[Table]:  # one a layer, or one for all
+        c, s = table(angles, factor, dtype)
+        if angles.ndim == 2:
+            return [(array(c), array(s))] * config.layers
+        return [(array(c[layer]), array(s[layer])) for layer in range(config.layers)]
+
     theta, factor = frequencies(config.rope, config.head_dim)
-    base = positions[:, None] * theta
-    shared = key_lanes == SHARED
-    count = int(shared.sum())
-    two = rope.prompt_lane == "own" and bool(rope.omega.any()) and bool((lanes > 0).any())
-    two = two and 0 < count < len(shared)
-    on_shared = table(base, factor, dtype)
-    keys, queries = [], []
-    for layer in range(config.layers):
-        if layer == 0 or rope.omega.ndim == 2:
-            turned = table(base + rope.angles(lanes, layer), factor, dtype)
-            # A query that only meets shared keys is not turned by its lane.
-            lone = on_shared if rope.prompt_lane == "own" and count == len(shared) else turned
-        keys.append(turned)
-        queries.append((on_shared, turned) if two else (lone,))
-    split: Any = None
-    if two:
-        split = count if shared[:count].all() else shared
+    places = positions, lanes, key_positions, key_lanes
+    angles, views, split = rope.views(theta, mask, places)
+    keys = tables(angles)
+    queries = list(zip(*(keys if v is angles else tables(v) for v in views), strict=True))
     visible = None
     plain = type(mask) is LaneMask  # a mask of its own kind decides row by row
-    if not (plain and _sees_all(mask, positions, lanes, key_positions, key_lanes)):
-        visible = mask.visible(positions, lanes, key_positions, key_lanes)
-        visible = None if visible.all() else visible
-    return Plan(keys, queries, split, visible)
+    if not (plain and _sees_all(mask, *places)):
+        seen = mask.visible(*places)
+        visible = None if seen.all() else array(seen)
+    return Plan(keys, queries, array(split) if isinstance(split, np.ndarray) else split, visible)
 
 
 def _sees_all(mask: LaneMask, i: np.ndarray, m: np.ndarray, j: np.ndarray, n: np.ndarray) -> bool:
@@ -281,11 +272,11 @@ class Model:
             )
         return LaneMask(np.asarray(self.visibility)[:n, :n], self.lag)
 
-    def rope(self, lane_rope: LaneRoPE | None = None) -> LaneRoPE:
+    def rope(self, lane_rope: Rotation | None = None) -> Rotation:
         """`lane_rope`, checked against this model's sizes, or the model's own, or none."""
         rope = lane_rope or self.lane_rope or LaneRoPE.none(self.theta)
         sizes = (self.config.layers, self.config.head_dim // 2)
-        if rope.omega.shape not in (sizes, sizes[1:]):
+        if isinstance(rope, LaneRoPE) and rope.omega.shape not in (sizes, sizes[1:]):
             raise TinylaneError(
                 f"Omega has shape {rope.omega.shape}; this model needs ({sizes[1]},) or {sizes}"
             )
@@ -310,7 +301,7 @@ class Model:
         return bits.astype(getattr(mx, self.dtype))
 
     def new_cache(
-        self, lane_rope: LaneRoPE | None = None, lane_mask: LaneMask | None = None
+        self, lane_rope: Rotation | None = None, lane_mask: LaneMask | None = None
     ) -> LaneCache:
         """An empty cache for this model, whose keys will be turned by `lane_rope`."""
         from tinylane.cache import LaneCache
@@ -322,7 +313,7 @@ class Model:
         tokens: Any,
         positions: Any,
         lanes: Any,
-        lane_rope: LaneRoPE | None = None,
+        lane_rope: Rotation | None = None,
         lane_mask: LaneMask | None = None,
         cache: LaneCache | None = None,
         rows: Any = None,
@@ -362,33 +353,14 @@ class Model:
                 f"0 .. {mask.n - 1} (SHARED is {SHARED})"
             )
         host = np.float64 if self.dtype == "float64" else np.float32
-        plan = make_plan(self.config, rope, mask, i, m, key_i, key_m, host)
+        plan = make_plan(self.config, rope, mask, i, m, key_i, key_m, host, self.array)
         # MLX gathers by 32-bit indices, unchecked: what is out of range must not get there.
         index = self.array(ids.astype(np.int32))
         some = None if keep is None else self.array(keep.astype(np.int32))
-        logits = forward(self.params, self.config, index, self._move(plan), self.seams, cache, some)
+        logits = forward(self.params, self.config, index, plan, self.seams, cache, some)
         if cache is not None:
             cache.commit(i, m)
         return logits
-
-    def _move(self, plan: Plan) -> Plan:
-        """The plan's arrays in this backend's library; a shared table goes on being shared."""
-        if self.backend == "numpy":
-            return plan
-        done: dict[int, Table] = {}
-
-        def move(t: Table) -> Table:
-            if id(t) not in done:
-                done[id(t)] = (self.array(t[0]), self.array(t[1]))
-            return done[id(t)]
-
-        split, mask = plan.split, plan.mask
-        return Plan(
-            [move(t) for t in plan.keys],
-            [tuple(move(t) for t in ts) for ts in plan.queries],
-            self.array(split) if isinstance(split, np.ndarray) else split,
-            None if mask is None else self.array(mask),
-        )
 
 
 def _integers(name: str, x: Any) -> np.ndarray:

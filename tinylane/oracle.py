@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tinylane.decoding import Lane, Row
-from tinylane.lanes import SHARED, LaneMask, LaneRoPE
+from tinylane.lanes import SHARED, LaneMask, Rotation
 from tinylane.prompt import end_ids
 from tinylane.sampling import Sampler, uniform
 
@@ -26,7 +26,7 @@ def naive(
     lane_prompts: Sequence[Sequence[int]],
     max_tokens: int,
     sampler: Sampler,
-    lane_rope: LaneRoPE,
+    lane_rope: Rotation,
     lane_mask: LaneMask,
     seed: int = 0,
 ) -> list[Lane]:

@@ -64,13 +64,16 @@ def normalise(answer: str) -> str:
     return answer
 
 
-def extract(text: str, pattern: str | re.Pattern[str] | None = None) -> str | None:
+def extract(
+    text: str, pattern: str | re.Pattern[str] | None = None, *, marked: bool = False
+) -> str | None:
     """The answer in one lane's text, normalised, or None where there is none.
 
     With a `pattern`, a regular expression: the first group of its last match (the whole match if
     it has no group), and nothing else counts. Without: the last `\\boxed{...}` with balanced
     braces that is not empty; else the last `#### answer` line that is a number, or any answer if
-    the line is the last (elsewhere it is a Markdown heading); else the last number.
+    the line is the last (elsewhere it is a Markdown heading); else the last number, unless only
+    what is `marked` counts.
 
     Raises TinylaneError for a pattern that is not a regular expression. A pattern is the user's
     own: one that backtracks without end is not stopped.
@@ -81,7 +84,8 @@ def extract(text: str, pattern: str | re.Pattern[str] | None = None) -> str | No
     if pattern is not None:
         candidates = _matches(text, _compiled(pattern))
     else:
-        candidates = chain(_boxes(text), _hashes(text), _matches(text, NUMBER))
+        rest = iter(()) if marked else _matches(text, NUMBER)
+        candidates = chain(_boxes(text), _hashes(text), rest)
     return next((answer for found in candidates if (answer := normalise(found))), None)
 
 

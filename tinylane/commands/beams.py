@@ -15,8 +15,10 @@ from tinylane.text import printable
 
 # flags about what beams do not do: they neither sample, nor read each other, nor stop at strings
 OTHERS = (
+    "collaborate",
     "lanes",
     "lane_prompt",
+    "mode",
     "visibility",
     "lag",
     "omega",

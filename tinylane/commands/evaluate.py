@@ -1,49 +1,250 @@
-"""`tinylane eval`: how often the lanes are right, joint and independent."""
+"""`tinylane eval`: how often the lanes are right, by mode and number of lanes.
+
+With --out every result is on disk before the next problem begins, in a directory that knows its
+settings: the same command goes on where it was stopped (`tinylane.journal`), and `tinylane report`
+makes tables and plots of it. Without, the table is all there is.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Any
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 import tinylane
+from tinylane import collaborate, distributed, sharing, tasks
 from tinylane.commands import common
+from tinylane.commands.generate import SAMPLING, _bias, _template
 from tinylane.errors import TinylaneError
-from tinylane.lanes import LaneMask
-from tinylane.tasks.evaluate import evaluate, game_of, table
+from tinylane.evaluation import record, runner
+from tinylane.evaluation.measures import summary
+from tinylane.evaluation.tables import plain_table
+from tinylane.journal import Journal
+from tinylane.lanes import MAX_LANES, LaneMask
+from tinylane.sampling import Sampler
+from tinylane.sharing import Shared
+from tinylane.tasks.task import Options, Problem, Task
+
+if TYPE_CHECKING:
+    from tinylane.distributed import Ring
+    from tinylane.evaluation.record import Row
+    from tinylane.evaluation.runner import Cell, Conditions
+    from tinylane.model import Model
 
 
 def run(args: Any) -> int:
-    """Run the command; the exit code."""
-    if args.count < 1 or args.seed < 0:
-        raise TinylaneError(f"--count {args.count}, --seed {args.seed}; expected at least 1 and 0")
-    for name in args.visibility:
-        LaneMask.named(name, 2)
-    model = common.load(args)
-    game = game_of(model)
-    if game is None:
-        raise TinylaneError(
-            f"{common.name_of(args)} was not trained on the shell game; leave --model out, or "
-            "train one: tinylane train shell-game"
-        )
-    scores = []
-    lanes = args.lanes or list(game.lanes)
-    for n in lanes:
-        game.lane_prompts(n)  # refuses other numbers before any work is done
-    for n in lanes:
-        for visibility in args.visibility if n > 1 else ["independent"]:
-            progress = _Progress(f"{n} lanes, {visibility}", args.count, args.quiet)
-            scores.append(
-                evaluate(
-                    model,
-                    game,
-                    n,
-                    visibility,
-                    count=args.count,
-                    seed=args.seed,
-                    on_problem=progress,
-                )
+    """Run the command, or one rank's part of it; the exit code."""
+    with distributed.ring() as ring:
+        if ring is not None and ring.rank:
+            args.quiet = True  # rank 0 speaks for all
+        return _run(args, ring)
+
+
+def _run(args: Any, ring: Ring | None) -> int:
+    given = check(args)
+    together = common.parse_collaboration(args)
+    asked = options(args)
+    if args.out is not None:
+        _check_folder(Path(args.out))
+    model = common.load(args, lanes=max(args.lanes or [1]), max_tokens=args.max_tokens or 256)
+    task = tasks.make(args.task, asked, model)
+    problems = task.problems(args.count, args.seed)
+    cells = runner.cells(
+        task, args.mode, args.lanes or list(task.lanes), args.max_tokens, args.equal
+    )
+    conditions = conditions_of(args, model, task, given)
+    if together is not None:
+        conditions = replace(conditions, **collaborate.hooks(together, model, task))
+    for cell in cells:
+        runner.reading(model, cell, conditions)  # refuses what does not go together
+    runner.check_prompts(model, problems)
+    more: dict[str, Any] = {"told_apart": any(task.lane_prompts(c.lanes) for c in cells)}
+    if together is not None:
+        more["collaborate"] = together.as_dict()
+    settings = runner.settings(task, model, problems, cells, conditions, **more)
+    _notes(args, model, task, cells, conditions)
+    order = [(problems[k].id, *cell.key) for k, cell in runner.plan(len(problems), cells)]
+    with sharing.keep(args.out, settings, ring, runner.FIELDS, order) as journal:
+        rows = _solve(args, model, task, problems, cells, conditions, journal, ring)
+    if ring is None or ring.rank == 0:
+        _show(args, model, task, problems, cells, rows)
+    return 0
+
+
+def _solve(
+    args: Any,
+    model: Model,
+    task: Task,
+    problems: Sequence[Problem],
+    cells: Sequence[Cell],
+    conditions: Conditions,
+    journal: Journal | Shared | None,
+    ring: Ring | None,
+) -> list[Row]:
+    """Do what there is to do; what the measures need of all results, old and new."""
+    limits = {cell.key: cell.max_tokens for cell in cells}
+    rows = []
+
+    def keep(row: dict[str, Any], where: str) -> None:
+        rows.append(record.read(row, where, limits[row["mode"], row["lanes"]]))
+
+    work = runner.plan(len(problems), cells)
+    todo = work
+    if journal is not None:
+        todo = runner.remaining(work, problems, journal.rows())
+        if ring is None:
+            for number, row in enumerate(journal.rows(), 1):
+                keep(row, f"{journal.path}, line {number}")
+    try:
+        with Progress(len(work), len(work) - len(todo), args.quiet) as progress:
+            mine = progress.following(sharing.share(ring, todo))
+            for row in runner.run(model, task, problems, mine, conditions):
+                if journal is not None:
+                    journal.append(row)
+                if ring is None:
+                    keep(row, "this result")
+                progress.done(None if journal is None else journal.count)
+    except KeyboardInterrupt:
+        if journal is not None:
+            common.note(
+                f"{journal.count} of {len(work)} results are kept in {journal.folder}; the same "
+                "command goes on from there"
             )
-            progress.clear()
+        raise
+    if isinstance(journal, Shared):
+        journal.merge()
+        if journal.whole is not None:
+            for number, row in enumerate(journal.rows(), 1):
+                keep(row, f"{journal.path}, line {number}")
+    return rows
+
+
+def check(args: Any) -> dict[str, Any]:
+    """Raise TinylaneError for flags that cannot be right; what was said about sampling."""
+    if (args.count is not None and args.count < 1) or not 0 <= args.seed < 1 << 64:
+        raise TinylaneError(
+            f"--count {args.count}, --seed {args.seed}; expected at least 1, and 0 or more (below "
+            "2**64)"
+        )
+    for n in args.lanes or ():
+        if not 1 <= n <= MAX_LANES:
+            raise TinylaneError(f"--lanes is {n}; expected 1 to {MAX_LANES}")
+    if args.max_tokens is not None and args.max_tokens < 1:
+        raise TinylaneError(f"--max-tokens is {args.max_tokens}; expected 1 or more")
+    if any(not text for text in args.stop or ()):
+        raise TinylaneError("--stop is empty; expected a text of a character or more")
+    for label in args.mode:
+        runner.parse_mode(label)
+    LaneMask.joint(1, args.lag or 0)
+    given = {
+        name: getattr(args, flag)
+        for flag, name in SAMPLING.items()
+        if getattr(args, flag) is not None
+    }
+    if args.logit_bias:
+        given["logit_bias"] = _bias(args.logit_bias)
+    Sampler(**given)
+    _template(args)
+    return given
+
+
+def options(args: Any) -> Options:
+    """What the flags say about the task."""
+    return Options(
+        data=args.data,
+        question=args.question_field,
+        answer=args.answer_field,
+        template=args.template,
+        compare=args.compare,
+        pattern=args.answer_pattern,
+        cups=args.cups,
+        swaps=args.swaps,
+    )
+
+
+def conditions_of(args: Any, model: Model, task: Task, given: dict[str, Any]) -> Conditions:
+    """What is the same for all cells."""
+    own = Sampler.from_config(model.sampling)
+    fields = {name: getattr(own, name) for name in own.__dataclass_fields__}
+    omega: Any = args.omega
+    if omega is not None and omega.startswith("@"):
+        omega = common.numbers(common.json_argument(omega, "--omega"), f"--omega {omega}")
+    return runner.Conditions(
+        seed=args.seed,
+        sampler=Sampler(**{**fields, **(task.sampling or {}), **given}),
+        stop=tuple(args.stop or ()),
+        template=_template(args),
+        omega=omega,
+        slot=args.slot,
+        scale=args.omega_scale,
+        prompt_lane=args.prompt_lane,
+        lag=args.lag,
+    )
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be written to while nothing has been computed yet."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TinylaneError(f"--out {folder}: cannot be made ({error.strerror})") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise TinylaneError(f"--out {folder}: cannot be written to")
+
+
+def _notes(
+    args: Any, model: Model, task: Task, cells: Sequence[Cell], conditions: Conditions
+) -> None:
+    """Say once what the user may not expect."""
+    sampler = conditions.sampler
+    alike = [c for c in cells if c.lanes > 1 and not task.lane_prompts(c.lanes)]
+    if sampler is not None and sampler.temperature == 0:
+        same = [c for c in alike if c.mode == "independent"]
+        if same:
+            common.note(
+                f"greedy and independent: all {same[0].lanes} lanes will be identical; give --temp",
+                args.quiet,
+            )
+    lengths = {cell.max_tokens for cell in cells}
+    if len(lengths) > 1 and task.max_tokens(1) is None:
+        budgets = {c.lanes: c.max_tokens for c in cells}
+        said = ", ".join(f"{t} with {n} lane{'s' * (n > 1)}" for n, t in budgets.items())
+        common.note(
+            f"equal tokens in all, so each lane may write {said} (--equal steps: as many with all)",
+            args.quiet,
+        )
+    if max(lengths) >= model.config.context:
+        common.note(
+            f"lanes of up to {max(lengths)} tokens end earlier, where this model's context of "
+            f"{model.config.context} is full",
+            args.quiet,
+        )
+
+
+def _show(
+    args: Any,
+    model: Model,
+    task: Task,
+    problems: Sequence[Problem],
+    cells: Sequence[Cell],
+    rows: Sequence[Row],
+) -> None:
+    """The table, or the JSON document."""
+    by_cell = {cell.key: [r for r in rows if (r.mode, r.lanes) == cell.key] for cell in cells}
+    found = [(cell, summary(by_cell[cell.key], intervals=False)) for cell in cells]
+    for cell, s in found:
+        if s.twins and not task.lane_prompts(cell.lanes) and not args.quiet:
+            print(
+                f"tinylane: warning: {cell.mode}, {cell.lanes} lanes: two lanes wrote the same, "
+                f"token for token, in {s.twins} of {s.count} problems",
+                file=sys.stderr,
+            )
     if args.json:
         common.print_json(
             {
@@ -54,33 +255,98 @@ def run(args: Any) -> int:
                 "backend": model.backend,
                 "dtype": model.dtype,
                 "seed": args.seed,
-                "scores": [score.as_dict() for score in scores],
+                "count": len(problems),
+                "out": args.out,
+                "scores": [{**s.as_dict(), "max_tokens": cell.max_tokens} for cell, s in found],
             }
         )
-        return 0
+        return
     print(
-        f"shell game, {game.cups} cups, {game.swaps} swaps; {common.name_of(args)} "
+        f"{task.title or task.name}, {len(problems)} problems; {common.name_of(args)} "
         f"({model.backend}, {model.dtype}); seed {args.seed}"
     )
-    print(table(scores))
-    return 0
+    print(plain_table(found))
+    if args.out is not None:
+        common.note(f"tables and plots: tinylane report {args.out}", args.quiet)
 
 
-class _Progress:
-    """On a terminal a counter that is written over; else a line for every tenth."""
+class Progress:
+    """How far a run is: on a terminal a bar with the time left, else a line for every tenth."""
 
-    def __init__(self, what: str, count: int, quiet: bool) -> None:
-        self.what, self.count = what, count
-        self.live = sys.stderr.isatty()
-        self.every = 0 if quiet else max(count // (100 if self.live else 10), 1)
+    def __init__(self, total: int, before: int, quiet: bool) -> None:
+        self.total, self.before, self.finished = total, before, before
+        self.live = sys.stderr.isatty() and not quiet
+        self.every = 0 if quiet else max(total // 10, 1)
+        self.began = time.monotonic()
+        self._stack = ExitStack()
+        self._bar: Any = None
+        self._task: Any = None
 
-    def __call__(self, done: int) -> None:
-        if self.every and (done % self.every == 0 or done == self.count):
-            end = "" if self.live else "\n"
-            start = "\r" if self.live else ""
-            text = f"{start}{self.what}: {done} of {self.count}{end}"
-            print(text, end="", file=sys.stderr, flush=True)
+    def __enter__(self) -> Progress:
+        self._stack.__enter__()
+        if self.before and self.every:
+            left = "nothing left to do" if self.before == self.total else "going on"
+            print(f"{self.before} of {self.total} done before; {left}", file=sys.stderr, flush=True)
+        if self.live and self.before < self.total:
+            from rich.console import Console
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
+            from rich.progress import Progress as Bar
 
-    def clear(self) -> None:
-        if self.live and self.every:
-            print("\r" + " " * 60 + "\r", end="", file=sys.stderr, flush=True)
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                speed_estimate_period=600,
+            )
+            self._stack.enter_context(self._bar)
+            self._task = self._bar.add_task("", total=self.total, completed=self.before)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, at)
+
+    def following(self, work: Sequence[tuple[int, Cell]]) -> Iterator[tuple[int, Cell]]:
+        """The same work, saying what is being done."""
+        for index, cell in work:
+            if self._bar is not None:
+                self._bar.update(
+                    self._task, description=f"problem {index + 1}, {cell.mode}, {cell.lanes} lanes"
+                )
+            yield index, cell
+
+    def done(self, finished: int | None = None) -> None:
+        """One more; finished: how many there are in all, where others work too."""
+        self.finished = self.finished + 1 if finished is None else finished
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.finished)
+        elif self.every and (self.finished % self.every == 0 or self.finished == self.total):
+            spent = time.monotonic() - self.began
+            left = spent / (self.finished - self.before) * (self.total - self.finished)
+            more = f", {duration(left)} left" if self.finished < self.total else ""
+            print(
+                f"{self.finished} of {self.total}, {duration(spent)}{more}",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def duration(seconds: float) -> str:
+    """75 -> "1:15"; 4000 -> "1:06:40"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

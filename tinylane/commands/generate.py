@@ -17,13 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from tinylane.commands import beams, common
+from tinylane import collaborate
+from tinylane.collaborate import Dictation
+from tinylane.commands import beams, common, lanes
 from tinylane.commands.report import Report
 from tinylane.decoding import Decoding, Result
 from tinylane.errors import TinylaneError
 from tinylane.files import show
-from tinylane.lanes import MAX_LANES, LaneMask, LaneRoPE
+from tinylane.lanes import MAX_LANES, LaneMask
 from tinylane.model import Model
+from tinylane.prompt import Prompt
 from tinylane.sampling import Sampler
 from tinylane.tasks.evaluate import game_of
 from tinylane.tasks.shell_game import ShellGame
@@ -41,20 +44,22 @@ SAMPLING = {
 def run(args: Any) -> int:
     """Run the command; the exit code."""
     given = check(args)
+    together = common.parse_collaboration(args)
     seed = args.seed if args.seed is not None else int.from_bytes(os.urandom(4), "little")
     prompt = _prompt(args)
     model = common.load(args, lanes=_count(args) or 1, max_tokens=args.max_tokens or 256)
     game = None if args.raw else game_of(model)
     moves = None
     if game is not None:
+        if together is not None:
+            raise TinylaneError(
+                "--collaborate: this model was trained on the shell game alone; give --model"
+            )
         moves = _moves(game, prompt, seed)
         prompt = game.prompt(moves)
     elif prompt is None:
         raise TinylaneError('--prompt is missing; give a text, or "-" to read standard input')
     n = _lanes(args, game)
-    mask = common.parse_mask(args.visibility, n, args.lag or 0) if args.visibility else None
-    if mask is None and args.lag is not None:
-        mask = LaneMask(model.mask(n).visibility, args.lag)
     max_tokens = args.max_tokens
     if max_tokens is None:
         max_tokens = 256 if game is None else game.steps(n) + 1  # and the end token
@@ -68,12 +73,17 @@ def run(args: Any) -> int:
             prompt = f"{prompt} {game.lane_prompts(1)[0]}"  # alone: the tag of the only lane
         return beams.search(args, model, prompt, max_tokens, _template(args), truth)
     report = Report(args, model, game, moves, n, seed, prompt)
-    rope = _rope(args, model, n, max_tokens)
+    asked: Prompt = prompt
+    template = _template(args)
+    if together is not None:
+        asked, template = collaborate.with_system(together, model, prompt, n, template)
+        lane_prompts = lane_prompts or collaborate.lane_prompts(together, n)
+    rope, mask = lanes.settings(args, model, n, max_tokens, args.mode)
     report.settings(sampler, given, mask or model.mask(n))
     _notes(args, model, n, mask or model.mask(n), sampler, lane_prompts)
     decoding = Decoding(
         model,
-        prompt,
+        asked,
         n,
         max_tokens=max_tokens,
         total_tokens=args.total_tokens,
@@ -83,11 +93,13 @@ def run(args: Any) -> int:
         lane_prompts=lane_prompts,
         seed=seed,
         stop=args.stop or (),
-        template=_template(args),
+        template=template,
     )
+    if together is not None:
+        report.dictation = collaborate.dictate(together, decoding)
     interrupted = decode(decoding, report)
     result = decoding.result()
-    failure = _save(args, result, model)
+    failure = _save(args, result, model, report.dictation)
     report.finish(result)
     if failure is not None:
         raise failure
@@ -161,19 +173,11 @@ def check(args: Any) -> dict[str, Any]:
         beams.check(args)
     if args.json and args.plain:
         raise TinylaneError("--json and --plain are both given; expected one of them")
-    LaneMask.joint(1, args.lag or 0)
-    if args.visibility:
-        common.parse_mask(args.visibility, _count(args), args.lag or 0)
+    lanes.check(args, _count(args), args.mode)
     if args.answer_pattern is not None:
         from tinylane.select import extract
 
         extract("", args.answer_pattern)
-    if args.omega not in (None, "none", "group_think", "ntk", "learned"):
-        _omega_file(args.omega)
-    if args.slot is not None and args.omega not in ("group_think", "ntk"):
-        raise TinylaneError("--slot needs --omega group_think or --omega ntk")
-    if args.omega_scale is not None and args.omega != "ntk":
-        raise TinylaneError("--omega-scale needs --omega ntk")
     if args.save is not None:
         _check_target(Path(args.save))
     given = {
@@ -259,35 +263,6 @@ def _bias(words: list[str]) -> dict[int, float]:
         ) from None
 
 
-def _omega_file(text: str) -> np.ndarray:
-    if not text.startswith("@"):
-        raise TinylaneError(
-            f"--omega is {show(text, 40)}; expected none, group_think, ntk, learned or @file.json"
-        )
-    return common.numbers(common.json_argument(text, "--omega"), f"--omega {text}")
-
-
-def _rope(args: Any, model: Model, n: int, max_tokens: int) -> LaneRoPE | None:
-    """The lane rotation that the flags ask for; None is the model's own."""
-    prompt_lane: Any = 0 if args.prompt_lane == "0" else args.prompt_lane
-    if args.omega in (None, "learned"):
-        if args.omega and model.lane_rope is None:
-            raise TinylaneError("--omega learned: this model has none; give --adapter-path")
-        if prompt_lane is None:
-            return None
-        return LaneRoPE(model.rope().omega, prompt_lane)
-    where: Any = "own" if prompt_lane is None else prompt_lane
-    slot = args.slot if args.slot is not None else max_tokens
-    if args.omega == "none":
-        return LaneRoPE.none(model.theta, where)
-    if args.omega == "group_think":
-        return LaneRoPE.group_think(model.theta, slot, where)
-    if args.omega == "ntk":
-        scale = args.omega_scale if args.omega_scale is not None else n
-        return LaneRoPE.ntk(model.theta, slot, scale, where)
-    return model.rope(LaneRoPE(_omega_file(args.omega), where))
-
-
 def _fields(sampler: Sampler) -> dict[str, Any]:
     return {name: getattr(sampler, name) for name in sampler.__dataclass_fields__}
 
@@ -315,7 +290,7 @@ def _notes(
     alike = not lane_prompts or len(set(lane_prompts)) == 1
     if n > 1 and not model.trained_for_lanes:
         untrained = "this model was not trained to listen to other lanes"
-        if args.visibility is None:
+        if args.visibility is None and args.mode is None:
             common.note(
                 f"{untrained}; lanes run independently; --visibility joint lets them read each "
                 "other, expect degraded or corrupt text",
@@ -333,14 +308,16 @@ def _notes(
             common.note(f"{', '.join(idle)}: no effect when greedy; give --temp", args.quiet)
 
 
-def _save(args: Any, result: Result, model: Model) -> Exception | None:
+def _save(args: Any, result: Result, model: Model, dictation: Dictation | None) -> Exception | None:
     """Write the run; an error waits until what there is has been shown."""
     if args.save is None:
         return None
     from tinylane.runfile import save_run
 
     try:
-        extra = {"adapter_path": args.adapter_path, "revision": args.revision}
+        extra = {"adapter_path": args.adapter_path, "revision": args.revision, "mode": args.mode}
+        if dictation is not None:  # which tokens the model did not choose
+            extra |= {"collaborate": dictation.together.as_dict(), "given": dictation.record()}
         save_run(args.save, result, model, args.model or "", extra)
     except (TinylaneError, OSError) as error:
         return error

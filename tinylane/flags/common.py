@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 BACKENDS = ("auto", "numpy", "mlx")
+MODES = ("independent", "joint", "group_think", "hogwild")
 DTYPES = ("auto", "float32", "float64", "float16", "bfloat16")
 
 
@@ -40,3 +41,30 @@ def engine_flags(p: Any, every: bool = False) -> None:
         help="auto: MLX on Apple silicon" + "; all: one against the other as well" * every,
     )
     p.add_argument("--dtype", choices=(*DTYPES, *more), default="auto")
+
+
+def lane_flags(g: Any, mode: bool = True) -> None:
+    """How lanes read each other; `tinylane.commands.lanes` reads them. mode: --mode as well."""
+    if mode:
+        g.add_argument(
+            "--mode",
+            choices=MODES,
+            help="visibility and rotation by name: independent; joint; group_think; "
+            "hogwild, where every lane reads one text, its own part last",
+        )
+    g.add_argument(
+        "--visibility",
+        metavar="V",
+        help="who reads whom: joint, independent, star, neighbours:K, a JSON matrix, @file.json "
+        "(default: as the model was trained; independent if it was not)",
+    )
+    g.add_argument("--lag", type=int, metavar="STEPS", help="how late lanes read each other")
+    g.add_argument(
+        "--omega",
+        metavar="O",
+        help="lane rotation: none, group_think, ntk, learned or @file.json "
+        "(default: learned if the model has it, else none)",
+    )
+    g.add_argument("--slot", type=float, metavar="S", help="positions a lane; default: max-tokens")
+    g.add_argument("--omega-scale", type=float, metavar="S", help="of ntk; default: lanes")
+    g.add_argument("--prompt-lane", choices=("own", "0"), help="where lanes see the prompt")

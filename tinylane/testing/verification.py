@@ -64,8 +64,10 @@ def prompt_rows(
 def own_settings(model: Model, n: int) -> tuple[LaneMask, LaneRoPE]:
     """The mask and rotation that the model was trained with; joint and `ntk` if it was not."""
     mask = model.mask(n) if model.trained_for_lanes else LaneMask.joint(n)
-    rope = model.rope()
-    return mask, rope if rope.omega.any() else LaneRoPE.ntk(model.theta, SLOT, max(n, 2))
+    rope = model.lane_rope
+    if rope is None or not rope.omega.any():
+        rope = LaneRoPE.ntk(model.theta, SLOT, max(n, 2))
+    return mask, rope
 
 
 def samples_for(

@@ -287,12 +287,14 @@ def run(
     save_every: int = 500,
     stop_at: int | None = None,
     say: Callable[[dict], None] = lambda line: None,
+    trainer_of: Callable[[Any], Trainer] = Trainer,
 ) -> Trainer:
     """Train to the recipe's end in folder `out`, going on from its last state, and export there.
 
     Writes recipe.json, log.jsonl (a line every `every` steps: loss, share exact by lanes, seconds),
     state.safetensors, and at the end the checkpoint. stop_at ends early (the schedule stays the
-    recipe's). Raises TinylaneError if `out` holds a run of another recipe or the loss diverges.
+    recipe's). trainer_of: makes the trainer of the recipe, where it is another. Raises TinylaneError
+    if `out` holds a run of another recipe or the loss diverges.
     """
     out = Path(out)
     written = _json(dataclasses.asdict(recipe))
@@ -304,7 +306,7 @@ def run(
     if recipe_file.exists() and recipe_file.read_text() != written:
         raise TinylaneError(f"{out} holds a run of another recipe; choose another folder")
     _write(recipe_file, written)
-    trainer = Trainer(recipe)
+    trainer = trainer_of(recipe)
     lines: list[str] = []
     seconds = 0.0
     if state.exists():

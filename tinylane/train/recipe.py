@@ -1,0 +1,116 @@
+"""How to tune: the numbers that decide a run, its learning rates by step, and its order of data.
+
+NumPy only. What is tuned is `tuned.Choice`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from tinylane.errors import TinylaneError
+from tinylane.files import show
+from tinylane.lanes import LaneMask
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Learning rates are AdamW's peaks; the loss is sft's or kto's (`objectives`).
+
+    batch_size: transcripts of a microbatch; accumulate: microbatches of a step. final: the share of
+    the peak at which the cosine ends. reduce: what kto calls a transcript's log-probability, the
+    "sum" over its tokens or their "mean". visibility: a name of `LaneMask.named`, or a matrix.
+    """
+
+    objective: str = "sft"
+    steps: int = 1000
+    batch_size: int = 8
+    accumulate: int = 1
+    lr: float = 1e-4
+    omega_lr: float = 1e-2
+    bias_lr: float = 1e-2
+    warmup: int = 20
+    final: float = 0.02
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    beta: float = 0.1
+    desirable: float = 1.0
+    undesirable: float = 1.0
+    reduce: str = "sum"
+    visibility: Any = "joint"
+    lag: int = 0
+    prompt_lane: Any = "own"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.objective not in ("sft", "kto"):
+            raise TinylaneError(f"objective {show(self.objective)}; expected sft or kto")
+        if self.reduce not in ("sum", "mean"):
+            raise TinylaneError(f"reduce {show(self.reduce)}; expected sum or mean")
+        for f in fields(self):
+            value, flag = getattr(self, f.name), "--" + f.name.replace("_", "-")
+            if f.name in ("steps", "batch_size", "accumulate") and value < 1:
+                raise TinylaneError(f"{flag} is {value}; expected 1 or more")
+            if f.type == "float" and not (math.isfinite(value) and value >= 0):
+                raise TinylaneError(f"{flag} is {value}; expected a number from 0")
+            if f.name in ("clip", "beta", "desirable", "undesirable") and value == 0:
+                raise TinylaneError(f"{flag} is 0; expected a number above 0")
+        if self.warmup < 0:
+            raise TinylaneError(f"--warmup is {self.warmup}; expected 0 or more")
+        if self.final > 1:
+            raise TinylaneError(f"--final is {self.final}; expected a share of the peak, 0 to 1")
+        if not 0 <= self.seed < 1 << 64:
+            raise TinylaneError(f"--seed is {self.seed}; expected 0 or more, below 2**64")
+        if self.objective == "kto" and self.batch_size < 2:
+            raise TinylaneError("--batch-size is 1; kto estimates its KL term from 2 or more")
+        self.mask(1)
+
+    def factor(self, step: int) -> float:
+        """What the learning rates are multiplied by at a step (from 0): up to 1 in `warmup` steps,
+        then half a cosine, down to `final` at the last step."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        gone = min((step - self.warmup) / max(self.steps - 1 - self.warmup, 1), 1.0)
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * gone))
+
+    def mask(self, n: int) -> LaneMask:
+        """Who sees whom among n lanes. Raises TinylaneError for a matrix of fewer lanes."""
+        if isinstance(self.visibility, str):
+            return LaneMask.named(self.visibility, n, self.lag)
+        whole = LaneMask(np.array(self.visibility), self.lag)
+        if whole.n < n:
+            raise TinylaneError(
+                f"--visibility is {whole.n} x {whole.n}; there are transcripts of {n} lanes"
+            )
+        return LaneMask(whole.visibility[:n, :n], self.lag)
+
+
+class Order:
+    """Which transcripts a microbatch holds, from (seed, its number) alone.
+
+    An epoch is a permutation cut into microbatches of `size` (a few more where it does not divide).
+    fixed: the same microbatches in every epoch, in another order. KTO's are: their mismatched pairs
+    then stay the same, and each needs its reference log-probability once.
+    """
+
+    def __init__(self, count: int, size: int, seed: int, fixed: bool) -> None:
+        self.count, self.seed, self.fixed = count, seed, fixed
+        self.chunks = max(count // size, 1)
+        self._epoch: tuple[int, list[np.ndarray]] = (-1, [])  # the last one asked for, in order
+
+    def epoch(self, epoch: int) -> list[np.ndarray]:
+        """The microbatches of an epoch, unordered: arrays of indices."""
+        rng = np.random.default_rng([self.seed, 0, 0 if self.fixed else epoch])
+        return np.array_split(rng.permutation(self.count), self.chunks)
+
+    def __call__(self, number: int) -> np.ndarray:
+        """Indices of microbatch `number`, counted from the beginning of the run."""
+        epoch, k = divmod(number, self.chunks)
+        if self._epoch[0] != epoch:
+            turn = np.random.default_rng([self.seed, 1, epoch]).permutation(self.chunks)
+            these = self.epoch(epoch)
+            self._epoch = (epoch, [these[t] for t in turn])
+        return self._epoch[1][k]
