@@ -63,7 +63,17 @@ def test_only_commands_that_exist_are_named(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit):
         main(["--help"])
     out = capsys.readouterr().out
-    for name in ("generate", "eval", "inspect", "replay", "train", "verify", "bench", "view"):
+    for name in (
+        "generate",
+        "eval",
+        "inspect",
+        "replay",
+        "train",
+        "verify",
+        "bench",
+        "view",
+        "fuse",
+    ):
         assert re.search(rf"^    {name} ", out, re.MULTILINE)
     assert not re.search(r"^    serve\b", out, re.MULTILINE)
 

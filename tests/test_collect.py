@@ -311,3 +311,9 @@ def test_collaboration_prompts_are_in_the_transcripts_and_marked(
                 if ids and stop - start == 4:
                     assert model.tokenizer.decode(ids[start:stop]) == " so "
     assert kinds["finish"] > 0 and set(kinds) == {"finish"}
+    read_back = read_transcripts(tmp_path / "out" / "results.jsonl", model, labels=True)
+    assert [found.given for found in read_back.transcripts if found.given] == [
+        [[k for _, start, stop in ranges for k in range(start, stop)] for ranges in row["given"]]
+        for row in rows
+        if any(row["given"])
+    ]

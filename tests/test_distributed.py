@@ -111,6 +111,8 @@ def test_two_ranks_give_what_one_process_gives(game: str, alone: Path, tmp_path:
     launch += command(None, asked(game, out))
     run = subprocess.run(launch, capture_output=True, text=True, timeout=LIMIT)
     assert results(out) == results(alone), run.stderr
+    texts = {(row["mode"], lane["text"]) for row in results(alone) for lane in row["lane"]}
+    assert len(texts) > 12  # random numbers of the wrong problem would show
     parts = [results(out / f"rank-{rank}") for rank in (0, 1)]
     assert [{row["index"] % 2 for row in part} for part in parts] == [{0}, {1}]
     assert sum(map(len, parts)) == len(results(alone)) == 24

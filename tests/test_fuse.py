@@ -230,6 +230,8 @@ def test_a_packed_checkpoint_is_merged_dense_on_request(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         one = tinylane.load(base, "numpy", adapter=tmp_path / "a")
         other = tinylane.load(tmp_path / "out", "numpy")
+    fuse(base, tmp_path / "plain", dequantize=True)  # needs no adapter
+    assert not (tmp_path / "plain" / "adapter").exists()
     ids, lanes = np.arange(3, 13), np.full(10, -1)
     a, b = (np.asarray(m(ids, np.arange(10), lanes)) for m in (one, other))
     assert distance(a, b) < BOUND

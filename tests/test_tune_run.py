@@ -17,6 +17,7 @@ import pytest
 
 pytest.importorskip("mlx.core", exc_type=ImportError)
 
+import helpers_checkpoint as checkpoints
 import helpers_cli
 from helpers_cli import GAME, write_checkpoint
 from helpers_tune import oracle_logprobs, tuner, write_jsonl
@@ -311,6 +312,25 @@ def test_a_full_tuning_is_a_checkpoint(ask: Any, base: Path, data: Path, tmp_pat
     assert after.lane_rope is not None and after.tokenizer is not None
     bias = "model.layers.1.self_attn.q_proj.bias"
     assert np.abs(after.params[bias]).max() > 0 and bias not in before.params
+    out = tmp_path / "plain"  # for loaders that know of no adapter
+    assert ask("fuse", "--model", tmp_path, "--save-path", out)[0] == 0
+    plain = tinylane.load(out, "numpy", adapter=False)
+    ids, lanes = np.arange(3, 13), np.full(10, -1)
+    a, b = (np.asarray(m(ids, np.arange(10), lanes)) for m in (after, plain))
+    assert np.abs(a - b).max() < 1e-4
+
+
+def test_a_run_does_not_write_over_what_it_starts_from(
+    ask: Any, base: Path, data: Path, tmp_path: Path
+) -> None:
+    before = (base / "model.safetensors").read_bytes()
+    code, _, err = ask(*command("sft", base, data, base, "--full"))
+    assert code == 2 and "is --model itself" in err
+    assert (base / "model.safetensors").read_bytes() == before
+    ask(*command("sft", base, data, tmp_path / "a", "--stop-at", 1))
+    argv = command("kto", base, data, tmp_path / "a", "--adapter-path", tmp_path / "a")
+    code, _, err = ask(*argv)
+    assert code == 2 and "is --adapter-path itself" in err
 
 
 def test_from_scratch_needs_a_config_only(ask: Any, base: Path, data: Path, tmp_path: Path) -> None:
@@ -356,6 +376,7 @@ def test_it_says_what_it_tunes_and_how_fast(
     code, out, err = ask(*command("sft", base, data, tmp_path))
     assert code == 0 and "--adapter-path" in out
     assert "8 transcripts of 2 lanes" in err and "4 labelled false are left out" in err
+    assert "good" not in err
     assert "tunes 68 of 4,420 parameters (1.538%): omega 4, biases 64" in err
     assert "tokens/s" in err and "MiB" in err and "left" in err
     entry = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
@@ -363,10 +384,66 @@ def test_it_says_what_it_tunes_and_how_fast(
     assert entry["seconds_left"] == 0 and entry["rate"] == pytest.approx(0.02)
 
 
+def test_a_validation_loss_is_that_of_other_transcripts(
+    ask: Any, base: Path, data: Path, tmp_path: Path
+) -> None:
+    """Logged at its steps and at the last; training does not see it."""
+    lines = data.read_text().splitlines(keepends=True)
+    (tmp_path / "valid.jsonl").write_text("".join(lines[3:6]))
+    more = ("--valid", tmp_path / "valid.jsonl", "--valid-every", 5)
+    code, _, err = ask(*command("sft", base, data, tmp_path / "out", *more))
+    assert code == 0 and "valid" in err
+    ask(*command("sft", base, data, tmp_path / "plain"))
+    assert losses(tmp_path / "out") == losses(tmp_path / "plain")
+    entries = [json.loads(x) for x in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert [e["step"] for e in entries if "valid" in e] == [5, 10, 12]
+    t = prepare(start(base), tmp_path / "valid.jsonl", Recipe(steps=12), Choice()).tuner
+    state = prepare(start(base), data, Recipe(steps=12), Choice()).tuner
+    state.load(tmp_path / "out" / "state.safetensors")
+    t.groups = state.groups
+    every = np.concatenate([x for one in t.transcripts for x in oracle_logprobs(t, one)])
+    assert entries[-1]["valid"] == pytest.approx(-every.mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize("more", [("--grad-checkpoint",), ("--dtype", "bfloat16")])
+def test_a_packed_checkpoint_is_tuned_by_low_rank_updates(
+    ask: Any, tmp_path: Path, more: tuple
+) -> None:
+    """Its weights stay packed; the adapter loads on top of them, in NumPy as well."""
+    how = {"group_size": 32, "bits": 4}
+    raw = checkpoints.small(
+        "qwen2", quantization={**how, "mode": "affine"}, tie_word_embeddings=True
+    )
+    packed = checkpoints.quantized(checkpoints.weights(raw), {}, how)
+    base = checkpoints.write_checkpoint(tmp_path / "base", raw, packed)
+    rng = np.random.default_rng(0)
+    ids = lambda n: rng.integers(3, 90, n).tolist()
+    lines = [{"prompt": ids(4), "lanes": [ids(3), ids(5)], "label": bool(k % 2)} for k in range(6)]
+    data = write_jsonl(tmp_path / "data.jsonl", lines)
+    tuned = (
+        "--lora-rank",
+        2,
+        "--lora-targets",
+        "mlp.down_proj",
+        "self_attn.q_proj",
+        "--lr",
+        "1e-2",
+    )
+    assert ask(*command("sft", base, data, tmp_path / "out", *tuned, *more))[0] == 0
+    found = losses(tmp_path / "out")
+    assert found[-1][1] < found[0][1]
+    model = tinylane.load(base, "numpy", adapter=tmp_path / "out")
+    assert any(name.endswith("down_proj.lora_a") for name in model.params)
+    code, _, err = ask(*command("sft", base, data, tmp_path / "full", "--full"))
+    assert code == 2 and "--full cannot train a quantized checkpoint" in err
+
+
 BAD_FLAGS = {
     ("--lora-rank", -1): "--lora-rank is -1",
     ("--lora-rank", 2, "--full"): "leave --lora-rank out",
     ("--lora-alpha", 3): "--lora-alpha needs --lora-rank",
+    ("--valid-every", 0): "--valid-every is 0",
+    ("--valid", "nowhere"): "nowhere: cannot be read",
     ("--lora-targets", "q_proj", "--lora-rank", 2): "--lora-targets 'q_proj'",
     ("--no-tune-omega", "--no-tune-biases"): "nothing to tune",
     ("--steps", 0): "--steps is 0",
@@ -379,6 +456,7 @@ BAD_FLAGS = {
     ("--visibility", "[[1]]"): "--visibility is 1 x 1; there are transcripts of 2 lanes",
     ("--save-every", 0): "--save-every is 0",
     ("--final", 2): "--final is 2",
+    ("--from-scratch", "--dtype", "bfloat16"): "--from-scratch takes no",
 }
 
 

@@ -220,6 +220,7 @@ def test_characters_split_over_tokens_count_to_the_last_and_special_tokens_have_
     assert texts.table[padded] == f"[{tokenizer.vocab_size + 1}]" and padded in texts.special
     end = tokenizer.core.token_to_id("</s>")
     assert texts.shown(end) == "</s>"
+    assert "\\xf0" in texts.shown(ball[0])  # by itself: the bytes that it has
 
 
 def test_without_a_tokenizer_ids_are_shown():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,8 @@ def save(figure: Figure, path: str | Path) -> Path:
     kind = path.suffix[1:]
     if kind not in metadata:
         raise TinylaneError(f"{path}: expected a name that ends in .png, .svg or .pdf")
-    with replacing(path) as file:
+    with replacing(path) as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a box in the picture says that one is missing
         figure.savefig(file, format=kind, dpi=150, facecolor=PAPER, metadata=metadata[kind])
     return path
 

@@ -73,6 +73,16 @@ class Collaboration:
         """For a record of a run's settings."""
         return asdict(self)
 
+    def describe(self) -> str:
+        """What is said and when, in words."""
+        late = f"as late as leaves {ANSWER_ROOM} tokens" if self.finish_at is None else ""
+        when = {
+            "nudge": f" every {self.nudge_every} tokens",
+            "finish": f" {late or f'at {self.finish_at} tokens'}",
+        }
+        parts = [part + when.get(part, "") for part in PARTS if getattr(self, part)]
+        return f"collaboration prompts: {', '.join(parts) or 'none'}"
+
 
 def read(
     folder: str | Path | None = None,

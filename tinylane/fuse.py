@@ -42,14 +42,16 @@ def fuse(
     """Write the checkpoint `source` with `adapter` merged into it to `out`; notes for people.
 
     adapter: a folder; None takes the checkpoint's own `adapter/`. dtype: of the new files, None
-    takes the checkpoint's. dequantize: a packed checkpoint becomes a dense one. Raises
-    TinylaneError: no adapter, a packed checkpoint without `dequantize`, `out` holds weights.
+    takes the checkpoint's. dequantize: a packed checkpoint becomes a dense one, with an adapter or
+    without. Raises TinylaneError: no adapter, a packed checkpoint without `dequantize`, `out` holds
+    weights.
     """
     out, folder = Path(out), resolve(source, revision)
     plan = Plan(folder, "numpy", "auto", adapter)
     found = plan.adapter(plan.config)
-    if found is None:
+    if found is None and not dequantize:
         raise TinylaneError(f"{folder}: has no adapter of its own; give --adapter-path")
+    found = found or Adapter(folder)
     if list(out.glob("*.safetensors")):
         raise TinylaneError(f"{out}: already holds weights; choose another folder")
     with plan.open() as files:

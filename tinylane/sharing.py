@@ -175,12 +175,14 @@ def absorb(journal: Journal, fields: Sequence[str], place: dict[Key, int]) -> No
     They may be written at the same time: a last line that is not whole yet is left. Raises
     TinylaneError for one of another configuration.
     """
+    # One that has none yet was made and killed at once.
+    folders = [f for f in sorted(journal.folder.glob("rank-*")) if (f / RESULTS).is_file()]
+    if not folders:
+        return
     there = {key_of(row, fields) for row in journal.rows()}
     settings = read_run(journal.folder)[0]["settings"]
     found: dict[Key, dict[str, Any]] = {}
-    for folder in sorted(journal.folder.glob("rank-*")):
-        if not (folder / RESULTS).is_file():
-            continue  # made, and killed at once
+    for folder in folders:
         made, rows = read_run(folder)
         if difference := differing(made.get("settings"), settings):
             raise TinylaneError(

@@ -57,8 +57,11 @@ def _run(args: Any, ring: Ring | None) -> int:
     collect.check(args.label_by, args.samples, cell, conditions)
     runner.reading(model, cell, conditions)  # refuses what does not go together
     runner.check_prompts(model, problems)
-    more: dict[str, Any] = {} if together is None else {"collaborate": together.as_dict()}
-    more |= {"samples": args.samples, "label_by": args.label_by, "what": "transcripts"}
+    more: dict[str, Any] = {"what": "transcripts"}
+    more |= {"samples": args.samples, "label_by": args.label_by}
+    if together is not None:
+        more["collaborate"] = together.as_dict()
+        common.note(together.describe(), args.quiet)
     settings = runner.settings(task, model, problems, [cell], conditions, **more)
     evaluate._notes(args, model, task, [cell], conditions)
     fields = collect.fields(args.label_by)
@@ -120,6 +123,8 @@ def _collect(
         )
         raise
     if isinstance(journal, Shared):
+        if journal.count < len(order):
+            common.note("this rank is done; waiting for the others", args.quiet)
         journal.merge()
 
 

@@ -67,6 +67,7 @@ def _run(args: Any, ring: Ring | None) -> int:
     more: dict[str, Any] = {"told_apart": any(task.lane_prompts(c.lanes) for c in cells)}
     if together is not None:
         more["collaborate"] = together.as_dict()
+        common.note(together.describe(), args.quiet)
     settings = runner.settings(task, model, problems, cells, conditions, **more)
     _notes(args, model, task, cells, conditions)
     order = [(problems[k].id, *cell.key) for k, cell in runner.plan(len(problems), cells)]
@@ -118,6 +119,8 @@ def _solve(
             )
         raise
     if isinstance(journal, Shared):
+        if journal.count < len(work):
+            common.note("this rank is done; waiting for the others", args.quiet)
         journal.merge()
         if journal.whole is not None:
             for number, row in enumerate(journal.rows(), 1):

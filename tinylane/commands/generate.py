@@ -97,6 +97,7 @@ def run(args: Any) -> int:
     )
     if together is not None:
         report.dictation = collaborate.dictate(together, decoding)
+        common.note(together.describe(), args.quiet)
     interrupted = decode(decoding, report)
     result = decoding.result()
     failure = _save(args, result, model, report.dictation)

@@ -12,6 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,31 @@ from tinylane.bench.machine import memory
 from tinylane.errors import TinylaneError
 from tinylane.files import write_text
 from tinylane.train.rundir import Log, append, claim, locked
+from tinylane.train.transcripts import Transcript
 from tinylane.train.tuner import Groups, Outcome, Tuner
 
 STATE, REFERENCE = "state.safetensors", "reference.jsonl"
 PATIENCE = 10  # steps in a row whose loss is out of bounds before a run is given up
+# What there is to say: a line of the log, or {"at": step, "seconds_left": s} after every step, or
+# {"reference": k, "of": n} while kto's reference is computed.
 Say = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Steps between lines of the log, saved states, and checks of the validation loss (where there
+    is a line); stop_at ends a run early (its schedule stays the recipe's)."""
+
+    every: int = 10
+    save_every: int = 100
+    valid_every: int = 100
+    stop_at: int | None = None
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if value is not None and value < 1:
+                raise TinylaneError(f"--{f.name.replace('_', '-')} is {value}; expected 1 or more")
 
 
 def run(
@@ -33,26 +54,25 @@ def run(
     out: str | Path,
     recipe: Mapping[str, Any],
     export: Callable[[Tuner, Path], None],
+    pace: Pace | None = None,
     *,
     notes: Mapping[str, Any] | None = None,
-    every: int = 10,
-    save_every: int = 100,
-    stop_at: int | None = None,
+    valid: Sequence[Transcript] = (),
     say: Say = lambda entry: None,
 ) -> Tuner:
     """Train to the recipe's end in folder `out`, from its last state on; export what is saved.
 
-    recipe: all that decides the numbers (`rundir.claim`). export writes adapter or checkpoint and
-    is called with every saved state. every, save_every: steps between lines of the log, and between
-    states. stop_at ends early (the schedule stays the recipe's). Raises TinylaneError if `out`
-    holds a run of another recipe, another process works there, or the loss diverges.
+    recipe: all that decides the numbers (`rundir.claim`); notes are kept beside it. export writes
+    adapter or checkpoint and is called with every saved state. valid: transcripts whose loss is
+    logged, at steps of pace.valid_every and at the last. Raises TinylaneError if `out` holds a run
+    of another recipe, another process works there, or the loss diverges.
     """
     out = Path(out)
     with locked(out):
         claim(out, recipe, notes or {})
         if tuner.kto:
             _refer(tuner, out / REFERENCE, recipe, say)
-        _train(tuner, out, export, every, save_every, stop_at, say)
+        _train(tuner, out, export, pace or Pace(), valid, say)
     return tuner
 
 
@@ -60,20 +80,19 @@ def _train(
     tuner: Tuner,
     out: Path,
     export: Callable[[Tuner, Path], None],
-    every: int,
-    save_every: int,
-    stop_at: int | None,
+    pace: Pace,
+    valid: Sequence[Transcript],
     say: Say,
 ) -> None:
     state, steps = out / STATE, tuner.recipe.steps
-    end = min(stop_at or steps, steps)
+    end = min(pace.stop_at or steps, steps)
     window: list[float] = []  # losses since the last line of the log
     guard = _Guard(tuner, state)
     if state.exists():
         notes = tuner.load(state)
         window, guard = (
-            json.loads(notes["window"]),
-            _Guard(tuner, state, json.loads(notes["guard"])),
+            json.loads(notes.get("window", "[]")),
+            _Guard(tuner, state, json.loads(notes.get("guard", "[0, 0, 0]"))),
         )
     log = Log(out, tuner.step)
     started, before, tokens = tuner.step, time.monotonic() - log.seconds, 0
@@ -86,18 +105,20 @@ def _train(
     due = False
     while tuner.step < end:
         found = tuner.outcome(tuner.step)
-        due = due or (tuner.step % save_every == 0 and tuner.step > started)
+        due = due or (tuner.step % pace.save_every == 0 and tuner.step > started)
         if guard(found) and due:
             save()
             due = False
         norm = tuner.apply(found.grads or {})
         window.append(found.loss)
         tokens += found.tokens
-        if tuner.step % every == 0 or tuner.step == steps:
+        spent = time.monotonic() - began
+        left = round(spent / (tuner.step - started) * (steps - tuner.step), 1)
+        say({"at": tuner.step, "seconds_left": left})
+        if tuner.step % pace.every == 0 or tuner.step == steps:
             mean = sum(window) / len(window)
             window.clear()
             named = {name: getattr(found, name) for name in ("good", "bad", "kl")}
-            spent = time.monotonic() - began
             entry = {
                 "step": tuner.step,
                 "loss": mean,
@@ -106,9 +127,11 @@ def _train(
                 "gradient": norm,
                 "seconds": round(time.monotonic() - before, 2),
                 "tokens_per_second": round(tokens / max(spent, 1e-9), 1),
-                "seconds_left": round(spent / (tuner.step - started) * (steps - tuner.step), 1),
+                "seconds_left": left,
                 "peak_memory": max(memory() or 0, mx.get_peak_memory()),
             }
+            if valid and (tuner.step % pace.valid_every == 0 or tuner.step == steps):
+                entry["valid"] = tuner.nll(valid)
             log.add(entry)
             say(entry)
     if tuner.step == started and state.exists():

@@ -265,7 +265,10 @@ class Texts:
     def _alone(self, token: int) -> int:
         if self._tok is None or self._tok.is_special(token):
             return self._name(token)
-        return self._place(self._tok.decode([token], skip_special=False) or PART)
+        text = self._tok.decode([token], skip_special=False)
+        if "\ufffd" in text and self._tok.byte_level:  # a part of a character: its bytes
+            text = self._tok.token_bytes(token).decode("utf-8", "backslashreplace")
+        return self._place(text or PART)
 
     def _name(self, token: int) -> int:
         """A special token, one that the tokenizer lacks, or an id where there is no tokenizer."""

@@ -120,6 +120,7 @@ const chance = (nats) => {
         node.dataset.token = lane.first + k - lane.given;
         node.setAttribute("role", "option");
       }
+      node.classList.add("future");
       place(text, node);
     }
     const name = make("h3", {}, `${symbol(m)} ${laneName(m)} `, make("small", { id: `state${m}` }));
@@ -160,31 +161,32 @@ const chance = (nats) => {
     $("legend").textContent = describeShade();
   }
 
-  let written = null; // the step that the tokens' classes show
+  // Only what changes is touched: a long run has thousands of tokens. All begin as not yet written.
+  for (const lane of run.lanes) Object.assign(lane, { to: -lane.given, isGone: false });
   function showTime() {
     const clock = firstClock + state.step; // of the next tokens
     run.lanes.forEach((lane, m) => {
       const begun = lane.forked ? lane.forked[1] : lane.start;
-      const before = written === null ? -1 : firstClock + written;
-      for (let k = -lane.given; k < lane.tokens; k++) {
-        const node = nodes[lane.row + lane.given + k];
-        const isFuture = clock < begun || (k >= 0 && lane.start + k >= clock);
-        if (before < 0 || node.classList.contains("future") !== isFuture) node.classList.toggle("future", isFuture);
-        const isGone = lane.dropped !== null && clock > lane.dropped;
-        if (node.classList.contains("gone") !== isGone) node.classList.toggle("gone", isGone);
+      const to = clock < begun ? -lane.given : Math.min(lane.tokens, Math.max(0, clock - lane.start));
+      for (let k = Math.min(to, lane.to); k < Math.max(to, lane.to); k++) {
+        nodes[lane.row + lane.given + k].classList.toggle("future", k >= to);
       }
+      lane.to = to;
+      const isGone = lane.dropped !== null && clock > lane.dropped;
+      for (let k = -lane.given; k < lane.tokens && isGone !== lane.isGone; k++) {
+        nodes[lane.row + lane.given + k].classList.toggle("gone", isGone);
+      }
+      lane.isGone = isGone;
       let said = `${lane.tokens} tokens`;
-      if (lane.dropped !== null && clock > lane.dropped) said = `dropped at step ${lane.dropped - firstClock}`;
+      if (isGone) said = `dropped at step ${lane.dropped - firstClock}`;
       else if (clock < begun) said = `not there yet; joins after step ${begun - firstClock}`;
       else if (clock >= lane.start + lane.tokens) said += lane.end ? `, ended: ${lane.end}` : "";
       else said = `${Math.max(0, clock - lane.start)} of ${said}`;
       if (lane.forked && clock >= begun) said += `; forked from lane ${lane.forked[0]} after step ${begun - firstClock}`;
       $(`state${m}`).textContent = said;
       $(`card${m}`).classList.toggle("here", m === state.lane);
-      const there = lane.given + Math.min(lane.tokens, Math.max(0, clock - lane.start));
-      if (there > 0) scrollTo(texts[m], nodes[lane.row + there - 1]);
+      if (to > -lane.given) scrollTo(texts[m], nodes[lane.row + lane.given + to - 1]);
     });
-    written = state.step;
     $("step").value = state.step;
     $("now").textContent = `${state.step} of ${steps}`;
     $("step").setAttribute("aria-valuetext", `step ${state.step} of ${steps}, lane ${state.lane}`);

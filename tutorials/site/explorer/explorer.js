@@ -180,6 +180,7 @@ function sentence(view, key) {
     future: `at step ${step} nobody has written it yet`,
   };
   const seen = ["query", "shared", "own", "other"].includes(kind), share = heard(view)[key];
+  const percent = Math.round(share / 10) || "under 1";
   const target = `${n === SHARED ? "the prompt" : `lane ${n}`}’s ${word} at position ${j}`;
   return [
     `${m === SHARED ? "The prompt" : `Lane ${m}`} at position ${i} ` +
@@ -187,7 +188,7 @@ function sentence(view, key) {
     ` because ${because[kind]}.`,
     (kind === "other" && i === j ? " Both were known before this step, so nothing leaks." : "") +
       (kind === "shared" ? " Every lane sees it as its own past." : "") +
-      (seen && share >= 0 ? ` It gets ${Math.round(share / 10) || "under 1"}% of the attention.` : ""),
+      (seen && share >= 0 ? ` It gets ${percent}% of the attention.` : ""),
   ];
 }
 
