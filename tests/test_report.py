@@ -19,7 +19,7 @@ from tinylane.errors import TinylaneError
 from tinylane.evaluation import figures, report
 from tinylane.evaluation.measures import Estimate
 from tinylane.evaluation.tables import cell, markdown, number, percent, points
-from tinylane.plot import COLOURS, DASHES, MARKERS
+from tinylane.plot import COLOURS, DASHES, MARKERS, save
 
 ask = helpers_cli.ask  # fixture
 
@@ -138,9 +138,29 @@ def test_pictures_are_written_and_described(ask: Any, run: Path, tmp_path: Path)
         assert png[:8] == b"\x89PNG\r\n\x1a\n" and width > 500 and height > 300
         assert f"](accuracy-{axis}.svg)" in out
     assert "joint x4: 90.0% (59.6% to 98.2%) at 8" in out
-    before = (tmp_path / "page" / "accuracy-steps.svg").read_bytes()
-    ask("report", run, "--out", tmp_path / "again")
-    assert (tmp_path / "again" / "accuracy-steps.svg").read_bytes() == before
+    (section,) = report.sections([report.read(run)])  # the same run gives the same file
+    again = save(figures.accuracy(section.cells, "steps", section.title), tmp_path / "again.svg")
+    assert again.read_bytes() == (tmp_path / "page" / "accuracy-steps.svg").read_bytes()
+
+
+def test_every_curve_is_in_a_file(ask: Any, run: Path) -> None:
+    """Accuracy of one lane, the majority and any, of k lanes too, by steps, tokens and seconds."""
+    assert ask("report", run, "--no-plots")[0] == 0
+    said = json.loads((run / "curves.json").read_text())
+    joint = said["joint x4"]
+    assert set(said) == {"independent x1", "independent x4", "joint x4", "hogwild x4"}
+    assert set(joint) == {"steps", "tokens", "seconds"}
+    by_step = dict(zip(joint["steps"]["budgets"], joint["steps"]["majority"], strict=True))
+    assert by_step[1][0] == 0 and by_step[2] == pytest.approx([0.9, 0.59584, 0.98212], abs=1e-4)
+    tokens = joint["tokens"]
+    by_token = dict(zip(tokens["budgets"], tokens["one"], strict=True))
+    assert by_token[7][0] == 0 and by_token[8][0] == 0.9
+    seconds = dict(zip(joint["seconds"]["budgets"], joint["seconds"]["any"], strict=True))
+    assert [v[0] for t, v in seconds.items() if t < 0.2] == [0] * sum(t < 0.2 for t in seconds)
+    assert seconds[0.8][0] == 0.9
+    of_k = joint["steps"]["of_k"]
+    assert set(of_k) == {"budgets", *(f"{m} of {k}" for m in ("majority", "any") for k in (1, 2))}
+    assert [v[0] for v in of_k["majority of 2"]] == [0.0 if s < 2 else 0.9 for s in of_k["budgets"]]
 
 
 def test_lines_are_told_apart_without_colour(run: Path) -> None:
@@ -162,6 +182,19 @@ def test_lines_are_told_apart_without_colour(run: Path) -> None:
     steps = dict(zip(joint.get_xdata(), joint.get_ydata(), strict=True))
     assert steps[1] == 0 and steps[2] == 0.9 and steps[8] == 0.9
     assert len(COLOURS) == len(DASHES) == len(MARKERS) == len(set(MARKERS))
+
+
+def test_other_measures_are_plotted_if_asked(
+    ask: Any, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tinylane import plot
+
+    drawn: list[str] = []
+    monkeypatch.setattr(plot, "save", lambda figure, path: drawn.append(Path(path).name))
+    code, out, _ = ask("report", run, "--measure", "any", "one", "any")
+    kinds = [(m, axis) for m in ("any", "one") for axis in ("steps", "tokens", "seconds")]
+    assert code == 0 and drawn == [f"{m}-{a}.{kind}" for m, a in kinds for kind in ("svg", "png")]
+    assert "any lane, against decoding steps" in out and "one lane by itself, against" in out
 
 
 def test_panels_are_numbers_of_lanes(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def _run(args: Any, ring: Ring | None) -> int:
         more["collaborate"] = together.as_dict()
         common.note(together.describe(), args.quiet)
     settings = runner.settings(task, model, problems, [cell], conditions, **more)
-    evaluate._notes(args, model, task, [cell], conditions)
+    evaluate._notes(args, model, task, problems, [cell], conditions)
     fields = collect.fields(args.label_by)
     work = [(k, s) for k in range(len(problems)) for s in range(args.samples)]
     parts = range(cell.lanes) if len(fields) == 3 else [None]

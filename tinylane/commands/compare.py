@@ -1,12 +1,14 @@
 """`tinylane report RUN...`: the tables and plots of eval runs.
 
-Prints a page of Markdown and writes it, with its plots, to report.md beside the first run's results
-(or into --out). Which numbers, and what is compared with what: `tinylane.evaluation.report`.
+Prints a page of Markdown and writes it to report.md beside the first run's results (or into --out),
+with its plots and with every curve's numbers (curves.json). Which numbers, and what is compared
+with what: `tinylane.evaluation.report`.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from tinylane.commands import common
 from tinylane.errors import TinylaneError
 from tinylane.evaluation import report
 from tinylane.evaluation.measures import AXES
-from tinylane.files import write_text
+from tinylane.files import write_json, write_text
 
 
 def run(args: Any) -> int:
@@ -28,30 +30,36 @@ def run(args: Any) -> int:
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise TinylaneError(f"--out {out}: cannot be made ({error.strerror})") from error
-    if not args.no_plots:
-        for k, findings in enumerate(found):
-            pictures[k] = _draw(findings, out, f"-{k + 1}" if len(found) > 1 else "")
+    for k, findings in enumerate(found):
+        suffix = f"-{k + 1}" if len(found) > 1 else ""
+        if not args.no_plots:
+            pictures[k] = _draw(findings, out, suffix, args.measure)
+        write_json(out / f"curves{suffix}.json", report.curves(findings.section))
     page = report.page(found, pictures)
     write_text(out / "report.md", page)
     if args.json:
         common.print_json({"sections": [findings.as_dict() for findings in found]})
     else:
         print(page, end="")
-    names = ", ".join(["report.md", *(n for group in pictures.values() for n, _ in group)])
-    print(f"tinylane: written to {out}: {names} (and each plot as .png)", file=sys.stderr)
+    drawn = sum(map(len, pictures.values()))
+    plots = f" and {drawn} plots, each as .svg and .png" if drawn else ""
+    print(f"tinylane: written to {out}: report.md, the curves as JSON{plots}", file=sys.stderr)
     return 0
 
 
-def _draw(findings: report.Findings, out: Path, suffix: str) -> list[tuple[str, str]]:
+def _draw(
+    findings: report.Findings, out: Path, suffix: str, measures: Sequence[str]
+) -> list[tuple[str, str]]:
     """Write the plots of a section, SVG and PNG; (name of the SVG, alt text) of each."""
     from tinylane.evaluation.figures import accuracy
     from tinylane.plot import alt, save
 
     section, done = findings.section, []
-    for axis in AXES:
-        figure = accuracy(section.cells, axis, section.title)
-        name = f"accuracy-{axis}{suffix}"
-        for kind in ("svg", "png"):
-            save(figure, out / f"{name}.{kind}")
-        done.append((f"{name}.svg", alt(figure)))
+    for measure in dict.fromkeys(measures):
+        for axis in AXES:
+            figure = accuracy(section.cells, axis, section.title, measure)
+            name = f"accuracy-{axis}" if measure == "majority" else f"{measure}-{axis}"
+            for kind in ("svg", "png"):
+                save(figure, out / f"{name}{suffix}.{kind}")
+            done.append((f"{name}{suffix}.svg", alt(figure)))
     return done

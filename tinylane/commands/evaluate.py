@@ -25,6 +25,7 @@ from tinylane.errors import TinylaneError
 from tinylane.evaluation import record, runner
 from tinylane.evaluation.measures import summary
 from tinylane.evaluation.tables import plain_table
+from tinylane.files import show
 from tinylane.journal import Journal
 from tinylane.lanes import MAX_LANES, LaneMask
 from tinylane.sampling import Sampler
@@ -69,7 +70,7 @@ def _run(args: Any, ring: Ring | None) -> int:
         more["collaborate"] = together.as_dict()
         common.note(together.describe(), args.quiet)
     settings = runner.settings(task, model, problems, cells, conditions, **more)
-    _notes(args, model, task, cells, conditions)
+    _notes(args, model, task, problems, cells, conditions)
     order = [(problems[k].id, *cell.key) for k, cell in runner.plan(len(problems), cells)]
     with sharing.keep(args.out, settings, ring, runner.FIELDS, order) as journal:
         rows = _solve(args, model, task, problems, cells, conditions, journal, ring)
@@ -202,9 +203,23 @@ def _check_folder(folder: Path) -> None:
 
 
 def _notes(
-    args: Any, model: Model, task: Task, cells: Sequence[Cell], conditions: Conditions
+    args: Any,
+    model: Model,
+    task: Task,
+    problems: Sequence[Problem],
+    cells: Sequence[Cell],
+    conditions: Conditions,
 ) -> None:
     """Say once what the user may not expect."""
+    if args.quiet:
+        return
+    unread = [problem for problem in problems if not task.readable(problem.truth)]
+    if unread:
+        common.note(
+            f"{len(unread)} of {len(problems)} true answers cannot be read as mathematics and are "
+            f"compared as text; the first is that of problem {unread[0].id}: "
+            f"{show(unread[0].truth, 60)}"
+        )
     sampler = conditions.sampler
     alike = [c for c in cells if c.lanes > 1 and not task.lane_prompts(c.lanes)]
     if sampler is not None and sampler.temperature == 0:

@@ -102,7 +102,7 @@ def page(source: str, name: str, shown: list[str], seconds: float) -> str:
     for cell, out in zip(cells(source, name), shown, strict=True):
         if cell.markdown:
             text = cell.text
-            if solution := re.match(r"### (Solution \d)\n", text):
+            if solution := re.match(r"### (Solution \d)(\n|$)", text):
                 parts += ["///"] * folded
                 parts.append(f"/// details | {solution[1]}\n    type: success")
                 text, folded = text[solution.end() :].lstrip("\n"), True

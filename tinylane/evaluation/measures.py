@@ -172,13 +172,14 @@ def curve(rows: Sequence[Row], axis: Axis, budgets: np.ndarray) -> dict[str, lis
     }
 
 
-# At the end of a run.
+# Of k lanes, and at the end of a run.
 
 
-def majority_of(row: Row, k: int) -> float:
-    """How often the majority of k of the lanes is right at the end: the mean over all subsets of k
-    lanes, or over SUBSETS of them drawn from a fixed seed where there are more."""
-    groups, means = state(row, row.steps)
+def majority_of(row: Row, k: int, step: int | None = None) -> float:
+    """How often the majority of k of the lanes is right after `step` steps (None: at the end): the
+    mean over all subsets of k lanes, or over SUBSETS of them, from a fixed seed, where there are
+    more."""
+    groups, means = state(row, row.steps if step is None else step)
     n, right = row.lanes, row.correct[groups[groups >= 0]]
     if not right.any():
         return 0.0
@@ -192,12 +193,30 @@ def majority_of(row: Row, k: int) -> float:
     return float(np.mean([right_of(row, groups[s], means[s]) for s in subsets]))
 
 
-def any_of(row: Row, k: int) -> float:
-    """How often at least one of k of the lanes is right at the end: 1 - C(n-c, k) / C(n, k) with c
-    right lanes, the mean over all subsets (Chen et al. 2021, arXiv:2107.03374)."""
-    groups, _ = state(row, row.steps)
+def any_of(row: Row, k: int, step: int | None = None) -> float:
+    """How often at least one of k of the lanes is right: 1 - C(n-c, k) / C(n, k) with c right
+    lanes, the mean over all subsets (Chen et al. 2021, arXiv:2107.03374)."""
+    groups, _ = state(row, row.steps if step is None else step)
     right = sum(bool(row.correct[g]) for g in groups if g >= 0)
     return 1.0 - math.comb(row.lanes - right, k) / math.comb(row.lanes, k)
+
+
+def powers(n: int) -> list[int]:
+    """1, 2, 4, .. below n, and n."""
+    return [*(1 << j for j in range(n.bit_length()) if 1 << j < n), n]
+
+
+def curve_of_k(
+    rows: Sequence[Row], axis: Axis, budgets: np.ndarray, k: int
+) -> tuple[list[Estimate], list[Estimate]]:
+    """The majority of k lanes and any of k, an estimate at each budget."""
+    total = np.zeros((2, len(budgets)))
+    for row in rows:
+        at = [step_at(row, axis, b) for b in budgets]
+        known = {s: (majority_of(row, k, s), any_of(row, k, s)) for s in set(at)}
+        total += np.array([known[s] for s in at]).T
+    majority, some = ([wilson(float(x), len(rows)) for x in line] for line in total)
+    return majority, some
 
 
 def distinct(row: Row) -> int:

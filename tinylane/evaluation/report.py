@@ -22,8 +22,12 @@ from tinylane.evaluation.measures import (
     Summary,
     any_of,
     compare,
+    curve,
+    curve_of_k,
+    grid,
     majority_of,
     mean,
+    powers,
     summary,
     wilson,
 )
@@ -229,13 +233,12 @@ def find(section: Section) -> Findings:
     for label, rows in section.cells.items():
         n = rows[0].lanes
         if n > 1:
-            ks = sorted({k for k in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512) if k < n} | {n})
             majorities[label] = {
                 k: (
                     wilson(sum(majority_of(row, k) for row in rows), len(rows)),
                     wilson(sum(any_of(row, k) for row in rows), len(rows)),
                 )
-                for k in ks
+                for k in powers(n)
             }
     comparisons = [
         comparison
@@ -244,6 +247,31 @@ def find(section: Section) -> Findings:
         for comparison in compare(section.cells[a], section.cells[b], (a, b), axis)
     ]
     return Findings(section, summaries, majorities, comparisons)
+
+
+def curves(section: Section) -> dict[str, Any]:
+    """Every cell's accuracy as a function of steps, tokens and seconds, plain JSON values: one
+    lane, majority and any, and on a coarser grid the majority of k lanes and any of k."""
+    found: dict[str, Any] = {}
+    for label, rows in section.cells.items():
+        found[label] = {}
+        for axis in AXES:
+            budgets, coarse = grid(rows, axis), grid(rows, axis, 9)
+            here: dict[str, Any] = {"budgets": _rounded(budgets)}
+            for name, line in curve(rows, axis, budgets).items():
+                here[name] = [_rounded([e.value, e.low, e.high]) for e in line]
+            of_k: dict[str, Any] = {"budgets": _rounded(coarse)}
+            for k in powers(rows[0].lanes)[:-1]:
+                for name, line in zip(
+                    ("majority", "any"), curve_of_k(rows, axis, coarse, k), strict=True
+                ):
+                    of_k[f"{name} of {k}"] = [_rounded([e.value, e.low, e.high]) for e in line]
+            found[label][axis] = {**here, "of_k": of_k}
+    return found
+
+
+def _rounded(values: Any) -> list[float]:
+    return [float(f"{float(x):.5g}") for x in values]
 
 
 def page(found: Sequence[Findings], pictures: Mapping[int, Sequence[tuple[str, str]]]) -> str:

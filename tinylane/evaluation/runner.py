@@ -135,11 +135,18 @@ def problem_seed(seed: int, index: int) -> int:
 
 
 def solve(
-    model: Model, task: Task, problem: Problem, index: int, cell: Cell, conditions: Conditions
+    model: Model,
+    task: Task,
+    problem: Problem,
+    index: int,
+    cell: Cell,
+    conditions: Conditions,
+    encode: Callable[..., list[int]] = encode_prompt,
 ) -> dict[str, Any]:
     """Decode one problem in one cell; its record (see `tinylane.evaluation.record`).
 
-    Raises TinylaneError, naming the problem, for a prompt that leaves no room in the context.
+    encode: the prompt's token ids; `Encoder` remembers them from cell to cell. Raises
+    TinylaneError, naming the problem, for a prompt that leaves no room in the context.
     """
     from tinylane.decoding import Decoding
 
@@ -153,7 +160,7 @@ def solve(
             prompt, template = c.prompt(prompt, n, template)
         decoding = Decoding(
             model,
-            encode_prompt(model, prompt, template),
+            encode(model, prompt, template),
             n,
             max_tokens=cell.max_tokens,
             sampler=c.sampler,
@@ -222,6 +229,23 @@ def remaining(
     return [(index, cell) for index, cell in work if (index, cell.key) not in seen]
 
 
+class Encoder:
+    """`encode_prompt`, remembering the last few prompts: all cells of a problem ask the same, and
+    to render a chat template takes a process of its own."""
+
+    def __init__(self, most: int = 16) -> None:
+        self._known: dict[str, list[int]] = {}
+        self._most = most
+
+    def __call__(self, model: Model, prompt: Any, template: dict[str, Any] | None) -> list[int]:
+        key = repr((prompt, template))
+        if key not in self._known:
+            if len(self._known) >= self._most:
+                self._known.clear()
+            self._known[key] = encode_prompt(model, prompt, template)
+        return list(self._known[key])
+
+
 def run(
     model: Model,
     task: Task,
@@ -230,8 +254,9 @@ def run(
     conditions: Conditions,
 ) -> Iterator[dict[str, Any]]:
     """Solve what there is to do, one record after another."""
+    encode = Encoder()
     for index, cell in work:
-        yield solve(model, task, problems[index], index, cell, conditions)
+        yield solve(model, task, problems[index], index, cell, conditions, encode)
 
 
 def settings(

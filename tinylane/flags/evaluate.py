@@ -110,5 +110,13 @@ def report(commands: Any) -> None:
     )
     p.add_argument("runs", nargs="+", metavar="RUN", help="the --out of tinylane eval")
     p.add_argument("--out", metavar="DIR", help="where to write; default: the first run's folder")
+    p.add_argument(
+        "--measure",
+        nargs="+",
+        choices=("majority", "one", "any"),
+        default=["majority"],
+        metavar="M",
+        help="what is plotted: majority, one (lane), any (lane); default: majority",
+    )
     p.add_argument("--no-plots", action="store_true", help="the tables only")
     p.add_argument("--json", action="store_true", help="one JSON document on standard output")
