@@ -242,7 +242,6 @@ def test_the_learning_rate_warms_up_and_falls_as_a_cosine() -> None:
 
 
 def tuner_transcript() -> Any:
-
     return transcript(np.random.default_rng(0))
 
 
