@@ -52,7 +52,7 @@ def _run(args: Any, ring: Ring | None) -> int:
     together = common.parse_collaboration(args)
     asked = options(args)
     if args.out is not None:
-        _check_folder(Path(args.out))
+        check_folder(Path(args.out))
     model = common.load(args, lanes=max(args.lanes or [1]), max_tokens=args.max_tokens or 256)
     task = tasks.make(args.task, asked, model)
     problems = task.problems(args.count, args.seed)
@@ -70,7 +70,7 @@ def _run(args: Any, ring: Ring | None) -> int:
         more["collaborate"] = together.as_dict()
         common.note(together.describe(), args.quiet)
     settings = runner.settings(task, model, problems, cells, conditions, **more)
-    _notes(args, model, task, problems, cells, conditions)
+    notes(args, model, task, problems, cells, conditions)
     order = [(problems[k].id, *cell.key) for k, cell in runner.plan(len(problems), cells)]
     with sharing.keep(args.out, settings, ring, runner.FIELDS, order) as journal:
         rows = _solve(args, model, task, problems, cells, conditions, journal, ring)
@@ -192,7 +192,7 @@ def conditions_of(args: Any, model: Model, task: Task, given: dict[str, Any]) ->
     )
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
     """Refuse a folder that cannot be written to while nothing has been computed yet."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -202,7 +202,7 @@ def _check_folder(folder: Path) -> None:
         raise TinylaneError(f"--out {folder}: cannot be written to")
 
 
-def _notes(
+def notes(
     args: Any,
     model: Model,
     task: Task,
