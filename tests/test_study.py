@@ -297,14 +297,14 @@ def test_finetune_and_starts_share_their_bases_and_go_on(tmp_path: Path) -> None
     assert run("starts", "--out", bases, *base, "--publish", tmp_path / "s.json") == 0
     assert len(json.loads((tmp_path / "s.json").read_text())["seeds"]) == 1
     tuning = ("--tuning", "lanes=2", "transcripts=12", "steps=4", "lora_rank=2", "batch_size=4")
-    cells = ("--cells", "sft-omega_biases", "sft-full", "kto-lora")
+    cells = ("--cells", "sft-lora", "sft-full", "kto-omega_biases", "both-lora")
     command = ("finetune", "--out", out, "--bases", bases, *base, *tuning, *cells)
     assert run(*command, "--stop-at", 2) == 0
     assert set(json.loads((out / "finetune.json").read_text())["cells"]) == {"untuned"}
     assert run(*command) == 0
     cells_done = json.loads((out / "finetune.json").read_text())["cells"]
     assert set(cells_done) == {"untuned", *cells[1:]}
-    part = cells_done["kto-lora"]["seeds"][0]
+    part = cells_done["both-lora"]["seeds"][0]
     assert part["scores"]["2"]["count"] == 8 and part["alone"]["count"] == 8
     labels = [json.loads(x)["label"] for x in (out / "data-0" / "kto.jsonl").open()]
     assert labels.count(True) >= 12 and labels.count(False) >= 6

@@ -277,6 +277,21 @@ def test_before_the_first_step_nothing_has_changed() -> None:
         assert np.array_equal(t.scores(t.transcripts), plain.scores(plain.transcripts))
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_every_weight_moves_where_it_is_used(tied: bool) -> None:
+    """A full tuning away from its start, norms, embedding and (tied) head included."""
+    config = dataclasses.replace(CONFIG, tied=tied, family="qwen3", qk_norm=True)
+    t = tuner(several(), Choice(full=True), base=model(config))
+    before = teacher_forced(t, t.transcripts[0])
+    names = {name for group in t.groups.values() for name in group}
+    assert names >= set(config.tensors())
+    disturb(t, 0.02)
+    one = t.transcripts[0]
+    expected = np.concatenate(oracle_logprobs(t, one))
+    assert np.abs(teacher_forced(t, one) - expected).max() < BOUND
+    assert np.abs(before - expected).max() > 100 * BOUND
+
+
 def test_omega_far_from_zero_stays_exact() -> None:
     """slot * theta times a lane is thousands of radians: float32 would be off by 1e-3 of a turn."""
     base = model()

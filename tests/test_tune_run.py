@@ -95,7 +95,7 @@ def test_a_run_killed_at_any_instant_goes_on_with_the_same_losses(
 ) -> None:
     """SIGKILL in processes of their own, at moments nobody chose: in kto's reference, between a
     state and its log, in the middle of a step."""
-    more = ("--steps", 40, "--save-every", 7, "--lora-rank", 2, *KTO)
+    more = ("--steps", 80, "--save-every", 7, "--lora-rank", 2, *KTO)
     out = tmp_path / "killed"
     argv = [sys.executable, "-m", "tinylane", *command("kto", base, data, out, *more)]
     kills = 0
@@ -111,7 +111,21 @@ def test_a_run_killed_at_any_instant_goes_on_with_the_same_losses(
     assert kills  # where the machine is busy with others, the second may come too late
     for folder in (out, tmp_path / "whole"):
         assert ask(*command("kto", base, data, folder, *more))[0] == 0
-    assert losses(out) == losses(tmp_path / "whole") and len(losses(out)) == 40
+    assert losses(out) == losses(tmp_path / "whole") and len(losses(out)) == 80
+    assert not list(out.glob(".*.tmp"))
+
+
+def test_a_mean_loss_that_a_stop_cut_in_two_is_the_same(
+    ask: Any, base: Path, data: Path, tmp_path: Path
+) -> None:
+    """Lines every 5 steps, states every 3: the losses since the last line are in the state."""
+    argv = lambda out: command("sft", base, data, tmp_path / out, "--every", 5, "--batch-size", 2)
+    ask(*argv("whole"))
+    for stop in (4, 8):
+        ask(*argv("parts"), "--stop-at", stop)
+    ask(*argv("parts"))
+    assert [step for step, _ in losses(tmp_path / "whole")] == [5, 10, 12]
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
 
 
 def test_another_seed_gives_other_losses(ask: Any, base: Path, data: Path, tmp_path: Path) -> None:
@@ -512,5 +526,6 @@ def test_pid_files_do_not_outlive_a_killed_process(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], env=dict(os.environ))
     assert done.returncode == -signal.SIGKILL
+    (tmp_path / ".state.safetensors.x1.tmp").write_text("half")
     with rundir.locked(tmp_path):
-        pass
+        assert not list(tmp_path.glob(".*.tmp"))

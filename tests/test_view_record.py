@@ -14,7 +14,7 @@ from helpers_view import decoded, dense
 from tinylane.decoding import Lane
 from tinylane.errors import TinylaneError
 from tinylane.lanes import SHARED
-from tinylane.rerun import replay, rows_of
+from tinylane.rerun import Rows, replay, rows_of
 from tinylane.runfile import Run
 from tinylane.view import record as recording
 from tinylane.view.facts import first_shown, sentences
@@ -190,6 +190,18 @@ def test_a_silenced_lane_s_text_does_not_matter_and_otherwise_it_does():
     assert np.array_equal(a.silences[1].likeliest[mine], b.silences[1].likeliest[mine])
     assert np.abs(a.logprobs[mine] - b.logprobs[mine]).max() > 1e-3
     assert np.abs(a.silences[0].logprobs[mine] - b.silences[0].logprobs[mine]).max() > 1e-3
+
+
+def test_a_silence_that_silences_nobody_is_noticed(monkeypatch: pytest.MonkeyPatch):
+    """Negative control: the oracle differs from passes under the run's own mask."""
+    model, run = decoded("joint")
+    monkeypatch.setattr(Rows, "silenced", lambda self, lane: self.history)
+    found = record(run, model, influence=True)
+    without = silent_oracle(model, run, 1)
+    mine = [t for lane in run.result.lanes for t in lane.tokens]
+    expected = without[np.arange(len(mine)), mine]
+    assert (found.silences[1].kl < 1e-12).all()
+    assert np.abs(found.silences[1].logprobs - expected).max() > 1e-2
 
 
 def test_who_cannot_be_reached_is_not_changed_by_a_bit():

@@ -46,7 +46,9 @@ def cells(source: str, name: str) -> list[Cell]:
     for number, line in enumerate(source.splitlines(), start=1):
         if line.startswith("# %%"):
             if line not in ("# %%", "# %% [markdown]"):
-                raise TinylaneError(f"{name}:{number}: {line!r}; expected '# %%' or '# %% [markdown]'")
+                raise TinylaneError(
+                    f"{name}:{number}: {line!r}; expected '# %%' or '# %% [markdown]'"
+                )
             found.append((line.endswith("[markdown]"), number + 1, []))
         elif found:
             found[-1][2].append(line)
@@ -100,7 +102,7 @@ def page(source: str, name: str, shown: list[str], seconds: float) -> str:
     for cell, out in zip(cells(source, name), shown, strict=True):
         if cell.markdown:
             text = cell.text
-            if solution := re.match(r"### (Solution \d)\n", text):
+            if solution := re.match(r"### (Solution \d)(\n|$)", text):
                 parts += ["///"] * folded
                 parts.append(f"/// details | {solution[1]}\n    type: success")
                 text, folded = text[solution.end() :].lstrip("\n"), True

@@ -97,7 +97,9 @@ def _tune(tasks: Any, objective: str, help: str) -> None:
     )
     g.add_argument("--full", action="store_true", help="every weight")
     g = p.add_argument_group("lanes")
-    g.add_argument("--lanes", type=int, nargs="+", metavar="N", help="numbers of lanes in the data")
+    g.add_argument(
+        "--lanes", type=int, nargs="+", metavar="N", help="in the data; the first line's"
+    )
     g.add_argument("--visibility", metavar="V", help="default: the model's own, else joint")
     g.add_argument("--lag", type=int, metavar="STEPS", help="how late lanes read each other")
     g.add_argument(

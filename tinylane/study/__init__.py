@@ -3,9 +3,10 @@
     python -m tinylane.study scratch  --out runs/scratch     table 1: from scratch, cell by cell
     python -m tinylane.study finetune --out runs/finetune    table 2: what is tuned, and by what
     python -m tinylane.study starts   --out runs/starts      table 3: before any tuning
-    python -m tinylane.study plot     tutorials/study        pictures of what is there
+    python -m tinylane.study tables   tutorials/study        what is there, as Markdown
+    python -m tinylane.study plot     tutorials/study        and as pictures
 
-Every command goes on where it was stopped. It writes one JSON file, which is its table; those that
+Every command goes on where it was stopped; started twice, it uses two cores. It writes one JSON file, which is its table; those that
 the documentation reads are in `tutorials/study`. All of it is about one small task (`tasks.
 shell_game`, three cups) and one small decoder: what it does not show is said beside the tables.
 """

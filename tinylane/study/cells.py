@@ -81,7 +81,7 @@ CELLS = {
         Cell("joint-learned", "joint", "group_think", learn=True),
         Cell("independent", "independent"),
         Cell("fold", "independent", fold=True),
-        Cell("fold-long", "independent", fold=True, longer=4, slower=8),
+        Cell("fold-long", "independent", fold=True, longer=3, slower=5),
     )
 }
 LAW7 = (  # the four cells that are one

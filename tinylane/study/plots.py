@@ -23,7 +23,7 @@ NAMES = {
     "joint-learned": "joint, learned",
     "independent": "independent",
     "fold": "independent, folded",
-    "fold-long": "independent, folded, 4 x the steps",
+    "fold-long": "independent, folded, 3 x the steps",
 }
 STYLES = {  # colour-blind safe (Okabe and Ito), and a dash and a marker each
     "joint-none": ("#999999", ":", "s"),
@@ -167,27 +167,38 @@ def tuned(table: dict[str, Any], plt: Any) -> Any:
                 share, row, xerr=[[share - low], [high - share]], fmt="o", color="#0072B2", ms=4
             )
     axes.set_yticks(range(len(table["cells"])), list(reversed(table["cells"])))
+    if "chance" in table:
+        axes.axvline(table["chance"], color="#000000", linewidth=0.6, alpha=0.5)
+        axes.text(table["chance"] + 0.01, -0.45, "chance", fontsize=8, alpha=0.7)
     axes.set(xlabel=f"problems right, {n} lanes that read each other", xlim=(-0.02, 1.05))
     _plain(axes)
     return figure
 
 
 def before(table: dict[str, Any], plt: Any) -> Any:
-    """Share of transcripts still exactly right beside another lane, by start; a mark a lane."""
+    """What is still exactly right beside other lanes, by start of Omega: a lane beside another's
+    text (left), lanes that each do their own share (right). A mark a seed."""
     if not table["seeds"]:
         return None
-    names = list(table["seeds"][0]["starts"])
-    figure, axes = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
-    for row, name in enumerate(reversed(names)):
-        for part in table["seeds"]:
-            lanes = part["starts"][name]["lanes"]
-            for k, (found, marker) in enumerate(zip(lanes, ("o", "x"), strict=True)):
-                first = row == 0 and part is table["seeds"][0]
-                label = f"lane {k}" if first else None
-                colour = ("#0072B2", "#D55E00")[k]
-                axes.plot(found["accuracy"], row, marker, color=colour, label=label)
-    axes.set_yticks(range(len(names)), list(reversed(names)))
-    axes.set(xlabel="transcripts exactly right beside another lane", xlim=(-0.03, 1.03))
-    axes.legend(frameon=False, fontsize=8)
-    _plain(axes)
+    names = list(reversed(table["seeds"][0]["starts"]))
+    size = {"figsize": (10, 3.6), "sharey": True, "layout": "constrained"}
+    figure, (left, right) = plt.subplots(1, 2, **size)
+    for part in table["seeds"]:
+        labels = part is table["seeds"][0]
+        for k, (colour, marker) in enumerate((("#0072B2", "o"), ("#D55E00", "x"))):
+            shares = [part["starts"][name]["lanes"][k]["accuracy"] for name in names]
+            label = f"lane {k}" if labels else None
+            left.plot(shares, range(len(names)), marker, color=colour, label=label)
+        many = list(part["starts"][names[0]]["shares"])
+        styles = (("#009E73", "o"), ("#CC79A7", "x"), ("#000000", "+"))
+        for n, (colour, marker) in zip(many, styles, strict=False):
+            shares = [part["starts"][name]["shares"][n]["accuracy"] for name in names]
+            label = f"{n} lanes" if labels else None
+            right.plot(shares, range(len(names)), marker, color=colour, label=label)
+    left.set_yticks(range(len(names)), names)
+    left.set(xlabel="exactly right beside another problem's text", xlim=(-0.03, 1.03))
+    right.set(xlabel="lanes with their own share exactly right", xlim=(-0.03, 1.03))
+    for axes in (left, right):
+        axes.legend(frameon=False, fontsize=8, loc="center left")
+        _plain(axes)
     return figure

@@ -92,7 +92,7 @@ def _part(
         low, high = scores[n].interval
         say(f"{folder.name}: {n} lanes {scores[n].accuracy:.1%} ({low:.1%} to {high:.1%})")
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    start = np.asarray(recipe.start().omega)
+    start = np.array(recipe.start().omega)
     ended = np.asarray(trainer.state["omega"], dtype=np.float64)
     result = {
         "cell": cell.name,
@@ -118,14 +118,17 @@ def _part(
 
 
 def compare(base: StudyRecipe, seed: int, steps: int, say: Say) -> dict[str, Any]:
-    """Law 7 in training: the four independent cells, side by side for some steps.
+    """Law 7 in training: the four independent cells side by side, all numbers of lanes from step 0.
 
-    For each, how far its losses, its weights and its greedy writing are from those without Omega.
+    For each, how far its losses and weights are from those of the cell without Omega after so many
+    steps of rounding, and what its Omega changes where rounding has had no time to grow: the
+    logits of most lanes, with the other cell's weights.
     """
     import mlx.core as mx
 
     from tinylane.study.trainer import StudyTrainer
 
+    base = dataclasses.replace(base, stage=0)
     trainers = [StudyTrainer(cell.recipe(base, seed)) for cell in LAW7]
     losses: list[list[float]] = [[] for _ in trainers]
     for step in range(steps):
@@ -133,36 +136,30 @@ def compare(base: StudyRecipe, seed: int, steps: int, say: Say) -> dict[str, Any
             losses[k].append(trainer.advance()[1])
         if (step + 1) % 100 == 0:
             say(f"law 7: step {step + 1} of {steps}")
-    first, n = trainers[0], base.lanes[-1]
-    _, tokens, _ = first.batch(steps)
-    theirs = first.state["weights"]
-    rows = []
+    first, game, n = trainers[0], base.game, base.lanes[-1]
+    rows, _ = game.rows(game.draw(16, np.random.default_rng(seed)), n)
+    tokens, weights = mx.array(rows), first.state["weights"]
+    bare = np.array(first.logits(weights, first.state["omega"], tokens, n))
+    cells = []
     for cell, trainer, loss in zip(LAW7, trainers, losses, strict=True):
         gap = np.abs(np.array(loss) - np.array(losses[0]))
-        # the same weights under this cell's Omega: what Omega itself changes, and nothing else
-        _, some, _ = trainer.batch(steps)
-        width = some.shape[1]
-        lanes = next(m for m in base.lanes if len(trainer.game.coordinates(m)[0]) == width)
-        mine = trainer.logits(theirs, trainer.state["omega"], mx.array(some), lanes)
-        bare = first.logits(theirs, first.state["omega"], mx.array(some), lanes)
-        rows.append(
+        start, omega = np.array(trainer.recipe.start().omega), np.array(trainer.state["omega"])
+        own = trainer.state["weights"]
+        moved = [np.abs(np.array(own[k]) - np.array(weights[k])).max() for k in own]
+        mine = np.array(trainer.logits(weights, trainer.state["omega"], tokens, n))
+        cells.append(
             {
                 "cell": cell.name,
                 "loss_gap_first_step": float(gap[0]),
                 "loss_gap_largest": float(gap.max()),
-                "logits_gap_same_weights": float(mx.abs(mine - bare).max().item()),
-                "weights_gap_largest": max(
-                    float(mx.abs(w - theirs[k]).max().item())
-                    for k, w in trainer.state["weights"].items()
-                ),
-                "omega_moved": float(
-                    np.abs(np.asarray(trainer.state["omega"]) - trainer.recipe.start().omega).max()
-                ),
+                "logits_gap_same_weights": float(np.abs(mine - bare).max()),
+                "logits_scale": float(np.abs(bare).max()),
+                "weights_gap_largest": float(max(moved)),
+                "omega_moved": float(np.abs(omega - start).max()),
                 "last_loss": loss[-1],
             }
         )
-    del n, tokens
-    return {"seed": seed, "steps": steps, "cells": rows}
+    return {"seed": seed, "steps": steps, "lanes": n, "cells": cells}
 
 
 def collect(out: Path, base: StudyRecipe, count: int) -> dict[str, Any]:

@@ -6,7 +6,8 @@ list, each time with Omega and biases alone, with low-rank updates as well, and 
 
 sft learns from right transcripts. kto gets as many bad ones: one in eight is what the untuned base
 writes itself when its lanes are decoded jointly, the others are right ones in which one arrangement
-of one lane, and all that this lane makes of it, is wrong.
+of one lane, and all that this lane makes of it, is wrong. both is kto after sft, as it is mostly
+used: on what the model tuned by sft writes itself, right or wrong.
 
     B problems   n lanes   L tokens of a lane
 """
@@ -17,6 +18,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -69,25 +71,29 @@ class Tuning:
     def flags(self, method: str) -> list[str]:
         """What `tinylane train sft|kto` is asked for one of METHODS. Raises TinylaneError."""
         objective, _, what = method.partition("-")
+        rate = AFTER if objective == "both" else 1.0
         found = [
             *("--lanes", str(self.lanes), "--visibility", "joint"),
-            *("--omega", self.omega, "--steps", str(self.steps), "--warmup", str(self.warmup)),
+            *("--steps", str(self.steps), "--warmup", str(self.warmup)),
             *("--batch-size", str(self.batch_size)),
-            *("--omega-lr", str(self.omega_lr), "--bias-lr", str(self.bias_lr)),
+            *("--omega-lr", str(rate * self.omega_lr), "--bias-lr", str(rate * self.bias_lr)),
         ]
-        if self.omega != "none":
-            found += ["--slot", str(self.slot)]
-        if objective == "kto":
+        if objective != "both":  # which goes on from the Omega of the sft before it
+            found += ["--omega", self.omega]
+            found += [] if self.omega == "none" else ["--slot", str(self.slot)]
+        if objective != "sft":
             found += ["--beta", str(self.beta)]
         if what == "lora":
-            found += ["--lora-rank", str(self.lora_rank), "--lr", str(self.lora_lr)]
+            found += ["--lora-rank", str(self.lora_rank), "--lr", str(rate * self.lora_lr)]
             found += ["--lora-targets", *EVERYWHERE]
         elif what == "full":
             found += ["--full", "--lr", str(self.full_lr)]
         return found
 
 
-METHODS = tuple(f"{o}-{what}" for o in ("sft", "kto") for what in ("omega_biases", "lora", "full"))
+WHAT = ("omega_biases", "lora", "full")
+METHODS = (*(f"{o}-{what}" for o in ("sft", "kto") for what in WHAT), "both-lora")
+AFTER = 0.1  # of the learning rates, for kto on top of sft
 
 
 def chosen(names: Sequence[str] | None) -> list[str]:
@@ -119,11 +125,17 @@ def corrupted(
 
 
 def sampled(
-    base: Path, game: ShellGame, moves: np.ndarray, tuning: Tuning, seed: int
+    base: Path,
+    game: ShellGame,
+    moves: np.ndarray,
+    tuning: Tuning,
+    seed: int,
+    adapter: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """What the untuned base writes itself, lanes decoded jointly at temperature 1."""
-    model = tinylane.load(base, dtype="float32", backend="numpy", adapter=False)
-    rope = start_of(model.theta, tuning)
+    """What the base writes itself, untuned or with an adapter, lanes decoded jointly at
+    temperature 1; labelled by whether every lane wrote what it should."""
+    model = tinylane.load(base, dtype="float32", backend="numpy", adapter=adapter or False)
+    rope = None if adapter else start_of(model.theta, tuning)
     found = []
     for b, problem in enumerate(moves):
         result = tinylane.generate(
@@ -172,10 +184,7 @@ def write_transcripts(
     own = sampled(base, game, other[:few], tuning, seed)
     bad = [{"lanes": x} for x in corrupted(game, other[few:], n, rng)]
 
-    def line(problem: np.ndarray, rest: dict[str, Any]) -> str:
-        tags = game.lane_prompts(n)
-        return json.dumps({"prompt": game.prompt(problem), "lane_prompts": tags, **rest}) + "\n"
-
+    line = lambda problem, rest: _line(game, n, problem, rest)
     rows = [
         line(m, {"lanes": x, "label": True})
         for m, x in zip(moves, good(game, moves, n), strict=True)
@@ -184,6 +193,23 @@ def write_transcripts(
     write_text(paths["sft"], "".join(rows))
     write_text(paths["kto"], "".join(a + b for a, b in zip(rows, others, strict=True)))
     return paths
+
+
+def _line(game: ShellGame, n: int, problem: np.ndarray, rest: dict[str, Any]) -> str:
+    tags = game.lane_prompts(n)
+    return json.dumps({"prompt": game.prompt(problem), "lane_prompts": tags, **rest}) + "\n"
+
+
+def write_own(
+    path: Path, base: Path, adapter: Path, game: ShellGame, tuning: Tuning, seed: int
+) -> None:
+    """What a model tuned by sft writes itself, right or wrong, if it is not there yet."""
+    if not path.exists():
+        rng = np.random.default_rng([seed, TRANSCRIPTS, 1])
+        moves = game.draw(tuning.transcripts, rng)
+        own = sampled(base, game, moves, tuning, seed, adapter)
+        rows = [_line(game, tuning.lanes, m, x) for m, x in zip(moves, own, strict=True)]
+        write_text(path, "".join(rows))
 
 
 def finetune(
@@ -249,9 +275,22 @@ def _part(
         model = tinylane.load(base, backend="mlx", dtype="float32", adapter=False)
         model.lane_rope = start_of(model.theta, tuning)
     else:
-        objective = method.partition("-")[0]
-        run = folder / "run"
-        argv = ["train", objective, "--model", str(base), "--data", str(paths[objective])]
+        objective, _, what = method.partition("-")
+        run, before, data = (
+            folder / "run",
+            folder.parent / f"sft-{what}-{seed}",
+            folder / "own.jsonl",
+        )
+        argv = ["train", "sft" if objective == "sft" else "kto", "--model", str(base)]
+        if objective == "both":
+            if not record.done(before):
+                say(f"{folder.name}: {before.name} comes first")
+                return
+            write_own(data, base, before / "run", game, tuning, seed)
+            argv += ["--adapter-path", str(before / "run")]
+            labels = [json.loads(line)["label"] for line in data.read_text().splitlines()]
+            result["own_right"] = sum(labels) / len(labels)
+        argv += ["--data", str(data if objective == "both" else paths[objective])]
         argv += ["--out", str(run), "--seed", str(seed), *tuning.flags(method)]
         argv += ["--every", "20", "--save-every", "50"]
         result["share_tuned"] = _train(argv, stop_at, say, folder.name)
@@ -324,5 +363,6 @@ def collect(out: Path, recipe: BaseRecipe, tuning: Tuning, count: int) -> dict[s
         "recipe": dataclasses.asdict(recipe),
         "tuning": dataclasses.asdict(tuning),
         "scored_on": {"problems": count, "seed": 1, "decoding": "greedy, majority of the lanes"},
+        "chance": 2 / math.factorial(recipe.cups),
         "cells": cells,
     }

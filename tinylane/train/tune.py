@@ -90,10 +90,8 @@ def _train(
     guard = _Guard(tuner, state)
     if state.exists():
         notes = tuner.load(state)
-        window, guard = (
-            json.loads(notes.get("window", "[]")),
-            _Guard(tuner, state, json.loads(notes.get("guard", "[0, 0, 0]"))),
-        )
+        window = json.loads(notes.get("window", "[]"))
+        guard = _Guard(tuner, state, json.loads(notes.get("guard", "[0, 0, 0]")))
     log = Log(out, tuner.step)
     started, before, tokens = tuner.step, time.monotonic() - log.seconds, 0
     began = time.monotonic()
@@ -136,8 +134,7 @@ def _train(
             say(entry)
     if tuner.step == started and state.exists():
         export(tuner, out)  # a kill may have come between the two
-    # the last weights have not given a loss yet: the next step's says whether they are good
-    else:
+    else:  # the last weights have not given a loss yet: that of one more step
         guard(tuner.outcome(tuner.step, gradients=False), final=True)
         save()
 

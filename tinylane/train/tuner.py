@@ -219,6 +219,8 @@ class Tuner:
             optimizer.learning_rate = self.rates[name][0] * factor
             self.groups[name] = optimizer.apply_gradients(clipped[name], self.groups[name])
         mx.eval(self.groups, [o.state for o in self.optimizers.values()])
+        if mx.get_cache_memory() > mx.get_peak_memory():
+            mx.clear_cache()  # freed buffers of shapes that may never come again
         self.step += 1
         return norm.item()
 

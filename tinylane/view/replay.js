@@ -110,10 +110,13 @@ const chance = (nats) => {
     nodes[r] = node;
     return node;
   }
-  const place = (box, node) => box.append(shown(node.before_), node);
-  for (let r = 0; r < run.prompt; r++) place($("prompt-text"), span(r, true));
+  const place = (box, node) => box.append(run.ids_only ? " " : shown(node.before_), node);
+  const boxes = [$("prompt-text")];
+  boxes[0].append(make("div"));
+  for (let r = 0; r < run.prompt; r++) place(boxes[0].firstChild, span(r, true));
   const texts = run.lanes.map((lane, m) => {
-    const text = make("div", { className: "text", id: `lane${m}`, role: "listbox", tabIndex: 0, ariaLabel: `Tokens of lane ${m}`, dir: "auto" });
+    const text = make("div", { className: "text", id: `lane${m}`, role: "listbox", tabIndex: 0, ariaLabel: `Tokens of lane ${m}` }, make("div", { dir: "auto" }));
+    boxes.push(text);
     for (let k = 0; k < lane.given + lane.tokens; k++) {
       const node = span(lane.row + k, k < lane.given);
       if (k >= lane.given) {
@@ -121,7 +124,7 @@ const chance = (nats) => {
         node.setAttribute("role", "option");
       }
       node.classList.add("future");
-      place(text, node);
+      place(text.firstChild, node);
     }
     const name = make("h3", {}, `${symbol(m)} ${laneName(m)} `, make("small", { id: `state${m}` }));
     $("grid").append(laneStyle(make("div", { className: "lane", id: `card${m}` }, name, text, make("p", { className: "would", id: `would${m}`, hidden: true })), m));
@@ -130,6 +133,12 @@ const chance = (nats) => {
   if (run.ids_only) document.body.classList.add("ids");
   $("prompt").open = run.prompt <= 200;
   $("prompt").hidden = run.prompt === 0;
+
+  const layers = boxes.map((box) => {
+    const layer = make("div", { className: "layer", ariaHidden: "true" });
+    box.append(layer);
+    return layer;
+  });
 
   // The controls.
   const viewName = ({ layer, head }) =>
@@ -201,8 +210,8 @@ const chance = (nats) => {
     for (const node of marked) {
       node.classList.remove("chosen", "query", "heard");
       node.removeAttribute("aria-selected");
-      delete node.dataset.w;
     }
+    for (const layer of layers) layer.replaceChildren();
     marked = [];
     const q = tokenAt(state.lane, state.step), lane = run.lanes[state.lane];
     texts.forEach((text) => text.removeAttribute("aria-activedescendant"));
@@ -243,19 +252,25 @@ const chance = (nats) => {
     $("bars").tBodies[0].replaceChildren(...bars);
     $("bars-title").textContent = `Where its attention went: ${viewName(view)}`;
 
-    const keys = [], kept = new Float64Array(N + 1);
+    const keys = [], badges = [], kept = new Float64Array(N + 1);
     for (let rank = 0; rank < view.keys_each; rank++) {
       const r = view.keys[rank * Q + q] - 1, w = view.weights[rank * Q + q] / view.top;
       if (r < 0 || w === 0) continue;
       const m = r < run.prompt ? -1 : laneOfRow(r);
       kept[m + 1] += w;
       mark(r, "heard");
-      nodes[r].dataset.w = percent(w);
+      badges.push([m + 1, nodes[r], percent(w)]);
       nodes[r].style.setProperty("--w", `${(1 + 4 * Math.sqrt(w)).toFixed(1)}px`);
       const where = `${m < 0 ? "prompt" : `${symbol(m)} lane ${m}`}, position ${positionOfRow(r)}`;
       keys.push(make("li", {}, `${percent(w)} ${quoted(run.text[r])} `, make("small", { textContent: where })));
     }
     $("keys").replaceChildren(...keys);
+    const places = badges.map(([, node]) => [node.offsetLeft, node.offsetTop]);
+    badges.forEach(([slot, , textContent], k) => {
+      const badge = make("span", { textContent });
+      [badge.style.left, badge.style.top] = places[k].map((x) => `${x}px`);
+      layers[slot].append(badge);
+    });
     const rest = [];
     for (let slot = 0; slot <= N; slot++) {
       const left = share(view, q, slot) - kept[slot];
@@ -512,6 +527,13 @@ const chance = (nats) => {
       moves[event.key]();
     } else return;
     event.preventDefault();
+  });
+
+  $("prompt").addEventListener("toggle", showChosen);
+  let resizing = 0;
+  addEventListener("resize", () => {
+    cancelAnimationFrame(resizing);
+    resizing = requestAnimationFrame(showChosen);
   });
 
   for (const [name, value] of run.about) $("about").append(make("dt", { textContent: name }), make("dd", { textContent: value }));
