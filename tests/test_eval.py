@@ -332,6 +332,13 @@ BAD: dict[str, list[object]] = {
     "a folder that cannot be made": ["--out", "/proc/none/run"],
     "a file for a folder": ["--out", "MALFORMED"],
     "a negative lag": ["--lag", -1],
+    "a start of Omega for nobody": ["--omega", "ntk", "--mode", "hogwild"],
+    "a start of Omega that is not one": ["--omega", "big"],
+    "a slot for nobody": ["--slot", 3],
+    "a scale for nobody": ["--omega-scale", 3, "--mode", "joint:group_think"],
+    "a prompt lane for nobody": ["--prompt-lane", "0", "--mode", "group_think"],
+    "a lag for nobody": ["--lag", 1, "--mode", "independent"],
+    "the size of another task": ["--cups", 3],
 }
 
 
