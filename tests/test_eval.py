@@ -407,6 +407,16 @@ def test_the_shell_game_in_words_is_asked_of_any_model(ask: Any, model: str) -> 
     assert (code, err.count("\n")) == (2, 1) and "--cups" in err
 
 
+def test_the_shell_game_needs_no_extra(
+    ask: Any, game: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plain install scores the model inside, with intervals; only other tasks need more."""
+    for name in ("scipy", "scipy.stats", "math_verify", "matplotlib"):
+        monkeypatch.setitem(sys.modules, name, None)
+    code, out, _ = ask("eval", "shell-game", "--model", game, "--count", 2, "--lanes", 2)
+    assert code == 0 and " to " in out
+
+
 def test_the_python_entry_counts_what_the_command_counts(ask: Any, game: str) -> None:
     from tinylane.tasks.evaluate import evaluate, game_of
 
