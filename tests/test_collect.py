@@ -286,6 +286,7 @@ def test_bad_flags_are_one_line(
     code, out, err = ask(*argv(folder, data, tmp_path / "out", *more))
     assert code == 2 and out == ""
     assert expected in err and err.count("\n") == 1, err
+    assert not (tmp_path / "out").exists()  # what is refused leaves nothing behind
 
 
 def test_collaboration_prompts_are_in_the_transcripts_and_marked(

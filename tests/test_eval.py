@@ -356,8 +356,10 @@ def test_bad_input_is_one_line_and_exit_2(
     for word, text in files.items():
         (tmp_path / f"{word}.jsonl").write_text(text)
     more = [tmp_path / f"{w}.jsonl" if w in files else w for w in map(str, BAD[name])]
-    code, out, err = ask(*flags(model, data, "--lanes", 2, "--quiet", *more))
+    place = () if "--out" in more else ("--out", tmp_path / "runs" / "e")
+    code, out, err = ask(*flags(model, data, "--lanes", 2, "--quiet", *more, *place))
     assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert not (tmp_path / "runs").exists()  # what is refused leaves nothing behind
     assert err.startswith("tinylane: error: ") and len(err) < 500
     if name in ("malformed data", "an answer without a mark"):
         assert "line 2" in err

@@ -15,6 +15,7 @@ import pytest
 
 from tinylane import journal, jsonl
 from tinylane.errors import TinylaneError
+from tinylane.files import hold
 from tinylane.journal import Journal, differing, read_run
 
 # JSON Lines.
@@ -35,7 +36,7 @@ def test_lines_are_read_with_their_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b'{"a": 1}\n{"a": \n', "line 2: not valid JSON"),
+        (b'{"a": 1}\n{"a": \n', "line 2: not valid JSON (Expecting value: column 7)"),
         (b'{"a": 1}\n\n[1, 2]\n', "line 3: expected a JSON object"),
         (b'{"a": 1, "a": 2}\n', "line 1: key 'a' occurs twice"),
         (b'{"a": NaN}\n', "line 1: NaN"),
@@ -155,6 +156,37 @@ def test_another_configuration_is_refused(tmp_path: Path, change: dict, says: st
     assert says in str(caught.value)
     with Journal(tmp_path / "run", SETTINGS) as again:  # and the refusal left the lock free
         assert again.count == 1
+
+
+def test_what_stopped_before_its_first_result_may_be_corrected(tmp_path: Path) -> None:
+    """A run that was refused at its first problem must not bar its folder to the right command."""
+    Journal(tmp_path / "run", SETTINGS).close()
+    (tmp_path / "run" / "results.jsonl").write_text("")
+    with Journal(tmp_path / "run", {**SETTINGS, "seed": 1}) as again:
+        assert again.count == 0
+    found = read_run(tmp_path / "run")[0]
+    assert found["settings"]["seed"] == 1 and len(found["starts"]) == 1
+
+
+def test_a_result_of_a_rank_is_a_result(tmp_path: Path) -> None:
+    """Rank 0 may have been killed before it put together what the ranks have."""
+    Journal(tmp_path / "run", SETTINGS).close()
+    with Journal(tmp_path / "run" / "rank-1", SETTINGS) as rank:
+        rank.append({"k": 0})
+    with pytest.raises(TinylaneError, match="another configuration"):
+        Journal(tmp_path / "run", {**SETTINGS, "seed": 1})
+    assert read_run(tmp_path / "run")[0]["settings"] == SETTINGS
+
+
+def test_a_lock_is_held_once_and_freed_with_its_descriptor(tmp_path: Path) -> None:
+    first = hold(tmp_path / "lock")
+    assert first is not None and hold(tmp_path / "lock") is None
+    os.close(first)
+    second = hold(tmp_path / "lock")
+    assert second is not None
+    os.close(second)
+    with pytest.raises(TinylaneError, match="cannot be written"):
+        hold(tmp_path / "none" / "lock")
 
 
 def test_settings_differ_where_types_do() -> None:

@@ -226,6 +226,17 @@ def test_runs_of_one_task_are_compared_and_others_are_not(ask: Any, tmp_path: Pa
     assert not any("c:" in a or "c:" in b for a, b, _ in found)
 
 
+def test_what_else_differs_between_runs_is_said(ask: Any, tmp_path: Path) -> None:
+    """Two runs of one task under two temperatures are no comparison of their modes alone."""
+    cell = {("independent", 1): lambda p: (2, True)}
+    runs = [write_run(tmp_path / name, cell) for name in ("a", "b")]
+    assert "differ in more" not in ask("report", *runs, "--no-plots", "--out", tmp_path / "o")[1]
+    other = {"sampler": {"temperature": 0.9}, "collaborate": {"system": "x"}}
+    runs.append(write_run(tmp_path / "c", cell, **other))
+    page = ask("report", *runs, "--no-plots", "--out", tmp_path / "o")[1]
+    assert "differ in more than their modes**: sampler, collaborate." in page
+
+
 def test_identical_lanes_are_warned_of(ask: Any, run: Path) -> None:
     text = (run / "results.jsonl").read_text()
     (run / "results.jsonl").write_text(
@@ -269,6 +280,24 @@ def test_what_is_no_run_is_one_line(
     (run / file).unlink() if text is None else (run / file).write_text(text)
     code, out, err = ask("report", run)
     assert (code, out, err.count("\n")) == (2, "", 1) and says in err, err
+
+
+def test_transcripts_are_no_run_and_say_so(ask: Any, run: Path) -> None:
+    found = json.loads((run / "settings.json").read_text())
+    found["settings"]["what"] = "transcripts"
+    (run / "settings.json").write_text(json.dumps(found))
+    code, out, err = ask("report", run)
+    assert (code, out, err.count("\n")) == (2, "", 1) and "of tinylane collect" in err
+
+
+@pytest.mark.parametrize("field", ["mode", "lanes"])
+def test_a_field_of_another_kind_is_one_line(ask: Any, run: Path, field: str) -> None:
+    """A list where a name or a number is expected cannot even be looked up."""
+    path = run / "results.jsonl"
+    first, *rest = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps({**json.loads(first), field: [1]}), *rest]) + "\n")
+    code, out, err = ask("report", run)
+    assert (code, out, err.count("\n")) == (2, "", 1) and "results.jsonl, line 1" in err
 
 
 def test_folders_that_are_none_are_one_line(ask: Any, run: Path, tmp_path: Path) -> None:

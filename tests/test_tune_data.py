@@ -117,7 +117,9 @@ def test_what_a_lane_was_given_is_seen_but_not_learned(read: Any) -> None:
     assert one.targets == 4 and one.given == [[1, 2], []]
     assert found.follows.tolist() == [*ids("ABC"), END, *ids("CAB"), END]
     assert len(found.tokens) == 9 + 3 + 1
-    assert rows(read({**line, "given": [[], []]}).transcripts[0]).follows.shape == (6,)
+    without = read({**line, "given": [[], []]})
+    assert rows(without.transcripts[0]).follows.shape == (6,)
+    assert without.digest == read({**line, "given": None}).digest != read(line).digest
 
 
 BAD = {

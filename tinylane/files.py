@@ -201,6 +201,11 @@ def parse_json(data: bytes, source: str) -> dict[str, Any]:
         raise TinylaneError(f"{source}: nested too deeply to be what it should be") from error
     except UnicodeDecodeError as error:
         raise TinylaneError(f"{source}: not UTF-8 text (byte {error.start})") from error
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if b"\n" in data else ""  # of many, or `source` says it
+        raise TinylaneError(
+            f"{source}: not valid JSON ({error.msg}: {line}column {error.colno})"
+        ) from error
     except ValueError as error:
         raise TinylaneError(f"{source}: not valid JSON ({error})") from error
     if not isinstance(value, dict):

@@ -50,7 +50,7 @@ def read(
             if number > rows:
                 raise TinylaneError(f"{where}: more than {rows:,} lines, the limit here")
             if line.strip():
-                yield number, parse_json(line, where)
+                yield number, parse_json(line.rstrip(b"\r\n"), where)
 
 
 def text(row: dict[str, Any], name: str, where: str) -> str:

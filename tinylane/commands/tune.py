@@ -65,7 +65,10 @@ def run(args: Any) -> int:
         common.note(f"{data.left_out:,} labelled false are left out; kto uses them", args.quiet)
     if recipe.objective == "kto":
         good = sum(bool(t.label) for t in data.transcripts)
-        common.note(f"{good:,} good, {len(data.transcripts) - good:,} bad", args.quiet)
+        bad = len(data.transcripts) - good
+        common.note(f"{good:,} good, {bad:,} bad", args.quiet)
+        if not good or not bad:
+            common.note("kto learns from good ones beside bad ones; one kind is missing")
     common.note(setup.describe(session.tuner.tuned), args.quiet)
     with Progress(recipe.steps, args.quiet) as say:
         try:

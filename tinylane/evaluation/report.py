@@ -286,6 +286,11 @@ def page(found: Sequence[Findings], pictures: Mapping[int, Sequence[tuple[str, s
         section = findings.section
         parts.append(f"## {section.title}")
         parts += [_about(run) for run in section.runs]
+        if apart := differences(section.runs):
+            parts.append(
+                f"**These runs differ in more than their modes**: {', '.join(apart)}. A comparison "
+                "of two of them is of that too."
+            )
         if section.skipped:
             parts.append(
                 f"{section.skipped} more problems are not done by all cells yet and do not count."
@@ -299,6 +304,18 @@ def page(found: Sequence[Findings], pictures: Mapping[int, Sequence[tuple[str, s
             parts += [group_table(findings.majorities), CAPTION_K]
         parts += [f"![{_plain(alt)}]({name})" for name, alt in pictures.get(k, ())]
     return "\n\n".join(parts) + "\n"
+
+
+def differences(runs: Sequence[Run]) -> list[str]:
+    """The settings, but for the cells and the number of problems, in which runs differ."""
+    every = [run.settings for run in runs]
+    names = dict.fromkeys(name for s in every for name in s)
+    return [
+        _plain(name)
+        for name in names
+        if name not in ("cells", "count", "told_apart")
+        and any(s.get(name) != every[0].get(name) for s in every)
+    ]
 
 
 def warnings(findings: Findings) -> list[str]:

@@ -27,7 +27,8 @@ from mlx.utils import tree_flatten, tree_map_with_path
 from tinylane.config import ModelConfig, RopeConfig
 from tinylane.errors import TinylaneError
 from tinylane.fast import SEAMS
-from tinylane.files import replacing
+from tinylane.files import read_json, replacing
+from tinylane.journal import differing
 from tinylane.lanes import LaneMask, LaneRoPE
 from tinylane.model import forward
 from tinylane.rope import frequencies
@@ -313,8 +314,12 @@ def _run(
 ) -> Trainer:
     written = _json(dataclasses.asdict(recipe))
     recipe_file, log, state = out / "recipe.json", out / "log.jsonl", out / "state.safetensors"
-    if recipe_file.exists() and recipe_file.read_text() != written:
-        raise TinylaneError(f"{out} holds a run of another recipe; choose another folder")
+    if recipe_file.exists() and (
+        difference := differing(read_json(recipe_file), json.loads(written))
+    ):
+        raise TinylaneError(
+            f"{out} holds a run of another recipe ({difference}); choose another folder"
+        )
     _write(recipe_file, written)
     trainer = trainer_of(recipe)
     lines: list[str] = []
@@ -331,9 +336,9 @@ def _run(
     while trainer.step < end:
         n, loss = trainer.advance()
         if not math.isfinite(loss):
+            kept = f"the last good state is {state}" if state.exists() else "no state was saved yet"
             raise TinylaneError(
-                f"the loss is {loss} at step {trainer.step}; the last good state is {state}. "
-                "Lower the learning rate"
+                f"the loss is {loss} at step {trainer.step}; {kept}. Lower the learning rate"
             )
         losses.setdefault(n, []).append(loss)
         last = trainer.step == end
