@@ -142,6 +142,18 @@ def test_it_says_what_it_tunes_and_how_fast(
     assert entry["seconds_left"] == 0 and entry["rate"] == pytest.approx(0.02)
 
 
+def test_kto_says_when_one_kind_of_label_is_missing(
+    ask: Any, base: Path, data: Path, tmp_path: Path
+) -> None:
+    """Bad transcripts alone push every text down, with a loss that looks like success."""
+    lines = [json.loads(line) for line in data.read_text().splitlines()]
+    bad = write_jsonl(tmp_path / "bad.jsonl", [{**line, "label": False} for line in lines])
+    for file, said in ((data, False), (bad, True)):
+        argv = command("kto", base, file, tmp_path / file.stem, *KTO, "--stop-at", 1)
+        code, _, err = ask(*argv)
+        assert code == 0 and ("one kind is missing" in err) is said
+
+
 def test_a_validation_loss_is_that_of_other_transcripts(
     ask: Any, base: Path, data: Path, tmp_path: Path
 ) -> None:

@@ -33,16 +33,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any
 
 from tinylane.errors import TinylaneError
 from tinylane.files import read_bytes, show
 from tinylane.journal import differing
 
-T = TypeVar("T")
 TIMEOUT = 120.0  # s without a sign of life from the ring
 PIECE = 4 << 20  # bytes of a gather that go through the ring at once
 
@@ -79,10 +78,6 @@ class Ring:
             raise
         if (met["rank"], met["size"]) != (rank, size):
             raise TinylaneError(f"rank {rank} of {size} was expected, MLX says {show(met)}")
-
-    def mine(self, items: Sequence[T]) -> list[T]:
-        """This rank's share of what all ranks have in the same order."""
-        return list(items[self.rank :: self.size])
 
     def check(self, done: int | None = None) -> None:
         """Hear whether everybody is still there, and tell how many problems are done here."""

@@ -27,8 +27,6 @@ from tinylane.files import read_json
 from tinylane.hub import resolve
 from tinylane.weightfiles import WeightFiles
 
-HEADS = ("q_proj", "k_proj", "v_proj", "o_proj")
-
 
 def fuse(
     source: str | os.PathLike[str],

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import tinylane
 from tinylane import collaborate, distributed, sharing, tasks
 from tinylane.commands import common
+from tinylane.commands.lanes import parse_omega
 from tinylane.errors import TinylaneError
 from tinylane.evaluation import record, runner
 from tinylane.evaluation.measures import summary
@@ -185,15 +186,12 @@ def conditions_of(args: Any, model: Model, task: Task, given: dict[str, Any]) ->
     """What is the same for all cells."""
     own = Sampler.from_config(model.sampling)
     fields = {name: getattr(own, name) for name in own.__dataclass_fields__}
-    omega: Any = args.omega
-    if omega is not None and omega.startswith("@"):
-        omega = common.numbers(common.json_argument(omega, "--omega"), f"--omega {omega}")
     return runner.Conditions(
         seed=args.seed,
         sampler=Sampler(**{**fields, **(task.sampling or {}), **given}),
         stop=tuple(args.stop or ()),
         template=common.template(args),
-        omega=omega,
+        omega=parse_omega(args.omega),
         slot=args.slot,
         scale=args.omega_scale,
         prompt_lane=args.prompt_lane,
