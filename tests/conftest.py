@@ -21,8 +21,11 @@ os.environ.setdefault("MLX_ENABLE_TF32", "0")  # float32 is to mean float32 on a
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 
 import pytest
+from helpers_browser import browser  # a fixture
 from hypothesis import HealthCheck, Verbosity, settings
 from hypothesis.statistics import collector, describe_statistics
+
+__all__ = ["browser"]
 
 _COMMON: dict[str, Any] = {
     "deadline": None,

@@ -17,8 +17,8 @@ from tinylane.bench.engines import Case, Tinylane, build, random_prompt
 from tinylane.bench.profile import PARTS, profile
 from tinylane.bench.shapes import SHAPES, shape, write_random
 from tinylane.checkpoint import load
-from tinylane.cli import SHAPES as LISTED
 from tinylane.config import ModelConfig
+from tinylane.flags.tools import SHAPES as LISTED
 from tinylane.forecast import forecast
 
 ask, game = helpers_cli.ask, helpers_cli.game  # fixtures

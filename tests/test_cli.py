@@ -63,10 +63,19 @@ def test_only_commands_that_exist_are_named(capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit):
         main(["--help"])
     out = capsys.readouterr().out
-    for name in ("generate", "eval", "inspect", "replay", "train", "verify", "bench"):
+    for name in (
+        "generate",
+        "eval",
+        "inspect",
+        "replay",
+        "train",
+        "verify",
+        "bench",
+        "view",
+        "fuse",
+    ):
         assert re.search(rf"^    {name} ", out, re.MULTILINE)
-    for name in ("view", "serve"):
-        assert not re.search(rf"^    {name}\b", out, re.MULTILINE)
+    assert not re.search(r"^    serve\b", out, re.MULTILINE)
 
 
 def test_flags_are_those_of_mlx_lm_where_it_has_them() -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from helpers_cli import GAME, write_checkpoint
 
 import tinylane
 from tinylane.decoding import Decoding
+from tinylane.tasks import make
 from tinylane.tasks.evaluate import Score, evaluate, game_of
+from tinylane.tasks.task import Options
 
 ask, game, plain = helpers_cli.ask, helpers_cli.game, helpers_cli.plain  # fixtures
 
@@ -33,9 +36,9 @@ def test_inspect_says_what_was_chosen_and_from_which_file(ask: Any, game: str) -
 
 def test_eval_counts_what_generate_answers(ask: Any, game: str) -> None:
     code, out, err = ask("eval", "shell-game", "--model", game, "--count", 12, "--json")
-    assert code == 0 and "12 of 12" in err
+    assert code == 0 and "60 of 60" in err
     document = json.loads(out)
-    got = [(s["lanes"], s["visibility"]) for s in document["scores"]]
+    got = [(s["lanes"], s["mode"]) for s in document["scores"]]
     assert got == [
         (1, "independent"),
         (2, "joint"),
@@ -45,28 +48,34 @@ def test_eval_counts_what_generate_answers(ask: Any, game: str) -> None:
     ]
     model = tinylane.load(game, backend="numpy")
     score = evaluate(model, GAME, 2, "joint", count=12)
-    assert score.right == document["scores"][1]["right"]
-    assert list(score.interval) == document["scores"][1]["interval_95"]
+    majority = document["scores"][1]["majority"]
+    assert majority["value"] == pytest.approx(score.right / 12)
+    assert list(score.interval) == pytest.approx(majority["interval_95"])
+    right = 0
+    for problem in make("shell-game", Options(), model).problems(12, 0):
+        swaps = problem.prompt.split("swap ")[1].split(":")[0]
+        argv = ["generate", "--model", game, "--lanes", 2, "--prompt", swaps, "--temp", 0]
+        right += json.loads(ask(*argv, "--json")[1])["task"]["correct"]
+    assert right == score.right
     _, out, err = ask("eval", "shell-game", "--model", game, "--count", 3, "--lanes", 2, "--quiet")
     assert len(out.splitlines()) == 4 and err == ""
 
 
 def test_eval_scores_a_right_lane_as_right(game: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the truth put in every lane's mouth, all are right; with it in one of four, that one."""
-    from tinylane import decoding
-
     model = tinylane.load(game, backend="numpy")
-    original, told = decoding.generate, [0, 1, 2, 3]
+    truths = [p.truth for p in make("shell-game", Options(), model).problems(5, 0)]
+    original, told, asked = Decoding.step, [0, 1, 2, 3], []
 
-    def generate(model: Any, prompt: str, **settings: Any) -> Any:
-        result = original(model, prompt, **settings)
-        for lane in result.lanes:
-            lane.text = "ABC XXX"
-            if lane.index in told:
-                lane.text = "XXX " + GAME.answer(GAME.parse(prompt))
-        return result
+    def step(self: Decoding) -> Any:
+        if self.steps == 0:
+            asked.append(self)
+        truth = truths[(len(asked) - 1) % 5]
+        found = original(self)
+        said = [truth if m in told else "XXX" for m in range(4)]
+        return replace(found, texts=[f" {word}" for word in said])
 
-    monkeypatch.setattr(decoding, "generate", generate)
+    monkeypatch.setattr(Decoding, "step", step)
     score = evaluate(model, GAME, 4, "joint", count=5)
     assert (score.right, score.per_lane) == (5, (5, 5, 5, 5))
     told[:] = [2]

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 from tinylane.cache import LaneCache
 from tinylane.config import ModelConfig
 from tinylane.decoding import Decoding
-from tinylane.lanes import SHARED, LaneMask, LaneRoPE
+from tinylane.lanes import SHARED, LaneMask, Rotation
 from tinylane.model import Model
 from tinylane.sampling import Sampler, uniform
 from tinylane.testing import tolerance
@@ -71,7 +71,7 @@ class CacheMachine(RuleBasedStateMachine):
         prompt=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=4),
         chunk=st.integers(1, 4),
     )
-    def begin(self, mask: LaneMask, rope: LaneRoPE, prompt: list[int], chunk: int) -> None:
+    def begin(self, mask: LaneMask, rope: Rotation, prompt: list[int], chunk: int) -> None:
         self.mask, self.rope = mask, rope
         self.cache = self.model.new_cache(rope, mask)
         self.rows: list[Row] = []
@@ -163,8 +163,8 @@ def columns(rows: list[Row]) -> tuple[np.ndarray, ...]:
     return tuple(np.array(column) for column in zip(*rows, strict=True))
 
 
-def run_machine(backend: str, **options: Any) -> None:
-    machine = type("CacheMachine", (CacheMachine,), {"model": small(*backend.split())})
+def run_machine(backend: str, kind: Any = CacheMachine, **options: Any) -> None:
+    machine = type("CacheMachine", (kind,), {"model": small(*backend.split())})
     run_state_machine_as_test(machine, settings=settings(stateful_step_count=12, **options))
 
 
@@ -237,7 +237,7 @@ SCRIPT = {
 def follow(
     script: list[Any],
     mask: LaneMask,
-    rope: LaneRoPE,
+    rope: Rotation,
     prompt: list[int],
     own: list[list[int]],
     seed: int,

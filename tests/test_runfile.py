@@ -28,7 +28,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Core
 
-from tinylane import runfile
+from tinylane import rerun, runfile
 from tinylane.decoding import Decoding, generate
 from tinylane.errors import TinylaneError
 from tinylane.lanes import LaneMask, LaneRoPE
@@ -341,11 +341,11 @@ def test_a_run_too_long_for_one_pass_is_replayed_in_several(rows, lag, monkeypat
     list(decoding)
     run = as_run(decoding.result())
     whole = replay(run, F64)
-    monkeypatch.setattr(runfile, "ROWS", rows)
+    monkeypatch.setattr(rerun, "ROWS", rows)
     parts = replay(run, F64)
     assert max(whole.difference, parts.difference) <= 1e-10
-    monkeypatch.setattr(runfile, "ROWS", 2048)
-    monkeypatch.setattr(runfile, "LOGITS", rows * VOCAB)
+    monkeypatch.setattr(rerun, "ROWS", 2048)
+    monkeypatch.setattr(rerun, "LOGITS", rows * VOCAB)
     assert replay(run, F64).difference <= 1e-10
 
 

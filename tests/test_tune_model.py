@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("mlx.core", exc_type=ImportError)
 
+import helpers_cli
 import mlx.core as mx
 from helpers_tune import (
     CASES,
@@ -33,7 +34,7 @@ from tinylane.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.model import Model, forward, make_plan
 from tinylane.train import blocks
 from tinylane.train.recipe import Recipe
-from tinylane.train.setup import Start, prepare
+from tinylane.train.setup import Start, prepare, start
 from tinylane.train.transcripts import Transcript, mismatched, rows
 from tinylane.train.tuned import Choice
 from tinylane.train.tuner import Tuner, stacks
@@ -99,6 +100,24 @@ def test_teacher_forced_logprobs_are_those_recorded_while_decoding(
     recorded = np.concatenate([lane.logprobs for lane in result.lanes])
     assert len({len(lane.tokens) for lane in result.lanes}) > 1
     assert np.abs(teacher_forced(t, t.transcripts[0]) - recorded).max() < BOUND
+
+
+def test_teacher_forced_logprobs_of_lanes_that_a_stop_string_ended(tmp_path: Path) -> None:
+    """What completed the stop string was never fed: the others must not see it in training."""
+    base = tinylane.load(helpers_cli.write_checkpoint(tmp_path / "game"), "numpy", "float64")
+    result = tinylane.generate(
+        base, "cups ABC", lanes=4, max_tokens=12, sampler=tinylane.Sampler(1.5), stop=["3", "B"],
+        lane_mask=LaneMask.joint(4), seed=1,
+    )  # fmt: skip
+    stopped = [lane for lane in result.lanes if lane.tokens[-1] not in base.config.eos_ids]
+    assert any(lane.finish_reason == "stop" for lane in stopped)
+    begin = start(tmp_path / "game")
+    t = transcribed(result, tmp_path, begin.model)
+    assert sum(t.transcripts[0].ended) == 4
+    recorded = np.concatenate([lane.logprobs for lane in result.lanes])
+    assert np.abs(teacher_forced(t, t.transcripts[0]) - recorded).max() < BOUND
+    unseen = dataclasses.replace(t.transcripts[0], ended=[False] * 4)  # the control
+    assert np.abs(teacher_forced(t, unseen) - recorded).max() > 100 * BOUND
 
 
 @pytest.mark.parametrize("wrong", ["lag", "visibility", "prompt_lane", "start", "unshifted"])
@@ -256,6 +275,21 @@ def test_before_the_first_step_nothing_has_changed() -> None:
         t = tuner(several(), choice)
         plain = tuner(several(), Choice(biases=False))
         assert np.array_equal(t.scores(t.transcripts), plain.scores(plain.transcripts))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_every_weight_moves_where_it_is_used(tied: bool) -> None:
+    """A full tuning away from its start, norms, embedding and (tied) head included."""
+    config = dataclasses.replace(CONFIG, tied=tied, family="qwen3", qk_norm=True)
+    t = tuner(several(), Choice(full=True), base=model(config))
+    before = teacher_forced(t, t.transcripts[0])
+    names = {name for group in t.groups.values() for name in group}
+    assert names >= set(config.tensors())
+    disturb(t, 0.02)
+    one = t.transcripts[0]
+    expected = np.concatenate(oracle_logprobs(t, one))
+    assert np.abs(teacher_forced(t, one) - expected).max() < BOUND
+    assert np.abs(before - expected).max() > 100 * BOUND
 
 
 def test_omega_far_from_zero_stays_exact() -> None:

@@ -1,64 +1,27 @@
 """Every tutorial runs as it stands, reaches each of its assertions, and draws what it says.
 
-A failed assertion or an error fails the test; so does an assertion that is never reached, which a
-cell in an `if` or a function that nobody calls would be.
+They are run by the renderer that makes the site's pages, each in a process of its own, and leave
+their pages for the site. A failed cell fails the page; so does an assertion that is never reached,
+which a cell in an `if` or a function that nobody calls would be.
 """
 
 from __future__ import annotations
 
 import ast
+import html
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-FOLDER = Path(__file__).parent.parent / "tutorials"
-TUTORIALS = sorted(FOLDER.glob("[0-9][0-9]_*.py"))
+from tinylane.docs import render
+from tinylane.docs.__main__ import PAGES, make, tutorials
+from tinylane.docs.formulas import fence, inline, mathml
+from tinylane.errors import CheckFailed, TinylaneError
+
+TUTORIALS = tutorials()
 each = pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
-
-
-class Marked(ast.NodeTransformer):
-    """Every assertion is preceded by a call that says it was reached."""
-
-    def __init__(self) -> None:
-        self.lines: set[int] = set()
-
-    def visit_Assert(self, node: ast.Assert) -> list[ast.stmt]:
-        self.lines.add(node.lineno)
-        mark = ast.parse(f"__reached__.add({node.lineno})").body[0]
-        for part in ast.walk(mark):
-            ast.copy_location(part, node)
-        return [mark, node]
-
-
-def run(source: str, name: str) -> tuple[set[int], set[int]]:
-    """Run a script as `python name` would: the lines of its assertions, and of those it reached."""
-    marked, reached = Marked(), set[int]()
-    tree = ast.fix_missing_locations(marked.visit(ast.parse(source)))
-    world: dict[str, Any] = {"__name__": "__main__", "__file__": name, "__reached__": reached}
-    exec(compile(tree, name, "exec"), world)
-    return marked.lines, reached
-
-
-def cells(path: Path) -> list[tuple[bool, list[str]]]:
-    """(markdown?, lines) of every cell; fails where a marker is not one of the two we use."""
-    found: list[tuple[bool, list[str]]] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if line.startswith("# %%"):
-            assert line in ("# %%", "# %% [markdown]"), line
-            found.append((line.endswith("[markdown]"), []))
-        else:
-            assert found, f"{path.name} does not begin with a cell"
-            found[-1][1].append(line)
-    return found
-
-
-def test_a_false_assertion_and_one_that_is_never_reached_are_noticed() -> None:
-    with pytest.raises(AssertionError):
-        run("assert 1 == 2", "wrong.py")
-    asserted, reached = run("def f():\n    assert 1\nassert 2\nif 0:\n    assert 3", "idle.py")
-    assert asserted == {2, 3, 5} and reached == {3}
+NAME = "tutorials/99_planted.py"
 
 
 def test_the_ladder_has_no_gap() -> None:
@@ -70,40 +33,119 @@ def test_the_ladder_has_no_gap() -> None:
 def test_a_tutorial_is_short_and_in_percent_format(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) < 150
-    first, *_ = found = cells(path)
-    assert first[0] and re.fullmatch(rf"# # {int(path.name[:2])}\. .+", first[1][0])
-    for markdown, lines in found:
-        if markdown:
-            assert all(line.startswith("#") for line in lines if line), lines
-        else:
-            ast.parse("\n".join(lines))
+    first, *_ = found = render.cells(text, path.name)
+    title = rf"# {int(path.name[:2])}\. .+"
+    assert first.markdown and re.fullmatch(title, first.text.splitlines()[0])
+    for cell in found:
+        if not cell.markdown:
+            ast.parse(cell.text)
 
 
 @each
 def test_a_tutorial_ends_with_two_exercises_and_their_solutions(path: Path) -> None:
-    prose = ["\n".join(lines) for markdown, lines in cells(path) if markdown]
-    exercises = next(k for k, text in enumerate(prose) if "# ## Exercises" in text)
-    tasks = re.findall(r"^# \*\*(\d)\.\*\*", prose[exercises], re.MULTILINE)
-    solutions = re.findall(r"^# ### Solution (\d)$", "\n".join(prose), re.MULTILINE)
-    assert tasks == solutions == ["1", "2"]
     text = path.read_text(encoding="utf-8")
+    prose = [cell.text for cell in render.cells(text, path.name) if cell.markdown]
+    exercises = next(k for k, text in enumerate(prose) if "## Exercises" in text)
+    tasks = re.findall(r"^\*\*(\d)\.\*\*", prose[exercises], re.MULTILINE)
+    solutions = re.findall(r"^### Solution (\d)$", "\n".join(prose), re.MULTILINE)
+    assert tasks == solutions == ["1", "2"]
     for solution in text.split("# ### Solution ")[1:]:
         assert "assert " in solution
 
 
 @each
-def test_a_tutorial_runs_and_reaches_all_it_asserts(
-    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+def test_a_tutorial_runs_and_reaches_all_it_asserts(path: Path) -> None:
+    assert make(path, fresh=True) == ""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert sum(isinstance(node, ast.Assert) for node in ast.walk(tree)) >= 6
+    page = (PAGES / f"{path.stem}.md").read_text(encoding="utf-8")
+    shown = re.findall(r'<img src="([^"]+)" alt="([^"]+)"', page)
+    named = re.findall(r'"(\d\d-[\w-]+)"\)', path.read_text(encoding="utf-8"))
+    assert named and [name for name, _ in shown] == [f"{name}.svg" for name in named]
+    for name, alt in shown:
+        assert name.startswith(path.name[:2]) and len(alt) > 40
+        drawn = (PAGES / name).read_text(encoding="utf-8")
+        assert drawn.startswith("<?xml") and html.unescape(alt)[:25] in html.unescape(drawn)
+
+
+# The renderer.
+
+
+@pytest.mark.parametrize(
+    "cell, said",
+    [
+        ("assert 1 == 2", r":4 \(cell at line 4\): AssertionError"),
+        ("x = 1\nx / 0", r":5 .*ZeroDivisionError"),
+        ("print('so far')\nraise SystemExit(0)", r"SystemExit.*it had printed: so far"),
+        ("def f():\n    assert 1", r"never reached, in lines \[5\]"),
+        ("if 0:\n    assert 3", r"never reached, in lines \[5\]"),
+        ("x = (", r"SyntaxError"),
+        ("from matplotlib.figure import Figure\nplot.show(Figure(), '99-bare')", "no alt text"),
+    ],
+)
+def test_a_planted_fault_fails_the_page(tmp_path: Path, cell: str, said: str) -> None:
+    source = f"# %%\nfrom tinylane import plot\n# %%\n{cell}\n"
+    with pytest.raises(CheckFailed, match=said):
+        render.run(source, NAME, tmp_path)
+
+
+@pytest.mark.parametrize("source", ["x = 1\n# %%\n", "# %% [raw]\n", "# %% [markdown]\ntext\n"])
+def test_text_that_is_in_no_cell_of_ours_is_refused(source: str) -> None:
+    with pytest.raises(TinylaneError, match=NAME):
+        render.cells(source, NAME)
+
+
+def test_a_page_has_text_code_output_pictures_and_folded_solutions(tmp_path: Path) -> None:
+    """In this order, and with what a cell printed before and after its picture around it."""
+    source = (
+        "# %% [markdown]\n# # 99. T\n#\n# One *idea*.\n\n# %%\nimport numpy as np\n"
+        "from tinylane import plot\nprint('before <b>')\n"
+        "plot.show(plot.lines({'a': [1, 2]}, [0, 1], 'x', 'y', 'T \"1\"'), '99-a')\n"
+        "print('after')\n"
+        "# %% [markdown]\n# ### Solution 1\n# Text.\n\n# %%\nassert 1\n"
+        "# %% [markdown]\n# ### Solution 2\n\n# %%\nassert 2\n"
+    )
+    shown, seconds = render.run(source, NAME, tmp_path)
+    page = render.page(source, NAME, shown, seconds)
+    order = [
+        "# 99. T", "One *idea*.", "```python\nimport numpy", "before <b>", '<img src="99-a.svg"',
+        "&quot;1&quot;", "after", "/// details | Solution 1", "Text.", "assert 1", "///",
+        "/// details | Solution 2", "assert 2", "///",
+    ]  # fmt: skip
+    at = 0
+    for piece in order:
+        assert piece in page[at:], piece
+        at += page[at:].index(piece) + len(piece)
+    assert (tmp_path / "99-a.svg").stat().st_size > 5000
+
+
+def test_a_page_is_made_anew_when_what_it_is_made_from_changes(tmp_path: Path) -> None:
+    path = tmp_path / "99_planted.py"
+    path.write_text("# %%\n1\n")
+    before = render.key(path)
+    assert render.key(path) == before
+    path.write_text("# %%\n2\n")
+    assert render.key(path) != before
+
+
+# Formulas.
+
+
+def test_a_formula_becomes_mathml_and_an_unknown_command_is_refused() -> None:
+    found = mathml(r"\Omega_d = s\,\theta_d\,\lambda^{-2d/(D-2)}", block=True)
+    assert found.startswith("<math") and 'display="block"' in found and "&#x003A9;" in found
+    assert "&#x0003C;" in mathml("i < j") and " < " not in mathml("i < j")  # the page holds
+    for wrong in (r"\nosuchthing x", r"\left( x"):
+        with pytest.raises(TinylaneError, match="formula"):
+            mathml(wrong)
+
+
+def test_a_formula_that_cannot_be_read_is_a_warning_that_fails_a_strict_build(
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setenv("MPLBACKEND", "Agg")
-    monkeypatch.chdir(tmp_path)
-    asserted, reached = run(path.read_text(encoding="utf-8"), str(path))
-    assert len(asserted) >= 6
-    assert reached == asserted, f"never reached: lines {sorted(asserted - reached)}"
-    said = capsys.readouterr().out
-    drawn = sorted(file for file in tmp_path.rglob("*") if file.is_file())
-    assert drawn and all(file.parent == tmp_path / "runs" / "figures" for file in drawn)
-    for file in drawn:
-        assert file.name.startswith(path.name[:2]) and file.suffix == ".png"
-        assert file.read_bytes().startswith(b"\x89PNG") and file.stat().st_size > 5000
-        assert re.search(rf"\[figure runs/figures/{file.name}: \S.{{30,}}\]", said)
+    """The Markdown extension that calls us swallows exceptions: the page would show raw LaTeX."""
+    assert "<math" in inline("x", "math", "formula", None)
+    assert not caplog.records
+    assert "nosuch" in fence(r"\nosuch", "math", "formula", {}, None)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and record.name.startswith("mkdocs.")

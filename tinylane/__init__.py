@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from tinylane.decoding import stream as stream
     from tinylane.errors import CheckFailed as CheckFailed
     from tinylane.errors import TinylaneError as TinylaneError
+    from tinylane.hogwild import Hogwild as Hogwild
     from tinylane.lanes import SHARED as SHARED
     from tinylane.lanes import LaneMask as LaneMask
     from tinylane.lanes import LaneRoPE as LaneRoPE
     from tinylane.model import Model as Model
+    from tinylane.modes import mode as mode
     from tinylane.sampling import Sampler as Sampler
     from tinylane.select import best_of as best_of
     from tinylane.select import extract as extract
@@ -43,6 +45,8 @@ _HOME = {
     "LaneRoPE": "lanes",
     "LaneMask": "lanes",
     "SHARED": "lanes",
+    "Hogwild": "hogwild",
+    "mode": "modes",
     "LaneCache": "cache",
     "Sampler": "sampling",
     "TinylaneError": "errors",

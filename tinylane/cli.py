@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import tinylane
 from tinylane.errors import TinylaneError
-from tinylane.flags import decode, evaluate, tools, train
+from tinylane.flags import collaborate, decode, evaluate, tools, train
 
 
 class _Parser(argparse.ArgumentParser):
@@ -72,12 +72,14 @@ def parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"tinylane {tinylane.__version__}")
     commands = top.add_subparsers(metavar="command", required=True, parser_class=_Parser)
     decode.generate(commands)
+    collaborate.collect(commands)
     evaluate.eval(commands)
     evaluate.report(commands)
     tools.bench(commands)
     train.fuse(commands)
     tools.inspect(commands)
     decode.replay(commands)
+    decode.view(commands)
     tools.verify(commands)
     train.train(commands, full=list(argv[:2]) == ["train", "shell-game"])
     return top

@@ -91,8 +91,9 @@ class Decoding:
     prompt: text, chat messages, or token ids. lane_prompts: one text or id list per lane.
     max_tokens: for every lane, or one number per lane; total_tokens: for all lanes together
     (a step that would go beyond it is not taken).
-    sampler: None takes the checkpoint's generation_config. lane_rope, lane_mask: None takes what
-    the checkpoint was trained with (`Model.rope`, `Model.mask`). stop: strings that end a lane.
+    sampler: None takes the checkpoint's generation_config. lane_rope (any `Rotation`), lane_mask:
+    None takes what the checkpoint was trained with (`Model.rope`, `Model.mask`; by name:
+    `tinylane.mode`). stop: strings that end a lane.
     chunk: rows of a prefill pass. template: keyword arguments of `Tokenizer.prompt_ids`.
     Raises TinylaneError for an empty prompt, one that leaves no room in the context, and settings
     out of range. Laws 7, 8, 9 and 13 of the SPEC are about this class.

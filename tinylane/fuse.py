@@ -42,14 +42,16 @@ def fuse(
     """Write the checkpoint `source` with `adapter` merged into it to `out`; notes for people.
 
     adapter: a folder; None takes the checkpoint's own `adapter/`. dtype: of the new files, None
-    takes the checkpoint's. dequantize: a packed checkpoint becomes a dense one. Raises
-    TinylaneError: no adapter, a packed checkpoint without `dequantize`, `out` holds weights.
+    takes the checkpoint's. dequantize: a packed checkpoint becomes a dense one, with an adapter or
+    without. Raises TinylaneError: no adapter, a packed checkpoint without `dequantize`, `out` holds
+    weights.
     """
     out, folder = Path(out), resolve(source, revision)
     plan = Plan(folder, "numpy", "auto", adapter)
     found = plan.adapter(plan.config)
-    if found is None:
+    if found is None and not dequantize:
         raise TinylaneError(f"{folder}: has no adapter of its own; give --adapter-path")
+    found = found or Adapter(folder)
     if list(out.glob("*.safetensors")):
         raise TinylaneError(f"{out}: already holds weights; choose another folder")
     with plan.open() as files:
@@ -113,13 +115,23 @@ def _config(
     if not new:
         return raw, notes
     if config.family == "mistral":
-        plain = replace(config, family="llama", quantization=None)
-        raw = {k: v for k, v in raw.items() if k not in ("sliding_window", "layer_types")}
-        raw = {**raw, **plain.to_dict()}
-        for old in ("rope_theta", "rope_scaling", "torch_dtype"):
-            raw.pop(old, None)
+        raw = _as_llama(raw, config)
         notes.append("a Mistral has no attention biases: written as the Llama that is the same")
     raw["attention_bias"] = True
     if config.family == "qwen3":
         notes.append("Qwen3 with attention biases: transformers reads it, mlx-lm does not")
     return raw, notes
+
+
+def _as_llama(raw: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
+    """A Mistral's config.json as a Llama's; what either would read as a default is spelled out."""
+    plain = replace(config, family="llama", quantization=None).to_dict()
+    rope = plain.pop("rope_parameters")
+    if "rope_parameters" not in raw:
+        plain["rope_theta"] = rope["rope_theta"]
+    del plain["dtype"]
+    for key, value in raw.items():  # its own words, where it has any
+        if value is not None and key not in ("model_type", "architectures", "layer_types"):
+            plain[key] = value
+    plain.pop("sliding_window", None)  # at least the context, or it would not have been read
+    return plain

@@ -10,7 +10,8 @@ for each block it is turned to its own place in the view less the place where th
 A query is so turned once for every block, and one softmax runs over all of them. A block is as long
 as the number of its rows that this query sees, counted by the mask: lag, any visibility, lanes that
 join late, are dropped or trimmed need nothing of their own. YaRN's attention factor is in a key
-once and in a query once, as ever. There is nothing to train.
+once and in a query once, as ever. There is nothing to train. N lanes cost N + 1 products of queries
+and keys in place of one.
 
 Not handled: masks that hide the beginning of a block and show its end. A row that comes after a
 later row of its own block was cached is refused, for the indices of cached rows would change.
@@ -33,12 +34,7 @@ from tinylane.lanes import SHARED, LaneMask, Places, Views
 class Hogwild:
     """The rotation of Hogwild!; it has no parameters. See `tinylane.lanes.Rotation`."""
 
-    @property
-    def layered(self) -> bool:
-        """Layers do not differ."""
-        return False
-
-    def views(self, theta: np.ndarray, mask: LaneMask, places: Places, layer: int) -> Views:
+    def views(self, theta: np.ndarray, mask: LaneMask, places: Places) -> Views:
         """As `Rotation.views`: a block for the prompt and for every lane that has rows.
 
         Raises TinylaneError for a row that would come before a cached one of its block.

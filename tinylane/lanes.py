@@ -143,13 +143,10 @@ Views = tuple[np.ndarray, tuple[np.ndarray, ...], Any]
 class Rotation(Protocol):
     """What the decoder and the cache ask of a rotation; `LaneRoPE` is one, `Hogwild` another."""
 
-    @property
-    def layered(self) -> bool: ...
-
-    def views(self, theta: np.ndarray, mask: LaneMask, places: Places, layer: int) -> Views:
-        """Radians: the rows' as keys (T, D/2), as queries one (T, D/2) for every block of keys;
-        and the split, which block a key is in: None for one block, the number of keys in the first
-        of two that follow each other, else (S,) integers."""
+    def views(self, theta: np.ndarray, mask: LaneMask, places: Places) -> Views:
+        """Radians, (T, D/2) or (layers, T, D/2): the rows' as keys, and as queries once for every
+        block of keys. Then the split, which block a key is in: None for one block, the number of
+        keys in the first of two that follow each other, else (S,) integers."""
         ...
 
     def angles(self, lanes: np.ndarray, layer: int) -> np.ndarray: ...
@@ -212,12 +209,7 @@ class LaneRoPE:
         decay = float(scale) ** (-2 * d / max(2 * len(theta) - 2, 1))
         return cls(_slot(slot) * theta * decay, prompt_lane)
 
-    @property
-    def layered(self) -> bool:
-        """Whether layers differ."""
-        return self.omega.ndim == 2
-
-    def views(self, theta: np.ndarray, mask: LaneMask, places: Places, layer: int) -> Views:
+    def views(self, theta: np.ndarray, mask: LaneMask, places: Places) -> Views:
         """As `Rotation.views`: one block, or two for `prompt_lane="own"` (SPEC 2.1).
 
         Two are needed only where a lane other than 0 with a rotation of its own looks at shared
@@ -225,7 +217,9 @@ class LaneRoPE:
         """
         positions, lanes, _, key_lanes = places
         base = positions[:, None] * theta
-        turned = base + self.angles(lanes, layer)
+        layers = range(1 if self.omega.ndim == 1 else len(self.omega))
+        own = [base + self.angles(lanes, layer) for layer in layers]
+        turned = own[0] if self.omega.ndim == 1 else np.stack(own)
         shared = key_lanes == SHARED
         count = int(shared.sum())
         if self.prompt_lane == "own" and count > 0:

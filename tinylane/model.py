@@ -200,20 +200,17 @@ def make_plan(
     The rotation says where the rows stand, the mask whom they see. array: to the backend's.
     """
 
-    def turn(angles: np.ndarray) -> Table:
+    def tables(angles: np.ndarray) -> list[Table]:  # one a layer, or one for all
         c, s = table(angles, factor, dtype)
-        return array(c), array(s)
+        if angles.ndim == 2:
+            return [(array(c), array(s))] * config.layers
+        return [(array(c[layer]), array(s[layer])) for layer in range(config.layers)]
 
     theta, factor = frequencies(config.rope, config.head_dim)
     places = positions, lanes, key_positions, key_lanes
-    keys, queries = [], []
-    for layer in range(config.layers):
-        if layer == 0 or rope.layered:
-            angles, views, split = rope.views(theta, mask, places, layer)
-            turned = turn(angles)
-            tables = tuple(turned if view is angles else turn(view) for view in views)
-        keys.append(turned)
-        queries.append(tables)
+    angles, views, split = rope.views(theta, mask, places)
+    keys = tables(angles)
+    queries = list(zip(*(keys if v is angles else tables(v) for v in views), strict=True))
     visible = None
     plain = type(mask) is LaneMask  # a mask of its own kind decides row by row
     if not (plain and _sees_all(mask, *places)):

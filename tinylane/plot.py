@@ -4,24 +4,42 @@ Every function returns a `matplotlib.figure.Figure` that carries its own alt tex
 Figures have a paper of their own, so that they read the same on a light and on a dark page; the
 colours are those of Okabe and Ito, and a shape or a label always says the same as the colour.
 pyplot is not used: no window opens, nothing is global. Needs `pip install 'tinylane[plot]'`.
+What all of them share is in `tinylane.canvas`; the figures of a replay in `tinylane.view.figure`.
 
     T query rows      S key rows      N lanes      D channels of one head
 """
 
 from __future__ import annotations
 
-import io
-import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tinylane.canvas import (
+    COLOURS,
+    DASHES,
+    INK,
+    MARKERS,
+    PAPER,
+    QUIET,
+    RULE,
+    alt,
+    blank,
+    colour_bar,
+    finish,
+    frame,
+    legend,
+    legend_below,
+    save,
+    shades,
+    show,
+    stroke,
+    word,
+)
 from tinylane.errors import TinylaneError
-from tinylane.files import replacing
-from tinylane.lanes import SHARED, LaneMask
-from tinylane.probe import difference_scores
+from tinylane.lanes import SHARED, LaneMask, Rotation
+from tinylane.probe import difference_scores, relative_angles
 from tinylane.text import one_line
 
 if TYPE_CHECKING:
@@ -29,57 +47,33 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from tinylane.decoding import Result
+    from tinylane.view.record import Record
 
-INK, PAPER, RULE, QUIET = "#222222", "#f6f5f1", "#d5d3cb", "#6b6b6b"
-# Okabe and Ito's palette, without the yellow that paper swallows; one marker and dash for each.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-MARKERS = ("o", "s", "^", "D", "v", "P")
-DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
+__all__ = [
+    "COLOURS",
+    "DASHES",
+    "INK",
+    "KINDS",
+    "MARKERS",
+    "PAPER",
+    "QUIET",
+    "RULE",
+    "alt",
+    "angles",
+    "attention",
+    "lanes",
+    "lines",
+    "mask",
+    "replay",
+    "save",
+    "scores",
+    "shares",
+    "show",
+    "turns",
+]
+
 # Why a key is visible: name, marker, colour.
 KINDS = (("shared", "s", QUIET), ("own", "o", COLOURS[0]), ("other lane", "^", COLOURS[1]))
-
-
-def alt(figure: Figure) -> str:
-    """The figure's alt text: what it shows, in words."""
-    return getattr(figure, "tinylane_alt", "")
-
-
-def save(figure: Figure, path: str | Path) -> Path:
-    """Write a figure atomically, in the format of the path's suffix (.png, .svg, .pdf).
-
-    The alt text goes into the file's metadata. Raises TinylaneError if it cannot be written.
-    """
-    path, text = Path(path), alt(figure)
-    metadata: dict[str, dict[str, Any]] = {
-        "png": {"Description": text},
-        "svg": {"Description": text, "Date": None},  # the same figure gives the same file
-        "pdf": {"Subject": text, "CreationDate": None},
-    }
-    kind = path.suffix[1:]
-    if kind not in metadata:
-        raise TinylaneError(f"{path}: expected a name that ends in .png, .svg or .pdf")
-    with replacing(path) as file:
-        figure.savefig(file, format=kind, dpi=150, facecolor=PAPER, metadata=metadata[kind])
-    return path
-
-
-def show(figure: Figure, name: str, folder: str | Path = "runs/figures") -> None:
-    """Show a figure in a notebook; elsewhere write `folder`/`name`.png and print where, with alt.
-
-    Raises TinylaneError if it cannot be written.
-    """
-    if _in_notebook():
-        from IPython.display import Image, display
-
-        out = io.BytesIO()
-        figure.savefig(out, format="png", dpi=110, facecolor=PAPER)
-        display(Image(out.getvalue(), alt=alt(figure)))  # type: ignore[no-untyped-call]
-        return
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TinylaneError(f"{folder}: cannot be made ({error.strerror})") from error
-    print(f"[figure {save(figure, Path(folder) / f'{name}.png')}: {alt(figure)}]")
 
 
 def mask(
@@ -89,10 +83,15 @@ def mask(
     key_positions: Any = None,
     key_lanes: Any = None,
     title: str = "Who sees whom",
+    lane_rope: Rotation | None = None,
+    theta: Any = None,
+    plane: int = 0,
 ) -> Figure:
     """Which keys each query sees, and why: shared, its own lane, another lane.
 
     positions, lanes: (T,) of the queries; key_positions, key_lanes: (S,), default the same rows.
+    lane_rope, theta: a rotation of any kind and the model's frequencies: a number in every mark
+    says how many positions before the query the key stands, in `plane` (of the same rows only).
     """
     i, m = np.asarray(positions), np.asarray(lanes)
     j = i if key_positions is None else np.asarray(key_positions)
@@ -100,26 +99,46 @@ def mask(
     seen = lane_mask.visible(i, m, j, n)
     kinds = np.where(n == SHARED, 0, np.where(m[:, None] == n, 1, 2))
     side = 0.3 if max(seen.shape) <= 24 else 7.2 / max(seen.shape)
-    figure = _figure(max(side * len(j) + 1.6, 4.2), side * len(i) + 1.9)
-    axes = _axes(figure, title, "key (position, lane; S is shared)", "query (position, lane)")
-    size = (side * 72 * 0.6) ** 2
+    figure = blank(max(side * len(j) + 1.6, 4.2), side * len(i) + 1.9)
+    axes = frame(figure, title, "key (position, lane; S is shared)", "query (position, lane)")
+    size = (side * 72 * (0.6 if lane_rope is None else 0.85)) ** 2
     for kind, (name, marker, colour) in enumerate(KINDS):
         rows, columns = np.nonzero(seen & (kinds == kind))
         if len(rows):
             axes.scatter(columns, rows, s=size, marker=marker, color=colour, label=name)
+    said = ""
+    if lane_rope is not None:
+        if key_positions is not None or theta is None:
+            raise TinylaneError("distances need theta, and queries and keys that are the same rows")
+        angles = relative_angles(lane_rope, theta, lane_mask, i, m)[..., plane]
+        back = np.round(-angles / theta[plane], 1) + 0.0  # no -0
+        small = max(3.0, min(6.5, side * 22))
+        for t, s in zip(*np.nonzero(seen), strict=True):
+            word = f"{back[t, s]:g}"
+            low = t + 0.13 * (kinds[t, s] == 2)  # a triangle is widest at its foot
+            place: dict[str, Any] = {
+                "ha": "center",
+                "va": "center",
+                "fontsize": small * min(1, 2.4 / len(word)),
+            }
+            axes.text(s, low, word, color=PAPER, **place)
+        said = (
+            f" Keys stand from {back[seen].min():g} to {back[seen].max():g} positions before their"
+            f" queries, in plane {plane}."
+        )
     rows, columns = np.nonzero(~seen)
     axes.scatter(columns, rows, s=3, marker=".", color="#b9b7af", label="hidden")
     _name_rows(axes, i, m, j, n)
     axes.set_xlim(-0.6, len(j) - 0.4)
     axes.set_ylim(len(i) - 0.4, -0.6)
     axes.set_aspect("equal")
-    _legend_below(figure)
-    return _finish(
+    legend_below(figure)
+    return finish(
         figure,
         f"{title}: a grid of {len(i)} queries by {len(j)} keys. {int(seen.sum())} pairs are "
         f"visible: {int((seen & (kinds == 0)).sum())} to shared keys, "
         f"{int((seen & (kinds == 1)).sum())} within a lane, "
-        f"{int((seen & (kinds == 2)).sum())} between lanes; lag {lane_mask.lag}.",
+        f"{int((seen & (kinds == 2)).sum())} between lanes; lag {lane_mask.lag}.{said}",
     )
 
 
@@ -130,15 +149,15 @@ def angles(
 
     frequencies: by name, (D/2,) radians each, such as theta and an Omega; the size is drawn.
     """
-    figure = _figure(6.4, 3.8)
-    axes = _axes(figure, title, "plane d", f"radians per {per}")
+    figure = blank(6.4, 3.8)
+    axes = frame(figure, title, "plane d", f"radians per {per}")
     said = []
     for k, (name, values) in enumerate(frequencies.items()):
         values = np.abs(np.asarray(values, dtype=np.float64))
         if values.ndim != 1:
             raise TinylaneError(f"{name} has shape {values.shape}; expected (D/2,), one layer's")
         shown = np.where(values > 0, values, np.nan)
-        axes.plot(shown, label=name, markersize=4, **_stroke(k))
+        axes.plot(shown, label=name, markersize=4, **stroke(k))
         said.append(f"{name} goes from {values[0]:.3g} in plane 0 to {values[-1]:.3g} in the last")
     axes.set_yscale("log")
     axes.axhline(2 * np.pi, color=QUIET, linewidth=0.8)
@@ -152,8 +171,8 @@ def angles(
         color=QUIET,
         fontsize=8,
     )
-    _legend(axes)
-    return _finish(figure, f"{title}, radians per {per}: {'; '.join(said)}.")
+    legend(axes)
+    return finish(figure, f"{title}, radians per {per}: {'; '.join(said)}.")
 
 
 def turns(vectors: Mapping[str, Any], title: str = "Vectors, plane by plane") -> Figure:
@@ -161,24 +180,24 @@ def turns(vectors: Mapping[str, Any], title: str = "Vectors, plane by plane") ->
     channels d and d + D/2. At most six vectors of at most 16 channels."""
     named = {name: np.asarray(x, dtype=np.float64) for name, x in vectors.items()}
     planes = len(next(iter(named.values()))) // 2
-    figure = _figure(2.1 * planes + 0.4, 3.0)
+    figure = blank(2.1 * planes + 0.4, 3.0)
     reach = max(float(np.hypot(x[:planes], x[planes:]).max()) for x in named.values()) * 1.1
     for d in range(planes):
-        axes = _axes(figure, f"plane {d}", "", "", (1, planes, d + 1))
+        axes = frame(figure, f"plane {d}", "", "", (1, planes, d + 1))
         axes.set_aspect("equal")
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[], yticks=[])
         axes.axhline(0, color=RULE, linewidth=0.8)
         axes.axvline(0, color=RULE, linewidth=0.8)
         for k, (name, x) in enumerate(named.items()):
-            axes.plot([0, x[d]], [0, x[d + planes]], label=name, markevery=[1], **_stroke(k))
-    _legend_below(figure)
+            axes.plot([0, x[d]], [0, x[d + planes]], label=name, markevery=[1], **stroke(k))
+    legend_below(figure)
     figure.suptitle(title, color=INK, fontsize=10)
     degrees = [
         f"{name}: "
         + ", ".join(f"{np.degrees(np.arctan2(x[d + planes], x[d])):.0f}" for d in range(planes))
         for name, x in named.items()
     ]
-    return _finish(figure, f"{title}. Direction in degrees, by plane: {'; '.join(degrees)}.")
+    return finish(figure, f"{title}. Direction in degrees, by plane: {'; '.join(degrees)}.")
 
 
 def scores(
@@ -195,8 +214,8 @@ def scores(
     query, key: (D,); theta, omega: (D/2,); positions, lanes: the differences to draw.
     """
     values = difference_scores(query, key, theta, omega, positions, lanes)
-    figure = _figure(7.0, 0.35 * len(lanes) + 1.9)
-    axes = _axes(figure, title, "key position - query position", "key lane - query lane")
+    figure = blank(7.0, 0.35 * len(lanes) + 1.9)
+    axes = frame(figure, title, "key position - query position", "key lane - query lane")
     top = float(np.abs(values).max()) or 1.0
     image = axes.imshow(
         values,
@@ -208,9 +227,9 @@ def scores(
         extent=(positions[0] - 0.5, positions[-1] + 0.5, len(lanes) - 0.5, -0.5),
     )
     axes.set_yticks(range(len(lanes)), [f"{x:+d}" if x else "0 (own)" for x in lanes])
-    _bar(figure, axes, image, "score")
+    colour_bar(figure, axes, image, "score")
     row, column = np.unravel_index(int(values.argmax()), values.shape)
-    return _finish(
+    return finish(
         figure,
         f"{title}: a map of {len(positions)} differences of position by {len(lanes)} of lane. "
         f"Scores go from {values.min():.3g} to {values.max():.3g}; the highest is at position "
@@ -230,14 +249,14 @@ def attention(
     names: what rows, columns and values are, where they are something else.
     """
     w = np.asarray(weights, dtype=np.float64)
-    queries, keys = [_word(q) for q in queries], [_word(k) for k in keys]
+    queries, keys = [word(q) for q in queries], [word(k) for k in keys]
     if w.shape != (len(queries), len(keys)):
         raise TinylaneError(f"weights {w.shape} for {len(queries)} queries and {len(keys)} keys")
     side = min(0.5, 9.0 / w.shape[1])
-    figure = _figure(max(side * w.shape[1] + 2.2, 4.0), min(side, 0.4) * w.shape[0] + 1.9)
-    axes = _axes(figure, title, names[1], names[0])
+    figure = blank(max(side * w.shape[1] + 2.2, 4.0), min(side, 0.4) * w.shape[0] + 1.9)
+    axes = frame(figure, title, names[1], names[0])
     top = float(w.max())
-    image = axes.imshow(w, cmap=_shades(), vmin=0, vmax=top, aspect="auto")
+    image = axes.imshow(w, cmap=shades(), vmin=0, vmax=top, aspect="auto")
     small = 8 if w.shape[1] <= 16 else 6
     wide = max(map(len, keys)) * small * 0.6 > side * 72
     plain: dict[str, Any] = {"fontsize": small, "parse_math": False}
@@ -249,14 +268,14 @@ def attention(
                 ink = INK if value < 0.5 * top else "white"
                 text = f"{value:.2f}".removeprefix("0") if value < 0.995 else f"{value:.0f}"
                 axes.text(s, t, text, ha="center", va="center", fontsize=7, color=ink)
-    _bar(figure, axes, image, names[2])
+    colour_bar(figure, axes, image, names[2])
     if w.size <= 16:
         said = [f"{queries[t]}, {keys[s]}: {value:.2g}" for (t, s), value in np.ndenumerate(w)]
     else:
         said = [f"{q} most to {keys[int(k)]}" for q, k in zip(queries, w.argmax(1), strict=True)]
         said = said if len(said) <= 8 else [*said[:8], f"and {len(said) - 8} more"]
     what = f"{names[2]} by {names[0]} and {names[1]}"
-    return _finish(figure, f"{title}: {what}; {', '.join(said)}.")
+    return finish(figure, f"{title}: {what}; {', '.join(said)}.")
 
 
 def lanes(result: Result, tokenizer: Any = None, title: str = "Lanes over time") -> Figure:
@@ -269,7 +288,7 @@ def lanes(result: Result, tokenizer: Any = None, title: str = "Lanes over time")
     shown = min(last - first, 64)
     name = str if tokenizer is None else lambda t: tokenizer.decode([t], skip_special=False)
     cells = [  # lane, column, text, log-probability (None: given, not drawn)
-        (row, lane.start - len(lane.prompt) + k - first, _word(name(token), 12), p)
+        (row, lane.start - len(lane.prompt) + k - first, word(name(token), 12), p)
         for row, lane in enumerate(result.lanes)
         for k, (token, p) in enumerate(
             [(t, None) for t in lane.prompt] + list(zip(lane.tokens, lane.logprobs, strict=True))
@@ -277,8 +296,8 @@ def lanes(result: Result, tokenizer: Any = None, title: str = "Lanes over time")
     ]
     wide = max((len(text) for _, _, text, _ in cells), default=1)
     unit = min(max(0.085 * wide + 0.12, 0.35), 1.0)
-    figure = _figure(max(unit * shown + 1.9, 4.4), 0.36 * len(result.lanes) + 1.9)
-    axes = _axes(figure, title, "position", "lane")
+    figure = blank(max(unit * shown + 1.9, 4.4), 0.36 * len(result.lanes) + 1.9)
+    axes = frame(figure, title, "position", "lane")
     grid = np.full((len(result.lanes), shown), np.nan)
     for row, column, text, p in cells:
         if column >= shown:
@@ -299,7 +318,7 @@ def lanes(result: Result, tokenizer: Any = None, title: str = "Lanes over time")
         )
     image = axes.imshow(
         np.exp(grid),
-        cmap=_shades().reversed(),
+        cmap=shades().reversed(),
         vmin=0,
         vmax=1,
         aspect="auto",
@@ -308,85 +327,52 @@ def lanes(result: Result, tokenizer: Any = None, title: str = "Lanes over time")
     axes.set_yticks(range(len(result.lanes)), [str(lane.index) for lane in result.lanes])
     ticks = range(0, shown, max(1, shown // 12))
     axes.set_xticks(list(ticks), [str(first + t) for t in ticks])
-    _bar(figure, axes, image, "probability")
+    colour_bar(figure, axes, image, "probability")
     said = [f"lane {lane.index}: {one_line(lane.text, 120)}" for lane in result.lanes[:8]]
-    return _finish(figure, f"{title}, from position {first}. {'; '.join(said)}.")
+    cut = f" (the first {shown} of {last - first})" if shown < last - first else ""
+    return finish(figure, f"{title}, from position {first}{cut}. {'; '.join(said)}.")
 
 
 def lines(series: Mapping[str, Any], x: Any, xlabel: str, ylabel: str, title: str) -> Figure:
     """Some curves over the same x, each with a colour, a dash and a marker of its own."""
-    figure = _figure(6.4, 3.8)
-    axes = _axes(figure, title, xlabel, ylabel)
+    figure = blank(6.4, 3.8)
+    axes = frame(figure, title, xlabel, ylabel)
     x, said = np.asarray(x), []
     for k, (name, y) in enumerate(series.items()):
         y = np.asarray(y, dtype=np.float64)
-        axes.plot(x, y, label=name, markevery=max(1, len(x) // 12), markersize=4, **_stroke(k))
+        axes.plot(x, y, label=name, markevery=max(1, len(x) // 12), markersize=4, **stroke(k))
         said.append(f"{name} from {y[0]:.3g} to {y[-1]:.3g}, at most {np.nanmax(y):.3g}")
-    _legend(axes)
-    return _finish(
+    legend(axes)
+    return finish(
         figure, f"{title}: {ylabel} over {xlabel} {x[0]:.3g} to {x[-1]:.3g}; {'; '.join(said)}."
     )
 
 
-# What all figures share.
+def replay(
+    record: Record,
+    shown: Callable[[int], str] = str,
+    title: str = "Who listened to whom",
+) -> Figure:
+    """The main panel of a replayed run (`tinylane.view.record.record`): what the lanes wrote, the
+    share of attention to other lanes over time, who listened to whom. shown: a token as text."""
+    from tinylane.view.figure import panel
+
+    return panel(record, shown, title)
 
 
-def _figure(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise TinylaneError(
-            "matplotlib is not installed; plots need it: pip install 'tinylane[plot]'"
-        ) from error
-    return Figure(figsize=(width, height), layout="constrained", facecolor=PAPER)
+def shares(
+    record: Record, view: int = 0, title: str = "Share of attention to other lanes"
+) -> Figure:
+    """The share of each token's attention that went to other lanes, a band for each lane.
+
+    view: which of the record's views; 0 is the mean of all layers and heads.
+    """
+    from tinylane.view.figure import bands
+
+    return bands(record, view, title)
 
 
-def _axes(
-    figure: Figure, title: str, xlabel: str, ylabel: str, place: tuple[int, int, int] = (1, 1, 1)
-) -> Axes:
-    axes = figure.add_subplot(*place, facecolor=PAPER)
-    axes.set_title(title, color=INK, fontsize=10)
-    axes.set_xlabel(xlabel, color=INK, fontsize=9)
-    axes.set_ylabel(ylabel, color=INK, fontsize=9)
-    axes.tick_params(which="both", colors=INK, labelsize=8)
-    for spine in axes.spines.values():
-        spine.set_color(RULE)
-    return axes
-
-
-def _stroke(k: int) -> dict[str, Any]:
-    k %= len(COLOURS)
-    return {"color": COLOURS[k], "linestyle": DASHES[k], "marker": MARKERS[k], "linewidth": 1.6}
-
-
-def _word(text: str, limit: int = 24) -> str:
-    """A token's text as a label: short, on one line, never empty."""
-    return one_line(text, limit) or repr(text)[:limit]
-
-
-def _shades() -> Any:
-    """From paper to ink by way of blue: lightness alone tells the values apart."""
-    from matplotlib.colors import LinearSegmentedColormap
-
-    return LinearSegmentedColormap.from_list("paper", [PAPER, COLOURS[5], COLOURS[0], "#00233d"])
-
-
-def _legend(axes: Axes) -> None:
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
-    axes.grid(color=RULE, linewidth=0.6)
-
-
-def _legend_below(figure: Figure) -> None:
-    found = figure.axes[0].get_legend_handles_labels()
-    style: dict[str, Any] = {"frameon": False, "fontsize": 8, "labelcolor": INK}
-    figure.legend(*found, loc="outside lower center", ncols=len(found[0]), **style)
-
-
-def _bar(figure: Figure, axes: Axes, image: Any, label: str) -> None:
-    bar = figure.colorbar(image, ax=axes, pad=0.02)
-    bar.set_label(label, color=INK, fontsize=9)
-    bar.ax.tick_params(colors=INK, labelsize=8)
-    bar.outline.set_edgecolor(RULE)  # type: ignore[operator]
+# Within.
 
 
 def _name_rows(axes: Axes, i: Any, m: Any, j: Any, n: Any) -> None:
@@ -398,16 +384,3 @@ def _name_rows(axes: Axes, i: Any, m: Any, j: Any, n: Any) -> None:
     every = max(1, max(len(i), len(j)) // 48)
     axes.set_xticks(range(0, len(j), every), names(j, n)[::every], rotation=90, fontsize=small)
     axes.set_yticks(range(0, len(i), every), names(i, m)[::every], fontsize=small)
-
-
-def _finish(figure: Figure, text: str) -> Figure:
-    figure.tinylane_alt = text  # type: ignore[attr-defined]
-    return figure
-
-
-def _in_notebook() -> bool:
-    """Whether an IPython kernel (not its terminal) is running this."""
-    if "IPython" not in sys.modules:
-        return False
-    shell = sys.modules["IPython"].get_ipython()
-    return shell is not None and hasattr(shell, "kernel")

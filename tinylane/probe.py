@@ -1,12 +1,15 @@
-"""Looking inside, as numbers: who listened to whom in a pass, and how a score depends on distance.
+"""Looking inside, as numbers: who listened to whom in a pass, where keys stand for a query, and
+how a score depends on distance.
 
-`tinylane.plot` draws them. NumPy only.
+`attention_weights` holds all of one pass at once; `listening` hands them out a layer and a block of
+queries at a time, for passes of thousands of rows. `tinylane.plot` draws them. NumPy only.
 
     T query rows      S key rows      D channels of one head
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +20,8 @@ from tinylane.lanes import LaneMask, Rotation
 
 if TYPE_CHECKING:
     from tinylane.model import Model
+
+Hear = Callable[[int, int, np.ndarray], None]  # layer, first query row, weights (H, rows, S)
 
 
 def attention_weights(
@@ -51,6 +56,82 @@ def attention_weights(
     twin.seams = own._replace(attention=listening)
     np.asarray(twin(tokens, positions, lanes, lane_rope, lane_mask))
     return np.stack(heard)
+
+
+def listening(model: Model, hear: Hear, block: int = 256) -> Model:
+    """A twin of `model` that tells `hear` the attention weights of every pass it makes.
+
+    hear(layer, first, weights): float32 (float64 of a float64 model), (H, rows, S), of the query
+    rows `first` .. `first + rows - 1` of the pass, each summing to 1 over the S keys, the cached
+    ones first. The array is the caller's to keep. block: query rows at a time; the peak of memory
+    is a few times H * block * S numbers, whatever the length of the pass. The twin's logits are
+    the model's own, to the bit; a cache of the twin is made by the twin.
+    """
+    from tinylane.model import attention as plain
+
+    twin, own, calls = replace(model), model.seams, 0
+
+    def attention(queries: Any, keys: Any, values: Any, mask: Any, split: Any) -> Any:
+        nonlocal calls
+        layer, calls = calls % model.config.layers, calls + 1
+        q, k = tuple(_host(x) for x in queries), _host(keys)
+        block_of = split if isinstance(split, int) or split is None else np.asarray(split)
+        seen = None if mask is None else np.asarray(mask)
+        for first in range(0, q[0].shape[-2], block):
+            rows = slice(first, first + block)
+            kept = _Kept(k.dtype, k.shape[-1])
+            some = tuple(x[..., rows, :] for x in q)
+            plain(some, k, kept, None if seen is None else seen[rows], block_of)
+            hear(layer, first, kept.weights.reshape(q[0].shape[0], -1, k.shape[-2]))
+        return own.attention(queries, keys, values, mask, split)
+
+    twin.seams = own._replace(attention=attention)
+    return twin
+
+
+class _Kept:
+    """In place of values: keeps the weights that attention would have averaged them with."""
+
+    __array_ufunc__ = None  # `weights @ kept` comes here
+
+    def __init__(self, dtype: Any, width: int) -> None:
+        self.dtype, self.width = dtype, width
+        self.weights: Any = None
+
+    def __rmatmul__(self, weights: np.ndarray) -> np.ndarray:
+        self.weights = weights
+        return np.zeros((*weights.shape[:-1], self.width), weights.dtype)
+
+
+def _host(x: Any) -> np.ndarray:
+    """An array of either library in NumPy, 16-bit floats widened."""
+    if not isinstance(x, np.ndarray) and x.itemsize < 4:
+        x = x.astype(x.__array_namespace__().float32)
+    x = np.asarray(x)
+    return x if x.itemsize >= 4 else x.astype(np.float32)
+
+
+def relative_angles(
+    lane_rope: Rotation,
+    theta: np.ndarray,
+    lane_mask: LaneMask,
+    positions: Any,
+    lanes: Any,
+    layer: int = 0,
+) -> np.ndarray:
+    """(T, T, D/2) radians: key s's angle less query t's, in one pass over all rows.
+
+    Of any rotation: the angles are the decoder's own (`Rotation.views`). Divided by theta it is how
+    many positions behind the query (negative) the key stands. Pairs that do not see each other have
+    no meaning. Raises what the rotation raises.
+    """
+    i, m = np.asarray(positions), np.asarray(lanes)
+    keys, views, split = lane_rope.views(theta, lane_mask, (i, m, i, m))
+    keys, *queries = (x if x.ndim == 2 else x[layer] for x in (keys, *views))
+    block = np.zeros(len(i), dtype=int) if split is None else split
+    if isinstance(split, int):
+        block = (np.arange(len(i)) >= split).astype(int)
+    return keys - np.stack(queries)[block].swapaxes(0, 1)
 
 
 def difference_scores(

@@ -1,11 +1,7 @@
 """run.json: a finished (or interrupted) decoding with all that it takes to check it again.
 
-`replay` recomputes every log-probability without sampling, all rows at their coordinates in one
-pass (more than fit into memory: in as few as fit), on either backend. A lane that joined late or
-was dropped is handled exactly: `_History` is its mask with the times at which rows came and went.
-
-Not handled: a fork of a lane that reads others. Its copied rows hold what the source had read
-from where the source stood (`LaneCache.fork`), which no pass over its tokens gives.
+Written whole or not at all; read without believing anything in it. `replay` (from
+`tinylane.rerun`) recomputes every log-probability.
 """
 
 from __future__ import annotations
@@ -24,17 +20,17 @@ from tinylane.decoding import Lane, Result
 from tinylane.errors import TinylaneError
 from tinylane.files import read_json, replacing, show
 from tinylane.hogwild import Hogwild
-from tinylane.lanes import SHARED, LaneMask, LaneRoPE, Rotation
+from tinylane.lanes import LaneMask, LaneRoPE, Rotation
+from tinylane.rerun import Replay, replay
 from tinylane.sampling import Sampler
 
 if TYPE_CHECKING:
     from tinylane.model import Model
 
+__all__ = ["Replay", "Run", "load_run", "replay", "save_run"]
+
 FORMAT = "tinylane run 1"
 MAX_RUN = 16 << 20  # bytes: 64 lanes of 7,500 tokens; as objects they take ten times that
-# What one pass may take at most: rows, and elements of its logits and of one layer's scores.
-ROWS, LOGITS, SCORES = 2048, 1 << 27, 1 << 27
-_NEVER = np.iinfo(np.int64).max
 _PLAIN = (1 << 53) - 1  # larger numbers are no integers to many readers of JSON
 
 
@@ -54,24 +50,6 @@ class Run:
     seed: int
     version: str
     extra: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Replay:
-    """The recomputed log-probabilities (float64) of every lane's tokens, and how far off they are.
-
-    by_lane: the largest |difference| of each lane (0 for one without tokens). worst: lane and index
-    of the token with the largest of all, None if there are no tokens.
-    """
-
-    logprobs: list[list[float]]
-    by_lane: list[float]
-    worst: tuple[int, int] | None
-
-    @property
-    def difference(self) -> float:
-        """The largest |difference| of all."""
-        return max(self.by_lane, default=0.0)
 
 
 # Saving.
@@ -285,136 +263,3 @@ def _bias(raw: list[Any]) -> dict[int, float] | None:
         if not isinstance(pair, list) or len(pair) != 2 or type(pair[0]) is not int:
             raise TinylaneError(f"logit_bias holds {show(pair)}; expected pairs of id and number")
     return {token: -math.inf if value is None else value for token, value in raw} or None
-
-
-# Replaying.
-
-
-@dataclass(frozen=True, eq=False)
-class _History(LaneMask):
-    """A mask that knows when rows came and went. A row is fed at the step after it was drawn, and
-    not before its lane joined or was forked; a dropped lane's rows are not seen any more."""
-
-    begun: Any = None  # (N,) the position of the clock when the lane came to be
-    gone: Any = None  # (N,) when it was dropped
-
-    def visible(
-        self,
-        positions: np.ndarray,
-        lanes: np.ndarray,
-        key_positions: np.ndarray,
-        key_lanes: np.ndarray,
-    ) -> np.ndarray:
-        """As `LaneMask.visible`, and another lane's row only while it was in the cache."""
-        seen = super().visible(positions, lanes, key_positions, key_lanes)
-        asked = self.fed(positions, lanes)[:, None]
-        there = (self.fed(key_positions, key_lanes)[None, :] <= asked) & (
-            asked < self.gone[key_lanes]
-        )
-        mine = (key_lanes == SHARED) | (key_lanes[None, :] == lanes[:, None])
-        return seen & (mine | there)
-
-    def fed(self, positions: np.ndarray, lanes: np.ndarray) -> np.ndarray:
-        """The clock at the step that fed each row."""
-        return np.where(lanes == SHARED, 0, np.maximum(positions + 1, self.begun[lanes]))
-
-
-def replay(run: Run, model: Model) -> Replay:
-    """Recompute the log-probabilities of every drawn token from all rows at once.
-
-    Raises TinylaneError for a run of another model, and for forks that no pass can give (above).
-    """
-    if run.identity and model.identity and run.identity != model.identity:
-        raise TinylaneError(
-            f"the run is of model {show(run.identity)} ({run.model_source}); "
-            f"this one is {show(model.identity)}"
-        )
-    lanes, P = run.result.lanes, len(run.result.prompt)
-    for lane in lanes:
-        _check_fork(run, lane)
-        if max([*lane.prompt, *lane.tokens], default=0) >= model.config.vocab:
-            raise TinylaneError(
-                f"lane {lane.index} has tokens outside the vocabulary of {model.config.vocab}"
-            )
-        if lane.start + len(lane.tokens) > model.config.context:
-            raise TinylaneError(
-                f"lane {lane.index} ends at position {lane.start + len(lane.tokens)}; "
-                f"this model's context is {model.config.context}"
-            )
-    begun, gone = np.zeros(run.lane_mask.n, np.int64), np.full(run.lane_mask.n, _NEVER)
-    rows = [(token, i, SHARED) for i, token in enumerate(run.result.prompt)]
-    for lane in lanes:
-        begun[lane.index] = lane.forked[1] if lane.forked else lane.start
-        gone[lane.index] = _NEVER if lane.dropped is None else lane.dropped
-        # A last token is the query of nothing, but others saw it: unless it ended its lane.
-        unfed = lane.finish_reason == "stop"
-        fed = [*lane.prompt, *lane.tokens[: len(lane.tokens) - unfed]]
-        rows += [(t, lane.start - len(lane.prompt) + k, lane.index) for k, t in enumerate(fed)]
-    history = _History(run.lane_mask.visibility, run.lane_mask.lag, begun, gone)
-    asked: dict[tuple[int, int], list[tuple[int, int]]] = {}  # (position, lane) -> lane, index
-    for lane in lanes:
-        for k in range(len(lane.tokens)):
-            at = (lane.start - 1 + k, lane.index) if k or lane.prompt else (P - 1, SHARED)
-            asked.setdefault(at, []).append((lane.index, k))
-    found = _score(model, run, history, rows, asked)
-    logprobs = [[found[lane.index, k] for k in range(len(lane.tokens))] for lane in lanes]
-    off = [
-        np.abs(np.array(ours) - np.array(lane.logprobs))
-        for ours, lane in zip(logprobs, lanes, strict=True)
-    ]
-    by_lane = [float(x.max(initial=0.0)) for x in off]
-    worst = int(np.argmax(by_lane))
-    at_worst = (worst, int(off[worst].argmax())) if off[worst].size else None
-    return Replay(logprobs, by_lane, at_worst)
-
-
-def _check_fork(run: Run, lane: Lane) -> None:
-    if lane.forked is None:
-        return
-    source, alone = lane.forked[0], np.eye(run.lane_mask.n, dtype=bool)
-    for m in (source, lane.index):
-        if (run.lane_mask.visibility & ~alone)[m].any():
-            raise TinylaneError(
-                f"lane {lane.index} was forked from lane {source}, and lane {m} reads other lanes: "
-                "its rows cannot be recomputed from tokens"
-            )
-    rope = run.lane_rope
-    if isinstance(rope, LaneRoPE) and rope.prompt_lane == 0 and rope.omega.any():
-        raise TinylaneError(
-            f"lane {lane.index} was forked from lane {source}, with the prompt at lane 0: "
-            "its rows cannot be recomputed from tokens"
-        )
-
-
-def _score(
-    model: Model,
-    run: Run,
-    history: _History,
-    rows: list[tuple[int, int, int]],
-    asked: dict[tuple[int, int], list[tuple[int, int]]],
-) -> dict[tuple[int, int], float]:
-    """(lane, index) -> log-probability, in as few passes as memory allows."""
-    tokens, positions, lanes = (np.array(column) for column in zip(*rows, strict=True))
-    order = np.lexsort((positions, history.fed(positions, lanes)))
-    tokens, positions, lanes = tokens[order], positions[order], lanes[order]
-    cache = model.new_cache(run.lane_rope, history)
-    c, start = model.config, 0
-    limit = max(1, min(ROWS, LOGITS // c.vocab, SCORES // (c.heads * len(order))))
-    found: dict[tuple[int, int], float] = {}
-    while start < len(order):
-        stop = min(start + limit, len(order))
-        while stop < len(order) and positions[stop] == positions[stop - 1]:
-            stop += 1  # rows of one position may see each other
-        part = slice(start, stop)
-        places = list(zip(positions[part].tolist(), lanes[part].tolist(), strict=True))
-        wanted = [k for k, place in enumerate(places) if place in asked]
-        logits = model(
-            tokens[part], positions[part], lanes[part], cache=cache, rows=np.array(wanted or [0])
-        )
-        for row, k in zip(np.asarray(logits), wanted, strict=False):
-            wide = row.astype(np.float64) - row.max()
-            total = np.log(np.exp(wide).sum())
-            for lane, index in asked[places[k]]:
-                found[lane, index] = float(wide[run.result.lanes[lane].tokens[index]] - total)
-        start = stop
-    return found

@@ -28,7 +28,7 @@ queries, keys, values = rng.standard_normal((3, T, D))
 # found by, its **value** what it has to say. How much token t listens to token s depends on the
 # product of t's query with s's key: the **score**. A softmax turns a row of scores into weights:
 # positive, with the sum 1. The scores are divided by sqrt(D) first. A product of D random terms
-# has a spread of sqrt(D), and  without the division a wide head would hear little but one key.
+# has a spread of sqrt(D), and without the division a wide head would hear little but one key.
 
 
 # %%

@@ -55,7 +55,7 @@ picture = plot.scores(np.ones(D), np.ones(D), theta, ntk.omega, range(-64, 65), 
 plot.show(picture, "06-scores")
 
 # %% [markdown]
-# What about the prompt, which has no lane?  By default (`prompt_lane="own"`) everybody sees it at
+# What about the prompt, which has no lane? By default (`prompt_lane="own"`) everybody sees it at
 # lane difference 0, as part of itself (tutorial 8 tests that).
 #
 # ## Group Think is a special case

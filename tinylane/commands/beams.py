@@ -15,6 +15,7 @@ from tinylane.text import printable
 
 # flags about what beams do not do: they neither sample, nor read each other, nor stop at strings
 OTHERS = (
+    "collaborate",
     "lanes",
     "lane_prompt",
     "mode",

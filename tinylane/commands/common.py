@@ -16,7 +16,9 @@ from tinylane.lanes import LaneMask
 from tinylane.text import printable
 
 if TYPE_CHECKING:
+    from tinylane.collaborate import Collaboration
     from tinylane.model import Model
+    from tinylane.runfile import Run
 
 LARGEST_MATRIX = 32 << 20  # bytes of a JSON file: 1024 x 1024 lanes with room
 
@@ -47,6 +49,20 @@ def load(args: Any, **planned: int) -> Model:
         revision=args.revision,
         **planned,
     )
+
+
+def load_saved(args: Any, run: Run) -> Model:
+    """The model that the flags name, or the one that a saved run was written by."""
+    if args.model is None:
+        args.model = run.model_source or None
+        args.revision = args.revision or _text(run.extra, "revision")
+    args.adapter_path = args.adapter_path or _text(run.extra, "adapter_path")
+    return load(args)
+
+
+def _text(extra: dict[str, Any], name: str) -> str | None:
+    value = extra.get(name)
+    return value if isinstance(value, str) else None
 
 
 def silence_panics() -> None:
@@ -108,6 +124,23 @@ def parse_mask(text: str, n: int | None, lag: int) -> LaneMask:
             f"--visibility is {mask.n} x {mask.n}; expected {n} x {n}, for {n} lanes"
         )
     return mask
+
+
+def parse_collaboration(args: Any) -> Collaboration | None:
+    """The collaboration prompts that the flags ask for. Raises TinylaneError for what is wrong."""
+    if args.collaborate is None:
+        for flag in ("without", "nudge_every", "finish_at"):
+            if getattr(args, flag) is not None:
+                raise TinylaneError(f"--{flag.replace('_', '-')} needs --collaborate")
+        return None
+    from tinylane.collaborate import NUDGE_EVERY, read
+
+    for flag in ("nudge_every", "finish_at"):
+        value = getattr(args, flag)
+        if value is not None and value < 1:
+            raise TinylaneError(f"--{flag.replace('_', '-')} is {value}; expected 1 or more")
+    every = args.nudge_every if args.nudge_every is not None else NUDGE_EVERY
+    return read(args.collaborate or None, args.without or (), every, args.finish_at)
 
 
 def print_json(value: Any) -> None:

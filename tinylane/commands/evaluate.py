@@ -11,33 +11,45 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import tinylane
-from tinylane import tasks
+from tinylane import collaborate, distributed, sharing, tasks
 from tinylane.commands import common
 from tinylane.commands.generate import SAMPLING, _bias, _template
 from tinylane.errors import TinylaneError
 from tinylane.evaluation import record, runner
 from tinylane.evaluation.measures import summary
 from tinylane.evaluation.tables import plain_table
+from tinylane.files import show
 from tinylane.journal import Journal
 from tinylane.lanes import MAX_LANES, LaneMask
 from tinylane.sampling import Sampler
+from tinylane.sharing import Shared
 from tinylane.tasks.task import Options, Problem, Task
 
 if TYPE_CHECKING:
+    from tinylane.distributed import Ring
     from tinylane.evaluation.record import Row
     from tinylane.evaluation.runner import Cell, Conditions
     from tinylane.model import Model
 
 
 def run(args: Any) -> int:
-    """Run the command; the exit code."""
+    """Run the command, or one rank's part of it; the exit code."""
+    with distributed.ring() as ring:
+        if ring is not None and ring.rank:
+            args.quiet = True  # rank 0 speaks for all
+        return _run(args, ring)
+
+
+def _run(args: Any, ring: Ring | None) -> int:
     given = check(args)
+    together = common.parse_collaboration(args)
     asked = options(args)
     if args.out is not None:
         _check_folder(Path(args.out))
@@ -48,14 +60,22 @@ def run(args: Any) -> int:
         task, args.mode, args.lanes or list(task.lanes), args.max_tokens, args.equal
     )
     conditions = conditions_of(args, model, task, given)
+    if together is not None:
+        conditions = replace(conditions, **collaborate.hooks(together, model, task))
     for cell in cells:
         runner.reading(model, cell, conditions)  # refuses what does not go together
     runner.check_prompts(model, problems)
-    settings = runner.settings(task, model, problems, cells, conditions, adapter=args.adapter_path)
-    _notes(args, model, task, cells, conditions)
-    with Journal(args.out, settings) if args.out is not None else nullcontext() as journal:
-        rows = _solve(args, model, task, problems, cells, conditions, journal)
-    _show(args, model, task, problems, cells, rows)
+    more: dict[str, Any] = {"told_apart": any(task.lane_prompts(c.lanes) for c in cells)}
+    if together is not None:
+        more["collaborate"] = together.as_dict()
+        common.note(together.describe(), args.quiet)
+    settings = runner.settings(task, model, problems, cells, conditions, **more)
+    _notes(args, model, task, problems, cells, conditions)
+    order = [(problems[k].id, *cell.key) for k, cell in runner.plan(len(problems), cells)]
+    with sharing.keep(args.out, settings, ring, runner.FIELDS, order) as journal:
+        rows = _solve(args, model, task, problems, cells, conditions, journal, ring)
+    if ring is None or ring.rank == 0:
+        _show(args, model, task, problems, cells, rows)
     return 0
 
 
@@ -66,7 +86,8 @@ def _solve(
     problems: Sequence[Problem],
     cells: Sequence[Cell],
     conditions: Conditions,
-    journal: Journal | None,
+    journal: Journal | Shared | None,
+    ring: Ring | None,
 ) -> list[Row]:
     """Do what there is to do; what the measures need of all results, old and new."""
     limits = {cell.key: cell.max_tokens for cell in cells}
@@ -79,15 +100,18 @@ def _solve(
     todo = work
     if journal is not None:
         todo = runner.remaining(work, problems, journal.rows())
-        for number, row in enumerate(journal.rows(), 1):
-            keep(row, f"{journal.path}, line {number}")
+        if ring is None:
+            for number, row in enumerate(journal.rows(), 1):
+                keep(row, f"{journal.path}, line {number}")
     try:
         with Progress(len(work), len(work) - len(todo), args.quiet) as progress:
-            for row in runner.run(model, task, problems, progress.following(todo), conditions):
+            mine = progress.following(sharing.share(ring, todo))
+            for row in runner.run(model, task, problems, mine, conditions):
                 if journal is not None:
                     journal.append(row)
-                keep(row, "this result")
-                progress.done()
+                if ring is None:
+                    keep(row, "this result")
+                progress.done(None if journal is None else journal.count)
     except KeyboardInterrupt:
         if journal is not None:
             common.note(
@@ -95,6 +119,13 @@ def _solve(
                 "command goes on from there"
             )
         raise
+    if isinstance(journal, Shared):
+        if journal.count < len(work):
+            common.note("this rank is done; waiting for the others", args.quiet)
+        journal.merge()
+        if journal.whole is not None:
+            for number, row in enumerate(journal.rows(), 1):
+                keep(row, f"{journal.path}, line {number}")
     return rows
 
 
@@ -172,9 +203,23 @@ def _check_folder(folder: Path) -> None:
 
 
 def _notes(
-    args: Any, model: Model, task: Task, cells: Sequence[Cell], conditions: Conditions
+    args: Any,
+    model: Model,
+    task: Task,
+    problems: Sequence[Problem],
+    cells: Sequence[Cell],
+    conditions: Conditions,
 ) -> None:
     """Say once what the user may not expect."""
+    if args.quiet:
+        return
+    unread = [problem for problem in problems if not task.readable(problem.truth)]
+    if unread:
+        common.note(
+            f"{len(unread)} of {len(problems)} true answers cannot be read as mathematics and are "
+            f"compared as text; the first is that of problem {unread[0].id}: "
+            f"{show(unread[0].truth, 60)}"
+        )
     sampler = conditions.sampler
     alike = [c for c in cells if c.lanes > 1 and not task.lane_prompts(c.lanes)]
     if sampler is not None and sampler.temperature == 0:
@@ -186,11 +231,10 @@ def _notes(
             )
     lengths = {cell.max_tokens for cell in cells}
     if len(lengths) > 1 and task.max_tokens(1) is None:
-        said = ", ".join(
-            f"{n} lanes {t}" for n, t in {c.lanes: c.max_tokens for c in cells}.items()
-        )
+        budgets = {c.lanes: c.max_tokens for c in cells}
+        said = ", ".join(f"{t} with {n} lane{'s' * (n > 1)}" for n, t in budgets.items())
         common.note(
-            f"equal tokens in all: of each lane at most, {said} (--equal steps: as many for all)",
+            f"equal tokens in all, so each lane may write {said} (--equal steps: as many with all)",
             args.quiet,
         )
     if max(lengths) >= model.config.context:
@@ -213,7 +257,7 @@ def _show(
     by_cell = {cell.key: [r for r in rows if (r.mode, r.lanes) == cell.key] for cell in cells}
     found = [(cell, summary(by_cell[cell.key], intervals=False)) for cell in cells]
     for cell, s in found:
-        if s.twins and cell.lanes > 1 and not args.quiet:
+        if s.twins and not task.lane_prompts(cell.lanes) and not args.quiet:
             print(
                 f"tinylane: warning: {cell.mode}, {cell.lanes} lanes: two lanes wrote the same, "
                 f"token for token, in {s.twins} of {s.count} problems",
@@ -303,9 +347,9 @@ class Progress:
                 )
             yield index, cell
 
-    def done(self) -> None:
-        """One more."""
-        self.finished += 1
+    def done(self, finished: int | None = None) -> None:
+        """One more; finished: how many there are in all, where others work too."""
+        self.finished = self.finished + 1 if finished is None else finished
         if self._bar is not None:
             self._bar.update(self._task, completed=self.finished)
         elif self.every and (self.finished % self.every == 0 or self.finished == self.total):

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from tinylane import collaborate
+from tinylane.collaborate import Dictation
 from tinylane.commands import beams, common, lanes
 from tinylane.commands.report import Report
 from tinylane.decoding import Decoding, Result
@@ -24,6 +26,7 @@ from tinylane.errors import TinylaneError
 from tinylane.files import show
 from tinylane.lanes import MAX_LANES, LaneMask
 from tinylane.model import Model
+from tinylane.prompt import Prompt
 from tinylane.sampling import Sampler
 from tinylane.tasks.evaluate import game_of
 from tinylane.tasks.shell_game import ShellGame
@@ -41,12 +44,17 @@ SAMPLING = {
 def run(args: Any) -> int:
     """Run the command; the exit code."""
     given = check(args)
+    together = common.parse_collaboration(args)
     seed = args.seed if args.seed is not None else int.from_bytes(os.urandom(4), "little")
     prompt = _prompt(args)
     model = common.load(args, lanes=_count(args) or 1, max_tokens=args.max_tokens or 256)
     game = None if args.raw else game_of(model)
     moves = None
     if game is not None:
+        if together is not None:
+            raise TinylaneError(
+                "--collaborate: this model was trained on the shell game alone; give --model"
+            )
         moves = _moves(game, prompt, seed)
         prompt = game.prompt(moves)
     elif prompt is None:
@@ -65,12 +73,17 @@ def run(args: Any) -> int:
             prompt = f"{prompt} {game.lane_prompts(1)[0]}"  # alone: the tag of the only lane
         return beams.search(args, model, prompt, max_tokens, _template(args), truth)
     report = Report(args, model, game, moves, n, seed, prompt)
+    asked: Prompt = prompt
+    template = _template(args)
+    if together is not None:
+        asked, template = collaborate.with_system(together, model, prompt, n, template)
+        lane_prompts = lane_prompts or collaborate.lane_prompts(together, n)
     rope, mask = lanes.settings(args, model, n, max_tokens, args.mode)
     report.settings(sampler, given, mask or model.mask(n))
     _notes(args, model, n, mask or model.mask(n), sampler, lane_prompts)
     decoding = Decoding(
         model,
-        prompt,
+        asked,
         n,
         max_tokens=max_tokens,
         total_tokens=args.total_tokens,
@@ -80,11 +93,14 @@ def run(args: Any) -> int:
         lane_prompts=lane_prompts,
         seed=seed,
         stop=args.stop or (),
-        template=_template(args),
+        template=template,
     )
+    if together is not None:
+        report.dictation = collaborate.dictate(together, decoding)
+        common.note(together.describe(), args.quiet)
     interrupted = decode(decoding, report)
     result = decoding.result()
-    failure = _save(args, result, model)
+    failure = _save(args, result, model, report.dictation)
     report.finish(result)
     if failure is not None:
         raise failure
@@ -293,7 +309,7 @@ def _notes(
             common.note(f"{', '.join(idle)}: no effect when greedy; give --temp", args.quiet)
 
 
-def _save(args: Any, result: Result, model: Model) -> Exception | None:
+def _save(args: Any, result: Result, model: Model, dictation: Dictation | None) -> Exception | None:
     """Write the run; an error waits until what there is has been shown."""
     if args.save is None:
         return None
@@ -301,6 +317,8 @@ def _save(args: Any, result: Result, model: Model) -> Exception | None:
 
     try:
         extra = {"adapter_path": args.adapter_path, "revision": args.revision, "mode": args.mode}
+        if dictation is not None:  # which tokens the model did not choose
+            extra |= {"collaborate": dictation.together.as_dict(), "given": dictation.record()}
         save_run(args.save, result, model, args.model or "", extra)
     except (TinylaneError, OSError) as error:
         return error

@@ -13,8 +13,6 @@ from tinylane.modes import STARTS, check_mode, lane_rope, mode
 if TYPE_CHECKING:
     from tinylane.model import Model
 
-TURNS = ("omega", "slot", "omega_scale", "prompt_lane")  # the flags that say how lanes are turned
-
 
 def check(args: Any, n: int | None, name: str | None) -> None:
     """Raise TinylaneError for lane flags that cannot be right, before a model is loaded.
@@ -27,19 +25,16 @@ def check(args: Any, n: int | None, name: str | None) -> None:
         common.parse_mask(args.visibility, n, args.lag or 0)
     omega = parse_omega(args.omega)
     if name is not None:
-        try:
-            check_mode(
-                name,
-                omega=omega,
-                scale=args.omega_scale,
-                prompt_lane=args.prompt_lane,
-                visibility=_named(args.visibility),
-            )
-        except TinylaneError as error:
-            raise TinylaneError(f"--mode {name}: {error}") from None
+        check_mode(
+            name,
+            omega=omega,
+            scale=args.omega_scale,
+            prompt_lane=args.prompt_lane,
+            visibility=_named(args.visibility),
+        )
     start = "group_think" if name == "group_think" else args.omega
     if args.slot is not None and start not in ("group_think", "ntk"):
-        raise TinylaneError("--slot needs --omega group_think or --omega ntk")
+        raise TinylaneError("--slot needs --mode group_think, --omega group_think or --omega ntk")
     if args.omega_scale is not None and start != "ntk":
         raise TinylaneError("--omega-scale needs --omega ntk")
 

@@ -21,11 +21,7 @@ def run(args: Any) -> int:
     if args.tolerance is not None and not args.tolerance >= 0:
         raise TinylaneError(f"--tolerance is {args.tolerance}; expected 0 or more")
     saved = load_run(args.file)
-    if args.model is None:
-        args.model = saved.model_source or None
-        args.revision = args.revision or _text(saved.extra, "revision")
-    args.adapter_path = args.adapter_path or _text(saved.extra, "adapter_path")
-    model = common.load(args)
+    model = common.load_saved(args, saved)
     found = replay(saved, model)
     tolerance = args.tolerance
     if tolerance is None:
@@ -61,8 +57,3 @@ def run(args: Any) -> int:
         f"{'agrees' if agrees else 'DIFFERS'}"
     )
     return 0 if agrees else 1
-
-
-def _text(extra: dict[str, Any], name: str) -> str | None:
-    value = extra.get(name)
-    return value if isinstance(value, str) else None

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import tinylane
+from tinylane.collaborate import Dictation
 from tinylane.commands import common
 from tinylane.decoding import Decoding, Lane, Result, Step
 from tinylane.lanes import LaneMask
@@ -41,6 +42,7 @@ class Report:
     ) -> None:
         self.args, self.model, self.game, self.moves = args, model, game, moves
         self.n, self.seed, self.prompt = n, seed, prompt
+        self.dictation: Dictation | None = None
         own = game.lane_prompts(n) if game is not None else [str(m) for m in range(n)]
         self.cells = [Cell(f"lane {name}") for name in own]
         live = sys.stdout.isatty() and not args.plain and not args.json
@@ -245,6 +247,9 @@ class Report:
             "peak_memory_bytes": common.peak_memory(self.model.backend),
             "interrupted": any(x.finish_reason == "interrupted" for x in result.lanes),
         }
+        if self.dictation is not None:
+            out["collaborate"] = self.dictation.together.as_dict()
+            out["given"] = self.dictation.record()
         if best is not None:
             out["best"] = best.index
         if truth is not None:

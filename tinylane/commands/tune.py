@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,12 @@ def run(args: Any) -> int:
     """Run the command; the exit code."""
     common.silence_panics()
     recipe, choice = asked(args)
-    for flag in ("stop_at", "every", "save_every"):
-        value = getattr(args, flag)
-        if value is not None and value < 1:
-            raise TinylaneError(f"--{flag.replace('_', '-')} is {value}; expected 1 or more")
     from tinylane.train import setup
+    from tinylane.train.transcripts import read_transcripts
+    from tinylane.train.tune import Pace
     from tinylane.train.tune import run as train
+
+    pace = Pace(args.every, args.save_every, args.valid_every, args.stop_at)
 
     omega, template = parse_omega(args.omega), _template(args)
     source = args.model if args.model is not None else common.embedded()
@@ -42,6 +43,7 @@ def run(args: Any) -> int:
             recipe = dataclasses.replace(recipe, lag=model.lag)
     if args.prompt_lane is None and isinstance(model.lane_rope, LaneRoPE):
         recipe = dataclasses.replace(recipe, prompt_lane=model.lane_rope.prompt_lane)
+    _check_out(Path(args.out), begin.folder, args.adapter_path, choice.full or args.from_scratch)
     session = setup.prepare(
         begin,
         args.data,
@@ -54,11 +56,17 @@ def run(args: Any) -> int:
         template=template,
         checkpoint=args.grad_checkpoint,
     )
-    data, out = session.data, Path(args.out)
+    data, out, valid = session.data, Path(args.out), []
+    if args.valid is not None:
+        upto = range(1, max(data.counts) + 1)
+        valid = read_transcripts(args.valid, model, lanes=upto, template=template).transcripts
     counts = ", ".join(map(str, data.counts))
     common.note(f"{len(data.transcripts):,} transcripts of {counts} lanes", args.quiet)
     if data.left_out:
         common.note(f"{data.left_out:,} labelled false are left out; kto uses them", args.quiet)
+    if recipe.objective == "kto":
+        good = sum(bool(t.label) for t in data.transcripts)
+        common.note(f"{good:,} good, {len(data.transcripts) - good:,} bad", args.quiet)
     common.note(setup.describe(session.tuner.tuned), args.quiet)
     with Progress(recipe.steps, args.quiet) as say:
         try:
@@ -67,10 +75,9 @@ def run(args: Any) -> int:
                 out,
                 session.decides,
                 session.export,
+                pace,
                 notes=session.notes,
-                every=args.every,
-                save_every=args.save_every,
-                stop_at=args.stop_at,
+                valid=valid,
                 say=say,
             )
         except KeyboardInterrupt:
@@ -129,6 +136,13 @@ def asked(args: Any) -> tuple[Any, Any]:
     return Recipe(**given), choice
 
 
+def _check_out(out: Path, model: Path, adapter: str | None, full: bool) -> None:
+    """Refuse to write over what the run starts from: it could not go on after an interruption."""
+    for there, what in ((model if full else None, "--model"), (adapter, "--adapter-path")):
+        if there is not None and os.path.realpath(there) == os.path.realpath(out):
+            raise TinylaneError(f"--out {out} is {what} itself; choose another folder")
+
+
 class Progress:
     """A line for every entry of the log; on a terminal a bar with the time left below them."""
 
@@ -166,13 +180,16 @@ class Progress:
                 left = f"reference {entry['reference']} of {entry['of']}"
                 self._bar.update(self._task, left=left)
             return
+        if "at" in entry:
+            if self._bar is not None:
+                left = f"{span(entry['seconds_left'])} left"
+                self._bar.update(self._task, completed=entry["at"], left=left)
+            return
         text = describe(entry, self.steps)
         if self._bar is None:
             print(text, file=sys.stderr, flush=True)
         else:
             self._bar.console.print(text, markup=False)
-            left = f"{span(entry['seconds_left'])} left"
-            self._bar.update(self._task, completed=entry["step"], left=left)
 
 
 def describe(entry: dict[str, Any], steps: int) -> str:
@@ -181,6 +198,8 @@ def describe(entry: dict[str, Any], steps: int) -> str:
     for key, name in (("good", "good"), ("bad", "bad"), ("kl", "KL")):
         if entry.get(key) is not None:
             parts.append(f"{name} {entry[key]:+.2f}")
+    if "valid" in entry:
+        parts.append(f"valid {entry['valid']:.4f}")
     parts.append(f"{entry['tokens_per_second']:,.0f} tokens/s")
     parts.append(common.mebibytes(entry["peak_memory"]))
     parts.append(f"{span(entry['seconds_left'])} left")

@@ -72,15 +72,15 @@ def wilson(right: float, count: int, level: float = LEVEL) -> Estimate:
 def mean(values: Any, level: float = LEVEL) -> Estimate:
     """The mean of one number a problem, NaN left out, with a bootstrap interval over problems.
 
+    No interval where all are equal: there is nothing to resample, which does not make it sure.
     Paired differences are such numbers. Raises TinylaneError where scipy is not installed.
     """
     x = np.asarray(values, dtype=np.float64)
     x = x[~np.isnan(x)]
     if not len(x):
         return Estimate(math.nan, math.nan, math.nan)
-    if len(x) == 1 or (x == x[0]).all():  # every resample is the same
-        low = high = float(x[0]) if len(x) > 1 else math.nan
-        return Estimate(float(x.mean()), low, high)
+    if len(x) == 1 or (x == x[0]).all():  # nothing to resample
+        return Estimate(float(x[0]), math.nan, math.nan)
     try:
         from scipy.stats import bootstrap
     except ImportError as error:
@@ -172,14 +172,19 @@ def curve(rows: Sequence[Row], axis: Axis, budgets: np.ndarray) -> dict[str, lis
     }
 
 
-# At the end of a run.
+# Of k lanes, and at the end of a run.
 
 
-def majority_of(row: Row, k: int) -> float:
-    """How often the majority of k of the lanes is right at the end: the mean over all subsets of k
-    lanes, or over SUBSETS of them drawn from a fixed seed where there are more."""
-    groups, means = state(row, row.steps)
-    n = row.lanes
+def majority_of(row: Row, k: int, step: int | None = None) -> float:
+    """How often the majority of k of the lanes is right after `step` steps (None: at the end): the
+    mean over all subsets of k lanes, or over SUBSETS of them, from a fixed seed, where there are
+    more."""
+    groups, means = state(row, row.steps if step is None else step)
+    n, right = row.lanes, row.correct[groups[groups >= 0]]
+    if not right.any():
+        return 0.0
+    if len(right) == n and right.all():
+        return 1.0
     if math.comb(n, k) <= SUBSETS:
         subsets = [list(s) for s in combinations(range(n), k)]
     else:
@@ -188,12 +193,30 @@ def majority_of(row: Row, k: int) -> float:
     return float(np.mean([right_of(row, groups[s], means[s]) for s in subsets]))
 
 
-def any_of(row: Row, k: int) -> float:
-    """How often at least one of k of the lanes is right at the end: 1 - C(n-c, k) / C(n, k) with c
-    right lanes, the mean over all subsets (Chen et al. 2021, arXiv:2107.03374)."""
-    groups, _ = state(row, row.steps)
+def any_of(row: Row, k: int, step: int | None = None) -> float:
+    """How often at least one of k of the lanes is right: 1 - C(n-c, k) / C(n, k) with c right
+    lanes, the mean over all subsets (Chen et al. 2021, arXiv:2107.03374)."""
+    groups, _ = state(row, row.steps if step is None else step)
     right = sum(bool(row.correct[g]) for g in groups if g >= 0)
     return 1.0 - math.comb(row.lanes - right, k) / math.comb(row.lanes, k)
+
+
+def powers(n: int) -> list[int]:
+    """1, 2, 4, .. below n, and n."""
+    return [*(1 << j for j in range(n.bit_length()) if 1 << j < n), n]
+
+
+def curve_of_k(
+    rows: Sequence[Row], axis: Axis, budgets: np.ndarray, k: int
+) -> tuple[list[Estimate], list[Estimate]]:
+    """The majority of k lanes and any of k, an estimate at each budget."""
+    total = np.zeros((2, len(budgets)))
+    for row in rows:
+        at = [step_at(row, axis, b) for b in budgets]
+        known = {s: (majority_of(row, k, s), any_of(row, k, s)) for s in set(at)}
+        total += np.array([known[s] for s in at]).T
+    majority, some = ([wilson(float(x), len(rows)) for x in line] for line in total)
+    return majority, some
 
 
 def distinct(row: Row) -> int:
@@ -307,8 +330,9 @@ class Comparison:
 
 def compare(
     cell: Sequence[Row], other: Sequence[Row], names: tuple[str, str], axis: Axis
-) -> Comparison:
-    """`cell` minus `other`, paired by problem, at the largest budget that both of them took.
+) -> list[Comparison]:
+    """`cell` minus `other`, paired by problem, at equal budgets: the largest that both of them
+    took, and the larger of the two if nothing of the other was cut off, so that it stands as it is.
 
     Raises TinylaneError where they have no problem in common, or scipy is not installed.
     """
@@ -318,13 +342,14 @@ def compare(
     if not shared:
         raise TinylaneError(f"{names[0]} and {names[1]} have no problem in common")
     a, b = [mine[key] for key in shared], [theirs[key] for key in shared]
-    budget = min(most(a, axis), most(b, axis))
-    x, y = table_at(a, axis, budget), table_at(b, axis, budget)
-    return Comparison(
-        *names,
-        axis,
-        budget,
-        len(shared),
-        {m: (float(x[k].mean()), float(y[k].mean())) for k, m in enumerate(MEASURES)},
-        {m: mean(x[k] - y[k]) for k, m in enumerate(MEASURES)},
-    )
+    less, more = sorted([a, b], key=lambda rows: most(rows, axis))
+    budgets = {most(less, axis)}
+    if not any(row.cut for row in less):
+        budgets.add(most(more, axis))
+    found = []
+    for budget in sorted(budgets):
+        x, y = table_at(a, axis, budget), table_at(b, axis, budget)
+        values = {m: (float(x[k].mean()), float(y[k].mean())) for k, m in enumerate(MEASURES)}
+        differences = {m: mean(x[k] - y[k]) for k, m in enumerate(MEASURES)}
+        found.append(Comparison(*names, axis, budget, len(shared), values, differences))
+    return found

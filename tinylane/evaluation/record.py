@@ -185,63 +185,85 @@ def read(record: dict[str, Any], where: str, limit: int | None = None) -> Row:
     Raises TinylaneError, naming `where`, for what is no record: the file may have been edited.
     """
     try:
-        lanes = record["lane"]
-        n, steps = _whole(record["lanes"]), _whole(record["steps"])
-        groups = record["groups"]
-        assert len(lanes) == n >= 1
-        answers: list[tuple[np.ndarray, np.ndarray]] = []
-        logprobs: list[np.ndarray] = []
-        lengths: list[int] = []
-        cut = False
-        for lane in lanes:
-            assert len(lane["tokens"]) == len(lane["logprobs"]) <= steps
-            at = [_whole(step) for step, _ in lane["answers"]]
-            what = [-1 if group is None else _whole(group) for _, group in lane["answers"]]
-            assert at == sorted(set(at)) and all(1 <= s <= steps for s in at)
-            assert all(k < len(groups) for k in what)
-            answers.append((np.array(at, int), np.array(what, int)))
-            sums = np.cumsum([0.0, *map(float, lane["logprobs"])])
-            assert np.isfinite(sums).all()
-            logprobs.append(sums.astype(np.float32))
-            lengths.append(len(lane["tokens"]))
-            reached = limit is None or lengths[-1] >= limit
-            cut = cut or (lane["finish_reason"] != "stop" and reached)
-        clock = np.array(record["clock"], float)
-        assert clock.shape == (steps,) and np.isfinite(clock).all()
-        tokens = [tuple(map(_whole, lane["tokens"])) for lane in lanes]
-        return Row(
-            str(record["problem"]),
-            str(record["mode"]),
-            n,
-            steps,
-            sum(lengths),
-            float(record["seconds"]),
-            np.array(lengths),
-            cut,
-            tuple(answers),
-            tuple(logprobs),
-            np.array([bool(g["correct"]) for g in groups], bool),
-            np.array([bool(g["readable"]) for g in groups], bool),
-            clock,
-            copied(tokens),
-            len(set(tokens)) < n,
-        )
-    except (KeyError, TypeError, ValueError, AssertionError, OverflowError) as error:
-        what = f"{type(error).__name__} {show(str(error), 40)}".strip()
+        return _read(record, limit)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        what = f"{type(error).__name__} {show(str(error), 60)}"
         raise TinylaneError(f"{where}: is not a result of tinylane eval ({what})") from None
 
 
+def _read(record: dict[str, Any], limit: int | None) -> Row:
+    lanes, groups = record["lane"], record["groups"]
+    n, steps = _whole(record["lanes"]), _whole(record["steps"])
+    _need(len(lanes) == n >= 1, "as many lanes as it says")
+    answers: list[tuple[np.ndarray, np.ndarray]] = []
+    logprobs: list[np.ndarray] = []
+    lengths: list[int] = []
+    cut = False
+    for lane in lanes:
+        written = len(lane["tokens"])
+        _need(written == len(lane["logprobs"]) <= steps, "a log-probability for every token")
+        at = [_whole(step) for step, _ in lane["answers"]]
+        what = [-1 if group is None else _whole(group) for _, group in lane["answers"]]
+        _need(at == sorted(set(at)) and all(1 <= s <= steps for s in at), "answers in order")
+        _need(all(k < len(groups) for k in what), "answers that are listed")
+        answers.append((np.array(at, int), np.array(what, int)))
+        sums = np.cumsum([0.0, *map(float, lane["logprobs"])])
+        _need(bool(np.isfinite(sums).all()), "finite log-probabilities")
+        logprobs.append(sums.astype(np.float32))
+        lengths.append(written)
+        cut = cut or (lane["finish_reason"] != "stop" and (limit is None or written >= limit))
+    clock = np.array(record["clock"], float)
+    _need(clock.shape == (steps,) and bool(np.isfinite(clock).all()), "a time for every step")
+    tokens = [tuple(_whole(t) for t in lane["tokens"]) for lane in lanes]
+    given = [
+        [(min(_whole(a), steps), min(_whole(b), steps)) for _, a, b in ranges]
+        for ranges in record.get("given") or [[]] * n
+    ]
+    return Row(
+        problem=str(record["problem"]),
+        mode=str(record["mode"]),
+        lanes=n,
+        steps=steps,
+        tokens=sum(lengths),
+        seconds=float(record["seconds"]),
+        lengths=np.array(lengths),
+        cut=cut,
+        answers=tuple(answers),
+        logprobs=tuple(logprobs),
+        correct=np.array([bool(group["correct"]) for group in groups], bool),
+        readable=np.array([bool(group["readable"]) for group in groups], bool),
+        clock=clock,
+        copied=copied(tokens, given=given),
+        twins=len(set(tokens)) < n,
+    )
+
+
+def _need(so: bool, what: str) -> None:
+    if not so:
+        raise ValueError(f"expected {what}")
+
+
 def _whole(value: Any) -> int:
-    assert type(value) is int and value >= 0, value
+    _need(type(value) is int and value >= 0, "whole numbers")
     return value
 
 
-def copied(tokens: Sequence[Sequence[int]], n: int = NGRAM) -> float:
+def copied(
+    tokens: Sequence[Sequence[int]],
+    n: int = NGRAM,
+    given: Sequence[Sequence[tuple[int, int]]] | None = None,
+) -> float:
     """The share of the lanes' n-grams of tokens that at least one other lane has too.
 
     Counted with repetition, over all lanes that are long enough. NaN for one lane or no n-grams.
+    given: for every lane the ranges of its tokens that it was given (`tinylane.collaborate`); they
+    are the same in all lanes, and n-grams that touch them do not count.
     """
-    grams = [[tuple(t[k : k + n]) for k in range(len(t) - n + 1)] for t in tokens]
+    told = [{k for a, b in lane for k in range(a, b)} for lane in given or [()] * len(tokens)]
+    grams = [
+        [tuple(t[k : k + n]) for k in range(len(t) - n + 1) if skip.isdisjoint(range(k, k + n))]
+        for t, skip in zip(tokens, told, strict=True)
+    ]
     owners: dict[tuple[int, ...], set[int]] = {}
     for m, mine in enumerate(grams):
         for gram in mine:

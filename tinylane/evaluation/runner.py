@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tinylane.collaborate import Dictation
 from tinylane.errors import TinylaneError
 from tinylane.evaluation import record
 from tinylane.files import show
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from tinylane.model import Model
 
 MAX_TOKENS = 256
+FIELDS = ("problem", "mode", "lanes")  # that tell a record from the others of its run
 PATTERNS = ("star", "neighbours")
 
 
@@ -133,11 +135,18 @@ def problem_seed(seed: int, index: int) -> int:
 
 
 def solve(
-    model: Model, task: Task, problem: Problem, index: int, cell: Cell, conditions: Conditions
+    model: Model,
+    task: Task,
+    problem: Problem,
+    index: int,
+    cell: Cell,
+    conditions: Conditions,
+    encode: Callable[..., list[int]] = encode_prompt,
 ) -> dict[str, Any]:
     """Decode one problem in one cell; its record (see `tinylane.evaluation.record`).
 
-    Raises TinylaneError, naming the problem, for a prompt that leaves no room in the context.
+    encode: the prompt's token ids; `Encoder` remembers them from cell to cell. Raises
+    TinylaneError, naming the problem, for a prompt that leaves no room in the context.
     """
     from tinylane.decoding import Decoding
 
@@ -151,7 +160,7 @@ def solve(
             prompt, template = c.prompt(prompt, n, template)
         decoding = Decoding(
             model,
-            encode_prompt(model, prompt, template),
+            encode(model, prompt, template),
             n,
             max_tokens=cell.max_tokens,
             sampler=c.sampler,
@@ -168,7 +177,10 @@ def solve(
     watch = record.Watch(record.Groups(task, problem.truth), n)
     for step in decoding:
         watch.step(step, decoding.prefill_seconds + decoding.seconds)
-    return record.make(problem, index, cell.mode, c.seed, decoding.result(), watch)
+    made = record.make(problem, index, cell.mode, c.seed, decoding.result(), watch)
+    if isinstance(decoding.sampler, Dictation):  # which tokens the model did not choose
+        made["given"] = decoding.sampler.record()
+    return made
 
 
 def reading(model: Model, cell: Cell, c: Conditions) -> tuple[Any, LaneMask]:
@@ -217,6 +229,23 @@ def remaining(
     return [(index, cell) for index, cell in work if (index, cell.key) not in seen]
 
 
+class Encoder:
+    """`encode_prompt`, remembering the last few prompts: all cells of a problem ask the same, and
+    to render a chat template takes a process of its own."""
+
+    def __init__(self, most: int = 16) -> None:
+        self._known: dict[str, list[int]] = {}
+        self._most = most
+
+    def __call__(self, model: Model, prompt: Any, template: dict[str, Any] | None) -> list[int]:
+        key = repr((prompt, template))
+        if key not in self._known:
+            if len(self._known) >= self._most:
+                self._known.clear()
+            self._known[key] = encode_prompt(model, prompt, template)
+        return list(self._known[key])
+
+
 def run(
     model: Model,
     task: Task,
@@ -225,8 +254,9 @@ def run(
     conditions: Conditions,
 ) -> Iterator[dict[str, Any]]:
     """Solve what there is to do, one record after another."""
+    encode = Encoder()
     for index, cell in work:
-        yield solve(model, task, problems[index], index, cell, conditions)
+        yield solve(model, task, problems[index], index, cell, conditions, encode)
 
 
 def settings(
@@ -248,6 +278,7 @@ def settings(
         "count": len(problems),
         "seed": c.seed,
         "model": model.identity,
+        "trained": _trained(model),
         "backend": model.backend,
         "dtype": model.dtype,
         "cells": [asdict(cell) for cell in cells],
@@ -260,6 +291,20 @@ def settings(
         "prompt_lane": c.prompt_lane,
         "lag": c.lag,
         **more,
+    }
+
+
+def _trained(model: Model) -> dict[str, Any] | None:
+    """How the model was trained to read, which its identity does not cover (Omega apart)."""
+    import hashlib
+
+    own = model.lane_rope
+    if own is None:
+        return None
+    return {
+        "omega": hashlib.sha256(own.omega.tobytes()).hexdigest(),
+        "prompt_lane": own.prompt_lane,
+        "lag": model.lag,
     }
 
 

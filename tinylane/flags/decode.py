@@ -1,10 +1,11 @@
-"""The flags of `generate` and `replay`."""
+"""The flags of `generate`, `replay` and `view`."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
+from tinylane.flags.collaborate import collaborate_flags
 from tinylane.flags.common import command, engine_flags, lane_flags, model_flags
 
 
@@ -48,6 +49,7 @@ def generate(commands: Any) -> None:
         "--logit-bias", metavar="ID:BIAS", action="extend", nargs="+", help="or a JSON object"
     )
     g.add_argument("--seed", type=int, metavar="S", help="default: a new one, which is shown")
+    collaborate_flags(p)
     g = p.add_argument_group("answers")
     g.add_argument(
         "--vote",
@@ -58,7 +60,7 @@ def generate(commands: Any) -> None:
     g.add_argument("--best-of", action="store_true", help="name the likeliest lane")
     g.add_argument("--beams", type=int, metavar="N", help="beam search instead: a baseline")
     g = p.add_argument_group("output")
-    g.add_argument("--save", metavar="FILE", help="write the run, for tinylane replay")
+    g.add_argument("--save", metavar="FILE", help="write the run, for tinylane replay and view")
     g.add_argument("--json", action="store_true", help="one JSON document on standard output")
     g.add_argument("--plain", action="store_true", help="lines, in a terminal too")
     g.add_argument("--quiet", action="store_true", help="no notes and no statistics")
@@ -82,3 +84,41 @@ def replay(commands: Any) -> None:
         "--tolerance", type=float, metavar="T", help="largest difference; default: by dtype"
     )
     p.add_argument("--json", action="store_true", help="one JSON document on standard output")
+
+
+def view(commands: Any) -> None:
+    """`tinylane view`."""
+    p = command(
+        commands,
+        "view",
+        "a saved run as one HTML page: who listened to whom",
+        "view",
+        "The page needs no network. The run is replayed to see its attention.",
+    )
+    p.add_argument("file", metavar="RUN", help="written by tinylane generate --save")
+    p.add_argument(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="the page (default: RUN with .html; none where only --png or --svg is given)",
+    )
+    p.add_argument("--png", metavar="FILE", help="the main panel as a picture, without a browser")
+    p.add_argument("--svg", metavar="FILE", help="the same as SVG")
+    p.add_argument(
+        "--influence",
+        action="store_true",
+        help="also what each next token would have been, had a lane been silent: a pass a lane",
+    )
+    p.add_argument(
+        "--keys", type=int, default=8, metavar="K", help="largest keys kept a token; default: 8"
+    )
+    p.add_argument(
+        "--size",
+        type=float,
+        default=2.0,
+        metavar="MB",
+        help="layers and heads are kept while the page stays below; default: 2",
+    )
+    model_flags(p)
+    engine_flags(p)
+    p.add_argument("--quiet", action="store_true", help="no notes")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tinylane.flags.collaborate import collaborate_flags
 from tinylane.flags.common import command, engine_flags, model_flags
 from tinylane.tasks import KINDS
 
@@ -33,11 +34,7 @@ def eval(commands: Any) -> None:
         "hogwild, star, neighbours:K; default: joint independent",
     )
     g.add_argument("--lanes", type=int, nargs="+", metavar="N", help="default: the task's")
-    g.add_argument("--lag", type=int, metavar="STEPS", help="how late lanes read each other")
-    g.add_argument("--omega", metavar="O", help="of joint: as --mode joint:O, or @file.json")
-    g.add_argument("--slot", type=float, metavar="S", help="positions a lane; default: max-tokens")
-    g.add_argument("--omega-scale", type=float, metavar="S", help="of ntk; default: lanes")
-    g.add_argument("--prompt-lane", choices=("own", "0"), help="where joint lanes see the prompt")
+    reading_flags(g)
     length_flags(p)
     g.add_argument(
         "--equal",
@@ -46,10 +43,20 @@ def eval(commands: Any) -> None:
         help="what all numbers of lanes may use alike: tokens in all (default; fewer lanes may "
         "write longer), or steps",
     )
+    collaborate_flags(p)
     g = p.add_argument_group("output")
     g.add_argument("--out", metavar="DIR", help="keep every result; needed to go on after a stop")
     g.add_argument("--json", action="store_true", help="one JSON document on standard output")
     g.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def reading_flags(g: Any) -> None:
+    """What a mode may be told besides its name."""
+    g.add_argument("--lag", type=int, metavar="STEPS", help="how late lanes read each other")
+    g.add_argument("--omega", metavar="O", help="of joint: as --mode joint:O, or @file.json")
+    g.add_argument("--slot", type=float, metavar="S", help="positions a lane; default: max-tokens")
+    g.add_argument("--omega-scale", type=float, metavar="S", help="of ntk; default: lanes")
+    g.add_argument("--prompt-lane", choices=("own", "0"), help="where joint lanes see the prompt")
 
 
 def task_flags(p: Any) -> None:
@@ -103,5 +110,13 @@ def report(commands: Any) -> None:
     )
     p.add_argument("runs", nargs="+", metavar="RUN", help="the --out of tinylane eval")
     p.add_argument("--out", metavar="DIR", help="where to write; default: the first run's folder")
+    p.add_argument(
+        "--measure",
+        nargs="+",
+        choices=("majority", "one", "any"),
+        default=["majority"],
+        metavar="M",
+        help="what is plotted: majority, one (lane), any (lane); default: majority",
+    )
     p.add_argument("--no-plots", action="store_true", help="the tables only")
     p.add_argument("--json", action="store_true", help="one JSON document on standard output")

@@ -75,6 +75,7 @@ def _tune(tasks: Any, objective: str, help: str) -> None:
     p.add_argument(
         "--out", required=True, metavar="DIR", help="adapter (or checkpoint), state, log"
     )
+    p.add_argument("--valid", metavar="FILE", help="transcripts whose loss is shown")
     g = p.add_argument_group("what is tuned")
     on_off = argparse.BooleanOptionalAction
     g.add_argument("--tune-omega", action=on_off, default=True, help="default: yes")
@@ -96,7 +97,9 @@ def _tune(tasks: Any, objective: str, help: str) -> None:
     )
     g.add_argument("--full", action="store_true", help="every weight")
     g = p.add_argument_group("lanes")
-    g.add_argument("--lanes", type=int, nargs="+", metavar="N", help="numbers of lanes in the data")
+    g.add_argument(
+        "--lanes", type=int, nargs="+", metavar="N", help="in the data; the first line's"
+    )
     g.add_argument("--visibility", metavar="V", help="default: the model's own, else joint")
     g.add_argument("--lag", type=int, metavar="STEPS", help="how late lanes read each other")
     g.add_argument(
@@ -131,6 +134,9 @@ def _tune(tasks: Any, objective: str, help: str) -> None:
         "--every", "--steps-per-report", type=int, default=10, metavar="N", help="steps a line; 10"
     )
     g.add_argument("--save-every", type=int, default=100, metavar="N", help="steps a state; 100")
+    g.add_argument(
+        "--valid-every", "--steps-per-eval", type=int, default=100, metavar="N", help="steps; 100"
+    )
     g.add_argument("--quiet", action="store_true", help="no notes and no progress")
 
 

@@ -45,6 +45,7 @@ class Judge:
             raise TinylaneError(INSTALL)
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
+        self._refused: set[str] = set()
         self._known: dict[tuple[str, ...], dict[str, Any] | None] = {}
 
     def __call__(self, answer: str, truth: str) -> bool:
@@ -80,15 +81,18 @@ class Judge:
             self.close()
 
     def _ask(self, *texts: str) -> dict[str, Any] | None:
-        """The worker's reply; None where a limit was broken."""
+        """The worker's reply; None where a limit was broken: that text is not asked about again."""
         if any(len(text) > LONGEST for text in texts):
             return None
         with self._lock:
-            if texts not in self._known:
+            if texts not in self._known and not self._refused & set(texts):
                 if len(self._known) >= REMEMBERED:
                     self._known.clear()
+                    self._refused.clear()
                 self._known[texts] = self._exchange({"texts": texts})
-            return self._known[texts]
+                if self._known[texts] is None:
+                    self._refused.add(texts[0])
+            return self._known.get(texts)
 
     def _exchange(self, request: dict[str, Any]) -> dict[str, Any] | None:
         if self._process is None:

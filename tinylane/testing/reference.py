@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tinylane.config import ModelConfig
+from tinylane.hogwild import Hogwild
 from tinylane.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.quantized import Packing, dequantize
 from tinylane.rope import frequencies
@@ -48,13 +49,27 @@ def relative_angles(
     return angles + apart[..., None] * (rope.omega if rope.omega.ndim == 1 else rope.omega[layer])
 
 
+def view_distances(positions: Any, lanes: Any, visible: np.ndarray) -> np.ndarray:
+    """(T, T) whole numbers, Hogwild!: where key s stands in the view of row t, less where t does.
+
+    The view is written out as one list: the shared rows that t sees, the other lanes' rows lane by
+    lane, its own rows, each in the order of positions. 0 for rows that t does not see.
+    """
+    apart = np.zeros(visible.shape, dtype=np.int64)
+    for t, m in enumerate(lanes):
+        rows = np.flatnonzero(visible[t]).tolist()
+        view = sorted(rows, key=lambda s: (lanes[s] == m, lanes[s], positions[s]))
+        apart[t, view] = np.arange(len(view)) - view.index(t)
+    return apart
+
+
 def reference(
     config: ModelConfig,
     params: dict[str, Any],
     tokens: Any,
     positions: Any,
     lanes: Any = None,
-    rope: LaneRoPE | None = None,
+    rope: LaneRoPE | Hogwild | None = None,
     visible: np.ndarray | None = None,
     noise: float = 0.0,
 ) -> np.ndarray:
@@ -72,7 +87,9 @@ def reference(
     get = _Weights(params, config.width, noise)
     x = get.embedded(np.asarray(tokens))
     for layer in range(config.layers):
-        if layer == 0 or (rope is not None and rope.omega.ndim == 2):
+        if isinstance(rope, Hogwild):
+            delta = view_distances(positions, lanes, visible)[..., None] * theta
+        elif layer == 0 or (rope is not None and rope.omega.ndim == 2):
             delta = relative_angles(theta, rope, layer, positions, lanes)
         at = f"model.layers.{layer}."
         y = _norm(get, at + "input_layernorm", x, config.norm_eps)

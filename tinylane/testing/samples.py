@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from tinylane.config import ModelConfig, RopeConfig
-from tinylane.lanes import SHARED, LaneMask, LaneRoPE
+from tinylane.lanes import SHARED, LaneMask, LaneRoPE, Rotation
 from tinylane.model import Model
 from tinylane.train.init import random_params
 
@@ -44,6 +44,7 @@ class RandomChooser:
 class Sample:
     """Rows to run a model on: tokens, positions, lanes (T,) int64, the mask and the rotation.
 
+    rope: a LaneRoPE; another `Rotation` where a law says nothing about Omega and the prompt's lane.
     Rows stand in order of arrival: by position, then lane. A shared row may come late, after rows
     of lanes: all lanes see it, and it sees none of them.
     """
@@ -52,7 +53,7 @@ class Sample:
     positions: np.ndarray
     lanes: np.ndarray
     mask: LaneMask
-    rope: LaneRoPE
+    rope: Any
     vocab: int
 
     @property
@@ -62,7 +63,10 @@ class Sample:
     @property
     def angle(self) -> float:
         """A bound of the angles in radians: the fastest plane turns 1 radian a position."""
-        return float(np.abs(self.positions).max() + self.mask.n * np.abs(self.rope.omega).max())
+        angle = float(np.abs(self.positions).max())
+        if isinstance(self.rope, LaneRoPE):
+            angle += float(self.mask.n * np.abs(self.rope.omega).max())
+        return angle
 
     def select(self, which: Any) -> Sample:
         """The rows that `which` (booleans or indices) picks, in its order."""
@@ -86,11 +90,11 @@ class Sample:
         return replace(self, tokens=tokens)
 
     def with_rope(
-        self, rope: LaneRoPE | None = None, prompt_lane: Literal["own", 0] | None = None
+        self, rope: Rotation | None = None, prompt_lane: Literal["own", 0] | None = None
     ) -> Sample:
-        """Another rotation, or the same Omega with another reading of the prompt."""
+        """Another rotation, or the same Omega (if there is one) with another prompt lane."""
         rope = rope or self.rope
-        if prompt_lane is not None:
+        if prompt_lane is not None and isinstance(rope, LaneRoPE):
             rope = LaneRoPE(rope.omega, prompt_lane)
         return replace(self, rope=rope)
 
@@ -103,11 +107,11 @@ class Sample:
             for token, i, m in zip(*(x.tolist() for x in self.rows), strict=True)
         )
         seen = "/".join("".join(str(int(x)) for x in row) for row in self.mask.visibility)
-        omega = np.array2string(self.rope.omega, precision=3, threshold=8)
-        return (
-            f"[token@position,lane: {rows}; visibility {seen}, lag {self.mask.lag}, "
-            f"Omega {omega}, prompt_lane {self.rope.prompt_lane}]"
-        )
+        turn = type(self.rope).__name__
+        if isinstance(self.rope, LaneRoPE):
+            omega = np.array2string(self.rope.omega, precision=3, threshold=8)
+            turn = f"Omega {omega}, prompt_lane {self.rope.prompt_lane}"
+        return f"[token@position,lane: {rows}; visibility {seen}, lag {self.mask.lag}, {turn}]"
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,10 @@ MAX_LOG = 1 << 30
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Make the folder if need be and hold it. Raises TinylaneError if another process does."""
+    """Make the folder if need be and hold it, rid of files that a killed run left half-written.
+
+    Raises TinylaneError if another process holds it.
+    """
     import fcntl
 
     try:
@@ -41,6 +44,9 @@ def locked(folder: Path) -> Iterator[None]:
             ) from None
         except OSError as error:
             raise TinylaneError(f"{folder}: cannot be locked ({error.strerror})") from None
+        for left in (*folder.glob(".*.tmp"), *folder.glob("adapter/.*.tmp")):
+            with contextlib.suppress(OSError):  # half a file of a run that was killed
+                left.unlink()
         yield
     finally:
         os.close(handle)

@@ -22,6 +22,7 @@ import tinylane
 from tinylane.adapter import OMEGA, Adapter, save_adapter
 from tinylane.checkpoint import Plan, load
 from tinylane.config import ModelConfig
+from tinylane.errors import TinylaneError
 from tinylane.export import write_checkpoint
 from tinylane.files import read_json
 from tinylane.hub import resolve
@@ -59,6 +60,8 @@ def start(
     from the seed. Raises TinylaneError as `tinylane.load` does."""
     folder = resolve(source, revision)
     if scratch:
+        if adapter is not None or dtype not in ("auto", "float32"):
+            raise TinylaneError("--from-scratch takes no --adapter-path and no --dtype but float32")
         return _from_scratch(folder, seed)
     plan = Plan(folder, "mlx", dtype, adapter)
     model = load(folder, backend="mlx", dtype=dtype, adapter=adapter)
@@ -67,7 +70,7 @@ def start(
 
 
 def _from_scratch(folder: Path, seed: int) -> Start:
-    config = ModelConfig.from_folder(folder)
+    config = replace(ModelConfig.from_folder(folder), quantization=None)
     tokenizer = None
     if os.path.exists(folder / "tokenizer.json"):
         from tinylane.tokenizer import Tokenizer
@@ -175,6 +178,8 @@ def export(tuner: Tuner, begin: Start, data: Data, out: Path) -> None:
         save_adapter(out, begin.model.config, tensors, {**record, "identity": begin.identity})
         return
     raw = read_json(begin.folder / "config.json")
+    for key in ("quantization", "quantization_config"):  # of a config to begin from scratch with
+        raw.pop(key, None)
     params, _ = what.params(tuner.groups)
     names = begin.model.config.tensors()
     raw["tie_word_embeddings"] = begin.model.config.tied

@@ -4,12 +4,18 @@ One line is one transcript, one prompt and what its lanes wrote:
 
     {"prompt": text, "lanes": [text, ...], "label": true}
 
-"prompt" may be token ids, or "messages" a chat. Optional, one entry a lane: "lane_prompts" (texts),
-"finished" (false: the lane was cut off, so no end token follows; default true), "lane_ids" (the
-very ids that the lane drew, end token included: a text may not encode to the ids it came from) and
-"lane_prompt_ids"; and "prompt_ids". "label" says whether the transcript is good. Other fields are
-ignored. Rows stand where decoding puts them (`tinylane.decoding`): the prompt from 0, lane
-prompts ending together, an end token drawn but never fed.
+"prompt" may be token ids, or "messages" a chat. "label" says whether the transcript is good.
+Optional, one entry a lane:
+
+    lane_prompts   texts, of the lane alone
+    finished       false: the lane was cut off, so no end token follows; default true
+    given          ranges of its tokens, [start, stop] or [kind, start, stop], that the lane was
+                   given and did not draw: the others see them, the loss is not on them
+    lane_ids       the very ids that the lane drew, end token included: a text may not encode to
+                   the ids that it came from (also "lane_prompt_ids", and "prompt_ids")
+
+Other fields are ignored. Rows stand where decoding puts them (`tinylane.decoding`): the prompt from
+0, lane prompts ending together, an end token drawn but never fed.
 
     P prompt tokens   T rows of a transcript   R rows that predict a lane's token   N lanes
 """
@@ -41,8 +47,9 @@ FORM = '{"prompt": text or "messages": [...], "lanes": [text, ...]}'
 class Transcript:
     """One prompt and what its lanes drew, as ids. where: file and line, for messages.
 
-    lanes: the tokens that the loss is on. ended: whether a lane's last token is one that was drawn
-    but never fed (an end token). label: good, bad, or None where the file does not say.
+    lanes: what they wrote, the loss is on it. ended: whether a lane's last token is one that was
+    drawn but never fed (an end token, or what completed a stop string). label: good, bad, or None
+    where the file does not say. given: indices of each lane's tokens that it did not draw.
     """
 
     where: str
@@ -51,11 +58,12 @@ class Transcript:
     lanes: list[list[int]]
     ended: list[bool]
     label: bool | None = None
+    given: list[list[int]] | None = None
 
     @property
     def targets(self) -> int:
         """How many tokens the loss is on."""
-        return sum(map(len, self.lanes))
+        return sum(map(len, self.lanes)) - sum(map(len, self.given or []))
 
     @property
     def clock(self) -> int:
@@ -104,9 +112,11 @@ def rows(t: Transcript) -> Rows:
         tokens += fed
         positions += range(clock - len(own), clock - len(own) + len(fed))
         lanes += [m] * len(fed)
-        sources += [before, *range(first, first + len(drawn) - 1)][: len(drawn)]
-        follows += drawn
-        owners += [m] * len(drawn)
+        known = set(t.given[m] if t.given else ())
+        for k in (k for k in range(len(drawn)) if k not in known):
+            sources.append(before if k == 0 else first + k - 1)
+            follows.append(drawn[k])
+            owners.append(m)
     return Rows(*map(np.array, (tokens, positions, lanes)), *map(_ints, (sources, follows, owners)))
 
 
@@ -119,7 +129,9 @@ def mismatched(x: Transcript, y: Transcript, context: int) -> Transcript:
     room = max(context - len(x.prompt) - max(map(len, y.lane_prompts)), 0)
     lanes = [drawn[:room] for drawn in y.lanes]
     ended = [e and len(drawn) <= room for e, drawn in zip(y.ended, y.lanes, strict=True)]
-    return replace(y, where=f"{x.where} with {y.where}", prompt=x.prompt, lanes=lanes, ended=ended)
+    given = [[k for k in lane if k < room] for lane in y.given] if y.given else None
+    where = f"{x.where} with {y.where}"
+    return replace(y, where=where, prompt=x.prompt, lanes=lanes, ended=ended, given=given)
 
 
 @dataclass(frozen=True)
@@ -203,9 +215,10 @@ def _transcript(
     ends = end_ids(model)
     drawn, ended = [], []
     for m in range(n):
+        stopped = False
         if ids:
             tokens = encode_lane_prompt(model, ids[m])
-            _same_text(model, tokens, lanes[m], where, m)
+            stopped = _spells_more(model, tokens, lanes[m], where, m)
         else:
             tokens = encode_lane_prompt(model, lanes[m])
             exact = not isinstance(lanes[m], str)  # ids say themselves where they end
@@ -214,7 +227,7 @@ def _transcript(
         if any(token in ends for token in tokens[:-1]):
             raise TinylaneError(f"{where}: lane {m} goes on after an end token; cut it there")
         drawn.append(tokens)
-        ended.append(bool(tokens) and tokens[-1] in ends)
+        ended.append(stopped or (bool(tokens) and tokens[-1] in ends))
     one = Transcript(
         where,
         _prompt(raw, where, model, template),
@@ -222,6 +235,7 @@ def _transcript(
         drawn,
         ended,
         label,
+        _given(raw, drawn, where),
     )
     if one.targets == 0:
         raise TinylaneError(f"{where}: its lanes wrote nothing; expected a token or more")
@@ -280,13 +294,36 @@ def _end(model: Model, ends: frozenset[int], where: str) -> int:
     return (model.config.eos_ids or tuple(sorted(ends)))[0]
 
 
-def _same_text(model: Model, ids: list[int], text: Any, where: str, m: int) -> None:
-    """Refuse ids of another tokenizer: they spell the lane's text (a stop string may follow)."""
+def _given(raw: dict[str, Any], drawn: list[list[int]], where: str) -> list[list[int]] | None:
+    """The indices in the ranges of "given", None if there are none."""
+    ranges = _per_lane(raw, "given", len(drawn), where, list)
+    found: list[list[int]] = []
+    for tokens, lane in zip(drawn, ranges or [], strict=False):
+        indices: set[int] = set()
+        for one in lane:
+            ends = one[-2:] if isinstance(one, list) else []
+            if len(ends) != 2 or any(type(k) is not int for k in ends):
+                raise TinylaneError(
+                    f'{where}: "given" holds {show(one, 40)}; expected [start, stop]'
+                )
+            if not 0 <= ends[0] <= ends[1] <= len(tokens):
+                raise TinylaneError(
+                    f'{where}: "given" holds {ends}; expected a range of its {len(tokens)} tokens'
+                )
+            indices |= set(range(*ends))
+        found.append(sorted(indices))
+    return found if any(found) else None
+
+
+def _spells_more(model: Model, ids: list[int], text: Any, where: str, m: int) -> bool:
+    """Whether a lane's ids spell more than its text: then a stop string ended it, which is not part
+    of the text, and whose last token was never fed. Refuses ids of another tokenizer."""
     if model.tokenizer is None or not isinstance(text, str):
-        return
-    spelled = model.tokenizer.decode(ids)
-    if not spelled.startswith(text.rstrip("�")):
+        return False
+    spelled, text = (t.rstrip("\ufffd") for t in (model.tokenizer.decode(ids), text))
+    if not spelled.startswith(text):
         raise TinylaneError(
             f'{where}: "lane_ids" of lane {m} spell {show(spelled, 40)} with this tokenizer, its '
             f"text is {show(text, 40)}; leave the ids out, or take the tokenizer that made them"
         )
+    return spelled != text

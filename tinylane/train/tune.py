@@ -11,7 +11,8 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,31 @@ from tinylane.bench.machine import memory
 from tinylane.errors import TinylaneError
 from tinylane.files import write_text
 from tinylane.train.rundir import Log, append, claim, locked
+from tinylane.train.transcripts import Transcript
 from tinylane.train.tuner import Groups, Outcome, Tuner
 
 STATE, REFERENCE = "state.safetensors", "reference.jsonl"
 PATIENCE = 10  # steps in a row whose loss is out of bounds before a run is given up
+# What there is to say: a line of the log, or {"at": step, "seconds_left": s} after every step, or
+# {"reference": k, "of": n} while kto's reference is computed.
 Say = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Steps between lines of the log, saved states, and checks of the validation loss (where there
+    is a line); stop_at ends a run early (its schedule stays the recipe's)."""
+
+    every: int = 10
+    save_every: int = 100
+    valid_every: int = 100
+    stop_at: int | None = None
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if value is not None and value < 1:
+                raise TinylaneError(f"--{f.name.replace('_', '-')} is {value}; expected 1 or more")
 
 
 def run(
@@ -33,26 +54,25 @@ def run(
     out: str | Path,
     recipe: Mapping[str, Any],
     export: Callable[[Tuner, Path], None],
+    pace: Pace | None = None,
     *,
     notes: Mapping[str, Any] | None = None,
-    every: int = 10,
-    save_every: int = 100,
-    stop_at: int | None = None,
+    valid: Sequence[Transcript] = (),
     say: Say = lambda entry: None,
 ) -> Tuner:
     """Train to the recipe's end in folder `out`, from its last state on; export what is saved.
 
-    recipe: all that decides the numbers (`rundir.claim`). export writes adapter or checkpoint and
-    is called with every saved state. every, save_every: steps between lines of the log, and between
-    states. stop_at ends early (the schedule stays the recipe's). Raises TinylaneError if `out`
-    holds a run of another recipe, another process works there, or the loss diverges.
+    recipe: all that decides the numbers (`rundir.claim`); notes are kept beside it. export writes
+    adapter or checkpoint and is called with every saved state. valid: transcripts whose loss is
+    logged, at steps of pace.valid_every and at the last. Raises TinylaneError if `out` holds a run
+    of another recipe, another process works there, or the loss diverges.
     """
     out = Path(out)
     with locked(out):
         claim(out, recipe, notes or {})
         if tuner.kto:
             _refer(tuner, out / REFERENCE, recipe, say)
-        _train(tuner, out, export, every, save_every, stop_at, say)
+        _train(tuner, out, export, pace or Pace(), valid, say)
     return tuner
 
 
@@ -60,39 +80,43 @@ def _train(
     tuner: Tuner,
     out: Path,
     export: Callable[[Tuner, Path], None],
-    every: int,
-    save_every: int,
-    stop_at: int | None,
+    pace: Pace,
+    valid: Sequence[Transcript],
     say: Say,
 ) -> None:
     state, steps = out / STATE, tuner.recipe.steps
-    end = min(stop_at or steps, steps)
+    end = min(pace.stop_at or steps, steps)
     window: list[float] = []  # losses since the last line of the log
     guard = _Guard(tuner, state)
     if state.exists():
         notes = tuner.load(state)
-        window, guard.worst = json.loads(notes["window"]), float(notes["worst"])
+        window = json.loads(notes.get("window", "[]"))
+        guard = _Guard(tuner, state, json.loads(notes.get("guard", "[0, 0, 0]")))
     log = Log(out, tuner.step)
     started, before, tokens = tuner.step, time.monotonic() - log.seconds, 0
     began = time.monotonic()
 
     def save() -> None:
-        tuner.save(state, {"window": json.dumps(window), "worst": str(guard.worst)})
+        tuner.save(state, {"window": json.dumps(window), "guard": json.dumps(guard.kept)})
         export(tuner, out)
 
+    due = False
     while tuner.step < end:
         found = tuner.outcome(tuner.step)
-        sane = guard(found)
-        if sane and tuner.step % save_every == 0 and tuner.step > started:
+        due = due or (tuner.step % pace.save_every == 0 and tuner.step > started)
+        if guard(found) and due:
             save()
+            due = False
         norm = tuner.apply(found.grads or {})
         window.append(found.loss)
         tokens += found.tokens
-        if tuner.step % every == 0 or tuner.step == steps:
+        spent = time.monotonic() - began
+        left = round(spent / (tuner.step - started) * (steps - tuner.step), 1)
+        say({"at": tuner.step, "seconds_left": left})
+        if tuner.step % pace.every == 0 or tuner.step == steps:
             mean = sum(window) / len(window)
             window.clear()
             named = {name: getattr(found, name) for name in ("good", "bad", "kl")}
-            spent = time.monotonic() - began
             entry = {
                 "step": tuner.step,
                 "loss": mean,
@@ -101,15 +125,17 @@ def _train(
                 "gradient": norm,
                 "seconds": round(time.monotonic() - before, 2),
                 "tokens_per_second": round(tokens / max(spent, 1e-9), 1),
-                "seconds_left": round(spent / (tuner.step - started) * (steps - tuner.step), 1),
+                "seconds_left": left,
                 "peak_memory": max(memory() or 0, mx.get_peak_memory()),
             }
+            if valid and (tuner.step % pace.valid_every == 0 or tuner.step == steps):
+                entry["valid"] = tuner.nll(valid)
             log.add(entry)
             say(entry)
     if tuner.step == started and state.exists():
         export(tuner, out)  # a kill may have come between the two
-    # the last weights have not given a loss yet: the next step's says whether they are good
-    elif guard(tuner.outcome(tuner.step, gradients=False), final=True):
+    else:  # the last weights have not given a loss yet: that of one more step
+        guard(tuner.outcome(tuner.step, gradients=False), final=True)
         save()
 
 
@@ -149,28 +175,43 @@ class _Guard:
     """Whether a loss is one to go on from. Raises TinylaneError when training has diverged.
 
     A loss that is no number ends the run at once; so do `PATIENCE` steps in a row, or the last,
-    worse than twice what guessing evenly among all tokens would give (and than how it began).
+    worse than twice what guessing evenly among all tokens would give (and than how it began). A
+    state is not worth saving while a token costs a nat more than twice the best average so far.
     """
 
-    def __init__(self, tuner: Tuner, state: Path) -> None:
-        self.tuner, self.state, self.out_of_bounds = tuner, state, 0
-        self.worst = 0.0  # until the first loss
+    def __init__(self, tuner: Tuner, state: Path, kept: Sequence[float] = (0.0, 0.0, 0.0)) -> None:
+        self.tuner, self.state, self.lost = tuner, state, 0
+        self.worst, self.average, self.best = kept  # zeros: until the first loss
+
+    @property
+    def kept(self) -> list[float]:
+        """What a run that goes on needs to know."""
+        return [self.worst, self.average, self.best]
 
     def __call__(self, found: Outcome, final: bool = False) -> bool:
-        numbers = [found.loss, *([] if found.nll is None else [found.nll])]
-        finite = all(map(math.isfinite, numbers)) and _finite(found.grads)
-        if finite and not self.worst and found.nll is not None:
-            self.worst = 2 * max(math.log(self.tuner.config.vocab), found.nll)
-        sane = finite and (found.nll is None or not self.worst or found.nll <= self.worst)
-        self.out_of_bounds = 0 if sane else self.out_of_bounds + 1
-        if not finite or self.out_of_bounds >= PATIENCE or (final and not sane):
-            kept = f"{self.state} is kept" if self.state.exists() else "no state was saved yet"
-            shown = found.nll if finite else found.loss
+        """Whether the weights that gave `found` are worth saving."""
+        finite = (
+            math.isfinite(found.loss) and math.isfinite(found.nll or 0) and _finite(found.grads)
+        )
+        nll = found.nll
+        if finite and nll is not None and not self.worst:
+            self.worst = 2 * max(math.log(self.tuner.config.vocab), nll)
+            self.average = self.best = nll
+        absurd = nll is not None and nll > self.worst
+        self.lost = self.lost + 1 if absurd else 0
+        if not finite or self.lost >= PATIENCE or (final and absurd):
+            kept = "no state was saved yet"
+            if self.state.exists():
+                kept = f"{self.state}, the last that was good, is kept"
             raise TinylaneError(
-                f"training diverged: the loss is {shown:.3g} at step {self.tuner.step}; "
-                f"{kept}, the last that was good. Lower the learning rates (in another --out)"
+                f"training diverged: the loss is {nll if finite else found.loss:.3g} at step "
+                f"{self.tuner.step}; {kept}. Lower the learning rates (with another --out)"
             )
-        return sane
+        if nll is None:
+            return True
+        self.average += 0.1 * (nll - self.average)
+        self.best = min(self.best, self.average)
+        return nll <= 1 + 2 * self.best
 
 
 def _finite(grads: Groups | None) -> bool:

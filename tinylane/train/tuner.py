@@ -118,6 +118,16 @@ class Tuner:
                 found[places] = np.asarray(self.reduced(self.logprobs(self.groups, stack)))
         return found
 
+    def nll(self, which: Sequence[Transcript]) -> float:
+        """Mean negative log-probability of a token of transcripts, with the groups as they are."""
+        total, count = 0.0, 0
+        for _, stack in stacks([rows(t) for t in which]):
+            for k in range(0, len(stack), self.recipe.batch_size):
+                each = self.logprobs(self.groups, stack[k : k + self.recipe.batch_size])
+                total -= float(np.asarray(each, dtype=np.float64).sum())
+                count += each.size
+        return total / max(count, 1)
+
     # KTO's reference and its z_0.
 
     def pairs(self, chunk: np.ndarray) -> list[Transcript]:
@@ -209,6 +219,8 @@ class Tuner:
             optimizer.learning_rate = self.rates[name][0] * factor
             self.groups[name] = optimizer.apply_gradients(clipped[name], self.groups[name])
         mx.eval(self.groups, [o.state for o in self.optimizers.values()])
+        if mx.get_cache_memory() > mx.get_peak_memory():
+            mx.clear_cache()  # freed buffers of shapes that may never come again
         self.step += 1
         return norm.item()
 
