@@ -16,6 +16,8 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+import pytest
+from helpers_cli import GAME, write_checkpoint
 
 from tinylane.config import ModelConfig
 from tinylane.lanes import SHARED, LaneRoPE
@@ -258,9 +260,50 @@ def case(name: str) -> Tuner:
     return t
 
 
+KTO = ("--batch-size", 4)
+
+
 def write_jsonl(path: Path, lines: Sequence[Any]) -> Path:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
+
+
+# --------------------------------------------------------------------- runs by the command line
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("tune") / "game")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shell games of two lanes; every third transcript is wrong, and says so."""
+    rng, lines = np.random.default_rng(0), []
+    for k in range(12):
+        moves = GAME.draw(1, rng)
+        written, good = GAME.write(moves, 2)[0], k % 3 > 0
+        if not good:
+            written = rng.permutation(written.ravel()).reshape(written.shape)
+        lines.append(
+            {
+                "prompt": GAME.prompt(moves[0]),
+                "lanes": [" ".join(GAME.arrangements[a] for a in lane) for lane in written],
+                "lane_prompts": GAME.lane_prompts(2),
+                "label": good,
+            }
+        )
+    return write_jsonl(tmp_path_factory.mktemp("tune") / "data.jsonl", lines)
+
+
+def command(task: str, base: Path, data: Path, out: Path, *more: object) -> list[str]:
+    words = ["train", task, "--model", base, "--data", data, "--out", out, "--steps", 12]
+    return [str(word) for word in [*words, "--warmup", 2, "--every", 1, "--save-every", 3, *more]]
+
+
+def losses(out: Path) -> list[tuple[int, float]]:
+    entries = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [(entry["step"], entry["loss"]) for entry in entries]
 
 
 if __name__ == "__main__":

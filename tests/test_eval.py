@@ -332,6 +332,13 @@ BAD: dict[str, list[object]] = {
     "a folder that cannot be made": ["--out", "/proc/none/run"],
     "a file for a folder": ["--out", "MALFORMED"],
     "a negative lag": ["--lag", -1],
+    "a start of Omega for nobody": ["--omega", "ntk", "--mode", "hogwild"],
+    "a start of Omega that is not one": ["--omega", "big"],
+    "a slot for nobody": ["--slot", 3],
+    "a scale for nobody": ["--omega-scale", 3, "--mode", "joint:group_think"],
+    "a prompt lane for nobody": ["--prompt-lane", "0", "--mode", "group_think"],
+    "a lag for nobody": ["--lag", 1, "--mode", "independent"],
+    "the size of another task": ["--cups", 3],
 }
 
 
@@ -398,6 +405,16 @@ def test_the_shell_game_in_words_is_asked_of_any_model(ask: Any, model: str) -> 
     assert code == 0 and out.startswith("shell game, 3 cups, 2 swaps, 1 problems")
     code, _, err = ask(*argv, "--quiet")
     assert (code, err.count("\n")) == (2, 1) and "--cups" in err
+
+
+def test_the_shell_game_needs_no_extra(
+    ask: Any, game: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plain install scores the model inside, with intervals; only other tasks need more."""
+    for name in ("scipy", "scipy.stats", "math_verify", "matplotlib"):
+        monkeypatch.setitem(sys.modules, name, None)
+    code, out, _ = ask("eval", "shell-game", "--model", game, "--count", 2, "--lanes", 2)
+    assert code == 0 and " to " in out
 
 
 def test_the_python_entry_counts_what_the_command_counts(ask: Any, game: str) -> None:

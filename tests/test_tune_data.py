@@ -6,12 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import helpers_text
 import pytest
+from helpers_checkpoint import small
+from helpers_checkpoint import write_checkpoint as checkpoint
 from helpers_cli import GAME, write_checkpoint
 
 import tinylane
 from tinylane.errors import TinylaneError
 from tinylane.model import Model
+from tinylane.prompt import encode_prompt
 from tinylane.train.transcripts import Data, read_transcripts, rows
 
 END = GAME.ids["<end>"]
@@ -190,3 +194,42 @@ def test_a_file_that_is_none(base: Model, tmp_path: Path) -> None:
         read_transcripts(tmp_path / "missing.jsonl", base)
     with pytest.raises(TinylaneError, match="not a regular file"):
         read_transcripts(tmp_path, base)
+
+
+CHAT = (
+    "{% for m in messages %}<|turn|>{{ m['role'] }}\n{{ m['content'] }}<|turn|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|turn|>assistant\n{% endif %}"
+)
+
+
+def test_messages_and_texts_go_through_the_chat_template_as_in_generate(tmp_path: Path) -> None:
+    """The prompt ends with the opening of the assistant's turn; lanes write what follows, and end
+    with the token that ends it."""
+    raw = small("llama", vocab_size=512, eos_token_id=2)
+    folder = checkpoint(tmp_path / "chat", raw)
+    settings = {"eos_token": helpers_text.TURN, "bos_token": helpers_text.BOS}
+    core = helpers_text.byte_level()
+    helpers_text.write_folder(folder, core, {**settings, "chat_template": CHAT})
+    model = tinylane.load(folder, "numpy")
+    assert model.tokenizer is not None
+    lines = [
+        {"messages": [{"role": "user", "content": "Where is it?"}], "lanes": ["Überall 🎾", "no"]},
+        {"prompt": "Where is it?", "lanes": ["Überall 🎾", "no"]},
+    ]
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    one, other = read_transcripts(path, model).transcripts
+    spelled = model.tokenizer.decode(one.prompt, skip_special=False)
+    assert spelled.endswith("<|turn|>assistant\n") and "Where is it?" in spelled
+    assert one.prompt == other.prompt == encode_prompt(model, "Where is it?", None)
+    turn = model.tokenizer.encode(helpers_text.TURN)
+    assert [lane[-1:] for lane in one.lanes] == [turn, turn] and one.ended == [True, True]
+    assert model.tokenizer.decode(one.lanes[0]) == "Überall 🎾"
+    raw_text = read_transcripts(path_of(tmp_path, lines[1]), model, template={"raw": True})
+    assert raw_text.transcripts[0].prompt == encode_prompt(model, "Where is it?", {"raw": True})
+
+
+def path_of(folder: Path, line: dict[str, Any]) -> Path:
+    path = folder / "one.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    return path

@@ -45,7 +45,7 @@ def _run(args: Any, ring: Ring | None) -> int:
         raise TinylaneError(
             f"--out {args.out}: expected a folder; the transcripts will be results.jsonl in it"
         )
-    evaluate._check_folder(Path(args.out))
+    evaluate.check_folder(Path(args.out))
     model = common.load(args, lanes=asked or 1, max_tokens=args.max_tokens or 256)
     task = tasks.make(args.task, options, model)
     problems = task.problems(args.count, args.seed)
@@ -63,7 +63,7 @@ def _run(args: Any, ring: Ring | None) -> int:
         more["collaborate"] = together.as_dict()
         common.note(together.describe(), args.quiet)
     settings = runner.settings(task, model, problems, [cell], conditions, **more)
-    evaluate._notes(args, model, task, problems, [cell], conditions)
+    evaluate.notes(args, model, task, problems, [cell], conditions)
     fields = collect.fields(args.label_by)
     work = [(k, s) for k in range(len(problems)) for s in range(args.samples)]
     parts = range(cell.lanes) if len(fields) == 3 else [None]

@@ -52,7 +52,7 @@ def _run(args: Any, ring: Ring | None) -> int:
     together = common.parse_collaboration(args)
     asked = options(args)
     if args.out is not None:
-        _check_folder(Path(args.out))
+        check_folder(Path(args.out))
     model = common.load(args, lanes=max(args.lanes or [1]), max_tokens=args.max_tokens or 256)
     task = tasks.make(args.task, asked, model)
     problems = task.problems(args.count, args.seed)
@@ -70,7 +70,7 @@ def _run(args: Any, ring: Ring | None) -> int:
         more["collaborate"] = together.as_dict()
         common.note(together.describe(), args.quiet)
     settings = runner.settings(task, model, problems, cells, conditions, **more)
-    _notes(args, model, task, problems, cells, conditions)
+    notes(args, model, task, problems, cells, conditions)
     order = [(problems[k].id, *cell.key) for k, cell in runner.plan(len(problems), cells)]
     with sharing.keep(args.out, settings, ring, runner.FIELDS, order) as journal:
         rows = _solve(args, model, task, problems, cells, conditions, journal, ring)
@@ -143,8 +143,7 @@ def check(args: Any) -> dict[str, Any]:
         raise TinylaneError(f"--max-tokens is {args.max_tokens}; expected 1 or more")
     if any(not text for text in args.stop or ()):
         raise TinylaneError("--stop is empty; expected a text of a character or more")
-    for label in args.mode:
-        runner.parse_mode(label)
+    _check_modes(args)
     LaneMask.joint(1, args.lag or 0)
     given = {
         name: getattr(args, flag)
@@ -156,6 +155,25 @@ def check(args: Any) -> dict[str, Any]:
     Sampler(**given)
     _template(args)
     return given
+
+
+def _check_modes(args: Any) -> None:
+    """Refuse modes that are none, and flags that none of the modes takes: they would do nothing."""
+    asked = [runner.parse_mode(label) for label in args.mode]
+    names = {found["name"] for found in asked}
+    open_joint = any(found["name"] == "joint" and "omega" not in found for found in asked)
+    starts = {found.get("omega", args.omega) for found in asked if found["name"] == "joint"}
+    starts |= {"group_think"} & names
+    takes = {
+        "omega": (open_joint, "--mode joint"),
+        "prompt_lane": ("joint" in names, "--mode joint"),
+        "lag": (names != {"independent"}, "a mode in which lanes read each other"),
+        "slot": (bool(starts & {"group_think", "ntk"}), "group_think or ntk"),
+        "omega_scale": ("ntk" in starts, "ntk"),
+    }
+    for flag, (taken, needs) in takes.items():
+        if getattr(args, flag) is not None and not taken:
+            raise TinylaneError(f"--{flag.replace('_', '-')} needs {needs}")
 
 
 def options(args: Any) -> Options:
@@ -192,7 +210,7 @@ def conditions_of(args: Any, model: Model, task: Task, given: dict[str, Any]) ->
     )
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
     """Refuse a folder that cannot be written to while nothing has been computed yet."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -202,7 +220,7 @@ def _check_folder(folder: Path) -> None:
         raise TinylaneError(f"--out {folder}: cannot be written to")
 
 
-def _notes(
+def notes(
     args: Any,
     model: Model,
     task: Task,

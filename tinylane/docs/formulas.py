@@ -1,8 +1,8 @@
 """Formulas as MathML, at build time: no script and no font has to be loaded to read them.
 
 `fence` and `inline` are what `mkdocs.yml` names for blocks of ```math and for `#!math x` in a line.
-The LaTeX is read by latex2mathml. What it does not know (it would print it as it is) is a warning in
-mkdocs' log, which fails a strict build: the Markdown extensions that call us swallow exceptions.
+The LaTeX is read by latex2mathml. What it does not know (it would print it as it is) is a warning
+in mkdocs' log, which fails a strict build: the Markdown extensions that call us swallow exceptions.
 """
 
 from __future__ import annotations

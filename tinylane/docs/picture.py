@@ -7,6 +7,7 @@ on light and dark. Lines are attention of the middle layer, in the mean of its h
 from __future__ import annotations
 
 import html
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ def home(lanes: int = 4) -> str:
     """An <svg> of one game. Raises AssertionError if the lanes do not end at the truth."""
     model, game = tinylane.load(embedded(), backend="numpy"), ShellGame()
     moves, N, steps = game.parse(SWAPS), lanes, game.steps(lanes)
-    settings = {"lane_prompts": game.lane_prompts(N), "max_tokens": steps + 1}
+    settings: dict[str, Any] = {"lane_prompts": game.lane_prompts(N), "max_tokens": steps + 1}
     result = tinylane.generate(model, game.prompt(moves), lanes=N, **settings)
     words = [text.split() for text in result.texts]
     assert all(lane[-1] == game.answer(moves) for lane in words)

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from tinylane import plot
 from tinylane.errors import CheckFailed, TinylaneError
@@ -183,11 +184,8 @@ def _figures(folder: Path, out: io.StringIO) -> Iterator[None]:
         image = f'<img src="{name}.svg" alt="{html.escape(text)}" width="{width}">'
         out.write(f'<figure class="plot">{image}</figure>\n')
 
-    before, plot.show = plot.show, show
-    try:
+    with mock.patch.object(plot, "show", show):
         yield
-    finally:
-        plot.show = before
 
 
 def _where(error: BaseException, cell: Cell, name: str, said: str) -> str:

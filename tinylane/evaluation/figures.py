@@ -55,7 +55,7 @@ def accuracy(
         axes.set_xlim(left=0)
     figure.suptitle(title, color=INK, fontsize=10)
     style: dict[str, Any] = {"frameon": False, "fontsize": 8, "labelcolor": INK}
-    columns = min(len(handles), 4)
+    columns = min(len(handles), 5)
     names = list(handles)
     figure.legend([*handles.values()], names, loc="outside lower center", ncols=columns, **style)
     text = (

@@ -8,7 +8,8 @@ answered after any number of steps, of tokens in all, or of seconds is a pure fu
 which is what a run with `max_tokens=s` would have ended with (`max_tokens` decides nothing else,
 unless Omega's slot is made to follow it): a lane that has not ended by itself has the answer that
 its text so far has marked, or none (`tinylane.tasks.task.answer_of`). After b tokens in all means
-after the last step that does not take the lanes beyond b tokens together, as `total_tokens=b`.
+after the last step that does not take the lanes beyond b tokens together, as `total_tokens=b`. One
+thing does depend on the whole budget: a collaboration prompt's forced finish.
 
 Answers of one problem are put into groups that `Task.right` calls the same, so that reading a
 record needs neither the task nor math-verify.

@@ -54,7 +54,7 @@ def locked(folder: Path) -> Iterator[bool]:
     import fcntl
 
     try:
-        handle = os.open(make(folder) / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        handle = os.open(make(folder) / ".part.lock", os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise TinylaneError(f"{folder}: cannot be written ({error.strerror})") from None
     try:

@@ -10,23 +10,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from tinylane.errors import TinylaneError
+from tinylane.files import show
 
 if TYPE_CHECKING:
     from tinylane.tasks.task import Options, Task
 
-# name on the command line -> the module that makes it
-KINDS = {
-    "shell-game": "tinylane.tasks.shell_game_task",
-    "gsm8k": "tinylane.tasks.gsm8k",
-    "jsonl": "tinylane.tasks.jsonl",
+# name on the command line -> the module that makes it, and the fields of `Options` that it reads
+FILE = ("data", "question", "answer", "template", "compare", "pattern")
+KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "shell-game": ("tinylane.tasks.shell_game_task", ("cups", "swaps")),
+    "gsm8k": ("tinylane.tasks.gsm8k", FILE),
+    "jsonl": ("tinylane.tasks.jsonl", FILE),
 }
 
 
 def make(name: str, options: Options, model: Any = None) -> Task:
     """The task called `name`. model: what it will be asked of (the shell game's size is its).
 
-    Raises TinylaneError for an unknown name and for what the task itself refuses.
+    Raises TinylaneError for an unknown name, an option that this task does not read, and what the
+    task itself refuses.
     """
     if name not in KINDS:
         raise TinylaneError(f"task {name[:60]!r}; expected {', '.join(KINDS)}")
-    return import_module(KINDS[name]).task(options, model)
+    module, reads = KINDS[name]
+    for field in options.__dataclass_fields__:
+        if field not in reads and getattr(options, field) is not None:
+            raise TinylaneError(
+                f"{field} {show(getattr(options, field), 40)} says nothing to {name}, which reads "
+                f"{', '.join(reads)}"
+            )
+    return import_module(module).task(options, model)

@@ -27,7 +27,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line may say about a task; each task reads its own and ignores the rest.
+    """What the command line may say about a task; each task reads its own, and no other is taken.
 
     data: a JSONL file. question, answer: names of its fields (None: the usual ones). template: a
     text with `{question}` in it. compare: "math", "exact" or None for the task's own. pattern: a

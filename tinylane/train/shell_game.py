@@ -35,6 +35,7 @@ from tinylane.tasks.shell_game import END, ShellGame
 from tinylane.tensorfile import TensorFile, write_tensors
 from tinylane.train.init import random_params
 from tinylane.train.plan import TrainingPlan
+from tinylane.train.rundir import locked
 
 
 @dataclass(frozen=True)
@@ -293,16 +294,25 @@ def run(
 
     Writes recipe.json, log.jsonl (a line every `every` steps: loss, share exact by lanes, seconds),
     state.safetensors, and at the end the checkpoint. stop_at ends early (the schedule stays the
-    recipe's). trainer_of: makes the trainer of the recipe, where it is another. Raises TinylaneError
-    if `out` holds a run of another recipe or the loss diverges.
+    recipe's). trainer_of makes the trainer of the recipe, where it is another. Raises TinylaneError
+    if `out` holds a run of another recipe, if another process is at it, or if the loss diverges.
     """
-    out = Path(out)
+    with locked(Path(out)):
+        return _run(recipe, Path(out), every, check_every, save_every, stop_at, say, trainer_of)
+
+
+def _run(
+    recipe: Recipe,
+    out: Path,
+    every: int,
+    check_every: int,
+    save_every: int,
+    stop_at: int | None,
+    say: Callable[[dict], None],
+    trainer_of: Callable[[Any], Trainer],
+) -> Trainer:
     written = _json(dataclasses.asdict(recipe))
     recipe_file, log, state = out / "recipe.json", out / "log.jsonl", out / "state.safetensors"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise TinylaneError(f"{out}: cannot be made ({e.strerror})") from None
     if recipe_file.exists() and recipe_file.read_text() != written:
         raise TinylaneError(f"{out} holds a run of another recipe; choose another folder")
     _write(recipe_file, written)

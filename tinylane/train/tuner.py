@@ -2,8 +2,8 @@
 
 Transcripts whose rows stand at the same coordinates are stacked into one pass; all others are
 passes of their own. There is no padding anywhere, so what a transcript is worth does not depend on
-its company (`tests/test_tune.py`). Gradients of the passes of a step are added up, so accumulation
-changes nothing but the memory it takes.
+its company (`tests/test_tune_model.py`). Gradients of the passes of a step are added up, so
+accumulation changes nothing but the memory it takes.
 
     B stacked transcripts   T rows   R rows that predict
 """
