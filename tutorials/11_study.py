@@ -108,10 +108,8 @@ for name, cell in longer["cells"].items():
 most, logs = str(N[-1]), {x: cells[names[x]]["seeds"][0]["curve"] for x in [*turned, "mask only"]}
 logs = {label: [e for e in log if "exact" in e] for label, log in logs.items()}
 curves = {label: [e["exact"][most] for e in log] for label, log in logs.items()}
-steps = [e["step"] for e in logs["mask only"]]
-plot.show(
-    plot.lines(curves, steps, "step", "all right", f"{most} lanes, first seed"), "11-learning"
-)
+at = [e["step"] for e in logs["mask only"]]
+plot.show(plot.lines(curves, at, "step", "right", f"All words of {most} lanes"), "11-learning")
 
 tuned = json.loads((folder / "finetune.json").read_text())["cells"]
 four = {name: cell["seeds"][0]["scores"]["4"]["accuracy"] for name, cell in tuned.items()}
