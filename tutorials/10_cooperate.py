@@ -107,7 +107,7 @@ assert max(curves["mask only"]) <= 15 / 25 and max(curves["neither"]) <= 5 / 25
 # %% [markdown]
 # ## Let them write
 #
-# (The model in the box learned its game so, in an hour: `tinylane train shell-game --out runs/mine`.)
+# (The model in the box learned so, in an hour: `tinylane train shell-game --out runs/mine`.)
 
 
 # %%
