@@ -2,8 +2,8 @@
 
 Regular files only (a FIFO would hang the reader), bounded in size, strict JSON: no duplicate keys,
 no NaN, no number that Python would take seconds to parse. Writing goes to a temporary file beside
-the target and is renamed into place; what a kill leaves of it, the next writing removes. `hold` keeps
-a second process out of a folder.
+the target and is renamed into place; what a kill leaves of it, the next writing removes. `hold`
+keeps a second process out of a folder.
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ NGRAM = 4  # tokens
 def read(
     record: dict[str, Any],
     where: str,
-    limit: int | None | Mapping[tuple[str, int], int] = None,
+    limit: int | Mapping[tuple[str, int], int] | None = None,
 ) -> Row:
     """A record as read from a file. limit: max_tokens of the run, or of each of its cells, by mode
     and number of lanes; a lane that reached it was cut.
