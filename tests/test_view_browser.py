@@ -128,6 +128,33 @@ def test_every_token_can_be_reached_by_keys_and_shows_its_own_shares(browser: An
         seen.settled()
 
 
+def test_percentages_in_the_text_never_lie_on_one_another(browser: Any, shown: Any):
+    """Of two keys side by side only the larger one's number is in the text; the list has both."""
+    folder, found = shown
+    walk = """([lanes, steps]) => {
+      const press = (key) =>
+        document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+      const seen = [];
+      for (let lane = 0; lane < lanes; lane++, press("ArrowDown"))
+        for (let step = (press("Home"), 1); step <= steps; step++) {
+          press("ArrowRight");
+          seen.push([...document.querySelectorAll(".layer span")].map((badge) => {
+            const { left, top, right, bottom } = badge.getBoundingClientRect();
+            return [left, top, right, bottom];
+          }));
+        }
+      return seen;
+    }"""
+    with visit(browser, folder) as seen:
+        boxes = ready(seen).evaluate(walk, [found.n, 8])
+        seen.settled()
+    assert sum(map(len, boxes)) > 30
+    for step in boxes:
+        for k, (left, top, right, bottom) in enumerate(step):
+            for a, b, c, d in step[:k]:
+                assert right <= a or c <= left or bottom <= b or d <= top
+
+
 def test_a_head_can_be_chosen_and_everything_follows_it(browser: Any, shown: Any):
     folder, found = shown
     with visit(browser, folder) as seen:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from tinylane.errors import TinylaneError
 from tinylane.evaluation import runner
 from tinylane.files import show
-from tinylane.prompt import encode_lane_prompt, end_ids
+from tinylane.prompt import encode_lane_prompt, end_ids, end_token
 from tinylane.tasks.task import Problem, Task
 
 if TYPE_CHECKING:
@@ -142,15 +142,6 @@ def spelled(model: Model, text: str, finished: bool) -> list[int] | None:
     except TinylaneError:
         return None
     return [*ids, end_token(model)] if finished else ids  # type: ignore[list-item]
-
-
-def end_token(model: Model) -> int | None:
-    """The tokenizer's end token, else the first that config.json names, else None."""
-    tok = model.tokenizer
-    own = tok.core.token_to_id(tok.names.get("eos_token", "")) if tok is not None else None
-    if own is not None:
-        return own
-    return next(iter(model.config.eos_ids or sorted(end_ids(model))), None)
 
 
 def summary(rows: Iterable[dict[str, Any]]) -> dict[str, int]:

@@ -2,7 +2,8 @@
 
 Regular files only (a FIFO would hang the reader), bounded in size, strict JSON: no duplicate keys,
 no NaN, no number that Python would take seconds to parse. Writing goes to a temporary file beside
-the target and is renamed into place; what a kill leaves of it, the next writing removes.
+the target and is renamed into place; what a kill leaves of it, the next writing removes. `hold`
+keeps a second process out of a folder.
 """
 
 from __future__ import annotations
@@ -54,6 +55,40 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
         os.close(handle)
         raise TinylaneError(f"{os.fspath(path)}: is not a regular file")
     return os.fdopen(handle, "rb")
+
+
+def open_writable(path: str | os.PathLike[str], flags: int) -> int:
+    """A descriptor of a regular file, made if `flags` say so, that is not handed on to processes
+    begun here. Raises TinylaneError for anything else."""
+    try:
+        handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    except OSError as error:
+        raise TinylaneError(f"{os.fspath(path)}: cannot be written ({error.strerror})") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise TinylaneError(f"{os.fspath(path)}: is not a regular file")
+    return handle
+
+
+def hold(path: str | os.PathLike[str]) -> int | None:
+    """Hold a lock file, made if need be, until its descriptor is closed; None if another holds it.
+
+    flock: the lock ends with the process, however it ends. Nothing removes the file, for whoever
+    waits would then hold a file that is gone. Raises TinylaneError where it cannot be made, and on
+    a file system that has no locks.
+    """
+    import fcntl  # not on Windows
+
+    handle = open_writable(path, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    except OSError as error:
+        os.close(handle)
+        raise TinylaneError(f"{os.fspath(path)}: cannot be locked ({error.strerror})") from error
+    return handle
 
 
 def inside(folder: Path, name: str) -> Path:

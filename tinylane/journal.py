@@ -6,8 +6,9 @@
 
 A line counts when its newline is on disk: it is appended in one write and synced before the next
 piece of work begins, and a line that a kill tore is cut off at the next start. So a restart loses
-what was in flight and nothing else. Settings that differ are refused. Not handled: file systems on
-which flock or fsync do nothing (some network shares).
+what was in flight and nothing else. Settings that differ are refused once there is a result to
+lose: what stopped before its first may be corrected. Not handled: file systems on which flock or
+fsync do nothing (some network shares).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from typing import Any
 import tinylane
 from tinylane import jsonl
 from tinylane.errors import TinylaneError
-from tinylane.files import read_json, show, write_json
+from tinylane.files import hold, open_writable, read_json, show, write_json
 
 RESULTS, SETTINGS, LOCK = "results.jsonl", "settings.json", "lock"
 MAX_RESULT = 1 << 28  # bytes of a line: a thousand lanes of some thousand tokens
@@ -37,8 +38,8 @@ MAX_STARTS = 1000  # remembered
 class Journal:
     """A run directory that this process alone may add to.
 
-    settings: plain JSON values; a directory made with others is refused. what: a line's name in
-    messages ("results"). Use as a context manager, or `close` it. Raises TinylaneError, in one
+    settings: plain JSON values; a directory with results of others is refused. what: a line's name
+    in messages ("results"). Use as a context manager, or `close` it. Raises TinylaneError, in one
     line, for a folder that cannot be written, one that another process holds, one of other
     settings, and results that are not whole lines of JSON.
     """
@@ -55,9 +56,15 @@ class Journal:
         except OSError as error:
             raise TinylaneError(f"{self.folder}: cannot be made ({error.strerror})") from error
         try:
-            self._take_lock()
+            held = hold(self.folder / LOCK)
+            if held is None:
+                raise TinylaneError(
+                    f"{self.folder}: another process is writing this run; wait until it ends, or "
+                    "give another folder"
+                )
+            self._lock = held
             self._agree(settings)
-            self._file = _open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+            self._file = open_writable(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
             self._size = self._repair()
             self.count = sum(1 for _ in self.rows())
         except BaseException:
@@ -110,36 +117,29 @@ class Journal:
     ) -> None:
         self.close()
 
-    def _take_lock(self) -> None:
-        """The lock ends with the process, however it ends."""
-        import fcntl  # not on Windows
-
-        self._lock = _open(self.folder / LOCK, os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise TinylaneError(
-                f"{self.folder}: another process is writing this run; wait until it ends, or give "
-                "another folder"
-            ) from error
-
     def _agree(self, settings: dict[str, Any]) -> None:
         """Refuse another configuration; write down that the run was started (again)."""
         path, starts = self.folder / SETTINGS, []
         if path.exists():
             before = read_json(path, MAX_SETTINGS)
-            if difference := differing(before.get("settings"), settings):
+            difference = differing(before.get("settings"), settings)
+            if difference and self._holds_results():
                 raise TinylaneError(
                     f"{self.folder}: holds a run of another configuration ({difference}); give "
                     "another folder"
                 )
-            said = before.get("starts")
+            said = [] if difference else before.get("starts")
             starts = said[-MAX_STARTS:] if isinstance(said, list) else []
         elif self.path.exists() and self.path.stat().st_size:
             raise TinylaneError(
                 f"{self.folder}: has {RESULTS} but no {SETTINGS}; give another folder"
             )
         write_json(path, {"settings": settings, "starts": [*starts, start()]})
+
+    def _holds_results(self) -> bool:
+        """Whether anything was done here, by one process or by a rank (`tinylane.sharing`)."""
+        files = [self.path, *self.folder.glob(f"rank-*/{RESULTS}")]
+        return any(path.exists() and path.stat().st_size for path in files)
 
     def _repair(self) -> int:
         """Cut off a line that was not finished; the size of what is left."""
@@ -187,8 +187,10 @@ def start() -> dict[str, Any]:
 
 
 def revision() -> str | None:
-    """The git revision of tinylane's own checkout, "+" after it if files differ; None elsewhere."""
-    root = Path(tinylane.__file__).parent.parent
+    """The git revision of tinylane's own checkout, "+" after it if the package's files differ; None
+    elsewhere."""
+    package = Path(tinylane.__file__).parent
+    root = package.parent
     if not (root / ".git").exists():
         return None
     ask = ["git", "-C", str(root)]
@@ -196,7 +198,7 @@ def revision() -> str | None:
         quiet = {"capture_output": True, "text": True, "timeout": 10, "check": True}
         head = subprocess.run([*ask, "rev-parse", "HEAD"], **quiet).stdout.strip()  # type: ignore[call-overload]
         dirty = subprocess.run(  # type: ignore[call-overload]
-            [*ask, "status", "--porcelain", "--untracked-files=no"], **quiet
+            [*ask, "status", "--porcelain", "--", str(package)], **quiet
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
@@ -216,17 +218,3 @@ def read_run(
         raise TinylaneError(f"{folder}: no {SETTINGS} in it; expected the --out of tinylane eval")
     found = read_json(folder / SETTINGS, MAX_SETTINGS)
     return found, jsonl.read(folder / RESULTS, limit=MAX_RESULT, whole=True)
-
-
-def _open(path: Path, flags: int) -> int:
-    """A descriptor of a regular file. Raises TinylaneError for anything else."""
-    import stat
-
-    try:
-        handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
-    except OSError as error:
-        raise TinylaneError(f"{path}: cannot be written ({error.strerror})") from error
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise TinylaneError(f"{path}: is not a regular file")
-    return handle

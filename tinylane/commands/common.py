@@ -1,4 +1,4 @@
-"""What several commands need: the model inside, notes, what is asked in JSON, memory used."""
+"""What several commands need: the model inside, notes, flags that they share, memory used."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from tinylane.errors import TinylaneError
 from tinylane.files import check_bounds, read_bytes, show
 from tinylane.lanes import LaneMask
+from tinylane.sampling import Sampler
 from tinylane.text import printable
 
 if TYPE_CHECKING:
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
     from tinylane.model import Model
     from tinylane.runfile import Run
 
+# flag -> Sampler's name for it
+SAMPLING = {
+    "temp": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
+}
 LARGEST_MATRIX = 32 << 20  # bytes of a JSON file: 1024 x 1024 lanes with room
 
 
@@ -124,6 +133,56 @@ def parse_mask(text: str, n: int | None, lag: int) -> LaneMask:
             f"--visibility is {mask.n} x {mask.n}; expected {n} x {n}, for {n} lanes"
         )
     return mask
+
+
+def template(args: Any) -> dict[str, Any] | None:
+    """What the flags say about the prompt, as keyword arguments of `Tokenizer.prompt_ids`; or None.
+
+    Raises TinylaneError for a --chat-template-config that is no JSON object.
+    """
+    found: dict[str, Any] = {"raw": True} if args.raw else {}
+    if args.system_prompt is not None:
+        found["system"] = args.system_prompt
+    if args.prefill_response is not None:
+        found["prefill"] = args.prefill_response
+    if args.chat_template_config is not None:
+        value = parse_json(args.chat_template_config, "--chat-template-config")
+        if not isinstance(value, dict):
+            raise TinylaneError(
+                f"--chat-template-config is {show(value, 40)}; expected a JSON object"
+            )
+        found["template_args"] = value
+    return found or None
+
+
+def sampling(args: Any) -> dict[str, Any]:
+    """What the flags say about sampling, as fields of `Sampler`; raises what that raises."""
+    given = {
+        name: getattr(args, flag)
+        for flag, name in SAMPLING.items()
+        if getattr(args, flag) is not None
+    }
+    if args.logit_bias:
+        given["logit_bias"] = _bias(args.logit_bias)
+    Sampler(**given)
+    return given
+
+
+def _bias(words: list[str]) -> dict[int, float]:
+    pairs: list[tuple[Any, Any]] = []
+    for word in words:
+        if word.lstrip().startswith("{"):
+            value = parse_json(word, "--logit-bias")
+            pairs += value.items()
+        else:
+            token, _, bias = word.rpartition(":")
+            pairs.append((token, bias))
+    try:
+        return {int(token): float(bias) for token, bias in pairs}
+    except (ValueError, TypeError):
+        raise TinylaneError(
+            f"--logit-bias {show(' '.join(words), 60)}; expected ID:BIAS, like 42:-5"
+        ) from None
 
 
 def parse_collaboration(args: Any) -> Collaboration | None:

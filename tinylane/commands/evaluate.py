@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import tinylane
 from tinylane import collaborate, distributed, sharing, tasks
 from tinylane.commands import common
-from tinylane.commands.generate import SAMPLING, _bias, _template
 from tinylane.errors import TinylaneError
 from tinylane.evaluation import record, runner
 from tinylane.evaluation.measures import summary
@@ -94,7 +93,7 @@ def _solve(
     rows = []
 
     def keep(row: dict[str, Any], where: str) -> None:
-        rows.append(record.read(row, where, limits[row["mode"], row["lanes"]]))
+        rows.append(record.read(row, where, limits))
 
     work = runner.plan(len(problems), cells)
     todo = work
@@ -145,16 +144,8 @@ def check(args: Any) -> dict[str, Any]:
         raise TinylaneError("--stop is empty; expected a text of a character or more")
     _check_modes(args)
     LaneMask.joint(1, args.lag or 0)
-    given = {
-        name: getattr(args, flag)
-        for flag, name in SAMPLING.items()
-        if getattr(args, flag) is not None
-    }
-    if args.logit_bias:
-        given["logit_bias"] = _bias(args.logit_bias)
-    Sampler(**given)
-    _template(args)
-    return given
+    common.template(args)
+    return common.sampling(args)
 
 
 def _check_modes(args: Any) -> None:
@@ -201,7 +192,7 @@ def conditions_of(args: Any, model: Model, task: Task, given: dict[str, Any]) ->
         seed=args.seed,
         sampler=Sampler(**{**fields, **(task.sampling or {}), **given}),
         stop=tuple(args.stop or ()),
-        template=_template(args),
+        template=common.template(args),
         omega=omega,
         slot=args.slot,
         scale=args.omega_scale,
@@ -211,13 +202,17 @@ def conditions_of(args: Any, model: Model, task: Task, given: dict[str, Any]) ->
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that cannot be written to while nothing has been computed yet."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TinylaneError(f"--out {folder}: cannot be made ({error.strerror})") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise TinylaneError(f"--out {folder}: cannot be written to")
+    """Refuse a folder that cannot be written to while nothing has been computed yet.
+
+    It makes none: what is refused for another reason shall leave nothing behind.
+    """
+    there = folder.absolute()
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.is_dir():
+        raise TinylaneError(f"--out {folder}: {there} is not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise TinylaneError(f"--out {folder}: {there} cannot be written to")
 
 
 def notes(

@@ -23,22 +23,12 @@ from tinylane.commands import beams, common, lanes
 from tinylane.commands.report import Report
 from tinylane.decoding import Decoding, Result
 from tinylane.errors import TinylaneError
-from tinylane.files import show
 from tinylane.lanes import MAX_LANES, LaneMask
 from tinylane.model import Model
 from tinylane.prompt import Prompt
 from tinylane.sampling import Sampler
 from tinylane.tasks.evaluate import game_of
 from tinylane.tasks.shell_game import ShellGame
-
-# flag -> Sampler's name for it
-SAMPLING = {
-    "temp": "temperature",
-    "top_p": "top_p",
-    "top_k": "top_k",
-    "min_p": "min_p",
-    "repetition_penalty": "repetition_penalty",
-}
 
 
 def run(args: Any) -> int:
@@ -71,10 +61,10 @@ def run(args: Any) -> int:
         truth = None if game is None or moves is None else game.answer(moves)
         if game is not None:
             prompt = f"{prompt} {game.lane_prompts(1)[0]}"  # alone: the tag of the only lane
-        return beams.search(args, model, prompt, max_tokens, _template(args), truth)
+        return beams.search(args, model, prompt, max_tokens, common.template(args), truth)
     report = Report(args, model, game, moves, n, seed, prompt)
     asked: Prompt = prompt
-    template = _template(args)
+    template = common.template(args)
     if together is not None:
         asked, template = collaborate.with_system(together, model, prompt, n, template)
         lane_prompts = lane_prompts or collaborate.lane_prompts(together, n)
@@ -181,16 +171,8 @@ def check(args: Any) -> dict[str, Any]:
         extract("", args.answer_pattern)
     if args.save is not None:
         _check_target(Path(args.save))
-    given = {
-        name: getattr(args, flag)
-        for flag, name in SAMPLING.items()
-        if getattr(args, flag) is not None
-    }
-    if args.logit_bias:
-        given["logit_bias"] = _bias(args.logit_bias)
-    Sampler(**given)
-    _template(args)
-    return given
+    common.template(args)
+    return common.sampling(args)
 
 
 def _check_target(path: Path) -> None:
@@ -228,40 +210,6 @@ def _prompt(args: Any) -> str | None:
         return sys.stdin.read().removesuffix("\n")
     except UnicodeDecodeError as error:
         raise TinylaneError(f"--prompt -: not UTF-8 text (byte {error.start})") from None
-
-
-def _template(args: Any) -> dict[str, Any] | None:
-    """Keyword arguments of `Tokenizer.prompt_ids`."""
-    found: dict[str, Any] = {"raw": True} if args.raw else {}
-    if args.system_prompt is not None:
-        found["system"] = args.system_prompt
-    if args.prefill_response is not None:
-        found["prefill"] = args.prefill_response
-    if args.chat_template_config is not None:
-        value = common.parse_json(args.chat_template_config, "--chat-template-config")
-        if not isinstance(value, dict):
-            raise TinylaneError(
-                f"--chat-template-config is {show(value, 40)}; expected a JSON object"
-            )
-        found["template_args"] = value
-    return found or None
-
-
-def _bias(words: list[str]) -> dict[int, float]:
-    pairs: list[tuple[Any, Any]] = []
-    for word in words:
-        if word.lstrip().startswith("{"):
-            value = common.parse_json(word, "--logit-bias")
-            pairs += value.items()
-        else:
-            token, _, bias = word.rpartition(":")
-            pairs.append((token, bias))
-    try:
-        return {int(token): float(bias) for token, bias in pairs}
-    except (ValueError, TypeError):
-        raise TinylaneError(
-            f"--logit-bias {show(' '.join(words), 60)}; expected ID:BIAS, like 42:-5"
-        ) from None
 
 
 def _fields(sampler: Sampler) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from tinylane.commands import common
-from tinylane.commands.generate import _template
 from tinylane.commands.lanes import parse_omega
 from tinylane.errors import TinylaneError
 from tinylane.lanes import LaneRoPE
@@ -26,7 +25,7 @@ def run(args: Any) -> int:
 
     pace = Pace(args.every, args.save_every, args.valid_every, args.stop_at)
 
-    omega, template = parse_omega(args.omega), _template(args)
+    omega, template = parse_omega(args.omega), common.template(args)
     source = args.model if args.model is not None else common.embedded()
     begin = setup.start(
         source,

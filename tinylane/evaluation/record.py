@@ -20,7 +20,7 @@ record needs neither the task nor math-verify.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -180,12 +180,19 @@ class Row:
 NGRAM = 4  # tokens
 
 
-def read(record: dict[str, Any], where: str, limit: int | None = None) -> Row:
-    """A record as read from a file. limit: max_tokens of the run; a lane that reached it was cut.
+def read(
+    record: dict[str, Any],
+    where: str,
+    limit: int | Mapping[tuple[str, int], int] | None = None,
+) -> Row:
+    """A record as read from a file. limit: max_tokens of the run, or of each of its cells, by mode
+    and number of lanes; a lane that reached it was cut.
 
     Raises TinylaneError, naming `where`, for what is no record: the file may have been edited.
     """
     try:
+        if isinstance(limit, Mapping):
+            limit = limit.get((str(record["mode"]), _whole(record["lanes"])))
         return _read(record, limit)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         what = f"{type(error).__name__} {show(str(error), 60)}"

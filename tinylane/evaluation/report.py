@@ -80,6 +80,11 @@ def read(folder: str | Path) -> Run:
     found, lines = read_run(folder)
     settings = found.get("settings")
     path = Path(folder) / "results.jsonl"
+    if isinstance(settings, dict) and settings.get("what") == "transcripts":
+        raise TinylaneError(
+            f"{folder}: holds the transcripts of tinylane collect; expected the --out of tinylane "
+            "eval"
+        )
     try:
         if not isinstance(settings, dict):
             raise ValueError("no settings")
@@ -96,7 +101,7 @@ def read(folder: str | Path) -> Run:
     seen: set[tuple[str, int, str]] = set()
     for number, line in lines:
         where = f"{path}, line {number}"
-        row = record.read(line, where, limits.get((line.get("mode"), line.get("lanes"))))  # type: ignore[arg-type]
+        row = record.read(line, where, limits)
         key = (row.mode, row.lanes)
         if key not in cells or (*key, row.problem) in seen:
             raise TinylaneError(

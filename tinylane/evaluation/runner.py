@@ -217,7 +217,8 @@ def remaining(
     wanted = {(index, cell.key) for index, cell in work}
     seen: set[tuple[int, tuple[str, int]]] = set()
     for number, row in enumerate(done, 1):
-        key: Any = (ids.get(str(row.get("problem")), -1), (row.get("mode"), row.get("lanes")))
+        cell = (str(row.get("mode")), row.get("lanes") if type(row.get("lanes")) is int else -1)
+        key: Any = (ids.get(str(row.get("problem")), -1), cell)
         if key not in wanted or key in seen:
             what = "twice in" if key in seen else "not part of"
             raise TinylaneError(

@@ -11,14 +11,14 @@ import contextlib
 import json
 import os
 import re
-import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tinylane.bench.machine import describe
 from tinylane.errors import TinylaneError
-from tinylane.files import read_json, show, write_json, write_text
+from tinylane.files import hold, read_json, show, write_json, write_text
+from tinylane.journal import revision
 from tinylane.tasks.evaluate import Score
 
 RESULT, SETTINGS = "result.json", "settings.json"
@@ -51,21 +51,12 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[bool]:
     """Whether this process may work in the folder: False if another does. Ends with the process."""
-    import fcntl
-
+    handle = hold(make(folder) / ".part.lock")
     try:
-        handle = os.open(make(folder) / ".part.lock", os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise TinylaneError(f"{folder}: cannot be written ({error.strerror})") from None
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-        else:
-            yield True
+        yield handle is not None
     finally:
-        os.close(handle)
+        if handle is not None:
+            os.close(handle)
 
 
 def done(folder: Path) -> dict[str, Any] | None:
@@ -102,23 +93,6 @@ def about(command: str) -> dict[str, Any]:
         "revision": revision(),
         "machine": describe(),
     }
-
-
-def revision() -> str | None:
-    """The git revision of this source, with a + if files differ; None outside of a checkout."""
-    here = Path(__file__).parent
-
-    def git(*args: str) -> str | None:
-        try:
-            found = subprocess.run(
-                ["git", "-C", str(here), *args], capture_output=True, text=True, timeout=20
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return found.stdout.strip() if found.returncode == 0 else None
-
-    head = git("rev-parse", "HEAD")
-    return head and head + ("+" if git("status", "--porcelain", "--", str(here.parent)) else "")
 
 
 def publish(table: dict[str, Any], paths: Sequence[Path]) -> None:

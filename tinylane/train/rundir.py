@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tinylane.errors import TinylaneError
-from tinylane.files import read_bytes, read_json, show, write_json, write_text
+from tinylane.files import hold, read_bytes, read_json, show, write_json, write_text
 
 RECIPE, LOG, LOCK = "recipe.json", "log.jsonl", ".lock"
 MAX_LOG = 1 << 30
@@ -28,22 +28,16 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises TinylaneError if another process holds it.
     """
-    import fcntl
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise TinylaneError(f"{folder}: cannot be written ({error.strerror})") from None
+    handle = hold(folder / LOCK)
+    if handle is None:
+        raise TinylaneError(
+            f"{folder}: another process is at work there; wait for it, or choose another folder"
+        )
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TinylaneError(
-                f"{folder}: another process is at work there; wait for it, or choose another folder"
-            ) from None
-        except OSError as error:
-            raise TinylaneError(f"{folder}: cannot be locked ({error.strerror})") from None
         for left in (*folder.glob(".*.tmp"), *folder.glob("adapter/.*.tmp")):
             with contextlib.suppress(OSError):  # half a file of a run that was killed
                 left.unlink()

@@ -34,7 +34,7 @@ from tinylane import jsonl
 from tinylane.errors import TinylaneError
 from tinylane.files import show
 from tinylane.lanes import MAX_LANES, SHARED
-from tinylane.prompt import encode_lane_prompt, encode_prompt, end_ids
+from tinylane.prompt import encode_lane_prompt, encode_prompt, end_ids, end_token
 
 if TYPE_CHECKING:
     from tinylane.model import Model
@@ -136,8 +136,8 @@ def mismatched(x: Transcript, y: Transcript, context: int) -> Transcript:
 
 @dataclass(frozen=True)
 class Data:
-    """A file of transcripts. digest: sha256 of its ids and labels. left_out: bad ones, of which
-    `sft` does not learn."""
+    """A file of transcripts. digest: sha256 of its ids, labels and given tokens. left_out: bad
+    ones, of which `sft` does not learn."""
 
     transcripts: list[Transcript]
     digest: str
@@ -177,9 +177,9 @@ def read_transcripts(
             raise TinylaneError(text if text.startswith(where) else f"{where}: {text}") from None
         if labels and one.label is None:
             raise TinylaneError(f'{where}: no "label"; kto needs true or false on every line')
-        digest.update(
-            repr((one.prompt, one.lane_prompts, one.lanes, one.ended, one.label)).encode()
-        )
+        decides: list[Any] = [one.prompt, one.lane_prompts, one.lanes, one.ended, one.label]
+        decides += [] if one.given is None else [one.given]
+        digest.update(repr(tuple(decides)).encode())
         n = len(one.lanes)
         if lanes is None and not allowed:
             allowed = {n}
@@ -223,7 +223,7 @@ def _transcript(
             tokens = encode_lane_prompt(model, lanes[m])
             exact = not isinstance(lanes[m], str)  # ids say themselves where they end
             if finished[m] and not exact and not (tokens and tokens[-1] in ends):
-                tokens = [*tokens, _end(model, ends, where)]
+                tokens = [*tokens, _end(model, where)]
         if any(token in ends for token in tokens[:-1]):
             raise TinylaneError(f"{where}: lane {m} goes on after an end token; cut it there")
         drawn.append(tokens)
@@ -283,15 +283,12 @@ def _per_lane(raw: dict[str, Any], key: str, n: int, where: str, kind: Any) -> l
     return values
 
 
-def _end(model: Model, ends: frozenset[int], where: str) -> int:
-    """A finished lane's end token: the tokenizer's own, or the first that config.json names."""
-    tokenizer = model.tokenizer
-    own = tokenizer.core.token_to_id(tokenizer.names.get("eos_token", "")) if tokenizer else None
-    if own is not None:
-        return own
-    if not ends:
+def _end(model: Model, where: str) -> int:
+    """A finished lane's end token."""
+    token = end_token(model)
+    if token is None:
         raise TinylaneError(f'{where}: this model names no end token; give "finished": false')
-    return (model.config.eos_ids or tuple(sorted(ends)))[0]
+    return token
 
 
 def _given(raw: dict[str, Any], drawn: list[list[int]], where: str) -> list[list[int]] | None:

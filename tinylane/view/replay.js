@@ -267,6 +267,8 @@ const chance = (nats) => {
     $("keys").replaceChildren(...keys);
     const places = badges.map(([, node]) => [node.offsetLeft, node.offsetTop]);
     badges.forEach(([slot, , textContent], k) => {
+      const free = ([left, top]) => Math.abs(top - places[k][1]) > 8 || Math.abs(left - places[k][0]) > 26;
+      if (!places.slice(0, k).every(free)) return; // a larger one is there; the list has them all
       const badge = make("span", { textContent });
       [badge.style.left, badge.style.top] = places[k].map((x) => `${x}px`);
       layers[slot].append(badge);
