@@ -138,21 +138,24 @@ def test_percentages_in_the_text_never_lie_on_one_another(browser: Any, shown: A
       for (let lane = 0; lane < lanes; lane++, press("ArrowDown"))
         for (let step = (press("Home"), 1); step <= steps; step++) {
           press("ArrowRight");
-          seen.push([...document.querySelectorAll(".layer span")].map((badge) => {
-            const { left, top, right, bottom } = badge.getBoundingClientRect();
-            return [left, top, right, bottom];
-          }));
+          seen.push([".layer span", ".heard"].map((which) =>
+            [...document.querySelectorAll(which)].map((node) => {
+              const { left, top, right, bottom } = node.getBoundingClientRect();
+              return [left, top, right, bottom];
+            })));
         }
       return seen;
     }"""
     with visit(browser, folder) as seen:
         boxes = ready(seen).evaluate(walk, [found.n, 8])
         seen.settled()
-    assert sum(map(len, boxes)) > 30
-    for step in boxes:
-        for k, (left, top, right, bottom) in enumerate(step):
-            for a, b, c, d in step[:k]:
+    assert sum(len(badges) for badges, _ in boxes) > 30
+    for badges, heard in boxes:
+        for k, (left, top, right, bottom) in enumerate(badges):
+            for a, b, c, d in badges[:k]:
                 assert right <= a or c <= left or bottom <= b or d <= top
+        for left, top, *_ in heard:  # has a number, or is beside one that has
+            assert any(abs(left - a) < 30 and abs(top - b) < 20 for a, b, *_ in badges)
 
 
 def test_a_head_can_be_chosen_and_everything_follows_it(browser: Any, shown: Any):
