@@ -268,7 +268,7 @@ def test_scratch_stopped_and_resumed_is_the_uninterrupted_run(tmp_path: Path) ->
 def test_scratch_killed_at_some_instant_goes_on(tmp_path: Path) -> None:
     """SIGKILL between two saved states: the restart ends with the bits of a run left alone."""
     argv = ["--cells", "joint-none", "--seeds", "0", "--count", "4", "--law7", "0"]
-    argv += ["--set", *MINI, "steps=130"]
+    argv += ["--set", *MINI, "steps=300"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     command = [sys.executable, "-m", "tinylane.study", "scratch", "--out", str(killed), *argv]
     process = subprocess.Popen(
@@ -281,12 +281,13 @@ def test_scratch_killed_at_some_instant_goes_on(tmp_path: Path) -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert state.exists() and not (killed / "scratch.json").exists()
+    assert state.exists() and process.returncode == -signal.SIGKILL
+    assert not (killed / "joint-none-0" / "result.json").exists()
     assert run("scratch", "--out", killed, *argv) == 0
     assert run("scratch", "--out", whole, *argv) == 0
     assert weights(whole / "joint-none-0") == weights(killed / "joint-none-0")
     steps = [json.loads(x)["step"] for x in (killed / "joint-none-0/log.jsonl").open()]
-    assert steps == [100, 130]
+    assert steps == [100, 200, 300]
 
 
 def test_finetune_and_starts_share_their_bases_and_go_on(tmp_path: Path) -> None:

@@ -128,6 +128,36 @@ def test_every_token_can_be_reached_by_keys_and_shows_its_own_shares(browser: An
         seen.settled()
 
 
+def test_percentages_in_the_text_never_lie_on_one_another(browser: Any, shown: Any):
+    """Of two keys side by side only the larger one's number is in the text; the list has both."""
+    folder, found = shown
+    walk = """([lanes, steps]) => {
+      const press = (key) =>
+        document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+      const seen = [];
+      for (let lane = 0; lane < lanes; lane++, press("ArrowDown"))
+        for (let step = (press("Home"), 1); step <= steps; step++) {
+          press("ArrowRight");
+          seen.push([".layer span", ".heard"].map((which) =>
+            [...document.querySelectorAll(which)].map((node) => {
+              const { left, top, right, bottom } = node.getBoundingClientRect();
+              return [left, top, right, bottom];
+            })));
+        }
+      return seen;
+    }"""
+    with visit(browser, folder) as seen:
+        boxes = ready(seen).evaluate(walk, [found.n, 8])
+        seen.settled()
+    assert sum(len(badges) for badges, _ in boxes) > 30
+    for badges, heard in boxes:
+        for k, (left, top, right, bottom) in enumerate(badges):
+            for a, b, c, d in badges[:k]:
+                assert right <= a or c <= left or bottom <= b or d <= top
+        for left, top, *_ in heard:  # has a number, or is beside one that has
+            assert any(abs(left - a) < 30 and abs(top - b) < 20 for a, b, *_ in badges)
+
+
 def test_a_head_can_be_chosen_and_everything_follows_it(browser: Any, shown: Any):
     folder, found = shown
     with visit(browser, folder) as seen:

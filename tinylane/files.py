@@ -2,12 +2,14 @@
 
 Regular files only (a FIFO would hang the reader), bounded in size, strict JSON: no duplicate keys,
 no NaN, no number that Python would take seconds to parse. Writing goes to a temporary file beside
-the target and is renamed into place. `hold` keeps a second process out of a folder.
+the target and is renamed into place; what a kill leaves of it, the next writing removes. `hold`
+keeps a second process out of a folder.
 """
 
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import math
 import os
@@ -220,10 +222,14 @@ def read_json(path: str | os.PathLike[str], limit: int = MAX_JSON) -> dict[str, 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when the block ends well, and vanishes otherwise."""
+    """A file that takes the place of `path` when the block ends well, and vanishes otherwise.
+
+    What a killed process left of its own attempt at the same file is removed.
+    """
     target = Path(path)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        _sweep(target)
+        handle, name = _temporary(target)
     except OSError as error:
         raise TinylaneError(f"{target}: cannot be written ({error.strerror})") from error
     try:
@@ -240,6 +246,36 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
+
+
+# A temporary file is locked as long as somebody writes it. The lock goes with the process, however
+# it ends, so one that can be had belongs to nobody.
+
+
+def _temporary(target: Path) -> tuple[int, str]:
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl  # not on Windows
+
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink or os.name == "nt":
+            return handle, name
+        os.close(handle)  # swept between its making and its lock
+
+
+def _sweep(target: Path) -> None:
+    with contextlib.suppress(ImportError, OSError):
+        import fcntl
+
+        for left in target.parent.glob(f".{glob.escape(target.name)}.????????.tmp"):
+            with contextlib.suppress(OSError):
+                handle = os.open(left, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(left)
+                finally:
+                    os.close(handle)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -257,7 +257,7 @@ def attention(
     axes = frame(figure, title, names[1], names[0])
     top = float(w.max())
     image = axes.imshow(w, cmap=shades(), vmin=0, vmax=top, aspect="auto")
-    small = 8 if w.shape[1] <= 16 else 6
+    small = max(5.0, min(8.0, side * 72 * 0.55))  # what a row or column has room for
     wide = max(map(len, keys)) * small * 0.6 > side * 72
     plain: dict[str, Any] = {"fontsize": small, "parse_math": False}
     axes.set_xticks(range(len(keys)), keys, rotation=90 if wide else 0, **plain)

@@ -28,7 +28,7 @@ queries, keys, values = rng.standard_normal((3, T, D))
 # found by, its **value** what it has to say. How much token t listens to token s depends on the
 # product of t's query with s's key: the **score**. A softmax turns a row of scores into weights:
 # positive, with the sum 1. The scores are divided by sqrt(D) first. A product of D random terms
-# has a spread of sqrt(D), and without the division a wide head would hear little but one key.
+# has a spread of sqrt(D), and without the division a long query would hear little but one key.
 
 
 # %%
@@ -84,7 +84,7 @@ plot.show(plot.attention(causal, names, names, "Causal attention"), "01-causal")
 #
 # tinylane's decoder has this function, for several **heads** at once: each head has queries of its
 # own and makes its own average. With fewer heads of keys than of queries (4 and 2 here), two heads
-# of queries share one of keys: "grouped" attention, which halves what must be kept in memory.
+# of queries share one of keys: "grouped" attention, with half the keys and values to remember.
 
 # %%
 H, K = 4, 2
@@ -96,9 +96,10 @@ for h in range(H):
     k, v = many_k[h // (H // K)], many_v[h // (H // K)]
     by_hand.append(softmax(np.where(visible, many_q[h] @ k.T / np.sqrt(D), -np.inf)) @ v)
 
-theirs = tinylane_attention((many_q,), many_k, many_v, visible, None)  # one query table, no split
+# One table of queries; with lanes (tutorial 6) there may be two, and a place to split the keys.
+theirs = tinylane_attention((many_q,), many_k, many_v, visible, None)
 assert np.allclose(theirs, by_hand)
-print("attention by hand equals tinylane's, error", np.abs(theirs - np.array(by_hand)).max())
+print(f"attention by hand equals tinylane's, error {np.abs(theirs - by_hand).max():.1e}")
 
 # %% [markdown]
 # ## Exercises

@@ -67,8 +67,10 @@ assert np.isclose(np.linalg.norm(rope(q, 7)), np.linalg.norm(q))  # turning keep
 # %% [markdown]
 # ## The same from tinylane
 #
-# `table` computes cosines and sines once for all rows, `rotate` applies them: x * C + flipped * S.
-# The angles are computed in float64 on the host, for a reason you can see in exercise 2.
+# `table` computes the cosines C and sines S of all rows at once, `rotate` applies them: x * C plus
+# S times x with its halves exchanged (and one of them negated). `factor` is 1 unless a checkpoint
+# was stretched to longer texts by YaRN, which scales the scores a little. Angles are computed in
+# float64 on the host, for a reason you can see in exercise 2.
 
 # %%
 found, factor = frequencies(RopeConfig(base=base), D)
@@ -92,7 +94,7 @@ assert np.allclose(rotate(x, *tables), by_hand)
 long, _ = frequencies(RopeConfig(), 64)
 away = np.arange(-200, 201)
 same, other = np.ones(64), rng.standard_normal(64)
-curves = {
+curves = {  # `0 * long` and `[0]`: no rotation by lanes yet (tutorial 6)
     "key equals query": difference_scores(same, same, long, 0 * long, away, [0])[0],
     "a random key": difference_scores(same, other, long, 0 * long, away, [0])[0],
 }
@@ -115,8 +117,8 @@ assert np.allclose(alike, alike[::-1]) and not np.allclose(random, random[::-1])
 # %% [markdown]
 # ### Solution 1
 # None change: positions are whole numbers, and six more full turns a position lead to the same
-# place. This is why an angular frequency means something only up to multiples of 2 pi (law 10 in
-# `tinylane.testing` says it about lanes). Adding 1 changes nearly all.
+# place. This is why an angular frequency means something only up to multiples of 2 pi (tutorial 6
+# says it of lanes). Adding 1 changes nearly all.
 
 # %%
 before = rope(q, 7) @ rope(k, 3)

@@ -20,8 +20,8 @@ H, K, D = config.heads, config.kv_heads, config.head_dim
 # %% [markdown]
 # ## Leaf to root
 #
-# **RMSNorm** scales each row to a common size, **SwiGLU** thinks about a token alone; attention
-# and the rotation you know. This family (Qwen3) also norms each query and key.
+# **RMSNorm** (`norm`) scales each row to a common size, **SwiGLU** (`think`) is a small network
+# that sees one row alone; attention and rotation you know. Qwen3 also norms each query and key.
 
 
 # %%
@@ -30,7 +30,7 @@ def norm(x, name):
 
 
 def linear(x, name):
-    return x @ params[name + ".weight"]
+    return x @ params[name + ".weight"]  # (in, out): a file's (out, in) is turned when it is loaded
 
 
 def rope(x):  # (heads, T, D), row t at position t
@@ -77,7 +77,7 @@ def decoder(tokens):
 # %% [markdown]
 # ## The same numbers from tinylane
 #
-# tinylane wants a coordinate for every token: its position and its lane. `SHARED` is the prompt's.
+# tinylane wants a position and a lane for every token (tutorial 5); `SHARED` is the prompt's lane.
 
 # %%
 game = ShellGame()

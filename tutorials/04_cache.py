@@ -98,6 +98,7 @@ class Counting(tinylane.Model):
 c, prompt, tag = model.config, tokens.tolist(), model.tokenizer.encode("1/1")
 a, b = (Counting(c, model.params, dtype="float64", tokenizer=model.tokenizer) for _ in "ab")
 greedy, alone = tinylane.Sampler(temperature=0), tinylane.LaneMask.independent(1)
+# No lanes yet: a second rotation by 0 (`a.rope()`), and the mask of one lane.
 slow = naive(a, prompt, [tag], 16, greedy, a.rope(), alone)[0].tokens
 fast = tinylane.generate(b, prompt, lane_prompts=[tag], max_tokens=16, sampler=greedy)
 assert fast.lanes[0].tokens == slow and fast.texts[0].split()[-1] == game.answer(moves)

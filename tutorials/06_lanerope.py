@@ -16,7 +16,7 @@ from tinylane.config import ModelConfig, RopeConfig
 from tinylane.probe import difference_scores
 from tinylane.rope import frequencies, rotate, table
 from tinylane.testing import Sample, assert_group_think
-from tinylane.testing.checks import plain
+from tinylane.testing.checks import plain  # a decoder that knows no lanes
 from tinylane.testing.samples import random_weights
 
 D, N, slot = 64, 4, 128  # channels, lanes; what the slot is comes below
@@ -55,14 +55,15 @@ picture = plot.scores(np.ones(D), np.ones(D), theta, ntk.omega, range(-64, 65), 
 plot.show(picture, "06-scores")
 
 # %% [markdown]
-# What about the prompt, which has no lane? By default (`prompt_lane="own"`) everybody sees it at
-# lane difference 0, as part of itself (tutorial 8 tests that).
+# The ridge: with this Omega, a lane further is much like `slot` = 16 positions ahead. The prompt
+# has no lane: by default (`prompt_lane="own"`) everybody sees it at lane difference 0.
 #
 # ## Group Think is a special case
 #
 # Let Omega be `slot * theta`. Then theta * i + Omega * m is theta * (i + m * slot): lane m's token
 # i stands where token i + m * slot of one long text would. With the prompt at lane 0 this is Group
-# Think (arXiv:2505.11107), and it needs no new mathematics: only those virtual positions.
+# Think (arXiv:2505.11107). The check runs a decoder with that Omega, and one that knows no lanes at
+# the virtual positions: the same logits (a law, tutorial 8).
 
 # %%
 config = ModelConfig(vocab=11)
@@ -82,8 +83,7 @@ print(assert_group_think(f, plain(model), sample, model.theta, slot))
 # `(j-i) + (n-m)*slot`, up to `(N-1)*slot`. No model that writes from left to right has met a key
 # ahead of its query, and a score that was learned on some distances promises nothing about others.
 # A toy shows how badly: fit the D numbers of a score (a cosine and a sine per plane) to "the
-# nearer, the louder" on 512 distances behind. It goes on as it came: what is ahead drowns all that
-# is behind.
+# nearer, the louder" on 512 distances behind. Ahead it rises on, and drowns all that is behind.
 
 # %%
 seen = -np.arange(512)

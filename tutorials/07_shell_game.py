@@ -25,7 +25,7 @@ print(game.prompt(moves))
 #
 # Each lane follows its quarter from `ABCD`, as if nothing had happened before: four words. Then
 # the lanes pair up, 0 with 1 and 2 with 3, and each writes its pair's product; then all four write
-# the product of everything. Six words instead of sixteen. In general K/N + log2 N instead of K.
+# the product of everything. Six words instead of sixteen; for K swaps, K/N + log2 N instead of K.
 
 # %%
 plan = game.write(moves[None], N)[0]  # (N, 6) numbers of arrangements
@@ -46,7 +46,8 @@ assert plan.shape[1] == game.steps(N) == 16 // N + 2
 # sees what the others were fed in this very step. That is all that joint decoding is.
 
 # %%
-encode, P = model.tokenizer.encode, game.swaps + 7
+encode = model.tokenizer.encode
+P = len(encode(game.prompt(moves)))
 mask, everyone = LaneMask.joint(N), np.arange(N)
 cache = model.new_cache(model.lane_rope, mask)
 model(np.array(encode(game.prompt(moves))), np.arange(P), np.full(P, SHARED), cache=cache)
@@ -59,7 +60,7 @@ for step in range(game.steps(N)):
     written.append(fed)
     print(f"position {P + 1 + step}:", *(f"{model.tokenizer.decode([t]):5}" for t in fed))
 written = np.array(written).T
-assert np.array_equal(written, plan + game.ids["ABCD"])  # exactly to plan
+assert np.array_equal(written, plan + game.ids["ABCD"])  # exactly to plan; ABCD is number 0
 assert len(cache) == P + N * game.steps(N)
 
 # %% [markdown]

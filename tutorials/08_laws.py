@@ -32,8 +32,7 @@ assert np.allclose(np.exp(1j * 4 * ring(np.ones(8)).omega), 1)
 # ## Two mistakes
 #
 # Both look harmless. `Squared` lets lane m turn by m * m, "to spread the lanes out". `Minus`
-# forgets that the prompt's lane, `SHARED`, is stored as -1, and turns the prompt by minus one
-# lane.
+# forgets that the prompt's lane, `SHARED`, is -1, and turns the prompt by minus one lane.
 
 
 # %%
@@ -57,7 +56,8 @@ encodings = {
 # ## The laws
 #
 # `cases()` draws a small decoder, a mask and rows: lanes ragged, late or forked, with a prompt or
-# without. A law takes a function `f(tokens, positions, lanes) -> logits` and a sample.
+# without. A law takes a function `f(tokens, positions, lanes) -> logits` and a sample. `bound`
+# makes such a function of a model, `plain` one that knows no lanes.
 
 # %%
 laws = {
@@ -93,7 +93,7 @@ assert caught[1] == [False, True, False, False]  # the score knows more than a d
 assert caught[2][2:] == [True, True]  # the prompt is no longer a part of every lane
 
 # %% [markdown]
-# Three laws let `squared` pass. The token shift lets both, and the lane shift finds `minus` only
+# Three laws let `squared` pass. The token shift lets both pass, the lane shift finds `minus` only
 # now and then. Laws are blind, each in its own direction, so one needs several; and each needs a
 # bug that it catches, or it may be asserting nothing. What a violation looks like, made small:
 

@@ -13,10 +13,10 @@ import numpy as np
 import tinylane
 from tinylane import SHARED, LaneMask, LaneRoPE, plot
 from tinylane.config import ModelConfig
-from tinylane.fast import SEAMS
+from tinylane.fast import SEAMS  # MLX's own attention, norm, rotation and products
 from tinylane.model import forward
 from tinylane.train.init import random_params
-from tinylane.train.plan import TrainingPlan
+from tinylane.train.plan import TrainingPlan  # the mask and the angles of a batch's rows
 
 # %% [markdown]
 # ## The game
@@ -107,7 +107,7 @@ assert max(curves["mask only"]) <= 15 / 25 and max(curves["neither"]) <= 5 / 25
 # %% [markdown]
 # ## Let them write
 #
-# (The model in the box learned its game in this way, in an hour: `tinylane train shell-game`.)
+# (The model in the box learned so, in an hour: `tinylane train shell-game --out runs/mine`.)
 
 
 # %%

@@ -6,7 +6,8 @@
     python -m tinylane.study tables   tutorials/study        what is there, as Markdown
     python -m tinylane.study plot     tutorials/study        and as pictures
 
-Every command goes on where it was stopped; started twice, it uses two cores. It writes one JSON file, which is its table; those that
-the documentation reads are in `tutorials/study`. All of it is about one small task (`tasks.
-shell_game`, three cups) and one small decoder: what it does not show is said beside the tables.
+Every command goes on where it was stopped; started twice, it uses two cores. It writes one JSON
+file, which is its table; those that the documentation reads are in `tutorials/study`. All of it is
+about one small task (`tasks.shell_game`, three cups) and one small decoder: what it does not show
+is said beside the tables.
 """

@@ -19,7 +19,7 @@ from tinylane.tasks.evaluate import Score
 
 def tables(folder: Path) -> str:
     """Every table there is in a folder. Raises TinylaneError if there is none."""
-    makers = {"scratch": scratch, "finetune": finetune, "starts": starts}
+    makers = {"scratch": scratch, "scratch-4000": scratch, "finetune": finetune, "starts": starts}
     found = {name: folder / f"{name}.json" for name in makers}
     parts = [
         make(read_json(found[name], LIMIT))
@@ -49,12 +49,14 @@ def _lines(head: list[str], rows: list[list[str]]) -> str:
 
 def scratch(table: dict[str, Any]) -> str:
     """Table 1: a row a cell, a column a number of lanes."""
-    head = ["trained from scratch", "seeds"]
+    steps = table["recipe"]["steps"]
+    head = [f"from scratch, {steps:,} steps", "seeds"]
     head += [f"N = {n}, {table['steps'][str(n)]} steps" for n in table["lanes"]]
     rows = []
     for name, cell in table["cells"].items():
         scores = [share([part["scores"][str(n)] for part in cell["seeds"]]) for n in table["lanes"]]
-        rows.append([NAMES[name], str(len(cell["seeds"])), *scores])
+        seeds = ", ".join(str(part["seed"]) for part in cell["seeds"])
+        rows.append([NAMES[name], seeds, *scores])
     return _lines(head, rows)
 
 

@@ -266,7 +266,11 @@ const chance = (nats) => {
     }
     $("keys").replaceChildren(...keys);
     const places = badges.map(([, node]) => [node.offsetLeft, node.offsetTop]);
+    const taken = layers.map(() => []); // a place counts from the corner of its layer's own box
     badges.forEach(([slot, , textContent], k) => {
+      const [x, y] = places[k];
+      if (taken[slot].some(([left, top]) => Math.abs(top - y) < 9 && Math.abs(left - x) < 27)) return; // the list has them all
+      taken[slot].push(places[k]);
       const badge = make("span", { textContent });
       [badge.style.left, badge.style.top] = places[k].map((x) => `${x}px`);
       layers[slot].append(badge);

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from tinylane import LaneRoPE, testing
 from tinylane.testing.checks import bound
@@ -12,6 +12,7 @@ def mine(theta):  # lanes on a ring of eight
 
 
 @pytest.mark.parametrize("law", ["assert_token_shift", "assert_lane_shift"])
+@settings(deadline=None)  # no example fails for being slow
 @given(case=cases())
 def test_only_differences_matter(law, case):
     model = case.model()  # float64
