@@ -102,7 +102,8 @@ for name, cell in longer["cells"].items():
 # And what did *not* come out: that a learned Omega is better than one that stays at its start, or
 # worse. Nor, in the study's second table, that tuning Omega and biases (0.3% of the parameters) is
 # enough for a checkpoint that never met another lane, or that preferences (KTO) do better than
-# likelihood (SFT): the paper reports both, of large models on mathematics.
+# likelihood (SFT); on top of it they added a little. The paper reports both of large models on
+# mathematics.
 
 # %%
 most, logs = str(N[-1]), {x: cells[names[x]]["seeds"][0]["curve"] for x in [*turned, "mask only"]}
