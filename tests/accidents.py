@@ -8,8 +8,8 @@
 
 Totals are printed as a table and as one line of JSON; the exit code is 1 if anything was lost.
 Every second kill is on a slow disk: each sync, rename and append waits up to 20 ms before and
-after, so that the instants around them get their share. --plant writes files in place (kill) or keeps every
-decoding (soak): bugs that must be found.
+after, so that the instants around them get their share. --plant writes files in place (kill) or
+keeps every decoding (soak): bugs that must be found.
 """
 
 from __future__ import annotations
