@@ -1,7 +1,7 @@
 """No file, prompt or setting of somebody else's crashes, hangs, runs, escapes or leaves a trace.
 
 The corpus is made by `hostile.py`, by name and category. TINYLANE_MUTATIONS: how many mutated
-files to try (20,000); `python tests/hostile.py --mutations 1000000` does it by itself.
+files to try (50,000); `python tests/hostile.py --mutations 1000000` does it by itself.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fuzz_tensorfile import (
 from tinylane.errors import LONGEST, TinylaneError
 
 __all__ = ["test_structured"]  # collected from there
-MUTATIONS = int(os.environ.get("TINYLANE_MUTATIONS", "20000"))
+MUTATIONS = int(os.environ.get("TINYLANE_MUTATIONS", "50000"))
 
 
 def test_every_hostile_input_is_refused_in_one_clear_line_within_its_limits(

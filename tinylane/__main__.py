@@ -31,9 +31,8 @@ def main() -> int:
             raise
         code = 130
         os.write(2, b"tinylane: error: interrupted\n")
-    if asked or code == 130:
-        # Nothing is left to do, and the shutdown would show a second Ctrl-C as a traceback.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Nothing is left to do; the interpreter's own shutdown would die of a Ctrl-C, or trace it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     return code
 
 

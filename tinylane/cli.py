@@ -57,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _fail(f"{named}{error.strerror or error}", 2)
         except MemoryError as error:
             return _fail(f"out of memory ({error or 'no more to be had'})", 2)
-        except KeyboardInterrupt:
-            return _fail("interrupted", 130)
+        except KeyboardInterrupt as error:  # some commands say what they have kept
+            return _fail(str(error) or "interrupted", 130)
 
 
 def parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:

@@ -23,10 +23,16 @@ from tinylane.checkpoint import Plan
 from tinylane.config import ModelConfig
 from tinylane.errors import TinylaneError
 from tinylane.export import make_folder, write_checkpoint
-from tinylane.files import read_json
+from tinylane.files import read_json, write_text
 from tinylane.hub import resolve
 from tinylane.weightfiles import WeightFiles
 
+<<<<<<< HEAD
+=======
+UNFINISHED = ".unfinished"  # is in a folder until its merge is complete
+HEADS = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+>>>>>>> accidents
 
 def fuse(
     source: str | os.PathLike[str],
@@ -50,19 +56,25 @@ def fuse(
     if found is None and not dequantize:
         raise TinylaneError(f"{folder}: has no adapter of its own; give --adapter-path")
     found = found or Adapter(folder)
-    if list(out.glob("*.safetensors")):
+    mark = out / UNFINISHED
+    if list(out.glob("*.safetensors")) and not mark.exists():
         raise TinylaneError(f"{out}: already holds weights; choose another folder")
     with plan.open() as files:
         if files.packings and not dequantize:
             raise TinylaneError(f"{folder} is quantized; give --dequantize to write it dense")
         raw, notes = _config(read_json(folder / "config.json"), files.config, found)
         values = _Merged(files, found)
+        make_folder(out)
+        write_text(mark, "This merge was not finished; the same command begins it again.\n")
+        for left in out.glob("model*.safetensors*"):
+            left.unlink()
+        _save_lanes(out, ModelConfig.from_dict(dict(raw)), found)
         write_checkpoint(out, raw, values, dtype or files.float_dtype, folder)
-    _save_lanes(out, found)
+    mark.unlink(missing_ok=True)
     return notes
 
 
-def _save_lanes(out: Path, adapter: Adapter) -> None:
+def _save_lanes(out: Path, config: ModelConfig, adapter: Adapter) -> None:
     """What a checkpoint has no place for: Omega, and how lanes read each other."""
     rope = adapter.lane_rope
     if rope is None and adapter.visibility is None:
@@ -77,7 +89,7 @@ def _save_lanes(out: Path, adapter: Adapter) -> None:
         settings["prompt_lane"] = rope.prompt_lane
         tensors[OMEGA] = rope.omega
     make_folder(out / "adapter")
-    save_adapter(out / "adapter", ModelConfig.from_folder(out), tensors, settings)
+    save_adapter(out / "adapter", config, tensors, settings)
 
 
 class _Merged:

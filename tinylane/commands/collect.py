@@ -117,11 +117,10 @@ def _collect(
                         journal.append(row)
                         progress.done(journal.count)
     except KeyboardInterrupt:
-        common.note(
-            f"{journal.count} of {len(order)} transcripts are kept in {journal.folder}; the same "
-            "command goes on from there"
-        )
-        raise
+        raise KeyboardInterrupt(
+            f"interrupted; {journal.count} of {len(order)} transcripts are kept in "
+            f"{journal.folder}; the same command goes on from there"
+        ) from None
     if isinstance(journal, Shared):
         if journal.count < len(order):
             common.note("this rank is done; waiting for the others", args.quiet)

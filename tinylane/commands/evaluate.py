@@ -113,12 +113,12 @@ def _solve(
                     keep(row, "this result")
                 progress.done(None if journal is None else journal.count)
     except KeyboardInterrupt:
-        if journal is not None:
-            common.note(
-                f"{journal.count} of {len(work)} results are kept in {journal.folder}; the same "
-                "command goes on from there"
-            )
-        raise
+        if journal is None:
+            raise
+        raise KeyboardInterrupt(
+            f"interrupted; {journal.count} of {len(work)} results are kept in {journal.folder}; "
+            "the same command goes on from there"
+        ) from None
     if isinstance(journal, Shared):
         if journal.count < len(work):
             common.note("this rank is done; waiting for the others", args.quiet)
