@@ -27,12 +27,8 @@ from tinylane.files import read_json, write_text
 from tinylane.hub import resolve
 from tinylane.weightfiles import WeightFiles
 
-<<<<<<< HEAD
-=======
 UNFINISHED = ".unfinished"  # is in a folder until its merge is complete
-HEADS = ("q_proj", "k_proj", "v_proj", "o_proj")
 
->>>>>>> accidents
 
 def fuse(
     source: str | os.PathLike[str],
