@@ -285,7 +285,7 @@ def second(place: Place, times: int, seed: int, only: list[str] | None) -> Rows:
     for job in place.jobs:
         if job.argv is None or job.name.startswith("generate"):
             continue
-        tally = Counter[str]()
+        tally, pid = Counter[str](), 0
         try:
             expected, _, _ = place.alone(job, disks=1)
             folder = place.folder(job)
@@ -308,6 +308,9 @@ def second(place: Place, times: int, seed: int, only: list[str] | None) -> Rows:
                 raise Faulty(f"the first, after the second: exit code {code}")
             tally["first unharmed"] += 1
         except Faulty as error:
+            if pid:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)  # it may be stopped
             wrong.append(f"{job.name}: {error}")
         rows.append({"job": job.name, **tally})
         print(f"{job.name:18} {dict(tally)}", flush=True)
