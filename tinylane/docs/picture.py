@@ -40,7 +40,7 @@ def home(lanes: int = 4) -> str:
         (x, top), (_, end) = _centre(m, 0), _centre(m, steps - 1)
         lines.append(f'<path class="time" d="M{x} {top}V{end}"/>')
         boxes.append(_text(m, -0.72, f"lane {m + 1}/{N}", "name"))
-        boxes.append(_text(m, -0.3, " ".join(shares[m]), "share"))
+        boxes.append(_text(m, -0.38, " ".join(shares[m]), "share"))
         for t in range(steps):
             kind = "whole" if t == steps - 1 else "own" if t < steps - 2 else "pair"
             boxes.append(_cell(m, t, words[m][t], kind))

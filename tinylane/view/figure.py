@@ -148,7 +148,7 @@ def _shares(axes: Axes, record: Record, first: int, columns: int, view: int = 0)
         axes.text(
             1.005,
             m,
-            f"ø {mine.mean():.0%}",
+            f"mean {mine.mean():.0%}",
             transform=axes.get_yaxis_transform(),
             va="center",
             fontsize=8,
