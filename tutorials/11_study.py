@@ -93,11 +93,11 @@ for name, cell in longer["cells"].items():
     for run in cell["seeds"]:
         each = [run["scores"][str(n)]["accuracy"] for n in N]
         print(f"{name}, seed {run['seed']}, twice the steps:", *(f"{x:.1%}" for x in each))
-        assert min(each) > 0.95
+        assert max(each[1:]) < chance + 0.1 if name == "joint-none" else min(each) > 0.95
 
 # %% [markdown]
-# With twice the steps it is done as well. What guesses after some steps has not failed for good:
-# that goes for every cell above.
+# With twice the steps the turned lanes are done as well, and the mask alone still guesses. Other
+# cells were not given more: what guesses after some steps has not failed for good.
 #
 # And what did *not* come out: that a learned Omega is better than one that stays at its start, or
 # worse. Nor, in the study's second table, that tuning Omega and biases (0.3% of the parameters) is
