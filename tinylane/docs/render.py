@@ -14,8 +14,10 @@ import contextlib
 import hashlib
 import html
 import io
+import os
 import re
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Iterator
@@ -27,7 +29,6 @@ from unittest import mock
 
 from tinylane import plot
 from tinylane.errors import CheckFailed, TinylaneError
-from tinylane.files import replacing
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -122,18 +123,24 @@ def page(source: str, name: str, shown: list[str], seconds: float) -> str:
 def render(path: Path, out: Path) -> Path:
     """Run a tutorial in this process and write its page, script and figures into a folder.
 
-    Raises CheckFailed or TinylaneError as `run` and `cells` do; then nothing is said to be done.
+    Files take the place of older ones at the end: a site may be built from them meanwhile. Raises
+    CheckFailed or TinylaneError as `run` and `cells` do; then the folder is as it was.
     """
     out.mkdir(parents=True, exist_ok=True)
-    for old in out.glob(f"{path.name[:2]}[_-]*"):
-        old.unlink()
     source = path.read_text(encoding="utf-8")
     name = f"tutorials/{path.name}"
-    shown, seconds = run(source, name, out)
-    with replacing(out / path.name) as file:
-        file.write(source.encode())
-    with replacing(out / f"{path.stem}.md") as file:
-        file.write(page(source, name, shown, seconds).encode())
+    with tempfile.TemporaryDirectory(prefix=".", dir=out) as folder:  # mkdocs leaves out the dot
+        made = Path(folder)
+        shown, seconds = run(source, name, made)
+        (made / path.name).write_text(source, encoding="utf-8")
+        text = page(source, name, shown, seconds)
+        (made / f"{path.stem}.md").write_text(text, encoding="utf-8")
+        new = {file.name for file in made.iterdir()}
+        for file_name in sorted(new, key=lambda n: n.endswith(".md")):  # what it shows first
+            os.replace(made / file_name, out / file_name)
+    for old in out.glob(f"{path.name[:2]}[_-]*"):
+        if old.name not in new:
+            old.unlink()
     stamp(path, out).write_text(key(path))
     return out / f"{path.stem}.md"
 
