@@ -2,7 +2,7 @@
 
 `tinylane.chat` and `tinylane.tasks.mathematics` start theirs in an interpreter that takes nothing
 from its surroundings, where no coverage can be measured; `tinylane.bench` kills its own. Here the
-same files run in an ordinary interpreter, and what they compute is called directly.
+same modules run in an ordinary interpreter, and what they compute is called directly.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from tinylane.tasks import math_worker
 MIB = 1 << 20
 
 
-def program(file: str, *lines: dict[str, Any]) -> tuple[int, list[dict[str, Any]], str]:
-    """Run a file on lines of JSON, to the end of its input: exit code, replies, stderr."""
+def program(module: Any, *lines: dict[str, Any]) -> tuple[int, list[dict[str, Any]], str]:
+    """Run a module on lines of JSON, to the end of its input: exit code, replies, stderr."""
     done = subprocess.run(
-        [sys.executable, file],
+        [sys.executable, "-m", module.__name__],
         input="".join(json.dumps(line) + "\n" for line in lines),
         capture_output=True,
         text=True,
@@ -109,14 +109,14 @@ def test_the_program_replies_once_and_a_memory_limit_is_a_reply_too() -> None:
     folders = [str(Path(module.__file__).parents[1]) for module in (jinja2, markupsafe)]
     limits = {"path": folders, "cpu_seconds": 20, "memory": 64 * MIB}
     limits |= {"variables": {"x": "é"}, "named": [], "longest": 100}
-    run = lambda text: program(chat_worker.__file__, limits | {"template": text})
+    run = lambda text: program(chat_worker, limits | {"template": text})
     assert run("{{ x }}!") == (0, [{"text": "é!", "unread": []}], "")
     memory = {"kind": "memory", "error": "MemoryError"}
     if sys.platform == "linux":  # macOS does not keep such a limit
         assert run("{{ 'x'.ljust(500000000) }}") == (0, [memory], "")
         # The result fits and its JSON, six times as long, does not.
         more = limits | {"longest": 1 << 40, "template": "{{ x * 16000000 }}"}
-        assert program(chat_worker.__file__, more) == (0, [memory], "")
+        assert program(chat_worker, more) == (0, [memory], "")
 
 
 # ------------------------------------------------------------------------------------ mathematics
@@ -145,7 +145,7 @@ def test_the_mathematics_program_serves_to_its_input_s_end_and_ends_at_a_limit()
     pytest.importorskip("math_verify")
     start = {"path": [p for p in sys.path if p], "memory": 1 << 30, "cpu_seconds": 20.0}
     same = {"texts": ["1/2", "0.5"]}
-    code, replies, _ = program(math_worker.__file__, start, same, {"texts": ["x"]})
+    code, replies, _ = program(math_worker, start, same, {"texts": ["x"]})
     assert (code, replies[0]) == (0, {})
     assert replies[1:] == [
         {"readable": [True, True], "same": True},
@@ -153,7 +153,7 @@ def test_the_mathematics_program_serves_to_its_input_s_end_and_ends_at_a_limit()
     ]
     if hasattr(signal, "setitimer"):
         limit = start | {"cpu_seconds": 0.05}
-        code, replies, _ = program(math_worker.__file__, limit, {"texts": ["10^{10^{10}}", "2"]})
+        code, replies, _ = program(math_worker, limit, {"texts": ["10^{10^{10}}", "2"]})
         assert code == -signal.SIGPROF and replies == [{}]
 
 
@@ -166,7 +166,7 @@ def test_a_contestant_s_program_answers_every_line_and_ends_with_its_input(tmp_p
     case = Case(random_prompt(512, 5, 0), 2, 4, "joint")
     load = {"do": "load", "name": "tinylane numpy", "dtype": "float32", "threads": 1}
     code, replies, _ = program(
-        bench_worker.__file__,
+        bench_worker,
         load | {"folder": str(tmp_path / "none"), "adapter": None},
         load | {"folder": str(tmp_path), "adapter": None},
         {"do": "run", "case": case.__dict__},
