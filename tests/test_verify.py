@@ -77,6 +77,15 @@ def test_all_backends_are_compared_with_each_other(ask, game):
     assert 0 < pair["worst"] <= pair["allowed"]
 
 
+def test_backends_are_compared_in_a_table_of_their_own(ask, game):
+    pytest.importorskip("mlx.core")
+    code, out, _ = ask("verify", game, "--backend", "all", "--samples", 1, "--quiet")
+    assert code == 0
+    title, head, row = out.splitlines()[-3:]
+    assert title == "backends and dtypes against each other" and head.split()[0] == "law"
+    assert row.startswith("12  numpy float32 agrees with mlx float32 ") and row.endswith("  holds")
+
+
 def test_all_dtypes_of_a_backend(ask, game):
     document = verified(ask, game, "--backend", "numpy", "--dtype", "all", "--samples", 1)
     assert [r["dtype"] for r in document["runs"]] == ["float32", "float64"]
