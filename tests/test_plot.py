@@ -122,7 +122,7 @@ def test_attention_weights_are_zero_where_hidden_and_one_together(backend: str) 
 
 
 def test_attention_weights_of_a_16_bit_model_are_those_of_its_values_widened() -> None:
-    """NumPy has no bfloat16: the weights are computed in float32 from what the model holds."""
+    """NumPy has no bfloat16: float32 is handed out, of weights each rounded as the model does."""
     pytest.importorskip("mlx.core")
     gaps = []
     for seed in range(6):
@@ -130,7 +130,7 @@ def test_attention_weights_of_a_16_bit_model_are_those_of_its_values_widened() -
         asked = (*case.sample.rows, case.sample.rope, case.sample.mask)
         models = (case.model("mlx", dtype) for dtype in ("bfloat16", "float32"))
         half, whole = (attention_weights(model, *asked) for model in models)
-        assert half.dtype == np.float32 and np.allclose(half.sum(axis=-1), 1, atol=1e-5)
+        assert half.dtype == np.float32 and np.allclose(half.sum(axis=-1), 1, atol=2**-7)
         gaps.append(np.abs(half - whole).max())
     assert 0 < max(gaps) < 0.1
 
