@@ -2,9 +2,10 @@
 
 Tensor by tensor, in pieces, so that the peak is the weights in their final type and little more.
 How `params` is laid out: every matrix so that `x @ w` works. Arrays are held as in the file, (out,
-in), and their `.T` view is in `params`, so that one source line serves both libraries; on NumPy the
-head alone is turned to (in, out), where BLAS reads so wide a matrix quicker. A tied head and its embedding are one array. MLX-quantized layers stay packed in
-MLX where it has kernels for them; everywhere else they are dequantized here.
+in), and their `.T` view is in `params`, so that one source line serves both libraries; on NumPy
+the head alone is turned to (in, out), where BLAS reads so wide a matrix quicker. A tied head and
+its embedding are one array. MLX-quantized layers stay packed in MLX where it has kernels for them;
+everywhere else they are dequantized here.
 """
 
 from __future__ import annotations
