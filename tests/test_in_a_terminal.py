@@ -86,6 +86,6 @@ def test_bench_shows_tables_with_ratios_and_profiles() -> None:
     (profile,) = of(14)
     assert profile[:4] == ["tinylane numpy", "independent", "2", "6"]
     assert all(float(cell) >= 0 for cell in profile[4:12]) and float(profile[12]) > 0
-    results = of(11)
+    results = [row for row in rows if row[1] == "independent" and len(row) not in (5, 14)]
     assert [row[0] for row in results] == ["tinylane numpy", "llama3.np"]
-    assert results[1][-1] == "-"  # of a peer it is not known how much it reads
+    assert "-" in results[1]  # of a peer it is not known how much it reads
