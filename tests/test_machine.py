@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import Phase, given
 from hypothesis import strategies as st
-from planting import swap
+from planting import instead, swap
 
+from tinylane.ahead import Ahead
 from tinylane.config import ModelConfig
 from tinylane.decoding import Decoding
 from tinylane.errors import TinylaneError
@@ -75,6 +76,21 @@ def test_a_decoding_draws_what_fresh_passes_give_after_any_operations(
     """Join, fork, finish, drop, and its cache saved and loaded on the way."""
     monkeypatch.setattr("tinylane.cache.BLOCK", 4)
     run_machine(backend, DecoderMachine)
+
+
+def test_passes_built_ahead_are_taken_only_where_they_were_right(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The next pass is built on a guess; lanes that join, fork, end or are dropped, and a cache
+    that is another one, must not be answered from it."""
+    monkeypatch.setattr("tinylane.cache.BLOCK", 4)
+    monkeypatch.setattr("tinylane.ahead.SMALL", 0)
+    taken: list[bool] = []
+    instead(Ahead, "taken", lambda old: lambda *a: [x := old(*a), taken.append(bool(x))][0])(
+        monkeypatch
+    )
+    run_machine("mlx float32", DecoderMachine)
+    assert {True, False} == set(taken), "the guess was never right, or never wrong"
 
 
 def test_the_machines_have_a_rule_for_every_operation() -> None:
