@@ -74,7 +74,7 @@ def result(*lanes: tuple[str, list[float]]) -> Result:
         ["yes", "\\text{yes}", "yes.", " yes", "\\textbf{yes}.", "\\text{ yes }"],
         ["A B C", "A  B\nC", "A B C."],
     ],
-    ids=lambda spellings: spellings[0],
+    ids=lambda spellings: spellings[0].strip("\\"),
 )
 def test_spellings_of_one_answer_are_normalised_to_the_first(spellings):
     assert {normalise(spelling) for spelling in spellings} == {spellings[0]}
