@@ -67,14 +67,16 @@ NOTICED, TIMEOUT, SURVIVED = "noticed", "timed out", "survived"
 UNREACHED, ODD, LEFT = "no test", "suspicious", "not run"
 COLUMNS = (NOTICED, TIMEOUT, SURVIVED, UNREACHED, ODD, LEFT)
 OUTCOME = {None: LEFT, 0: SURVIVED, 1: NOTICED, 3: NOTICED, 5: UNREACHED, 33: UNREACHED}
-OUTCOME |= dict.fromkeys((-24, 24, 152, -9), TIMEOUT)  # SIGXCPU, and a second later SIGKILL
+OUTCOME |= {-9: TIMEOUT}  # the plugin's limit; 255 is mutmut's: pytest could not run these tests
 
 # A plugin of pytest's for the copy: the quickest tests first, as mutmut timed them; properties that
-# try the same examples every time and do not shrink; and a bound on memory.
+# try the same examples every time and do not shrink; bounds on memory and on the processor's time.
 PLUGIN = """
 import json
+import os
 import resource
 import sys
+import time
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, settings
@@ -87,10 +89,20 @@ if sys.platform == "linux":
     resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30))
 
 
-def pytest_collection_modifyitems(items):
+def times():
     file = Path("mutmut-stats.json")
-    times = json.loads(file.read_text())["duration_by_test"] if file.exists() else {}
-    items.sort(key=lambda item: times.get(item.nodeid, 0.0))
+    return json.loads(file.read_text())["duration_by_test"] if file.exists() else {}
+
+
+def pytest_configure():
+    if "__mutmut_" in os.environ.get("MUTANT_UNDER_TEST", ""):
+        limit = int(time.process_time() + min(45.0, 10.0 + 3 * sum(times().values())))
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+
+
+def pytest_collection_modifyitems(items):
+    known = times()
+    items.sort(key=lambda item: known.get(item.nodeid, 0.0))
 """
 
 
