@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from planting import Patch, Plant, instead, swap
 
-from tinylane import lanes, model, rope
+from tinylane import blas, lanes, model, rope
 
 
 def interleaved(x: Any, c: Any, s: Any) -> Any:
@@ -91,7 +91,7 @@ def biased_after_rotation(patch: Patch) -> None:
         turned = turn(x, c, s)
         return turned + kept.pop().reshape(len(x), 1, -1) if kept else turned
 
-    patch.setattr(model, "PLAIN", model.PLAIN._replace(linear=bare, rotate=rotate))
+    patch.setattr(blas, "SEAMS", model.PLAIN._replace(linear=bare, rotate=rotate))
 
 
 def float32_angles(old: Any) -> Any:

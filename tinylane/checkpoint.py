@@ -1,10 +1,11 @@
 """A Hugging Face checkpoint folder, or a hub id, as a `Model` on NumPy or MLX.
 
 Tensor by tensor, in pieces, so that the peak is the weights in their final type and little more.
-How `params` is laid out: every matrix so that `x @ w` works. NumPy holds C-contiguous (in, out)
-arrays; MLX holds the file's (out, in) array and its `.T` view is in `params`, so that one source
-line serves both. A tied head and its embedding are one array. MLX-quantized layers stay packed in
-MLX where it has kernels for them; everywhere else they are dequantized here.
+How `params` is laid out: every matrix so that `x @ w` works. Arrays are held as in the file, (out,
+in), and their `.T` view is in `params`, so that one source line serves both libraries; on NumPy
+the head alone is turned to (in, out), where BLAS reads so wide a matrix quicker. A tied head and
+its embedding are one array. MLX-quantized layers stay packed in MLX where it has kernels for them;
+everywhere else they are dequantized here.
 """
 
 from __future__ import annotations
@@ -230,9 +231,9 @@ def _read_numpy(files: WeightFiles, dtype: str, damaged: list[str]) -> dict[str,
     params: dict[str, Any] = {}
     tied = files.config.tied
     for name, shape in files.config.tensors().items():
-        straight = len(shape) == 1 or (name == f"{EMBED}.weight" and not tied)
-        array = np.empty(shape if straight else shape[::-1], dtype)
-        rows, clean = (array if straight else array.T), True
+        flipped = name == f"{HEAD}.weight" or (name == f"{EMBED}.weight" and tied)
+        array = np.empty(shape[::-1] if flipped else shape, dtype)
+        rows, clean = (array.T if flipped else array), True
         for start, chunk in files.chunks(name):
             with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite: reported
                 final = chunk.astype(dtype, copy=False)
@@ -240,7 +241,8 @@ def _read_numpy(files: WeightFiles, dtype: str, damaged: list[str]) -> dict[str,
             rows[start : start + len(final)] = final
         if not clean:
             damaged.append(name)
-        params[name] = array
+        straight = flipped or len(shape) == 1 or name == f"{EMBED}.weight"
+        params[name] = array if straight else array.T  # `tinylane.blas` likes the file's order
     if tied:
         params[f"{HEAD}.weight"] = params[f"{EMBED}.weight"]
         params[f"{EMBED}.weight"] = params[f"{HEAD}.weight"].T

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tinylane.ahead import Ahead, draw
 from tinylane.errors import TinylaneError
 from tinylane.lanes import MAX_LANES, SHARED, LaneMask, LaneRoPE, Rotation
 from tinylane.prompt import Prompt, encode_lane_prompt, encode_prompt, end_ids
@@ -151,6 +152,7 @@ class Decoding:
         self._streams: dict[int, Any] = {}
         self._feed: list[Row] = []  # rows for the next pass
         self._logits: dict[int, Any] = {}  # lane -> (V,) logits its next token is drawn from
+        self._ahead: Ahead | None = None  # the next pass, if it was built early
         rows = [(token, i, SHARED) for i, token in enumerate(self.prompt)]
         self._prompt_logits = self._forward(rows)[SHARED]
         for m in range(n):
@@ -234,7 +236,8 @@ class Decoding:
         live = self.live
         if not live:
             raise TinylaneError("every lane has finished; join or fork one to go on")
-        self._logits.update(self._forward(self._feed))
+        early = self._ahead and self._ahead.taken(self)
+        self._logits.update(early or self._forward(self._feed))
         self._feed = []
         drawn, logprobs = self._draw(live)
         n = len(self.lanes)
@@ -259,6 +262,8 @@ class Decoding:
                 before = len(lane.text)
                 self._end(lane, "budget")
                 step.texts[lane.index] += lane.text[before:]
+        if self._ahead:
+            self._ahead.start(self._feed if self.live else [])
         step.finished.update({x.index: x.finish_reason or "" for x in live if x.finish_reason})
         self.seconds += time.perf_counter() - began
         return step
@@ -353,7 +358,7 @@ class Decoding:
         history: list[list[int]] = [[] for _ in live]
         if self.sampler.repetition_penalty != 1:
             history = [self.prompt + lane.prompt + lane.tokens for lane in live]
-        tokens, logprobs = self.sampler(logits, draws, history)
+        tokens, logprobs = draw(self, live, logits, draws, history)
         return tokens.tolist(), logprobs.tolist()
 
 

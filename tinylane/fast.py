@@ -70,8 +70,8 @@ def attention(
     queries: tuple[Array, ...], keys: Array, values: Array, mask: Array | None, split: Any
 ) -> Array:
     """As `model.attention`; fused where one query table serves all keys."""
-    if len(queries) > 1:  # two blocks under one softmax cannot be one fused call
-        return model.attention(queries, keys, values, mask, split)
+    if len(queries) > 1:  # blocks under one softmax cannot be one fused call
+        return _blocks(queries, keys, values, mask, split)
     q, flat = queries[0], queries[0].ndim == 3
     if flat:
         q, keys, values = q[None], keys[None], values[None]
@@ -79,6 +79,28 @@ def attention(
         q, keys, values, scale=q.shape[-1] ** -0.5, mask=mask
     )
     return out[0] if flat else out
+
+
+def _blocks(
+    queries: tuple[Array, ...], keys: Array, values: Array, mask: Array | None, split: Any
+) -> Array:
+    """`model.attention` with the softmax in one kernel: five fewer for every layer."""
+    *batch, H, T, D = queries[0].shape
+    K, S = keys.shape[-3:-1]
+    folded = [q.reshape(*batch, K, H // K * T, D) * D**-0.5 for q in queries]
+    if isinstance(split, int):
+        blocks = (keys[..., :split, :], keys[..., split:, :])
+        parts = [q @ k.swapaxes(-1, -2) for q, k in zip(folded, blocks, strict=True)]
+        scores = mx.concatenate(parts, axis=-1)
+    else:
+        scores = folded[0] @ keys.swapaxes(-1, -2)
+        for block, q in enumerate(folded[1:], start=1):
+            scores = mx.where(split == block, q @ keys.swapaxes(-1, -2), scores)
+    if mask is not None:
+        scores = scores.reshape(*batch, K, H // K, T, S)
+        scores = mx.where(mask, scores, -mx.inf).reshape(*batch, K, H // K * T, S)
+    weights = mx.softmax(scores, axis=-1, precise=True)  # sums in float32, whatever the dtype
+    return (weights @ values).reshape(*batch, H, T, D)
 
 
 def _packed(params: Params, name: str, width: int) -> tuple[Any, ...]:

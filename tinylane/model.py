@@ -7,7 +7,8 @@ only in which optional tensors are present (biases, query and key norms): there 
 Lanes enter as data in a `Plan`: angle tables and a mask, both computed from coordinates. A row is a
 token with a coordinate; the same forward prefills, decodes, trains and tests.
 
-`Seams` are the five functions that MLX has fused versions of (`tinylane.fast`); here is the text.
+`Seams` are the functions that have quicker versions, fused in MLX (`tinylane.fast`) or careful of
+memory in NumPy (`tinylane.blas`); here is the text.
 Sources: Llama (arXiv:2302.13971), Qwen2 (arXiv:2407.10671), Qwen3 (arXiv:2505.09388).
 
     T rows   S keys   H heads   K kv heads   D head dim   C width   V vocab   ... optional batch
@@ -250,10 +251,9 @@ class Model:
     def __post_init__(self) -> None:
         if self.backend == "mlx":
             from tinylane.fast import SEAMS
-
-            self.seams = SEAMS
         else:
-            self.seams = PLAIN
+            from tinylane.blas import SEAMS
+        self.seams = SEAMS
         self.theta, self.attention_factor = frequencies(self.config.rope, self.config.head_dim)
 
     @property

@@ -171,7 +171,6 @@ def measure(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
         for result in _results(case, runs, loads, speed)
     ]
     row = _row_bytes(settings.config, dtype)
-    fastest = max(speed.values())
     return {
         "dtype": dtype,
         "bandwidth_bytes_per_second": speed,
@@ -180,7 +179,7 @@ def measure(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
         "results": found,
         "ratios": _ratios(cases, rounds, ours, settings.against),
         "joint_cost": _joint_cost(cases, rounds, ours),
-        "context_slope": _slopes(found, row, fastest),
+        "context_slope": _slopes(found, row),
         "profiles": profiles,
     }
 
@@ -211,6 +210,7 @@ def _rounds(
     settings: Settings,
     say: Callable[[str], None],
 ) -> _Runs:
+    read = {"threads": settings.threads, "size": settings.read}
     names = ours + [peer for peer in settings.against if case.mode == "independent"]
     runs = _Runs({name: [] for name in names})
     warm = Case(case.prompt, case.lanes, min(case.count, 4), case.mode, case.prompt_lane)
@@ -220,7 +220,8 @@ def _rounds(
     for turn in range(settings.repeats):
         at = turn % len(names)
         for name in names[at:] + names[:at]:
-            runs.by_name[name].append(workers[name].ask(do="run", case=asdict(case)))
+            beside = {"read": {**read, "backend": name.split()[1]}} if name in ours else {}
+            runs.by_name[name].append(workers[name].ask(do="run", case=asdict(case), **beside))
     return runs
 
 
@@ -249,6 +250,7 @@ def _results(
         totals = [answer["first"] + sum(answer["steps"]) for answer in answers]
         peaks = [answer["peak"] for answer in answers if answer["peak"] is not None]
         moved = answers[0].get("step_bytes")
+        shares = [moved / statistics.median(a["steps"]) / a["bandwidth"] for a in answers if moved]
         out.append(
             {
                 **_labels(name, case),
@@ -260,7 +262,9 @@ def _results(
                 "peak_memory_bytes": max(peaks, default=None),
                 "loaded_memory_bytes": loads[name]["bytes"] or None,
                 "bytes_per_step": moved,
-                "bandwidth_share": moved / median / speed[name] if moved else None,
+                "bandwidth_share": statistics.median(shares) if moved else None,
+                "bandwidth_share_of_best": moved / median / speed[name] if moved else None,
+                "bandwidth_bytes_per_second": [a["bandwidth"] for a in answers] if moved else None,
                 "steps_by_index": [
                     statistics.median(row)
                     for row in zip(*(a["steps"] for a in answers), strict=True)
@@ -340,19 +344,23 @@ def _row_bytes(config: ModelConfig, dtype: str) -> int:
     return 2 * config.layers * config.kv_heads * config.head_dim * item
 
 
-def _slopes(results: list[dict[str, Any]], row: int, speed: float) -> list[dict[str, Any]]:
+def _slopes(results: list[dict[str, Any]], row: int) -> list[dict[str, Any]]:
     """Seconds a step for every cached row, by least squares over the prompt lengths, and how often
-    the time that reading a row's keys and values takes at the measured bandwidth that is."""
+    the time that reading a row's keys and values takes at the bandwidth beside it that is."""
     groups: dict[tuple[str, str, int], list[tuple[float, float]]] = {}
+    speeds: dict[str, list[float]] = {}
+    for r in results:
+        speeds.setdefault(r["engine"], []).extend(r["bandwidth_bytes_per_second"] or [])
     for r in results:
         rows = r["prompt_tokens"] + r["lanes"] * r["max_tokens"] / 2
         key = (r["engine"], r["mode"], r["lanes"])
         groups.setdefault(key, []).append((rows, r["step_seconds"]["median"]))
-    out = []
+    out, every = [], [s for some in speeds.values() for s in some]
     for (engine, mode, lanes), points in groups.items():
         if len({x for x, _ in points}) < 2:
             continue
         slope = statistics.linear_regression(*zip(*points, strict=True)).slope
+        speed = statistics.median(speeds[engine] or every)
         out.append(
             {
                 "engine": engine,

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from tinylane import ahead
 from tinylane import model as decoder
 from tinylane.bench.engines import Case, Tinylane, random_prompt
 from tinylane.train.init import random_params
@@ -77,13 +78,13 @@ class _Clock:
 
 
 @contextmanager
-def _replaced(name: str, function: Callable[..., Any]) -> Iterator[None]:
-    kept = getattr(decoder, name)
-    setattr(decoder, name, function)
+def _replaced(module: Any, name: str, new: Any) -> Iterator[None]:
+    kept = getattr(module, name)
+    setattr(module, name, new)
     try:
         yield
     finally:
-        setattr(decoder, name, kept)
+        setattr(module, name, kept)
 
 
 def _parts(engine: Tinylane, case: Case) -> dict[str, float]:
@@ -106,7 +107,8 @@ def _parts(engine: Tinylane, case: Case) -> dict[str, float]:
     decoding.cache.put = clock.wrap("cache", decoding.cache.put)
     decoding._draw = clock.wrap("sampling", decoding._draw, wait=False)
     steps: list[dict[str, float]] = []
-    with _replaced("make_plan", clock.wrap("plan", decoder.make_plan, wait=False)):
+    plan = clock.wrap("plan", decoder.make_plan, wait=False)
+    with _replaced(decoder, "make_plan", plan), _replaced(ahead, "SMALL", float("inf")):
         while decoding.live:
             clock.spent.clear()
             began = time.perf_counter()
@@ -119,7 +121,7 @@ def _parts(engine: Tinylane, case: Case) -> dict[str, float]:
 
 def _building(engine: Tinylane, case: Case) -> float:
     clock, steps = _Clock(), []
-    with _replaced("forward", clock.wrap("build", decoder.forward)):
+    with _replaced(decoder, "forward", clock.wrap("build", decoder.forward)):
         decoding = engine.decoding(case)
         decoding.step()
         while decoding.live:

@@ -144,9 +144,9 @@ def _show(report: dict[str, Any], plain: bool) -> None:
     print(
         f"versions: {versions}" + f"; preloaded {settings['preload']}" * bool(settings["preload"])
     )
-    print(f"memory read at: {read}; loaded in: {loads}")
+    print(f"memory read at best at: {read}; loaded in: {loads}")
     head = ["engine", "mode", "lanes", "prompt", "first(ms)", "step(ms)", "10-90%", "tokens/s"]
-    head += ["total(s)", "peak", "share"]
+    head += ["total(s)", "peak", "share", "of best"]
     _table("", head, [_result(r) for r in report["results"]], plain)
     title = "ratios, pair by pair: median (low-high) of the rounds; above 1 tinylane is faster"
     head = ["engine", "against", "lanes", "prompt", "tokens/s", "first", "total", "same"]
@@ -175,7 +175,8 @@ def _show(report: dict[str, Any], plain: bool) -> None:
 
 
 def _result(r: dict[str, Any]) -> list[str]:
-    step, share = r["step_seconds"], r["bandwidth_share"]
+    step = r["step_seconds"]
+    shares = (r["bandwidth_share"], r["bandwidth_share_of_best"])
     return [
         r["engine"],
         r["mode"],
@@ -187,7 +188,7 @@ def _result(r: dict[str, Any]) -> list[str]:
         f"{r['tokens_per_second']:.1f}",
         f"{r['total_seconds']:.2f}",
         common.mebibytes(r["peak_memory_bytes"]),
-        "-" if share is None else f"{share:.0%}",
+        *("-" if share is None else f"{share:.0%}" for share in shares),
     ]
 
 

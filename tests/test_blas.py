@@ -1,0 +1,222 @@
+"""Each of NumPy's quicker seams against the text it stands for; and bugs planted in them."""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.planting import swap
+from tinylane import blas, model
+from tinylane.model import Model
+from tinylane.rope import table
+from tinylane.testing import TOLERANCES, example_case
+
+DTYPES = ("float32", "float64")
+on_each_dtype = pytest.mark.parametrize("dtype", DTYPES)
+seeds = st.integers(0, 999)
+
+
+def drawn(seed: int, *shape: int, dtype: str = "float32") -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def agree(quick: np.ndarray, text: np.ndarray, c: float = 8.0) -> None:
+    """Same shape and dtype; within c eps of each other, relative to the largest."""
+    assert quick.shape == text.shape and quick.dtype == text.dtype
+    allowed = c * TOLERANCES[str(text.dtype)].eps * max(1.0, np.abs(text).max())
+    assert np.abs(quick - text).max() <= allowed
+
+
+def outermost(x: np.ndarray) -> np.ndarray:
+    """The same numbers, channels outermost in memory, as `blas.linear` hands them on."""
+    return x.swapaxes(-1, -2).copy().swapaxes(-1, -2)
+
+
+@on_each_dtype
+@given(seed=seeds, batch=st.booleans(), rows=st.sampled_from([1, 3, 40]), turned=st.booleans())
+def test_linear(dtype: str, seed: int, batch: bool, rows: int, turned: bool) -> None:
+    """In either memory order of weight and rows, with bias and low-rank update or without."""
+    x = drawn(seed, *((2,) if batch else ()), rows, 12, dtype=dtype)
+    params = {
+        "a.weight": drawn(seed + 1, 7, 12, dtype=dtype).T,
+        "a.bias": drawn(seed + 2, 7, dtype=dtype),
+        "a.lora_a": drawn(seed + 3, 12, 2, dtype=dtype),
+        "a.lora_b": drawn(seed + 4, 2, 7, dtype=dtype),
+    }
+    given = outermost(x) if turned else x
+    for left_out in ((), ("a.bias",), ("a.lora_a", "a.lora_b")):
+        some = {k: v for k, v in params.items() if k not in left_out}
+        agree(blas.linear(some, "a", given), model.linear(some, "a", x))
+        copied = {k: np.ascontiguousarray(v) for k, v in some.items()}
+        agree(blas.linear(copied, "a", given), model.linear(some, "a", x))
+
+
+@given(seed=seeds, batch=st.booleans())
+def test_embedding(seed: int, batch: bool) -> None:
+    params = {"model.embed_tokens.weight": drawn(seed, 9, 6)}
+    tokens = np.random.default_rng(seed).integers(9, size=(2, 5) if batch else 5)
+    assert np.array_equal(blas.embed(params, tokens), model.embed(params, tokens))
+
+
+@on_each_dtype
+@given(seed=seeds, turned=st.booleans())
+def test_norm(dtype: str, seed: int, turned: bool) -> None:
+    x, weight = drawn(seed, 2, 5, 24, dtype=dtype) * 3, drawn(seed + 1, 24, dtype=dtype)
+    before = x.copy()
+    agree(
+        blas.rms_norm(outermost(x) if turned else x, weight, 0.01), model.rms_norm(x, weight, 0.01)
+    )
+    assert np.array_equal(x, before)
+
+
+@on_each_dtype
+@given(seed=seeds, turned=st.booleans())
+def test_rotation(dtype: str, seed: int, turned: bool) -> None:
+    x, before = drawn(seed, 3, 5, 8, dtype=dtype), drawn(seed, 3, 5, 8, dtype=dtype)
+    c, s = table(drawn(seed + 1, 5, 4, dtype="float64") * 9, dtype=dtype)
+    agree(blas.rotate(outermost(x) if turned else x, c, s), model.rotate(x, c, s))
+    assert np.array_equal(x, before)
+
+
+@on_each_dtype
+@given(seed=seeds)
+def test_gate(dtype: str, seed: int) -> None:
+    gate, up = drawn(seed, 4, 6, dtype=dtype), drawn(seed + 1, 4, 6, dtype=dtype)
+    gate[0] = [-1e4, -80, -79, 0, 80, 1e4]
+    before = gate.copy()
+    with np.errstate(all="raise", under="ignore"):
+        agree(blas.gated(gate, up), model.gated(gate, up))
+    assert np.array_equal(gate, before)
+
+
+def scene(seed: int, dtype: str = "float64") -> tuple[Any, ...]:
+    """Arguments of `attention`: few rows or many, a batch, one block of keys, two or several."""
+    rng = np.random.default_rng(seed)
+    K, G, D = (int(rng.integers(1, 4)) for _ in range(3))
+    T = int(rng.choice([1, 2, 3, 9, 60, blas.ROWS, blas.ROWS + 1, 2 * blas.ROWS + 44]))
+    S = T + int(rng.integers(0, 30))
+    batch = (2,) if rng.random() < 0.3 else ()
+    kind = ("one", "two", "several")[int(rng.integers(3))]
+    count = {"one": 1, "two": 2, "several": 3}[kind]
+    queries = tuple(drawn(seed + k, *batch, K * G, T, D, dtype=dtype) * 3 for k in range(count))
+    keys, values = (drawn(seed + k, *batch, K, S, D, dtype=dtype) for k in (11, 12))
+    masks = {
+        "none": None,
+        "causal": np.tril(np.ones((T, S), dtype=bool), S - T),
+        "all": np.ones((T, S), dtype=bool),
+        "some": (rng.random((T, S)) < 0.5) | (np.arange(S) == np.arange(T)[:, None]),
+    }
+    mask = masks[str(rng.choice([*masks]))]
+    splits: dict[str, Any] = {
+        "one": None,
+        "two": int(rng.integers(0, S + 1)),
+        "several": rng.integers(0, count, size=S).astype(np.int32),
+    }
+    return queries, keys, values, mask, splits[kind]
+
+
+@on_each_dtype
+@given(seed=st.integers(0, 9999))
+def test_attention(dtype: str, seed: int) -> None:
+    args = scene(seed, dtype)
+    agree(blas.attention(*args), model.attention(*args), 64.0)
+
+
+def test_the_scenes_hold_every_kind() -> None:
+    """Else `test_attention` might not have met a case that it claims."""
+    met = set()
+    for seed in range(300):
+        queries, _, _, mask, split = scene(seed)
+        rows = queries[0].shape[-2]
+        met.add(("rows", "many" if rows > blas.ROWS else "few"))
+        met.add(("blocks", len(queries), type(split).__name__))
+        met.add(("mask", mask is None, mask is not None and bool(mask.all())))
+        met.add(("batch", queries[0].ndim))
+    assert len(met) == 2 + 3 + 3 + 2, met
+
+
+@given(seed=seeds)
+def test_whole_decoders_agree(seed: int) -> None:
+    case = example_case(seed)
+    quick = case.model("numpy", "float64")
+    text: Model = case.model("numpy", "float64")
+    text.seams = model.PLAIN
+    assert quick.seams is blas.SEAMS
+    settings = {"lane_rope": case.sample.rope, "lane_mask": case.sample.mask}
+    agree(quick(*case.sample.rows, **settings), text(*case.sample.rows, **settings), 1e4)
+
+
+def test_every_seam_has_a_twin_of_the_same_signature() -> None:
+    for name, quick, text in zip(model.Seams._fields, blas.SEAMS, model.PLAIN, strict=True):
+        a, b = (list(inspect.signature(f).parameters) for f in (quick, text))
+        assert a == b and quick.__doc__, name
+
+
+PLANTS = [
+    ("linear", ".swapaxes(-1, -2))", ")", test_linear),
+    ("linear", 'y + params[name + ".bias"] if', "y if", test_linear),
+    (
+        "linear",
+        'y = y + (x @ params[name + ".lora_a"])',
+        "y = (x @ params[name + '.lora_a'])",
+        test_linear,
+    ),
+    ("rms_norm", "scale /= x.shape[-1]", "scale /= x.shape[-2]", test_norm),
+    ("rms_norm", "scale += eps", "pass", test_norm),
+    ("rms_norm", "y *= weight", "y *= 1", test_norm),
+    ("rms_norm", "y = x * x", "y = x; y *= x", test_norm),
+    (
+        "rotate",
+        "+= x[..., half:] * s[..., :half]",
+        "-= x[..., half:] * s[..., :half]",
+        test_rotation,
+    ),
+    ("rotate", "s[..., half:]", "s[..., :half]", test_rotation),
+    ("gated", "np.minimum(y, 80.0, out=y)", "pass", test_gate),
+    ("gated", "y += 1", "y += 2", test_gate),
+    ("gated", "y = np.negative(gate)", "y = np.negative(gate, out=gate)", test_gate),
+    ("attention", "stop = S - int(", "stop = S - 1 - int(", test_attention),
+    ("attention", "seen.all(axis=0)", "seen.any(axis=0)", test_attention),
+    ("attention", "~seen[", "seen[", test_attention),
+    ("attention", "seen = mask[rows]", "seen = mask[: min(ROWS, T - start)]", test_attention),
+    ("attention", "D**-0.5", "D**-0.4", test_attention),
+    ("attention", "mixed /= ", "mixed *= ", test_attention),
+    ("_scores", "split[:stop] == block", "split[:stop] != block", test_attention),
+    ("_scores", "keys[..., split:, :]", "keys[..., -split:, :]", test_attention),
+    ("_product", "[..., 0]", "[..., ::-1, 0]", test_attention),
+]
+
+
+@pytest.mark.parametrize(
+    "name, old, new, law", PLANTS, ids=[f"{name}: {new.strip()}" for name, _, new, _ in PLANTS]
+)
+def test_a_planted_bug_is_caught(
+    name: str, old: str, new: str, law: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every property above, one seed after another, must fail once its seam is broken."""
+    swap(f"blas.{name}", old, new)(monkeypatch)
+    assert isinstance(getattr(blas, name), types.FunctionType)
+    inner = law.hypothesis.inner_test  # type: ignore[attr-defined]
+    free = [p for p in inspect.signature(inner).parameters if p not in ("dtype", "seed")]
+
+    def broken(seed: int) -> bool:
+        rng = np.random.default_rng(seed)
+        chosen: dict[str, Any] = {p: bool(rng.integers(2)) for p in free}
+        if "rows" in chosen:
+            chosen["rows"] = int(rng.choice([1, 3, 40]))
+        if "dtype" in inspect.signature(inner).parameters:
+            chosen["dtype"] = "float64"
+        try:
+            inner(seed=seed, **chosen)
+        except (AssertionError, ValueError, FloatingPointError, IndexError):
+            return True
+        return False
+
+    assert any(broken(seed) for seed in range(200))
