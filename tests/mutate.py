@@ -45,8 +45,8 @@ COPIED = ("tinylane", "tests", "weights", "pyproject.toml", "README.md")
 STILL = 600  # seconds after which a run that does nothing is given up; it does not count
 
 # The tests that are about a file, and (-) those of them that spend seconds on one import; what
-# these compare with is recorded in tests/data too.
-LIVE_LAWS = "-test_laws.py::test_the_laws_hold_for_a_transformers_model_under_a_lane_mask"
+# these compare with is recorded in tests/data too. Bugs that are planted in a source want it whole.
+PLANTED = "-test_blas.py::test_a_planted_bug_is_caught"
 TESTS = {
     "rope": [
         "test_rope.py",
@@ -59,8 +59,9 @@ TESTS = {
         "-test_sampling.py::test_filters_equal_transformers_live",
     ],
     "select": ["test_select.py"],
-    "cache": ["test_cache.py", "test_laws.py", LIVE_LAWS],
-    "model": ["test_model.py", "test_fast.py", "test_laws.py", LIVE_LAWS],
+    "cache": ["test_cache.py"],
+    "model": ["test_model.py", "test_fast.py", "test_blas.py", PLANTED],
+    "blas": ["test_blas.py", "test_model.py", PLANTED],
 }
 
 NOTICED, TIMEOUT, SURVIVED = "noticed", "timed out", "survived"
