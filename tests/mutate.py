@@ -59,7 +59,7 @@ TESTS = {
         "-test_sampling.py::test_filters_equal_transformers_live",
     ],
     "select": ["test_select.py"],
-    "cache": ["test_cache.py"],
+    "cache": ["test_cache.py", "test_cache_buffers.py"],
     "model": ["test_model.py", "test_fast.py", "test_blas.py", PLANTED],
     "blas": ["test_blas.py", "test_model.py", PLANTED],
 }
