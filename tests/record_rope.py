@@ -30,6 +30,9 @@ CASES: dict[str, tuple[int, RopeConfig]] = {
     "yarn, mscale": (64, RopeConfig("yarn", 10000.0, 40.0, 4096, mscale=1.0, mscale_all_dim=0.7)),
     "yarn, not truncated": (64, RopeConfig("yarn", 150000.0, 32.0, 4096, truncate=False)),
     "yarn, tiny head": (8, RopeConfig("yarn", 100.0, 4.0, 16)),
+    "yarn, bands beyond the head": (16, RopeConfig("yarn", 10.0, 4.0, 4096, beta_fast=400.0)),
+    "yarn, bands on one plane": (8, RopeConfig("yarn", 10000.0, 4.0, 6)),
+    "yarn, hardly stretched": (32, RopeConfig("yarn", 10000.0, 1.5, 512)),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinylane.errors import TinylaneError
-from tinylane.lanes import MAX_LANES, SHARED, LaneMask, LaneRoPE
+from tinylane.lanes import MAX_LANES, MAX_STEPS, SHARED, LaneMask, LaneRoPE
 from tinylane.testing.reference import visible_by_definition
 from tinylane.testing.strategies import coordinates, masks
 
@@ -86,6 +87,8 @@ def test_named_patterns() -> None:
     assert bits(LaneMask.star(3)) == ["111", "010", "001"]
     assert LaneMask.joint(3, 2).lag == LaneMask.star(3, 2).lag == 2
     assert LaneMask.neighbours(3, 1, 4).lag == 4 and LaneMask.independent(3).lag == 0
+    assert LaneMask.joint(3).lag == LaneMask.star(3).lag == LaneMask.neighbours(3).lag == 0
+    assert LaneMask.named("joint", 3).lag == 0
 
 
 @pytest.mark.parametrize(
@@ -131,52 +134,84 @@ def test_a_mask_cannot_be_changed_behind_its_back() -> None:
 
 @pytest.mark.parametrize("matrix", [[[1, 0], [1, 1]], np.array([[1.0, 0.0], [1.0, 1.0]])])
 def test_zeros_and_ones_are_as_good_as_booleans(matrix: Any) -> None:
-    assert bits(LaneMask(matrix)) == ["10", "11"]
+    mask = LaneMask(matrix, 2.0)  # type: ignore[arg-type]
+    assert bits(mask) == ["10", "11"] and mask.visibility.dtype == bool
+    assert mask.lag == 2 and type(mask.lag) is int  # a float would go into run files
+
+
+ONE_OF = "expected independent, joint, star, neighbours:K or a matrix"
+LANES = "lanes; expected a whole number from 1 to 1024"
+SQUARE = "expected N x N, one row a lane"
+FLAT = "expected (D/2,) or (layers, D/2)"
+STEPS = "expected a whole number of steps >= 0"
+SCALE = "expected a number > 0, usually N"
+SLOT = "expected a finite number of positions"
+NOT_BOOL = "visibility holds values other than true and false"
+NOT_FINITE = "Omega holds NaN or infinite entries; expected radians per lane"
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: LaneMask(np.ones((2, 3))), r"visibility has shape \(2, 3\); expected N x N"),
-        (lambda: LaneMask(np.ones(4)), r"visibility has shape \(4,\)"),
-        (lambda: LaneMask(np.ones((0, 0))), f"0 lanes; expected 1 to {MAX_LANES}"),
+        (lambda: LaneMask(np.ones((2, 3))), f"visibility has shape (2, 3); {SQUARE}"),
+        (lambda: LaneMask(np.ones(4)), f"visibility has shape (4,); {SQUARE}"),
+        (lambda: LaneMask(np.ones((0, 0))), "0 lanes; expected 1 to 1024"),
         (lambda: LaneMask(np.ones((1025, 1025), bool)), "1025 lanes; expected 1 to 1024"),
-        (lambda: LaneMask([[1, 2], [0, 1]]), "values other than true and false"),
-        (lambda: LaneMask([[1.0, np.nan], [0, 1]]), "values other than true and false"),
-        (lambda: LaneMask(np.eye(2), -1), "lag is -1; expected a whole number of steps >= 0"),
-        (lambda: LaneMask(np.eye(2), 1.5), "lag is 1.5"),  # type: ignore[arg-type]
-        (lambda: LaneMask(np.eye(2), True), "lag is True"),
-        (lambda: LaneMask.joint(10_000), "10000 lanes; expected a whole number from 1 to 1024"),
-        (lambda: LaneMask.joint(0), "0 lanes; expected"),
-        (lambda: LaneMask.independent(-1), "-1 lanes; expected"),
-        (lambda: LaneMask.star(1.5), "1.5 lanes; expected"),  # type: ignore[arg-type]
-        (lambda: LaneMask.neighbours(True), "True lanes; expected"),
-        (lambda: LaneMask.neighbours(3, -1), r"neighbours\(-1\); expected a whole number >= 0"),
-        (lambda: LaneMask.neighbours(3, 0.5), r"neighbours\(0.5\)"),  # type: ignore[arg-type]
-        (lambda: LaneMask.named("everyone", 3), "visibility 'everyone'; expected independent,"),
-        (lambda: LaneMask.named("star:2", 3), "visibility 'star:2'"),
-        (lambda: LaneMask.named("neighbours:x", 3), "visibility 'neighbours:x'"),
-        (lambda: LaneMask.named("neighbours:-1", 3), "visibility 'neighbours:-1'"),
-        (lambda: LaneMask.named("named", 3), "visibility 'named'"),
-        (lambda: LaneMask.named("joint", 3, -2), "lag is -2"),
-        (lambda: LaneRoPE(np.ones((2, 2, 2))), r"Omega has shape \(2, 2, 2\)"),
-        (lambda: LaneRoPE(np.float64(1.0)), r"Omega has shape \(\)"),  # type: ignore[arg-type]
-        (lambda: LaneRoPE(np.ones(0)), r"Omega has shape \(0,\)"),
-        (lambda: LaneRoPE(np.array([1.0, np.nan])), "Omega holds NaN or infinite entries"),
-        (lambda: LaneRoPE(np.array([1.0, np.inf])), "Omega holds NaN or infinite entries"),
+        (lambda: LaneMask([[1, 2], [0, 1]]), NOT_BOOL),
+        (lambda: LaneMask([[1.0, np.nan], [0, 1]]), NOT_BOOL),
+        (lambda: LaneMask(np.eye(2), -1), f"lag is -1; {STEPS}"),
+        (lambda: LaneMask(np.eye(2), 1.5), f"lag is 1.5; {STEPS}"),  # type: ignore[arg-type]
+        (lambda: LaneMask(np.eye(2), True), f"lag is True; {STEPS}"),
+        (lambda: LaneMask(np.eye(2), 2**31), f"lag is {2**31}; {STEPS}"),
+        (lambda: LaneMask.joint(10_000), f"10000 {LANES}"),
+        (lambda: LaneMask.joint(0), f"0 {LANES}"),
+        (lambda: LaneMask.independent(-1), f"-1 {LANES}"),
+        (lambda: LaneMask.star(1.5), f"1.5 {LANES}"),  # type: ignore[arg-type]
+        (lambda: LaneMask.neighbours(True), f"True {LANES}"),
+        (lambda: LaneMask.neighbours(3, -1), "neighbours(-1); expected a whole number >= 0"),
+        (lambda: LaneMask.neighbours(3, 0.5), "neighbours(0.5); expected a whole number >= 0"),  # type: ignore[arg-type]
+        (lambda: LaneMask.neighbours(3, True), "neighbours(True); expected a whole number >= 0"),
+        (lambda: LaneMask.named("everyone", 3), f"visibility 'everyone'; {ONE_OF}"),
+        (lambda: LaneMask.named("star:2", 3), f"visibility 'star:2'; {ONE_OF}"),
+        (lambda: LaneMask.named("neighbours:x", 3), f"visibility 'neighbours:x'; {ONE_OF}"),
+        (lambda: LaneMask.named("neighbours:-1", 3), f"visibility 'neighbours:-1'; {ONE_OF}"),
+        (lambda: LaneMask.named("neighbours:٣", 3), f"visibility 'neighbours:٣'; {ONE_OF}"),
+        (
+            lambda: LaneMask.named(f"neighbours:{10**9}", 3),
+            f"visibility 'neighbours:1000000000'; {ONE_OF}",
+        ),
+        (lambda: LaneMask.named("named", 3), f"visibility 'named'; {ONE_OF}"),
+        (lambda: LaneMask.named("x" * 99, 3), f"visibility '{'x' * 60}'; {ONE_OF}"),
+        (lambda: LaneMask.named("joint", 3, -2), f"lag is -2; {STEPS}"),
+        (lambda: LaneRoPE(np.ones((2, 2, 2))), f"Omega has shape (2, 2, 2); {FLAT}"),
+        (lambda: LaneRoPE(np.float64(1.0)), f"Omega has shape (); {FLAT}"),  # type: ignore[arg-type]
+        (lambda: LaneRoPE(np.ones(0)), f"Omega has shape (0,); {FLAT}"),
+        (lambda: LaneRoPE(np.array([1.0, np.nan])), NOT_FINITE),
+        (lambda: LaneRoPE(np.array([1.0, np.inf])), NOT_FINITE),
         (lambda: LaneRoPE(THETA, 1), "prompt_lane is 1; expected 'own' or 0"),  # type: ignore
-        (lambda: LaneRoPE(THETA, False), "prompt_lane is False"),
-        (lambda: LaneRoPE(THETA, "shared"), "prompt_lane is 'shared'"),  # type: ignore[arg-type]
-        (lambda: LaneRoPE.group_think(THETA, np.inf), "slot is inf; expected a finite number"),
-        (lambda: LaneRoPE.ntk(THETA, np.nan, 2), "slot is nan"),
-        (lambda: LaneRoPE.ntk(THETA, 1, 0), "ntk scale is 0; expected a number > 0"),
-        (lambda: LaneRoPE.ntk(THETA, 1, np.inf), "ntk scale is inf"),
+        (lambda: LaneRoPE(THETA, False), "prompt_lane is False; expected 'own' or 0"),
+        (lambda: LaneRoPE(THETA, "shared"), "prompt_lane is 'shared'; expected 'own' or 0"),  # type: ignore[arg-type]
+        (
+            lambda: LaneRoPE.group_think(THETA, np.inf),
+            f"slot is inf; {SLOT}",
+        ),
+        (lambda: LaneRoPE.ntk(THETA, np.nan, 2), f"slot is nan; {SLOT}"),
+        (lambda: LaneRoPE.ntk(THETA, 1, 0), f"ntk scale is 0; {SCALE}"),
+        (lambda: LaneRoPE.ntk(THETA, 1, np.inf), f"ntk scale is inf; {SCALE}"),
     ],
 )
 def test_what_is_refused_and_how(make: Any, message: str) -> None:
-    with pytest.raises(TinylaneError, match=message) as caught:
+    with pytest.raises(TinylaneError) as caught:
         make()
-    assert "\n" not in str(caught.value)
+    assert str(caught.value) == message
+
+
+def test_the_ends_of_every_range_are_allowed() -> None:
+    assert LaneMask(np.ones((MAX_LANES, MAX_LANES), dtype=bool)).n == MAX_LANES
+    assert LaneMask.independent(MAX_LANES).n == MAX_LANES and LaneMask.joint(1).n == 1
+    assert LaneMask.joint(2, MAX_STEPS).lag == MAX_STEPS
+    assert LaneMask.named(f"neighbours:{10**9 - 1}", 3).visibility.all()
+    assert np.array_equal(LaneRoPE.ntk(THETA, 10, 1).omega, 10 * THETA)
 
 
 def test_the_starts_of_omega() -> None:
@@ -187,6 +222,25 @@ def test_the_starts_of_omega() -> None:
     assert np.allclose(ntk, [10 * t * 4 ** (-2 * d / 6) for d, t in enumerate(THETA)], rtol=1e-15)
     assert ntk[0] == 10 * THETA[0] and ntk[-1] == pytest.approx(10 * THETA[-1] / 4)
     assert np.array_equal(LaneRoPE.ntk(THETA[:1], 3, 8).omega, [3.0])  # a single plane: the fastest
+
+
+def test_a_float32_theta_gives_omega_in_float64() -> None:
+    """A product in float32 would be off by half a float32 unit, which the lane then multiplies."""
+    narrow = THETA.astype(np.float32)
+    wide = narrow.astype(np.float64)
+    assert np.array_equal(LaneRoPE.group_think(narrow, 0.1).omega, 0.1 * wide)
+    assert np.array_equal(LaneRoPE.ntk(narrow, 0.1, 4).omega, LaneRoPE.ntk(wide, 0.1, 4).omega)
+
+
+def test_settings_are_what_json_can_say() -> None:
+    """A run file holds them; to read them back is to have the same rotation."""
+    per_layer = LaneRoPE(np.stack([THETA, 2 * THETA]), 0)
+    assert per_layer.settings() == {
+        "omega": [THETA.tolist(), (2 * THETA).tolist()],
+        "prompt_lane": 0,
+    }
+    again = json.loads(json.dumps(LaneRoPE(THETA / 3).settings()))
+    assert LaneRoPE(np.array(again["omega"]), again["prompt_lane"]).same_as(LaneRoPE(THETA / 3))
 
 
 @pytest.mark.parametrize("prompt_lane", ["own", 0])

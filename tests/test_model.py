@@ -187,7 +187,7 @@ def test_shared_rows_in_front_are_split_by_a_number_mixed_ones_by_block() -> Non
         m = np.array(lanes)
         plan = make_plan(CONFIG, LaneRoPE(OMEGA), mask, i, m, i, m)
         if split is None:
-            assert plan.split.tolist() == [0, 1, 0, 1]
+            assert plan.split.tolist() == [0, 1, 0, 1] and plan.split.dtype == np.int32
         else:
             assert plan.split == split
 
