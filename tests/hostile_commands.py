@@ -4,8 +4,8 @@
 
 `hostile.py` reads each input with the package's functions, and watches what is opened. Here the
 command that a user would give it to is run, each in a process of its own (a fork that has imported
-the package): its exit code, what it says on standard error, its processor time, and its memory above the process it
-was forked from. A category without a command of its own is read where a checkpoint would hold it.
+the package): its exit code, what it says on standard error, its processor time, and its memory
+above the process it was forked from. A category without a command of its own is read where a checkpoint would hold it.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def commands(root: Path) -> dict[str, Callable[[str], Argv]]:
 
 
 def ask(argv: Argv, said: Path) -> tuple[int, str, float, float]:
-    """Exit code, what was said on standard error, seconds of processor time (children's too), MiB above ours."""
+    """Exit code, what standard error says, processor time with its children's, MiB above ours."""
     from tinylane.cli import main
 
     sys.stdout.flush()
