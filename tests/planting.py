@@ -62,7 +62,8 @@ def put(patch: Patch, owner: Any, name: str, new: Any) -> None:
                 table = module.__dict__.get(seams)
                 mine = getattr(table, name, None)
                 if mine is not None and (mine is old or (text and key == "tinylane.blas")):
-                    patch.setattr(module, seams, table._replace(**{name: new}))
+                    also = {"linears": model.linears} if name == "linear" else {}
+                    patch.setattr(module, seams, table._replace(**{name: new}, **also))
 
 
 def instead(owner: Any, name: str, make: Callable[[Any], Any]) -> Callable[[Patch], None]:

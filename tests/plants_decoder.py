@@ -91,7 +91,9 @@ def biased_after_rotation(patch: Patch) -> None:
         turned = turn(x, c, s)
         return turned + kept.pop().reshape(len(x), 1, -1) if kept else turned
 
-    patch.setattr(blas, "SEAMS", model.PLAIN._replace(linear=bare, rotate=rotate))
+    each = lambda params, names, x: [bare(params, name, x) for name in names]
+    seams = model.PLAIN._replace(linear=bare, linears=each, rotate=rotate)
+    patch.setattr(blas, "SEAMS", seams)
 
 
 def float32_angles(old: Any) -> Any:

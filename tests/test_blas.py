@@ -58,6 +58,22 @@ def test_linear(dtype: str, seed: int, batch: bool, rows: int, turned: bool) -> 
         agree(blas.linear(copied, "a", given), model.linear(some, "a", x))
 
 
+@on_each_dtype
+@given(seed=seeds, batch=st.booleans(), rows=st.sampled_from([1, 3, 40]), turned=st.booleans())
+def test_linears(dtype: str, seed: int, batch: bool, rows: int, turned: bool) -> None:
+    """Of one array in order, in another order, in part, or of several: always each by its name."""
+    x = drawn(seed, *((2,) if batch else ()), rows, 12, dtype=dtype)
+    whole = drawn(seed + 1, 12, 15, dtype=dtype)
+    pieces = dict(zip("abc", np.split(whole, [6, 8], axis=1), strict=True))
+    params = {f"{name}.weight": piece for name, piece in pieces.items()}
+    params |= {"b.bias": drawn(seed + 2, 2, dtype=dtype), "d.weight": drawn(seed, 4, 12).T}
+    params |= {"c.lora_a": drawn(3, 12, 2, dtype=dtype), "c.lora_b": drawn(4, 2, 7, dtype=dtype)}
+    for names in ("abc", "cab", "ab", "aaa", "abd", "d", "dd"):
+        quick = blas.linears(params, list(names), outermost(x) if turned else x)
+        for y, text in zip(quick, model.linears(params, list(names), x), strict=True):
+            agree(y, text)
+
+
 @given(seed=seeds, batch=st.booleans())
 def test_embedding(seed: int, batch: bool) -> None:
     params = {"model.embed_tokens.weight": drawn(seed, 9, 6)}
@@ -160,10 +176,12 @@ def test_every_seam_has_a_twin_of_the_same_signature() -> None:
 
 
 PLANTS = [
-    ("linear", ".swapaxes(-1, -2))", ")", test_linear),
-    ("linear", 'y + params[name + ".bias"] if', "y if", test_linear),
+    ("linear", ".swapaxes(-1, -2)).swapaxes(-1, -2))", "))", test_linear),
+    ("linears", "end - width : end", "end - width + 1 : end + 1", test_linears),
+    ("_follow", "w.ctypes.data != at", "False", test_linears),
+    ("_rest", 'y + params[name + ".bias"] if', "y if", test_linear),
     (
-        "linear",
+        "_rest",
         'y = y + (x @ params[name + ".lora_a"])',
         "y = (x @ params[name + '.lora_a'])",
         test_linear,
@@ -185,7 +203,12 @@ PLANTS = [
     ("attention", "stop = S - int(", "stop = S - 1 - int(", test_attention),
     ("attention", "seen.all(axis=0)", "seen.any(axis=0)", test_attention),
     ("attention", "~seen[", "seen[", test_attention),
-    ("attention", "seen = mask[rows]", "seen = mask[: min(ROWS, T - start)]", test_attention),
+    (
+        "attention",
+        "seen: Any = mask[rows]",
+        "seen: Any = mask[: min(ROWS, T - start)]",
+        test_attention,
+    ),
     ("attention", "D**-0.5", "D**-0.4", test_attention),
     ("attention", "mixed /= ", "mixed *= ", test_attention),
     ("_scores", "split[:stop] == block", "split[:stop] != block", test_attention),

@@ -78,14 +78,22 @@ def test_every_dtype_is_widened_exactly(tmp_path, family, dtype, backend):
 
 
 def test_numpy_matrices_are_contiguous_the_way_they_multiply(tmp_path):
-    """The head by columns, the layers as in the file: see `tinylane.blas`."""
+    """Tall ones as in the file, wide ones by columns, side by side: see `tinylane.blas`."""
     tied = load(write_checkpoint(tmp_path / "tied", FAMILIES["qwen2"])).params
     untied = load(write_checkpoint(tmp_path / "untied")).params
+    stacks = (("self_attn.q", "self_attn.k", "self_attn.v"), ("mlp.gate", "mlp.up"))
     for params in (tied, untied):
-        for name, value in params.items():
+        for value in params.values():
             assert value.flags.aligned and value.dtype == np.float32
-            turned = "layers" in name or (params is tied and "embed_tokens" in name)
-            assert (value.T if turned else value).flags.c_contiguous, name
+        at = "model.layers.0."
+        for tall in ("self_attn.o", "mlp.down"):
+            assert params[f"{at}{tall}_proj.weight"].T.flags.c_contiguous
+        for names in stacks:
+            weights = [params[f"{at}{name}_proj.weight"] for name in names]
+            assert all(w.base is weights[0].base for w in weights)
+            assert weights[0].base.flags.c_contiguous
+            assert np.array_equal(np.concatenate(weights, axis=1), weights[0].base)
+        assert params["lm_head.weight"].flags.c_contiguous
     assert tied["model.embed_tokens.weight"].base is tied["lm_head.weight"]
 
 

@@ -1,15 +1,17 @@
 """NumPy's faster versions of the decoder's seams: the same signatures, each with a parity test.
 
-`tinylane.model` is the text; these give its numbers up to rounding, and know two things about BLAS
-and memory. A product of a few rows is quickest with the matrix first, its rows contiguous as in the
-file: `(w.T @ x.T).T`. Activations of many rows are then transposed in memory (channels outermost),
-which NumPy's elementwise functions keep. And every large temporary is worked on in place.
+`tinylane.model` is the text; these give its numbers up to rounding, and know three things about
+BLAS and memory. A matrix that is wide is multiplied from its columns, one that is tall from its
+rows, as they lie in the file: `(w.T @ x.T).T`; the rows of activations may then be innermost in
+memory. What reads one input is multiplied in one product. And every large temporary is worked on in
+place.
 
     T rows   S keys   H heads   K kv heads   D head dim   C width
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,18 +24,46 @@ ROWS = 128  # rows of a prefill that are scored at once: keys behind the last on
 
 
 def linear(params: Params, name: str, x: Array) -> Array:
-    """As `model.linear`; quick where the weight is a transposed view of a file's (out, in)."""
+    """As `model.linear`; a weight that lies as in the file, (out, in), is multiplied from there."""
     weight = params[name + ".weight"]
-    if weight.flags.c_contiguous:
+    if weight.flags.c_contiguous or not weight.flags.f_contiguous:
         return model.linear(params, name, x)
-    y = (weight.T @ x.swapaxes(-1, -2)).swapaxes(-1, -2)
+    return _rest(params, name, x, (weight.T @ x.swapaxes(-1, -2)).swapaxes(-1, -2))
+
+
+def linears(params: Params, names: Sequence[str], x: Array) -> list[Array]:
+    """As `model.linears`; one product where the weights are all the columns of one array.
+
+    So the loader lays them: a small product is as quick on one core as on two.
+    """
+    weights = [params[name + ".weight"] for name in names]
+    stack, widths = weights[0].base, [w.shape[1] for w in weights]
+    if stack is None or stack.shape != (x.shape[-1], sum(widths)) or not _follow(stack, weights):
+        return [linear(params, name, x) for name in names]
+    y, ends = x @ stack, np.cumsum(widths).tolist()
+    parts = [y[..., end - width : end] for end, width in zip(ends, widths, strict=True)]
+    return [_rest(params, name, x, part) for name, part in zip(names, parts, strict=True)]
+
+
+def _follow(stack: Array, weights: list[Array]) -> bool:
+    """Whether the weights are the columns of `stack`, side by side."""
+    at = stack.ctypes.data
+    for w in weights:
+        if w.ctypes.data != at or w.strides != stack.strides:
+            return False
+        at += w.shape[1] * w.itemsize
+    return True
+
+
+def _rest(params: Params, name: str, x: Array, y: Array) -> Array:
+    """A linear layer's low-rank update and bias, on its product y."""
     if name + ".lora_a" in params:
         y = y + (x @ params[name + ".lora_a"]) @ params[name + ".lora_b"]
     return y + params[name + ".bias"] if name + ".bias" in params else y
 
 
 def embed(params: Params, tokens: Array) -> Array:
-    """As `model.embed`, channels outermost in memory, as `linear` gives and likes them."""
+    """As `model.embed`, rows innermost in memory, as `linear` gives them: sums need no turn."""
     return model.embed(params, tokens).swapaxes(-1, -2).copy().swapaxes(-1, -2)
 
 
@@ -125,4 +155,4 @@ def _product(q: Array, keys: Array) -> Array:
     return np.ascontiguousarray((keys @ q.swapaxes(-1, -2)).swapaxes(-1, -2))
 
 
-SEAMS = model.Seams(linear, embed, rms_norm, rotate, gated, attention)
+SEAMS = model.Seams(linear, linears, embed, rms_norm, rotate, gated, attention)

@@ -1,11 +1,11 @@
 """A Hugging Face checkpoint folder, or a hub id, as a `Model` on NumPy or MLX.
 
 Tensor by tensor, in pieces, so that the peak is the weights in their final type and little more.
-How `params` is laid out: every matrix so that `x @ w` works. Arrays are held as in the file, (out,
-in), and their `.T` view is in `params`, so that one source line serves both libraries; on NumPy
-the head alone is turned to (in, out), where BLAS reads so wide a matrix quicker. A tied head and
-its embedding are one array. MLX-quantized layers stay packed in MLX where it has kernels for them;
-everywhere else they are dequantized here.
+How `params` is laid out: every matrix so that `x @ w` works, in one source line for both libraries.
+MLX holds the file's (out, in) array and its `.T` view is in `params`. NumPy too for tall matrices;
+wide ones are (in, out), as columns of one array where they read one input (`tinylane.blas`). A tied
+head and its embedding are one array. MLX-quantized layers stay packed in MLX where it has kernels
+for them; everywhere else they are dequantized here.
 """
 
 from __future__ import annotations
@@ -229,10 +229,12 @@ def _finite(chunk: np.ndarray) -> bool:
 def _read_numpy(files: WeightFiles, dtype: str, damaged: list[str]) -> dict[str, Any]:
     """All tensors as NumPy arrays; names with NaN or infinite values are added to `damaged`."""
     params: dict[str, Any] = {}
-    tied = files.config.tied
-    for name, shape in files.config.tensors().items():
-        flipped = name == f"{HEAD}.weight" or (name == f"{EMBED}.weight" and tied)
-        array = np.empty(shape[::-1] if flipped else shape, dtype)
+    tied, shapes = files.config.tied, files.config.tensors()
+    stacked = _stacked(shapes, dtype)
+    for name, shape in shapes.items():
+        table = name == f"{HEAD}.weight" or (name == f"{EMBED}.weight" and tied)
+        flipped = table or name in stacked
+        array = stacked.pop(name) if name in stacked else np.empty(shape[:: 1 - 2 * table], dtype)
         rows, clean = (array.T if flipped else array), True
         for start, chunk in files.chunks(name):
             with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite: reported
@@ -247,6 +249,18 @@ def _read_numpy(files: WeightFiles, dtype: str, damaged: list[str]) -> dict[str,
         params[f"{HEAD}.weight"] = params[f"{EMBED}.weight"]
         params[f"{EMBED}.weight"] = params[f"{HEAD}.weight"].T
     return params
+
+
+def _stacked(shapes: dict[str, tuple[int, ...]], dtype: str) -> dict[str, np.ndarray]:
+    """Room, (in, out), for layers that read one input: columns of one array (`blas.linears`)."""
+    found: dict[str, np.ndarray] = {}
+    for kinds in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")):
+        for first in [name for name in shapes if name.endswith(f"{kinds[0]}.weight")]:
+            names = [first.replace(kinds[0], kind) for kind in kinds]
+            ends = np.cumsum([shapes[name][0] for name in names])
+            whole = np.empty((shapes[first][1], ends[-1]), dtype)
+            found.update(zip(names, np.split(whole, ends[:-1], axis=1), strict=True))
+    return found
 
 
 def _read_mlx(files: WeightFiles, dtype: str, damaged: list[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ the same result. Nothing here was timed on Metal. Portable MLX only: no float64,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
@@ -29,6 +29,11 @@ def linear(params: Params, name: str, x: Array) -> Array:
     if name + ".lora_a" in params:
         y = y + (x @ params[name + ".lora_a"]) @ params[name + ".lora_b"]
     return y + params[name + ".bias"] if name + ".bias" in params else y
+
+
+def linears(params: Params, names: Sequence[str], x: Array) -> list[Array]:
+    """As `model.linears`."""
+    return [linear(params, name, x) for name in names]
 
 
 def embed(params: Params, tokens: Array) -> Array:
@@ -111,4 +116,4 @@ def _packed(params: Params, name: str, width: int) -> tuple[Any, ...]:
     return weight, scales, biases, True, group, bits, "mxfp4" if biases is None else "affine"
 
 
-SEAMS = model.Seams(linear, embed, rms_norm, rotate, gated, attention)
+SEAMS = model.Seams(linear, linears, embed, rms_norm, rotate, gated, attention)

@@ -52,6 +52,11 @@ def linear(params: Params, name: str, x: Array) -> Array:
     return y + params[name + ".bias"] if name + ".bias" in params else y
 
 
+def linears(params: Params, names: Sequence[str], x: Array) -> list[Array]:
+    """`linear` of one input by several names, which a library may multiply in one go."""
+    return [linear(params, name, x) for name in names]
+
+
 def embed(params: Params, tokens: Array) -> Array:
     """tokens (..., T) -> (..., T, C)."""
     return params["model.embed_tokens.weight"][tokens]
@@ -109,6 +114,7 @@ class Seams(NamedTuple):
     """Where a library's fused version may stand in for the text above (same signatures)."""
 
     linear: Callable[..., Array] = linear
+    linears: Callable[..., list[Array]] = linears
     embed: Callable[..., Array] = embed
     rms_norm: Callable[..., Array] = rms_norm
     rotate: Callable[..., Array] = rotate
@@ -131,11 +137,10 @@ def self_attention(
     """Project, rotate by (position, lane), attend, project back: (..., T, C) -> (..., T, C)."""
     name = f"model.layers.{layer}.self_attn."
 
-    def heads(projection: str, count: int) -> Array:  # -> (..., T, heads, D)
-        y = seams.linear(params, name + projection + "_proj", x)
-        return y.reshape(*y.shape[:-1], count, config.head_dim)
-
-    q, k, v = heads("q", config.heads), heads("k", config.kv_heads), heads("v", config.kv_heads)
+    names = [name + projection for projection in ("q_proj", "k_proj", "v_proj")]
+    q, k, v = (  # (..., T, heads, D)
+        y.reshape(*y.shape[:-1], -1, config.head_dim) for y in seams.linears(params, names, x)
+    )
     if config.qk_norm:
         q = seams.rms_norm(q, params[name + "q_norm.weight"], config.norm_eps)
         k = seams.rms_norm(k, params[name + "k_norm.weight"], config.norm_eps)
@@ -151,8 +156,7 @@ def self_attention(
 def feed_forward(params: Params, layer: int, x: Array, seams: Seams) -> Array:
     """SwiGLU: (..., T, C) -> (..., T, C)."""
     name = f"model.layers.{layer}.mlp."
-    gate = seams.linear(params, name + "gate_proj", x)
-    up = seams.linear(params, name + "up_proj", x)
+    gate, up = seams.linears(params, [name + "gate_proj", name + "up_proj"], x)
     return seams.linear(params, name + "down_proj", seams.gated(gate, up))
 
 

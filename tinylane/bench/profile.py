@@ -96,6 +96,7 @@ def _parts(engine: Tinylane, case: Case) -> dict[str, float]:
     clock, seams, model = _Clock(settle), engine.model.seams, replace(engine.model)
     model.seams = decoder.Seams(
         linear=clock.wrap("projections", seams.linear),
+        linears=clock.wrap("projections", seams.linears),
         embed=clock.wrap("rest", seams.embed),
         rms_norm=clock.wrap("norms and gate", seams.rms_norm),
         rotate=clock.wrap("attention", seams.rotate),
