@@ -10,8 +10,9 @@ import pytest
 
 from tinylane.config import ModelConfig
 from tinylane.errors import TinylaneError
+from tinylane.hogwild import Hogwild
 from tinylane.lanes import SHARED, LaneMask, LaneRoPE
-from tinylane.model import PLAIN, Model, forward, gated, make_plan, rms_norm
+from tinylane.model import PLAIN, Model, _wide, attention, forward, gated, make_plan, rms_norm
 from tinylane.testing import Case, check, example_case
 from tinylane.testing.checks import bound
 from tinylane.testing.samples import random_weights
@@ -20,6 +21,7 @@ CONFIG = ModelConfig(
     vocab=11, width=16, layers=2, heads=4, kv_heads=2, head_dim=4, mlp_width=24, context=64
 )
 OMEGA = np.array([1.0, 0.3])
+JOINT, APART = LaneMask.joint(2), LaneMask.independent(2)
 
 
 def small(**settings: Any) -> Model:
@@ -34,11 +36,15 @@ TOKENS, POSITIONS, LANES = [1, 2, 3, 4], [0, 1, 2, 2], [SHARED, SHARED, 0, 1]
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        ({"tokens": [1, 2]}, "2 tokens, 4 positions, 4 lanes; expected the same number"),
+        (
+            {"tokens": [1, 2]},
+            "2 tokens, 4 positions, 4 lanes; expected the same number, at least one$",
+        ),
         ({"lanes": [0]}, "4 tokens, 4 positions, 1 lanes"),
         ({"tokens": [], "positions": [], "lanes": []}, "0 tokens, 0 positions, 0 lanes"),
         ({"tokens": [1, 2, 3, 11]}, "token 11 is outside the vocabulary of 11"),
         ({"tokens": [1, -1, 3, 99]}, "token -1 is outside the vocabulary of 11"),
+        ({"tokens": [0, 1, 12, 11]}, "token 12 is outside the vocabulary of 11"),
         ({"lanes": [SHARED, SHARED, 0, 2]}, r"lane 2 is outside the mask's 0 .. 1"),
         ({"lanes": [SHARED, -2, 0, 1]}, r"lane -2 is outside the mask's 0 .. 1 \(SHARED is -1\)"),
         ({"tokens": [1, 2, 3, 2**32 + 1]}, "token 4294967297 is outside the vocabulary of 11"),
@@ -206,6 +212,78 @@ def test_a_decoding_step_of_joint_lanes_has_no_mask() -> None:
     assert late.mask is not None
 
 
+def test_a_step_of_joint_lanes_does_not_even_ask_for_the_matrix(monkeypatch: Any) -> None:
+    """Rows times keys: at 64 lanes and 4096 keys it would take longer than a small model's step."""
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("asked")
+
+    monkeypatch.setattr(LaneMask, "visible", refuse)
+    keys_i, keys_m = np.array([0, 1, 2, 2]), np.array([SHARED, SHARED, 0, 1])
+    step = keys_i[2:], keys_m[2:], keys_i, keys_m
+    assert make_plan(CONFIG, LaneRoPE(OMEGA), LaneMask.joint(2), *step).mask is None
+    with pytest.raises(AssertionError, match="asked"):
+        make_plan(CONFIG, LaneRoPE(OMEGA), LaneMask.star(2), *step)
+
+
+def test_a_mask_that_hides_nothing_is_none() -> None:
+    """Attention without a mask is quicker: lag 1, and no other lane's key is younger."""
+    lagged = LaneMask.joint(2, 1)
+    keys_i, keys_m = np.array([0, 1, 1, 2]), np.array([SHARED, 0, 1, 1])
+    row = keys_i[3:], keys_m[3:]
+    assert make_plan(CONFIG, LaneRoPE(OMEGA), lagged, *row, keys_i, keys_m).mask is None
+
+
+def test_a_mask_of_its_own_kind_decides_for_every_row() -> None:
+    """A subclass whose matrix says that all see all, and whose `visible` says otherwise."""
+
+    class Own(LaneMask):
+        def visible(self, i: Any, m: Any, j: Any, n: Any) -> np.ndarray:
+            return (i[:, None] == j) & (m[:, None] == n)
+
+    i, m = np.array([2, 2]), np.array([0, 1])
+    plan = make_plan(CONFIG, LaneRoPE(OMEGA), Own(np.ones((2, 2))), i, m, i, m)
+    assert plan.mask is not None and plan.mask.tolist() == [[True, False], [False, True]]
+
+
+def test_a_rotation_is_told_the_mask() -> None:
+    """Hogwild's blocks are as long as what the mask lets a lane see."""
+    i, m = np.array([0, 1, 1]), np.array([SHARED, 0, 1])
+    plans = [make_plan(CONFIG, Hogwild(), mask, i, m, i, m) for mask in (JOINT, APART)]
+    assert [len(plan.queries[0]) for plan in plans] == [3, 3]
+    cosines = [np.array([turn[0] for turn in plan.queries[0]]) for plan in plans]
+    assert not np.array_equal(*cosines)
+
+
+def test_the_tables_of_a_plan_have_the_dtype_asked_for_and_the_keys_serves_queries_too() -> None:
+    i, m = np.arange(4), np.array([SHARED, 0, SHARED, 1])
+    for omega in (OMEGA, np.stack([OMEGA, 2 * OMEGA])):
+        for dtype in (np.float32, np.float64):
+            plan = make_plan(CONFIG, LaneRoPE(omega), JOINT, i, m, i, m, dtype)
+            made = [*plan.keys, *(turn for turns in plan.queries for turn in turns)]
+            assert all(part.dtype == dtype for turn in made for part in turn)
+            for key, turns in zip(plan.keys, plan.queries, strict=True):
+                assert len(turns) == 2 and turns[1] is key  # not computed twice
+
+
+def test_a_plan_for_mlx_holds_its_arrays() -> None:
+    """A NumPy array left in it would be taken over to the device in every layer."""
+    mx = pytest.importorskip("mlx.core")
+    i, m = np.arange(4), np.array([SHARED, 0, SHARED, 1])
+    plan = make_plan(CONFIG, LaneRoPE(OMEGA), JOINT, i, m, i, m, array=mx.array)
+    turns = [*plan.keys, *plan.queries[0]]
+    parts = [plan.split, plan.mask, *(part for turn in turns for part in turn)]
+    assert all(isinstance(part, mx.array) for part in parts)
+
+
+@pytest.mark.parametrize("law", ["definition", "steps"])
+def test_in_float64_the_decoder_is_its_definition_whole_and_in_pieces(law: str) -> None:
+    """To 1e-12 and better, which a table in float32 would not allow; with and without a lag."""
+    for seed in range(12):
+        case = example_case(seed)
+        check(law, case.model("numpy", "float64"), case.sample, case.choose)
+
+
 def test_layers_share_one_table_unless_omega_is_per_layer() -> None:
     i, m = np.arange(3), np.array([SHARED, 0, 1])
     for omega, shared in ((OMEGA, True), (np.stack([OMEGA, OMEGA]), False)):
@@ -226,11 +304,15 @@ def test_the_model_s_own_lanes_are_the_default_of_a_call() -> None:
 def test_a_matrix_of_visibility_serves_as_many_lanes_as_it_has() -> None:
     seen = np.array([[1, 1, 0], [0, 1, 1], [0, 0, 1]])
     trained = small(visibility=seen, lag=2)
+    assert np.array_equal(trained.mask(3).visibility, seen)
     assert np.array_equal(trained.mask(2).visibility, seen[:2, :2]) and trained.mask(2).lag == 2
-    with pytest.raises(
-        TinylaneError, match="4 lanes, but this model's visibility is a matrix for 3"
-    ):
+    with pytest.raises(TinylaneError) as error:
         trained.mask(4)
+    assert str(error.value) == (
+        "4 lanes, but this model's visibility is a matrix for 3; give a visibility"
+    )
+    alone = small(visibility=np.ones((1, 1)))  # a prompt needs no more than one lane
+    assert np.array_equal(alone([1, 2], [0, 1], [SHARED] * 2), MODEL([1, 2], [0, 1], [SHARED] * 2))
 
 
 def test_theta_is_float64_and_the_cache_takes_the_rotation() -> None:
@@ -245,6 +327,31 @@ def test_the_gate_does_not_overflow() -> None:
     gate = np.array([-1e4, -100.0, 0.0, 100.0], dtype=np.float32)
     with np.errstate(all="raise", under="ignore"):
         assert np.allclose(gated(gate, np.ones_like(gate)), [0, 0, 0, 100], atol=1e-30)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_softmax_bears_scores_of_any_size(dtype: str) -> None:
+    """Each row is taken relative to its own largest: rows thousands apart, above exp's range."""
+    keys = np.array([[[1.0], [2.0]]], dtype=dtype)
+    values = np.array([[[0.0], [1.0]]], dtype=dtype)
+    queries = np.array([[[5000.0], [-5000.0], [0.0], [1e-3]]], dtype=dtype)
+    with np.errstate(all="raise", under="ignore"):
+        found = attention((queries,), keys, values, None, None)
+    np.testing.assert_allclose(found[0, :, 0], [1, 0, 0.5, 0.50025], atol=1e-6)
+
+
+def test_two_blocks_take_two_queries() -> None:
+    """A third would be left out without a word."""
+    q, k = np.ones((1, 2, 2)), np.ones((1, 3, 2))
+    with pytest.raises(ValueError, match="zip"):
+        attention((q, q, q), k, k, None, 1)
+
+
+def test_what_is_wide_is_not_copied_and_16_bits_are_widened() -> None:
+    for dtype in (np.float32, np.float64):
+        x = np.ones(3, dtype=dtype)
+        assert _wide(x) is x
+    assert _wide(np.ones(3, dtype=np.float16)).dtype == np.float32
 
 
 def test_the_norm_of_zeros_is_zero() -> None:
@@ -264,7 +371,19 @@ def test_typed_reads_bfloat16_bits() -> None:
     model = Model(CONFIG, {}, "mlx", "bfloat16")
     bits = np.array([0x3F80, 0xC000], dtype=np.uint16)
     assert model.typed(bits).tolist() == [1.0, -2.0] and model.typed(bits).dtype == mx.bfloat16
-    assert MODEL.typed(np.array([1.5], dtype=np.float32)).dtype == np.float64
+    floats = np.array([[1.5, -2.0], [3.0, 0.5]], dtype=np.float32)
+    assert model.typed(floats).tolist() == floats.tolist()
+    found = MODEL.typed(floats.T)
+    assert found.tolist() == floats.T.tolist() and found.dtype == np.float64
+    assert found.flags.c_contiguous  # a product of others is 12 times slower
+
+
+def test_an_array_for_numpy_is_the_array_itself() -> None:
+    x = np.arange(3)
+    assert MODEL.array(x) is x
+    mx = pytest.importorskip("mlx.core")
+    found = Model(CONFIG, {}, "mlx").array(x)
+    assert isinstance(found, mx.array) and found.tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("backend", ["numpy", "mlx"])
