@@ -439,6 +439,7 @@ def main() -> int:
         for outcome in try_all(args.folder, args.only, args.name):
             print(json.dumps(asdict(outcome)), flush=True)
         return 0
+    args.folder = args.folder.resolve()  # links of the corpus name it
     if not args.folder.exists():
         args.folder.mkdir(parents=True)
         make(args.folder)

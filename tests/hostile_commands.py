@@ -126,7 +126,7 @@ def main() -> int:
     if len(sys.argv) != 2:
         print(__doc__)
         return 2
-    root = Path(sys.argv[1])
+    root = Path(sys.argv[1]).resolve()  # links of the corpus name it
     if not root.exists():
         root.mkdir(parents=True)
         hostile.make(root)
