@@ -368,3 +368,17 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
     with pytest.raises(TinylaneError, match="cannot be written"):
         write_json(tmp_path / "absent" / "a.json", {})
+
+
+@pytest.mark.parametrize("kind", ["default", "linear", "llama3", "yarn"])
+def test_the_rotation_is_written_in_the_older_spelling_too(kind: str) -> None:
+    """A loader that does not know `rope_parameters` would turn by its own default, and say nothing."""
+    rope = RopeConfig(kind, 123456.0, 4.0, 512)
+    config = ModelConfig(
+        vocab=8, width=8, layers=1, heads=1, kv_heads=1, head_dim=8, mlp_width=8, rope=rope
+    )
+    raw = config.to_dict()
+    assert ModelConfig.from_dict(raw) == config
+    del raw["rope_parameters"]
+    assert raw["rope_theta"] == 123456.0 and ("rope_scaling" in raw) == (kind != "default")
+    assert ModelConfig.from_dict(raw) == config

@@ -140,6 +140,8 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         """The `config.json` object of this model, in the spelling that transformers 5 writes.
 
+        The rotation stands there in the older spelling too: loaders that do not know
+        `rope_parameters` (mlx-lm) would take their own defaults, and be wrong without a word.
         `from_dict(config.to_dict())` equals `config` up to `source`.
         """
         rope: dict[str, Any] = {"rope_type": self.rope.kind, "rope_theta": self.rope.base}
@@ -170,6 +172,9 @@ class ModelConfig:
             "eos_token_id": list(self.eos_ids) or None,
             "dtype": self.dtype,
         }
+        raw["rope_theta"] = self.rope.base
+        if self.rope.kind != "default":
+            raw["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
         if self.family in ("llama", "qwen3"):
             raw["attention_bias"] = self.qkv_bias
         if self.family == "llama":

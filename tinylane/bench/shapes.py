@@ -83,6 +83,7 @@ SHAPES: dict[str, ModelConfig] = {
         head_dim=16,
         mlp_width=128,
         context=4096,
+        rope=RopeConfig("default", 50000.0),  # nobody's default: a peer must have read it
         tied=True,
     ),
 }
