@@ -372,8 +372,10 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 
 @pytest.mark.parametrize("kind", ["default", "linear", "llama3", "yarn"])
 def test_the_rotation_is_written_in_the_older_spelling_too(kind: str) -> None:
-    """A loader that does not know `rope_parameters` would turn by its own default, and say nothing."""
-    rope = RopeConfig(kind, 123456.0, 4.0, 512)
+    """A loader that does not know `rope_parameters` would take its own default, and say nothing."""
+    factor = {} if kind == "default" else {"factor": 4.0}
+    original = {"original_context": 512} if kind in ("llama3", "yarn") else {}
+    rope = RopeConfig(kind, 123456.0, **factor, **original)
     config = ModelConfig(
         vocab=8, width=8, layers=1, heads=1, kv_heads=1, head_dim=8, mlp_width=8, rope=rope
     )
