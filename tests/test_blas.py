@@ -173,8 +173,7 @@ def test_attention(dtype: str, seed: int) -> None:
 def test_a_row_that_sees_all_does_not_let_the_next_ones_see_more() -> None:
     """Rows in another order than that of the text: the first sees every key, the last one only."""
     q, k, v = (drawn(n, 1, 4, 2, dtype="float64") for n in range(3))
-    mask = np.tril(np.ones((4, 4), dtype=bool))[::-1, ::-1]
-    mask = np.ascontiguousarray(mask[[3, 0, 1, 2]])
+    mask = np.triu(np.ones((4, 4), dtype=bool))
     for seen in (mask, mask[::-1], mask[:, ::-1]):
         agree(blas.attention((q,), k, v, seen, None), model.attention((q,), k, v, seen, None))
 
