@@ -333,8 +333,13 @@ def _held(folder: Path) -> bool:
 BOOT = """
 import os, sys
 from tinylane.__main__ import main
-os.write(int(sys.argv.pop(1)), b"x")
-sys.exit(main())
+try:
+    os.write(int(sys.argv.pop(1)), b"x")
+    sys.exit(main())
+except KeyboardInterrupt as error:
+    if error.__traceback__.tb_next is not None:
+        raise
+    sys.exit(0)  # here, not in the command: it had not begun
 """
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +134,36 @@ def generate(ask: Any, model: str, *more: object) -> dict:
 TEXT = ("--prompt", "cups ABC", "--max-tokens", 5)
 
 
+def unmeasured() -> dict[str, str]:
+    """This environment for a process whose files are limited: coverage could not write its own."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+
+
 def subprocess_run(*argv: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "tinylane", *argv], capture_output=True, text=True, **kwargs
     )
+
+
+def in_a_terminal(*argv: str, columns: int = 100) -> str:
+    """What a terminal of 24 lines is sent."""
+    main, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    env = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
+    env |= {"TERM": "xterm-256color"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tinylane", *argv], stdout=child, stderr=child, env=env
+    )
+    os.close(child)
+    seen = b""
+    while True:
+        try:
+            data = os.read(main, 65536)
+        except OSError:  # Linux says so when the other end is closed
+            break
+        if not data:
+            break
+        seen += data
+    os.close(main)
+    assert process.wait() == 0
+    return seen.decode()

@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import faulthandler
 import gc
+import io
 import json
 import os
 import shutil
@@ -31,6 +32,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))  # as a script: the checkout it is in
 
 import hostile_files
+import hostile_lines
 import hostile_texts
 from helpers_cli import GAME, write_checkpoint
 
@@ -93,7 +95,7 @@ def make(
 ) -> dict[str, dict[str, str]]:
     """Write the corpus, or what is wanted of it; {category: {name: path}}, also in `corpus.json`.
 
-    FOLDER/base is the good checkpoint, FOLDER/good has a cache and a run of it.
+    FOLDER/base is the good checkpoint, FOLDER/good has a cache, a run and an evaluation of it.
     """
     base = write_checkpoint(root / "base")
     good = root / "good"
@@ -123,15 +125,18 @@ def make(
     for category, files in (
         ("prefix", hostile_files.prefixes()),
         ("safetensors", hostile_files.headers()),
-        ("prompt", hostile_texts.PROMPTS.items()),
-        ("matrix", hostile_texts.MATRICES.items()),
+        ("prompt", hostile_lines.PROMPTS.items()),
+        ("matrix", hostile_lines.MATRICES.items()),
     ):
         for name, data in files:
             if path := place(category, name):
                 hostile_texts.put(path, data)
     for category, changes in (
         ("cache", hostile_files.caches(good / "cache.safetensors")),
-        ("run", hostile_texts.runs(good / "run.json")),
+        ("run", hostile_lines.runs(good / "run.json")),
+        ("problems", hostile_lines.problems()),
+        ("transcripts", hostile_lines.transcripts()),
+        ("results", hostile_lines.results(good / "eval")),
     ):
         for name, change in changes:
             if path := place(category, name):
@@ -142,6 +147,7 @@ def make(
 
 def _good_files(base: Path, good: Path) -> None:
     from tinylane.checkpoint import load
+    from tinylane.cli import main as main_of_tinylane
     from tinylane.decoding import Decoding
     from tinylane.runfile import save_run
 
@@ -151,6 +157,10 @@ def _good_files(base: Path, good: Path) -> None:
         pass
     decoding.cache.save(good / "cache.safetensors")
     save_run(good / "run.json", decoding.result(), model, str(base))
+    words = ["eval", "shell-game", "--model", base, "--backend", "numpy", "--lanes", 2]
+    words += ["--count", 1, "--quiet", "--json", "--out", good / "eval"]
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert main_of_tinylane([str(word) for word in words]) == 0
 
 
 # Trying it.
@@ -217,6 +227,22 @@ class Reader:
         from tinylane.runfile import load_run, replay
 
         replay(load_run(path), self.model)
+
+    def problems(self, path: Path) -> None:
+        from tinylane.tasks.gsm8k import task
+        from tinylane.tasks.task import Options
+
+        task(Options(data=str(path), compare="exact")).problems(None, 0)
+
+    def transcripts(self, path: Path) -> None:
+        from tinylane.train.transcripts import read_transcripts
+
+        read_transcripts(path, self.model, labels=True)
+
+    def results(self, path: Path) -> None:
+        from tinylane.evaluation import report
+
+        report.page([report.find(part) for part in report.sections([report.read(path)])], {})
 
     def prompt(self, path: Path) -> None:
         GAME.parse(path.read_text(encoding="utf-8", errors="surrogatepass"))
@@ -413,6 +439,7 @@ def main() -> int:
         for outcome in try_all(args.folder, args.only, args.name):
             print(json.dumps(asdict(outcome)), flush=True)
         return 0
+    args.folder = args.folder.resolve()  # links of the corpus name it
     if not args.folder.exists():
         args.folder.mkdir(parents=True)
         make(args.folder)

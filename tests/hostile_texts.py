@@ -1,4 +1,4 @@
-"""Hostile settings, tokenizers, chat templates, run files and prompts for `hostile.py`."""
+"""Hostile settings, tokenizers and chat templates for `hostile.py`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from helpers_cli import CONFIG, GAME
+from helpers_cli import CONFIG
 
 from tinylane.tensorfile import TensorFile, write_tensors
 
@@ -431,130 +431,3 @@ TEMPLATES = {
 def templates(base: Path) -> Iterator[tuple[str, Make]]:
     for what, template in TEMPLATES.items():
         yield what, text("chat_template.jinja", template)
-
-
-def runs(good: Path) -> Iterator[tuple[str, Make]]:
-    """Run files, each one value away from a good one of the base model."""
-    raw = json.loads(good.read_text())
-
-    def write(value: Any) -> Make:
-        data = value if isinstance(value, bytes) else json.dumps(value).encode()
-        return lambda path: put(path, data)
-
-    def changed(path: tuple[Any, ...], value: Any) -> Make:
-        copy = json.loads(json.dumps(raw))
-        at = copy
-        for key in path[:-1]:
-            at = at[key]
-        at[path[-1]] = value
-        return write(copy)
-
-    lane, wrong = ("lanes", 0), ("x", -1, 1.5, 10**19, [[1]], {}, None, True)
-    places: dict[tuple[Any, ...], tuple[Any, ...]] = {
-        ("format",): (None, "tinylane run 9"),
-        ("model",): ([], None),
-        ("model", "identity"): ("0" * 64, 3),
-        ("prompt", "ids"): (*wrong, [], [-1], [10**6], [2**40], [1.5], ["a"]),
-        ("settings", "seed"): ("x", -1, 1.5, "9" * 60, "²", [], None),
-        ("settings", "omega"): ("x", [], [[]], [1], [[1, 2], [1]], ["a"], [[[1]]], [10**19] * 3),
-        ("settings", "visibility"): ("x", [], [[1]], [[1, 0]], [[2, 2], [2, 2]], [["a"]]),
-        ("settings", "lag"): wrong,
-        ("settings", "prompt_lane"): (1, "x", None, []),
-        ("settings", "stop"): ("x", [1], None),
-        ("settings", "sampler"): ([], {}, {"temperature": 1}),
-        ("settings", "sampler", "temperature"): ("x", -1, None, []),
-        ("settings", "sampler", "top_k"): ("x", -1, 1.5, []),
-        ("settings", "sampler", "logit_bias"): (
-            "x",
-            [[1]],
-            [["a", 1]],
-            [[1, "x"]],
-            [[-1, 1]],
-            [[1, []]],
-        ),
-        ("lanes",): ("x", [], [1], [{}], raw["lanes"] * 3),
-        (*lane, "index"): wrong,
-        (*lane, "start"): (*wrong, 0, 10**6),
-        (*lane, "tokens"): (*wrong, [], [10**6] * 2, [-1] * 2, ["a"] * 2),
-        (*lane, "logprobs"): (*wrong, [1.0] * 2, ["x"] * 2, []),
-        (*lane, "prompt"): (*wrong, [10**6]),
-        (*lane, "max_tokens"): wrong,
-        (*lane, "finish_reason"): (3, [], {}),
-        (*lane, "text"): (3, None),
-        (*lane, "forked"): ("x", [0, 0], [0, 1, 2], [-1, 3], 3),
-        (*lane, "dropped"): ("x", -1, 0, 1.5),
-        ("steps",): wrong,
-        ("seconds",): ("x", -1, None, []),
-        ("extra",): ([], 3),
-    }
-    for path, values in places.items():
-        for value in values:
-            name = ".".join(map(str, path))
-            yield f"{name} {json.dumps(value)[:24]}", changed(path, value)
-    tokens = [list(lane["tokens"]) for lane in raw["lanes"]]
-    for last in (len(GAME.vocabulary), 2**31 - 1):  # a last token is fed to nothing
-        for reason in ("stop", "length", None):
-            copy = json.loads(json.dumps(raw))
-            copy["lanes"][1]["tokens"] = [*tokens[1][:-1], last]
-            copy["lanes"][1]["finish_reason"] = reason
-            yield f"last token {last}, {reason}", write(copy)
-    data = json.dumps(raw).encode()
-    for length in range(0, len(data), max(1, len(data) // 12)):
-        yield f"the first {length} bytes", write(data[:length])
-    for what, value in {
-        "a list": b"[]",
-        "a pickle": b"cos\nsystem\n(S'touch CANARY'\ntR.",
-        "UTF-16": "{}".encode("utf-16"),
-        "deep": b'{"format":' * 3000 + b"1" + b"}" * 3000,
-        "NaN": data.replace(b'"steps": ', b'"steps": NaN, "x": '),
-        "a key twice": data[:-1] + b', "steps": 1}',
-        "17 MiB of lists": b'{"format":[' + b"[]," * (17 << 18) + b"0]}",
-        "15 MiB of numbers": b'{"format":[' + b"999," * (15 << 18) + b"0]}",
-        "15 MiB of lists": b'{"format":[' + b"[]," * (5 << 20) + b"0]}",
-        "15 MiB of text, one wide": b'{"format":"'
-        + b"x" * (15 << 20)
-        + "\U0001f600".encode()
-        + b'"}',
-    }.items():
-        yield what, write(value)
-
-
-PROMPTS = {
-    "empty": "",
-    "no swap": "where is everything?",
-    "a place 0": "0-1",
-    "a place too far": "1-9",
-    "the same place": "2-2",
-    "a negative place": "-1-9",
-    "too many": "1-2 " * 100,
-    "a million": "1-2 " * 1_000_000,
-    "a place of 5000 digits": "9" * 5000 + "-1",
-    "places of a million digits": "9" * 1_000_000 + "-" + "9" * 1_000_000,
-    "superscripts": "¹-²",
-    "another script's digits": "٣-٩",
-    "many spaces": "1" + " " * 300_000 + "2",
-    "spaces and dashes": ("1" + " " * 2000) * 200,
-    "escapes": "\x1b[2J\x9b1-9\r\n\u202e",
-    "half a surrogate": "\ud800 7-8",
-    "NUL": "\0" * 1000,
-}
-
-MATRICES = {
-    "empty": b"",
-    "not JSON": b"[[",
-    "deep": b"[" * 100_000,
-    "100 deep": b"[" * 100 + b"1" + b"]" * 100,
-    "not square": b"[[1, 0]]",
-    "ragged": b"[[1, 0], [1]]",
-    "twos": b"[[2, 2], [2, 2]]",
-    "texts": b'[["a"]]',
-    "null": b"[[null]]",
-    "an object": b'{"a": 1}',
-    "huge": b"[[" + b"9" * 30 + b"]]",
-    "5000 digits": b"[[" + b"9" * 5000 + b"]]",
-    "NaN": b"[[NaN]]",
-    "not UTF-8": b"\xff\xfe",
-    "2000 lanes": json.dumps([[1] * 2000] * 2000).encode(),
-    "8 MiB of lists": b"[" + b"[]," * 2_700_000 + b"[]]",
-    "33 MiB": b" " * (33 << 20),
-}

@@ -185,6 +185,24 @@ def test_an_interrupted_step_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) ->
         both.agree()
 
 
+@pytest.mark.parametrize("device", [mx.cpu, mx.gpu])
+def test_a_gpu_runs_it_at_once_and_a_cpu_does_not_keep_the_step_waiting(
+    device: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "SMALL", 0)
+    begun: list[Any] = []
+    decoding = Decoding(model_of("mlx", "float32"), ids(3), lanes=2, max_tokens=9, sampler=FREE)
+    decoding.step()
+    early = decoding._ahead
+    assert early is not None
+    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(device))
+    monkeypatch.setattr(mx, "async_eval", lambda *arrays: begun.append(arrays))
+    early.start(decoding._feed)
+    assert len(begun) == (device == mx.gpu) and early.fed == decoding._feed
+    early.start(decoding._feed[:1])  # a lane has ended
+    assert len(begun) == (device == mx.gpu)
+
+
 @pytest.mark.parametrize(
     "kind, many, early",
     [("mlx", 1 << 24, False), ("mlx", 0, True), ("numpy", 0, False)],

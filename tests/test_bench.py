@@ -3,6 +3,7 @@ asserted: a test machine has its own affairs."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -194,6 +195,13 @@ def test_other_libraries_write_the_same_tokens(names: tuple[str, ...], tiny: Pat
         assert engine.peak() >= 0 and engine.versions
 
 
+def test_numpy_has_no_allocator_of_its_own_whose_peak_would_count(tiny: Path) -> None:
+    engine = Tinylane(tiny, "numpy", "float32")
+    engine.reset()
+    engine.run(Case(random_prompt(512, 5, 0), 1, 3))
+    assert engine.peak() == 0 and set(engine.versions) == {"numpy"}
+
+
 def test_the_profile_of_mlx_knows_the_time_of_building_the_graph(tiny: Path) -> None:
     pytest.importorskip("mlx")
     found = profile(Tinylane(tiny, "mlx", "float32"), Case(random_prompt(512, 5, 0), 2, 4, "joint"))
@@ -268,4 +276,10 @@ def test_threads_are_set_for_every_library_and_the_network_is_left_alone() -> No
 
 def test_memory_and_bandwidth_are_measured() -> None:
     assert machine.bandwidth(2, size=1 << 20, tries=1) > 0
+    if importlib.util.find_spec("mlx") is not None:
+        import mlx.core as mx
+
+        before = mx.get_active_memory()
+        assert machine.bandwidth(1, "mlx", size=1 << 20, tries=1) > 0
+        assert mx.get_active_memory() == before  # the array it read is gone
     assert machine.memory() is None or machine.memory() > 0  # type: ignore[operator]

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
-import os
-import pty
 import re
 import shutil
-import struct
 import subprocess
 import sys
-import termios
 from pathlib import Path
 from typing import Any
 
 import helpers_cli
 import numpy as np
 import pytest
-from helpers_cli import GAME, TEXT, config, generate, subprocess_run
+from helpers_cli import GAME, TEXT, config, generate, in_a_terminal, subprocess_run
 
 import tinylane
 from tinylane.cli import main, parser
@@ -336,30 +331,6 @@ def test_chat_flags_reach_the_template(ask: Any, plain: str, tmp_path: Path) -> 
     assert json.loads((tmp_path / "run.json").read_text())["prompt"]["ids"] == expected
     raw = generate(ask, str(folder), "--prompt", "cups", "--raw", "-m", 1)
     assert raw["prompt_tokens"] == 1
-
-
-def in_a_terminal(*argv: str) -> str:
-    """What a terminal of 24 x 100 is sent."""
-    main, child = pty.openpty()
-    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    env = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
-    env |= {"TERM": "xterm-256color"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tinylane", *argv], stdout=child, stderr=child, env=env
-    )
-    os.close(child)
-    seen = b""
-    while True:
-        try:
-            data = os.read(main, 65536)
-        except OSError:  # Linux says so when the other end is closed
-            break
-        if not data:
-            break
-        seen += data
-    os.close(main)
-    assert process.wait() == 0
-    return seen.decode()
 
 
 def test_in_a_terminal_lanes_stand_side_by_side_and_plain_lines_do_not(game: str) -> None:

@@ -204,6 +204,12 @@ def test_beams_are_shown_best_first(ask: Any, plain: str, game: str) -> None:
     assert code == 0 and out.startswith(f"beam 1, score {scores[0]:.3f} | ")
     code, out, _ = ask("generate", "--model", game, "--beams", 2, "--prompt", "1-2")
     assert code == 0 and re.search(r"^best: .*; the truth: BAC; ", out, re.MULTILINE)
+    code, out, err = ask("generate", "--model", game, "--beams", 2, "--prompt", "1-2", "--quiet")
+    verdict = re.search(r"the truth: BAC; (correct|wrong)$", out, re.MULTILINE)
+    assert (code, err) == (0, "") and verdict is not None
+    _, out, _ = ask("generate", "--model", game, "--beams", 2, "--prompt", "1-2", "--json")
+    task = {"name": "shell-game", "truth": "BAC", "correct": verdict[1] == "correct"}
+    assert json.loads(out)["task"] == task
 
 
 @pytest.mark.parametrize("flags", [["--lanes", 2], ["--temp", 1], ["--beams", 0], ["--vote"]])

@@ -264,6 +264,27 @@ def test_a_folder_of_another_configuration_or_in_use_is_refused(
     assert (out / "results.jsonl").read_bytes() == before
 
 
+def test_a_transcript_of_another_run_is_refused_and_unread_answers_are_counted(
+    ask: Any, folder: Path, tmp_path: Path
+) -> None:
+    data, out = questions(tmp_path, 1), tmp_path / "out"
+    assert ask(*argv(folder, data, out))[0] == 0
+    file = out / "results.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert "could not be read" not in ask(*argv(folder, data, out))[1]
+    for k, row in enumerate(rows):
+        row["unreadable"] = k + 1
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, said, _ = ask(*argv(folder, data, out))
+    assert code == 0
+    assert "answers that could not be read and were compared as text: 3\n" in said
+    rows[0]["sample"] = 9
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, said, err = ask(*argv(folder, data, out))
+    assert (code, said, err.count("\n")) == (2, "", 1)
+    assert "1 transcripts are not part of this run; give another folder" in err
+
+
 @pytest.mark.parametrize(
     ("more", "expected"),
     [

@@ -299,7 +299,10 @@ def test_a_full_disk_keeps_what_there_is(ask: Any, model: str, data: str, tmp_pa
         "from tinylane.cli import main; sys.exit(main(sys.argv[1:]))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, *argv, "--quiet"], capture_output=True, text=True
+        [sys.executable, "-c", code, *argv, "--quiet"],
+        capture_output=True,
+        text=True,
+        env=helpers_cli.unmeasured(),
     )
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     kept = len(results(tmp_path / "run"))

@@ -11,9 +11,8 @@ import pytest
 from helpers_lanes import BACKENDS, FREE, TOLERANCE, ids, log_softmax, model_of, omega, small
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize
 from planting import Patch
-from test_machine import SCRIPT, CacheMachine, N, follow, run_machine
+from test_machine import SCRIPT, follow, run_machine
 
 from tinylane import hogwild
 from tinylane.decoding import Decoding, generate
@@ -24,7 +23,7 @@ from tinylane.oracle import naive
 from tinylane.rope import rotate, table
 from tinylane.runfile import load_run, replay, save_run
 from tinylane.sampling import Sampler
-from tinylane.testing.strategies import masks
+from tinylane.testing.machine import CacheMachine, DecoderMachine
 
 ANY = pytest.mark.parametrize("kind", BACKENDS, ids="-".join)
 F64 = model_of("numpy", "float64")
@@ -212,16 +211,19 @@ def test_sampled_lanes_are_the_oracle_s_on_every_backend() -> None:
 
 
 class HogwildMachine(CacheMachine):
-    @initialize(
-        mask=masks(N), prompt=st.lists(st.integers(0, 9), min_size=1), chunk=st.integers(1, 4)
-    )
-    def begin(self, mask: LaneMask, prompt: list[int], chunk: int) -> None:
-        CacheMachine.begin.__wrapped__(self, mask, Hogwild(), prompt, chunk)
+    def rotation(self, data: Any) -> Hogwild:
+        return Hogwild()
 
 
+class HogwildDecoderMachine(DecoderMachine):
+    def rotation(self, data: Any) -> Hogwild:
+        return Hogwild()
+
+
+@pytest.mark.parametrize("kind", [HogwildMachine, HogwildDecoderMachine])
 @pytest.mark.parametrize("backend", ["numpy float64", "mlx float32"])
-def test_the_cache_equals_a_fresh_pass_after_any_operations(backend: str) -> None:
-    run_machine(backend, HogwildMachine)
+def test_it_equals_a_fresh_pass_after_any_operations(backend: str, kind: Any) -> None:
+    run_machine(backend, kind)
 
 
 @given(**{**SCRIPT, "rope": st.just(Hogwild())})

@@ -56,6 +56,16 @@ class Hub(BaseHTTPRequestHandler):
         server.asked.append((self.command, path, self.headers.get("Range")))
         if "/owner/gated" in path:
             return self.reply(403, b"{}", {"X-Error-Code": "GatedRepo"})
+        for name, file in (("owner/broken", "config.json"), ("owner/notes", "README.md")):
+            if name in path and "/resolve/" not in path:
+                tree = [{"type": "file", "path": file, "size": 2, "oid": "0" * 40}]
+                info = {"id": name, "sha": COMMIT, "siblings": [{"rfilename": file}]}
+                found = json.dumps(tree if "/tree/" in path else info).encode()
+                return self.reply(200, found, {"Content-Type": "application/json"})
+            if name in path and self.command == "HEAD":
+                return self.reply(200, b"{}", {"ETag": '"0"', "X-Repo-Commit": COMMIT})
+            if name in path:
+                return self.reply(501, b"{}")
         if "/owner/model" not in path:
             return self.reply(401, b"{}", {"X-Error-Code": "RepoNotFound"})
         if path.startswith("/api/models/owner/model/tree/"):
@@ -181,6 +191,15 @@ def test_what_the_hub_refuses_is_one_line_that_says_what_to_do(hub):
     )
     assert "owner/gated is gated: accept its terms" in hub("owner/gated")
     assert "has no revision 'v9'" in hub("owner/model", "v9")
+
+
+def test_a_hub_that_fails_and_a_repository_without_a_checkpoint_are_one_line(hub):
+    line = hub("owner/broken")
+    assert line.startswith("refused: owner/broken: ")
+    assert "download failed (" in line and "run again, it continues where it stopped" in line
+    assert hub("owner/notes") == (
+        "refused: owner/notes: the hub has no config.json for it; not a checkpoint"
+    )
 
 
 def test_no_network_and_nothing_in_the_cache_is_one_line(hub):

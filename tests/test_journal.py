@@ -16,7 +16,7 @@ import pytest
 from tinylane import journal, jsonl
 from tinylane.errors import TinylaneError
 from tinylane.files import hold
-from tinylane.journal import Journal, differing, read_run
+from tinylane.journal import MAX_RESULT, Journal, differing, read_run
 
 # JSON Lines.
 
@@ -265,3 +265,28 @@ def test_a_checkout_knows_its_revision() -> None:
         assert found is not None and len(found.rstrip("+")) == 40
     else:
         assert found is None
+
+
+@pytest.mark.parametrize("name", ["results.jsonl", "settings.json"])
+def test_a_run_directory_whose_files_are_links_outside_is_not_written_through(
+    tmp_path: Path, name: str
+) -> None:
+    """The last line of what a link pointed at, without a newline, was cut off as a torn one."""
+    victim = tmp_path / "victim"
+    victim.write_text("a line\nand one without an end")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / name).symlink_to(victim)
+    with pytest.raises(TinylaneError, match="outside its folder"):
+        Journal(folder, {"seed": 0})
+    assert victim.read_text() == "a line\nand one without an end"
+    assert {path.name for path in folder.iterdir()} <= {name, "lock"}
+
+
+def test_a_line_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    with Journal(tmp_path / "run", {"seed": 0}) as journal:
+        journal.append({"text": "kept"})
+        with pytest.raises(TinylaneError, match="Ask for fewer lanes or tokens"):
+            journal.append({"text": "x" * MAX_RESULT})
+    with Journal(tmp_path / "run", {"seed": 0}) as journal:
+        assert list(journal.rows()) == [{"text": "kept"}]

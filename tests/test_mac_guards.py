@@ -183,11 +183,18 @@ def test_sampling_has_no_float64_and_nothing_that_only_a_cpu_can_do(sampler: Sam
 def test_the_guard_sees_float64_and_cpu_only_operations_and_wide_scatters() -> None:
     """It would not be worth much otherwise."""
     x = mx.array(np.eye(3, dtype=np.float32))
+
+    def wide() -> Any:  # an assignment: MLX 0.30.0 cannot tell of `at[].add`
+        y = mx.zeros(4, mx.int64)
+        y[mx.array([1])] = 2
+        return y
+
+    assert any(op.name.startswith("Scatter") for op in record(wide))
     with mx.stream(mx.cpu):
         bad = [
             record(lambda: x.astype(mx.float64) + 1),
             record(lambda: mx.linalg.inv(x)),
-            record(lambda: mx.zeros(4, mx.int64).at[mx.array([1])].add(2)),
+            record(wide),
         ]
     for ops in bad:
         with pytest.raises(AssertionError):
@@ -276,7 +283,7 @@ def test_a_layer_of_a_step_takes_few_kernels(mode: str, fused: Any) -> None:
         names = [op.name for op in record(step)]
         counts.append(sum(name not in VIEWS for name in names))
         views.append(sum(name in VIEWS for name in names))
-    extra = 14 if mode == "own" else 0  # a second table, two products joined, softmax in pieces
+    extra = 6 if mode == "own" else 0  # a second table, two products joined, one softmax
     assert counts[1] - counts[0] <= KERNELS_PER_LAYER + extra
     assert views[1] - views[0] <= 24 + extra
 

@@ -121,6 +121,20 @@ def test_attention_weights_are_zero_where_hidden_and_one_together(backend: str) 
         assert np.array_equal(before, np.asarray(bound(model, sample)(*sample.rows)))
 
 
+def test_attention_weights_of_a_16_bit_model_are_those_of_its_values_widened() -> None:
+    """NumPy has no bfloat16: float32 is handed out, of weights each rounded as the model does."""
+    pytest.importorskip("mlx.core")
+    gaps = []
+    for seed in range(6):
+        case = example_case(seed)
+        asked = (*case.sample.rows, case.sample.rope, case.sample.mask)
+        models = (case.model("mlx", dtype) for dtype in ("bfloat16", "float32"))
+        half, whole = (attention_weights(model, *asked) for model in models)
+        assert half.dtype == np.float32 and np.allclose(half.sum(axis=-1), 1, atol=2**-7)
+        gaps.append(np.abs(half - whole).max())
+    assert 0 < max(gaps) < 0.1
+
+
 def test_a_score_by_difference_is_that_of_the_rotated_vectors() -> None:
     q, k = RNG.standard_normal((2, 8))
     rope = LaneRoPE(RNG.uniform(-3, 3, 4))

@@ -18,7 +18,7 @@ pytest.importorskip("mlx.core", exc_type=ImportError)
 
 import helpers_cli
 import helpers_tune
-from helpers_cli import write_checkpoint
+from helpers_cli import unmeasured, write_checkpoint
 from helpers_tune import KTO, command, losses
 
 from tinylane.train import rundir
@@ -205,7 +205,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
     before = (out / "state.safetensors").read_bytes()
     full = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
     argv = [sys.executable, "-m", "tinylane", *command("sft", base, data, out, "--lora-rank", 2)]
-    done = subprocess.run(argv, capture_output=True, text=True, preexec_fn=full)
+    done = subprocess.run(argv, capture_output=True, text=True, preexec_fn=full, env=unmeasured())
     assert done.returncode == 2 and "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("tinylane: error:") and "cannot be written (File too large)" in last

@@ -77,6 +77,15 @@ def test_all_backends_are_compared_with_each_other(ask, game):
     assert 0 < pair["worst"] <= pair["allowed"]
 
 
+def test_backends_are_compared_in_a_table_of_their_own(ask, game):
+    pytest.importorskip("mlx.core")
+    code, out, _ = ask("verify", game, "--backend", "all", "--samples", 1, "--quiet")
+    assert code == 0
+    title, head, row = out.splitlines()[-3:]
+    assert title == "backends and dtypes against each other" and head.split()[0] == "law"
+    assert row.startswith("12  numpy float32 agrees with mlx float32 ") and row.endswith("  holds")
+
+
 def test_all_dtypes_of_a_backend(ask, game):
     document = verified(ask, game, "--backend", "numpy", "--dtype", "all", "--samples", 1)
     assert [r["dtype"] for r in document["runs"]] == ["float32", "float64"]
@@ -89,7 +98,7 @@ def test_all_dtypes_of_a_backend(ask, game):
 def test_any_number_of_lanes(ask, plain, lanes):
     document = verified(ask, plain, "--lanes", lanes, "--samples", 4)
     assert {s["lanes"] for s in document["samples"].values()} == {lanes}
-    assert list(document["samples"]) == [f"random {k}" for k in range(4)]
+    assert list(document["samples"]) == [*(f"random {k}" for k in range(4)), "hogwild"]
 
 
 def test_a_quantized_model_is_compared_with_what_its_packing_says(ask, tmp_path):
@@ -137,6 +146,18 @@ BUGS = {
         instead(cache, "_grown", lambda old: lambda buffer, *rest: old(None, *rest)),
         "steps",
     ),
+    "a query of Hogwild! right behind the prompt": (
+        swap("hogwild.Hogwild.views", "begin[own] + index", "length[:, 0] + index"),
+        "definition",
+    ),
+    "a block of Hogwild! as long as its lane, seen or not": (
+        swap(
+            "hogwild.Hogwild.views",
+            "np.where(own, 0, length)",
+            "np.where(own, 0, (key_lanes == blocks[:, None]).sum(axis=1))",
+        ),
+        "company",
+    ),
     "absolute positions leak into the embedding": (
         instead(
             model,
@@ -164,6 +185,22 @@ def test_a_planted_bug_exits_1_and_the_law_is_named(ask, game, monkeypatch: Patc
     line = next(x for x in out.splitlines() if x.split()[1:3] == law.split()[:2] or law in x)
     assert line.endswith("VIOLATED")
     assert err.startswith("tinylane: error: ") and "violation" in err and err.count("\n") == 1
+
+
+def test_hogwild_is_asked_every_law_that_is_not_omega_s(ask, game):
+    """Its sample leaves gaps between the prompt and a lane, which the unmodified model must not."""
+    loaded = tinylane.load(game, "numpy", dtype="float64")
+    samples = verification.samples_for(loaded, 4, 1)
+    sample = samples["hogwild"]
+    run = verification.verify(loaded, {"hogwild": sample})
+    compared = {f.law: f.compared for f in run.findings}
+    none = [law for law, count in compared.items() if not count]
+    assert none == ["shared prompt", "periodicity", "group think"]
+    assert all(f.holds for f in run.findings)
+    assert [f.verdict for f in run.findings if f.law in none] == ["nothing to compare"] * 3
+    closed = verification.gapless(sample)
+    assert [s.positions[s.lanes == 0].min() for s in (sample, closed)] == [18, 16]
+    assert verification.gapless(samples["random 0"]) is samples["random 0"]
 
 
 def test_a_bug_of_one_backend_is_named_in_the_comparison(ask, game, monkeypatch: Patch):
@@ -220,7 +257,7 @@ def test_the_duration_is_told_before_and_the_passes_are_counted(ask, game, monke
         assert sum(sizes) == pytest.approx(sum(sum(rows) for rows, _ in foretold), rel=0.1)
         assert definitions["all"] == sum(times for _, times in foretold)
     code, _, err = ask("verify", game)
-    assert code == 0 and "132 passes" in err and "about" in err
+    assert code == 0 and "160 passes" in err and err.endswith((" s\n", "second\n"))
     assert ask("verify", game, "--quiet")[2] == ""
 
 
@@ -238,7 +275,7 @@ def test_the_table_has_lines_elsewhere_and_rules_on_a_terminal(ask, game, monkey
 
 def test_a_prompt_is_one_more_sample(ask, plain, tmp_path):
     document = verified(ask, plain, "--samples", 1, "--prompt", "cups ABC")
-    assert list(document["samples"]) == ["prompt", "random 0"]
+    assert list(document["samples"]) == ["prompt", "random 0", "hogwild"]
     words = " ".join(["cups", *["A"] * 300])
     code, out, err = ask("verify", plain, "--samples", 1, "--prompt", words, "--json")
     assert code == 0 and "128 are used" in err

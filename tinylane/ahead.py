@@ -2,7 +2,7 @@
 
 Which token a lane drew is not known until the current pass has been computed, but the pass that
 feeds it can be built around it, on the guess that no lane ends. `draw` does that while the
-computation of the tokens runs; `Ahead.start` lets the pass run when they have been read, while the
+computation of the tokens runs; `Ahead.start` lets a GPU run it when they have been read, while the
 program that decodes does something with them. `Decoding.step` takes its logits if what it feeds is
 what was guessed, and else makes the pass anew: the rows of a wrong guess stand behind those that
 count and are written over, as after an interrupted pass (that pass was computed for nothing).
@@ -39,12 +39,17 @@ class Ahead:
         self.fed: list[Row] | None = None
 
     def start(self, feed: list[Row]) -> None:
-        """Compute, if the tokens to be fed are those of every lane that drew one."""
+        """Let it run, if the tokens to be fed are those of every lane that drew one.
+
+        A CPU's queue is short: there the call would return when most has been computed, and the
+        step that was ready would be late.
+        """
         if [row[1:] for row in feed] == [(self.position, m) for m in self.lanes]:
             import mlx.core as mx
 
             self.fed = list(feed)
-            mx.async_eval(self.logits)
+            if mx.default_device().type == mx.DeviceType.gpu:
+                mx.async_eval(self.logits)
 
     def taken(self, decoding: Decoding) -> dict[int, Array] | None:
         """The logits of every lane's row, whose coordinates are now committed; or None.

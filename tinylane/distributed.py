@@ -73,16 +73,15 @@ class Ring:
         threading.Thread(target=self._listen, daemon=True).start()
         try:
             met = self._wait("rank", max(timeout, TIMEOUT))  # the others may start a little later
+            if (met["rank"], met["size"]) != (rank, size):
+                raise TinylaneError(f"rank {rank} of {size} was expected, MLX says {show(met)}")
         except BaseException:
             self.close()
             raise
-        if (met["rank"], met["size"]) != (rank, size):
-            raise TinylaneError(f"rank {rank} of {size} was expected, MLX says {show(met)}")
 
-    def check(self, done: int | None = None) -> None:
+    def check(self, done: int) -> None:
         """Hear whether everybody is still there, and tell how many problems are done here."""
-        if done is not None:
-            self._tell(done=done)
+        self._tell(done=done)
         while True:
             try:
                 self._take(self._heard.get_nowait())

@@ -208,8 +208,6 @@ def parse_json(data: bytes, source: str) -> dict[str, Any]:
         raise TinylaneError(
             f"{source}: not valid JSON ({error.msg}: {line}column {error.colno})"
         ) from error
-    except ValueError as error:
-        raise TinylaneError(f"{source}: not valid JSON ({error})") from error
     if not isinstance(value, dict):
         raise TinylaneError(f"{source}: expected a JSON object, found {show(value, 40)}")
     return value

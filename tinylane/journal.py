@@ -27,10 +27,10 @@ from typing import Any
 import tinylane
 from tinylane import jsonl
 from tinylane.errors import TinylaneError
-from tinylane.files import hold, open_writable, read_json, show, write_json
+from tinylane.files import hold, inside, open_writable, read_json, show, write_json
 
 RESULTS, SETTINGS, LOCK = "results.jsonl", "settings.json", "lock"
-MAX_RESULT = 1 << 28  # bytes of a line: a thousand lanes of some thousand tokens
+MAX_RESULT = 1 << 24  # bytes of a line: some hundred thousand tokens, as in a run file
 MAX_SETTINGS = 16 << 20
 MAX_STARTS = 1000  # remembered
 
@@ -63,6 +63,8 @@ class Journal:
                     "give another folder"
                 )
             self._lock = held
+            for name in (SETTINGS, RESULTS):
+                inside(self.folder, name)  # a link of somebody else's is not written through
             self._agree(settings)
             self._file = open_writable(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
             self._size = self._repair()
@@ -83,6 +85,11 @@ class Journal:
         """
         data = json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
         line = data.encode("utf-8", "backslashreplace") + b"\n"
+        if len(line) > MAX_RESULT:
+            raise TinylaneError(
+                f"{self.path}: a line of {len(line):,} bytes; only {MAX_RESULT:,} could be read "
+                "again. Ask for fewer lanes or tokens"
+            )
         try:
             left = memoryview(line)
             while left:
@@ -216,5 +223,5 @@ def read_run(
     folder = Path(folder)
     if not (folder / SETTINGS).is_file():
         raise TinylaneError(f"{folder}: no {SETTINGS} in it; expected the --out of tinylane eval")
-    found = read_json(folder / SETTINGS, MAX_SETTINGS)
-    return found, jsonl.read(folder / RESULTS, limit=MAX_RESULT, whole=True)
+    found = read_json(inside(folder, SETTINGS), MAX_SETTINGS)
+    return found, jsonl.read(inside(folder, RESULTS), limit=MAX_RESULT, whole=True)

@@ -32,6 +32,23 @@ def read(
     still be being written, is left out. Raises TinylaneError, naming file and line, for
     what is not a regular file, a line too long, too many lines, or a line that is no JSON object.
     """
+    for number, line in lines(path, limit=limit, rows=rows, whole=whole):
+        if line.strip():
+            where = f"{os.fspath(path)}, line {number}"
+            yield number, parse_json(line.rstrip(b"\r\n"), where)
+
+
+def lines(
+    path: str | os.PathLike[str],
+    *,
+    limit: int = MAX_LINE,
+    rows: int = MAX_ROWS,
+    whole: bool = False,
+) -> Iterator[tuple[int, bytes]]:
+    """(line number from 1, bytes with their newline) of every line, with the arguments of `read`.
+
+    Raises TinylaneError as that does: what never ends is refused after `limit` bytes.
+    """
     with open_regular(path) as file:
         number = 0
         while True:
@@ -49,8 +66,7 @@ def read(
                 raise TinylaneError(f"{where}: longer than {limit:,} bytes, the limit here")
             if number > rows:
                 raise TinylaneError(f"{where}: more than {rows:,} lines, the limit here")
-            if line.strip():
-                yield number, parse_json(line.rstrip(b"\r\n"), where)
+            yield number, line
 
 
 def text(row: dict[str, Any], name: str, where: str) -> str:

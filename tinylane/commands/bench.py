@@ -135,12 +135,14 @@ def _show(report: dict[str, Any], plain: bool) -> None:
     loads = ", ".join(f"{name} {s:.1f} s" for name, s in report["load_seconds"].items())
     read = ", ".join(f"{speed / 1e9:.1f} GB/s ({name})" for name, speed in speeds)
     settings = report["settings"]
-    print(
+    common.say(
         f"{made['name']}{', random weights' * made['random_weights']}, {report['dtype']}: "
         f"{made['layers']} layers, {common.mebibytes(made['weight_bytes'])}; "
         f"{settings['max_tokens']} new tokens, greedy, {settings['repeats']} rounds"
     )
-    print(f"{box['processor']}, {box['threads']} threads, {box['system']}, Python {box['python']}")
+    common.say(
+        f"{box['processor']}, {box['threads']} threads, {box['system']}, Python {box['python']}"
+    )
     print(
         f"versions: {versions}" + f"; preloaded {settings['preload']}" * bool(settings["preload"])
     )

@@ -135,7 +135,8 @@ def _show(args: Any, journal: Journal | Shared, task: Task, problems: int) -> No
         return
     count, good = found["transcripts"], found["good"]
     by = {"majority": "the majority", "any": "any lane", "all": "all lanes", "lane": "the lane"}
-    print(f"{task.title or task.name}: {count} transcripts of {problems} problems, {journal.path}")
+    title = task.title or task.name
+    common.say(f"{title}: {count} transcripts of {problems} problems, {journal.path}")
     print(f"labelled good ({by[args.label_by]} is right): {good}; bad: {count - good}")
     print(f"lanes without an answer: {found['silent']} of {found['lanes']}")
     if found["unreadable"]:

@@ -86,10 +86,15 @@ def name_of(args: Any) -> str:
     return "the model inside" if args.model is None else printable(str(args.model))
 
 
+def say(text: str, **where: Any) -> None:
+    """Print text, of which names of files and what others wrote is shown and not obeyed."""
+    print(printable(text), **where)
+
+
 def note(text: str, quiet: bool = False) -> None:
     """A line about the run, on stderr: stdout is for what was asked for."""
     if not quiet:
-        print(f"tinylane: note: {printable(text)}", file=sys.stderr, flush=True)
+        say(f"tinylane: note: {text}", file=sys.stderr, flush=True)
 
 
 def parse_json(text: str, what: str) -> Any:

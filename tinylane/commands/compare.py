@@ -40,10 +40,11 @@ def run(args: Any) -> int:
     if args.json:
         common.print_json({"sections": [findings.as_dict() for findings in found]})
     else:
-        print(page, end="")
+        common.say(page, end="")
     drawn = sum(map(len, pictures.values()))
     plots = f" and {drawn} plots, each as .svg and .png" if drawn else ""
-    print(f"tinylane: written to {out}: report.md, the curves as JSON{plots}", file=sys.stderr)
+    written = f"report.md, the curves as JSON{plots}"
+    common.say(f"tinylane: written to {out}: {written}", file=sys.stderr)
     return 0
 
 

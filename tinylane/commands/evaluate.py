@@ -290,7 +290,7 @@ def _show(
             }
         )
         return
-    print(
+    common.say(
         f"{task.title or task.name}, {len(problems)} problems; {common.name_of(args)} "
         f"({model.backend}, {model.dtype}); seed {args.seed}"
     )

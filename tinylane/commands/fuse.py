@@ -24,5 +24,5 @@ def run(args: Any) -> int:
     for text in notes:
         common.note(text)
     lanes = " Omega is in its adapter/" if (out / "adapter").is_dir() else ""
-    print(f"merged: {out} (tinylane generate --model {out}){lanes}")
+    common.say(f"merged: {out} (tinylane generate --model {out}){lanes}")
     return 0

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tinylane.commands import common
 from tinylane.errors import TinylaneError
 
 
@@ -50,14 +51,14 @@ def run(args: Any) -> int:
             )
         except KeyboardInterrupt:
             kept = out / "state.safetensors"
-            print(
+            common.say(
                 f"tinylane: interrupted; {kept} {'is kept' if kept.exists() else 'was not reached'}"
                 ": the same command goes on from there",
                 file=sys.stderr,
             )
             return 130
     if trainer.step >= chosen.steps:
-        print(f"trained: {out} (tinylane generate --model {out})")
+        common.say(f"trained: {out} (tinylane generate --model {out})")
     else:
         print(f"stopped at step {trainer.step} of {chosen.steps}; the same command goes on")
     return 0

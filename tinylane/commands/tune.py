@@ -84,7 +84,7 @@ def run(args: Any) -> int:
             )
         except KeyboardInterrupt:
             kept = out / "state.safetensors"
-            print(
+            common.say(
                 f"tinylane: interrupted; {kept} {'is kept' if kept.exists() else 'was not reached'}"
                 ": the same command goes on from there",
                 file=sys.stderr,
@@ -93,7 +93,7 @@ def run(args: Any) -> int:
     if tuner.step < recipe.steps:
         print(f"stopped at step {tuner.step} of {recipe.steps}; the same command goes on")
     how = f"--model {out}" if choice.full or args.from_scratch else f"--adapter-path {out}"
-    print(f"tuned: {out} (tinylane generate {how})")
+    common.say(f"tuned: {out} (tinylane generate {how})")
     return 0
 
 

@@ -13,6 +13,7 @@ import tinylane
 from tinylane.checkpoint import DTYPES, choose_backend
 from tinylane.commands import common
 from tinylane.errors import CheckFailed, TinylaneError
+from tinylane.lanes import LaneRoPE
 from tinylane.model import Model
 from tinylane.prompt import encode_prompt
 from tinylane.tasks.evaluate import game_of
@@ -96,12 +97,14 @@ def _forecast(model: Model, samples: dict[str, Sample], quiet: bool) -> None:
     common.note(
         f"{model.backend} {model.dtype}: {count} sample{'s' * (count > 1)} of up to "
         f"{told.rows} rows, {told.passes} passes and {told.definitions} in float64 by definition: "
-        f"about {_duration(told.seconds)}"
+        f"{_duration(told.seconds)}"
     )
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"
+    if seconds < 1:
+        return "under a second"
+    return f"about {seconds:.0f} s" if seconds < 120 else f"about {seconds / 60:.0f} minutes"
 
 
 def _show(title: str, findings: list[Finding], by_says: bool = False) -> None:
@@ -158,7 +161,8 @@ def _document(
                 "lanes": s.mask.n,
                 "visibility": s.mask.visibility.tolist(),
                 "lag": s.mask.lag,
-                "prompt_lane": s.rope.prompt_lane,
+                "rotation": "lane_rope" if isinstance(s.rope, LaneRoPE) else "hogwild",
+                "prompt_lane": getattr(s.rope, "prompt_lane", None),
             }
             for name, s in samples.items()
         },

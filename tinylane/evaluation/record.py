@@ -215,7 +215,8 @@ def _read(record: dict[str, Any], limit: int | None) -> Row:
         _need(at == sorted(set(at)) and all(1 <= s <= steps for s in at), "answers in order")
         _need(all(k < len(groups) for k in what), "answers that are listed")
         answers.append((np.array(at, int), np.array(what, int)))
-        sums = np.cumsum([0.0, *map(float, lane["logprobs"])])
+        with np.errstate(over="ignore"):  # infinity is refused in words
+            sums = np.cumsum([0.0, *map(float, lane["logprobs"])])
         _need(bool(np.isfinite(sums).all()), "finite log-probabilities")
         logprobs.append(sums.astype(np.float32))
         lengths.append(written)

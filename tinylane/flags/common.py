@@ -43,15 +43,14 @@ def engine_flags(p: Any, every: bool = False) -> None:
     p.add_argument("--dtype", choices=(*DTYPES, *more), default="auto")
 
 
-def lane_flags(g: Any, mode: bool = True) -> None:
-    """How lanes read each other; `tinylane.commands.lanes` reads them. mode: --mode as well."""
-    if mode:
-        g.add_argument(
-            "--mode",
-            choices=MODES,
-            help="visibility and rotation by name: independent; joint; group_think; "
-            "hogwild, where every lane reads one text, its own part last",
-        )
+def lane_flags(g: Any) -> None:
+    """How lanes read each other; `tinylane.commands.lanes` reads them."""
+    g.add_argument(
+        "--mode",
+        choices=MODES,
+        help="visibility and rotation by name: independent; joint; group_think; "
+        "hogwild, where every lane reads one text, its own part last",
+    )
     g.add_argument(
         "--visibility",
         metavar="V",

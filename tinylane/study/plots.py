@@ -94,9 +94,8 @@ def accuracy(table: dict[str, Any], plt: Any) -> Any:
         found = np.array([pooled(cell["seeds"], n) for n in lanes])
         axes.plot(steps, found[:, 0], dash, marker=marker, color=colour, label=NAMES[name])
         axes.fill_between(steps, found[:, 1], found[:, 2], color=colour, alpha=0.15, linewidth=0)
-    if "chance" in table:
-        axes.axhline(table["chance"], color="#000000", linewidth=0.6, alpha=0.5)
-        axes.text(steps[0], table["chance"] - 0.05, "chance", fontsize=8, alpha=0.7)
+    axes.axhline(table["chance"], color="#000000", linewidth=0.6, alpha=0.5)
+    axes.text(steps[0], table["chance"] - 0.05, "chance", fontsize=8, alpha=0.7)
     axes.set_xticks(steps, [f"{s}\nN = {n}" for s, n in zip(steps, lanes, strict=True)])
     axes.invert_xaxis()
     axes.set(xlabel="decoding steps", ylabel="problems right", ylim=(-0.03, 1.03))
@@ -167,9 +166,8 @@ def tuned(table: dict[str, Any], plt: Any) -> Any:
                 share, row, xerr=[[share - low], [high - share]], fmt="o", color="#0072B2", ms=4
             )
     axes.set_yticks(range(len(table["cells"])), list(reversed(table["cells"])))
-    if "chance" in table:
-        axes.axvline(table["chance"], color="#000000", linewidth=0.6, alpha=0.5)
-        axes.text(table["chance"] + 0.01, -0.45, "chance", fontsize=8, alpha=0.7)
+    axes.axvline(table["chance"], color="#000000", linewidth=0.6, alpha=0.5)
+    axes.text(table["chance"] + 0.01, -0.45, "chance", fontsize=8, alpha=0.7)
     axes.set(xlabel=f"problems right, {n} lanes that read each other", xlim=(-0.02, 1.05))
     _plain(axes)
     return figure

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tinylane.tasks.shell_game import ShellGame
 from tinylane.tasks.shell_game_task import EVALUATION, game_of, last_word, trained
@@ -47,21 +47,6 @@ class Score:
 
         found = wilson(self.right, self.count)
         return found.low, found.high
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "lanes": self.lanes,
-            "visibility": self.visibility,
-            "count": self.count,
-            "right": self.right,
-            "accuracy": self.accuracy,
-            "interval_95": list(self.interval),
-            "accuracy_per_lane": [right / self.count for right in self.per_lane],
-            "tokens_per_lane": self.tokens,
-            "steps_per_problem": self.steps / self.count,
-            "seconds": self.seconds,
-        }
 
 
 def evaluate(

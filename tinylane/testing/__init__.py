@@ -3,7 +3,8 @@
 Each `assert_*` (in `laws`) takes a callable `f(tokens, positions, lanes) -> logits (T, V)`, a
 `Sample`, and what the law needs besides; it returns a `Report` with the worst error and raises
 `LawViolation` with the law, the sample, the row and the size. The callable may be of any library:
-what it returns only has to go through `numpy.asarray`.
+what it returns has to go through `numpy.asarray` (a PyTorch tensor with a gradient, one on a GPU,
+and bfloat16 will do as well).
 
     samples      Sample, random configs, weights and coordinates, drawn by Hypothesis or a generator
     laws         the thirteen laws; Report, LawViolation
@@ -11,7 +12,8 @@ what it returns only has to go through `numpy.asarray`.
     reference    the definition: a float64 decoder in complex numbers, SPEC 3 as a loop
     tolerances   C * eps(dtype) * scale, and why
     verification the laws on a real checkpoint at its real size, as `tinylane verify` runs them
-    strategies   Hypothesis strategies; the only part that needs Hypothesis
+    strategies   Hypothesis strategies
+    machine      state machines over a cache and a decoding; these two need Hypothesis
     hf           a transformers model as a callable
 """
 
@@ -69,6 +71,7 @@ __all__ = [
     "check",
     "example_case",
     "hf",
+    "machine",
     "random_case",
     "strategies",
     "tolerance",
@@ -76,6 +79,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("strategies", "hf"):  # they need libraries that the laws do not
+    if name in ("strategies", "machine", "hf"):  # they need libraries that the laws do not
         return import_module(f"tinylane.testing.{name}")
     raise AttributeError(f"module 'tinylane.testing' has no attribute {name!r}")

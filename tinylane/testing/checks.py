@@ -84,7 +84,8 @@ def _isolation(model: Model, sample: Sample, choose: Chooser) -> Report:
 
 
 def _one_lane(model: Model, sample: Sample, choose: Chooser) -> Report:
-    lane = some_lane(sample, choose) if sample.rope.prompt_lane == "own" else 0
+    own = getattr(sample.rope, "prompt_lane", "own") == "own"
+    lane = some_lane(sample, choose) if own else 0
     return laws.assert_one_lane(bound(model, sample), plain(model), sample, lane, dtype=model.dtype)
 
 

@@ -12,28 +12,30 @@ from typing import Any
 import numpy as np
 
 from tinylane.lanes import LaneMask
+from tinylane.testing.laws import numbers
 
 
 def plain(model: Any) -> Callable[..., np.ndarray]:
     """`plain(tokens, positions, visible=None) -> logits (T, V)`: the unmodified model of laws 6, 7
-    and 11. visible: (T, T) booleans, None for causal by position. float64."""
+    and 11. visible: (T, T) booleans, None for causal by position. float64, on the CPU."""
     import torch
 
     def run(tokens: Any, positions: Any, visible: np.ndarray | None = None) -> np.ndarray:
         positions = np.asarray(positions)
         if visible is None:
             visible = positions[None, :] <= positions[:, None]
-        dtype = next(model.parameters()).dtype
-        hidden = torch.zeros(visible.shape, dtype=dtype)
-        hidden.masked_fill_(torch.from_numpy(~visible), torch.finfo(dtype).min)
+        weight = next(model.parameters())
+        hidden = torch.zeros(visible.shape, dtype=weight.dtype)
+        hidden.masked_fill_(torch.from_numpy(~visible), torch.finfo(weight.dtype).min)
+        there = lambda x: x[None].to(weight.device)
         with torch.no_grad():
             logits = model(
-                input_ids=torch.from_numpy(np.asarray(tokens)[None]),
-                position_ids=torch.from_numpy(positions[None]),
-                attention_mask=hidden[None, None],
+                input_ids=there(torch.from_numpy(np.asarray(tokens))),
+                position_ids=there(torch.from_numpy(positions)),
+                attention_mask=there(hidden[None]),
                 use_cache=False,
             ).logits
-        return logits[0].double().numpy()
+        return numbers(logits[0])
 
     return run
 

@@ -6,8 +6,9 @@ says which, for the laws that must know. A law that varies the mask or the rotat
 `plain(tokens, positions, visible=None)` is the unmodified model; `visible` is a (T, T) boolean
 matrix, None for causal.
 
-Errors are differences in float64; what the SPEC calls exact is compared bit for bit. `dtype` is
-that of the model's activations (`tolerances`). NaN is never equal to anything.
+Logits may be arrays of any library (`numbers`). Errors are differences in float64; what the SPEC
+calls exact is compared bit for bit. `dtype` is that of the model's activations (`tolerances`). NaN
+is never equal to anything.
 
     T rows   N lanes   V vocab
 """
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from tinylane.errors import TinylaneError
 from tinylane.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.testing.reference import visible_by_definition
 from tinylane.testing.samples import Sample
@@ -60,6 +62,17 @@ class LawViolation(AssertionError):
         )
 
 
+def numbers(logits: Any) -> np.ndarray:
+    """Logits of any library as NumPy float64: what `numpy.asarray` takes, and what it does not, a
+    PyTorch tensor that has a gradient, is on a GPU or in bfloat16, and bfloat16 of MLX.
+    """
+    if hasattr(logits, "detach"):  # PyTorch
+        logits = logits.detach().cpu().double()
+    elif "bfloat16" in str(getattr(logits, "dtype", "")) and hasattr(logits, "astype"):
+        logits = logits.astype(logits.__array_namespace__().float32)  # MLX, JAX
+    return np.asarray(logits, dtype=np.float64)
+
+
 def assert_equal(
     law: str,
     got: Any,
@@ -74,10 +87,14 @@ def assert_equal(
     """`got` equals `expected`, both (T, V), in the rows that `rows` picks (default all).
 
     dtype None: bit for bit. angle: the largest angle in radians (default the sample's). Raises
-    LawViolation; sample is for the message.
+    LawViolation; sample is for the message. Raises TinylaneError for logits of another shape.
     """
-    a, b = np.asarray(got, dtype=np.float64), np.asarray(expected, dtype=np.float64)
-    assert a.shape == b.shape, (a.shape, b.shape)
+    a, b = numbers(got), numbers(expected)
+    if a.shape != b.shape or a.ndim != 2:
+        raise TinylaneError(
+            f"{law}: logits have the shapes {a.shape} and {b.shape}; expected (T, V), a row for "
+            "every token"
+        )
     index = np.arange(len(a)) if rows is None else np.arange(len(a))[rows]
     if len(index) == 0:
         return Report(law, 0.0, 0.0, 0)
@@ -135,7 +152,7 @@ def assert_lane_shift(f: Logits, sample: Sample, shift: int, *, dtype: str = "fl
         f(*sample.rows, lane_mask=sample.mask),
         sample,
         dtype=dtype,
-        angle=sample.angle + shift * float(np.abs(sample.rope.omega).max()),
+        angle=sample.angle + shift * sample.turn,
         detail=f"shift {shift}",
     )
 
@@ -147,7 +164,7 @@ def assert_storage_order(
     return assert_equal(
         "storage order",
         f(*sample.select(order).rows),
-        np.asarray(f(*sample.rows))[order],
+        numbers(f(*sample.rows))[order],
         sample,
         dtype=dtype,
         detail=f"order {order.tolist()}",
@@ -211,14 +228,14 @@ def assert_independent(
     """Law 7: with `independent` lanes every lane is a run of the unmodified model
     (`prompt_lane="own"`). f's mask is independent. Shared rows that come late are left out."""
     sample = sample.prompt_first()
-    got = np.asarray(f(*sample.rows), dtype=np.float64)
+    got = numbers(f(*sample.rows))
     reports = []
     for lane in range(sample.mask.n):
         mine = np.flatnonzero((sample.lanes == SHARED) | (sample.lanes == lane))
         if len(mine) == 0:
             continue
         expected = got.copy()
-        expected[mine] = plain(sample.tokens[mine], sample.positions[mine])
+        expected[mine] = numbers(plain(sample.tokens[mine], sample.positions[mine]))
         reports.append(assert_equal("independent", got, expected, sample, dtype=dtype, rows=mine))
     return _worst(reports)
 
@@ -246,7 +263,7 @@ def assert_steps(
     feed, begin, pieces = start(), 0, []
     for end in sorted(ends | {count}):
         if end > begin:
-            pieces.append(np.asarray(feed(*sample.select(slice(begin, end)).rows)))
+            pieces.append(numbers(feed(*sample.select(slice(begin, end)).rows)))
         begin = end
     return assert_equal(
         "steps",
@@ -298,7 +315,7 @@ def assert_shared_prompt(f: Logits, sample: Sample, *, dtype: str = "float64") -
     source = np.concatenate([np.tile(shared, n), rest])
     copied = CopiedPrompt.of(sample.mask, int(positions[shared].max()) + 1)
     own = np.concatenate([np.repeat(np.arange(n), len(shared)), lanes[rest]])
-    logits = np.asarray(f(*sample.rows, lane_mask=sample.mask))
+    logits = numbers(f(*sample.rows, lane_mask=sample.mask))
     return assert_equal(
         "shared prompt",
         f(tokens[source], positions[source], own, lane_mask=copied),
@@ -375,7 +392,7 @@ def assert_company(f: Logits, sample: Sample, lane: int, *, dtype: str = "float6
     return assert_equal(
         "company",
         f(*sample.select(others).rows),
-        np.asarray(f(*sample.rows))[others],
+        numbers(f(*sample.rows))[others],
         sample.select(others),
         dtype=dtype,
         detail=f"without lane {lane}",

@@ -63,10 +63,12 @@ class Sample:
     @property
     def angle(self) -> float:
         """A bound of the angles in radians: the fastest plane turns 1 radian a position."""
-        angle = float(np.abs(self.positions).max())
-        if isinstance(self.rope, LaneRoPE):
-            angle += float(self.mask.n * np.abs(self.rope.omega).max())
-        return angle
+        return float(np.abs(self.positions).max()) + self.mask.n * self.turn
+
+    @property
+    def turn(self) -> float:
+        """The largest angle from a lane to the next in radians; 0 for a rotation without Omega."""
+        return float(np.abs(self.rope.omega).max()) if isinstance(self.rope, LaneRoPE) else 0.0
 
     def select(self, which: Any) -> Sample:
         """The rows that `which` (booleans or indices) picks, in its order."""

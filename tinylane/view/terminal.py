@@ -157,8 +157,7 @@ def _one_line_each(cells: Sequence[Cell], console: Console, height: int | None) 
         lines.append(line)
     if shown < len(cells):
         lines.append(Text(f"and {len(cells) - shown} more lanes"))
-        if height is not None:
-            lines[-1].truncate(console.width)
+        lines[-1].truncate(console.width)
     return Text("\n").join(lines)
 
 

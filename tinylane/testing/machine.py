@@ -1,0 +1,349 @@
+"""State machines: whatever happens to a cache or a decoding, a pass over all rows says the same.
+
+Hypothesis picks the operations, their order and their arguments. `CacheMachine` feeds rows in any
+chunks, forks, drops, trims, copies, saves and loads a cache; `DecoderMachine` steps a `Decoding`
+whose lanes join, fork, finish and are dropped, and whose cache is saved and loaded in between.
+What is expected never comes from a cache: after each feed or step the model is run afresh on the
+rows that should be there, by our own account.
+
+    check_machine(CacheMachine, model)       raises where they differ; either backend
+    check_machine(DecoderMachine, model)
+
+The model has one layer, so that a row's key depends on its token and coordinate alone: deeper rows
+of a forked lane were computed in the lane they come from, and what others took over from a dropped
+lane stays with them. Needs Hypothesis.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tinylane.cache import LaneCache
+from tinylane.decoding import Decoding
+from tinylane.errors import TinylaneError
+from tinylane.lanes import SHARED, LaneMask, Rotation
+from tinylane.model import Model
+from tinylane.prompt import end_ids
+from tinylane.sampling import Sampler, uniform
+from tinylane.testing.strategies import lane_ropes, masks
+from tinylane.testing.tolerances import tolerance
+
+N = 4  # lanes of a cache
+LANES = 6  # of a decoding's life
+TOKENS = st.integers(0, 10)  # modulo the vocabulary
+Row = tuple[int, int, int]  # token, position, lane
+
+
+def check_machine(kind: Any, model: Model, **options: Any) -> None:
+    """Run a machine of `kind` on a model of one layer; raises AssertionError where it is wrong.
+
+    options: of `hypothesis.settings`; a run has 12 steps unless `stateful_step_count` says else.
+    Raises TinylaneError for a deeper model.
+    """
+    if model.config.layers != 1:
+        raise TinylaneError(
+            f"the model has {model.config.layers} layers; the machines need one: deeper rows hold "
+            "what a lane read before it was forked or dropped"
+        )
+    machine = type(kind.__name__, (kind,), {"model": model})
+    run_state_machine_as_test(machine, settings=settings(**{"stateful_step_count": 12, **options}))
+
+
+def columns(rows: list[Row]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Tokens, positions and lanes, (T,) each."""
+    tokens, positions, lanes = np.array(rows).T.copy()
+    return tokens, positions, lanes
+
+
+class CacheMachine(RuleBasedStateMachine):
+    """`rows` is what the cache should hold, in its order; `clock` the next position."""
+
+    model: Model
+
+    @initialize(
+        mask=masks(N), data=st.data(), prompt=st.lists(TOKENS, min_size=1, max_size=4),
+        chunk=st.integers(1, 4),
+    )  # fmt: skip
+    def begin(self, mask: LaneMask, data: Any, prompt: list[int], chunk: int) -> None:
+        """A prompt, prefilled in chunks."""
+        self.mask, self.rope = mask, self.rotation(data)
+        self.cache = self.model.new_cache(self.rope, mask)
+        self.rows: list[Row] = []
+        self.clock = len(prompt)
+        rows = [(token, i, SHARED) for i, token in enumerate(prompt)]
+        for start in range(0, len(rows), chunk):
+            self.feed(rows[start : start + chunk])
+
+    def rotation(self, data: Any) -> Rotation:
+        """What lanes are turned by; a subclass may give another kind."""
+        return data.draw(lane_ropes(self.model.theta, n=N))
+
+    def feed(self, rows: list[Row]) -> None:
+        """Through the cache; the logits must be those of a pass over everything."""
+        rows = [(token % self.model.config.vocab, i, lane) for token, i, lane in rows]
+        got = self.model(*columns(rows), cache=self.cache)
+        self.rows += rows
+        fresh = self.model(*columns(self.rows), lane_rope=self.rope, lane_mask=self.mask)
+        expected = np.asarray(fresh)[-len(rows) :]
+        allowed = tolerance(self.model.dtype, float(np.abs(expected).max()), 1000.0)
+        error = np.abs(np.asarray(got) - expected).max()
+        assert error <= allowed, f"row of {rows} off by {error:.2g}, allowed {allowed:.2g}"
+
+    @rule(
+        tokens=st.dictionaries(st.integers(0, N - 1), TOKENS, min_size=1),
+        gap=st.sampled_from((0, 0, 0, 5)),
+    )
+    def step(self, tokens: dict[int, int], gap: int) -> None:
+        """One token for some lanes, each its own: lanes join, pause and finish like this."""
+        self.clock += gap
+        self.feed([(token, self.clock, lane) for lane, token in sorted(tokens.items())])
+        self.clock += 1
+
+    @rule(lane=st.integers(0, N - 1), tokens=st.lists(TOKENS, min_size=2, max_size=4))
+    def prompt_of_a_lane(self, lane: int, tokens: list[int]) -> None:
+        """Several rows of one lane in one pass."""
+        self.feed([(token, self.clock + k, lane) for k, token in enumerate(tokens)])
+        self.clock += len(tokens)
+
+    @rule(token=TOKENS)
+    def word_to_all(self, token: int) -> None:
+        """A shared row that comes late."""
+        self.feed([(token, self.clock, SHARED)])
+        self.clock += 1
+
+    @rule(source=st.integers(0, N - 1), to=st.integers(0, N - 1))
+    def fork(self, source: int, to: int) -> None:
+        """Into a lane without rows."""
+        if any(lane == to for _, _, lane in self.rows):
+            return
+        self.cache.fork(source, to)
+        self.rows += [(token, i, to) for token, i, lane in self.rows if lane == source]
+
+    @rule(lane=st.integers(0, N - 1))
+    def drop(self, lane: int) -> None:
+        """Its rows are gone."""
+        self.cache.drop(lane)
+        self.rows = [row for row in self.rows if row[2] != lane]
+
+    @precondition(lambda self: self.clock > 1)
+    @rule(back=st.integers(0, 4))
+    def trim(self, back: int) -> None:
+        """Back to an earlier position."""
+        self.clock = max(1, self.clock - back)
+        self.cache.trim(self.clock)
+        self.rows = [row for row in self.rows if row[1] < self.clock]
+
+    @rule()
+    def go_on_with_a_copy(self) -> None:
+        """What the original is fed must not show in it."""
+        left, self.cache = self.cache, self.cache.copy()
+        self.model([1], [self.clock], [SHARED], cache=left)
+
+    @rule()
+    def save_and_load(self) -> None:
+        """Go on with what comes out of the file."""
+        self.cache = saved_and_loaded(self.cache)
+
+    @rule(token=TOKENS)
+    def a_refused_call_leaves_no_trace(self, token: int) -> None:
+        """A token that is none, beside one that is."""
+        vocab = self.model.config.vocab
+        try:
+            self.model([token % vocab, vocab], [self.clock] * 2, [0, 1], cache=self.cache)
+        except TinylaneError:
+            return
+        raise AssertionError(f"token {vocab} of a vocabulary of {vocab} was taken")
+
+    @invariant()
+    def coordinates_are_those_of_the_rows(self) -> None:
+        """Also where nothing was fed since."""
+        if not hasattr(self, "rows"):
+            return
+        held = list(zip(self.cache.positions.tolist(), self.cache.lanes.tolist(), strict=True))
+        assert held == [(i, lane) for _, i, lane in self.rows]
+        assert len(self.cache) == len(self.rows)
+
+
+def saved_and_loaded(cache: LaneCache) -> LaneCache:
+    """The cache that comes out of the file that `cache` is saved to."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "cache.safetensors"
+        cache.save(path)
+        return LaneCache.load(path, cache.model, cache.lane_rope, cache.lane_mask)
+
+
+class Shadow:
+    """What a decoding must write: all rows so far, and a fresh pass over them for every token.
+
+    A token is right if the fresh logits give it for the lane's random number, or for one beside
+    it by less than what rounding moves a cumulative probability by.
+    """
+
+    def __init__(self, decoding: Decoding, own: list[list[int]]) -> None:
+        self.decoding = decoding
+        self.rows: list[Row] = [(token, i, SHARED) for i, token in enumerate(decoding.prompt)]
+        self.written: dict[int, list[int]] = {}  # what each lane drew, by our own account
+        for lane, ids in enumerate(own):
+            self.join(lane, ids)
+
+    def fork(self, source: int, new: int) -> None:
+        self.rows += [(token, i, new) for token, i, m in self.rows if m == source]
+        self.written[new] = list(self.written[source])
+
+    def join(self, lane: int, ids: list[int]) -> None:
+        self.written[lane] = []
+        begin = self.decoding.clock - len(ids)
+        self.rows += [(token, begin + k, lane) for k, token in enumerate(ids)]
+
+    def drop(self, lane: int) -> None:
+        self.rows = [row for row in self.rows if row[2] != lane]
+
+    def expected(self) -> dict[int, tuple[set[int], np.ndarray]]:
+        """Of every live lane: the tokens that may come next, and their log-probabilities (V,)."""
+        d = self.decoding
+        model, cache = d.model, d.cache
+        logits = model(*columns(self.rows), lane_rope=cache.lane_rope, lane_mask=d.mask)
+        # A logit off by t moves a cumulative probability by at most 2 t.
+        allowed = 2 * tolerance(model.dtype, float(np.abs(np.asarray(logits)).max()), 1000.0)
+        found = {}
+        for lane in d.live:
+            mine = [k for k, row in enumerate(self.rows) if row[2] == lane.index]
+            last = max(mine, key=lambda k: self.rows[k][1]) if mine else len(d.prompt) - 1
+            own = self.written[lane.index]
+            draw, tokens = uniform(d.seed, lane.index, len(own)), set()
+            for beside in (draw - allowed, draw, draw + allowed):
+                beside = np.clip([beside], 2.0**-53, 1.0)
+                history = [[*d.prompt, *lane.prompt, *own]]
+                token, _ = d.sampler(logits[last : last + 1], beside, history)
+                tokens.add(int(token[0]))
+            row = np.asarray(logits[last], dtype=np.float64)
+            found[lane.index] = tokens, row - np.logaddexp.reduce(row)
+        return found
+
+    def step(self) -> None:
+        """Step the decoding; raises AssertionError for another token or log-probability."""
+        d = self.decoding
+        before, clock = self.expected(), d.clock
+        step = d.step()
+        drawn = {m: t for m, t in enumerate(step.tokens) if t is not None}
+        assert drawn.keys() == before.keys(), f"lanes {[*drawn]} wrote, {[*before]} are live"
+        for m, token in drawn.items():
+            right, logprobs = before[m]
+            assert token in right, f"lane {m} drew {token}, a fresh pass gives {right}"
+            allowed = 2 * tolerance(d.model.dtype, float(np.abs(logprobs).max()), 1000.0)
+            error = abs(step.logprobs[m] - logprobs[token])  # type: ignore[operator]
+            assert error <= allowed, f"lane {m}: log-probability off by {error:.2g}"
+            self.written[m].append(token)
+            if token not in end_ids(d.model):
+                self.rows.append((token, clock, m))
+        assert {lane.index: lane.tokens for lane in d.lanes} == self.written
+
+
+class DecoderMachine(RuleBasedStateMachine):
+    """A `Decoding` of up to six lanes beside its `Shadow`."""
+
+    model: Model
+
+    @initialize(
+        mask=masks(LANES), data=st.data(), seed=st.integers(0, 99), chunk=st.integers(1, 4),
+        prompt=st.lists(TOKENS, min_size=1, max_size=3),
+        own=st.lists(st.lists(TOKENS, max_size=2), min_size=1, max_size=3),
+        penalty=st.sampled_from((1.0, 1.4)),
+    )  # fmt: skip
+    def begin(
+        self,
+        mask: LaneMask,
+        data: Any,
+        seed: int,
+        chunk: int,
+        prompt: list[int],
+        own: list[list[int]],
+        penalty: float,
+    ) -> None:
+        """Ragged lane prompts, prefilled in chunks."""
+        vocab = self.model.config.vocab
+        prompt = [token % vocab for token in prompt]
+        own = [[token % vocab for token in ids] for ids in own]
+        self.decoding = Decoding(
+            self.model,
+            prompt,
+            len(own),
+            max_tokens=50,
+            sampler=Sampler(repetition_penalty=penalty),
+            lane_rope=self.rotation(data),
+            lane_mask=mask,
+            lane_prompts=own,
+            seed=seed,
+            chunk=chunk,
+        )
+        self.shadow = Shadow(self.decoding, own)
+
+    def rotation(self, data: Any) -> Rotation:
+        """What lanes are turned by; a subclass may give another kind."""
+        return data.draw(lane_ropes(self.model.theta, n=LANES))
+
+    def living(self) -> bool:
+        return bool(self.decoding.live)
+
+    def some(self, k: int) -> int:
+        """The index of a live lane."""
+        return self.decoding.live[k % len(self.decoding.live)].index
+
+    @precondition(living)
+    @rule()
+    def step(self) -> None:
+        """Every live lane draws what a fresh pass gives."""
+        self.shadow.step()
+
+    @precondition(lambda self: len(self.decoding.lanes) < LANES)
+    @rule(ids=st.lists(TOKENS, max_size=2))
+    def join(self, ids: list[int]) -> None:
+        """A lane from the current position on."""
+        d = self.decoding
+        ids = [token % self.model.config.vocab for token in ids][: d.clock - len(d.prompt)]
+        self.shadow.join(len(d.lanes), ids)
+        d.join(ids, max_tokens=50)
+
+    @precondition(lambda self: self.living() and len(self.decoding.lanes) < LANES)
+    @rule(k=st.integers(0, LANES - 1))
+    def fork(self, k: int) -> None:
+        """A lane that has written what another has."""
+        source = self.some(k)
+        self.shadow.fork(source, self.decoding.fork(source).index)
+
+    @precondition(living)
+    @rule(k=st.integers(0, LANES - 1))
+    def finish(self, k: int) -> None:
+        """What it wrote stays visible."""
+        self.decoding.finish(self.some(k))
+
+    @rule(k=st.integers(0, LANES - 1))
+    def drop(self, k: int) -> None:
+        """Alive or finished, its rows are gone."""
+        lane = k % len(self.decoding.lanes)
+        self.decoding.drop(lane)
+        self.shadow.drop(lane)
+
+    @rule()
+    def save_and_load(self) -> None:
+        """The decoding goes on with the cache that comes out of the file."""
+        self.decoding.cache = saved_and_loaded(self.decoding.cache)
+
+    def teardown(self) -> None:
+        """One more step, so that the last operation shows."""
+        if hasattr(self, "shadow") and self.living():
+            self.shadow.step()
