@@ -74,6 +74,31 @@ def test_linears(dtype: str, seed: int, batch: bool, rows: int, turned: bool) ->
             agree(y, text)
 
 
+def test_each_layout_of_a_weight_takes_its_way() -> None:
+    """The numbers are the same: what tells is where the rows of the result lie in memory."""
+    x, wide = drawn(0, 3, 12), drawn(1, 12, 14)
+    ways = {"a": wide[:, :7].copy(), "b": wide[:, :7].T.copy().T, "c": wide[:, ::2]}
+    params = {f"{name}.weight": w for name, w in ways.items()}
+    rows_first = {name: blas.linear(params, name, x).flags.c_contiguous for name in ways}
+    assert rows_first == {"a": True, "b": False, "c": True}
+
+
+@pytest.mark.parametrize("shape", [(3, 12), (2, 3, 12), (13, 3, 12)], ids=str)
+def test_columns_of_one_array_are_multiplied_at_once(shape: tuple[int, ...]) -> None:
+    """One product is read in parts; in another order or of another array there are several."""
+    x, whole = drawn(0, *shape), drawn(1, 12, 15)
+    a, b, c = np.split(whole, [6, 8], axis=1)
+    turned = np.asfortranarray(whole[:, :2])
+    params = {f"{n}.weight": w for n, w in zip("abcd", (a, b, c, turned), strict=True)}
+
+    def at_once(names: str) -> bool:
+        parts = blas.linears(params, list(names), x)
+        return all(part.base is not None and part.base is parts[0].base for part in parts)
+
+    assert at_once("abc")
+    assert not any(at_once(names) for names in ("acb", "ab", "bc", "abd"))
+
+
 @given(seed=seeds, batch=st.booleans())
 def test_embedding(seed: int, batch: bool) -> None:
     params = {"model.embed_tokens.weight": drawn(seed, 9, 6)}
@@ -143,6 +168,39 @@ def scene(seed: int, dtype: str = "float64") -> tuple[Any, ...]:
 def test_attention(dtype: str, seed: int) -> None:
     args = scene(seed, dtype)
     agree(blas.attention(*args), model.attention(*args), 64.0)
+
+
+def test_a_row_that_sees_all_does_not_let_the_next_ones_see_more() -> None:
+    """Rows in another order than that of the text: the first sees every key, the last one only."""
+    q, k, v = (drawn(n, 1, 4, 2, dtype="float64") for n in range(3))
+    mask = np.triu(np.ones((4, 4), dtype=bool))
+    for seen in (mask, mask[::-1], mask[:, ::-1]):
+        agree(blas.attention((q,), k, v, seen, None), model.attention((q,), k, v, seen, None))
+
+
+def test_every_row_is_scored_once_against_the_keys_that_it_may_see(monkeypatch: Any) -> None:
+    """Of a long causal prompt nearly half of the work is left out, and nothing is done twice."""
+    asked: list[tuple[int, ...]] = []
+    scores = blas._scores
+
+    def watched(folded: Any, keys: Any, split: Any) -> np.ndarray:
+        found = scores(folded, keys, split)
+        asked.append(found.shape)
+        assert found.dtype == np.float32
+        return found
+
+    monkeypatch.setattr(blas, "_scores", watched)
+    T = 2 * blas.ROWS + 10
+    q, k = drawn(0, 2, T, 4), drawn(1, 1, T, 4)
+    causal = np.tril(np.ones((T, T), dtype=bool))
+    split = (np.arange(T) % 2).astype(np.int32)
+    for queries, where in (((q,), None), ((q, q), 5), ((q, q), split)):
+        asked.clear()
+        blas.attention(queries, k, k, causal, where)
+        ends = (blas.ROWS, 2 * blas.ROWS, T)
+        assert asked == [
+            (1, 2 * n, s) for n, s in zip((blas.ROWS, blas.ROWS, 10), ends, strict=True)
+        ]
 
 
 def test_the_scenes_hold_every_kind() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tinylane import blas
 from tinylane.config import ModelConfig
 from tinylane.errors import TinylaneError
 from tinylane.hogwild import Hogwild
@@ -330,7 +331,8 @@ def test_the_gate_does_not_overflow() -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_softmax_bears_scores_of_any_size(dtype: str) -> None:
+@pytest.mark.parametrize("attention", [attention, blas.attention], ids=["text", "blas"])
+def test_softmax_bears_scores_of_any_size(attention: Any, dtype: str) -> None:
     """Each row is taken relative to its own largest: rows thousands apart, above exp's range."""
     keys = np.array([[[1.0], [2.0]]], dtype=dtype)
     values = np.array([[[0.0], [1.0]]], dtype=dtype)
