@@ -1,6 +1,6 @@
 """The tests are tested: small changes to the core, one at a time, each of which a test must notice.
 
-    python tests/mutate.py                          all six files, on two cores
+    python tests/mutate.py                          all seven files; 12 minutes on a core
     python tests/mutate.py --only rope --jobs 1     one of them
     python tests/mutate.py --work DIR               keep the copies; go on where a run was stopped
 
