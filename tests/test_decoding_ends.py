@@ -293,3 +293,12 @@ def test_a_prefill_of_several_chunks_that_is_interrupted_leaves_no_trace(calls):
     assert len(decoding.cache) == before
     list(decoding)
     same(decoding.lanes, expected.lanes, 0)
+
+
+@TWO
+def test_generate_tells_of_every_step_as_stream_gives_it(kind):
+    """`on_step` is how a program shows text while it is written."""
+    model, told = model_of(*kind), []
+    given_ = {"lanes": 2, "max_tokens": 6, "sampler": FREE, "seed": 4}
+    result = generate(model, ids(5), on_step=told.append, **given_)
+    assert told == list(stream(model, ids(5), **given_)) and len(told) == result.steps == 6
