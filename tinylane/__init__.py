@@ -9,48 +9,48 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from tinylane.core import __version__
+
 if TYPE_CHECKING:
     from tinylane import testing as testing
-    from tinylane.cache import LaneCache as LaneCache
-    from tinylane.checkpoint import load as load
-    from tinylane.decoding import Decoding as Decoding
-    from tinylane.decoding import Result as Result
-    from tinylane.decoding import generate as generate
-    from tinylane.decoding import stream as stream
-    from tinylane.errors import CheckFailed as CheckFailed
-    from tinylane.errors import TinylaneError as TinylaneError
-    from tinylane.hogwild import Hogwild as Hogwild
-    from tinylane.lanes import SHARED as SHARED
-    from tinylane.lanes import LaneMask as LaneMask
-    from tinylane.lanes import LaneRoPE as LaneRoPE
-    from tinylane.model import Model as Model
-    from tinylane.modes import mode as mode
-    from tinylane.sampling import Sampler as Sampler
-    from tinylane.select import best_of as best_of
-    from tinylane.select import extract as extract
-    from tinylane.select import vote as vote
-
-__version__ = "0.1.0"
+    from tinylane.checkpoints.load import load as load
+    from tinylane.core.cache import LaneCache as LaneCache
+    from tinylane.core.decoding import Decoding as Decoding
+    from tinylane.core.decoding import Result as Result
+    from tinylane.core.decoding import generate as generate
+    from tinylane.core.decoding import stream as stream
+    from tinylane.core.errors import CheckFailed as CheckFailed
+    from tinylane.core.errors import TinylaneError as TinylaneError
+    from tinylane.core.hogwild import Hogwild as Hogwild
+    from tinylane.core.lanes import SHARED as SHARED
+    from tinylane.core.lanes import LaneMask as LaneMask
+    from tinylane.core.lanes import LaneRoPE as LaneRoPE
+    from tinylane.core.model import Model as Model
+    from tinylane.core.modes import mode as mode
+    from tinylane.core.sampling import Sampler as Sampler
+    from tinylane.evaluate.answers import best_of as best_of
+    from tinylane.evaluate.answers import extract as extract
+    from tinylane.evaluate.answers import vote as vote
 
 _HOME = {
-    "load": "checkpoint",
-    "Model": "model",
-    "generate": "decoding",
-    "stream": "decoding",
-    "Decoding": "decoding",
-    "Result": "decoding",
-    "vote": "select",
-    "best_of": "select",
-    "extract": "select",
-    "LaneRoPE": "lanes",
-    "LaneMask": "lanes",
-    "SHARED": "lanes",
-    "Hogwild": "hogwild",
-    "mode": "modes",
-    "LaneCache": "cache",
-    "Sampler": "sampling",
-    "TinylaneError": "errors",
-    "CheckFailed": "errors",
+    "load": "checkpoints.load",
+    "Model": "core.model",
+    "generate": "core.decoding",
+    "stream": "core.decoding",
+    "Decoding": "core.decoding",
+    "Result": "core.decoding",
+    "vote": "evaluate.answers",
+    "best_of": "evaluate.answers",
+    "extract": "evaluate.answers",
+    "LaneRoPE": "core.lanes",
+    "LaneMask": "core.lanes",
+    "SHARED": "core.lanes",
+    "Hogwild": "core.hogwild",
+    "mode": "core.modes",
+    "LaneCache": "core.cache",
+    "Sampler": "core.sampling",
+    "TinylaneError": "core.errors",
+    "CheckFailed": "core.errors",
 }
 
 __all__ = ["__version__", "testing", *_HOME]
@@ -59,8 +59,8 @@ __all__ = ["__version__", "testing", *_HOME]
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(f"tinylane.{_HOME[name]}"), name)
-    if name == "testing":
-        return import_module("tinylane.testing")
+    if name in ("testing", "plot"):
+        return import_module(f"tinylane.{name}")
     raise AttributeError(f"module 'tinylane' has no attribute {name!r}")
 
 

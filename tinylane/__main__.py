@@ -13,7 +13,7 @@ from typing import Any
 
 
 def main() -> int:
-    """Run `tinylane.cli.main` for the process; the exit code. 130 after Ctrl-C, with one line."""
+    """Run `tinylane.commands.cli.main` for the process; the exit code. 130 after Ctrl-C, with one line."""
     asked: list[bool] = []
 
     def interrupt(*_: Any) -> None:
@@ -23,7 +23,7 @@ def main() -> int:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not so under nohup
         signal.signal(signal.SIGINT, interrupt)
     try:
-        from tinylane.cli import main as run
+        from tinylane.commands.cli import main as run
 
         code = run()
     except BaseException:

@@ -38,9 +38,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from tinylane.errors import TinylaneError
-from tinylane.files import read_bytes, show
-from tinylane.journal import differing
+from tinylane.core.errors import TinylaneError, show
+from tinylane.files.io import read_bytes
+from tinylane.files.run_dir import differing
 
 TIMEOUT = 120.0  # s without a sign of life from the ring
 PIECE = 4 << 20  # bytes of a gather that go through the ring at once

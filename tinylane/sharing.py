@@ -1,4 +1,4 @@
-"""A run directory that several ranks fill: `tinylane.journal`, over a `tinylane.distributed.Ring`.
+"""A run directory that several ranks fill: `tinylane.files.run_dir`, over a `tinylane.distributed.Ring`.
 
     DIR/            rank 0's: what all have done, as one process would have left it
     DIR/rank-R/     rank R's own, each a run directory with a lock of its own
@@ -19,10 +19,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tinylane.core.errors import TinylaneError, show
 from tinylane.distributed import Lost, Ring
-from tinylane.errors import TinylaneError
-from tinylane.files import parse_json, show
-from tinylane.journal import RESULTS, Journal, differing, read_run
+from tinylane.files.io import parse_json
+from tinylane.files.run_dir import RESULTS, Journal, differing, read_run
 
 Key = tuple[Any, ...]
 

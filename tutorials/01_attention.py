@@ -14,7 +14,7 @@
 import numpy as np
 
 from tinylane import plot
-from tinylane.model import attention as tinylane_attention
+from tinylane.core.decoder import attention as tinylane_attention
 
 words = ["the", "cup", "on", "the", "left", "moved"]
 T, D = len(words), 8  # rows (tokens), channels
@@ -122,7 +122,7 @@ assert np.array_equal(sharp.argmax(axis=1), scores.argmax(axis=1))
 
 # %% [markdown]
 # ### Solution 2
-# Average the rows of the identity matrix. `tinylane.probe.attention_weights` listens to whole
+# Average the rows of the identity matrix. `tinylane.view.attention.attention_weights` listens to whole
 # models in this way.
 
 # %%

@@ -10,9 +10,9 @@
 import numpy as np
 
 from tinylane import plot
-from tinylane.config import RopeConfig
-from tinylane.probe import difference_scores
-from tinylane.rope import frequencies, rotate, table
+from tinylane.core.config import RopeConfig
+from tinylane.core.rope import frequencies, rotate, table
+from tinylane.view.attention import difference_scores
 
 rng = np.random.default_rng(0)
 

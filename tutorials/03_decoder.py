@@ -11,7 +11,7 @@ import numpy as np
 import tinylane
 from tinylane import plot
 from tinylane.commands.common import embedded
-from tinylane.tasks.shell_game import ShellGame
+from tinylane.evaluate.tasks.shell_game import ShellGame
 
 model = tinylane.load(embedded(), backend="numpy", dtype="float64")
 config, params = model.config, model.params  # sizes; arrays by the checkpoint's own names

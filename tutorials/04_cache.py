@@ -12,9 +12,9 @@ import numpy as np
 import tinylane
 from tinylane import plot
 from tinylane.commands.common import embedded
-from tinylane.oracle import naive
-from tinylane.rope import rotate, table
-from tinylane.tasks.shell_game import ShellGame
+from tinylane.core.oracle import naive
+from tinylane.core.rope import rotate, table
+from tinylane.evaluate.tasks.shell_game import ShellGame
 
 rng = np.random.default_rng(3)
 
@@ -83,7 +83,7 @@ assert len(cache) == len(tokens)
 # %% [markdown]
 # ## The same text
 #
-# tinylane keeps the slow way: `tinylane.oracle.naive` computes everything anew for each word. The
+# tinylane keeps the slow way: `tinylane.core.oracle.naive` computes everything anew for each word. The
 # fast way must write what it writes. Count the rows each sends through the model. Time is another
 # matter, and depends on the machine; the number of rows does not.
 

@@ -10,7 +10,7 @@ import numpy as np
 
 import tinylane
 from tinylane import SHARED, LaneMask, LaneRoPE, plot
-from tinylane.config import ModelConfig
+from tinylane.core.config import ModelConfig
 from tinylane.testing.samples import random_weights
 
 # %% [markdown]

@@ -12,12 +12,12 @@ import numpy as np
 import tinylane
 from tinylane import SHARED, LaneMask, LaneRoPE, plot
 from tinylane.commands.common import embedded
-from tinylane.config import ModelConfig, RopeConfig
-from tinylane.probe import difference_scores
-from tinylane.rope import frequencies, rotate, table
+from tinylane.core.config import ModelConfig, RopeConfig
+from tinylane.core.rope import frequencies, rotate, table
 from tinylane.testing import Sample, assert_group_think
 from tinylane.testing.checks import plain  # a decoder that knows no lanes
 from tinylane.testing.samples import random_weights
+from tinylane.view.attention import difference_scores
 
 D, N, slot = 64, 4, 128  # channels, lanes; what the slot is comes below
 theta, _ = frequencies(RopeConfig(), D)

@@ -12,8 +12,8 @@ import numpy as np
 import tinylane
 from tinylane import SHARED, LaneMask, LaneRoPE, plot
 from tinylane.commands.common import embedded
-from tinylane.probe import attention_weights
-from tinylane.tasks.shell_game import ShellGame
+from tinylane.evaluate.tasks.shell_game import ShellGame
+from tinylane.view.attention import attention_weights
 
 model = tinylane.load(embedded(), backend="numpy")
 game, N = ShellGame(), 4

@@ -16,10 +16,10 @@ from tokenizers import Tokenizer, decoders, models
 
 import tinylane
 from tinylane import SHARED, LaneMask, LaneRoPE, plot
-from tinylane.config import ModelConfig
-from tinylane.forecast import forecast
-from tinylane.inspection import inspect
-from tinylane.tensorfile import write_tensors
+from tinylane.checkpoints.config_json import parse_config
+from tinylane.checkpoints.plan import inspect
+from tinylane.files.memory import forecast
+from tinylane.files.safetensors import write_tensors
 from tinylane.testing.verification import samples_for, verify
 
 SOURCE = sys.argv[1] if len(sys.argv) == 2 else ""  # or write a name here
@@ -37,7 +37,7 @@ def tiny(folder):
     raw |= {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
     raw |= {"head_dim": 64, "eos_token_id": 96, "tie_word_embeddings": True}
     rng, weights = np.random.default_rng(0), {}
-    for name, shape in ModelConfig.from_dict(raw).tensors().items():
+    for name, shape in parse_config(raw).tensors().items():
         w = rng.normal(float("norm" in name), 0.3, shape).astype(np.float32)
         weights[name] = ((w.view(np.uint32) >> 16).astype(np.uint16), "BF16")
     words = Tokenizer(models.BPE({chr(32 + i): i for i in range(95)}, []))  # one for every letter

@@ -12,11 +12,11 @@ import numpy as np
 
 import tinylane
 from tinylane import SHARED, LaneMask, LaneRoPE, plot
-from tinylane.config import ModelConfig
-from tinylane.fast import SEAMS  # MLX's own attention, norm, rotation and products
-from tinylane.model import forward
-from tinylane.train.init import random_params
-from tinylane.train.plan import TrainingPlan  # the mask and the angles of a batch's rows
+from tinylane.core.config import ModelConfig
+from tinylane.core.decoder import forward
+from tinylane.core.mlx_ops import SEAMS  # MLX's own attention, norm, rotation and products
+from tinylane.core.random_weights import random_params
+from tinylane.train.omega import TrainingPlan  # the mask and the angles of a batch's rows
 
 # %% [markdown]
 # ## The game

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from tinylane import plot
-from tinylane.tasks.shell_game import ShellGame
+from tinylane.evaluate.tasks.shell_game import ShellGame
 
 folder = next(path for path in map(Path, ("tutorials/study", "study")) if path.is_dir())
 table = json.loads((folder / "scratch.json").read_text())

@@ -1,1 +1,1 @@
-"""The commands of `tinylane.cli`, one module each; a command imports what it needs when it runs."""
+"""The commands of `tinylane.commands.cli`, one module each; a command imports what it needs when it runs."""

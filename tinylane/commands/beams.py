@@ -6,12 +6,12 @@ import sys
 import time
 from typing import Any
 
-import tinylane
 from tinylane.commands import common
-from tinylane.errors import TinylaneError
-from tinylane.model import Model
-from tinylane.tasks.evaluate import last_word
-from tinylane.text import printable
+from tinylane.core import __version__
+from tinylane.core.errors import TinylaneError
+from tinylane.core.model import Model
+from tinylane.files.display import printable
+from tutorials.study.score_one import last_word
 
 # flags about what beams do not do: they neither sample, nor read each other, nor stop at strings
 OTHERS = (
@@ -57,7 +57,7 @@ def search(
     args: Any, model: Model, prompt: str, max_tokens: int, template: Any, truth: str | None
 ) -> int:
     """Search, and show the finished beams, best first; the exit code."""
-    from tinylane.beam import beam_search
+    from tinylane.evaluate.beam import beam_search
 
     began = time.perf_counter()
     found = beam_search(model, prompt, args.beams, max_tokens, template=template)
@@ -65,7 +65,7 @@ def search(
     answer = last_word(found[0].text) if truth is not None and found else None
     if args.json:
         document: dict[str, Any] = {
-            "tinylane": tinylane.__version__,
+            "tinylane": __version__,
             "model": args.model,
             "identity": model.identity,
             "backend": model.backend,

@@ -8,25 +8,25 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import tinylane
-from tinylane.bench import chart, machine
-from tinylane.bench.engines import MODES, check_peer
-from tinylane.bench.measure import Settings, environment, measure
-from tinylane.bench.profile import PARTS
-from tinylane.bench.shapes import shape, write_random
-from tinylane.commands import common
-from tinylane.config import ModelConfig
-from tinylane.errors import TinylaneError
-from tinylane.lanes import MAX_LANES
+from tinylane.checkpoints.config_json import read_config
+from tinylane.commands import bench_machine, common
+from tinylane.commands.bench_measure import Settings, environment, measure
+from tinylane.commands.bench_profile import PARTS
+from tinylane.commands.bench_shapes import shape, write_random
+from tinylane.core import __version__
+from tinylane.core.errors import TinylaneError
+from tinylane.core.lanes import MAX_LANES
+from tutorials.bench import chart
+from tutorials.bench.engines import MODES, check_peer
 
 Rows = list[list[str]]
 
 
 def run(args: Any) -> int:
     """Run the command; the exit code."""
-    from tinylane.checkpoint import choose_backend
-    from tinylane.forecast import forecast
-    from tinylane.hub import resolve
+    from tinylane.checkpoints.hub import resolve
+    from tinylane.checkpoints.plan import choose_backend
+    from tinylane.files.memory import forecast
 
     backends = list(dict.fromkeys(choose_backend(name) for name in args.backend))
     modes = list(dict.fromkeys(args.mode or (MODES if max(args.lanes) > 1 else MODES[:1])))
@@ -57,7 +57,7 @@ def run(args: Any) -> int:
         else:
             name = common.name_of(args)
             folder = resolve(args.model or common.embedded(), args.revision)
-            config = ModelConfig.from_folder(folder)
+            config = read_config(folder)
         dtype = args.dtype if args.dtype != "auto" else "float32" if against else "auto"
         prompts = args.prompt_tokens or [max(min(512, config.context - args.max_tokens), 1)]
         if max(prompts) + args.max_tokens > config.context:
@@ -89,7 +89,7 @@ def run(args: Any) -> int:
             modes=modes,
             prompt_lane=0 if args.prompt_lane == "0" else "own",
             repeats=args.repeats,
-            threads=args.threads or machine.cores(),
+            threads=args.threads or bench_machine.cores(),
             seed=args.seed,
             profile=args.profile,
             read=args.read_mib << 20,
@@ -98,8 +98,8 @@ def run(args: Any) -> int:
         found = measure(settings, lambda line: common.note(line, args.quiet))
     preload = {n: environment(n, 1).get("LD_PRELOAD") for n in ("tinylane mlx", "mlx-lm")}
     report = {
-        "tinylane": tinylane.__version__,
-        "machine": {**machine.describe(), "threads": settings.threads},
+        "tinylane": __version__,
+        "machine": {**bench_machine.describe(), "threads": settings.threads},
         "model": {
             "name": name,
             "random_weights": args.shape is not None,

@@ -1,6 +1,6 @@
 """`tinylane collect`: sample lanes on a task and write labelled transcripts for `train`.
 
-Every transcript is on disk before the next problem begins, in a run directory (`tinylane.journal`):
+Every transcript is on disk before the next problem begins, in a run directory (`tinylane.files.run_dir`):
 the same command goes on where it was stopped, in one process or several (`tinylane.sharing`).
 """
 
@@ -11,18 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinylane import collaborate, collect, distributed, sharing, tasks
+from tinylane import distributed, sharing
 from tinylane.commands import common, evaluate
-from tinylane.errors import TinylaneError
-from tinylane.evaluation import runner
+from tinylane.core.errors import TinylaneError
+from tinylane.evaluate import collaboration, collect, runner, tasks
 from tinylane.sharing import Shared
 
 if TYPE_CHECKING:
+    from tinylane.core.model import Model
     from tinylane.distributed import Ring
-    from tinylane.evaluation.runner import Cell, Conditions
-    from tinylane.journal import Journal
-    from tinylane.model import Model
-    from tinylane.tasks.task import Problem, Task
+    from tinylane.evaluate.runner import Cell, Conditions
+    from tinylane.evaluate.tasks.task import Problem, Task
+    from tinylane.files.run_dir import Journal
 
 Work = list[tuple[int, int]]  # (index of the problem, number of the sample)
 
@@ -53,7 +53,7 @@ def _run(args: Any, ring: Ring | None) -> int:
     (cell,) = runner.cells(task, args.mode, lanes, args.max_tokens)
     conditions = evaluate.conditions_of(args, model, task, given)
     if together is not None:
-        conditions = replace(conditions, **collaborate.hooks(together, model, task))
+        conditions = replace(conditions, **collaboration.hooks(together, model, task))
     collect.check(args.label_by, args.samples, cell, conditions)
     runner.reading(model, cell, conditions)  # refuses what does not go together
     runner.check_prompts(model, problems)

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinylane.errors import TinylaneError
-from tinylane.files import check_bounds, read_bytes, show
-from tinylane.lanes import LaneMask
-from tinylane.sampling import Sampler
-from tinylane.text import printable
+from tinylane.core.errors import TinylaneError, show
+from tinylane.core.lanes import LaneMask
+from tinylane.core.sampling import Sampler
+from tinylane.files.display import printable
+from tinylane.files.io import check_bounds, read_bytes
 
 if TYPE_CHECKING:
-    from tinylane.collaborate import Collaboration
-    from tinylane.model import Model
-    from tinylane.runfile import Run
+    from tinylane.core.model import Model
+    from tinylane.evaluate.collaboration import Collaboration
+    from tinylane.view.run_file import Run
 
 # flag -> Sampler's name for it
 SAMPLING = {
@@ -47,7 +47,7 @@ def embedded() -> Path:
 
 def load(args: Any, **planned: int) -> Model:
     """The model that the flags name, or the one inside. planned: what the forecast is told."""
-    from tinylane.checkpoint import load as load_checkpoint
+    from tinylane.checkpoints.load import load as load_checkpoint
 
     silence_panics()
     return load_checkpoint(
@@ -76,7 +76,7 @@ def _text(extra: dict[str, Any], name: str) -> str | None:
 
 def silence_panics() -> None:
     """Errors are one line here, those that come up inside of the tokenizers library too."""
-    from tinylane import tokenizer
+    from tinylane.checkpoints import tokenizer
 
     tokenizer.SILENT_PANICS = True
 
@@ -197,7 +197,7 @@ def parse_collaboration(args: Any) -> Collaboration | None:
             if getattr(args, flag) is not None:
                 raise TinylaneError(f"--{flag.replace('_', '-')} needs --collaborate")
         return None
-    from tinylane.collaborate import NUDGE_EVERY, read
+    from tinylane.evaluate.collaboration import NUDGE_EVERY, read
 
     for flag in ("nudge_every", "finish_at"):
         value = getattr(args, flag)
@@ -228,7 +228,7 @@ def peak_memory(backend: str) -> int | None:
 
     With MLX the larger of that and what MLX allocated: on a GPU the process does not show it.
     """
-    from tinylane.bench.machine import memory
+    from tinylane.files.memory import memory
 
     peak = memory()
     if backend == "mlx" and peak is not None:

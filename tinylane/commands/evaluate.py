@@ -1,7 +1,7 @@
 """`tinylane eval`: how often the lanes are right, by mode and number of lanes.
 
 With --out every result is on disk before the next problem begins, in a directory that knows its
-settings: the same command goes on where it was stopped (`tinylane.journal`), and `tinylane report`
+settings: the same command goes on where it was stopped (`tinylane.files.run_dir`), and `tinylane report`
 makes tables and plots of it. Without, the table is all there is.
 """
 
@@ -17,26 +17,25 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-import tinylane
-from tinylane import collaborate, distributed, sharing, tasks
+from tinylane import distributed, sharing
 from tinylane.commands import common
 from tinylane.commands.lanes import parse_omega
-from tinylane.errors import TinylaneError
-from tinylane.evaluation import record, runner
-from tinylane.evaluation.measures import summary
-from tinylane.evaluation.tables import plain_table
-from tinylane.files import show
-from tinylane.journal import Journal
-from tinylane.lanes import MAX_LANES, LaneMask
-from tinylane.sampling import Sampler
+from tinylane.core import __version__
+from tinylane.core.errors import TinylaneError, show
+from tinylane.core.lanes import MAX_LANES, LaneMask
+from tinylane.core.sampling import Sampler
+from tinylane.evaluate import collaboration, record, runner, tasks
+from tinylane.evaluate.measures import summary
+from tinylane.evaluate.tables import plain_table
+from tinylane.evaluate.tasks.task import Options, Problem, Task
+from tinylane.files.run_dir import Journal
 from tinylane.sharing import Shared
-from tinylane.tasks.task import Options, Problem, Task
 
 if TYPE_CHECKING:
+    from tinylane.core.model import Model
     from tinylane.distributed import Ring
-    from tinylane.evaluation.record import Row
-    from tinylane.evaluation.runner import Cell, Conditions
-    from tinylane.model import Model
+    from tinylane.evaluate.record import Row
+    from tinylane.evaluate.runner import Cell, Conditions
 
 
 def run(args: Any) -> int:
@@ -61,7 +60,7 @@ def _run(args: Any, ring: Ring | None) -> int:
     )
     conditions = conditions_of(args, model, task, given)
     if together is not None:
-        conditions = replace(conditions, **collaborate.hooks(together, model, task))
+        conditions = replace(conditions, **collaboration.hooks(together, model, task))
     for cell in cells:
         runner.reading(model, cell, conditions)  # refuses what does not go together
     runner.check_prompts(model, problems)
@@ -277,7 +276,7 @@ def _show(
     if args.json:
         common.print_json(
             {
-                "tinylane": tinylane.__version__,
+                "tinylane": __version__,
                 "task": args.task,
                 "model": args.model,
                 "identity": model.identity,

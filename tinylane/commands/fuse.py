@@ -10,7 +10,7 @@ from tinylane.commands import common
 
 def run(args: Any) -> int:
     """Run the command; the exit code."""
-    from tinylane.fuse import fuse
+    from tinylane.checkpoints.fuse import fuse
 
     out = Path(args.save_path)
     notes = fuse(

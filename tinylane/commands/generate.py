@@ -17,18 +17,18 @@ from typing import Any
 
 import numpy as np
 
-from tinylane import collaborate
-from tinylane.collaborate import Dictation
 from tinylane.commands import beams, common, lanes
-from tinylane.commands.report import Report
-from tinylane.decoding import Decoding, Result
-from tinylane.errors import TinylaneError
-from tinylane.lanes import MAX_LANES, LaneMask
-from tinylane.model import Model
-from tinylane.prompt import Prompt
-from tinylane.sampling import Sampler
-from tinylane.tasks.evaluate import game_of
-from tinylane.tasks.shell_game import ShellGame
+from tinylane.commands.generate_output import Report
+from tinylane.core.decoding import Decoding, Result
+from tinylane.core.errors import TinylaneError
+from tinylane.core.lanes import MAX_LANES, LaneMask
+from tinylane.core.model import Model
+from tinylane.core.prompt import Prompt
+from tinylane.core.sampling import Sampler
+from tinylane.evaluate import collaboration
+from tinylane.evaluate.collaboration import Dictation
+from tinylane.evaluate.tasks.shell_game import ShellGame
+from tutorials.study.score_one import game_of
 
 
 def run(args: Any) -> int:
@@ -66,8 +66,8 @@ def run(args: Any) -> int:
     asked: Prompt = prompt
     template = common.template(args)
     if together is not None:
-        asked, template = collaborate.with_system(together, model, prompt, n, template)
-        lane_prompts = lane_prompts or collaborate.lane_prompts(together, n)
+        asked, template = collaboration.with_system(together, model, prompt, n, template)
+        lane_prompts = lane_prompts or collaboration.lane_prompts(together, n)
     rope, mask = lanes.settings(args, model, n, max_tokens, args.mode)
     report.settings(sampler, given, mask or model.mask(n))
     _notes(args, model, n, mask or model.mask(n), sampler, lane_prompts)
@@ -86,7 +86,7 @@ def run(args: Any) -> int:
         template=template,
     )
     if together is not None:
-        report.dictation = collaborate.dictate(together, decoding)
+        report.dictation = collaboration.dictate(together, decoding)
         common.note(together.describe(), args.quiet)
     interrupted = decode(decoding, report)
     result = decoding.result()
@@ -166,7 +166,7 @@ def check(args: Any) -> dict[str, Any]:
         raise TinylaneError("--json and --plain are both given; expected one of them")
     lanes.check(args, _count(args), args.mode)
     if args.answer_pattern is not None:
-        from tinylane.select import extract
+        from tinylane.evaluate.answers import extract
 
         extract("", args.answer_pattern)
     if args.save is not None:
@@ -261,7 +261,7 @@ def _save(args: Any, result: Result, model: Model, dictation: Dictation | None) 
     """Write the run; an error waits until what there is has been shown."""
     if args.save is None:
         return None
-    from tinylane.runfile import save_run
+    from tinylane.view.run_file import save_run
 
     try:
         extra = {"adapter_path": args.adapter_path, "revision": args.revision, "mode": args.mode}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from tinylane.commands import common
-from tinylane.text import printable
+from tinylane.files.display import printable
 
 
 def run(args: Any) -> int:
     """Run the command; the exit code."""
-    from tinylane.inspection import format_report, inspect
+    from tinylane.checkpoints.plan import format_report, inspect
 
     common.silence_panics()
     report = inspect(

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tinylane.commands import common
-from tinylane.errors import TinylaneError
-from tinylane.files import show
-from tinylane.lanes import LaneMask, Rotation
-from tinylane.modes import STARTS, check_mode, lane_rope, mode
+from tinylane.core.errors import TinylaneError, show
+from tinylane.core.lanes import LaneMask, Rotation
+from tinylane.core.modes import STARTS, check_mode, lane_rope, mode
 
 if TYPE_CHECKING:
-    from tinylane.model import Model
+    from tinylane.core.model import Model
 
 
 def check(args: Any, n: int | None, name: str | None) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import tinylane
 from tinylane.commands import common
-from tinylane.errors import TinylaneError
-from tinylane.text import printable
+from tinylane.core import __version__
+from tinylane.core.errors import TinylaneError
+from tinylane.files.display import printable
 
 # Natural units of log-probability. One pass and N steps add in different orders; in 16 bits a
 # logit of 20 is itself known to 0.01 (float16) or 0.06 (bfloat16) only.
@@ -16,7 +16,7 @@ TOLERANCE = {"float64": 1e-8, "float32": 2e-3, "float16": 0.1, "bfloat16": 0.5}
 
 def run(args: Any) -> int:
     """Run the command; the exit code: 1 where the difference exceeds the tolerance."""
-    from tinylane.runfile import load_run, replay
+    from tinylane.view.run_file import load_run, replay
 
     if args.tolerance is not None and not args.tolerance >= 0:
         raise TinylaneError(f"--tolerance is {args.tolerance}; expected 0 or more")
@@ -30,7 +30,7 @@ def run(args: Any) -> int:
     if args.json:
         common.print_json(
             {
-                "tinylane": tinylane.__version__,
+                "tinylane": __version__,
                 "run": args.file,
                 "saved": {"backend": saved.backend, "dtype": saved.dtype},
                 "replayed": {"backend": model.backend, "dtype": model.dtype},

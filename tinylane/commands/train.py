@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from tinylane.commands import common
-from tinylane.errors import TinylaneError
+from tinylane.core.errors import TinylaneError
 
 
 def recipe() -> Any:
     """The trainer's Recipe class. Raises TinylaneError if MLX, which trains, is not installed."""
     try:
-        from tinylane.train.shell_game import Recipe
+        from tinylane.train.from_scratch import Recipe
     except ImportError as error:
         if (error.name or "").split(".")[0] != "mlx":
             raise
@@ -34,7 +34,7 @@ def run(args: Any) -> int:
         value = getattr(args, flag)
         if value is not None and value < 1:
             raise TinylaneError(f"--{flag.replace('_', '-')} is {value}; expected 1 or more")
-    from tinylane.train.shell_game import run as train
+    from tinylane.train.from_scratch import run as train
 
     chosen = recipe()(**settings)
     out = Path(args.out)

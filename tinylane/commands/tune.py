@@ -10,8 +10,8 @@ from typing import Any
 
 from tinylane.commands import common
 from tinylane.commands.lanes import parse_omega
-from tinylane.errors import TinylaneError
-from tinylane.lanes import LaneRoPE
+from tinylane.core.errors import TinylaneError
+from tinylane.core.lanes import LaneRoPE
 
 
 def run(args: Any) -> int:
@@ -19,9 +19,9 @@ def run(args: Any) -> int:
     common.silence_panics()
     recipe, choice = asked(args)
     from tinylane.train import setup
-    from tinylane.train.transcripts import read_transcripts
-    from tinylane.train.tune import Pace
-    from tinylane.train.tune import run as train
+    from tinylane.train.data import read_transcripts
+    from tinylane.train.loop import Pace
+    from tinylane.train.loop import run as train
 
     pace = Pace(args.every, args.save_every, args.valid_every, args.stop_at)
 
@@ -100,7 +100,7 @@ def run(args: Any) -> int:
 def asked(args: Any) -> tuple[Any, Any]:
     """The recipe and what to tune, from the flags. Raises TinylaneError for those out of range."""
     try:
-        from tinylane.train.tuned import TARGETS, Choice
+        from tinylane.train.parameters import TARGETS, Choice
     except ImportError as error:
         if (error.name or "").split(".")[0] != "mlx":
             raise

@@ -9,18 +9,18 @@ from typing import Any
 
 import numpy as np
 
-import tinylane
-from tinylane.checkpoint import DTYPES, choose_backend
+from tinylane.checkpoints.plan import DTYPES, choose_backend
 from tinylane.commands import common
-from tinylane.errors import CheckFailed, TinylaneError
-from tinylane.lanes import LaneRoPE
-from tinylane.model import Model
-from tinylane.prompt import encode_prompt
-from tinylane.tasks.evaluate import game_of
+from tinylane.core import __version__
+from tinylane.core.errors import CheckFailed, TinylaneError
+from tinylane.core.lanes import LaneRoPE
+from tinylane.core.model import Model
+from tinylane.core.prompt import encode_prompt
+from tinylane.files.display import printable
 from tinylane.testing import verification
 from tinylane.testing.samples import Sample
 from tinylane.testing.verification import LONGEST, Finding, Run
-from tinylane.text import printable
+from tutorials.study.score_one import game_of
 
 LANES = 4
 HEAD = ("", "law", "worst error", "tolerance", "used", "rows", "verdict")
@@ -150,7 +150,7 @@ def _document(
         return [asdict(f) | {"holds": f.holds, "verdict": f.verdict} for f in findings]
 
     return {
-        "tinylane": tinylane.__version__,
+        "tinylane": __version__,
         "model": args.model,
         "identity": identity,
         "seed": args.seed,

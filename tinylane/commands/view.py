@@ -10,14 +10,14 @@ from typing import Any
 
 from tinylane.commands import common
 from tinylane.commands.replay import TOLERANCE
-from tinylane.errors import TinylaneError
-from tinylane.files import write_text
-from tinylane.text import printable
+from tinylane.core.errors import TinylaneError
+from tinylane.files.display import printable
+from tinylane.files.io import write_text
 
 
 def run(args: Any) -> int:
     """Run the command; the exit code. Nothing is written before all of it is known."""
-    from tinylane.runfile import load_run
+    from tinylane.view.run_file import load_run
 
     target = _targets(args)
     if not 1 <= args.keys <= 1024:
@@ -27,14 +27,14 @@ def run(args: Any) -> int:
     saved = load_run(args.file)
     pictures = [Path(path) for path in (args.png, args.svg) if path is not None]
     if pictures:
-        from tinylane import plot
+        from tinylane.view import canvas, figures
 
-        plot.blank(1, 1)  # says so now where matplotlib is missing
+        canvas.blank(1, 1)  # says so now where matplotlib is missing
     model = common.load_saved(args, saved)
 
-    from tinylane.view.facts import sentences
-    from tinylane.view.page import Texts, page
-    from tinylane.view.record import record
+    from tinylane.view.replay_page import Texts, page
+    from tinylane.view.replay_record import record
+    from tinylane.view.replay_words import sentences
 
     found = record(
         saved,
@@ -59,7 +59,7 @@ def run(args: Any) -> int:
         common.note(said, args.quiet)
         print(f"{printable(str(target))}: {len(html.encode()) / 1e6:.2f} MB")
     for path in pictures:
-        plot.save(plot.replay(found, texts.shown), path)
+        canvas.save(figures.replay(found, texts.shown), path)
         print(printable(str(path)))
     return 0
 

@@ -36,8 +36,8 @@ def collaborate_flags(p: Any) -> None:
 
 def collect(commands: Any) -> None:
     """`tinylane collect`."""
+    from tinylane.evaluate.tasks import KINDS
     from tinylane.flags.evaluate import length_flags, reading_flags, task_flags
-    from tinylane.tasks import KINDS
 
     p = command(
         commands,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from tinylane.evaluate.tasks import KINDS
 from tinylane.flags.collaborate import collaborate_flags
 from tinylane.flags.common import command, engine_flags, model_flags
-from tinylane.tasks import KINDS
 
 
 def eval(commands: Any) -> None:
@@ -105,7 +105,7 @@ def report(commands: Any) -> None:
         commands,
         "report",
         "tables and plots of eval runs",
-        "compare",
+        "report",
         "Needs scipy and matplotlib: pip install 'tinylane[eval,plot]'.",
     )
     p.add_argument("runs", nargs="+", metavar="RUN", help="the --out of tinylane eval")

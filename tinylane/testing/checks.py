@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from tinylane.lanes import SHARED, LaneMask, LaneRoPE
-from tinylane.model import Model
+from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
+from tinylane.core.model import Model
 from tinylane.testing import laws
 from tinylane.testing.laws import LawViolation, Report, assert_equal
 from tinylane.testing.reference import reference, visible_by_definition, widened
@@ -263,9 +263,9 @@ def _copy(model: Model, sample: Sample, choose: Chooser) -> Report:
 
 def _decoding(model: Model, sample: Sample, choose: Chooser) -> Report:
     """The fast generator writes what the uncached one writes, token for token in float64."""
-    from tinylane.decoding import Decoding
-    from tinylane.oracle import naive
-    from tinylane.sampling import Sampler
+    from tinylane.core.decoding import Decoding
+    from tinylane.core.oracle import naive
+    from tinylane.core.sampling import Sampler
 
     rng = np.random.default_rng(choose.integer(0, 999))
     n, vocab = sample.mask.n, sample.vocab

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tinylane.lanes import LaneMask
+from tinylane.core.lanes import LaneMask
 from tinylane.testing.laws import numbers
 
 

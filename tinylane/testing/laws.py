@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from tinylane.errors import TinylaneError
-from tinylane.lanes import SHARED, LaneMask, LaneRoPE
+from tinylane.core.errors import TinylaneError
+from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.testing.reference import visible_by_definition
 from tinylane.testing.samples import Sample
 from tinylane.testing.tolerances import tolerance

@@ -32,13 +32,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tinylane.cache import LaneCache
-from tinylane.decoding import Decoding
-from tinylane.errors import TinylaneError
-from tinylane.lanes import SHARED, LaneMask, Rotation
-from tinylane.model import Model
-from tinylane.prompt import end_ids
-from tinylane.sampling import Sampler, uniform
+from tinylane.core.cache import LaneCache
+from tinylane.core.decoding import Decoding
+from tinylane.core.errors import TinylaneError
+from tinylane.core.lanes import SHARED, LaneMask, Rotation
+from tinylane.core.model import Model
+from tinylane.core.prompt import end_ids
+from tinylane.core.sampling import Sampler, uniform
 from tinylane.testing.strategies import lane_ropes, masks
 from tinylane.testing.tolerances import tolerance
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from tinylane.config import ModelConfig
-from tinylane.hogwild import Hogwild
-from tinylane.lanes import SHARED, LaneMask, LaneRoPE
-from tinylane.quantized import Packing, dequantize
-from tinylane.rope import frequencies
+from tinylane.checkpoints.quantized import Packing, dequantize
+from tinylane.core.config import ModelConfig
+from tinylane.core.hogwild import Hogwild
+from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
+from tinylane.core.rope import frequencies
 
 AT_ONCE = 8192  # outputs of a matrix that are widened together
 

@@ -14,10 +14,10 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from tinylane.config import ModelConfig, RopeConfig
-from tinylane.lanes import SHARED, LaneMask, LaneRoPE, Rotation
-from tinylane.model import Model
-from tinylane.train.init import random_params
+from tinylane.core.config import ModelConfig, RopeConfig
+from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Rotation
+from tinylane.core.model import Model
+from tinylane.core.random_weights import random_params
 
 
 class Chooser(Protocol):
@@ -255,7 +255,7 @@ def random_sample(choose: Chooser, vocab: int, theta: np.ndarray, layers: int) -
 
 def random_case(choose: Chooser, kinds: Sequence[str] = ()) -> Case:
     """A small model and a sample for it. kinds: the RoPE kinds to choose from (default all)."""
-    from tinylane.rope import frequencies
+    from tinylane.core.rope import frequencies
 
     config = random_config(choose, kinds)
     theta, _ = frequencies(config.rope, config.head_dim)

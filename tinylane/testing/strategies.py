@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from tinylane.config import ModelConfig
-from tinylane.lanes import LaneMask, LaneRoPE
+from tinylane.core.config import ModelConfig
+from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.testing import samples
 
 

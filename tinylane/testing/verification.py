@@ -21,20 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from tinylane.hogwild import Hogwild
-from tinylane.lanes import SHARED, LaneMask, LaneRoPE
-from tinylane.model import Model
+from tinylane.core.hogwild import Hogwild
+from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
+from tinylane.core.model import Model
 from tinylane.testing import laws
 from tinylane.testing.checks import EXTRA, LAWS, Law, bound, plain
 from tinylane.testing.laws import LawViolation, Report, assert_equal
 from tinylane.testing.reference import reference, visible_by_definition
-from tinylane.testing.samples import (
-    Chooser,
-    RandomChooser,
-    Sample,
-    random_lane_rope,
-    random_mask,
-)
+from tinylane.testing.samples import Chooser, RandomChooser, Sample, random_lane_rope, random_mask
 from tinylane.testing.tolerances import TOLERANCES, at_sensitivity
 
 PROMPT = 16  # tokens of a random prompt

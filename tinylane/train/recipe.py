@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tinylane.errors import TinylaneError
-from tinylane.files import show
-from tinylane.lanes import LaneMask
+from tinylane.core.errors import TinylaneError, show
+from tinylane.core.lanes import LaneMask
 
 
 @dataclass(frozen=True)

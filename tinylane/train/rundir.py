@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tinylane.errors import TinylaneError
-from tinylane.files import hold, read_bytes, read_json, show, write_json, write_text
+from tinylane.core.errors import TinylaneError, show
+from tinylane.files.io import hold, read_bytes, read_json, write_json, write_text
 
 RECIPE, LOG, LOCK = "recipe.json", "log.jsonl", ".lock"
 MAX_LOG = 1 << 30

@@ -18,21 +18,22 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-import tinylane
-from tinylane.adapter import OMEGA, Adapter, save_adapter
-from tinylane.checkpoint import Plan, load
-from tinylane.config import ModelConfig
-from tinylane.errors import TinylaneError
-from tinylane.export import write_checkpoint
-from tinylane.files import read_json
-from tinylane.hub import resolve
-from tinylane.model import Model
-from tinylane.modes import lane_rope
-from tinylane.train.init import random_params
+from tinylane.checkpoints.adapter import OMEGA, Adapter, save_adapter
+from tinylane.checkpoints.config_json import read_config
+from tinylane.checkpoints.export import write_checkpoint
+from tinylane.checkpoints.hub import resolve
+from tinylane.checkpoints.load import load
+from tinylane.checkpoints.plan import Plan
+from tinylane.core import __version__
+from tinylane.core.errors import TinylaneError
+from tinylane.core.model import Model
+from tinylane.core.modes import lane_rope
+from tinylane.core.random_weights import random_params
+from tinylane.files.io import read_json
+from tinylane.train.data import Data, read_transcripts
+from tinylane.train.parameters import Choice, Tuned, settings, tuned
 from tinylane.train.recipe import Recipe
-from tinylane.train.transcripts import Data, read_transcripts
-from tinylane.train.tuned import Choice, Tuned, settings, tuned
-from tinylane.train.tuner import Tuner
+from tinylane.train.step import Tuner
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,10 @@ def start(
 
 
 def _from_scratch(folder: Path, seed: int) -> Start:
-    config = replace(ModelConfig.from_folder(folder), quantization=None)
+    config = replace(read_config(folder), quantization=None)
     tokenizer = None
     if os.path.exists(folder / "tokenizer.json"):
-        from tinylane.tokenizer import Tokenizer
+        from tinylane.checkpoints.tokenizer import Tokenizer
 
         tokenizer = Tokenizer.from_folder(folder, config_eos=config.eos_ids, vocab=config.vocab)
     params = {
@@ -157,7 +158,7 @@ def prepare(
         "omega_scale": scale,
         "tuned": what.count,
         "of": what.total,
-        "tinylane": tinylane.__version__,
+        "tinylane": __version__,
         "mlx": version("mlx"),
     }
     return Session(tuner, begin, data, decides, notes)

@@ -1,5 +1,5 @@
 // The page of `tinylane view`: a run, step by step, and who listened to whom.
-// All text is set as text (textContent), never as HTML. Numbers come packed; see tinylane/view/page.py.
+// All text is set as text (textContent), never as HTML. Numbers come packed; see tinylane/view/replay_page.py.
 //
 // A step s has drawn the tokens at position first + s - 1. State: the step, a lane, what attention is
 // looked at (a view), and what the shade shows. Everything that is drawn follows from these.
@@ -53,7 +53,7 @@ const chance = (nats) => {
     for (const name of ["likeliest", "drawn", "logprob", "kl"]) s[name] = await unpack(s[name]);
   }
 
-  // Rows and tokens by number, as in tinylane/view/record.py.
+  // Rows and tokens by number, as in tinylane/view/replay_record.py.
   const N = run.lanes.length;
   const special = new Set(run.special);
   let row = run.prompt, token = 0;

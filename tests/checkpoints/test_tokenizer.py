@@ -1,0 +1,501 @@
+"""Claims about text: what is read, what a prompt becomes, and that streams lose nothing."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from helpers_text import BOS, EOS, KINDS, SENTENCES, TURN, byte_level, llama2, word_level
+from helpers_text import write_folder as folder_of
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as Core
+from tokenizers import processors
+
+from tinylane.checkpoints.tokenizer import TextStream, Tokenizer
+from tinylane.core.errors import TinylaneError
+from tinylane.files.display import one_line, printable
+
+CHATML = (
+    "{% for m in messages %}<|turn|>{{ m['role'] }}\n{{ m['content'] }}<|turn|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|turn|>assistant\n{% if think is defined and not think %}"
+    "<think></think>{% endif %}{% endif %}"
+)
+TOKENIZERS = {name: Tokenizer(Core.from_str(make())) for name, make in KINDS.items()}
+SUITS = settings(max_examples=60, deadline=None)
+
+
+def streamed(tok: Tokenizer, ids: list[int], stop: tuple[str, ...] = ()) -> tuple[str, TextStream]:
+    stream = TextStream(tok, stop)
+    return "".join([stream.push(id) for id in ids] + [stream.flush()]), stream
+
+
+def one_line_error(error: pytest.ExceptionInfo[TinylaneError], *words: str) -> None:
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value), str(error.value)
+
+
+# ------------------------------------------------------------------------------------------ ids
+
+
+@pytest.mark.parametrize("name", ["byte_level", "llama2", "metaspace"])
+@given(text=st.text(max_size=40))
+@example(text="👨‍👩‍👧‍👦 日本語 naïve\t\n")
+@SUITS
+def test_text_survives_encoding_and_decoding(name, text):
+    """Any text that the tokenizer does not normalise comes back from its ids."""
+    tok = TOKENIZERS[name]
+    if "▁" in text or any(special in text for special in (BOS, EOS, "<unk>", TURN)):
+        return
+    if name == "metaspace" and text.startswith(" "):  # it adds no space where there is one
+        return
+    assert tok.decode(tok.encode(text)) == text
+
+
+def test_encode_adds_no_special_tokens_and_reads_those_in_the_text():
+    tok = TOKENIZERS["llama2"]
+    assert tok.encode("swap")[0] != 1
+    assert tok.encode(f"{BOS}swap")[0] == 1
+
+
+def test_ids_that_the_tokenizer_lacks_decode_to_nothing():
+    """A model's padded vocabulary can be sampled; its extra rows are no text."""
+    tok = TOKENIZERS["byte_level"]
+    assert tok.decode([tok.vocab_size + 5, *tok.encode("ball")]) == "ball"
+    assert tok.is_special(tok.vocab_size + 5)
+    with pytest.raises(TinylaneError) as error:
+        tok.decode([-1])
+    one_line_error(error, "-1")
+
+
+def test_half_a_surrogate_pair_is_refused():
+    with pytest.raises(TinylaneError) as error:
+        TOKENIZERS["byte_level"].encode("ab\ud800")
+    one_line_error(error, "character 2")
+
+
+def test_a_token_beyond_the_models_vocabulary_is_refused_when_it_is_used(tmp_path):
+    """Added tokens beyond the embedding (a pad token, often) hurt only the text that has them."""
+    size = Core.from_str(byte_level()).get_vocab_size(with_added_tokens=False)
+    tok = Tokenizer.from_folder(folder_of(tmp_path, byte_level()), vocab=size)
+    assert tok.decode(tok.encode("a ball")) == "a ball"
+    with pytest.raises(TinylaneError) as error:
+        tok.encode(f"a {TURN}")
+    one_line_error(error, TURN, f"ends at {size - 1}")
+    core = Core.from_str(with_bos_processor())
+    with pytest.raises(TinylaneError):
+        Tokenizer(core, {"bos_token": BOS}, vocab=size).prompt_ids("a ball")
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused_by_name(tmp_path):
+    with pytest.raises(TinylaneError) as error:
+        Tokenizer.from_folder(folder_of(tmp_path, word_level()), vocab=6)
+    one_line_error(error, "'B'", "id 6", str(tmp_path))
+
+
+def test_a_tokenizer_that_lacks_the_models_ids_is_refused(tmp_path):
+    folder = folder_of(tmp_path, word_level())
+    assert Tokenizer.from_folder(folder, vocab=700).vocab_size == 13  # padding, as Qwen's 151,936
+    with pytest.raises(TinylaneError) as error:
+        Tokenizer.from_folder(folder, vocab=32000)
+    one_line_error(error, "13 tokens", "32000")
+
+
+def test_eos_ids_are_the_union_of_the_configs_and_the_tokenizers(tmp_path):
+    """One source replacing another left generation without an end (mlx-vlm 2112)."""
+    folder = folder_of(tmp_path, byte_level(), {"eos_token": {"content": EOS, "special": True}})
+    tok = Tokenizer.from_folder(folder, config_eos=(7, 9))
+    assert tok.eos_ids == {7, 9, tok.core.token_to_id(EOS)}
+    assert Tokenizer.from_folder(folder_of(tmp_path / "b", byte_level())).eos_ids == frozenset()
+
+
+def test_special_names_come_from_either_file_and_tokenizer_config_wins(tmp_path):
+    folder = folder_of(
+        tmp_path,
+        byte_level(),
+        {"eos_token": EOS, "bos_token": None},
+        special_tokens_map__json={"eos_token": TURN, "bos_token": {"content": BOS}},
+    )
+    assert Tokenizer.from_folder(folder).names == {"eos_token": EOS, "bos_token": BOS}
+
+
+def test_a_token_that_is_named_special_is_never_plain_text(tmp_path):
+    """Some files add their end token without marking it; transformers marks it by its role."""
+    core = Core.from_str(word_level())
+    core.add_tokens(["<end>"])
+    tok = Tokenizer.from_folder(folder_of(tmp_path, core.to_str(), {"eos_token": "<end>"}))
+    assert tok.encode("swap<end>")[-1] in tok.eos_ids
+    assert tok.decode(tok.encode("swap<end>")) == "swap"
+
+
+def test_saved_truncation_and_padding_do_not_touch_prompts():
+    core = Core.from_str(word_level())
+    core.enable_truncation(2)
+    core.enable_padding(length=64)
+    assert len(Tokenizer(core).encode("swap A B C")) == 4
+
+
+# --------------------------------------------------------------------------------------- prompts
+
+
+def with_bos_processor() -> str:
+    core = Core.from_str(byte_level())
+    core.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A {EOS}",
+        pair=None,
+        special_tokens=[(token, core.token_to_id(token)) for token in (BOS, EOS)],
+    )
+    return core.to_str()
+
+
+@pytest.mark.parametrize(
+    ("processor", "add_bos", "expected"),
+    [(True, None, 1), (True, True, 1), (True, False, 0), (False, True, 1), (False, None, 0)],
+)
+def test_raw_text_gets_bos_once_as_the_tokenizer_says(tmp_path, processor, add_bos, expected):
+    """By `add_bos_token`, else by the post-processor; never twice; never an EOS behind."""
+    config = {"bos_token": BOS, "eos_token": EOS, "add_bos_token": add_bos}
+    source = with_bos_processor() if processor else byte_level()
+    tok = Tokenizer.from_folder(folder_of(tmp_path, source, config))
+    ids = tok.prompt_ids("a ball", raw=True)
+    assert ids.count(tok.bos_id) == expected
+    assert ids[-1] not in tok.eos_ids
+    assert tok.prompt_ids(f"{BOS}a ball", raw=True).count(tok.bos_id) == 1
+
+
+def test_a_checkpoint_without_template_takes_the_prompt_as_raw_text():
+    tok = TOKENIZERS["llama2"]
+    assert tok.prompt_ids("swap") == tok.prompt_ids("swap", raw=True) == [1, *tok.encode("swap")]
+    assert tok.prompt_ids("swap", prefill=" a") == [1, *tok.encode("swap a")]
+
+
+def test_a_template_that_writes_bos_itself_does_not_double_it(tmp_path):
+    config = {"bos_token": BOS, "add_bos_token": True, "chat_template": "{{ bos_token }}" + CHATML}
+    tok = Tokenizer.from_folder(folder_of(tmp_path, with_bos_processor(), config))
+    ids = tok.prompt_ids("a ball")
+    assert ids[0] == tok.bos_id
+    assert ids.count(tok.bos_id) == 1
+
+
+def test_chat_prompts_hold_system_user_prefill_and_template_arguments(tmp_path):
+    tok = Tokenizer.from_folder(folder_of(tmp_path, byte_level(), {"chat_template": CHATML}))
+    text = tok.decode(
+        tok.prompt_ids(
+            "Where?", system="Be brief.", prefill="Under", template_args={"think": False}
+        ),
+        skip_special=False,
+    )
+    assert text == (
+        f"{TURN}system\nBe brief.{TURN}\n{TURN}user\nWhere?{TURN}\n"
+        f"{TURN}assistant\n<think></think>Under"
+    )
+    messages = [{"role": "user", "content": "Where?", "tool_calls": None}]
+    assert tok.prompt_ids(messages) == tok.prompt_ids("Where?")
+    assert tok.prompt_ids("Where?", raw=True) == tok.encode("Where?")
+
+
+def test_a_template_argument_without_effect_is_reported(tmp_path):
+    """`enable_thinking` without effect, and nobody said so (mlx-swift-lm 154)."""
+    tok = Tokenizer.from_folder(folder_of(tmp_path, byte_level(), {"chat_template": CHATML}))
+    with pytest.warns(UserWarning, match="does not read 'enable_thinking'"):
+        tok.prompt_ids("Where?", template_args={"enable_thinking": False})
+
+
+def test_a_template_without_system_role_is_named_as_the_reason(tmp_path):
+    strict = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
+        "{% endif %}" + CHATML
+    )
+    tok = Tokenizer.from_folder(folder_of(tmp_path, byte_level(), {"chat_template": strict}))
+    with pytest.raises(TinylaneError) as error:
+        tok.prompt_ids("Where?", system="Be brief.")
+    one_line_error(error, "no system role", "System role not supported")
+
+
+def test_a_template_that_drops_the_system_prompt_is_reported(tmp_path):
+    config = {"chat_template": "{{ messages[-1]['content'] }}"}
+    tok = Tokenizer.from_folder(folder_of(tmp_path, byte_level(), config))
+    with pytest.warns(UserWarning, match="drops the system prompt"):
+        tok.prompt_ids("Where?", system="Be brief.")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "word"),
+    [
+        ("", {}, "empty"),
+        (" \n", {}, "empty"),
+        ("", {"raw": True}, "empty"),
+        ([], {}, "no messages"),
+        ([{"content": "x"}], {}, "message 0"),
+        (["x"], {}, "message 0"),
+        ([{"role": "user", "content": "x"}], {"raw": True}, "raw text has no chat template"),
+        ("x", {"raw": True, "system": "y"}, "system prompt"),
+        ("x", {"raw": True, "template_args": {"think": True}}, "'think'"),
+        ([{"role": "system", "content": "x"}], {"system": "y"}, "two system prompts"),
+        ("x", {"template_args": {"messages": []}}, "'messages'"),
+        ("x", {"template_args": {"think": object()}}, "plain JSON"),
+    ],
+)
+def test_prompts_that_cannot_be_made_are_refused_in_one_line(tmp_path, prompt, options, word):
+    tok = Tokenizer.from_folder(folder_of(tmp_path, byte_level(), {"chat_template": CHATML}))
+    with pytest.raises(TinylaneError) as error:
+        tok.prompt_ids(prompt, **options)
+    one_line_error(error, word)
+
+
+# ----------------------------------------------------------------------------------------- files
+
+
+def test_templates_are_found_where_transformers_finds_them(tmp_path):
+    named = [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "in a list"}]
+    folder = folder_of(tmp_path, byte_level(), {"chat_template": named})
+    assert Tokenizer.from_folder(folder).chat_template == "in a list"
+    folder_of(tmp_path, None, chat_template__json={"chat_template": "in json"})
+    assert Tokenizer.from_folder(folder).chat_template == "in json"
+    folder_of(tmp_path, None, chat_template__jinja="in jinja")
+    tok = Tokenizer.from_folder(folder)
+    assert (tok.chat_template, tok.template_source) == ("in jinja", "chat_template.jinja")
+
+
+def test_broken_files_are_refused_in_one_line_that_names_them(tmp_path):
+    good = json.loads(byte_level())
+    unknown_merge = {**good, "model": {**good["model"], "merges": [["zz", "qq"]]}}
+    cases = {
+        "nothing": (None, None, "no tokenizer.json"),
+        "empty": ("", None, "not a tokenizer"),
+        "text": ("hello", None, "not a tokenizer"),
+        "array": ("[]", None, "not a tokenizer"),
+        "nomodel": ('{"version": "1.0"}', None, "not a tokenizer"),
+        "merges": (json.dumps(unknown_merge), None, "not a tokenizer"),
+        "deep": ("[" * 100_000, None, "not a tokenizer"),
+        "eos": (byte_level(), {"eos_token": "<nowhere>"}, "<nowhere>"),
+        "template": (byte_level(), {"chat_template": 3}, "chat_template is a int"),
+        "unnamed": (byte_level(), {"chat_template": [{"name": "rag", "template": "x"}]}, "rag"),
+    }
+    for name, (tokenizer, config, word) in cases.items():
+        with pytest.raises(TinylaneError) as error:
+            Tokenizer.from_folder(folder_of(tmp_path / name, tokenizer, config))
+        one_line_error(error, word, name)
+    for name, content in {"a": "{", "b": "[1]", "c": '{"x": ' * 100_000, "d": "1" * 5000}.items():
+        folder = folder_of(tmp_path / name, byte_level(), tokenizer_config__json=content)
+        with pytest.raises(TinylaneError) as error:
+            Tokenizer.from_folder(folder)
+        one_line_error(error, "tokenizer_config.json")
+
+
+def test_a_folder_with_only_a_sentencepiece_file_says_what_to_do(tmp_path):
+    with pytest.raises(TinylaneError) as error:
+        Tokenizer.from_folder(folder_of(tmp_path, None, tokenizer__model="x"))
+    one_line_error(error, "tokenizer.model only", "save_pretrained")
+
+
+def test_files_that_are_not_utf8_too_large_or_not_files_are_refused(tmp_path, monkeypatch):
+    path = folder_of(tmp_path, byte_level()) / "tokenizer.json"
+    monkeypatch.setattr("tinylane.checkpoints.tokenizer.LARGEST_TOKENIZER", 1000)
+    with pytest.raises(TinylaneError) as error:
+        Tokenizer.from_folder(tmp_path)
+    one_line_error(error, "larger than 1,000 bytes")
+    path.write_bytes(b'{"a": "\xff"}')
+    with pytest.raises(TinylaneError) as error:
+        Tokenizer.from_folder(tmp_path)
+    one_line_error(error, "not UTF-8: byte 7")
+    path.unlink()
+    os.mkfifo(path)  # a plain open() would wait for a writer
+    with pytest.raises(TinylaneError) as error:
+        Tokenizer.from_folder(tmp_path)
+    one_line_error(error, "not a regular file")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(TinylaneError) as error:
+        Tokenizer.from_folder(tmp_path)
+    one_line_error(error, "tokenizer.json")
+
+
+@given(place=st.integers(0, 10**6), byte=st.integers(0, 255))
+@SUITS
+def test_a_damaged_tokenizer_file_is_read_or_refused(tmp_path_factory, place, byte):
+    """One changed byte: a tokenizer or a TinylaneError, never another exception."""
+    data = bytearray(llama2().encode())
+    data[place % len(data)] = byte
+    folder = tmp_path_factory.mktemp("damaged")
+    (folder / "tokenizer.json").write_bytes(data)
+    try:
+        Tokenizer.from_folder(folder).prompt_ids("swap a ball 🎾")
+    except TinylaneError as error:
+        assert "\n" not in str(error)
+
+
+# --------------------------------------------------------------------------------------- streams
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+@given(data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_a_stream_of_any_ids_adds_up_to_their_text(name, data):
+    """Characters were cut at the flush, spaces lost between pushes (mlx-vlm 1778)."""
+    tok = TOKENIZERS[name]
+    ids = data.draw(st.lists(st.integers(0, tok.vocab_size + 3), max_size=60))
+    text, stream = streamed(tok, ids)
+    assert text == tok.decode(ids) == stream.text
+    assert not stream.stopped
+
+
+@pytest.mark.parametrize("name", ["byte_level", "byte_level_stripped", "llama2", "metaspace"])
+@given(text=st.text(max_size=30))
+@example(text="👨‍👩‍👧‍👦 日本語 naïve")
+@SUITS
+def test_a_stream_of_a_text_never_shows_half_a_character(name, text):
+    """Every partial text is a beginning of the whole: no replacement character on the way."""
+    tok = TOKENIZERS[name]
+    ids = tok.encode(text)
+    whole, stream = tok.decode(ids), TextStream(tok)
+    shown = ""
+    for id in ids:
+        shown += stream.push(id)
+        assert whole.startswith(shown)
+        assert stream.text == shown
+    assert shown + stream.flush() == whole
+
+
+def test_a_stream_with_broken_decoding_is_noticed():
+    """Negative control: token by token decoding loses characters and spaces."""
+    for name in ("byte_level", "llama2"):
+        tok = TOKENIZERS[name]
+        ids = tok.encode("swap a 🦊")
+        assert "".join(tok.decode([id]) for id in ids) != tok.decode(ids)
+
+
+def test_invalid_bytes_do_not_hold_a_byte_level_stream_back():
+    """Only an unfinished character waits; a byte that cannot begin one is shown at once."""
+    tok = TOKENIZERS["byte_level"]
+    byte = {bytes_: id for id in range(300) if len(bytes_ := tok.token_bytes(id)) == 1}
+    stream = TextStream(tok)
+    assert stream.push(byte[b"\xff"]) == "\ufffd"
+    assert stream.push(byte[b"\xe2"]) == ""
+    assert stream.push(byte[b"a"]) == "\ufffda"
+
+
+def test_word_tokens_keep_their_spaces_in_a_stream():
+    tok = TOKENIZERS["word_level"]
+    stream = TextStream(tok)
+    assert [stream.push(id) for id in tok.encode("swap A B")] == ["swap", " A", " B"]
+
+
+def cut_by_character(text: str, stop: tuple[str, ...]) -> tuple[str, bool]:
+    """The definition: add characters until a stop string is complete, cut the longest complete."""
+    for end in range(1, len(text) + 1):
+        complete = [word for word in stop if text[:end].endswith(word)]
+        if complete:
+            return text[: end - len(max(complete, key=len))], True
+    return text, False
+
+
+@pytest.mark.parametrize("name", ["byte_level", "llama2", "word_level"])
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_stop_strings_cut_the_same_text_however_the_tokens_fall(name, data):
+    """Inside a token, across tokens, several at once, one within another."""
+    tok = TOKENIZERS[name]
+    ids = tok.encode(data.draw(st.text(alphabet="swap AB🦊\n", max_size=30)))
+    whole = tok.decode(ids)
+    word = st.text(alphabet="swap AB🦊\n", min_size=1, max_size=4)
+    stop = tuple(data.draw(st.lists(word, max_size=3)))
+    text, stream = streamed(tok, ids, stop)
+    assert (text, stream.stopped) == cut_by_character(whole, stop)
+    assert stream.text == text
+
+
+def test_what_may_begin_a_stop_string_waits_and_is_not_lost():
+    tok = TOKENIZERS["byte_level"]
+    stream = TextStream(tok, ("###", "\n\n"))
+    shown = "".join(stream.push(id) for id in tok.encode("a ball ##"))
+    assert shown == "a ball "
+    assert stream.push(tok.encode(".")[0]) == "##."
+    for id in tok.encode("x\n"):
+        last = stream.push(id)
+    assert last == ""
+    assert stream.flush() == "\n"
+    assert not stream.stopped
+
+
+def test_nothing_follows_a_stop_string():
+    tok = TOKENIZERS["byte_level"]
+    text, stream = streamed(tok, tok.encode("ball. END and more"), ("END",))
+    assert (text, stream.stopped) == ("ball. ", True)
+    assert stream.push(tok.encode("x")[0]) == ""
+    assert stream.flush() == ""
+    assert stream.text == "ball. "
+
+
+@pytest.mark.parametrize("stop", [("",), (3,), ("a", "")])
+def test_stop_strings_that_are_none_are_refused(stop):
+    with pytest.raises(TinylaneError) as error:
+        TextStream(TOKENIZERS["byte_level"], stop)
+    one_line_error(error, "stop strings")
+    assert TextStream(TOKENIZERS["byte_level"], "ab")._stop == ("ab",)
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+def test_a_long_stream_costs_the_same_per_token(name):
+    """Decoding all of it at each token would be 64 times the work for 8 times the length."""
+    tok = TOKENIZERS[name]
+    ids = list(itertools.islice(itertools.cycle(tok.encode(" ".join(SENTENCES))), 8000))
+    longest = 0
+    stream = TextStream(tok, ("never this",))
+    for id in ids:
+        stream.push(id)
+        longest = max(longest, len(stream._window))
+    assert longest < 64
+    stream.flush()
+    assert stream.text == tok.decode(ids)
+
+
+# -------------------------------------------------------------------------------------- terminal
+
+
+@given(text=st.text(alphabet=st.characters(exclude_categories=()), max_size=30))
+@SUITS
+def test_printable_text_has_nothing_that_a_terminal_obeys(text):
+    shown = printable(text)
+    for character in shown:
+        code = ord(character)
+        assert character in "\n\t" or code >= 0x20
+        assert not 0x7F <= code < 0xA0
+        assert not 0x202A <= code <= 0x202E
+        assert not 0x2066 <= code <= 0x2069
+    shown.encode("utf-8")
+    assert printable(shown) == shown
+
+
+def test_printable_keeps_ordinary_text_and_shows_the_rest():
+    assert printable("naïve 日本 👨‍👩‍👧\n\t") == "naïve 日本 👨‍👩‍👧\n\t"
+    assert printable("\x1b]0;x\x07\r\x9b\u202e\ud800") == r"\x1b]0;x\x07\x0d\x9b\u202e\ud800"
+    assert one_line("a\n b\x1b" + "c" * 400, 20) == r"a b\x1bcccccccccc..."
+
+
+def test_importing_the_tokenizer_imports_no_library():
+    code = "import sys, tinylane.checkpoints.tokenizer, tinylane.checkpoints.chat_template; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"tokenizers", "jinja2", "mlx", "transformers", "rich"} & set(done.stdout.split())
+
+
+def test_streaming_does_not_decode_what_it_has_said_again(monkeypatch):
+    """A step of a small model is a millisecond; text must not be what one waits for."""
+    decoded = []
+    original = Tokenizer.decode
+
+    def decode(self, ids, *args, **settings):
+        decoded.append(len(ids))
+        return original(self, ids, *args, **settings)
+
+    monkeypatch.setattr(Tokenizer, "decode", decode)
+    for tok in TOKENIZERS.values():
+        ids = tok.encode(" ".join(SENTENCES))[:500] * 4
+        decoded.clear()
+        streamed(tok, ids, ("END", "\n\n\n"))
+        assert sum(decoded) < 20 * len(ids)  # decoding everything at each token: 1000 * len(ids)

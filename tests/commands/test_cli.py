@@ -1,0 +1,342 @@
+"""`tinylane generate`: what it shows, and where. A random model: its answers are rubbish."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import helpers_cli
+import numpy as np
+import pytest
+from helpers_cli import GAME, TEXT, config, generate, in_a_terminal, subprocess_run
+
+import tinylane
+from tinylane.commands import common
+from tinylane.commands.cli import main, parser
+from tinylane.commands.generate_output import describe_mask, describe_sampler, work
+from tinylane.core.decoding import Decoding
+from tinylane.core.lanes import LaneMask, LaneRoPE
+from tinylane.core.rope import frequencies
+from tinylane.core.sampling import Sampler
+from tinylane.evaluate.tasks.shell_game import ShellGame
+
+ask, game, plain = helpers_cli.ask, helpers_cli.game, helpers_cli.plain  # fixtures
+
+# Starting.
+
+
+def test_help_and_version_load_nothing_heavy() -> None:
+    code = (
+        "import sys; from tinylane.commands.cli import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "heavy = {'numpy', 'mlx', 'rich', 'jinja2', 'tokenizers', 'huggingface_hub'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert out.splitlines()[-1] == "[]"
+    assert subprocess_run("--version").stdout.strip() == f"tinylane {tinylane.__version__}"
+
+
+def test_generate_without_a_terminal_loads_neither_rich_nor_mlx_nor_jinja(game: str) -> None:
+    code = (
+        "import sys; from tinylane.commands.cli import main\n"
+        f"main(['generate', '--model', {game!r}, '--backend', 'numpy'])\n"
+        "heavy = {'mlx', 'rich', 'jinja2', 'huggingface_hub', 'hypothesis', 'safetensors'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert out.splitlines()[-1] == "[]"
+
+
+def test_only_commands_that_exist_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    out = capsys.readouterr().out
+    for name in (
+        "generate",
+        "eval",
+        "inspect",
+        "replay",
+        "train",
+        "verify",
+        "bench",
+        "view",
+        "fuse",
+    ):
+        assert re.search(rf"^    {name} ", out, re.MULTILINE)
+    assert not re.search(r"^    serve\b", out, re.MULTILINE)
+
+
+def test_flags_are_those_of_mlx_lm_where_it_has_them() -> None:
+    args = parser().parse_args(
+        [
+            "generate",
+            "--model",
+            "m",
+            "--adapter-path",
+            "a",
+            "--prompt",
+            "p",
+            "--max-tokens",
+            "1",
+            "--temp",
+            "0.5",
+            "--top-p",
+            "0.9",
+            "--top-k",
+            "3",
+            "--min-p",
+            "0.1",
+            "--seed",
+            "7",
+            "--system-prompt",
+            "s",
+            "--prefill-response",
+            "f",
+            "--ignore-chat-template",
+        ]
+    )
+    assert (args.temp, args.top_k, args.raw, args.prefill_response) == (0.5, 3, True, "f")
+
+
+def test_the_recipe_s_fields_are_flags_of_train() -> None:
+    pytest.importorskip("mlx.core")
+    words = "train shell-game --out o --cups 3 --lanes 1 2 --shares 0.5 0.5 --no-learn-omega"
+    args = parser(words.split()).parse_args(words.split())
+    assert (args.cups, args.lanes, args.shares, args.learn_omega) == (3, [1, 2], [0.5, 0.5], False)
+
+
+# The shell game.
+
+
+def test_a_shell_game_shows_the_problem_every_lane_the_vote_and_the_truth(
+    ask: Any, game: str
+) -> None:
+    code, out, err = ask("generate", "--model", game, "--seed", 5)
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0] == GAME.prompt(GAME.draw(1, np.random.default_rng(5))[0])
+    assert [line.split(" | ")[0] for line in lines[1:5]] == [f"lane {m}/4" for m in (1, 2, 3, 4)]
+    truth = GAME.answer(GAME.draw(1, np.random.default_rng(5))[0])
+    assert re.match(rf"vote: .*; the truth: {truth}(; correct|; wrong)?$", lines[5])
+    assert "seed 5" in err and "tokens/s" in err and "peak memory" in err
+    assert "4 lanes, each reads all others" in err
+
+
+def test_a_new_seed_is_shown_and_repeats_the_run(ask: Any, game: str) -> None:
+    _, first, err = ask("generate", "--model", game)
+    seed = re.search(r"seed (\d+)", err)
+    assert seed is not None
+    assert ask("generate", "--model", game, "--seed", seed[1])[1] == first
+    assert re.search(r"seed (\d+)", ask("generate", "--model", game)[2])[1] != seed[1]
+
+
+def test_the_user_s_swaps_are_played(ask: Any, game: str) -> None:
+    document = generate(ask, game, "--prompt", "1-2, 3-2")
+    assert document["prompt"] == "cups ABC, swap 1-2 2-3 -- --: where?"
+    assert document["task"]["truth"] == "BCA"
+    assert document["task"]["correct"] == (document["vote"]["answer"] == "BCA")
+
+
+def test_the_embedded_model_is_used_without_model(
+    ask: Any, game: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common, "embedded", lambda: Path(game))
+    assert ask("generate", "--seed", 1)[1] == ask("generate", "--seed", 1, "--model", game)[1]
+
+
+def test_a_missing_embedded_model_is_one_line(
+    ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common, "__file__", str(tmp_path / "tinylane" / "commands" / "common.py"))
+    code, out, err = ask("generate")
+    assert (code, out, err.count("\n")) == (2, "", 1) and "tinylane train" in err
+
+
+def test_what_each_word_of_a_lane_is_for() -> None:
+    moves = ShellGame(4, 8).parse("1-2 2-3 3-4 1-4 1-3 2-4 1-2 --")
+    big = ShellGame(4, 8)
+    assert work(big, moves, 4, 2) == ["1-3", "2-4", "lanes 3-4", "all lanes"]
+    assert work(big, moves, 8, 5) == ["2-4", "lanes 5-6", "lanes 5-8", "all lanes"]
+    assert work(big, moves, 1, 0) == ["1-2", "2-3", "3-4", "1-4", "1-3", "2-4", "1-2", "--"]
+
+
+# Text.
+
+
+def test_one_lane_is_its_text_and_nothing_else_on_stdout(ask: Any, plain: str) -> None:
+    code, out, err = ask("generate", "--model", plain, "--seed", 3, *TEXT)
+    same = generate(ask, plain, "--seed", 3, *TEXT)
+    assert code == 0 and out == same["lanes"][0]["text"] + "\n"
+    assert "sampling: temperature 0.6, top_p 0.95 (generation_config.json); seed 3" in err
+
+
+def test_several_lanes_are_lines_behind_labels(ask: Any, plain: str) -> None:
+    _, out, _ = ask("generate", "--model", plain, "--lanes", 3, "--seed", 3, *TEXT)
+    document = generate(ask, plain, "--lanes", 3, "--seed", 3, *TEXT)
+    expected = [f"lane {x['lane']} | {x['text']}" for x in document["lanes"] if x["text"]]
+    assert sorted(out.splitlines()) == sorted(expected)
+
+
+def test_quiet_says_nothing_on_stderr(ask: Any, plain: str) -> None:
+    assert ask("generate", "--model", plain, "--lanes", 2, "--quiet", *TEXT)[2] == ""
+
+
+def test_the_prompt_can_come_from_standard_input(
+    ask: Any, plain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("cups ABC\n"))
+    assert generate(ask, plain, "--prompt", "-")["prompt"] == "cups ABC"
+
+
+def test_json_holds_what_the_library_gives(ask: Any, plain: str) -> None:
+    document = generate(ask, plain, "--lanes", 2, "--seed", 9, "--temp", 0.7, *TEXT)
+    model = tinylane.load(plain, backend="numpy")
+    sampler = Sampler(temperature=0.7, top_p=0.95)
+    same = tinylane.generate(model, "cups ABC", lanes=2, seed=9, sampler=sampler, max_tokens=5)
+    for lane, there in zip(same.lanes, document["lanes"], strict=True):
+        assert (there["tokens"], there["text"]) == (lane.tokens, lane.text)
+        assert there["logprobs"] == pytest.approx(lane.logprobs)
+    assert document["settings"]["sampler"]["temperature"] == 0.7
+    assert document["identity"] == model.identity
+    assert document["prompt_tokens"] == len(same.prompt)
+
+
+def test_json_has_no_infinities(ask: Any, plain: str) -> None:
+    document = generate(ask, plain, "--logit-bias", "3:-inf", "4:-2", *TEXT)
+    assert document["settings"]["sampler"]["logit_bias"] == {"3": "-inf", "4": -2.0}
+
+
+def test_flags_win_over_generation_config_and_both_are_shown() -> None:
+    defaults = {"do_sample": True, "temperature": 0.6, "top_p": 0.95}
+    say = lambda given, defaults: describe_sampler(
+        Sampler(**{**Sampler.from_config(defaults).__dict__, **given}), given, defaults
+    )
+    assert say({}, defaults) == "temperature 0.6, top_p 0.95 (generation_config.json)"
+    assert say({"temperature": 0.3}, defaults) == (
+        "temperature 0.3 (flags); top_p 0.95 (generation_config.json)"
+    )
+    assert say({"temperature": 0.0}, defaults) == "greedy (flags)"
+    assert say({}, {"do_sample": False, "temperature": 0.0}) == "greedy (the default)"
+    assert (
+        say({"logit_bias": {1: 2.0}}, None)
+        == "greedy (the default); logit_bias of 1 tokens (flags)"
+    )
+
+
+def test_answers_are_voted_on_when_asked_or_marked(ask: Any, plain: str) -> None:
+    pattern = "[ABC]{3}"
+    document = generate(ask, plain, "--lanes", 4, "--answer-pattern", pattern, *TEXT)
+    assert document["vote"] is not None
+    assert generate(ask, plain, "--lanes", 4, *TEXT)["vote"] is None
+    assert generate(ask, plain, "--lanes", 4, "--vote", *TEXT)["vote"] is not None
+    _, out, _ = ask("generate", "--model", plain, "--lanes", 4, "--answer-pattern", pattern, *TEXT)
+    assert re.search(r"^lane 3: answer (\w+) \(\w+\)$", out, re.MULTILINE)
+    assert re.search(r"^vote: ", out, re.MULTILINE)
+
+
+def test_best_of_names_the_likeliest_lane(ask: Any, plain: str) -> None:
+    document = generate(ask, plain, "--lanes", 4, "--best-of", "--seed", 1, *TEXT)
+    means = [np.mean(lane["logprobs"]) for lane in document["lanes"]]
+    assert document["best"] == int(np.argmax(means))
+    _, out, _ = ask("generate", "--model", plain, "--lanes", 4, "--best-of", "--seed", 1, *TEXT)
+    assert f"likeliest: lane {document['best']}" in out
+
+
+def test_model_text_cannot_steer_the_terminal(
+    ask: Any, plain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Decoding.step
+
+    def step(self: Decoding) -> Any:
+        found = original(self)
+        object.__setattr__(found, "texts", ["\x1b[2J\u202e" for _ in found.texts])
+        for lane in self.lanes:
+            lane.text = "\x1b[2J\u202e"
+        return found
+
+    monkeypatch.setattr(Decoding, "step", step)
+    for more in ([], ["--lanes", 2], ["--json"], ["--answer-pattern", ".+"]):
+        _, out, err = ask("generate", "--model", plain, *TEXT, *more)
+        assert "\x1b" not in out + err and "\u202e" not in out + err
+
+
+# Lanes and rotations.
+
+
+def settings(ask: Any, model: str, *more: object) -> dict:
+    return generate(ask, model, "--raw", *TEXT, *more)["settings"]
+
+
+def test_visibility_takes_names_matrices_and_files(ask: Any, game: str, tmp_path: Path) -> None:
+    star = [[1, 1, 1], [0, 1, 0], [0, 0, 1]]
+    (tmp_path / "v.json").write_text(json.dumps(star))
+    assert settings(ask, game, "--lanes", 3, "--visibility", "star")["visibility"] == star
+    assert settings(ask, game, "--visibility", json.dumps(star))["visibility"] == star
+    assert settings(ask, game, "--visibility", f"@{tmp_path}/v.json")["visibility"] == star
+    assert settings(ask, game, "--lanes", 3)["visibility"] == np.ones((3, 3)).tolist()
+    late = settings(ask, game, "--lanes", 3, "--lag", 2)
+    assert late["lag"] == 2 and late["visibility"] == np.ones((3, 3)).tolist()
+
+
+def test_omega_takes_every_start_and_a_file(ask: Any, game: str, tmp_path: Path) -> None:
+    theta, _ = frequencies(config().rope, 8)
+    own = np.linspace(0, 1, 4)
+    (tmp_path / "o.json").write_text(json.dumps(own.tolist()))
+    ask_for = lambda *more: settings(ask, game, "--lanes", 2, "--seed", 0, *more)
+    assert np.allclose(ask_for()["omega"], 9 * theta, rtol=1e-6)  # the adapter's
+    assert ask_for("--omega", "learned") == ask_for()
+    assert ask_for("--omega", "none")["omega"] == [0.0] * 4
+    group = ask_for("--omega", "group_think", "--prompt-lane", 0)
+    assert np.allclose(group["omega"], 5 * theta) and group["prompt_lane"] == 0  # 5 = max_tokens
+    ntk = ask_for("--omega", "ntk", "--slot", 3, "--omega-scale", 7)
+    assert np.allclose(ntk["omega"], LaneRoPE.ntk(theta, 3, 7).omega)
+    assert np.allclose(ask_for("--omega", f"@{tmp_path}/o.json")["omega"], own)
+    assert ask_for("--prompt-lane", 0)["omega"] == ask_for()["omega"]
+
+
+def test_lane_prompts_say_how_many_lanes(ask: Any, plain: str) -> None:
+    document = generate(ask, plain, "--lane-prompt", "1/4", "2/4", "--lane-prompt", "swap", *TEXT)
+    assert [lane["prompt"] for lane in document["lanes"]] == [
+        [GAME.ids[word]] for word in ("1/4", "2/4", "swap")
+    ]
+
+
+def test_who_reads_whom_in_words() -> None:
+    assert describe_mask(LaneMask.joint(3), 3) == "each reads all others"
+    assert describe_mask(LaneMask.joint(3, 2), 3) == "each reads all others, 2 steps late"
+    assert describe_mask(LaneMask.independent(3), 3) == "independent"
+    assert describe_mask(LaneMask.star(3), 3) == "2 of 6 pairs read each other"
+
+
+# Chat and terminal.
+
+
+def test_chat_flags_reach_the_template(ask: Any, plain: str, tmp_path: Path) -> None:
+    folder = tmp_path / "chat"
+    shutil.copytree(plain, folder)
+    file = folder / "tokenizer_config.json"
+    words = "{% for m in messages %}{{ m.content }} {% endfor %}{{ 'ABC ' if shout }}"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"chat_template": words}))
+    flags = ["--prompt", "cups", "--system-prompt", "swap", "--prefill-response", "where"]
+    flags += ["--chat-template-config", '{"shout": true}', "--save", tmp_path / "run.json"]
+    assert generate(ask, str(folder), *flags, "-m", 1)["prompt_tokens"] == 4
+    expected = [GAME.ids[word] for word in ("swap", "cups", "ABC", "where")]
+    assert json.loads((tmp_path / "run.json").read_text())["prompt"]["ids"] == expected
+    raw = generate(ask, str(folder), "--prompt", "cups", "--raw", "-m", 1)
+    assert raw["prompt_tokens"] == 1
+
+
+def test_in_a_terminal_lanes_stand_side_by_side_and_plain_lines_do_not(game: str) -> None:
+    live = in_a_terminal("generate", "--model", game, "--seed", "2", "--pace", "0.01")
+    last = live[live.rindex("╭") :]
+    assert "\x1b[1;36mlane 1/4" in last and "\x1b[1;33mlane 3/4" in last
+    assert last.count("answer") >= 4 and "vote: " in last and "tokens/s" in last
+    plain = in_a_terminal("generate", "--model", game, "--seed", "2", "--plain")
+    assert "\x1b" not in plain and "lane 4/4 | " in plain

@@ -1,0 +1,397 @@
+"""Measures of eval: scipy's intervals, counting by hand, and runs that end where a budget does."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers_eval import BIAS, checkpoint, gsm8k, row
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+import tinylane
+from tinylane.core.errors import TinylaneError
+from tinylane.core.sampling import Sampler
+from tinylane.evaluate import measures, record, tasks
+from tinylane.evaluate.runner import Cell, Conditions, solve
+from tinylane.evaluate.tasks.task import Options, Problem, Task
+
+# Intervals.
+
+
+@given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_is_scipy_s(case: tuple[int, int]) -> None:
+    right, count = case
+    expected = stats.binomtest(right, count).proportion_ci(0.95, method="wilson")
+    found = measures.wilson(right, count)
+    assert found.value == right / count
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_another_interval_is_not_wilson_s() -> None:
+    """The control of the test above: a normal approximation is told apart."""
+    p, n = 0.05, 20
+    half = 1.959964 * math.sqrt(p * (1 - p) / n)
+    found = measures.wilson(1, 20)
+    assert abs(found.low - (p - half)) > 0.01 and found.low > 0 > p - half
+    assert math.isnan(measures.wilson(0, 0).value)
+
+
+def test_the_bootstrap_of_a_mean_is_near_its_standard_error() -> None:
+    """And it is scipy's, from a seed of its own, so that the same run gives the same page."""
+    x = np.random.default_rng(0).normal(0.3, 1.0, 400)
+    found = measures.mean(x)
+    half = 1.96 * x.std() / math.sqrt(len(x))
+    assert found.value == pytest.approx(x.mean())
+    assert (found.low, found.high) == pytest.approx((x.mean() - half, x.mean() + half), abs=0.01)
+    rng = np.random.default_rng(0)
+    scipy = stats.bootstrap((x,), np.mean, method="percentile", batch=5000, rng=rng)
+    assert (found.low, found.high) == pytest.approx(tuple(scipy.confidence_interval))
+    assert measures.mean(x) == found
+
+
+def test_pairs_are_kept_together() -> None:
+    """The same problems are hard for both: a paired interval is much narrower than another."""
+    rng = np.random.default_rng(1)
+    hard = rng.random(300) < 0.5
+    gain = (rng.random(300) < 0.1) & ~hard
+    a, b = (hard | gain).astype(float), hard.astype(float)
+    found = measures.mean(a - b)
+    apart = stats.bootstrap(
+        (a, b),
+        lambda x, y, axis: x.mean(axis) - y.mean(axis),
+        method="percentile",
+        n_resamples=2000,
+        rng=0,
+    ).confidence_interval
+    assert found.low > 0 > apart.low
+    assert found.high - found.low < 0.5 * (apart.high - apart.low)
+
+
+def test_what_cannot_be_resampled_has_no_interval() -> None:
+    for values in ([1.0, 1.0, 1.0], [0.5], [math.nan, 0.0, 0.0]):
+        found = measures.mean(values)
+        assert found.value == values[-1] and math.isnan(found.low) and math.isnan(found.high)
+    assert math.isnan(measures.mean([math.nan]).value)
+
+
+# Counting.
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> record.Row:
+    """A result with ties, changes of mind and lanes of several lengths."""
+    n = draw(st.integers(1, 5))
+    lengths = [draw(st.integers(1, 6)) for _ in range(n)]
+    groups = draw(st.integers(1, 4))
+    answers, logprobs = [], []
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    for length in lengths:
+        at = sorted(draw(st.sets(st.integers(1, length), max_size=3)))
+        last: int | None = None
+        mine: list[tuple[int, int | None]] = []
+        for step in at:
+            now = draw(st.sampled_from([None, *range(groups)]))
+            if now != last:
+                mine.append((step, now))
+                last = now
+        answers.append(mine)
+        logprobs.append(np.round(-rng.random(length), 3).tolist())
+    correct = [draw(st.booleans()) for _ in range(groups)]
+    return row(answers, correct, lengths, logprobs=logprobs)
+
+
+def by_hand(given: record.Row, step: int) -> list[int | None]:
+    """Every lane's answer after `step` steps, by going through the changes."""
+    found: list[int | None] = []
+    for at, what in given.answers:
+        now: int | None = None
+        for when, group in zip(at.tolist(), what.tolist(), strict=True):
+            if when <= step:
+                now = None if group < 0 else group
+        found.append(now)
+    return found
+
+
+def by_vote(given: record.Row, step: int, lanes: list[int] | None = None) -> bool:
+    """Whether the majority is right, by `tinylane.vote` on made-up lanes."""
+    answers = by_hand(given, step)
+    chosen = list(range(given.lanes)) if lanes is None else lanes
+
+    class Lane:
+        def __init__(self, m: int) -> None:
+            k = min(step, int(given.lengths[m]))
+            self.index, self.logprobs = m, np.diff(given.logprobs[m].astype(float))[:k]
+            self.text = str(answers[m]) if answers[m] is not None else ""
+
+    class Result:
+        lanes = [Lane(m) for m in chosen]  # noqa: RUF012
+
+    voted = tinylane.vote(Result(), extract=lambda text: text or None).text
+    return voted is not None and bool(given.correct[int(voted)])
+
+
+@given(rows())
+def test_measures_at_every_step_are_those_counted_by_hand(given: record.Row) -> None:
+    """Guards the shortcut that skips the vote where all leading answers are equally right."""
+    steps = np.arange(given.steps + 2)
+    found = measures.outcomes(given, steps)
+    for step in steps:
+        right = [g is not None and bool(given.correct[g]) for g in by_hand(given, int(step))]
+        assert found[0, step] == pytest.approx(np.mean(right))
+        assert found[1, step] == by_vote(given, int(step))
+        assert found[2, step] == any(right)
+
+
+@given(rows(), st.data())
+def test_k_of_n_is_the_mean_over_all_subsets(given: record.Row, data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, given.lanes))
+    subsets = [list(s) for s in itertools.combinations(range(given.lanes), k)]
+    answers = by_hand(given, given.steps)
+    right = [g is not None and bool(given.correct[g]) for g in answers]
+    some = np.mean([any(right[m] for m in s) for s in subsets])
+    assert measures.any_of(given, k) == pytest.approx(some)
+    votes = np.mean([by_vote(given, given.steps, s) for s in subsets])
+    assert measures.majority_of(given, k) == pytest.approx(votes)
+
+
+def test_many_lanes_are_sampled_from_a_fixed_seed() -> None:
+    """C(20, 10) subsets would take minutes; the estimate is the same each time, and near."""
+    given = row([[(1, m % 3)] for m in range(20)], [True, False, False], [1] * 20)
+    assert math.comb(20, 10) > measures.SUBSETS
+    assert measures.majority_of(given, 10) == measures.majority_of(given, 10)
+    assert 0.2 < measures.majority_of(given, 10) < 0.8
+    assert measures.majority_of(given, 20) == 1.0  # 7, 7 and 6 lanes; ties go to the lowest
+
+
+def test_a_hand_case() -> None:
+    """Three lanes: 0 is right from step 2, 1 says another from step 1, 2 never answers."""
+    given = row(
+        [[(2, 0)], [(1, 1)], []],
+        [True, False],
+        [3, 4, 2],
+        logprobs=[[-1.0, -1.0, -1.0], [-2.0, -2.0, -2.0, -2.0], [-1.0, -1.0]],
+    )
+    found = measures.outcomes(given, [0, 1, 2, 4])
+    assert found.T.tolist() == [[0, 0, 0], [0, 0, 0], [1 / 3, 1, 1], [1 / 3, 1, 1]]
+    assert measures.distinct(given) == 2 and measures.margin(given) == 0
+    assert measures.without_answer(given) == (1, 0)
+    # 3 tokens after a step, 6 after two, then lane 2 is done: 8, then lane 0: 9.
+    at = [record.step_at_tokens(given, b) for b in (0, 2, 3, 5, 6, 7, 8, 9, 100)]
+    assert at == [0, 0, 1, 1, 2, 2, 3, 4, 4]
+    assert [record.step_at_seconds(given, s) for s in (0.0, 0.1, 0.25, 9.0)] == [0, 1, 2, 4]
+
+
+def test_repeated_n_grams_by_hand() -> None:
+    same = [1, 2, 3, 4, 5]
+    assert record.copied([same, same]) == 1.0
+    assert record.copied([same, [9, 9, 9, 9, 9]]) == 0.0
+    # (1 2 3 4) is in both; (2 3 4 5) and (2 3 4 6) in one each: 2 of 4
+    assert record.copied([same, [1, 2, 3, 4, 6]]) == 0.5
+    # a lane that repeats itself does not repeat others
+    assert record.copied([[7] * 6, same]) == 0.0
+    assert math.isnan(record.copied([same])) and math.isnan(record.copied([[1], [2]]))
+
+
+def test_comparisons_are_at_budgets_that_both_have_used() -> None:
+    """One lane needs 8 steps; four lanes need 2 of 4 tokens each: what is equal decides."""
+    one = [row([[(8, 0)]], [True], [8], problem=str(k)) for k in range(3)]
+    four = [row([[(2, 0)]] * 4, [True], [2] * 4, problem=str(k)) for k in range(3)]
+    steps = measures.compare(four, one, ("four", "one"), "steps")
+    assert [(c.budget, *c.values["majority"]) for c in steps] == [(2, 1.0, 0.0), (8, 1.0, 1.0)]
+    tokens = measures.compare(four, one, ("four", "one"), "tokens")
+    assert [(c.budget, *c.values["majority"]) for c in tokens] == [(8, 1.0, 1.0)]
+    assert steps[0].differences["majority"].value == 1.0 and steps[0].count == 3
+    # what was cut off at its limit cannot be read beyond it
+    cut = [row([[(2, 0)]] * 4, [True], [2] * 4, problem=str(k), reason="length") for k in range(3)]
+    assert [c.budget for c in measures.compare(cut, one, ("cut", "one"), "steps")] == [2]
+    with pytest.raises(TinylaneError, match="no problem in common"):
+        measures.compare([row([[]], [], [1], problem="x")], one, ("x", "one"), "steps")
+
+
+def test_a_summary_counts_what_it_says() -> None:
+    twins = row([[(1, 0)], [(1, 0)]], [True], [2, 2], problem="1")
+    found = measures.summary([row([[(1, 0)], []], [False], [2, 5], reason="length"), twins])
+    assert (found.count, found.missing, found.unreadable, found.cut) == (2, 1, 0, 1)
+    assert (found.one.value, found.majority.value, found.any.value) == (0.5, 0.5, 0.5)
+    assert (found.steps, found.tokens) == (3.5, 5.5)
+    assert found.distinct.value == 1.0 and found.margin.value == 1.5
+    json.dumps(found.as_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lane": []},
+        {"lanes": True},
+        {"steps": -1},
+        {"clock": [0.1]},
+        {"clock": ["x", "y"]},
+        {"groups": []},
+        {"groups": [{}]},
+        {"seconds": None},
+    ],
+)
+def test_an_edited_result_is_refused(change: dict[str, Any]) -> None:
+    lane = {"tokens": [1, 2], "logprobs": [-1, -1], "answers": [[1, 0]], "finish_reason": "stop"}
+    good = {"problem": "0", "mode": "joint", "lanes": 1, "steps": 2, "seconds": 1.0}
+    good |= {"clock": [0.1, 0.2], "lane": [lane]}
+    good |= {"groups": [{"answer": "1", "correct": True, "readable": True}]}
+    assert record.read(good, "here").tokens == 2
+    with pytest.raises(TinylaneError, match="here: is not a result"):
+        record.read({**good, **change}, "here")
+    for bad in ({"tokens": [1.5, 2]}, {"answers": [[2, 0], [1, 0]]}, {"logprobs": [math.inf, 0]}):
+        with pytest.raises(TinylaneError, match="here: is not a result"):
+            record.read({**good, "lane": [{**lane, **bad}]}, "here")
+
+
+# A record says what shorter runs would have ended with.
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> tinylane.Model:
+    return tinylane.load(checkpoint(tmp_path_factory.mktemp("measures") / "m"), backend="numpy")
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    data = gsm8k(tmp_path_factory.mktemp("measures"), 3)
+    return tasks.make("gsm8k", Options(data=str(data), template="{question}", compare="exact"))
+
+
+def conditions(seed: int = 0) -> Conditions:
+    bias = {int(k): float(v) for k, v in (word.split(":") for word in BIAS)}
+    return Conditions(seed=seed, sampler=Sampler(logit_bias=bias))
+
+
+def answers(found: dict[str, Any]) -> list[tuple[str | None, bool]]:
+    return [(lane["answer"], lane["correct"]) for lane in found["lane"]]
+
+
+def answers_at(found: dict[str, Any], step: int) -> list[tuple[str | None, bool]]:
+    groups, _ = record.state(record.read(found, "test"), step)
+    said = [found["groups"][g] if g >= 0 else {"answer": None, "correct": False} for g in groups]
+    return [(group["answer"], group["correct"]) for group in said]
+
+
+@pytest.mark.parametrize("mode", ["independent", "joint", "hogwild"])
+def test_a_record_read_at_s_is_the_run_of_s_tokens(
+    model: tinylane.Model, task: Task, mode: str
+) -> None:
+    """The definition of accuracy against steps, in every mode. One step off is seen."""
+    differ = 0
+    for index, problem in enumerate(task.problems(2, 0)):
+        whole = solve(model, task, problem, index, Cell(mode, 3, 30), conditions())
+        for limit in (1, 2, 3, 5, 8, 13, 21, 29):
+            short = solve(model, task, problem, index, Cell(mode, 3, limit), conditions())
+            read = record.read(whole, "test")
+            assert answers(short) == answers_at(whole, limit)
+            assert short["correct"] == measures.outcomes(read, [limit])[1, 0]
+            winner = record.vote(*record.state(read, limit))
+            assert short["answer"] == (
+                None if winner is None else whole["groups"][winner]["answer"]
+            )
+            assert short["steps"] == measures.step_at(read, "steps", limit)
+            differ += answers(short) != answers_at(whole, limit - 1)
+    assert differ, "no answer ever changed: the test would see nothing"
+
+
+def test_a_record_read_at_b_tokens_is_the_run_of_b_tokens(
+    model: tinylane.Model, task: Task
+) -> None:
+    """Equal total tokens means what `total_tokens` means: lanes that end leave room to others."""
+    from tinylane.core.decoding import Decoding
+    from tinylane.evaluate.runner import problem_seed
+
+    (problem,) = task.problems(1, 0)
+    c = conditions(3)
+    whole = solve(model, task, problem, 0, Cell("independent", 4, 24), c)
+    read = record.read(whole, "test")
+    assert len(set(read.lengths.tolist())) > 1, "lanes of one length would not show it"
+    for total in (4, 5, 9, 20, 33, 60, 96):
+        decoding = Decoding(
+            model, problem.prompt, 4, max_tokens=24, total_tokens=total, sampler=c.sampler,
+            lane_mask=tinylane.LaneMask.independent(4), seed=problem_seed(3, 0),
+        )  # fmt: skip
+        watch = record.Watch(record.Groups(task, problem.truth), 4)
+        for step in decoding:
+            watch.step(step, 0.0)
+        short = record.make(problem, 0, "independent", 3, decoding.result(), watch)
+        at = record.step_at_tokens(read, total)
+        assert short["steps"] == at and short["tokens"] <= total
+        assert answers(short) == answers_at(whole, at)
+
+
+def test_the_vote_of_a_record_is_tinylane_s(model: tinylane.Model, task: Task) -> None:
+    from tinylane.core.decoding import Decoding
+    from tinylane.evaluate.runner import problem_seed
+
+    voted = 0
+    for index, problem in enumerate(task.problems(3, 0)):
+        c = conditions(index)
+        found = solve(model, task, problem, index, Cell("independent", 4, 24), c)
+        result = Decoding(
+            model, problem.prompt, 4, max_tokens=24, sampler=c.sampler,
+            lane_mask=tinylane.LaneMask.independent(4), seed=problem_seed(index, index),
+        )  # fmt: skip
+        for _ in result:
+            pass
+        ended = {lane.text: lane.finish_reason == "stop" for lane in result.lanes}
+        said = tinylane.vote(result.result(), extract=lambda t, e=ended: task.extract(t, e[t]))
+        assert found["answer"] == said.text
+        voted += said.text is not None
+    assert voted
+
+
+def test_all_cells_draw_the_same_numbers(model: tinylane.Model, task: Task) -> None:
+    """Lane m of any number of independent lanes writes the same; another seed writes other text."""
+    (problem,) = task.problems(1, 0)
+    one, four, other = (
+        solve(model, task, problem, 0, Cell("independent", n, 12), conditions(seed))
+        for n, seed in ((1, 0), (4, 0), (4, 1))
+    )
+    assert one["lane"][0]["tokens"] == four["lane"][0]["tokens"]
+    assert four["lane"][0]["tokens"] != four["lane"][1]["tokens"]
+    assert other["lane"][0]["tokens"] != four["lane"][0]["tokens"]
+
+
+def test_answers_called_the_same_vote_together() -> None:
+    """1/2 and 0.5 are one answer where `right` says so, and two where it does not."""
+    values = {"1/2": 0.5, "0.5": 0.5, "2": 2.0}
+    task = Task("t", lambda c, s: [], {}, right=lambda a, b: values.get(a) == values.get(b))
+    groups = record.Groups(task, "0.5")
+    assert [groups.number(a) for a in ("1/2", "2", "0.5", "1/2")] == [0, 1, 0, 0]
+    assert [g["correct"] for g in groups.found] == [True, False]
+    apart = record.Groups(Task("t", lambda c, s: [], {}), "0.5")
+    assert [apart.number(a) for a in ("1/2", "2", "0.5")] == [0, 1, 2]
+
+
+def test_a_flood_of_answers_is_compared_as_text() -> None:
+    """A model that writes nothing but boxes must not cost a comparison for every pair."""
+    asked: list[tuple[str, str]] = []
+
+    def right(a: str, b: str) -> bool:
+        asked.append((a, b))
+        return a == b
+
+    groups = record.Groups(Task("t", lambda c, s: [], {}, right=right), "900")
+    numbers = [groups.number(str(k)) for k in range(1000)]
+    assert numbers == list(range(1000)) and groups.found[900]["correct"]
+    assert len(asked) <= record.COMPARED * (record.COMPARED + 3) // 2
+    assert not groups.found[900]["readable"]
+
+
+def test_an_unfinished_lane_has_only_what_it_has_marked(tmp_path: Path) -> None:
+    """The last number of half a calculation is no answer; that of a whole one is."""
+    task = Task("t", lambda c, s: [Problem("0", "?", "7")], {})
+    assert task.extract("so 3 + 4", False) is None
+    assert task.extract("so 3 + 4", True) == "4"
+    assert task.extract("so \\boxed{7} and 3", False) == "7"
+    assert task.extract("so \\boxed{7", False) is None
+    assert task.extract("#### 7\n", False) == "7"

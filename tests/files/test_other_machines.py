@@ -1,0 +1,271 @@
+"""A machine that is not this one: without an optional package, without /proc, without git.
+
+A package is taken away by putting None in its place, which is what a failed import finds.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import helpers_cli
+import pytest
+
+from tinylane import distributed
+from tinylane.checkpoints import chat_template
+from tinylane.checkpoints.chat_template_worker import limit_process
+from tinylane.checkpoints.hub import resolve
+from tinylane.commands import bench_machine
+from tinylane.core.errors import TinylaneError
+from tinylane.evaluate.tasks import mathematics
+from tinylane.files import memory as forecast
+from tinylane.files import run_dir
+from tinylane.view import canvas, curves
+from tutorials.study.__main__ import main as study
+
+ask, game = helpers_cli.ask, helpers_cli.game  # fixtures
+MATPLOTLIB = ("matplotlib", "matplotlib.figure", "matplotlib.pyplot")
+MLX = ("mlx", "mlx.core", "mlx.nn", "mlx.utils", "mlx.optimizers")
+
+
+@pytest.fixture
+def without(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Take modules away, and those of ours that need them, so that they are imported anew."""
+
+    def take(*names: str, ours: tuple[str, ...] = ()) -> None:
+        for name in [*names, *ours]:
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        for name in names:
+            monkeypatch.setitem(sys.modules, name, None)
+
+    return take
+
+
+# A package that is not installed is named, with how to get it.
+
+
+def test_pictures_without_matplotlib(without: Any, tmp_path: Path, capsys: Any) -> None:
+    without(*MATPLOTLIB)
+    for act in (lambda: canvas.blank(1, 1), lambda: curves.draw(tmp_path)):
+        with pytest.raises(TinylaneError, match=r"matplotlib is not installed.*tinylane\[plot\]"):
+            act()
+    (tmp_path / "scratch.json").write_text("{}")
+    assert study(["plot", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and 'pip install "tinylane[plot]"' in said
+
+
+def test_downloads_without_the_hub_s_library(without: Any) -> None:
+    without("huggingface_hub", "huggingface_hub.errors")
+    with pytest.raises(TinylaneError, match=r"owner/name: no such folder.*huggingface_hub"):
+        resolve("owner/name")
+
+
+@pytest.mark.parametrize(
+    "words",
+    (
+        ("train", "sft", "--data", "x.jsonl", "--out", "x"),
+        ("train", "shell-game", "--out", "x"),
+        ("generate", "--backend", "mlx"),
+    ),
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_commands_that_need_mlx(words: tuple[str, ...], without: Any, ask: Any) -> None:
+    without(*MLX, ours=("tinylane.train.parameters", "tinylane.train.from_scratch"))
+    code, out, err = ask(*words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "mlx" in err and 'not installed: pip install "tinylane[mlx]"' in err
+
+
+def test_without_mlx_auto_means_numpy(without: Any) -> None:
+    from tinylane.checkpoints.plan import choose_backend
+
+    without(*MLX)
+    assert choose_backend("auto") == "numpy"
+
+
+def test_the_study_without_mlx(without: Any, capsys: Any) -> None:
+    without(*MLX)
+    assert study(["scratch", "--out", "x"]) == 2
+    assert 'not installed: pip install "tinylane[mlx]"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("package", "act", "said"),
+    (
+        ("jinja2", lambda: chat_template.render("{{ 1 }}", []), "pip install 'jinja2"),
+        ("mlx", lambda: distributed.ring().__enter__(), r"install tinylane\[mlx\]"),
+    ),
+)
+def test_what_is_looked_up_before_it_is_started(
+    package: str, act: Any, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two that run in a process of their own."""
+    hosts = tmp_path / "hosts.json"
+    hosts.write_text('[["127.0.0.1:1"], ["127.0.0.1:2"]]')
+    monkeypatch.setenv("MLX_RANK", "0")
+    monkeypatch.setenv("MLX_HOSTFILE", str(hosts))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(TinylaneError, match=said):
+        act()
+
+
+def test_an_error_in_a_trainer_is_not_taken_for_a_missing_mlx(
+    without: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`pip install mlx` would be bad advice where something else cannot be imported."""
+    from tinylane.commands import train, tune
+
+    for command, name in ((train.recipe, "shell_game"), (lambda: tune.asked(None), "tuned")):
+        without(f"tinylane.train.{name}")
+        with pytest.raises(ImportError, match=f"train.{name}"):
+            command()
+
+
+def test_a_math_verify_that_does_not_start_is_said_once_and_leaves_no_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("math_verify")
+    monkeypatch.setattr(sys, "path", [])  # the worker finds nothing to import
+    judge = mathematics.Judge.__new__(mathematics.Judge)
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.util, "find_spec", lambda name: object())
+        judge.__init__()  # type: ignore[misc]
+    with pytest.raises(TinylaneError, match="math-verify does not start; answers are compared by"):
+        judge("x", "y")
+    assert judge._process is None
+    judge.close()  # nothing to end, and no complaint
+
+
+# Other systems tell less about themselves.
+
+
+class NoFiles:
+    """A Path where nothing can be read or written."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def read_text(self) -> str:
+        raise FileNotFoundError(self.name)
+
+    def write_text(self, text: str) -> None:
+        raise FileNotFoundError(self.name)
+
+
+def test_memory_and_processor_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on macOS: the peak is what the system counts, in bytes there and in KiB elsewhere."""
+    monkeypatch.setattr(bench_machine, "Path", NoFiles)
+    bench_machine.reset_peak()  # nothing to reset, and no error
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert bench_machine.memory() == peak * unit
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert bench_machine.memory() == peak
+    told = bench_machine.describe()
+    assert told["processor"] and told["cores"] >= 1
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert bench_machine.memory() is None
+
+
+def test_cores_where_the_system_keeps_no_list_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    assert bench_machine.cores() == 12
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert bench_machine.cores() == 1
+
+
+def test_available_memory_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of the machine's, as a Mac says it; unknown where nobody says, and then nothing fails."""
+    monkeypatch.setattr(forecast, "Path", NoFiles)
+    monkeypatch.setattr(forecast, "_control_group", lambda: None)
+    sizes = {"SC_PHYS_PAGES": 3 << 20, "SC_PAGE_SIZE": 4096}
+    monkeypatch.setattr(os, "sysconf", sizes.__getitem__)
+    assert forecast.available_memory() == 12 << 30
+
+    def unknown(name: str) -> int:
+        raise ValueError("unrecognized configuration name")
+
+    monkeypatch.setattr(os, "sysconf", unknown)
+    assert forecast.available_memory() is None
+    assert forecast.size(12 << 30) == "12.0 GiB" and forecast.size(3 << 50) == "3072.0 TiB"
+
+
+def test_the_limits_of_a_template_where_proc_or_resource_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No /proc: room for an ordinary interpreter; never above what the process may have."""
+    kept: list[tuple[int, tuple[int, int]]] = []
+    stand_in: Any = ModuleType("resource")
+    stand_in.RLIMIT_CPU, stand_in.RLIMIT_CORE, stand_in.RLIMIT_AS = 0, 1, 2
+    stand_in.RLIM_INFINITY, stand_in.getpagesize = -1, lambda: 4096
+    stand_in.setrlimit = lambda which, pair: kept.append((which, pair))
+    stand_in.getrlimit = lambda which: (-1, -1)
+    monkeypatch.setitem(sys.modules, "resource", stand_in)
+
+    def no_file(*args: Any, **named: Any) -> Any:
+        raise FileNotFoundError
+
+    monkeypatch.setattr("builtins.open", no_file)
+    limit_process(3, 100 << 20)
+    stand_in.getrlimit = lambda which: (-1, 200 << 20)
+    limit_process(3, 100 << 20)
+    monkeypatch.undo()
+    memory = [pair for which, pair in kept if which == 2]
+    assert memory == [(612 << 20, -1), (200 << 20, 200 << 20)]
+    assert [pair for which, pair in kept if which == 0] == [(3, 4)] * 2
+    monkeypatch.setitem(sys.modules, "resource", None)
+    limit_process(3, 100 << 20)  # Windows: no limit, no error
+    assert len(kept) == 6
+
+
+def test_the_revision_of_a_checkout_is_unknown_where_git_cannot_tell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A run's record says so, it does not fail: no git, or no checkout."""
+
+    def no_git(*args: Any, **named: Any) -> Any:
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(subprocess, "run", no_git)
+    assert run_dir.revision() is None
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    assert run_dir.revision() is None
+
+
+# A notebook shows pictures; anything else gets a file.
+
+
+def test_a_figure_is_a_file_with_its_words_printed_or_shown_in_a_notebook(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    figure = canvas.finish(canvas.blank(1, 1), "an empty square")
+    canvas.show(figure, "square", tmp_path / "new")
+    file = tmp_path / "new" / "square.png"
+    assert capsys.readouterr().out == f"[figure {file}: an empty square]\n"
+    assert file.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(TinylaneError, match=r"square\.png/below: cannot be made \(Not a directory"):
+        canvas.show(figure, "square", file / "below")
+
+    seen: list[tuple[bytes, str]] = []
+    notebook: Any = ModuleType("IPython")
+    notebook.get_ipython = lambda: SimpleNamespace(kernel=1)
+    screen: Any = ModuleType("IPython.display")
+    screen.Image, screen.display = lambda data, alt: (data, alt), seen.append
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
+    monkeypatch.setitem(sys.modules, "IPython.display", screen)
+    canvas.show(figure, "other", tmp_path / "new")
+    ((data, words),) = seen
+    assert data.startswith(b"\x89PNG") and words == "an empty square"
+    assert capsys.readouterr().out == "" and not (tmp_path / "new" / "other.png").exists()
+    notebook.get_ipython = lambda: SimpleNamespace()  # IPython in a terminal shows no pictures
+    canvas.show(figure, "other", tmp_path / "new")
+    assert (tmp_path / "new" / "other.png").exists()

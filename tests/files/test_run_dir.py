@@ -1,0 +1,293 @@
+"""JSON Lines that cannot be trusted; run directories that a kill at any instant leaves whole."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tinylane.core.errors import TinylaneError
+from tinylane.files import jsonl
+from tinylane.files import run_dir as journal
+from tinylane.files.io import hold
+from tinylane.files.run_dir import MAX_RESULT, Journal, differing, read_run
+
+# JSON Lines.
+
+
+def write(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path
+
+
+def test_lines_are_read_with_their_numbers(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", b'\xef\xbb\xbf{"a": 1}\r\n\n  \n{"a": "\xc3\xa9"}')
+    assert list(jsonl.read(path)) == [(1, {"a": 1}), (4, {"a": "é"})]
+    assert list(jsonl.read(path, whole=True)) == [(1, {"a": 1})]
+    assert list(jsonl.read(write(tmp_path / "e.jsonl", b""))) == []
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b'{"a": 1}\n{"a": \n', "line 2: not valid JSON (Expecting value: column 7)"),
+        (b'{"a": 1}\n\n[1, 2]\n', "line 3: expected a JSON object"),
+        (b'{"a": 1, "a": 2}\n', "line 1: key 'a' occurs twice"),
+        (b'{"a": NaN}\n', "line 1: NaN"),
+        (b'{"a": 1e999}\n', "line 1: number"),
+        (b'{"a": "\xff"}\n', "line 1: not UTF-8"),
+        (b"[" * 100_000 + b"\n", "line 1: "),
+        (b'{"a": "' + b"x" * 2000 + b'"}\n', "line 1: longer than 1,000 bytes"),
+        (b"\n".join([b"{}"] * 12), "line 11: more than 10 lines"),
+    ],
+)
+def test_a_malformed_line_is_named(tmp_path: Path, data: bytes, says: str) -> None:
+    path = write(tmp_path / "bad.jsonl", data)
+    limit = 1 << 20 if data.startswith(b"[[") else 1000
+    with pytest.raises(TinylaneError, match=r"bad\.jsonl, line") as caught:
+        list(jsonl.read(path, limit=limit, rows=10))
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "none", tmp_path / "pipe"):
+        with pytest.raises(TinylaneError):
+            list(jsonl.read(path))
+
+
+def test_a_file_is_not_held_in_memory(tmp_path: Path) -> None:
+    """8 MiB in lines of 1 KiB must not take a MiB: files may be larger than memory."""
+    path = write(tmp_path / "big.jsonl", (b'{"a": "' + b"x" * 1000 + b'"}\n') * 8192)
+    tracemalloc.start()
+    assert sum(1 for _ in jsonl.read(path)) == 8192
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+def test_fields_are_text_or_numbers() -> None:
+    row = {"a": "x", "b": 7, "c": 27.0, "d": 0.5, "e": [1], "f": " ", "g": True, "h": None}
+    assert [jsonl.text(row, k, "here") for k in "abcd"] == ["x", "7", "27", "0.5"]
+    for name in "efgh":
+        with pytest.raises(TinylaneError, match=f"here: {name} is"):
+            jsonl.text(row, name, "here")
+    with pytest.raises(TinylaneError, match="here: no field 'z'; it has 'a', 'b'"):
+        jsonl.text(row, "z", "here")
+
+
+# Run directories.
+
+SETTINGS: dict[str, Any] = {"seed": 0, "cells": [["joint", 4]], "sampler": {"top_p": 1.0}}
+
+
+def test_results_are_there_at_the_next_start(tmp_path: Path) -> None:
+    with Journal(tmp_path / "run", SETTINGS) as first:
+        first.append({"a": 1})
+        first.append({"text": "line\nbreak \ud800", "x": [1.5]})  # half a surrogate: model text
+        assert first.count == 2
+    with Journal(tmp_path / "run", SETTINGS) as again:
+        assert [row.get("a") for row in again.rows()] == [1, None] and again.count == 2
+        again.append({"a": 3})
+    found, rows = read_run(tmp_path / "run")
+    assert len(found["starts"]) == 2 and found["settings"] == json.loads(json.dumps(SETTINGS))
+    assert [number for number, _ in rows] == [1, 2, 3]
+    start = found["starts"][0]
+    assert start["versions"]["tinylane"] and start["versions"]["numpy"] and start["time"]
+
+
+def test_a_torn_line_is_cut_off_wherever_it_was_torn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every prefix of the file that a kill could leave gives its whole lines and takes new ones."""
+    monkeypatch.setattr(journal, "revision", lambda: None)  # it asks git, a hundred times here
+    with Journal(tmp_path / "run", SETTINGS) as made:
+        for k in range(3):
+            made.append({"k": k, "text": "é" * 5})
+    data = made.path.read_bytes()
+    ends = [i + 1 for i, byte in enumerate(data) if byte == ord("\n")]
+    for size in range(len(data) + 1):
+        made.path.write_bytes(data[:size])
+        kept = sum(end <= size for end in ends)
+        assert len(list(read_run(tmp_path / "run")[1])) == kept  # a reader needs no repair
+        with Journal(tmp_path / "run", SETTINGS) as again:
+            assert [row["k"] for row in again.rows()] == list(range(kept))
+            again.append({"k": 9})
+        assert [row["k"] for _, row in read_run(tmp_path / "run")[1]] == [*range(kept), 9]
+
+
+def test_a_long_torn_line_is_cut_off(tmp_path: Path) -> None:
+    """The search for the last newline goes back block by block."""
+    with Journal(tmp_path / "run", SETTINGS) as made:
+        made.append({"k": 0})
+    with made.path.open("ab") as file:
+        file.write(b'{"k": "' + b"x" * 200_000)
+    with Journal(tmp_path / "run", SETTINGS) as again:
+        assert again.count == 1 and again.path.read_bytes().count(b"x") == 0
+
+
+def test_a_damaged_line_in_the_middle_is_no_torn_line(tmp_path: Path) -> None:
+    with Journal(tmp_path / "run", SETTINGS) as made:
+        made.append({"k": 0})
+    made.path.write_bytes(b'{"k": 0}\n{"k": \n{"k": 2}\n')
+    with pytest.raises(TinylaneError, match=r"results.jsonl, line 2: not valid JSON"):
+        Journal(tmp_path / "run", SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"seed": 1}, "seed was 0, now 1"),
+        ({"cells": [["joint", 8]]}, "cells was"),
+        ({"sampler": {"top_p": 0.9}}, "sampler.top_p was 1.0, now 0.9"),
+        ({"more": True}, "more was None, now True"),
+    ],
+)
+def test_another_configuration_is_refused(tmp_path: Path, change: dict, says: str) -> None:
+    with Journal(tmp_path / "run", SETTINGS) as made:
+        made.append({"k": 0})
+    with pytest.raises(TinylaneError, match="another configuration") as caught:
+        Journal(tmp_path / "run", {**SETTINGS, **change})
+    assert says in str(caught.value)
+    with Journal(tmp_path / "run", SETTINGS) as again:  # and the refusal left the lock free
+        assert again.count == 1
+
+
+def test_what_stopped_before_its_first_result_may_be_corrected(tmp_path: Path) -> None:
+    """A run that was refused at its first problem must not bar its folder to the right command."""
+    Journal(tmp_path / "run", SETTINGS).close()
+    (tmp_path / "run" / "results.jsonl").write_text("")
+    with Journal(tmp_path / "run", {**SETTINGS, "seed": 1}) as again:
+        assert again.count == 0
+    found = read_run(tmp_path / "run")[0]
+    assert found["settings"]["seed"] == 1 and len(found["starts"]) == 1
+
+
+def test_a_result_of_a_rank_is_a_result(tmp_path: Path) -> None:
+    """Rank 0 may have been killed before it put together what the ranks have."""
+    Journal(tmp_path / "run", SETTINGS).close()
+    with Journal(tmp_path / "run" / "rank-1", SETTINGS) as rank:
+        rank.append({"k": 0})
+    with pytest.raises(TinylaneError, match="another configuration"):
+        Journal(tmp_path / "run", {**SETTINGS, "seed": 1})
+    assert read_run(tmp_path / "run")[0]["settings"] == SETTINGS
+
+
+def test_a_lock_is_held_once_and_freed_with_its_descriptor(tmp_path: Path) -> None:
+    first = hold(tmp_path / "lock")
+    assert first is not None and hold(tmp_path / "lock") is None
+    os.close(first)
+    second = hold(tmp_path / "lock")
+    assert second is not None
+    os.close(second)
+    with pytest.raises(TinylaneError, match="cannot be written"):
+        hold(tmp_path / "none" / "lock")
+
+
+def test_settings_differ_where_types_do() -> None:
+    assert differing({"a": 1}, {"a": 1}) == ""
+    assert differing({"a": 1}, {"a": True}) == "a was 1, now True"
+    assert differing({"a": {"b": 1, "c": 2}}, {"a": {"b": 1}}) == "a.c was 2, now None"
+
+
+def test_results_without_settings_are_not_taken_over(tmp_path: Path) -> None:
+    (tmp_path / "results.jsonl").write_text('{"not": "ours"}\n')
+    with pytest.raises(TinylaneError, match=r"no settings\.json"):
+        Journal(tmp_path, SETTINGS)
+    with pytest.raises(TinylaneError, match=r"no settings\.json"):
+        read_run(tmp_path)
+
+
+def test_a_second_process_is_refused_and_a_dead_one_is_not(tmp_path: Path) -> None:
+    """The lock ends with the process, without a word from it."""
+    code = (
+        "import sys, time; from tinylane.files.run_dir import Journal\n"
+        "j = Journal(sys.argv[1], {'seed': 0}); print('held', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    try:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(TinylaneError, match="another process is writing this run"):
+            Journal(tmp_path / "run", {"seed": 0})
+    finally:
+        other.kill()
+        other.wait()
+        other.stdout.close()
+    Journal(tmp_path / "run", {"seed": 0}).close()
+
+
+def test_a_full_disk_keeps_whole_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk takes half a line: it is taken back, the error says what is kept, and the next
+    start goes on."""
+    with Journal(tmp_path / "run", SETTINGS) as made:
+        made.append({"k": 0})
+        real = os.write
+        room = [5]
+
+        def write(handle: int, data: Any) -> int:
+            if not room[0]:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            count = real(handle, bytes(data)[: room[0]])
+            room[0] -= count
+            return count
+
+        monkeypatch.setattr(journal.os, "write", write)
+        with pytest.raises(TinylaneError, match=r"No space left on device; 1 results are kept"):
+            made.append({"k": 1})
+        monkeypatch.setattr(journal.os, "write", real)
+        assert made.path.read_bytes() == b'{"k":0}\n'
+        made.append({"k": 1})
+    assert [row["k"] for _, row in read_run(tmp_path / "run")[1]] == [0, 1]
+
+
+def test_what_cannot_be_a_run_directory_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "run").mkdir()
+    os.mkfifo(tmp_path / "run" / "results.jsonl")
+    for place in ("file", "file/below", "run"):
+        with pytest.raises(TinylaneError) as caught:
+            Journal(tmp_path / place, SETTINGS)
+        assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+def test_a_checkout_knows_its_revision() -> None:
+    found = journal.revision()
+    root = Path(journal.__file__).parents[2]
+    if (root / ".git").exists():
+        assert found is not None and len(found.rstrip("+")) == 40
+    else:
+        assert found is None
+
+
+@pytest.mark.parametrize("name", ["results.jsonl", "settings.json"])
+def test_a_run_directory_whose_files_are_links_outside_is_not_written_through(
+    tmp_path: Path, name: str
+) -> None:
+    """The last line of what a link pointed at, without a newline, was cut off as a torn one."""
+    victim = tmp_path / "victim"
+    victim.write_text("a line\nand one without an end")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / name).symlink_to(victim)
+    with pytest.raises(TinylaneError, match="outside its folder"):
+        Journal(folder, {"seed": 0})
+    assert victim.read_text() == "a line\nand one without an end"
+    assert {path.name for path in folder.iterdir()} <= {name, "lock"}
+
+
+def test_a_line_that_could_not_be_read_again_is_not_written(tmp_path: Path) -> None:
+    with Journal(tmp_path / "run", {"seed": 0}) as journal:
+        journal.append({"text": "kept"})
+        with pytest.raises(TinylaneError, match="Ask for fewer lanes or tokens"):
+            journal.append({"text": "x" * MAX_RESULT})
+    with Journal(tmp_path / "run", {"seed": 0}) as journal:
+        assert list(journal.rows()) == [{"text": "kept"}]

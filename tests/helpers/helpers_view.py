@@ -1,0 +1,126 @@
+"""Runs to view: decoded by small random models, with late lanes, drops, forks and odd texts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from helpers_lanes import FREE, ids, model_of, omega, small
+from tokenizers import Tokenizer as Core
+from tokenizers import decoders, models, pre_tokenizers
+
+from tinylane.checkpoints.tokenizer import Tokenizer
+from tinylane.core.decoding import Decoding
+from tinylane.core.hogwild import Hogwild
+from tinylane.core.lanes import LaneMask, LaneRoPE
+from tinylane.core.sampling import Sampler
+from tinylane.view.attention import attention_weights
+from tinylane.view.replay import rows_of
+from tinylane.view.run_file import Run
+
+HOSTILE = [
+    "<script>window.hacked=1</script>",
+    "</script><script>window.hacked=2</script>",
+    "<img src=x onerror=window.hacked=3>",
+    "<!--",
+    "-->",
+    "&lt;b&gt;",
+    "'\"><svg/onload=window.hacked=4>",
+    "javascript:window.hacked=5",
+    "\u202eevil\u202c",
+    "\u2066isolated\u2069",
+    "\x1b[31mred",
+    "\x00\x07\x7f\x9b",
+    "\u2028\u2029",
+    "line\nbreak\ttab",
+    "${7*7}{{7*7}}",
+    "]]>",
+    "__proto__",
+    "עברית",
+    "العربية",
+    "e\u0301\u0327\u0327\u0327",
+    "👨‍👩‍👧‍👦",
+    "x" * 500,
+    "\\u003cscript>",
+]
+
+
+def as_run(model: Any, result: Any, **more: Any) -> Run:
+    """A run that was never in a file."""
+    c = result.settings
+    rope: Any = Hogwild() if "rotation" in c else LaneRoPE(np.array(c["omega"]), c["prompt_lane"])
+    mask = LaneMask(np.array(c["visibility"]), c["lag"])
+    names = {"model_source": "", "identity": model.identity, "version": "0", "prompt_text": ""}
+    names |= {"backend": model.backend, "dtype": model.dtype, "extra": {}}
+    given = {"lane_rope": rope, "lane_mask": mask, "sampler": Sampler(**c["sampler"])}
+    return Run(result=result, seed=c["seed"], **{**names, **given, **more})
+
+
+def decoded(
+    kind: str = "joint", backend: str = "numpy", dtype: str = "float64", **more: Any
+) -> Any:
+    """(model, run). kind: joint, lag, hogwild, group_think, star, independent, events, fork."""
+    model = more.pop("model", None) or model_of(backend, dtype)
+    masks = {
+        "lag": LaneMask.joint(4, lag=2),
+        "star": LaneMask.star(4),
+        "independent": LaneMask.independent(4),
+        "fork": LaneMask.star(4),
+    }
+    ropes = {"hogwild": Hogwild(), "group_think": LaneRoPE.group_think(model.theta, 40, 0)}
+    given = {
+        "lanes": 3,
+        "lane_prompts": [[1], [2, 5], []],
+        "max_tokens": [6, 3, 5],
+        "lane_rope": ropes.get(kind) or omega(model),
+        "lane_mask": masks.get(kind) or LaneMask.joint(4),
+        "sampler": FREE,
+        "seed": 4,
+        **more,
+    }
+    decoding = Decoding(model, ids(5), **given)
+    if kind == "events":
+        decoding.step()
+        decoding.step()
+        decoding.join([4, 5], max_tokens=4)
+        decoding.step()
+        decoding.drop(0)
+    if kind == "fork":
+        decoding.step()
+        decoding.step()
+        decoding.fork(1, max_tokens=5)
+    list(decoding)
+    return model, as_run(model, decoding.result())
+
+
+def dense(model: Any, run: Run) -> tuple[np.ndarray, dict[tuple[int, int], int]]:
+    """(layers, H, T, T) weights of one pass over all rows; (position, lane) -> row of it."""
+    rows = rows_of(run, model)
+    w = attention_weights(
+        model, rows.tokens, rows.positions, rows.lanes, run.lane_rope, rows.history
+    )
+    places = zip(rows.positions.tolist(), rows.lanes.tolist(), strict=True)
+    return w, {place: k for k, place in enumerate(places)}
+
+
+def word_tokenizer(words: list[str]) -> Tokenizer:
+    """A tokenizer with a token for each text, special ones first."""
+    vocab = {word: k for k, word in enumerate(["<unk>", "<end>", *words])}
+    core = Core(models.WordLevel(vocab, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    core.decoder = decoders.Fuse()
+    core.add_special_tokens(["<unk>", "<end>"])
+    return Tokenizer(core, {"eos_token": "<end>"})
+
+
+def hostile(lanes: int = 3, tokens: int = 16, seed: int = 1) -> tuple[Any, Run]:
+    """A run of a model whose every word is a trap."""
+    tokenizer = word_tokenizer(HOSTILE)
+    model = small(vocab=len(HOSTILE) + 2, tokenizer=tokenizer)
+    more = {"lane_prompts": [[2], [3], [4]][:lanes], "max_tokens": tokens, "lanes": lanes}
+    free = Sampler(temperature=1.0, logit_bias={1: -np.inf})
+    decoding = Decoding(
+        model, [2, 10, 13], lane_mask=LaneMask.joint(lanes), sampler=free, seed=seed, **more
+    )
+    list(decoding)
+    return model, as_run(model, decoding.result())

@@ -1,0 +1,352 @@
+"""The page of `tinylane view` in a browser: what it draws is the record, and no text is obeyed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers_browser import Visit, visit
+from helpers_view import HOSTILE, decoded, hostile
+
+from tinylane.files.display import printable
+from tinylane.view.replay_page import page
+from tinylane.view.replay_record import Record, record
+from tinylane.view.replay_words import first_shown, sentences, step_of
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: Any) -> tuple[Path, Record]:
+    """A joint run with a late lane and a dropped one, every lane silenced."""
+    folder = tmp_path_factory.mktemp("page")
+    model, run = decoded("events", max_tokens=[6, 4, 7])
+    found = record(run, model, influence=True)
+    (folder / "index.html").write_text(page(found)[0])
+    return folder, found
+
+
+@pytest.fixture(scope="module")
+def traps(tmp_path_factory: Any) -> tuple[Path, Any]:
+    folder = tmp_path_factory.mktemp("traps")
+    model, run = hostile(tokens=40)
+    (folder / "index.html").write_text(page(record(run, model, influence=True), model.tokenizer)[0])
+    return folder, run
+
+
+def ready(seen: Visit) -> Any:
+    seen.page.wait_for_selector("body[data-ready]")
+    return seen.page
+
+
+def bars(view: Any) -> list[int]:
+    """The numbers beside the bars, percent."""
+    texts = view.locator("#bars tbody td:nth-child(2)").all_text_contents()
+    return [float(text.rstrip("%")) for text in texts]
+
+
+def chosen(view: Any) -> tuple[int, int]:
+    """Lane and step in the title."""
+    found = re.search(r"lane (\d+), step (\d+)", view.inner_text("#chosen-title"))
+    assert found, view.inner_text("#chosen-title")
+    return int(found[1]), int(found[2])
+
+
+def number(record: Record, lane: int, step: int) -> int:
+    """q of the token that a lane wrote at a step."""
+    first = min(x.start for x in record.lanes)
+    k = first + step - 1 - record.lanes[lane].start
+    return int(np.flatnonzero(record.of == lane)[k])
+
+
+def test_the_first_view_teaches_and_is_the_record_s(browser: Any, shown: Any):
+    """The sentence, the token that it speaks of, and its shares, without a click."""
+    folder, found = shown
+    with visit(browser, folder) as seen:
+        view = ready(seen)
+        assert view.inner_text("#lead") == " ".join(sentences(found))
+        q = first_shown(found)
+        lane, step = chosen(view)
+        assert (lane, step) == (int(found.of[q]), step_of(found, q))
+        np.testing.assert_allclose(bars(view), 100 * found.views[0].shares[q], atol=0.51)
+        assert view.locator("#grid .t[data-token]").count() == len(found.of)
+        keys = view.locator("#keys li").all_text_contents()
+        assert len(keys) == (found.views[0].keys[q] >= 0).sum()
+        assert keys[0].startswith(f"{100 * found.views[0].weights[q, 0]:.0f}%")
+        marked = view.locator(".heard").evaluate_all("nodes => nodes.map((n) => +n.dataset.row)")
+        assert sorted(marked) == sorted(found.views[0].keys[q][found.views[0].keys[q] >= 0])
+        assert view.locator(".query").get_attribute("data-row") == str(found.asked[q])
+        seen.settled()
+        assert set(seen.requests) - {"data:,"} == {seen.base + "index.html"}
+
+
+WALK = """([lanes, steps]) => {
+  const press = (key) => document.dispatchEvent(new KeyboardEvent("keydown", { key }));
+  const text = (node) => node.textContent;
+  const seen = [];
+  for (let lane = 0; lane < lanes; lane++) press("ArrowUp");
+  for (let lane = 0; lane < lanes; lane++) {
+    press("End");
+    for (let step = steps; step > 0; step--) {
+      const bars = [...document.querySelectorAll("#bars tbody td:nth-child(2)")].map(text);
+      seen.push([lane, step, text(document.getElementById("chosen-title")), bars]);
+      press("ArrowLeft");
+    }
+    press("ArrowDown");
+  }
+  return seen;
+}"""
+
+
+def test_every_token_can_be_reached_by_keys_and_shows_its_own_shares(browser: Any, shown: Any):
+    folder, found = shown
+    first = min(x.start for x in found.lanes)
+    steps = max(x.start + len(x.tokens) for x in found.lanes) - first
+    with visit(browser, folder) as seen:
+        view = ready(seen)
+        reached = set()
+        for lane, step, title, texts in view.evaluate(WALK, [found.n, steps]):
+            if "step" not in title:
+                continue
+            assert f"lane {lane}, step {step}:" in title
+            q = number(found, lane, step)
+            reached.add(q)
+            shares = [float(text.rstrip("%")) for text in texts]
+            np.testing.assert_allclose(shares, 100 * found.views[0].shares[q], atol=0.51)
+        assert reached == set(range(len(found.of)))
+        view.keyboard.press("Home")
+        assert view.inner_text("#now") == f"0 of {steps}"
+        assert "Nothing is written yet" in view.inner_text("#chosen-how")
+        view.keyboard.press("ArrowRight")
+        view.keyboard.press("ArrowUp")
+        assert chosen(view) == (found.n - 2, 1)
+        view.focus("#step")
+        view.keyboard.press("ArrowDown")  # in the slider too: a lane, not a step
+        assert view.inner_text("#now") == f"1 of {steps}"
+        assert "lane 3" in view.inner_text("#chosen-title")
+        seen.settled()
+
+
+def test_percentages_in_the_text_never_lie_on_one_another(browser: Any, shown: Any):
+    """Of two keys side by side only the larger one's number is in the text; the list has both."""
+    folder, found = shown
+    walk = """([lanes, steps]) => {
+      const press = (key) =>
+        document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+      const seen = [];
+      for (let lane = 0; lane < lanes; lane++, press("ArrowDown"))
+        for (let step = (press("Home"), 1); step <= steps; step++) {
+          press("ArrowRight");
+          seen.push([".layer span", ".heard"].map((which) =>
+            [...document.querySelectorAll(which)].map((node) => {
+              const { left, top, right, bottom } = node.getBoundingClientRect();
+              return [left, top, right, bottom];
+            })));
+        }
+      return seen;
+    }"""
+    with visit(browser, folder) as seen:
+        boxes = ready(seen).evaluate(walk, [found.n, 8])
+        seen.settled()
+    assert sum(len(badges) for badges, _ in boxes) > 30
+    for badges, heard in boxes:
+        for k, (left, top, right, bottom) in enumerate(badges):
+            for a, b, c, d in badges[:k]:
+                assert right <= a or c <= left or bottom <= b or d <= top
+        for left, top, *_ in heard:  # has a number, or is beside one that has
+            assert any(abs(left - a) < 30 and abs(top - b) < 20 for a, b, *_ in badges)
+
+
+def test_a_head_can_be_chosen_and_everything_follows_it(browser: Any, shown: Any):
+    folder, found = shown
+    with visit(browser, folder) as seen:
+        view = ready(seen)
+        q = number(found, *chosen(view))
+        k = next(k for k, v in enumerate(found.views) if (v.layer, v.head) == (1, 2))
+        cells = view.locator("#heads button").all_text_contents()
+        others = [found.to_others(j)[q] for j in range(1, len(found.views))]
+        np.testing.assert_allclose([float(c.rstrip("%")) for c in cells], 100 * np.array(others),
+                                   atol=0.95)  # fmt: skip
+        view.click(f'#heads button[value="{k}"]')
+        assert view.input_value("#view") == str(k)
+        np.testing.assert_allclose(bars(view), 100 * found.views[k].shares[q], atol=0.75)
+        assert "layer 1, head 2" in view.inner_text("#time-note")
+        rows = view.locator("#whom tbody tr").all()
+        for m, row in enumerate(rows):
+            mine = (found.of == m) & ~found.copied
+            numbers = [float(re.match(r"[\d.]+", x)[0]) for x in
+                       row.locator("td").all_text_contents()]  # fmt: skip
+            np.testing.assert_allclose(
+                numbers, 100 * found.views[k].shares[mine].mean(axis=0), atol=0.75
+            )
+        view.select_option("#view", "0")
+        np.testing.assert_allclose(bars(view), 100 * found.views[0].shares[q], atol=0.51)
+
+
+def test_silence_is_shown_for_the_token_and_for_each_lane(browser: Any, shown: Any):
+    folder, found = shown
+    with visit(browser, folder) as seen:
+        view = ready(seen)
+        lane, step = chosen(view)
+        q = number(found, lane, step)
+        written = [t for x in found.lanes for t in x.tokens]
+        rows = view.locator("#silence tbody tr").all()
+        others = [s for s in found.silences if s.lane != lane]
+        assert len(rows) == len(others)
+        for row, silence in zip(rows, others, strict=True):
+            cells = row.locator("td").all_text_contents()
+            assert cells[0].startswith("≠") == (silence.drawn[q] != written[q])
+            assert str(silence.drawn[q]) in cells[0]
+            assert abs(float(cells[2]) - silence.kl[q]) <= 0.00051
+            now, then = (float(x) for x in re.findall(r"[\d.]+(?=%)", cells[1]))
+            assert abs(now - 100 * np.exp(found.logprobs[q])) < 0.11
+            assert abs(then - 100 * np.exp(silence.logprobs[q])) < 0.11
+        for silence in found.silences:
+            view.select_option("#shade", f"s{silence.lane}")
+            wavy = view.locator(".other").evaluate_all("n => n.map((x) => +x.dataset.token)")
+            assert sorted(wavy) == np.flatnonzero(silence.drawn != written).tolist()
+            for m in range(found.n):
+                said = view.locator(f"#would{m}")
+                here = [q for q in np.flatnonzero(found.of == m) if step_of(found, q) == step]
+                assert said.is_visible() == (bool(here) and m != silence.lane)
+                if said.is_visible():
+                    assert f"“{silence.drawn[here[0]]}”" in said.inner_text()
+
+
+def test_the_slider_and_the_player_write_the_run(browser: Any, shown: Any):
+    """Before a token is written it is shown as such; a lane that joins late is not there before."""
+    folder, found = shown
+    first = min(x.start for x in found.lanes)
+    with visit(browser, folder, reduced_motion=True) as seen:
+        view = ready(seen)
+        for step in (0, 2, 4):
+            view.locator("#step").fill(str(step))
+            there = view.locator(".t[data-token]:not(.future)")
+            there = sorted(there.evaluate_all("nodes => nodes.map((n) => +n.dataset.token)"))
+            expected = [q for q in range(len(found.of)) if step_of(found, q) <= step]
+            assert there == expected
+            late = found.lanes[3]
+            assert ("not there yet" in view.inner_text("#state3")) == (first + step < late.start)
+        dropped = found.lanes[0].dropped
+        assert dropped is not None
+        view.keyboard.press("End")
+        assert "dropped" in view.inner_text("#state0")
+        assert view.locator("#lane0 .gone").count() == len(found.lanes[0].tokens) + 1
+        view.click("#play")  # at the end, so it begins again
+        assert view.get_attribute("#play", "aria-pressed") == "true"
+        view.wait_for_selector("#now:text-matches('^[1-9]')")
+        view.click("#play")
+        assert view.get_attribute("#play", "aria-pressed") == "false"
+        duration = view.locator(".t").first.evaluate("n => getComputedStyle(n).transitionDuration")
+        assert duration == "0s"
+        seen.settled()
+
+
+def test_a_click_on_a_token_chooses_it(browser: Any, shown: Any):
+    folder, found = shown
+    with visit(browser, folder) as seen:
+        view = ready(seen)
+        q = number(found, 2, 3)
+        view.click(f'[data-token="{q}"]')
+        assert chosen(view) == (2, 3)
+        assert view.get_attribute("#lane2", "aria-activedescendant") == f"r{found.row[q]}"
+        assert view.get_attribute(f"#r{found.row[q]}", "aria-selected") == "true"
+        box = view.locator("#rows .plot").nth(1).bounding_box()
+        view.mouse.click(box["x"] + 2, box["y"] + 5)
+        assert chosen(view) == (1, 1)
+
+
+def test_no_text_that_a_model_writes_is_obeyed(browser: Any, traps: Any):
+    """No script ran, no element came of a text, every word is there to be read."""
+    folder, run = traps
+    with visit(browser, folder) as seen:
+        said: list[str] = []
+        seen.page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+        view = ready(seen)
+        for name in ("others", "s1"):
+            view.select_option("#shade", name)
+        for _ in range(5):
+            view.keyboard.press("ArrowRight")
+        assert view.evaluate("() => window.hacked") is None and said == []
+        assert view.locator("img, iframe, object, script").count() == 2  # the data and the script
+        assert view.locator("svg").count() == 3  # the bands
+        everything = view.evaluate("() => document.body.textContent")
+        for lane in run.result.lanes:
+            for token in lane.tokens:
+                word = printable(HOSTILE[token - 2])[:100]
+                assert word.replace("\n", "↵\n").replace("\t", "⇥\t") in everything
+        texts = view.locator("#grid .t").all_text_contents()
+        assert "<script>window.hacked=1</script>" in texts
+        raw = "".join(texts)
+        assert not set(raw) & set("\u202e\u2066\u2028\x1b\x00\x9b") and "\\u202e" in raw
+        isolated = view.locator(".t").first.evaluate("n => getComputedStyle(n).unicodeBidi")
+        assert isolated == "isolate"
+        assert seen.overflow <= 0
+        seen.settled()
+
+
+def test_the_browser_test_would_notice_a_text_that_is_obeyed(browser: Any, tmp_path: Path):
+    """Negative control: the same trap as HTML does what the test looks for."""
+    (tmp_path / "index.html").write_text(f"<body data-ready>{HOSTILE[0]}<img src=x>")
+    with visit(browser, tmp_path) as seen:
+        view = ready(seen)
+        assert view.evaluate("() => window.hacked") == 1
+        assert view.locator("img, script").count() == 2
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_it_fits_a_phone_and_can_be_read_in_light_and_dark(
+    browser: Any, traps: Any, width: int, dark: bool
+):
+    """No sideways scrolling; every text stands out from its ground by 4.5 to 1 or more."""
+    folder, _ = traps
+    with visit(browser, folder, width=width, dark=dark) as seen:
+        view = ready(seen)
+        assert seen.overflow <= 0
+        for selector in ("#lead", ".note", ".lane h3", ".lane h3 small", "#bars th", "#keys small",
+                         ".given", "#heads .cell", "#rows .name", "footer dt"):  # fmt: skip
+            for colour, ground in view.locator(selector).evaluate_all(GROUNDS):
+                assert contrast(colour, ground) >= 4.5, (selector, colour, ground)
+        names = view.locator("#controls select, #controls input, #controls button")
+        assert all(names.evaluate_all("all => all.map((n) => !!(n.labels?.length || n.ariaLabel"
+                                      " || n.textContent.trim()))"))  # fmt: skip
+
+
+GROUNDS = """nodes => nodes.map((node) => {
+  const seen = [];
+  for (let n = node; n; n = n.parentElement) seen.push(getComputedStyle(n).backgroundColor);
+  return [getComputedStyle(node).color, seen];
+})"""
+
+
+def contrast(colour: str, grounds: list[str]) -> float:
+    """WCAG 2, of a colour on the grounds below it, the nearest first."""
+
+    def parts(text: str) -> tuple[np.ndarray, float]:
+        values = [float(x) for x in re.findall(r"[\d.]+", text.replace("/", " "))]
+        return np.array(values[:3]) / 255, values[3] if len(values) > 3 else 1.0
+
+    ground = np.ones(3)
+    for text in reversed(grounds):
+        above, alpha = parts(text)
+        ground = alpha * above + (1 - alpha) * ground
+
+    def light(rgb: np.ndarray) -> float:
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    a, b = sorted((light(parts(colour)[0]), light(ground)))
+    return (b + 0.05) / (a + 0.05)
+
+
+def test_a_damaged_page_says_so(browser: Any, shown: Any, tmp_path: Path):
+    folder, _ = shown
+    html = (folder / "index.html").read_text()
+    broken = re.sub(r'("logprob":\[\d+,)(\d+)', r"\g<1>9\2", html, count=1)
+    assert broken != html
+    (tmp_path / "index.html").write_text(broken)
+    with visit(browser, tmp_path) as seen:
+        seen.page.wait_for_selector("#trouble:visible")
+        assert "cannot be shown: an array is damaged" in seen.page.inner_text("#trouble")

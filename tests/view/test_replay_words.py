@@ -1,0 +1,183 @@
+"""What a view says in words about a run: its settings, who reads whom, what silence changes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import helpers_cli
+import numpy as np
+import pytest
+from helpers_view import decoded
+
+from tinylane import plot
+from tinylane.commands.terminal import Cell, Lines, side_by_side
+from tinylane.commands.view import _now_and_then
+from tinylane.core.lanes import LaneMask, LaneRoPE
+from tinylane.core.sampling import Sampler
+from tinylane.view import replay_page as paging
+from tinylane.view.replay_page import page
+from tinylane.view.replay_record import record
+from tinylane.view.replay_words import about, describe, first_shown, most_telling, sentences
+
+ask, game = helpers_cli.ask, helpers_cli.game  # fixtures
+
+
+def test_the_settings_of_a_run_are_named_where_they_are_not_the_usual_ones() -> None:
+    """A penalty too, whose replay needs what each lane had read: the draws come out again."""
+    sampler = Sampler(temperature=0.8, top_p=0.9, top_k=12, min_p=0.01, repetition_penalty=1.3)
+    model, run = decoded(sampler=sampler)
+    found = record(run, model)
+    said = dict(about(found))
+    chosen = "temperature 0.8, top_p 0.9, top_k 12, min_p 0.01, repetition_penalty 1.3; seed 4"
+    assert said["sampling"] == chosen and said["model"] == "the model inside"
+    assert said["rotation"] == "LaneRoPE, the prompt as a part of every lane"
+    assert said["check"].startswith("log-probabilities recomputed: largest difference ")
+    assert [name for name, _ in about(found)].count("check") == 1  # all drawn as they were
+
+
+def test_tokens_that_this_machine_would_not_draw_are_counted() -> None:
+    model, run = decoded()
+    found = record(run, model)
+    other = found.redrawn.copy()
+    other[[1, 4]] += 1
+    checks = [text for name, text in about(replace(found, redrawn=other)) if name == "check"]
+    assert checks[1:] == ["2 tokens would be drawn differently on this machine"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    (
+        ("hogwild", "Hogwild"),
+        ("group_think", "LaneRoPE, the prompt at lane 0"),
+        ("none", "none: lanes are not told apart by position"),
+    ),
+)
+def test_the_rotation_is_named(kind: str, said: str) -> None:
+    more = {"lane_rope": LaneRoPE.none(decoded()[0].theta)} if kind == "none" else {}
+    model, run = decoded("joint" if kind == "none" else kind, **more)
+    assert dict(about(record(run, model)))["rotation"] == said
+
+
+def test_who_reads_whom_is_said_by_name_lane_by_lane_or_as_a_count() -> None:
+    ring = np.eye(3, dtype=bool) | np.roll(np.eye(3, dtype=bool), 1, axis=1)
+    assert describe(LaneMask(ring), 3) == "0 reads 1; 1 reads 2; 2 reads 0"
+    ring[2] = [False, False, True]
+    said = describe(LaneMask(ring, lag=2), 3)
+    assert said == "0 reads 1; 1 reads 2; 2 reads nobody, 2 steps late"
+    many = np.eye(20, dtype=bool)
+    many[0, :5] = True
+    assert describe(LaneMask(many), 20) == "a matrix, 24 of 400 set"
+    assert describe(LaneMask.star(20, lag=1), 20) == "star, 1 steps late"
+    assert describe(LaneMask.joint(4), 2) == "joint"
+
+
+def test_what_silence_changes_is_said_as_it_is() -> None:
+    """Another token, the same token less likely, or nothing worth a sentence."""
+    model, run = decoded("joint")
+    found = record(run, model, influence=True)
+    drawn = np.concatenate([lane.tokens for lane in run.result.lanes])
+    least = [replace(s, kl=np.full_like(s.kl, 1e-5)) for s in found.silences]
+    nothing = replace(found, silences=least)
+    assert sentences(nothing)[-1] == (
+        "Silencing any one lane would have changed no other lane's next token."
+    )
+    assert first_shown(nothing) == most_telling(found)
+    same = replace(found, silences=[replace(s, drawn=drawn) for s in found.silences])
+    assert " would still have written " in sentences(same)[-1]
+    assert sentences(same)[-1].endswith("the largest change that silence makes.")
+    other = replace(found, silences=[replace(s, drawn=drawn + 1) for s in found.silences])
+    assert " instead of " in sentences(other)[-1]
+
+
+def test_a_lane_that_wrote_nothing_has_no_curve_and_no_share() -> None:
+    """A lane whose room is nothing more than its prompt."""
+    model, run = decoded(lanes=3)
+    lane = run.result.lanes[2]
+    lane.tokens, lane.logprobs, lane.text = [], [], ""
+    found = record(run, model)
+    assert np.isnan(found.lane_shares()[2]).all() and not np.isnan(found.lane_shares()[:2]).any()
+    curves = [x for x in plot.shares(found).axes[0].lines if len(x.get_xdata()) > 2]
+    assert len(curves) == 2
+
+
+def test_a_page_of_one_lane_ranks_heads_though_none_listens() -> None:
+    model, run = decoded(lanes=1, lane_prompts=None, max_tokens=4)
+    html, said = page(record(run, model), None)
+    assert "<html" in html and said
+    assert paging._listening(record(run, model), record(run, model).views[1]) == 0.0
+
+
+def test_half_a_character_at_the_end_of_a_lane_is_shown_as_what_it_is() -> None:
+    """A lane may end within one; its bytes must not vanish from the page."""
+    from helpers_lanes import small
+    from helpers_text import byte_level
+    from tokenizers import Tokenizer as Core
+
+    from tinylane.checkpoints.tokenizer import Tokenizer
+    from tinylane.view.replay_page import Texts
+
+    tokenizer = Tokenizer(Core.from_str(byte_level()), {"eos_token": "</s>"})
+    model = small(vocab=tokenizer.vocab_size, tokenizer=tokenizer)
+    ball = tokenizer.encode("🎾")
+    model, run = decoded(model=model, lane_prompts=[[], [], []])
+    halves = (ball[:2], [*tokenizer.encode("x"), ball[0]])
+    for lane, tokens in zip(run.result.lanes, halves, strict=False):
+        lane.tokens, lane.logprobs = tokens, [-1.0] * len(tokens)
+    texts = Texts(record(run, model), tokenizer)
+    P = len(run.result.prompt)
+    first = [texts.table[k] for k in texts.number[P : P + 2]]
+    second = [texts.table[k] for k in texts.number[P + 2 : P + 4]]
+    assert first[0] == "·" and first[1] not in ("", "·") and second[0] == "x" != second[1]
+
+
+# In a terminal.
+
+
+def test_lanes_too_narrow_for_columns_keep_their_whole_text_and_their_foot() -> None:
+    """Behind the last step nothing may be cut: a narrow terminal scrolls."""
+    import io
+
+    from rich.console import Console
+
+    out = Console(file=io.StringIO(), width=6, record=True)
+    cells = [Cell("a", " ".join(f"w{k}" for k in range(9)), "done"), Cell("b", "")]
+    out.print(side_by_side(cells, out), soft_wrap=True)
+    lines = out.export_text().split("\n")
+    assert lines[0] == "a: w0 w1 w2 w3 w4 w5 w6 w7 w8  [done]" and lines[1] == "b: ..."
+
+
+def test_a_single_lane_s_empty_step_prints_nothing() -> None:
+    """A token that is half a character has no text yet."""
+    import io
+
+    out = io.StringIO()
+    lines = Lines(["lane"], out)
+    for text in ("ab", "", "c"):
+        lines.add([text])
+    lines.close()
+    assert out.getvalue() == "abc\n"
+
+
+def test_a_replay_says_how_far_it_is_every_five_seconds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0.0, 1.0, 5.0, 5.0, 6.0, 11.0, 11.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    say = _now_and_then(False)
+    for k in range(4):
+        say(f"{k} of 4")
+    assert capsys.readouterr().err == "tinylane: note: 1 of 4\ntinylane: note: 3 of 4\n"
+
+
+def test_a_run_that_this_model_would_not_have_given_is_viewed_with_a_note(
+    ask: Any, game: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = tmp_path / "run.json"
+    assert ask("generate", "--model", game, "--save", saved, "--quiet")[0] == 0
+    assert "differ" not in ask("view", saved)[2]
+    monkeypatch.setattr("tinylane.commands.view.TOLERANCE", {"float32": 1e-30})
+    code, out, err = ask("view", saved)
+    assert code == 0 and "attention" in out
+    assert "log-probabilities differ by" in err and "what is shown is the replay's" in err

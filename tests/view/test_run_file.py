@@ -1,0 +1,447 @@
+"""run.json: what was saved comes back, nothing else is believed, and replay checks every number."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers_lanes import (
+    BACKENDS,
+    EOS,
+    FREE,
+    OMEGAS,
+    TOLERANCE,
+    VOCAB,
+    WARM,
+    ids,
+    model_of,
+    omega,
+    small,
+)
+from helpers_text import byte_level
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as Core
+
+from tinylane.checkpoints.tokenizer import Tokenizer
+from tinylane.core.decoding import Decoding, generate
+from tinylane.core.errors import TinylaneError
+from tinylane.core.lanes import LaneMask, LaneRoPE
+from tinylane.core.sampling import Sampler
+from tinylane.view import replay as rerun
+from tinylane.view import run_file
+from tinylane.view.run_file import load_run, replay, save_run
+
+ANY = pytest.mark.parametrize("kind", BACKENDS, ids="-".join)
+F64 = model_of("numpy", "float64")
+
+
+def decoded(model: Any, **more: Any) -> Decoding:
+    """Three lanes that read each other, one of which is short."""
+    given_ = {
+        "lanes": 3,
+        "lane_prompts": [[1], [2, 3], []],
+        "max_tokens": [8, 2, 6],
+        "lane_rope": omega(model),
+        "lane_mask": LaneMask.joint(5, lag=1),
+        "sampler": FREE,
+        "seed": 4,
+        **more,
+    }
+    return Decoding(model, ids(5), **given_)
+
+
+def finished(model: Any, **more: Any) -> Any:
+    decoding = decoded(model, **more)
+    list(decoding)
+    return decoding.result()
+
+
+def reloaded(folder: Path, result: Any, model: Any, **more: Any) -> Any:
+    save_run(folder / "run.json", result, model, "some/model", **more)
+    return load_run(folder / "run.json")
+
+
+# Saving and loading.
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        WARM,
+        FREE,
+        Sampler(0.6, top_p=0.9, top_k=9, min_p=0.01, repetition_penalty=1.1, logit_bias={2: 1.5}),
+    ],
+    ids=["plain", "banned", "all"],
+)
+def test_a_run_comes_back_as_it_was_saved(sampler, tmp_path):
+    result = finished(F64, sampler=sampler, seed=2**128 - 1)
+    run = reloaded(tmp_path, result, F64, extra={"answer": ["42", None, 1.5]})
+    assert run.result.lanes == result.lanes and run.result.prompt == result.prompt
+    assert run.result == result
+    assert (run.model_source, run.identity) == ("some/model", "small")
+    assert (run.backend, run.dtype, run.seed) == ("numpy", "float64", 2**128 - 1)
+    assert run.sampler == sampler and run.extra == {"answer": ["42", None, 1.5]}
+    assert run.lane_rope.same_as(omega(F64)) and run.lane_mask.same_as(LaneMask.joint(5, lag=1))
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+    save_run(tmp_path / "again.json", run.result, F64, run.model_source, run.extra)
+    assert (tmp_path / "again.json").read_text() == (tmp_path / "run.json").read_text()
+
+
+def test_a_saved_run_can_be_run_again_from_its_file(tmp_path):
+    """The settings are all there: the same lanes come out (mlx-lm 1245)."""
+    result = finished(F64)
+    run = reloaded(tmp_path, result, F64)
+    again = generate(
+        F64,
+        run.result.prompt,
+        lanes=3,
+        lane_prompts=[lane.prompt for lane in run.result.lanes],
+        max_tokens=[lane.max_tokens for lane in run.result.lanes],
+        lane_rope=run.lane_rope,
+        lane_mask=run.lane_mask,
+        sampler=run.sampler,
+        seed=run.seed,
+    )
+    assert again.lanes == result.lanes
+
+
+def test_texts_of_any_kind_come_back(tmp_path):
+    tokenizer = Tokenizer(Core.from_str(byte_level()), {"eos_token": "</s>"})
+    model = small(vocab=tokenizer.vocab_size, tokenizer=tokenizer)
+    result = generate(model, "Überall 🎾", lanes=2, max_tokens=30, sampler=WARM, stop=["\u2028"])
+    run = reloaded(tmp_path, result, model, extra={"odd": "\ud83c \u2028 \x1b \x00"})
+    assert run.result == result and any(lane.text for lane in run.result.lanes)
+    assert run.prompt_text == "Überall 🎾"
+    assert run.extra == {"odd": "\ud83c \u2028 \x1b \x00"}
+
+
+def test_a_run_that_cannot_be_written_leaves_nothing_behind(tmp_path):
+    result = finished(F64)
+    with pytest.raises(TinylaneError, match="not JSON"):
+        save_run(tmp_path / "run.json", result, F64, "x", extra={"array": np.zeros(2)})
+    with pytest.raises(TinylaneError, match="not JSON"):
+        save_run(tmp_path / "run.json", result, F64, "x", extra={"nan": math.nan})
+    with pytest.raises(TinylaneError, match="cannot be written"):
+        save_run(tmp_path / "absent" / "run.json", result, F64, "x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def set_(*path: Any) -> Any:
+    """What puts the last of `path` where the rest leads; without a value, it removes."""
+
+    def change(raw: Any) -> None:
+        *way, last, value = path
+        for step in way:
+            raw = raw[step]
+        if value is KeyError:
+            del raw[last]
+        else:
+            raw[last] = value
+
+    return change
+
+
+WRONG = {
+    "format": (set_("format", "tinylane run 9"), "not a run"),
+    "no format": (set_("format", KeyError), "not a run"),
+    "no model": (set_("model", KeyError), "model is None"),
+    "model a list": (set_("model", []), r"model is \[\]"),
+    "identity": (set_("model", "identity", 5), "identity is 5"),
+    "no prompt": (set_("prompt", "ids", []), "prompt.ids is empty"),
+    "prompt ids": (set_("prompt", "ids", [1, -1]), "ids is"),
+    "prompt bools": (set_("prompt", "ids", [True]), "ids is"),
+    "prompt text": (set_("prompt", "text", None), "text is None"),
+    "no lanes": (set_("lanes", []), "0 lanes"),
+    "lanes a text": (set_("lanes", "three"), "lanes is 'three'"),
+    "lane a number": (set_("lanes", 0, 7), "lane 0 is 7"),
+    "lane without text": (set_("lanes", 0, "text", KeyError), "lane 0 is"),
+    "lane with more": (set_("lanes", 0, "more", 1), "lane 0 is"),
+    "index": (set_("lanes", 1, "index", 0), "lane 1 has index 0"),
+    "tokens": (set_("lanes", 0, "tokens", [1.0] * 8), "tokens is"),
+    "logprobs short": (set_("lanes", 0, "logprobs", [-1.0]), "logprobs are not 8"),
+    "logprobs texts": (set_("lanes", 0, "logprobs", ["-1"] * 8), "logprobs are not 8"),
+    "logprobs positive": (set_("lanes", 0, "logprobs", [2.0] * 8), "logprobs are not 8"),
+    "start": (set_("lanes", 0, "start", 5), "start is 5"),
+    "huge start": (set_("lanes", 0, "start", 1 << 40), "start is"),
+    "max_tokens": (set_("lanes", 0, "max_tokens", 0), "max_tokens is 0"),
+    "reason": (set_("lanes", 0, "finish_reason", 3), "finish_reason is 3"),
+    "lane text": (set_("lanes", 0, "text", ["a"]), "text is"),
+    "forked shape": (set_("lanes", 1, "forked", [0]), "forked is"),
+    "forked from itself": (set_("lanes", 1, "forked", [1, 7]), "cannot be forked"),
+    "forked too late": (set_("lanes", 1, "forked", [0, 70]), "cannot be forked"),
+    "dropped early": (set_("lanes", 0, "dropped", 7), "dropped is 7"),
+    "seed": (set_("settings", "seed", -1), "seed is not"),
+    "seed text": (set_("settings", "seed", "12a"), "seed is not"),
+    "seed large": (set_("settings", "seed", "9" * 39), "seed is not"),
+    "sampler field": (set_("settings", "sampler", "heat", 1), "sampler has fields"),
+    "sampler value": (set_("settings", "sampler", "temperature", -1), "temperature"),
+    "sampler text": (set_("settings", "sampler", "top_p", "0.5"), "top_p"),
+    "bias": (set_("settings", "sampler", "logit_bias", [[1, 2, 3]]), "logit_bias holds"),
+    "bias text": (set_("settings", "sampler", "logit_bias", [[1, "x"]]), "logit_bias"),
+    "omega": (set_("settings", "omega", [["1", "2"]]), "omega is"),
+    "omega ragged": (set_("settings", "omega", [[1.0], [1.0, 2.0]]), "omega is"),
+    "omega mixed": (set_("settings", "omega", [[1.0], 2.0]), "omega is"),
+    "omega empty": (set_("settings", "omega", []), "Omega has shape"),
+    "prompt_lane": (set_("settings", "prompt_lane", 1), "prompt_lane is 1"),
+    "visibility": (set_("settings", "visibility", [[1, 1]]), "visibility has shape"),
+    "visibility values": (set_("settings", "visibility", [[2]]), "other than true and false"),
+    "visibility small": (set_("settings", "visibility", [[1]]), "3 lanes, but visibility"),
+    "lag": (set_("settings", "lag", -1), "lag is -1"),
+    "lag real": (set_("settings", "lag", 1.0), "lag is 1.0"),
+    "stop": (set_("settings", "stop", [1]), "stop is not"),
+    "steps": (set_("steps", "8"), "steps is '8'"),
+    "seconds": (set_("seconds", -1), "seconds is -1"),
+    "extra": (set_("extra", None), "extra is None"),
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: Any) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("run")
+    save_run(folder / "run.json", finished(F64), F64, "some/model")
+    return json.loads((folder / "run.json").read_text())
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_malformed_run_is_refused_in_one_line_that_names_the_field(what, saved, tmp_path):
+    change, words = WRONG[what]
+    raw, file = copy.deepcopy(saved), tmp_path / "run.json"
+    change(raw)
+    file.write_text(json.dumps(raw))
+    with pytest.raises(TinylaneError, match=words) as caught:
+        load_run(file)
+    assert "\n" not in str(caught.value) and str(caught.value).startswith(str(file))
+
+
+def test_files_that_are_no_run_are_refused(tmp_path, monkeypatch):
+    file = tmp_path / "run.json"
+    for text in ("", "[]", "{}", '{"format": "tinylane run 1"}', "{" * 100_000, "\xff"):
+        file.write_bytes(text.encode("latin-1"))
+        with pytest.raises(TinylaneError, match=r"run\.json"):
+            load_run(file)
+    with pytest.raises(TinylaneError):
+        load_run(tmp_path)
+    reloaded(tmp_path, finished(F64), F64)
+    monkeypatch.setattr(run_file, "MAX_RUN", 100)
+    with pytest.raises(TinylaneError, match="larger than 100 bytes"):
+        load_run(file)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow,
+          HealthCheck.function_scoped_fixture], derandomize=True)  # fmt: skip
+@given(data=st.data())
+def test_any_change_of_a_run_file_is_read_or_refused_and_never_crashes(data, saved):
+    """Values of any kind at any place."""
+    raw = copy.deepcopy(saved)
+    at, key = None, None
+    place = raw
+    while isinstance(place, (dict, list)) and place:
+        keys = sorted(place) if isinstance(place, dict) else range(min(len(place), 3))
+        at, key = place, data.draw(st.sampled_from(keys))
+        place = place[key]
+        if data.draw(st.integers(0, 3)) == 0:
+            break
+    odd = st.sampled_from([None, True, -1, 0, 1, 1.5, 1e300, 10**19, "", "x", [], [[]], [None], {}])
+    at[key] = data.draw(odd | st.lists(odd, max_size=2))
+    try:
+        run = run_file._run(raw)
+    except TinylaneError as error:
+        assert "\n" not in str(error)
+    else:
+        try:
+            replay(run, F64)
+        except TinylaneError as error:
+            assert "\n" not in str(error)
+
+
+# Replaying.
+
+
+@ANY
+@pytest.mark.parametrize("prompt_lane", ["own", 0])
+def test_replaying_in_one_pass_gives_the_log_probabilities_of_the_steps(
+    kind, prompt_lane, tmp_path
+):
+    model = model_of(*kind)
+    result = finished(model, lane_rope=omega(model, prompt_lane=prompt_lane))
+    again = replay(reloaded(tmp_path, result, model), model)
+    assert again.difference <= TOLERANCE[kind[1]]
+    assert [len(x) for x in again.logprobs] == [8, 2, 6]
+    assert len(again.by_lane) == 3 and max(again.by_lane) == again.difference
+
+
+def test_a_run_of_one_backend_replays_on_the_other(tmp_path):
+    numpy, mlx = model_of("numpy", "float32"), model_of("mlx", "float32")
+    for one, other in ((numpy, mlx), (mlx, numpy)):
+        run = reloaded(tmp_path, finished(one), one)
+        assert run.backend == one.backend
+        assert replay(run, other).difference <= TOLERANCE["float32"]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_any_run_with_lanes_that_join_end_and_are_dropped_replays_exactly(data):
+    """Whatever happens to lanes between steps, one pass over all rows gives every number."""
+    lag = data.draw(st.integers(0, 2))
+    n = data.draw(st.integers(1, 3))
+    bits = data.draw(st.integers(0, 2**36 - 1))
+    matrix = np.array([bits >> k & 1 for k in range(36)]).reshape(6, 6)
+    decoding = Decoding(
+        F64,
+        ids(data.draw(st.integers(1, 5))),
+        lanes=n,
+        lane_prompts=[ids(data.draw(st.integers(0, 3)), m) for m in range(n)],
+        max_tokens=7,
+        sampler=Sampler(logit_bias={EOS: data.draw(st.sampled_from([-2.0, 2.0]))}),
+        lane_rope=omega(F64, data.draw(st.sampled_from(OMEGAS)), data.draw(
+            st.sampled_from(["own", 0]))),
+        lane_mask=LaneMask(matrix, lag),
+        seed=data.draw(st.integers(0, 99)),
+    )  # fmt: skip
+    for _ in range(data.draw(st.integers(1, 12))):
+        act = data.draw(st.sampled_from(["step", "step", "step", "join", "drop", "finish"]))
+        if act == "step" and decoding.live:
+            decoding.step()
+        elif act == "join" and len(decoding.lanes) < 6:
+            room = min(3, decoding.clock - len(decoding.prompt))
+            decoding.join(ids(data.draw(st.integers(0, room)), 9), max_tokens=5)
+        elif act in ("drop", "finish"):
+            getattr(decoding, act)(data.draw(st.integers(0, len(decoding.lanes) - 1)))
+    list(decoding)
+    result = decoding.result()
+    run = as_run(result)
+    assert replay(run, F64).difference <= TOLERANCE["float64"]
+
+
+def as_run(result: Any, identity: str = "small") -> Any:
+    """A run that was never in a file."""
+    c = result.settings
+    rope = LaneRoPE(np.array(c["omega"]), c["prompt_lane"])
+    return run_file.Run(
+        result, "", identity, "numpy", "float64", "", rope,
+        LaneMask(np.array(c["visibility"]), c["lag"]), Sampler(**c["sampler"]), c["seed"], "", {},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+@pytest.mark.parametrize("rows", [1, 2, 3, 7])
+def test_a_run_too_long_for_one_pass_is_replayed_in_several(rows, lag, monkeypatch):
+    """Passes of one position, too, see a dropped lane no more (where plain masks are skipped)."""
+    decoding = decoded(F64, lane_mask=LaneMask.joint(5, lag))
+    decoding.step()
+    decoding.step()
+    decoding.join([4, 5], max_tokens=4)
+    decoding.step()
+    decoding.drop(0)
+    list(decoding)
+    run = as_run(decoding.result())
+    whole = replay(run, F64)
+    monkeypatch.setattr(rerun, "ROWS", rows)
+    parts = replay(run, F64)
+    assert max(whole.difference, parts.difference) <= 1e-10
+    monkeypatch.setattr(rerun, "ROWS", 2048)
+    monkeypatch.setattr(rerun, "LOGITS", rows * VOCAB)
+    assert replay(run, F64).difference <= 1e-10
+
+
+def test_replay_finds_the_token_that_is_off(tmp_path):
+    """Negative control: a log-probability that was changed by 0.1, and a token that was changed."""
+    result = finished(F64)
+    result.lanes[2].logprobs[3] -= 0.1
+    again = replay(reloaded(tmp_path, result, F64), F64)
+    assert again.worst == (2, 3) and abs(again.difference - 0.1) < 1e-9
+    assert again.by_lane[0] < 1e-10 and again.by_lane[1] < 1e-10
+    result = finished(F64)
+    result.lanes[0].tokens[2] = (result.lanes[0].tokens[2] + 1) % VOCAB
+    again = replay(as_run(result), F64)
+    assert again.by_lane[0] > 1e-3 and again.by_lane[2] > 1e-3  # lane 1 had ended by then
+
+
+@pytest.mark.parametrize("change", [{"lag": 0}, {"prompt_lane": 0}, {"omega": [0.0] * 4}])
+def test_replay_notices_other_lane_settings(change):
+    result = finished(F64)
+    result.settings = {**result.settings, **change}
+    assert replay(as_run(result), F64).difference > 1e-3
+
+
+def test_replay_notices_a_drop_and_a_late_prompt_that_the_file_hides():
+    for hide in ({"dropped": None, "finish_reason": "length"}, {"start": 9}):
+        decoding = decoded(F64, lane_mask=LaneMask.joint(4))
+        decoding.step()
+        decoding.step()
+        decoding.join([4, 5], max_tokens=4)
+        decoding.step()
+        decoding.drop(0)
+        list(decoding)
+        result = decoding.result()
+        assert replay(as_run(result), F64).difference < 1e-10
+        lane = result.lanes[3 if "start" in hide else 0]
+        for name, value in hide.items():
+            setattr(lane, name, value + 1 if name == "start" else value)
+        assert replay(as_run(result), F64).difference > 1e-3
+
+
+@ANY
+@pytest.mark.parametrize("matrix", ["independent", "star"])
+def test_a_fork_of_a_lane_that_reads_nobody_replays_exactly(kind, matrix, tmp_path):
+    """In the star, lane 0 reads the fork, from the moment it was forked on."""
+    model = model_of(*kind)
+    decoding = decoded(model, lane_mask=LaneMask.named(matrix, 5, 1), max_tokens=9)
+    for _ in range(3):
+        decoding.step()
+    decoding.fork(1)
+    decoding.step()
+    decoding.drop(1)
+    decoding.fork(3)
+    list(decoding)
+    run = reloaded(tmp_path, decoding.result(), model)
+    assert [lane.forked for lane in run.result.lanes[3:]] == [(1, 10), (3, 11)]
+    assert run.result.lanes[1].dropped == 11
+    assert replay(run, model).difference <= TOLERANCE[kind[1]]
+
+
+@pytest.mark.parametrize(
+    ("mask", "prompt_lane", "words"),
+    [
+        (LaneMask.joint(4), "own", "lane 1 reads other lanes"),
+        (LaneMask.star(4), 0, "prompt at lane 0"),
+    ],
+)
+def test_a_fork_that_no_pass_can_give_is_refused(mask, prompt_lane, words):
+    decoding = decoded(F64, lane_mask=mask, lane_rope=omega(F64, prompt_lane=prompt_lane))
+    decoding.step()
+    decoding.fork(1)
+    list(decoding)
+    with pytest.raises(TinylaneError, match=words):
+        replay(as_run(decoding.result()), F64)
+
+
+def test_a_run_of_another_model_is_refused(tmp_path):
+    run = reloaded(tmp_path, finished(F64), F64)
+    with pytest.raises(TinylaneError, match=r"some/model.*'other'"):
+        replay(run, small(identity="other"))
+    with pytest.raises(TinylaneError, match="Omega has shape"):
+        replay(run, small(head_dim=16))
+    with pytest.raises(TinylaneError, match=r"lane 0 ends at position 15; .* context is 14"):
+        replay(run, small(context=14))
+    with pytest.raises(TinylaneError, match="outside the vocabulary"):
+        replay(run, small(vocab=4))
+
+
+def test_an_interrupted_run_replays_as_far_as_it_got(tmp_path):
+    decoding = decoded(F64)
+    empty = replay(reloaded(tmp_path, decoding.result(), F64), F64)
+    assert empty.worst is None and empty.difference == 0.0 and empty.logprobs == [[], [], []]
+    for _ in range(3):
+        decoding.step()
+    for lane in range(3):
+        decoding.finish(lane)
+    run = reloaded(tmp_path, decoding.result(), F64)
+    assert {lane.finish_reason for lane in run.result.lanes} == {"interrupted", "length"}
+    assert replay(run, F64).difference <= 1e-10

@@ -1,0 +1,246 @@
+"""Adapters: what was tuned for lanes on top of a checkpoint, in a folder of two files.
+
+`adapters.safetensors` may hold `lane_rope.omega` ((D/2,) or (layers, D/2)), attention biases
+`model.layers.I.self_attn.{q,k,v}_proj.bias` (they take the place of the checkpoint's, if it has
+any), and low-rank updates `PATH.lora_a` (in, r), `PATH.lora_b` (r, out), scaled by `scale`.
+`adapter_config.json` says which model it was made for (`base` sizes, and `identity` if recorded)
+and how its lanes read each other (`prompt_lane`, `visibility`, `lag`, `lanes`).
+
+LoRA adapters of mlx-lm are read as well (`lora_parameters.scale`); its DoRA and full ones are not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinylane.checkpoints.weights import inside
+from tinylane.core.config import ModelConfig
+from tinylane.core.errors import TinylaneError, show
+from tinylane.core.lanes import MAX_LANES, LaneMask, LaneRoPE
+from tinylane.files.io import read_json, write_json
+from tinylane.files.safetensors import DENSE, TensorFile, widen, write_tensors
+
+CONFIG, TENSORS, OMEGA = "adapter_config.json", "adapters.safetensors", "lane_rope.omega"
+SIZES = ("family", "vocab", "width", "layers", "heads", "kv_heads", "head_dim", "mlp_width")
+FORMAT = "tinylane adapter 1"
+_BIAS = re.compile(r"model\.layers\.\d+\.self_attn\.[qkv]_proj\.bias")
+_LORA = re.compile(r"(model\.layers\.\d+\.(?:self_attn|mlp)\.\w+)\.lora_([ab])")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A checked adapter. tensors: float32 by the model's names, `lora_b` already scaled."""
+
+    folder: Path
+    tensors: dict[str, np.ndarray] = field(default_factory=dict)
+    lane_rope: LaneRoPE | None = None
+    visibility: Any = None  # a name, or a list of rows of booleans
+    lag: int = 0
+    lanes: tuple[int, ...] = ()  # the lane counts it was trained with
+    settings: dict[str, Any] = field(default_factory=dict)  # adapter_config.json
+
+    @property
+    def task(self) -> dict[str, Any] | None:
+        """The task that the adapter was trained on, and for which numbers of lanes."""
+        task = self.settings.get("task")
+        return {"lanes": list(self.lanes), **task} if isinstance(task, dict) else None
+
+    def identity(self, base: str) -> str:
+        """The identity of a model with these updates: its own if there are none (Omega apart)."""
+        if not self.tensors:
+            return base
+        digest = hashlib.sha256(base.encode())
+        for name in sorted(self.tensors):
+            digest.update(f"\n{name} {self.tensors[name].shape}\n".encode())
+            digest.update(np.ascontiguousarray(self.tensors[name]).data)
+        return digest.hexdigest()
+
+
+def save_adapter(
+    folder: str | os.PathLike[str],
+    config: ModelConfig,
+    tensors: Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
+) -> None:
+    """Write an adapter for a model of these sizes; each file is replaced whole or not at all.
+
+    tensors: NumPy or MLX arrays by name (see the module). settings: `prompt_lane`, `visibility`,
+    `lag`, `lanes`, `scale`, `identity` and anything else worth keeping. What `load_adapter` would
+    refuse is refused here. Raises TinylaneError.
+    """
+    folder = Path(folder)
+    record = {"format": FORMAT, "base": _sizes(config), **(settings or {})}
+    if isinstance(record.get("visibility"), np.ndarray):
+        record["visibility"] = record["visibility"].astype(int).tolist()
+    # angles are kept in float64 throughout
+    plain = {k: _plain(v, np.float64 if k == OMEGA else np.float32) for k, v in tensors.items()}
+    _build(folder, config, plain, record)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TinylaneError(f"{folder}: cannot be made ({error.strerror})") from error
+    write_tensors(folder / TENSORS, plain, {"format": FORMAT})
+    write_json(folder / CONFIG, record)
+
+
+def load_adapter(
+    folder: str | os.PathLike[str], config: ModelConfig, identity: str | None = None
+) -> Adapter:
+    """Read and check an adapter for a model. identity: the model's, if it is known.
+
+    Raises TinylaneError for missing or damaged files and for an adapter of another model.
+    """
+    folder = Path(folder)
+    for name in (CONFIG, TENSORS):
+        if not os.path.exists(inside(folder, name)):
+            raise TinylaneError(f"{folder}: no {name}; expected an adapter folder")
+    record = read_json(folder / CONFIG)
+    base = record.get("base")
+    if base is not None and not isinstance(base, dict):
+        raise TinylaneError(f"{folder / CONFIG}: base {show(base)}, expected sizes by name")
+    ours = _sizes(config)
+    other = [
+        f"{key} {show(value, 40)} instead of {ours.get(key)!r}"
+        for key, value in (base or {}).items()
+        if ours.get(key) != value
+    ]
+    if other:
+        raise TinylaneError(f"{folder}: adapter of another model: {', '.join(other[:4])}")
+    made_for = record.get("identity")
+    if made_for is not None and identity and made_for != identity:
+        raise TinylaneError(
+            f"{folder}: adapter of another model: made for {show(made_for, 40)}, but this one "
+            f"is {identity[:16]}... (same sizes, other weights)"
+        )
+    tensors = {}
+    with TensorFile.open(folder / TENSORS) as file:
+        # names and shapes before anything is read: a sparse file of terabytes takes no room
+        shapes = {name: file.shape(name) for name in file.names}
+        _check_shapes(folder, config, shapes)
+        for name in file.names:
+            if file.dtype(name) not in DENSE:
+                raise TinylaneError(f"{file.path}: {show(name)} is {file.dtype(name)}, not floats")
+            wide = widen(file.read(name), file.dtype(name))
+            tensors[name] = wide if name == OMEGA else wide.astype(np.float32)
+    return _build(folder, config, tensors, record)
+
+
+def _plain(value: Any, dtype: type) -> np.ndarray:
+    if type(value).__module__.partition(".")[0] == "mlx":
+        import mlx.core as mx
+
+        value = value.astype(mx.float32)  # NumPy cannot take bfloat16
+    return np.array(value, dtype=dtype)
+
+
+def _sizes(config: ModelConfig) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in SIZES}
+
+
+def _build(
+    folder: Path, config: ModelConfig, tensors: dict[str, np.ndarray], record: dict[str, Any]
+) -> Adapter:
+    """Check names, shapes, values and settings against the model."""
+    where = folder / CONFIG
+    if record.get("fine_tune_type", "lora") != "lora":
+        raise TinylaneError(
+            f"{where}: fine_tune_type {show(record['fine_tune_type'])} is not implemented"
+        )
+    prompt_lane = record.get("prompt_lane", "own")
+    visibility, lag = record.get("visibility"), record.get("lag", 0)
+    lanes = record.get("lanes", [])
+    lanes = lanes if isinstance(lanes, list) else [lanes]
+    if any(type(n) is not int or not 1 <= n <= MAX_LANES for n in lanes):
+        raise TinylaneError(f"{where}: lanes {show(lanes)}, expected counts from 1 to {MAX_LANES}")
+    if type(lag) is not int:
+        raise TinylaneError(f"{where}: lag {show(lag)}, expected a whole number from 0")
+    _check_shapes(folder, config, {name: value.shape for name, value in tensors.items()})
+    omega, updates = tensors.get(OMEGA), {k: v for k, v in tensors.items() if k != OMEGA}
+    try:
+        rope = None if omega is None else LaneRoPE(omega, prompt_lane)
+        if isinstance(visibility, str):
+            LaneMask.named(visibility, 2, lag)
+        elif visibility is not None:
+            LaneMask(_matrix(visibility), lag)
+        elif lag:
+            raise TinylaneError(f"lag is {lag} without a visibility that it could delay")
+    except TinylaneError as error:
+        raise TinylaneError(f"{where}: {error}") from error
+    for name, value in tensors.items():
+        if not np.isfinite(value).all():
+            raise TinylaneError(f"{folder}: {name} holds NaN or infinite values")
+    scale = _scale(where, record)
+    for name in updates:
+        if name.endswith(".lora_b"):
+            updates[name] = updates[name] * np.float32(scale)
+    return Adapter(folder, updates, rope, visibility, lag, tuple(lanes), record)
+
+
+def _matrix(visibility: Any) -> np.ndarray:
+    rows = visibility if isinstance(visibility, list) else []
+    if not rows or any(not isinstance(row, list) or len(row) != len(rows) for row in rows):
+        raise TinylaneError(f"visibility {show(visibility)}, expected a name or a square matrix")
+    if any(value not in (0, 1) for row in rows for value in row):
+        raise TinylaneError(f"visibility {show(visibility)} holds values other than 0 and 1")
+    return np.array(rows, dtype=bool)
+
+
+def _scale(where: Path, record: dict[str, Any]) -> float:
+    nested = record.get("lora_parameters")
+    scale = record.get("scale", nested.get("scale") if isinstance(nested, dict) else None)
+    if scale is None:
+        return 1.0
+    if type(scale) not in (int, float) or not abs(scale) < 1e6:
+        raise TinylaneError(f"{where}: scale {show(scale)}, expected a number")
+    return float(scale)
+
+
+def _check_shapes(folder: Path, config: ModelConfig, shapes: Mapping[str, tuple]) -> None:
+    """Refuse tensors that this model cannot take, by name and shape."""
+    base, half = config.tensors(), config.head_dim // 2
+    for name, shape in shapes.items():
+        if name == OMEGA:
+            if shape not in ((half,), (config.layers, half)):
+                raise TinylaneError(
+                    f"{folder}: Omega has shape {shape}, expected ({half},) or "
+                    f"({config.layers}, {half}) for this model"
+                )
+            continue
+        lora = _LORA.fullmatch(name)
+        path = lora[1] if lora else name.removesuffix(".bias")
+        if (lora is None and not _BIAS.fullmatch(name)) or path + ".weight" not in base:
+            raise TinylaneError(f"{folder}: {show(name)} is not a tensor this model can take")
+        out, into = base[path + ".weight"]
+        if lora is None:
+            if shape != (out,):
+                raise TinylaneError(f"{folder}: {name} is {shape}, expected ({out},)")
+            continue
+        other = shapes.get(f"{path}.lora_{'b' if lora[2] == 'a' else 'a'}")
+        if other is None:
+            raise TinylaneError(f"{folder}: {name} without the other half of its update")
+        a, b = (shape, other) if lora[2] == "a" else (other, shape)
+        rank = a[-1] if a else 0
+        if a != (into, rank) or b != (rank, out) or rank > max(into, out):
+            raise TinylaneError(
+                f"{folder}: {path}.lora_a {a} and lora_b {b}, expected ({into}, r) and (r, {out})"
+            )
+
+
+def apply(params: dict[str, Any], adapter: Adapter, backend: str, dtype: str) -> None:
+    """Put the adapter's tensors among a loaded model's, in its library and dtype, in place."""
+    for name, value in adapter.tensors.items():
+        if backend == "mlx":
+            import mlx.core as mx
+
+            params[name] = mx.array(value).astype(getattr(mx, dtype))
+            mx.eval(params[name])
+        else:
+            params[name] = np.ascontiguousarray(value, dtype=dtype)

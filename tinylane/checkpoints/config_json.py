@@ -1,0 +1,420 @@
+"""`config.json` of a Hugging Face checkpoint, as the few numbers the decoder needs.
+
+Families: llama, mistral, qwen2, qwen3. Absent keys mean what they mean in transformers'
+configuration classes, except that the five sizes which decide every shape must be there and that
+`num_key_value_heads` is the number of heads. What changes the mathematics and is not implemented is
+refused by name, never ignored.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tinylane.core.config import ModelConfig, RopeConfig
+from tinylane.core.errors import TinylaneError, show
+from tinylane.files.io import read_json
+
+
+def read_config(path: str | os.PathLike[str]) -> ModelConfig:
+    """Read a checkpoint folder's `config.json`. Raises TinylaneError: file, key and value."""
+    file = Path(path) / "config.json"
+    if not os.path.exists(file):
+        raise TinylaneError(
+            f"{Path(path)}: no config.json; expected a Hugging Face checkpoint folder"
+        )
+    return parse_config(read_json(file), source=str(file))
+
+
+def parse_config(raw: dict[str, Any], source: str = "config.json") -> ModelConfig:
+    """Check and convert the object in `config.json`. Raises TinylaneError: key and value."""
+    read = Reader(raw, source)
+    family = family_of(read)
+    refuse_other_mathematics(read, family)
+    vocab = read.size("vocab_size", 1 << 24)
+    width = read.size("hidden_size", 1 << 17)
+    layers = read.size("num_hidden_layers", 1024)
+    heads = read.size("num_attention_heads", 2048)
+    kv_heads = read.size("num_key_value_heads", 2048, default=heads)
+    context = read.size("max_position_embeddings", 1 << 31, default=_CONTEXT[family])
+    head_dim = read.get("head_dim")
+    if head_dim is not None or family == "qwen3":
+        head_dim = read.size("head_dim", 1024, default=128)
+    elif width % heads:
+        read.fail("hidden_size", f"a multiple of num_attention_heads ({heads}) or a head_dim")
+    else:
+        head_dim = width // heads
+    if heads % kv_heads:
+        read.fail("num_key_value_heads", f"a divisor of num_attention_heads ({heads})")
+    if head_dim % 2 or head_dim > 1024:
+        raise TinylaneError(
+            f"{source}: head_dim {head_dim}, expected an even number up to 1024: "
+            "rotation pairs channels"
+        )
+    refuse_sliding_window(read, family, layers, context)
+    attention_bias = read.flag("attention_bias", False)
+    eos = read.get("eos_token_id", 2 if family in ("llama", "mistral") and vocab > 2 else None)
+    bos = read.get("bos_token_id", 1 if family in ("llama", "mistral") and vocab > 1 else None)
+    bos_ids = token_ids(bos, vocab, source, "bos_token_id")
+    return ModelConfig(
+        family=family,
+        vocab=vocab,
+        width=width,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        mlp_width=read.size("intermediate_size", 1 << 20),
+        context=context,
+        norm_eps=read.real("rms_norm_eps", 1e-6, above=0.0, below=1.0),
+        rope=_rope(read, context),
+        tied=read.flag("tie_word_embeddings", False),
+        qkv_bias=family == "qwen2" or attention_bias,
+        out_bias=family in ("llama", "qwen3") and attention_bias,
+        mlp_bias=read.flag("mlp_bias", False),
+        qk_norm=family == "qwen3",
+        eos_ids=token_ids(eos, vocab, source, "eos_token_id"),
+        bos_id=bos_ids[0] if bos_ids else None,
+        dtype=dtype_of(read),
+        quantization=quantization_of(read),
+        source=source,
+    )
+
+
+def config_to_dict(config: ModelConfig) -> dict[str, Any]:
+    """The `config.json` object of this model, in the spelling that transformers 5 writes.
+
+    The rotation stands there in the older spelling too: loaders that do not know
+    `rope_parameters` (mlx-lm) would take their own defaults, and be wrong without a word.
+    `parse_config(config_to_dict(config))` equals `config` up to `source`.
+    """
+    rope: dict[str, Any] = {"rope_type": config.rope.kind, "rope_theta": config.rope.base}
+    if config.rope.kind != "default":
+        rope["factor"] = config.rope.factor
+    if config.rope.kind in ("llama3", "yarn"):
+        rope["original_max_position_embeddings"] = config.rope.original_context
+    names = {"llama3": ("low_freq_factor", "high_freq_factor"), "yarn": _YARN}
+    for name in names.get(config.rope.kind, ()):
+        if getattr(config.rope, name) is not None:
+            rope[name] = getattr(config.rope, name)
+    raw: dict[str, Any] = {
+        "architectures": [ARCHITECTURES[config.family]],
+        "model_type": config.family,
+        "vocab_size": config.vocab,
+        "hidden_size": config.width,
+        "intermediate_size": config.mlp_width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": config.context,
+        "rms_norm_eps": config.norm_eps,
+        "rope_parameters": rope,
+        "tie_word_embeddings": config.tied,
+        "bos_token_id": config.bos_id,
+        "eos_token_id": list(config.eos_ids) or None,
+        "dtype": config.dtype,
+    }
+    raw["rope_theta"] = config.rope.base
+    if config.rope.kind != "default":
+        raw["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
+    if config.family in ("llama", "qwen3"):
+        raw["attention_bias"] = config.qkv_bias
+    if config.family == "llama":
+        raw["mlp_bias"] = config.mlp_bias
+    if config.family == "mistral":
+        raw["sliding_window"] = None
+    if config.quantization is not None:
+        raw["quantization"] = config.quantization
+    return raw
+
+
+ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+
+# Keys of other mathematics, by the value at which they do nothing (absent and null always do).
+_NEUTRAL: tuple[tuple[Any, str], ...] = (
+    (0, "num_experts num_local_experts n_routed_experts n_shared_experts num_experts_per_tok"),
+    (0, "moe_intermediate_size kv_lora_rank q_lora_rank no_rope_layer_interval"),
+    (0, "attn_logit_softcapping final_logit_softcapping attention_logit_softcapping"),
+    (0, "logit_softcapping logits_soft_cap softcap clip_qkv"),
+    (1, "partial_rotary_factor rotary_pct logits_scaling logit_scale mup_width_multiplier"),
+    (1, "embedding_multiplier residual_multiplier embedding_scale scale_emb"),
+    (None, "query_pre_attn_scalar attention_multiplier attention_scale scale_depth dim_model_base"),
+    (None, "text_config vision_config"),
+    (False, "alibi use_alibi is_encoder_decoder add_cross_attention use_bidirectional_attention"),
+    (False, "parallel_residual use_parallel_residual use_qk_norm qk_norm qk_layernorm"),
+    (False, "rope_interleaved rope_interleave rope_traditional attn_temperature_tuning"),
+    (False, "attn_output_gate attention_sink_bias use_mrope"),
+    ([], "no_rope_layers"),
+    (True, "is_causal"),
+)
+
+
+class Reader:
+    """Typed access to the raw object; null counts as absent; every failure names key and value."""
+
+    def __init__(self, raw: dict[str, Any], source: str) -> None:
+        if not isinstance(raw, dict):
+            raise TinylaneError(f"{source}: expected an object, found {show(raw, 40)}")
+        self.raw, self.source = raw, source
+
+    def fail(self, key: str, expected: str) -> NoReturn:
+        raise TinylaneError(f"{self.source}: {key} {show(self.raw.get(key))}, expected {expected}")
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A key that is absent has its default; one that is null has none."""
+        return self.raw.get(key, default)
+
+    def size(self, key: str, limit: int, default: int | None = None) -> int:
+        value = self.raw.get(key)
+        if value is None:
+            if default is None:
+                raise TinylaneError(f"{self.source}: {key} is missing")
+            return default
+        if type(value) is not int or not 1 <= value <= limit:
+            self.fail(key, f"a whole number from 1 to {limit}")
+        return value
+
+    def flag(self, key: str, default: bool) -> bool:
+        value = self.raw.get(key)
+        if value is not None and not isinstance(value, bool):
+            self.fail(key, "true or false")
+        return default if value is None else value
+
+    def real(self, key: str, default: float | None, *, above: float, below: float) -> float:
+        value = self.raw.get(key)
+        if value is None:
+            if default is None:
+                raise TinylaneError(f"{self.source}: {key} is missing")
+            return default
+        if type(value) not in (int, float) or not above < value < below:  # NaN compares false
+            self.fail(key, f"a number above {above:g} and below {below:g}")
+        return float(value)
+
+
+def token_ids(value: Any, vocab: int, source: str, key: str) -> tuple[int, ...]:
+    """`eos_token_id` and its like: null, an id or a list of ids, as a sorted tuple.
+
+    Raises TinylaneError for what is not an id of the vocabulary: generation would not stop.
+    """
+    ids = [] if value is None else value if isinstance(value, list) else [value]
+    for one in ids:
+        if type(one) is not int or not 0 <= one < vocab:
+            raise TinylaneError(
+                f"{source}: {key} {show(value)}, expected ids from 0 to {vocab - 1} (vocab_size)"
+            )
+    return tuple(sorted(set(ids)))
+
+
+def family_of(read: Reader) -> str:
+    kind = read.get("model_type")
+    architectures = read.get("architectures") or []
+    if not isinstance(architectures, list):
+        read.fail("architectures", "a list of names")
+    by_class = {name: family for family, name in ARCHITECTURES.items()}
+    known = f"tinylane reads {', '.join(ARCHITECTURES)}"
+    for name in architectures:
+        if not isinstance(name, str) or name not in by_class:
+            raise TinylaneError(
+                f"{read.source}: architecture {show(name)} is not implemented; {known}"
+            )
+    families = {by_class[name] for name in architectures}
+    if kind is None and len(families) == 1:
+        return families.pop()
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
+        raise TinylaneError(f"{read.source}: model_type {show(kind)} is not implemented; {known}")
+    if families - {kind}:
+        read.fail("architectures", f"{ARCHITECTURES[kind]}, since model_type is {kind!r}")
+    return kind
+
+
+def refuse_other_mathematics(read: Reader, family: str) -> None:
+    def neutral(value: Any, harmless: Any) -> bool:
+        # 0 == False in Python: compare numbers and flags separately
+        return value is None or (
+            value == harmless and isinstance(value, bool) == isinstance(harmless, bool)
+        )
+
+    for harmless, keys in _NEUTRAL:
+        for key in keys.split():
+            if not neutral(read.get(key), harmless):
+                raise TinylaneError(
+                    f"{read.source}: {key} {show(read.get(key))} is not implemented: "
+                    "it changes the mathematics"
+                )
+    if read.get("hidden_act", "silu") not in ("silu", "swish"):
+        raise TinylaneError(
+            f"{read.source}: hidden_act {show(read.get('hidden_act'))} is not implemented; "
+            "expected 'silu'"
+        )
+    unused = {"llama": (), "mistral": ("attention_bias", "mlp_bias", "qkv_bias")}
+    for key in unused.get(family, ("mlp_bias",)):
+        if not neutral(read.get(key), False):
+            raise TinylaneError(
+                f"{read.source}: {key} {show(read.get(key))} is not implemented for {family}"
+            )
+
+
+def refuse_sliding_window(read: Reader, family: str, layers: int, context: int) -> None:
+    """A window that is at least the context, or that no layer uses, is no window."""
+    window = read.get("sliding_window", 4096 if family in ("mistral", "qwen2", "qwen3") else None)
+    types = read.get("layer_types")
+    if family in ("qwen2", "qwen3") and not read.flag("use_sliding_window", False):
+        window = None
+    if window is not None and (type(window) is not int or window < 1):
+        read.fail("sliding_window", "null or a positive whole number")
+    if types is not None:
+        if not isinstance(types, list) or len(types) != layers:
+            read.fail("layer_types", f"a list of {layers} names (num_hidden_layers)")
+        for name in types:
+            if name not in ("full_attention", "sliding_attention"):
+                raise TinylaneError(f"{read.source}: layer type {show(name)} is not implemented")
+            if name == "sliding_attention" and window is None:
+                read.fail("layer_types", "only 'full_attention', since no sliding window is on")
+        if "sliding_attention" not in types:
+            window = None
+    elif family in ("qwen2", "qwen3") and window is not None:
+        first = read.get("max_window_layers", 28)
+        if type(first) is not int or first < 0:
+            read.fail("max_window_layers", "a whole number")
+        window = None if first >= layers else window
+    if window is not None and window < context:
+        raise TinylaneError(
+            f"{read.source}: sliding_window {window} is active (max_position_embeddings {context}) "
+            "and not implemented; set it to null only if the model was trained without it"
+        )
+
+
+def dtype_of(read: Reader) -> str:
+    named = [read.get(key) for key in ("dtype", "torch_dtype") if read.get(key) is not None]
+    for name in named:
+        plain = name.removeprefix("torch.") if isinstance(name, str) else name
+        if plain not in ("float32", "float16", "bfloat16", "float64"):
+            key = "dtype" if name is read.get("dtype") else "torch_dtype"
+            read.fail(key, "float32, float16, bfloat16 or float64")
+    return named[0].removeprefix("torch.") if named else "float32"
+
+
+def quantization_of(read: Reader) -> dict | None:
+    """MLX's own record; other methods (GPTQ, AWQ, bitsandbytes, fp8) are refused by name."""
+    theirs, ours = read.get("quantization_config"), read.get("quantization")
+    for key, value in (("quantization_config", theirs), ("quantization", ours)):
+        if value is not None and not isinstance(value, dict):
+            read.fail(key, "an object")
+        if value and "quant_method" in value:
+            raise TinylaneError(
+                f"{read.source}: quantization method {show(value['quant_method'])} is not "
+                "implemented; tinylane reads MLX-quantized and unquantized checkpoints"
+            )
+    if ours and theirs and ours != theirs:
+        read.fail("quantization_config", "the same as quantization")
+    return ours or theirs or None
+
+
+_CONTEXT = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}
+_YARN = ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate")
+
+
+def _rope_settings(read: Reader) -> dict[str, Any]:
+    """All three spellings as one flat dict; values that contradict each other are refused."""
+    merged: dict[str, Any] = {}
+
+    def put(key: str, value: Any, where: str) -> None:
+        if value is None:
+            return
+        if key in merged and merged[key] != value:
+            raise TinylaneError(
+                f"{read.source}: {where} {key} {show(value)} contradicts {show(merged[key])}"
+            )
+        merged[key] = value
+
+    put("rope_theta", read.get("rope_theta"), "config")
+    put(
+        "original_max_position_embeddings",
+        read.get("original_max_position_embeddings"),
+        "config",
+    )
+    for where in ("rope_scaling", "rope_parameters"):
+        given = read.get(where)
+        if isinstance(given, dict) and isinstance(given.get("full_attention"), dict):
+            given = given["full_attention"]  # by layer type; only full attention gets this far
+        if given is None or given == {}:
+            continue
+        if not isinstance(given, dict):
+            read.fail(where, "null or an object")
+        for key, value in given.items():
+            put("rope_type" if key == "type" else key, value, where)
+    return merged
+
+
+def _rope(read: Reader, context: int) -> RopeConfig:
+    inner = Reader(_rope_settings(read), f"{read.source}: RoPE")
+    kind = inner.raw.pop("rope_type", "default")
+    if kind not in ("default", "linear", "llama3", "yarn"):
+        raise TinylaneError(
+            f"{read.source}: RoPE scaling {show(kind)} is not implemented; "
+            "expected default, linear, llama3 or yarn"
+        )
+    # what a kind does not use may stand there only at the value at which it does nothing
+    neutral = {"partial_rotary_factor": 1, "attn_factor": 1, "extrapolation_factor": 1}
+    used = {"rope_theta", "original_max_position_embeddings", "finetuned"}
+    used |= {"factor"} if kind != "default" else set()
+    used |= {"low_freq_factor", "high_freq_factor"} if kind == "llama3" else set()
+    used |= set(_YARN) if kind == "yarn" else set()
+    neutral |= {"factor": 1, "attention_factor": 1, "low_freq_factor": 1}
+    ignored = {"high_freq_factor", *_YARN} - {"attention_factor"}
+    for key, value in inner.raw.items():
+        if key in used or (key in neutral and value == neutral[key]) or key in ignored:
+            continue
+        raise TinylaneError(
+            f"{read.source}: RoPE setting {show(key)} = {show(value)} is not implemented "
+            f"for kind {kind!r}"
+        )
+    base = inner.real("rope_theta", 10000.0, above=1.0, below=1e15)
+    if kind == "default":
+        return RopeConfig(base=base)
+    original = inner.size("original_max_position_embeddings", 1 << 31, default=context)
+    if kind == "yarn" and inner.get("factor") is None:
+        if inner.get("original_max_position_embeddings") is None or context < original:
+            raise TinylaneError(f"{inner.source}: factor is missing")
+        factor = context / original  # as transformers does
+    else:
+        factor = inner.real("factor", None, above=math.nextafter(1.0, 0.0), below=1e6)
+    if kind == "linear":
+        return RopeConfig(kind=kind, base=base, factor=factor)
+    if kind == "llama3":
+        low = inner.real("low_freq_factor", None, above=0.0, below=1e6)
+        high = inner.real("high_freq_factor", None, above=0.0, below=1e6)
+        if not low < high:
+            inner.fail("high_freq_factor", f"more than low_freq_factor ({low:g})")
+        return RopeConfig(kind, base, factor, original, low, high)
+
+    def positive(key: str) -> float | None:  # transformers reads 0 as "not given" for all of these
+        return inner.real(key, None, above=0.0, below=1e6) if inner.get(key) else None
+
+    fast, slow = positive("beta_fast") or 32.0, positive("beta_slow") or 1.0
+    if fast < slow:
+        inner.fail("beta_fast", f"at least beta_slow ({slow:g})")
+    attention = inner.get("attention_factor")
+    return RopeConfig(
+        kind=kind,
+        base=base,
+        factor=factor,
+        original_context=original,
+        beta_fast=fast,
+        beta_slow=slow,
+        attention_factor=None
+        if attention is None
+        else inner.real("attention_factor", None, above=0.0, below=1e3),
+        mscale=positive("mscale"),
+        mscale_all_dim=positive("mscale_all_dim"),
+        truncate=inner.flag("truncate", True),
+    )

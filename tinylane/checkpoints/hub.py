@@ -1,0 +1,103 @@
+"""From what a user writes after `--model` to a folder: a local one, or a hub id's files.
+
+Downloads go through `huggingface_hub` into its own cache: only the files that a checkpoint needs,
+only what is not there yet, interrupted ones continued, and from the cache when there is no network.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import cast
+
+from tinylane.core.errors import TinylaneError, show
+
+# Of the folder itself: a star spans slashes here, but patterns are anchored at the path's start.
+# `consolidated.safetensors` and the like are a second copy of the weights.
+FILES = [
+    "config.json",
+    "generation_config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "adapter_config.json",
+    "adapters.safetensors",
+    "adapter/adapter_config.json",
+    "adapter/adapters.safetensors",
+]
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+
+
+def resolve(source: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """The folder of a checkpoint or adapter: `source` itself, or a hub id's snapshot in the cache.
+
+    source: a local folder, or `owner/name`. revision: a branch, tag or commit, of a hub id only.
+    Raises TinylaneError: missing folder, unknown id or revision, gated model, no network.
+    """
+    text = os.fspath(source)
+    if not text.strip() or "\0" in text:
+        raise TinylaneError(f"model {show(text)}: expected a folder or a hub id such as owner/name")
+    # os.path's tests, unlike Path's, never raise: names that are too long, folders out of reach
+    folder = Path(os.path.expanduser(text))
+    if os.path.isdir(folder):
+        if revision is not None:
+            raise TinylaneError(f"{text} is a local folder and has no revision {show(revision)}")
+        return folder
+    if os.path.lexists(folder):
+        raise TinylaneError(f"{text} is not a folder; expected the folder that holds config.json")
+    if not _ID.fullmatch(text) or ".." in text:
+        raise TinylaneError(f"{text}: no such folder (nor a hub id, which looks like owner/name)")
+    return _download(text, revision)
+
+
+def _download(name: str, revision: str | None) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import (
+            EntryNotFoundError,
+            GatedRepoError,
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
+    except ImportError as error:
+        raise TinylaneError(
+            f"{name}: no such folder, and downloading needs: pip install huggingface_hub"
+        ) from error
+    # the HTTP library's own errors: requests before huggingface_hub 1.0, httpx since
+    http = cast(tuple[type[Exception], ...], HfHubHTTPError.__bases__)
+    failed: tuple[type[Exception], ...] = (OSError, EntryNotFoundError, *http)
+    try:
+        found = Path(snapshot_download(name, revision=revision, allow_patterns=FILES))
+    except GatedRepoError as error:
+        raise TinylaneError(
+            f"{name} is gated: accept its terms on the hub, then log in with `hf auth login`"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise TinylaneError(
+            f"{name}: no such folder here and no such model on the hub (or it is private)"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise TinylaneError(f"{name} has no revision {show(revision)} on the hub") from error
+    except LocalEntryNotFoundError as error:
+        raise TinylaneError(
+            f"{name}: no such folder here, no network to the hub, and not (all of it) in the cache"
+        ) from error
+    except HFValidationError as error:
+        raise TinylaneError(f"{name}: neither a folder here nor a valid hub id") from error
+    except failed as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise TinylaneError(
+            f"{name}: download failed ({reason}); run again, it continues where it stopped"
+        ) from error
+    if not (found / "config.json").exists() and not (found / "adapter_config.json").exists():
+        raise TinylaneError(f"{name}: the hub has no config.json for it; not a checkpoint")
+    return found

@@ -1,0 +1,305 @@
+"""What the loader chose for a checkpoint, and which file said so: `tinylane inspect`."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tinylane.checkpoints.adapter import CONFIG as ADAPTER_CONFIG
+from tinylane.checkpoints.adapter import Adapter, load_adapter
+from tinylane.checkpoints.config_json import read_config, token_ids
+from tinylane.checkpoints.hub import resolve
+from tinylane.checkpoints.weights import WeightFiles, identity, inside
+from tinylane.core.config import ModelConfig
+from tinylane.core.errors import TinylaneError, show
+from tinylane.files.io import read_json
+from tinylane.files.memory import ITEMSIZE, Forecast, forecast, size
+
+if TYPE_CHECKING:
+    from tinylane.checkpoints.adapter import Adapter
+    from tinylane.checkpoints.tokenizer import Tokenizer
+    from tinylane.checkpoints.weights import WeightFiles
+
+NOTHING = "none"
+
+
+def inspect(
+    source: str | os.PathLike[str],
+    lanes: int = 1,
+    prompt_tokens: int = 0,
+    max_tokens: int = 0,
+    adapter: str | os.PathLike[str] | bool | None = None,
+    *,
+    backend: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+) -> dict[str, Any]:
+    """The report on a checkpoint without reading its tensors; arguments as in `load`.
+
+    Each entry is {"value": ..., "from": file names}; everything in it can be written as JSON.
+    Raises TinylaneError for whatever `load` would refuse, but not for too little memory: the
+    forecast says whether it fits.
+    """
+    plan = Plan(resolve(source, revision), choose_backend(backend), dtype, adapter)
+    with plan.open() as files:
+        tokenizer = plan.tokenizer(files.config)
+        needs = plan.forecast(files, lanes, prompt_tokens, max_tokens)
+        return describe(plan, files, plan.adapter(files.config), tokenizer, needs)
+
+
+def describe(
+    plan: Plan,
+    files: WeightFiles,
+    adapter: Adapter | None,
+    tokenizer: Tokenizer | None,
+    needs: Forecast,
+) -> dict[str, Any]:
+    """The report of a plan; also kept by `load` as `Model.report`."""
+    config, weights = files.config, _names([path.name for path in files.paths])
+    report: dict[str, Any] = {}
+
+    def say(key: str, value: Any, where: str) -> None:
+        report[key] = {"value": value, "from": where}
+
+    say("model", str(plan.folder), "")
+    say("identity", plan.identity, f"config.json, {weights}")
+    say("backend", plan.backend, "chosen")
+    say("family", config.family, "config.json")
+    sizes = ("layers", "width", "heads", "kv_heads", "head_dim", "mlp_width", "vocab", "context")
+    say("sizes", {name: getattr(config, name) for name in sizes}, "config.json")
+    say("parameters", sum(map(math.prod, config.tensors().values())), "config.json")
+    used = plan.dtype(files)
+    say("dtype", {"files": files.float_dtype, "config": config.dtype, "used": used}, weights)
+    optional = ("qkv_bias", "out_bias", "mlp_bias", "qk_norm")
+    say("optional", [name for name in optional if getattr(config, name)], "config.json")
+    tied = "config.json" if config.tied == plan.config.tied else f"{weights}, against config.json"
+    say("tied", config.tied, tied)
+    rope = {"kind": config.rope.kind, "base": config.rope.base}
+    if config.rope.kind != "default":
+        rope["factor"] = config.rope.factor
+    if config.rope.original_context:
+        rope["original_context"] = config.rope.original_context
+    say("rope", rope, "config.json")
+    say("quantization", _packed(files), f"{weights}, config.json" if files.packings else weights)
+    where = [name for name, ids in (("config.json", plan.config.eos_ids),) if ids]
+    where += [GENERATION] if plan.generation.get("eos_token_id") is not None else []
+    eos = set(plan.eos_ids)
+    if tokenizer is not None:
+        eos |= set(tokenizer.eos_ids)
+        where += ["tokenizer"] if set(tokenizer.eos_ids) - set(plan.eos_ids) else []
+    say("eos_ids", sorted(eos), _names(where) or NOTHING)
+    say(
+        "tokenizer",
+        None if tokenizer is None else tokenizer.vocab_size,
+        "no tokenizer.json" if tokenizer is None else "tokenizer.json",
+    )
+    template = None if tokenizer is None else tokenizer.chat_template
+    say("chat_template", bool(template), _template_file(tokenizer) if template else NOTHING)
+    said = GENERATION if plan.generation else f"no {GENERATION}"
+    say("sampling", plan.sampling, said)
+    say("adapter", _adapter(adapter), NOTHING if adapter is None else str(adapter.folder))
+    say("forecast", needs.to_dict(), "computed")
+    return report
+
+
+def _packed(files: WeightFiles) -> list[str]:
+    """How many layers are packed in which way: ["28 x affine 4 bits, groups of 64", ...]."""
+    count: dict[str, int] = {}
+    for how in files.packings.values():
+        text = f"{how.mode} {how.bits} bits, groups of {how.group_size}"
+        count[text] = count.get(text, 0) + 1
+    return [f"{number} x {text}" for text, number in sorted(count.items())]
+
+
+def _adapter(adapter: Adapter | None) -> dict[str, Any] | None:
+    if adapter is None:
+        return None
+    rope = adapter.lane_rope
+    return {
+        "omega": None if rope is None else list(rope.omega.shape),
+        "prompt_lane": None if rope is None else rope.prompt_lane,
+        "visibility": adapter.visibility,
+        "lag": adapter.lag,
+        "lanes": list(adapter.lanes),
+        "updates": len(adapter.tensors),
+    }
+
+
+def _template_file(tokenizer: Any) -> str:
+    return Path(str(tokenizer.template_source or "tokenizer_config.json")).name
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 2 else f"{names[0]} .. {names[-1]} ({len(names)})"
+
+
+def format_report(report: dict[str, Any]) -> list[str]:
+    """The report as plain lines: name, value, file."""
+    lines = []
+    for key, entry in report.items():
+        if key == "forecast":
+            continue
+        text = _text(key, entry["value"])
+        where = f"  [{entry['from']}]" if entry["from"] else ""
+        lines.append(f"{key.replace('_', ' '):<14} {text}{where}")
+    needs = report["forecast"]["value"]
+    lines.append(
+        f"{'forecast':<14} weights {size(needs['weights'])}, prompt of "
+        f"{needs['prompt_tokens']:,} tokens {size(needs['prompt_kv'])} (once), "
+        f"{needs['lanes']:,} lanes of {needs['max_tokens']:,} tokens {size(needs['lane_kv'])}: "
+        f"{size(needs['total'])} in all"
+    )
+    have = needs["available"]
+    verdict = "fits" if needs["fits"] else "DOES NOT FIT"
+    found = "the system does not say" if have is None else f"{size(have)}: {verdict}"
+    lines.append(f"{'available':<14} {found}")
+    return lines
+
+
+def _text(key: str, value: Any) -> str:
+    if value is None or value == [] or value is False:
+        return {"tied": "no: output head of its own", "quantization": NOTHING}.get(key, NOTHING)
+    if key == "tied":
+        return "yes: the output head is the embedding"
+    if value is True:
+        return "yes"
+    if key == "parameters":
+        return f"{value:,}"
+    if key == "tokenizer":
+        return f"{value:,} tokens"
+    if key == "identity":
+        return value[:16]
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_plain(item)}" for name, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(_plain(item) for item in value)
+    return _plain(value)
+
+
+def _plain(item: Any) -> str:
+    return f"{item:g}" if isinstance(item, float) else str(item).replace("\n", " ")
+
+
+GENERATION = "generation_config.json"
+
+
+DTYPES = {"numpy": ("float32", "float64"), "mlx": ("float32", "float16", "bfloat16")}
+
+
+SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
+
+def choose_backend(name: str = "auto") -> str:
+    """ "numpy" or "mlx". Raises TinylaneError for another name, or if MLX is not installed."""
+    if name not in ("auto", *DTYPES):
+        raise TinylaneError(f"backend {show(name)}, expected numpy, mlx or auto")
+    apple = platform.system() == "Darwin" and platform.machine() == "arm64"
+    if name == "numpy" or (name == "auto" and not apple):
+        return "numpy"
+    try:
+        import mlx.core  # noqa: F401
+    except ImportError as error:
+        if name == "auto":
+            return "numpy"
+        raise TinylaneError(
+            'backend mlx is not installed: pip install "tinylane[mlx]"; or choose numpy'
+        ) from error
+    return "mlx"
+
+
+class Plan:
+    """What is chosen from the small files of a checkpoint, before its tensors are read."""
+
+    def __init__(
+        self,
+        folder: Path,
+        backend: str,
+        dtype: str = "auto",
+        adapter: str | os.PathLike[str] | bool | None = None,
+    ) -> None:
+        if dtype != "auto" and dtype not in DTYPES[backend]:
+            names = ", ".join(DTYPES[backend])
+            raise TinylaneError(f"dtype {show(dtype)}, expected auto or, for {backend}, {names}")
+        self.folder, self.backend, self.asked = folder, backend, dtype
+        inside(folder, "config.json")
+        self.config = read_config(folder)
+        self.generation = {}
+        if os.path.exists(inside(folder, GENERATION)):
+            self.generation = read_json(folder / GENERATION)
+        source = str(folder / GENERATION)
+        self.sampling = sampling_defaults(self.generation, source)
+        own = token_ids(
+            self.generation.get("eos_token_id"), self.config.vocab, source, "eos_token_id"
+        )
+        self.eos_ids = tuple(sorted({*self.config.eos_ids, *own}))
+        self.identity = identity(folder)
+        self.adapter_folder = self._adapter_folder(adapter)
+
+    def open(self) -> WeightFiles:
+        return WeightFiles(self.folder, self.config)
+
+    def _adapter_folder(self, given: str | os.PathLike[str] | bool | None) -> Path | None:
+        if given is True:
+            raise TinylaneError("adapter True: expected a folder, a hub id, None or False")
+        if given is None:
+            own = inside(self.folder, "adapter")
+            return own if os.path.exists(own / ADAPTER_CONFIG) else None
+        return None if given is False else resolve(given)
+
+    def adapter(self, config: ModelConfig) -> Adapter | None:
+        if self.adapter_folder is None:
+            return None
+        return load_adapter(self.adapter_folder, config, self.identity)
+
+    def tokenizer(self, config: ModelConfig) -> Tokenizer | None:
+        """The folder's tokenizer, or None if it has none (prompts are then token ids)."""
+        if not os.path.exists(inside(self.folder, "tokenizer.json")):
+            return None
+        from tinylane.checkpoints.tokenizer import Tokenizer
+
+        return Tokenizer.from_folder(self.folder, config_eos=self.eos_ids, vocab=config.vocab)
+
+    def dtype(self, files: WeightFiles) -> str:
+        if self.asked != "auto":
+            return self.asked
+        if self.backend == "mlx":
+            import mlx.core as mx
+
+            if mx.default_device().type == mx.DeviceType.gpu:
+                return files.float_dtype
+        return "float32"  # MLX's CPU is 40 times slower in 16 bits
+
+    def forecast(
+        self, files: WeightFiles, lanes: int = 1, prompt_tokens: int = 0, max_tokens: int = 0
+    ) -> Forecast:
+        dtype = self.dtype(files)
+        weights = files.final_bytes(ITEMSIZE[dtype], native=self.backend == "mlx")
+        return forecast(files.config, dtype, lanes, prompt_tokens, max_tokens, weights)
+
+
+def sampling_defaults(generation: dict[str, Any], source: str = GENERATION) -> dict[str, Any]:
+    """generation_config.json's sampling, as `Sampler.from_config` takes it. Raises TinylaneError.
+
+    As in transformers, without `do_sample: true` decoding is greedy (temperature 0), whatever
+    temperature stands there. Only what the file says is returned: transformers' own default of
+    top_k 50 is not applied.
+    """
+    from tinylane.core.sampling import Sampler
+
+    sample = generation.get("do_sample")
+    if sample is not None and not isinstance(sample, bool):
+        raise TinylaneError(f"{source}: do_sample {show(sample)}, expected true or false")
+    found = {key: generation[key] for key in SETTINGS if generation.get(key) is not None}
+    if any(isinstance(value, bool) for value in found.values()):
+        raise TinylaneError(f"{source}: {show(found)}, expected numbers")
+    if not sample:
+        found["temperature"] = 0.0
+    found.setdefault("temperature", 1.0)
+    try:
+        Sampler(**found)
+    except TinylaneError as error:
+        raise TinylaneError(f"{source}: {error}") from error
+    return {"do_sample": bool(sample), **found}

@@ -1,0 +1,277 @@
+"""The tensors of a checkpoint folder: which files, which names, and whether they fit the config.
+
+Nothing of a tensor is read before every name, dtype and shape in every header agrees with what
+config.json calls for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from tinylane.checkpoints.quantized import Packing, dequantize, packing
+from tinylane.core.config import ModelConfig
+from tinylane.core.errors import TinylaneError, show
+from tinylane.files.io import inside as inside
+from tinylane.files.io import open_regular, read_json
+from tinylane.files.memory import available_memory, size
+from tinylane.files.safetensors import DENSE, FLOATS, MAX_HEADER, TensorFile, widen
+
+CHUNK = 1 << 20  # bytes of float32 that are converted at a time: twice as fast as 8 MiB (caches)
+ROWS = 32  # at least so many rows at a time: transposed, they become one run of memory each
+MAX_SHARDS = 1024
+EMBED, HEAD = "model.embed_tokens", "lm_head"
+HARMLESS = ("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
+
+
+def shards(folder: Path) -> list[Path]:
+    """The weight files: `model.safetensors`, or the index's shards, or any *.safetensors there are.
+
+    Raises TinylaneError for an index that points outside or at missing shards, and for no files.
+    """
+    if os.path.exists(folder / "model.safetensors"):
+        return [inside(folder, "model.safetensors")]
+    index = inside(folder, "model.safetensors.index.json")
+    if os.path.lexists(index):  # a link to nothing is damage, not absence
+        placed = read_json(index, MAX_HEADER).get("weight_map")
+        if not isinstance(placed, dict) or not placed:
+            raise TinylaneError(f"{index}: weight_map {show(placed, 40)}, expected shards by name")
+        for shard in placed.values():
+            if not isinstance(shard, str) or not shard.endswith(".safetensors"):
+                raise TinylaneError(f"{index}: shard {show(shard)}, expected a *.safetensors name")
+        names = sorted(set(placed.values()))
+        paths = [inside(folder, name) for name in names]
+        missing = [path.name for path in paths if not os.path.exists(path)]
+        if missing:
+            raise TinylaneError(
+                f"{folder}: {len(missing)} of {len(paths)} shards missing: {_few(missing)}"
+            )
+    else:
+        names = sorted(path.name for path in folder.glob("*.safetensors"))
+        other = ("adapters.safetensors", "adapter_model.safetensors", "consolidated")
+        paths = [inside(folder, name) for name in names if not name.startswith(other)]
+    if not paths:
+        old = [*folder.glob("*.bin"), *folder.glob("*.gguf"), *folder.glob("*.pth")]
+        hint = "only *.safetensors is read" if old else "expected model.safetensors"
+        raise TinylaneError(f"{folder}: no weights ({hint})")
+    if len(paths) > MAX_SHARDS:
+        raise TinylaneError(f"{folder}: {len(paths)} weight files, limit {MAX_SHARDS}")
+    return paths
+
+
+def identity(folder: Path) -> str:
+    """sha256 of what tells checkpoints apart without reading them whole.
+
+    config.json (canonical), and of every weight file its name, size, header, and 4 KiB at the
+    start, middle and end of its tensors. Raises TinylaneError.
+    """
+    digest = hashlib.sha256()
+    config = read_json(inside(folder, "config.json"))
+    digest.update(json.dumps(config, sort_keys=True, separators=(",", ":")).encode())
+    for path in shards(folder):
+        with TensorFile.open(path) as tensors, open_regular(path) as file:
+            end = file.seek(0, 2)
+            digest.update(f"\n{path.name} {end}\n".encode() + tensors.header)
+            start = 8 + len(tensors.header)
+            for at in (start, (start + end) // 2, max(start, end - 4096)):
+                file.seek(at)
+                digest.update(file.read(4096))
+    return digest.hexdigest()
+
+
+class WeightFiles:
+    """A checkpoint's open weight files, checked against its config; a context manager.
+
+    config: as in the file, but for `tied`, which follows what the files hold. packings: quantized
+    layers by path. untied: whether a head that differs from the embedding overruled config.json.
+    """
+
+    def __init__(self, folder: Path, config: ModelConfig) -> None:
+        self.folder, self.config, self.untied = folder, config, False
+        self.packings: dict[str, Packing] = {}
+        self._where: dict[str, tuple[TensorFile, str]] = {}
+        self._stack = contextlib.ExitStack()
+        self.paths = shards(folder)
+        try:
+            for path in self.paths:
+                self._add(self._stack.enter_context(TensorFile.open(path)))
+            self._settle_head()
+            self._check()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def __enter__(self) -> WeightFiles:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _add(self, file: TensorFile) -> None:
+        for name in file.names:
+            if name.endswith(HARMLESS):
+                continue
+            bare = name.startswith(("layers.", "embed_tokens.", "norm."))  # saved without its head
+            ours = f"model.{name}" if bare else name
+            if ours in self._where:
+                raise TinylaneError(
+                    f"{file.path}: tensor {show(name)} is also in {self._where[ours][0].path}"
+                )
+            self._where[ours] = (file, name)
+
+    def has(self, name: str) -> bool:
+        return name in self._where
+
+    def dtype(self, name: str) -> str:
+        file, there = self._where[name]
+        return file.dtype(there)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        file, there = self._where[name]
+        return file.shape(there)
+
+    def read(self, name: str) -> np.ndarray:
+        """A tensor as the file has it; BF16 as uint16."""
+        file, there = self._where[name]
+        return file.read(there)
+
+    def _settle_head(self) -> None:
+        """Tied or not, in either file layout: as transformers 5 does, the files have the last word.
+
+        Tied with only a head in the file: the head is the embedding. Tied with both: equal ones
+        are tied; different ones are both used.
+        """
+        if not self.config.tied or not self.has(f"{HEAD}.weight"):
+            return
+        parts = [p for p in ("weight", "scales", "biases") if self.has(f"{HEAD}.{p}")]
+        if not self.has(f"{EMBED}.weight"):
+            for part in parts:
+                self._where[f"{EMBED}.{part}"] = self._where.pop(f"{HEAD}.{part}")
+        elif all(self._equal(f"{HEAD}.{part}", f"{EMBED}.{part}") for part in parts):
+            for part in parts:
+                del self._where[f"{HEAD}.{part}"]
+        else:
+            self.config, self.untied = replace(self.config, tied=False), True
+
+    def _equal(self, one: str, other: str) -> bool:
+        if not self.has(other) or self.shape(one) != self.shape(other) or not self.shape(one):
+            return False
+        if self.dtype(one) != self.dtype(other):
+            return False
+        file, there = self._where[one]
+        bytes_, have = file.nbytes(there), available_memory()
+        if have is not None and bytes_ > have:  # a sparse file takes no room and reads for ever
+            raise TinylaneError(
+                f"{file.path}: {one} has {size(bytes_)}, {size(have)} are available"
+            )
+        return all(
+            np.array_equal(a.view(np.uint8), b.view(np.uint8))
+            for (_, a), (_, b) in zip(self._raw(one), self._raw(other), strict=True)
+        )
+
+    def _check(self) -> None:
+        expected = self.config.tensors()
+        used: set[str] = set()
+        missing, wrong = [], []
+        for name, shape in expected.items():
+            path = name.removesuffix(".weight")
+            if len(shape) == 2 and self.has(f"{path}.scales"):
+                parts = [p for p in ("weight", "scales", "biases") if self.has(f"{path}.{p}")]
+                found = {p: (self.dtype(f"{path}.{p}"), self.shape(f"{path}.{p}")) for p in parts}
+                self.packings[path] = packing(self.config.quantization, path, shape, found)
+                used.update(f"{path}.{part}" for part in parts)
+            elif not self.has(name):
+                missing.append(f"{name} {shape}")
+            elif self.shape(name) != shape:
+                wrong.append(f"{name} is {self.shape(name)}, expected {shape}")
+            elif self.dtype(name) not in DENSE:
+                wrong.append(f"{name} is {self.dtype(name)}, expected {', '.join(DENSE)}")
+            used.add(name)
+        if wrong:
+            raise TinylaneError(f"{self.folder}: {_few(wrong)} (config.json)")
+        if missing:
+            raise TinylaneError(f"{self.folder}: missing {_few(missing)}; config.json calls for it")
+        extra = [f"{name} {self.shape(name)}" for name in self._where if name not in used]
+        if extra:
+            raise TinylaneError(
+                f"{self.folder}: {_few(extra)} in the files, but a {self.config.family} with this "
+                "config.json has no such tensor"
+            )
+
+    @property
+    def float_dtype(self) -> str:
+        """The dtype most of the floating-point bytes are in: float32, float16, bfloat16."""
+        count = dict.fromkeys(DENSE, 0)
+        for name in self._where:
+            if self.dtype(name) in count:
+                count[self.dtype(name)] += math.prod(self.shape(name))
+        most = max(DENSE, key=lambda dtype: count[dtype])
+        return {"F16": "float16", "BF16": "bfloat16"}.get(most, "float32")
+
+    def final_bytes(self, itemsize: int, native: bool) -> int:
+        """Bytes of the weights once loaded; native: packed layers stay so where MLX can."""
+        total = 0
+        for name, shape in self.config.tensors().items():
+            how = self.packings.get(path := name.removesuffix(".weight"))
+            if how is None or not (native and how.native):
+                total += math.prod(shape) * itemsize
+                continue
+            total += 4 * math.prod(self.shape(name))
+            for part in ("scales", "biases"):
+                if self.has(f"{path}.{part}"):
+                    wide = 1 if how.mode == "mxfp4" else itemsize
+                    total += wide * math.prod(self.shape(f"{path}.{part}"))
+        return total
+
+    def _raw(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
+        file, there = self._where[name]
+        shape = file.shape(there)
+        step = max(ROWS, CHUNK // max(1, 4 * math.prod(shape[1:])))
+        for start in range(0, shape[0], step):
+            stop = min(start + step, shape[0])
+            yield start, file.rows(there, start, stop)
+
+    def chunks(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
+        """(first row, rows as float32, or float64 if the file has that), dequantized if packed."""
+        path = name.removesuffix(".weight")
+        how = self.packings.get(path)
+        if how is None:
+            for start, raw in self._raw(name):
+                yield start, widen(raw, self.dtype(name))
+            return
+        columns = self.shape(name)[1] * 32 // how.bits
+        step = max(ROWS, CHUNK // (4 * columns))
+        for start in range(0, self.shape(name)[0], step):
+            stop = min(start + step, self.shape(name)[0])
+            packed = {}
+            for part in ("weight", "scales", "biases"):
+                if self.has(f"{path}.{part}"):
+                    file, there = self._where[f"{path}.{part}"]
+                    rows = file.rows(there, start, stop)
+                    dtype = file.dtype(there)
+                    packed[part] = widen(rows, dtype) if dtype in FLOATS else rows
+            biases = packed.get("biases")
+            yield start, dequantize(packed["weight"], packed["scales"], biases, how)
+
+
+def _few(items: list[str]) -> str:
+    shown = ", ".join(item if len(item) <= 120 else show(item, 120) for item in items[:3])
+    shown = shown.replace("\n", " ")
+    return shown if len(items) <= 3 else f"{shown} and {len(items) - 3} more"

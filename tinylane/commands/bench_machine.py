@@ -1,0 +1,75 @@
+"""What the machine is: its memory bandwidth as measured, and the memory a process has taken."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+READ = 1 << 29  # bytes: far more than any cache holds
+
+
+def cores() -> int:
+    """Processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def describe() -> dict[str, Any]:
+    """Processor, system and Python, as far as they can be told without rights."""
+    name = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    except OSError:
+        pass
+    return {
+        "processor": name,
+        "cores": cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+
+
+def bandwidth(threads: int, backend: str = "numpy", size: int = READ, tries: int = 4) -> float:
+    """Bytes per second that can be read from memory: the best of several plain ways to read.
+
+    A vector product (what decoding does), sums and maxima, by one and by all threads; with MLX its
+    own sum too, which on a GPU is the one that counts.
+    """
+    x = np.ones(size // 4, dtype=np.float32)
+    tall, flat = x.reshape(-1, 1024), x.reshape(1024, -1)
+    ways: list[Callable[[], Any]] = [
+        lambda: np.dot(x, x),
+        lambda: tall[0] @ flat,
+        lambda: tall @ tall[0],
+        lambda: x.max(),
+    ]
+    pool = ThreadPoolExecutor(threads)
+    parts = np.array_split(x, threads)
+    ways += [lambda: list(pool.map(np.max, parts)), lambda: list(pool.map(np.sum, parts))]
+    if backend == "mlx":
+        import mlx.core as mx
+
+        y = mx.array(x)
+        ways += [lambda: mx.eval(y.sum()), lambda: mx.eval(y.max())]
+    best = float("inf")
+    with pool:
+        for _ in range(tries):
+            for way in ways:
+                began = time.perf_counter()
+                way()
+                best = min(best, time.perf_counter() - began)
+    if backend == "mlx":
+        del y, ways[-2:]
+        mx.clear_cache()
+    return x.nbytes / best

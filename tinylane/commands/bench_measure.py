@@ -1,0 +1,373 @@
+"""The rounds: contestants in turn, case by case, and what the times amount to.
+
+In a round every contestant decodes the case once, in an order that turns from round to round.
+Ratios are taken within a round and their median over the rounds, so that a machine which is busy
+for a while is busy for both. All are above 1 where tinylane is faster.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes.util
+import functools
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tinylane.core.config import ModelConfig
+from tinylane.core.errors import TinylaneError
+from tutorials.bench.engines import Case, random_prompt
+
+THREADS = (
+    "OPENBLAS_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+
+@dataclass
+class Settings:
+    """What is measured. folder: the checkpoint that all contestants load."""
+
+    folder: Path
+    config: ModelConfig
+    backends: Sequence[str]
+    against: Sequence[str]
+    dtype: str
+    lanes: Sequence[int]
+    prompts: Sequence[int]
+    count: int
+    modes: Sequence[str]
+    prompt_lane: Any
+    repeats: int
+    threads: int
+    seed: int
+    profile: bool
+    read: int  # bytes read to measure the bandwidth
+    adapter: Any = None
+
+
+class Worker:
+    """A contestant's process (`tutorials.bench.worker`)."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self.name = name
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115, closed in `close`
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tutorials.bench.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            env=environment(name, threads),
+        )
+
+    def ask(self, **question: Any) -> dict[str, Any]:
+        """One question, its answer. Raises TinylaneError if the process says so, or has died."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        try:
+            print(json.dumps(question), file=self.process.stdin, flush=True)
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            self.errors.seek(0)
+            said = self.errors.read().decode(errors="replace").strip().splitlines()
+            last = said[-1] if said else f"exit code {self.process.wait()}"
+            raise TinylaneError(f"bench: {self.name} ended: {last}")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise TinylaneError(f"bench: {self.name}: {answer['error']}")
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout, self.errors):
+            with contextlib.suppress(OSError):
+                stream.close()  # type: ignore[union-attr]
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: Any, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def environment(name: str, threads: int) -> dict[str, str]:
+    """A worker's environment: threads; no network; OpenBLAS for MLX where its wheel lacks one.
+
+    On Linux MLX's wheel links the reference BLAS, 40 times slower; both MLX contestants get the
+    system's OpenBLAS if there is one, by LD_PRELOAD, unless the caller has set that.
+    """
+    env = dict(os.environ)
+    env.update({variable: str(threads) for variable in THREADS})
+    env.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    here = str(Path(__file__).parents[2])  # this very package, wherever it was started from
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [here, env.get("PYTHONPATH")]))
+    library = openblas()
+    if "mlx" in name and library is not None and "LD_PRELOAD" not in env:
+        env["LD_PRELOAD"] = library
+    return env
+
+
+def openblas() -> str | None:
+    """The name of the system's OpenBLAS on Linux, if there is one."""
+    return ctypes.util.find_library("openblas") if sys.platform == "linux" else None
+
+
+def measure(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
+    """Run it all. `say` gets lines about the progress. Raises TinylaneError; ends its processes."""
+    ours = [f"tinylane {backend}" for backend in settings.backends]
+    read = {"do": "bandwidth", "threads": settings.threads, "size": settings.read}
+    speed: dict[str, float] = {}
+    with contextlib.ExitStack() as stack:
+        workers: dict[str, Worker] = {}
+        loads: dict[str, dict[str, Any]] = {}
+        dtype = settings.dtype
+        for name in [*ours, *settings.against]:
+            say(f"{name}: loading")
+            workers[name] = stack.enter_context(Worker(name, settings.threads))
+            if name in ours:
+                backend = name.split()[1]
+                speed[name] = workers[name].ask(backend=backend, **read)["bytes_per_second"]
+            loads[name] = workers[name].ask(
+                do="load",
+                name=name,
+                folder=str(settings.folder),
+                dtype=dtype,
+                threads=settings.threads,
+                adapter=settings.adapter,
+            )
+            dtype = loads[name].get("dtype", dtype)  # the first one's "auto" is everybody's
+        cases = _cases(settings)
+        rounds = [_rounds(workers, ours, case, settings, say) for case in cases]
+        profiles = []
+        if settings.profile:
+            for name, case in itertools.product(ours, cases):
+                say(f"{name}: profile, {_told(case)}")
+                where = workers[name].ask(do="profile", case=asdict(case))
+                profiles.append({**_labels(name, case), **where})
+        for name in ours:  # again: the least disturbed reading counts
+            backend = name.split()[1]
+            again = workers[name].ask(backend=backend, **read)["bytes_per_second"]
+            speed[name] = max(speed[name], again)
+    found = [
+        result
+        for case, runs in zip(cases, rounds, strict=True)
+        for result in _results(case, runs, loads, speed)
+    ]
+    row = _row_bytes(settings.config, dtype)
+    return {
+        "dtype": dtype,
+        "bandwidth_bytes_per_second": speed,
+        "versions": {k: v for load in loads.values() for k, v in load["versions"].items()},
+        "load_seconds": {name: load["seconds"] for name, load in loads.items()},
+        "results": found,
+        "ratios": _ratios(cases, rounds, ours, settings.against),
+        "joint_cost": _joint_cost(cases, rounds, ours),
+        "context_slope": _slopes(found, row),
+        "profiles": profiles,
+    }
+
+
+@dataclass
+class _Runs:
+    """Every round of one case: contestant -> the workers' answers, in order."""
+
+    by_name: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+
+def _cases(settings: Settings) -> list[Case]:
+    """Joint decoding of one lane is decoding it alone: only where that was not asked for."""
+    cases = []
+    for length, lanes in itertools.product(settings.prompts, settings.lanes):
+        prompt = random_prompt(settings.config.vocab, length, settings.seed)
+        for mode in settings.modes:
+            if lanes == 1 and mode == "joint" and len(settings.modes) > 1:
+                continue
+            cases.append(Case(prompt, lanes, settings.count, mode, settings.prompt_lane))
+    return cases
+
+
+def _rounds(
+    workers: dict[str, Worker],
+    ours: list[str],
+    case: Case,
+    settings: Settings,
+    say: Callable[[str], None],
+) -> _Runs:
+    read = {"threads": settings.threads, "size": settings.read}
+    names = ours + [peer for peer in settings.against if case.mode == "independent"]
+    runs = _Runs({name: [] for name in names})
+    warm = Case(case.prompt, case.lanes, min(case.count, 4), case.mode, case.prompt_lane)
+    say(f"{_told(case)}: {', '.join(names)}")
+    for name in names:
+        workers[name].ask(do="run", case=asdict(warm))
+    for turn in range(settings.repeats):
+        at = turn % len(names)
+        for name in names[at:] + names[:at]:
+            beside = {"read": {**read, "backend": name.split()[1]}} if name in ours else {}
+            runs.by_name[name].append(workers[name].ask(do="run", case=asdict(case), **beside))
+    return runs
+
+
+def _told(case: Case) -> str:
+    lanes = f"{case.lanes} lane{'s' if case.lanes > 1 else ''}"
+    return f"{lanes}, {case.mode}, prompt of {len(case.prompt)}"
+
+
+def _labels(name: str, case: Case) -> dict[str, Any]:
+    return {
+        "engine": name,
+        "mode": case.mode,
+        "lanes": case.lanes,
+        "prompt_tokens": len(case.prompt),
+        "max_tokens": case.count,
+    }
+
+
+def _results(
+    case: Case, runs: _Runs, loads: dict[str, dict[str, Any]], speed: dict[str, float]
+) -> list[dict[str, Any]]:
+    out = []
+    for name, answers in runs.by_name.items():
+        steps = [s for answer in answers for s in answer["steps"]]
+        median = statistics.median(steps)
+        totals = [answer["first"] + sum(answer["steps"]) for answer in answers]
+        peaks = [answer["peak"] for answer in answers if answer["peak"] is not None]
+        moved = answers[0].get("step_bytes")
+        shares = [moved / statistics.median(a["steps"]) / a["bandwidth"] for a in answers if moved]
+        out.append(
+            {
+                **_labels(name, case),
+                "load_seconds": loads[name]["seconds"],
+                "first_token_seconds": statistics.median(a["first"] for a in answers),
+                "step_seconds": {"median": median, **_spread(steps)},
+                "tokens_per_second": statistics.median(_rate(case, a) for a in answers),
+                "total_seconds": statistics.median(totals),
+                "peak_memory_bytes": max(peaks, default=None),
+                "loaded_memory_bytes": loads[name]["bytes"] or None,
+                "bytes_per_step": moved,
+                "bandwidth_share": statistics.median(shares) if moved else None,
+                "bandwidth_share_of_best": moved / median / speed[name] if moved else None,
+                "bandwidth_bytes_per_second": [a["bandwidth"] for a in answers] if moved else None,
+                "steps_by_index": [
+                    statistics.median(row)
+                    for row in zip(*(a["steps"] for a in answers), strict=True)
+                ],
+                "rounds": len(answers),
+            }
+        )
+    return out
+
+
+def _rate(case: Case, answer: dict[str, Any]) -> float:
+    """Tokens per second of all lanes together, after the first token."""
+    return case.lanes * len(answer["steps"]) / sum(answer["steps"])
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    ordered = sorted(values)
+    at = lambda share: ordered[round(share * (len(ordered) - 1))]
+    return {"p10": at(0.1), "p90": at(0.9)}
+
+
+def _middle(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
+
+
+def _ratios(
+    cases: list[Case], rounds: list[_Runs], ours: list[str], peers: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Every backend of ours against every peer, pair by pair within the rounds."""
+    out = []
+    for case, runs in zip(cases, rounds, strict=True):
+        for name, peer in itertools.product(ours, peers):
+            if peer not in runs.by_name:
+                continue
+            pairs = list(zip(runs.by_name[name], runs.by_name[peer], strict=True))
+            rate = functools.partial(_rate, case)
+            total = lambda a: a["first"] + sum(a["steps"])
+            ahead = lambda a, b: next(
+                (k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(a)
+            )
+            out.append(
+                {
+                    **_labels(name, case),
+                    "against": peer,
+                    "tokens_per_second": _middle([rate(a) / rate(b) for a, b in pairs]),
+                    "first_token": _middle([b["first"] / a["first"] for a, b in pairs]),
+                    "total": _middle([total(b) / total(a) for a, b in pairs]),
+                    "same_tokens": ahead(pairs[0][0]["tokens"], pairs[0][1]["tokens"]),
+                }
+            )
+    return out
+
+
+def _joint_cost(cases: list[Case], rounds: list[_Runs], ours: list[str]) -> list[dict[str, Any]]:
+    """Time of a joint step over that of an independent one, round by round."""
+    alone = {
+        (case.lanes, len(case.prompt)): runs
+        for case, runs in zip(cases, rounds, strict=True)
+        if case.mode == "independent"
+    }
+    out = []
+    for case, runs in zip(cases, rounds, strict=True):
+        other = alone.get((case.lanes, len(case.prompt)))
+        if case.mode != "joint" or other is None:
+            continue
+        for name in ours:
+            pairs = zip(runs.by_name[name], other.by_name[name], strict=True)
+            ratio = [
+                statistics.median(a["steps"]) / statistics.median(b["steps"]) for a, b in pairs
+            ]
+            out.append({**_labels(name, case), "step": _middle(ratio)})
+    return out
+
+
+def _row_bytes(config: ModelConfig, dtype: str) -> int:
+    item = {"float64": 8, "float32": 4}.get(dtype, 2)
+    return 2 * config.layers * config.kv_heads * config.head_dim * item
+
+
+def _slopes(results: list[dict[str, Any]], row: int) -> list[dict[str, Any]]:
+    """Seconds a step for every cached row, by least squares over the prompt lengths, and how often
+    the time that reading a row's keys and values takes at the bandwidth beside it that is."""
+    groups: dict[tuple[str, str, int], list[tuple[float, float]]] = {}
+    speeds: dict[str, list[float]] = {}
+    for r in results:
+        speeds.setdefault(r["engine"], []).extend(r["bandwidth_bytes_per_second"] or [])
+    for r in results:
+        rows = r["prompt_tokens"] + r["lanes"] * r["max_tokens"] / 2
+        key = (r["engine"], r["mode"], r["lanes"])
+        groups.setdefault(key, []).append((rows, r["step_seconds"]["median"]))
+    out, every = [], [s for some in speeds.values() for s in some]
+    for (engine, mode, lanes), points in groups.items():
+        if len({x for x, _ in points}) < 2:
+            continue
+        slope = statistics.linear_regression(*zip(*points, strict=True)).slope
+        speed = statistics.median(speeds[engine] or every)
+        out.append(
+            {
+                "engine": engine,
+                "mode": mode,
+                "lanes": lanes,
+                "seconds_per_row": slope,
+                "over_bandwidth": slope * speed / row,
+            }
+        )
+    return out

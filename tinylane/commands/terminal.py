@@ -1,0 +1,200 @@
+"""Lanes side by side in a terminal, redrawn while they write; and as plain lines.
+
+A lane is known by its label; its colour only helps the eye. Model text never reaches the terminal
+as it is: `printable` first, and no markup is read in it.
+
+    N lanes
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TextIO
+
+from tinylane.files.display import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.text import Text
+
+COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
+NARROWEST, WIDEST = 16, 72  # characters of a column
+FRAME = 6  # lines of a column that are not text: two borders, two rules, label, foot
+EVERY = 0.05  # s between redraws, where steps come faster than that
+
+
+@dataclass
+class Cell:
+    """What is shown of one lane: its name, what it has written, and a line below."""
+
+    label: str
+    text: str = ""
+    foot: str = ""
+
+
+class Columns:
+    """A live view of N cells on a terminal; the whole text stays on the screen at the end.
+
+    While it runs, each lane shows the end of its text, as much as fits. `draw` reads the cells,
+    which the caller changes. pace: seconds that every drawing stays at least.
+    """
+
+    def __init__(
+        self, cells: list[Cell], console: Console | None = None, pace: float = 0.0
+    ) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self.cells, self.pace = cells, pace
+        self.console = console or Console(highlight=False, markup=False, emoji=False)
+        self._live = Live(console=self.console, auto_refresh=False, transient=True)
+        self._drawn = -math.inf
+
+    def __enter__(self) -> Columns:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+        if kind is None or kind is KeyboardInterrupt:
+            self.console.print(side_by_side(self.cells, self.console))
+
+    def draw(self) -> None:
+        """Show the cells as they are, unless that was done a moment ago."""
+        wait = max(self.pace, EVERY) - (time.monotonic() - self._drawn)
+        if wait > 0:
+            if not self.pace:
+                return
+            time.sleep(wait)
+        height = self.console.height - 1
+        self._live.update(side_by_side(self.cells, self.console, height), refresh=True)
+        self._drawn = time.monotonic()
+
+
+def side_by_side(
+    cells: Sequence[Cell], console: Console, height: int | None = None
+) -> RenderableType:
+    """The cells as columns, in bands of as many as fit the width, all their text.
+
+    With a `height`: of each the end that fits, so that no more than `height` lines are taken.
+    """
+    from rich.console import Group
+
+    per_band = min(len(cells), max(1, (console.width - 1) // (NARROWEST + 3)))
+    bands = math.ceil(len(cells) / per_band)
+    per_band = math.ceil(len(cells) / bands)
+    width = min(WIDEST, (console.width - 1) // per_band - 3)
+    if width < 4 or (height is not None and height // bands <= FRAME):
+        return _one_line_each(cells, console, height)
+    rows = None if height is None else height // bands - FRAME
+    return Group(
+        *(
+            _band(cells, start, min(start + per_band, len(cells)), console, width, rows)
+            for start in range(0, len(cells), per_band)
+        )
+    )
+
+
+def _band(
+    cells: Sequence[Cell], start: int, stop: int, console: Console, width: int, rows: int | None
+) -> RenderableType:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.ROUNDED, show_footer=True, safe_box=True)
+    for m in range(start, stop):
+        colour, cell = COLOURS[m % len(COLOURS)], cells[m]
+        table.add_column(
+            Text(printable(cell.label), style=f"bold {colour}"),
+            Text(printable(cell.foot) or " ", style=colour, overflow="ellipsis", no_wrap=True),
+            width=width,
+        )
+    table.add_row(*(_tail(cells[m].text, console, width, rows) for m in range(start, stop)))
+    return table
+
+
+def _tail(text: str, console: Console, width: int, rows: int | None) -> Text:
+    """`text` wrapped to `width`, its last `rows` lines (all, if None)."""
+    from rich.text import Text
+
+    if rows is None:
+        return Text(printable(text))
+    page = rows * width
+    # Only the end is wrapped, or long texts would slow the steps; the cut moves page by page, so
+    # that lines do not flow at every token.
+    text = text[max(0, (len(text) - 2 * page) // page * page) :]
+    lines = Text(printable(text)).wrap(console, width, tab_size=4)
+    return Text("\n").join(lines[-rows:])
+
+
+def _one_line_each(cells: Sequence[Cell], console: Console, height: int | None) -> RenderableType:
+    """Where columns do not fit: a line for each lane, with the end of its text."""
+    from rich.text import Text
+
+    shown = len(cells) if height is None or len(cells) <= height else max(height - 1, 0)
+    lines = []
+    for m, cell in enumerate(cells[:shown]):
+        line = Text(printable(cell.label), style=f"bold {COLOURS[m % len(COLOURS)]}")
+        text = " ".join(printable(cell.text).split()) or "..."
+        if height is not None:
+            text = text[-max(console.width - line.cell_len - 2, 4) :]
+        elif cell.foot:
+            text += f"  [{printable(cell.foot)}]"
+        line.append(f": {text}", style="not bold default")
+        if height is not None:
+            line.truncate(console.width)
+        lines.append(line)
+    if shown < len(cells):
+        lines.append(Text(f"and {len(cells) - shown} more lanes"))
+        lines[-1].truncate(console.width)
+    return Text("\n").join(lines)
+
+
+class Lines:
+    """The same without a terminal: one lane's text as it comes; of several lanes every whole line,
+    behind the lane's label."""
+
+    def __init__(self, labels: Sequence[str], out: TextIO | None = None) -> None:
+        self.labels, self.out = labels, out or sys.stdout
+        self._open = [""] * len(labels)
+
+    def add(self, texts: Sequence[str], finished: Any = ()) -> None:
+        """What every lane wrote in a step, and which lanes that ended."""
+        if len(self.labels) == 1:
+            if texts[0]:
+                self._put(printable(texts[0]))
+            return
+        for m, text in enumerate(texts):
+            *whole, self._open[m] = (self._open[m] + text).split("\n")
+            for line in whole:
+                self._put(f"{self.labels[m]} | {printable(line)}\n")
+            if m in finished:
+                self._close(m)
+
+    def close(self) -> None:
+        """What is left of every lane."""
+        if len(self.labels) == 1:
+            self._put("\n")
+            return
+        for m in range(len(self.labels)):
+            self._close(m)
+
+    def _close(self, m: int) -> None:
+        if self._open[m]:
+            self._put(f"{self.labels[m]} | {printable(self._open[m])}\n")
+            self._open[m] = ""
+
+    def _put(self, text: str) -> None:
+        self.out.write(text)
+        self.out.flush()

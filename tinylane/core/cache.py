@@ -1,0 +1,182 @@
+"""LaneCache: the keys (already rotated) and values of every row so far, with their coordinates.
+
+One buffer per layer, rows in order of arrival: the shared prompt once, then the lanes' rows as they
+were written. Putting rows behind the others never moves or rotates a row. Buffers grow in blocks,
+layer by layer. Dropping and trimming gather what stays into new buffers, so that no array that was
+handed out is ever written into.
+
+Not handled: a batch of unrelated prompts; eviction of old rows.
+
+    T rows of a pass   S cached rows   K kv heads   D head dim
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinylane.core.errors import TinylaneError
+from tinylane.core.lanes import SHARED, LaneMask, Rotation
+from tinylane.core.rope import rotate, table
+
+if TYPE_CHECKING:
+    from tinylane.core.model import Model
+
+Array = Any
+BLOCK = 256  # rows
+
+
+class LaneCache:
+    """The rows that a model has seen, for one `lane_rope`; made by `Model.new_cache`.
+
+    positions, lanes: (S,) int64, the coordinate of every row. lane_mask: the default of the calls
+    that use this cache. Keys and values per layer: (K, capacity, D) in the model's dtype.
+    """
+
+    def __init__(
+        self, model: Model, lane_rope: Rotation, lane_mask: LaneMask | None = None
+    ) -> None:
+        self.lane_rope, self.lane_mask = lane_rope, lane_mask
+        self.positions = np.zeros(0, dtype=np.int64)
+        self.lanes = np.zeros(0, dtype=np.int64)
+        self.model = model
+        layers = model.config.layers
+        self.keys: list[Array] = [None] * layers
+        self.values: list[Array] = [None] * layers
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffers, spare rows included."""
+        return sum(b.nbytes for b in [*self.keys, *self.values] if b is not None)
+
+    def check(self, model: Model, lane_rope: Rotation | None) -> None:
+        """Raise TinylaneError unless this cache was made by `model` for `lane_rope` (or None)."""
+        if model is not self.model:
+            raise TinylaneError("this cache was made by another model; use model.new_cache()")
+        if lane_rope is not None and not lane_rope.same_as(self.lane_rope):
+            raise TinylaneError(
+                "this cache's keys were turned by another Omega or prompt_lane, or by another "
+                "rotation; start a new cache"
+            )
+
+    # One pass: every layer puts its rows behind the cached ones, then the caller commits the
+    # coordinates. Until then the rows do not count, so a pass that is interrupted leaves no trace.
+
+    def put(self, layer: int, keys: Array, values: Array) -> tuple[Array, Array]:
+        """Keys and values (K, T, D) of this pass -> of all rows, these last: (K, S + T, D)."""
+        start, stop = len(self), len(self) + keys.shape[-2]
+        out = []
+        for buffers, new in ((self.keys, keys), (self.values, values)):
+            if buffers[layer] is None or buffers[layer].shape[1] < stop:
+                buffers[layer] = _grown(buffers[layer], start, stop, new)
+            buffers[layer][:, start:stop, :] = new  # in place: nobody holds rows from `start` on
+            out.append(buffers[layer][:, :stop, :])
+        return out[0], out[1]
+
+    def commit(self, positions: np.ndarray, lanes: np.ndarray) -> None:
+        """The rows just put have these coordinates."""
+        self.positions = np.concatenate([self.positions, positions])
+        self.lanes = np.concatenate([self.lanes, lanes])
+
+    def rewind(self, rows: int) -> None:
+        """Forget what was committed behind the first `rows` rows, by a pass that was broken off."""
+        self.positions, self.lanes = self.positions[:rows], self.lanes[:rows]
+
+    def settle(self) -> None:
+        """MLX computes late: compute now, so that the graph of a long prompt does not pile up."""
+        if self.model.backend == "mlx":
+            import mlx.core as mx
+
+            mx.eval([b for b in [*self.keys, *self.values] if b is not None])
+
+    # Operations on whole lanes.
+
+    def fork(self, source: int, target: int) -> None:
+        """Give lane `target`, which has no rows, a copy of the rows of lane `source`.
+
+        The copies stand at the same positions in lane `target`: their keys are turned on by what
+        the lanes' angles differ, without the attention factor, which they already carry.
+        """
+        for lane in (source, target):
+            if lane < 0 or (self.lane_mask is not None and lane >= self.lane_mask.n):
+                raise TinylaneError(f"fork: {lane} is not a lane of this cache")
+        if (self.lanes == target).any():
+            raise TinylaneError(f"fork: lane {target} already has rows; drop it first")
+        rows = np.flatnonzero(self.lanes == source)
+        if len(rows) == 0:
+            return
+        index = self.model.array(rows.astype(np.int32))
+        host = np.float64 if self.model.dtype == "float64" else np.float32
+        for layer in range(len(self.keys)):
+            before, after = self.lane_rope.angles(np.array([source, target]), layer)
+            keys, values = self.keys[layer][:, index, :], self.values[layer][:, index, :]
+            if not np.array_equal(after, before):
+                turn = table((after - before)[None, :], dtype=host)
+                keys = rotate(keys, *(self.model.array(t) for t in turn))
+            self.put(layer, keys, values)
+        self.commit(self.positions[rows], np.full(len(rows), target, dtype=np.int64))
+
+    def drop(self, lane: int) -> None:
+        """Forget every row of a lane, as if it had never written."""
+        if lane == SHARED:
+            raise TinylaneError("drop: the shared prompt cannot be dropped; start a new cache")
+        self._keep(self.lanes != lane)
+
+    def trim(self, position: int) -> None:
+        """Forget every row at `position` and later, in all lanes."""
+        self._keep(self.positions < position)
+
+    def copy(self) -> LaneCache:
+        """An independent cache with the same rows."""
+        twin = LaneCache(self.model, self.lane_rope, self.lane_mask)
+        twin.positions, twin.lanes = self.positions, self.lanes
+        twin.keys, twin.values = list(self.keys), list(self.values)
+        twin._keep(np.ones(len(self), dtype=bool), force=True)
+        return twin
+
+    def _keep(self, which: np.ndarray, force: bool = False) -> None:
+        if which.all() and not force:
+            return
+        index = self.model.array(np.flatnonzero(which).astype(np.int32))
+        for buffers in (self.keys, self.values):
+            for layer, buffer in enumerate(buffers):
+                buffers[layer] = None if buffer is None else buffer[:, index, :]
+        self.positions, self.lanes = self.positions[which], self.lanes[which]
+
+    def rows(self, layer: int) -> tuple[Array, Array]:
+        """Keys and values (K, S, D) of a layer, at the coordinates `positions`, `lanes`."""
+        return self.keys[layer][:, : len(self), :], self.values[layer][:, : len(self), :]
+
+    def save(self, path: str | Path) -> None:
+        """Write this cache to a .safetensors file (`tinylane.files.cache_file.save_cache`)."""
+        from tinylane.files.cache_file import save_cache
+
+        save_cache(self, path)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        model: Model,
+        lane_rope: Rotation | None = None,
+        lane_mask: LaneMask | None = None,
+    ) -> LaneCache:
+        """Read what `save` wrote (`tinylane.files.cache_file.load_cache`)."""
+        from tinylane.files.cache_file import load_cache
+
+        return load_cache(path, model, lane_rope, lane_mask)
+
+
+def _grown(buffer: Array | None, used: int, needed: int, like: Array) -> Array:
+    """A buffer with room for `needed` rows and an eighth more, in whole blocks."""
+    xp = like.__array_namespace__()
+    rows = -(-max(needed, used + used // 8) // BLOCK) * BLOCK
+    new = xp.zeros((like.shape[0], rows, like.shape[2]), dtype=like.dtype)
+    if buffer is not None and used:
+        new[:, :used, :] = buffer[:, :used, :]
+    return new

@@ -1,0 +1,388 @@
+"""Joint decoding: every step is one forward pass that gives each live lane one token.
+
+`Decoding` is the loop and its operations (join, fork, drop); `stream` and `generate` run it to
+the end. The prompt is prefilled once and shared; lane prompts end together, so that all
+lanes generate their first token at the same position. A lane's token is fed, and so can be seen by
+the lanes that may see it, in the step after it was sampled. An end token, or the token that
+completes a stop string, is never fed: it ends the lane and is not part of what it wrote.
+
+`tinylane.core.oracle` does the same by recomputing everything at every step.
+
+    N lanes   T rows of a pass   V vocab
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinylane.core.errors import TinylaneError
+from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, LaneRoPE, Rotation, Row
+from tinylane.core.pipeline import Ahead, draw
+from tinylane.core.prompt import Prompt, encode_lane_prompt, encode_prompt, end_ids
+from tinylane.core.sampling import Sampler, uniform
+
+if TYPE_CHECKING:
+    from tinylane.core.cache import LaneCache
+    from tinylane.core.model import Model
+
+
+@dataclass
+class Lane:
+    """One generation: its own prompt, the tokens it drew (an end token included), its text.
+
+    logprobs: log-softmax of the raw logits at each drawn token. start: the position of the first
+    generated token. finish_reason: "stop" (end token or stop string), "length", "budget",
+    "dropped", "interrupted", or None while it lives. text holds neither end token nor stop string.
+    forked: the lane it was forked from, and the position of the clock then. dropped: the position
+    of the clock when it was dropped, alive ("dropped") or finished.
+    """
+
+    index: int
+    prompt: list[int]
+    start: int
+    max_tokens: int
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish_reason: str | None = None
+    text: str = ""
+    forked: tuple[int, int] | None = None
+    dropped: int | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step gave: per lane (None or "" for lanes that took no part) the token drawn, its
+    log-probability and the text that became final; the reasons of the lanes it finished."""
+
+    index: int
+    position: int
+    tokens: list[int | None]
+    logprobs: list[float | None]
+    texts: list[str]
+    finished: dict[int, str]
+
+
+@dataclass
+class Result:
+    """A finished (or interrupted) decoding. `settings` is what `tinylane.view.run_file` writes."""
+
+    prompt: list[int]
+    lanes: list[Lane]
+    steps: int
+    prefill_seconds: float
+    seconds: float
+    settings: dict[str, Any]
+
+    @property
+    def texts(self) -> list[str]:
+        """The text of every lane."""
+        return [lane.text for lane in self.lanes]
+
+
+class Decoding:
+    """N lanes of one prompt, step by step.
+
+    prompt: text, chat messages, or token ids. lane_prompts: one text or id list per lane.
+    max_tokens: for every lane, or one number per lane; total_tokens: for all lanes together
+    (a step that would go beyond it is not taken).
+    sampler: None takes the checkpoint's generation_config. lane_rope (any `Rotation`), lane_mask:
+    None takes what the checkpoint was trained with (`Model.rope`, `Model.mask`; by name:
+    `tinylane.mode`). stop: strings that end a lane.
+    chunk: rows of a prefill pass. template: keyword arguments of `Tokenizer.prompt_ids`.
+    Raises TinylaneError for an empty prompt, one that leaves no room in the context, and settings
+    out of range. Laws 7, 8, 9 and 13 of the SPEC are about this class.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        prompt: Prompt,
+        lanes: int = 1,
+        *,
+        max_tokens: int | Sequence[int] = 256,
+        total_tokens: int | None = None,
+        sampler: Sampler | None = None,
+        lane_rope: Rotation | None = None,
+        lane_mask: LaneMask | None = None,
+        lane_prompts: Sequence[str | Sequence[int]] | None = None,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        chunk: int = 512,
+        template: dict[str, Any] | None = None,
+    ) -> None:
+        began = time.perf_counter()
+        self.model, self.seed, self.stop = model, _whole("seed", seed, 0, 2**128 - 1), tuple(stop)
+        n = _whole("lanes", lanes, 1, MAX_LANES)
+        self.mask = lane_mask or model.mask(n)
+        if self.mask.n < n:
+            raise TinylaneError(f"{n} lanes, but visibility is {self.mask.n} x {self.mask.n}")
+        self.sampler = sampler or Sampler.from_config(model.sampling)
+        rope = model.rope(lane_rope)
+        alone = not (self.mask.visibility & ~np.eye(self.mask.n, dtype=bool)).any()
+        if alone and isinstance(rope, LaneRoPE) and rope.prompt_lane == "own":
+            rope = LaneRoPE.none(model.theta)  # law 7: the same numbers, with one rotation less
+        self.chunk = _whole("chunk", chunk, 1)
+        budgeted = total_tokens is not None
+        self.total_tokens = _whole("total_tokens", total_tokens, n) if budgeted else None
+        self.prompt = encode_prompt(model, prompt, template)
+        given = [""] * n if lane_prompts is None else lane_prompts
+        own = [encode_lane_prompt(model, p) for p in given]
+        if len(own) != n:
+            raise TinylaneError(f"{len(own)} lane prompts for {n} lanes; expected one per lane")
+        many = isinstance(max_tokens, (Sequence, np.ndarray))
+        budget: list[Any] = list(max_tokens) if many else [max_tokens] * n  # type: ignore[arg-type]
+        if len(budget) != n:
+            raise TinylaneError(f"{len(budget)} values of max_tokens for {n} lanes")
+        self.clock = len(self.prompt) + max(map(len, own))  # of the next tokens to be drawn
+        if self.clock >= model.config.context:
+            raise TinylaneError(
+                f"the prompt has {self.clock} tokens; this model's context is "
+                f"{model.config.context}, prompt and generation together"
+            )
+        self.cache: LaneCache = model.new_cache(rope, self.mask)
+        self.lanes: list[Lane] = []
+        self.steps = 0
+        self._streams: dict[int, Any] = {}
+        self._feed: list[Row] = []  # rows for the next pass
+        self._logits: dict[int, Any] = {}  # lane -> (V,) logits its next token is drawn from
+        self._ahead: Ahead | None = None  # the next pass, if it was built early
+        rows = [(token, i, SHARED) for i, token in enumerate(self.prompt)]
+        self._prompt_logits = self._forward(rows)[SHARED]
+        for m in range(n):
+            self.join(own[m], max_tokens=budget[m])
+        self.prefill_seconds = time.perf_counter() - began
+        self.seconds = 0.0
+
+    @property
+    def live(self) -> list[Lane]:
+        """The lanes that go on."""
+        return [lane for lane in self.lanes if lane.finish_reason is None]
+
+    def join(self, prompt: str | Sequence[int] = (), *, max_tokens: int = 256) -> Lane:
+        """A new lane, from the current position on; its prompt ends just before it.
+
+        It sees (and is seen by) the others as `lane_mask` says, which must have room for it.
+        """
+        m, ids = len(self.lanes), encode_lane_prompt(self.model, prompt)
+        self._room(m)
+        if self.clock >= self.model.config.context:
+            raise TinylaneError(
+                f"a lane cannot join at position {self.clock}: the context ends there"
+            )
+        if len(ids) > self.clock - len(self.prompt):
+            raise TinylaneError(
+                f"the lane's prompt has {len(ids)} tokens, but the clock is only "
+                f"{self.clock - len(self.prompt)} past the shared prompt"
+            )
+        lane = Lane(m, ids, self.clock, _whole("max_tokens", max_tokens, 1))
+        if ids:
+            self._feed += [(t, self.clock - len(ids) + k, m) for k, t in enumerate(ids)]
+        else:
+            self._logits[m] = self._prompt_logits
+        self.lanes.append(lane)
+        self._streams[m] = self._stream()
+        return lane
+
+    def fork(self, source: int, *, max_tokens: int | None = None) -> Lane:
+        """A new lane that has written all that lane `source` has, and goes on by itself.
+
+        Its rows are copies that stand in the new lane (see `LaneCache.fork`); its random numbers
+        are its own. max_tokens counts from its beginning; None takes the source's.
+        """
+        parent, m = self._lane(source), len(self.lanes)
+        if parent.finish_reason is not None:
+            raise TinylaneError(f"fork: lane {source} has finished ({parent.finish_reason})")
+        self._room(m)
+        limit = parent.max_tokens if max_tokens is None else _whole("max_tokens", max_tokens, 1)
+        self.cache.fork(source, m)
+        self._feed += [(t, i, m) for t, i, lane in self._feed if lane == source]
+        if source in self._logits:
+            self._logits[m] = self._logits[source]
+        lane = Lane(m, list(parent.prompt), parent.start, limit)
+        lane.tokens, lane.logprobs = list(parent.tokens), list(parent.logprobs)
+        lane.forked = (source, self.clock)
+        self.lanes.append(lane)
+        self._streams[m] = self._stream()
+        for token in lane.tokens:
+            self._say(lane, token)
+        return lane
+
+    def drop(self, lane: int) -> None:
+        """End a lane and forget what it wrote: from now on nobody sees it."""
+        gone = self._lane(lane)
+        if gone.dropped is None:
+            gone.finish_reason = gone.finish_reason or "dropped"
+            gone.dropped = self.clock
+        self.cache.drop(lane)
+        self._feed = [row for row in self._feed if row[2] != lane]
+        self._logits.pop(lane, None)
+
+    def finish(self, lane: int, reason: str = "interrupted") -> None:
+        """End a lane; what it has written stays visible."""
+        target = self._lane(lane)
+        if target.finish_reason is None:
+            self._end(target, reason)
+
+    def step(self) -> Step:
+        """Feed what the lanes drew last, and draw one token for every live lane."""
+        began = time.perf_counter()
+        live = self.live
+        if not live:
+            raise TinylaneError("every lane has finished; join or fork one to go on")
+        early = self._ahead and self._ahead.taken(self)
+        self._logits.update(early or self._forward(self._feed))
+        self._feed = []
+        drawn, logprobs = self._draw(live)
+        n = len(self.lanes)
+        step = Step(self.steps, self.clock, [None] * n, [None] * n, [""] * n, {})
+        for lane, token, logprob in zip(live, drawn, logprobs, strict=True):
+            lane.tokens.append(token)
+            lane.logprobs.append(logprob)
+            before = len(lane.text)
+            reason = "stop" if token in self._ends or self._say(lane, token) else None
+            if reason is None:
+                self._feed.append((token, self.clock, lane.index))
+                full = self.clock + 1 >= self.model.config.context
+                reason = "length" if full or len(lane.tokens) >= lane.max_tokens else None
+            if reason is not None:
+                self._end(lane, reason)
+            step.tokens[lane.index], step.logprobs[lane.index] = token, logprob
+            step.texts[lane.index] = lane.text[before:]
+        self.steps, self.clock = self.steps + 1, self.clock + 1
+        used = sum(len(lane.tokens) for lane in self.lanes)
+        if self.total_tokens and used + len(self.live) > self.total_tokens:
+            for lane in self.live:  # one more step would be more than all may have
+                before = len(lane.text)
+                self._end(lane, "budget")
+                step.texts[lane.index] += lane.text[before:]
+        if self._ahead:
+            self._ahead.start(self._feed if self.live else [])
+        step.finished.update({x.index: x.finish_reason or "" for x in live if x.finish_reason})
+        self.seconds += time.perf_counter() - began
+        return step
+
+    def __iter__(self) -> Iterator[Step]:
+        while self.live:
+            yield self.step()
+
+    def result(self) -> Result:
+        """What there is now."""
+        settings = {
+            "seed": self.seed,
+            "sampler": asdict(self.sampler),
+            **self.cache.lane_rope.settings(),
+            "visibility": self.mask.visibility.astype(int).tolist(),
+            "lag": self.mask.lag,
+            "stop": list(self.stop),
+        }
+        counted = self.steps, self.prefill_seconds, self.seconds
+        return Result(list(self.prompt), list(self.lanes), *counted, settings)
+
+    # Within.
+
+    @property
+    def _ends(self) -> frozenset[int]:
+        return end_ids(self.model)
+
+    def _lane(self, m: int) -> Lane:
+        if not 0 <= m < len(self.lanes):
+            raise TinylaneError(f"lane {m}; there are lanes 0 .. {len(self.lanes) - 1}")
+        return self.lanes[m]
+
+    def _room(self, m: int) -> None:
+        if m >= self.mask.n:
+            raise TinylaneError(
+                f"visibility is {self.mask.n} x {self.mask.n}: no room for lane {m}; "
+                "give a lane_mask for all lanes that will join"
+            )
+
+    def _stream(self) -> Any:
+        if self.model.tokenizer is None:
+            return None
+        from tinylane.checkpoints.tokenizer import TextStream
+
+        return TextStream(self.model.tokenizer, self.stop)
+
+    def _say(self, lane: Lane, token: int) -> bool:
+        """Add a token's text to its lane; whether that completed a stop string."""
+        stream = self._streams[lane.index]
+        if stream is None:
+            return False
+        lane.text += stream.push(token)
+        return stream.stopped
+
+    def _end(self, lane: Lane, reason: str) -> None:
+        lane.finish_reason = reason
+        stream = self._streams[lane.index]
+        if stream is not None:
+            lane.text += stream.flush()
+        self._logits.pop(lane.index, None)
+
+    def _forward(self, rows: list[Row]) -> dict[int, Any]:
+        """Feed rows, in chunks that never part a position: each lane's logits after its last."""
+        rows = sorted(rows, key=lambda row: row[1])
+        last = {lane: k for k, (_, _, lane) in enumerate(rows)}
+        found: dict[int, Any] = {}
+        start, before = 0, len(self.cache)
+        while start < len(rows):
+            stop = min(start + self.chunk, len(rows))
+            while stop < len(rows) and rows[stop][1] == rows[stop - 1][1]:
+                stop += 1  # with lag 0 the lanes of one position see each other
+            tokens, positions, lanes = (
+                np.array(column) for column in zip(*rows[start:stop], strict=True)
+            )
+            wanted = {lane: k - start for lane, k in last.items() if start <= k < stop}
+            keep = np.array(list(wanted.values()) or [0])
+            try:
+                logits = self.model(tokens, positions, lanes, cache=self.cache, rows=keep)
+            except BaseException:  # Ctrl-C above all: earlier chunks must not be fed twice
+                self.cache.rewind(before)
+                raise
+            found.update({lane: logits[k] for k, lane in enumerate(wanted)})
+            start = stop
+            if start < len(rows):
+                self.cache.settle()
+        return found
+
+    def _draw(self, live: list[Lane]) -> tuple[list[int], list[float]]:
+        rows = [self._logits[lane.index] for lane in live]
+        logits = rows[0].__array_namespace__().stack(rows)
+        draws = np.array([uniform(self.seed, lane.index, len(lane.tokens)) for lane in live])
+        history: list[list[int]] = [[] for _ in live]
+        if self.sampler.repetition_penalty != 1:
+            history = [self.prompt + lane.prompt + lane.tokens for lane in live]
+        tokens, logprobs = draw(self, live, logits, draws, history)
+        return tokens.tolist(), logprobs.tolist()
+
+
+def stream(model: Model, prompt: Prompt, **settings: Any) -> Iterator[Step]:
+    """Decode jointly, one `Step` at a time, with every lane's new text; see `Decoding`."""
+    yield from Decoding(model, prompt, **settings)
+
+
+def generate(
+    model: Model,
+    prompt: Prompt,
+    *,
+    on_step: Callable[[Step], None] | None = None,
+    **settings: Any,
+) -> Result:
+    """Decode jointly to the end. Settings: see `Decoding`; `on_step` is called after every step."""
+    decoding = Decoding(model, prompt, **settings)
+    for step in decoding:
+        if on_step is not None:
+            on_step(step)
+    return decoding.result()
+
+
+def _whole(name: str, value: Any, least: int, most: int | None = None) -> int:
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        upto = "" if most is None else f" and at most {most}"
+        raise TinylaneError(f"{name} is {value!r}; expected a whole number, at least {least}{upto}")
+    return int(value)

@@ -1,0 +1,44 @@
+"""The errors that a user can act on: one line, the value, what was expected, what to do.
+
+The command line prints the line without a traceback and exits with `code`.
+"""
+
+from __future__ import annotations
+
+LONGEST = 1000  # characters of a message
+
+
+class TinylaneError(ValueError):
+    """Bad usage or bad input: a file, a flag, an argument. The command line exits 2.
+
+    The message is one line whatever was put into it: names of files and tensors are other people's
+    text. What cannot be printed is shown escaped, and a long message is cut in the middle.
+    """
+
+    code = 2
+
+    def __init__(self, message: str = "") -> None:
+        if not message.isprintable():
+            message = " ".join(message.split("\n"))
+            message = "".join(
+                c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode()
+                for c in message
+            )
+        if len(message) > LONGEST:
+            message = f"{message[: LONGEST // 2]} ... {message[5 - LONGEST // 2 :]}"
+        super().__init__(message)
+
+
+class CheckFailed(TinylaneError):
+    """The input was fine and a check of it failed. The command line exits 1."""
+
+    code = 1
+
+
+def show(value: object, limit: int = 80) -> str:
+    """`repr(value)` on one line, cut in the middle: text from a file never breaks an error line."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer beyond Python's limit of digits
+        text = f"a {type(value).__name__} too long to print"
+    return text if len(text) <= limit else f"{text[: limit - 23]} ... {text[-18:]}"

@@ -1,0 +1,84 @@
+"""Hogwild! inference (arXiv:2504.06261): every lane reads one text, its own part last.
+
+In the view of lane m the rows that it sees stand as one plain sequence without gaps: the prompt,
+then what each other lane wrote, in the order of lanes, then what m wrote. Keys stay cached as they
+stand in their own block (the prompt or a lane), turned by their index there, and the query moves:
+for each block it is turned to its own place in the view less the place where that block begins,
+
+    R(a) q . R(b + j) k  =  R(a - b) q . R(j) k        a: query's place, b: block's, j: key's index
+
+A query is so turned once for every block, and one softmax runs over all of them. A block is as long
+as the number of its rows that this query sees, counted by the mask: lag, any visibility, lanes that
+join late, are dropped or trimmed need nothing of their own. YaRN's attention factor is in a key
+once and in a query once, as ever. There is nothing to train. N lanes cost N + 1 products of queries
+and keys in place of one.
+
+Not handled: masks that hide the beginning of a block and show its end. A row that comes after a
+later row of its own block was cached is refused, for the indices of cached rows would change.
+
+    T query rows      S key rows      B blocks      D channels of one head
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tinylane.core.errors import TinylaneError
+from tinylane.core.lanes import SHARED, LaneMask, Places, Views
+
+
+@dataclass(frozen=True)
+class Hogwild:
+    """The rotation of Hogwild!; it has no parameters. See `tinylane.core.lanes.Rotation`."""
+
+    def views(self, theta: np.ndarray, mask: LaneMask, places: Places) -> Views:
+        """As `Rotation.views`: a block for the prompt and for every lane that has rows.
+
+        Raises TinylaneError for a row that would come before a cached one of its block.
+        """
+        _in_order(places)
+        _, lanes, _, key_lanes = places
+        blocks, block_of = np.unique(key_lanes, return_inverse=True)  # SHARED is the first
+        seen = mask.visible(*places)
+        length = np.stack([seen[:, key_lanes == n].sum(axis=1) for n in blocks], axis=1)  # (T, B)
+        own = lanes[:, None] == blocks
+        others = np.where(own, 0, length)
+        begin = np.where(own, others.sum(axis=1, keepdims=True), others.cumsum(axis=1) - others)
+        index = length[own] - 1  # a row sees itself and the rows of its block before it
+        place = begin[own] + index
+        keys = index[:, None] * theta
+        if len(blocks) == 1:
+            return keys, (keys,), None
+        queries = tuple((place - b)[:, None] * theta for b in begin.T)
+        first = int((block_of == 0).sum())
+        if len(blocks) == 2 and (block_of[:first] == 0).all():
+            return keys, queries, first
+        return keys, queries, block_of.astype(np.int32)
+
+    def angles(self, lanes: np.ndarray, layer: int) -> np.ndarray:
+        """(T, 1) zeros: an index in a lane turns a key alike, whichever lane it is."""
+        return np.zeros((len(lanes), 1))
+
+    def same_as(self, other: Any) -> bool:
+        """Whether the other is a Hogwild too."""
+        return isinstance(other, Hogwild)
+
+    def settings(self) -> dict[str, Any]:
+        """As JSON, for run files."""
+        return {"rotation": "hogwild"}
+
+
+def _in_order(places: Places) -> None:
+    positions, lanes, key_positions, key_lanes = places
+    cached = slice(0, len(key_positions) - len(positions))
+    behind = (key_lanes[cached] == lanes[:, None]) & (key_positions[cached] >= positions[:, None])
+    if behind.any():
+        t = int(behind.any(axis=1).argmax())
+        where = "the prompt" if lanes[t] == SHARED else f"lane {lanes[t]}"
+        raise TinylaneError(
+            f"hogwild: position {positions[t]} of {where} comes after position "
+            f"{key_positions[cached][behind[t]].max()} was cached; feed {where} in order"
+        )

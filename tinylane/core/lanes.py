@@ -1,0 +1,259 @@
+"""Lanes as data: coordinates, who sees whom (LaneMask), and the second rotation (LaneRoPE).
+
+Every token has a coordinate (i, m): its position on the clock that all lanes share, and its lane.
+Prompt tokens that all lanes share have lane SHARED. Nothing here knows about layers or weights:
+the same two functions of coordinates, `LaneMask.visible` and `Rotation.views`, serve prefill,
+decoding, training, tests and plots.
+
+    T  query rows      S  key rows      N  lanes      D  channels of one head
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from tinylane.core.errors import TinylaneError
+
+SHARED = -1  # the lane of prompt tokens that every lane sees
+MAX_LANES = 1024
+MAX_STEPS = (1 << 31) - 1  # no context is longer
+
+Row = tuple[int, int, int]  # token, position, lane
+
+
+@dataclass(frozen=True, eq=False)
+class LaneMask:
+    """Who sees whom: `visibility[m, n]` says whether lane m reads lane n, `lag` steps late.
+
+    visibility: N x N booleans (the diagonal does not matter: a lane always sees itself).
+    lag: steps >= 0 before another lane's token can be read. With 0 a lane reads what the others
+    were fed in this very step; those tokens were sampled in the step before, so nothing leaks.
+    Raises TinylaneError for a matrix that is not square or boolean, or a negative lag.
+    """
+
+    visibility: np.ndarray
+    lag: int = 0
+
+    def __post_init__(self) -> None:
+        v = np.array(self.visibility)
+        if v.ndim != 2 or v.shape[0] != v.shape[1]:
+            raise TinylaneError(f"visibility has shape {v.shape}; expected N x N, one row a lane")
+        if not 1 <= v.shape[0] <= MAX_LANES:
+            raise TinylaneError(f"{v.shape[0]} lanes; expected 1 to {MAX_LANES}")
+        if v.dtype != bool and not np.isin(v, (0, 1)).all():
+            raise TinylaneError("visibility holds values other than true and false")
+        within = 0 <= self.lag <= MAX_STEPS  # before int(), which takes no infinity
+        if isinstance(self.lag, bool) or not within or int(self.lag) != self.lag:
+            raise TinylaneError(f"lag is {self.lag}; expected a whole number of steps >= 0")
+        v = v.astype(bool)
+        v.setflags(write=False)
+        object.__setattr__(self, "visibility", v)
+        object.__setattr__(self, "lag", int(self.lag))
+
+    @property
+    def n(self) -> int:
+        """The number of lanes N."""
+        return len(self.visibility)
+
+    @classmethod
+    def independent(cls, n: int) -> LaneMask:
+        """No lane reads another: N separate runs."""
+        return cls(np.eye(_count(n), dtype=bool))
+
+    @classmethod
+    def joint(cls, n: int, lag: int = 0) -> LaneMask:
+        """Every lane reads every other."""
+        return cls(np.ones((_count(n), n), dtype=bool), lag)
+
+    @classmethod
+    def neighbours(cls, n: int, k: int = 1, lag: int = 0) -> LaneMask:
+        """Lane m reads the lanes m-k .. m+k (no wrap-around)."""
+        if isinstance(k, bool) or int(k) != k or k < 0:
+            raise TinylaneError(f"neighbours({k}); expected a whole number >= 0")
+        index = np.arange(_count(n))
+        return cls(np.abs(index[:, None] - index[None, :]) <= k, lag)
+
+    @classmethod
+    def star(cls, n: int, lag: int = 0) -> LaneMask:
+        """Lane 0 reads all; the others read only themselves."""
+        v = np.eye(_count(n), dtype=bool)
+        v[0] = True
+        return cls(v, lag)
+
+    @classmethod
+    def named(cls, name: str, n: int, lag: int = 0) -> LaneMask:
+        """`independent`, `joint`, `star`, or `neighbours:k`, as the command line spells them."""
+        head, _, k = name.partition(":")
+        digits = k.isascii() and k.isdigit() and len(k) < 10  # int() reads other scripts' too
+        if head == "neighbours" and (digits or not k):
+            return cls.neighbours(n, int(k or 1), lag)
+        if k or head not in ("independent", "joint", "star"):
+            raise TinylaneError(
+                f"visibility {name[:60]!r}; "
+                "expected independent, joint, star, neighbours:K or a matrix"
+            )
+        return cls(getattr(cls, head)(n).visibility, lag)
+
+    def visible(
+        self,
+        positions: np.ndarray,
+        lanes: np.ndarray,
+        key_positions: np.ndarray,
+        key_lanes: np.ndarray,
+    ) -> np.ndarray:
+        """(T, S) booleans: may the query at (positions, lanes) see the key at (key_...)?
+
+        SPEC, section 3: shared keys and the query's own lane up to the query's position; another
+        lane up to position - lag and only where `visibility` says so. Shared queries see shared
+        keys only. Every row sees at least itself, so no row is ever fully masked.
+        """
+        m, n = lanes[:, None], key_lanes[None, :]
+        age = positions[:, None] - key_positions[None, :]
+        other = (m >= 0) & (n >= 0) & self.visibility[m, n] & (age >= self.lag)
+        return np.where((n == SHARED) | (n == m), age >= 0, other)
+
+    def reaches(self) -> np.ndarray:
+        """(N, N) booleans: can lane n influence lane m through any number of layers and steps?"""
+        reach = self.visibility | np.eye(self.n, dtype=bool)
+        for via in range(self.n):
+            reach = reach | (reach[:, via : via + 1] & reach[via : via + 1, :])
+        return reach
+
+    def same_as(self, other: LaneMask | None) -> bool:
+        """Whether both let the same lanes read each other, equally late."""
+        return (
+            other is not None
+            and self.lag == other.lag
+            and np.array_equal(self.visibility, other.visibility)
+        )
+
+    def silence(self, lane: int) -> LaneMask:
+        """The same mask, but nobody reads `lane` any more (it still reads the others)."""
+        v = self.visibility.copy()
+        v[:, lane] = False
+        return LaneMask(v, self.lag)
+
+
+# Positions and lanes of T rows, then of all S keys: cached ones first, then these rows.
+Places = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Views = tuple[np.ndarray, tuple[np.ndarray, ...], Any]
+
+
+class Rotation(Protocol):
+    """What the decoder and the cache ask of a rotation; `LaneRoPE` is one, `Hogwild` another."""
+
+    def views(self, theta: np.ndarray, mask: LaneMask, places: Places) -> Views:
+        """Radians, (T, D/2) or (layers, T, D/2): the rows' as keys, and as queries once for every
+        block of keys. Then the split, which block a key is in: None for one block, the number of
+        keys in the first of two that follow each other, else (S,) integers."""
+        ...
+
+    def angles(self, lanes: np.ndarray, layer: int) -> np.ndarray: ...
+    def same_as(self, other: Any) -> bool: ...
+    def settings(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class LaneRoPE:
+    """The second rotation: lane m turns plane d by Omega[d] * m (arXiv:2605.27570, section 3).
+
+    omega: (D/2,) for every layer alike, or (layers, D/2); radians per lane, kept in float64.
+    prompt_lane: "own" rotates no shared key by a lane, and a query to shared keys neither: every
+    lane sees the prompt as part of itself. 0 puts the prompt at lane 0 for everybody.
+    """
+
+    omega: np.ndarray
+    prompt_lane: Literal["own", 0] = "own"
+
+    def __post_init__(self) -> None:
+        w = np.array(self.omega, dtype=np.float64)
+        if w.ndim not in (1, 2) or w.size == 0:
+            raise TinylaneError(f"Omega has shape {w.shape}; expected (D/2,) or (layers, D/2)")
+        if not np.isfinite(w).all():
+            raise TinylaneError("Omega holds NaN or infinite entries; expected radians per lane")
+        if self.prompt_lane not in ("own", 0) or isinstance(self.prompt_lane, bool):
+            raise TinylaneError(f"prompt_lane is {self.prompt_lane!r}; expected 'own' or 0")
+        w.setflags(write=False)
+        object.__setattr__(self, "omega", w)
+
+    @classmethod
+    def none(cls, theta: Any, prompt_lane: Literal["own", 0] = "own") -> LaneRoPE:
+        """Omega = 0: lanes cannot be told apart by position, the mask-only ablation."""
+        return cls(np.zeros_like(np.asarray(theta, dtype=np.float64)), prompt_lane)
+
+    @classmethod
+    def group_think(
+        cls, theta: Any, slot: float, prompt_lane: Literal["own", 0] = "own"
+    ) -> LaneRoPE:
+        """Omega = slot * theta: lane m's token i stands at virtual position i + m * slot.
+
+        With `prompt_lane=0` exactly Group Think (arXiv:2505.11107). Lanes of a higher index then
+        stand at negative distances that no pretrained model has seen.
+        """
+        return cls(_slot(slot) * np.asarray(theta, dtype=np.float64), prompt_lane)
+
+    @classmethod
+    def ntk(
+        cls, theta: Any, slot: float, scale: float, prompt_lane: Literal["own", 0] = "own"
+    ) -> LaneRoPE:
+        """Omega_d = slot * theta_d * scale^(-2d / (D - 2)), d = 0 .. D/2 - 1.
+
+        Fast planes turn as in Group Think, the slowest by 1/scale of it. The paper names an
+        NTK-aware start; these constants are our reading of it. scale: usually N.
+        """
+        theta = np.asarray(theta, dtype=np.float64)
+        if not (np.isfinite(scale) and scale > 0):
+            raise TinylaneError(f"ntk scale is {scale}; expected a number > 0, usually N")
+        d = np.arange(len(theta))
+        decay = float(scale) ** (-2 * d / max(2 * len(theta) - 2, 1))
+        return cls(_slot(slot) * theta * decay, prompt_lane)
+
+    def views(self, theta: np.ndarray, mask: LaneMask, places: Places) -> Views:
+        """As `Rotation.views`: one block, or two for `prompt_lane="own"` (SPEC 2.1).
+
+        Two are needed only where a lane other than 0 with a rotation of its own looks at shared
+        and at lane keys in one softmax.
+        """
+        positions, lanes, _, key_lanes = places
+        base = positions[:, None] * theta
+        layers = range(1 if self.omega.ndim == 1 else len(self.omega))
+        own = [base + self.angles(lanes, layer) for layer in layers]
+        turned = own[0] if self.omega.ndim == 1 else np.stack(own)
+        shared = key_lanes == SHARED
+        count = int(shared.sum())
+        if self.prompt_lane == "own" and count > 0:
+            if count == len(shared):  # a query that only meets shared keys: its lane adds nothing
+                return turned, (base,), None
+            if self.omega.any() and (lanes > 0).any():
+                split = count if shared[:count].all() else (~shared).astype(np.int32)
+                return turned, (base, turned), split
+        return turned, (turned,), None
+
+    def angles(self, lanes: np.ndarray, layer: int) -> np.ndarray:
+        """(T, D/2) radians that the lane adds to the position's angle; SHARED rows add none."""
+        omega = self.omega if self.omega.ndim == 1 else self.omega[layer]
+        return np.maximum(lanes, 0)[:, None] * omega
+
+    def same_as(self, other: Any) -> bool:
+        """Whether both turn every lane alike, to the bit (adding 2 pi counts as another Omega)."""
+        same = isinstance(other, LaneRoPE) and self.prompt_lane == other.prompt_lane
+        return same and np.array_equal(self.omega, other.omega)
+
+    def settings(self) -> dict[str, Any]:
+        """As JSON, for run files."""
+        return {"omega": self.omega.tolist(), "prompt_lane": self.prompt_lane}
+
+
+def _count(n: int) -> int:
+    if isinstance(n, bool) or int(n) != n or not 1 <= n <= MAX_LANES:
+        raise TinylaneError(f"{n} lanes; expected a whole number from 1 to {MAX_LANES}")
+    return int(n)
+
+
+def _slot(slot: float) -> float:
+    if not np.isfinite(slot):
+        raise TinylaneError(f"slot is {slot}; expected a finite number of positions")
+    return float(slot)

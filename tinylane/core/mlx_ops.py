@@ -1,0 +1,119 @@
+"""MLX's fused versions of the decoder's seams: the same signatures, each with a parity test.
+
+What `mx.fast` needs to stay fused on Metal: a boolean mask or none, grouped heads unrepeated, and
+either up to 8 rows, `rows * (heads / kv_heads) <= 32`, head_dim 64, 96, 128 or 256 (a step of up to
+8 lanes), or more rows and head_dim 64, 72, 80, 96 or 128. Anything else is three operations, with
+the same result. Nothing here was timed on Metal. Portable MLX only: no float64, nothing CPU-only.
+
+    T rows   S keys   H heads   K kv heads   D head dim   C width
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mlx.core as mx
+
+from tinylane.core import decoder
+
+Array = mx.array
+Params = dict[str, mx.array]
+
+
+def linear(params: Params, name: str, x: Array) -> Array:
+    """As `model.linear`; a layer with scales is MLX-quantized and stays so."""
+    if name + ".scales" not in params:
+        return decoder.linear(params, name, x)
+    y = mx.quantized_matmul(x, *_packed(params, name, x.shape[-1]))
+    if name + ".lora_a" in params:
+        y = y + (x @ params[name + ".lora_a"]) @ params[name + ".lora_b"]
+    return y + params[name + ".bias"] if name + ".bias" in params else y
+
+
+def linears(params: Params, names: Sequence[str], x: Array) -> list[Array]:
+    """As `model.linears`."""
+    return [linear(params, name, x) for name in names]
+
+
+def embed(params: Params, tokens: Array) -> Array:
+    """As `model.embed`; of a quantized table only the rows asked for are unpacked."""
+    name = "model.embed_tokens"
+    if name + ".scales" not in params:
+        return decoder.embed(params, tokens)
+    norm = params["model.norm.weight"]
+    w, scales, biases, _, group, bits, mode = _packed(params, name, norm.shape[0])
+    biases = None if biases is None else biases[tokens]
+    return mx.dequantize(w[tokens], scales[tokens], biases, group, bits, mode).astype(norm.dtype)
+
+
+def rms_norm(x: Array, weight: Array, eps: float) -> Array:
+    """As `model.rms_norm`."""
+    return mx.fast.rms_norm(x, weight, eps)
+
+
+def _compiled(function: Callable[..., Array]) -> Callable[..., Array]:
+    """One kernel on a GPU. On a CPU mx.compile calls a C++ compiler, which may not be there."""
+    return mx.compile(function) if mx.default_device() == mx.Device(mx.gpu) else function
+
+
+@_compiled
+def rotate(x: Array, c: Array, s: Array) -> Array:
+    """As `rope.rotate`, in one kernel."""
+    half = x.shape[-1] // 2
+    flipped = mx.concatenate([x[..., half:], x[..., :half]], axis=-1)
+    return (x * c + flipped * s).astype(x.dtype)
+
+
+@_compiled
+def gated(gate: Array, up: Array) -> Array:
+    """As `model.gated`, in one kernel."""
+    return gate * mx.sigmoid(gate) * up
+
+
+def attention(
+    queries: tuple[Array, ...], keys: Array, values: Array, mask: Array | None, split: Any
+) -> Array:
+    """As `model.attention`; fused where one query table serves all keys."""
+    if len(queries) > 1:  # blocks under one softmax cannot be one fused call
+        return _blocks(queries, keys, values, mask, split)
+    q, flat = queries[0], queries[0].ndim == 3
+    if flat:
+        q, keys, values = q[None], keys[None], values[None]
+    out = mx.fast.scaled_dot_product_attention(
+        q, keys, values, scale=q.shape[-1] ** -0.5, mask=mask
+    )
+    return out[0] if flat else out
+
+
+def _blocks(
+    queries: tuple[Array, ...], keys: Array, values: Array, mask: Array | None, split: Any
+) -> Array:
+    """`model.attention` with the softmax in one kernel: five fewer for every layer."""
+    *batch, H, T, D = queries[0].shape
+    K, S = keys.shape[-3:-1]
+    folded = [q.reshape(*batch, K, H // K * T, D) * D**-0.5 for q in queries]
+    if isinstance(split, int):
+        blocks = (keys[..., :split, :], keys[..., split:, :])
+        parts = [q @ k.swapaxes(-1, -2) for q, k in zip(folded, blocks, strict=True)]
+        scores = mx.concatenate(parts, axis=-1)
+    else:
+        scores = folded[0] @ keys.swapaxes(-1, -2)
+        for block, q in enumerate(folded[1:], start=1):
+            scores = mx.where(split == block, q @ keys.swapaxes(-1, -2), scores)
+    if mask is not None:
+        scores = scores.reshape(*batch, K, H // K, T, S)
+        scores = mx.where(mask, scores, -mx.inf).reshape(*batch, K, H // K * T, S)
+    weights = mx.softmax(scores, axis=-1, precise=True)  # sums in float32, whatever the dtype
+    return (weights @ values).reshape(*batch, H, T, D)
+
+
+def _packed(params: Params, name: str, width: int) -> tuple[Any, ...]:
+    """What MLX's quantized functions take, in order; the file's shapes say how it was packed."""
+    weight, scales = params[name + ".weight"], params[name + ".scales"]
+    biases = params.get(name + ".biases")
+    group, bits = width // scales.shape[-1], weight.shape[-1] * 32 // width
+    return weight, scales, biases, True, group, bits, "mxfp4" if biases is None else "affine"
+
+
+SEAMS = decoder.Seams(linear, linears, embed, rms_norm, rotate, gated, attention)

@@ -1,0 +1,167 @@
+"""Model: a decoder with its weights, its backend and what it was trained with.
+
+T rows   V vocab
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinylane.core.config import ModelConfig
+from tinylane.core.decoder import Array, Params, forward, make_plan
+from tinylane.core.errors import TinylaneError
+from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Rotation
+from tinylane.core.rope import frequencies
+
+if TYPE_CHECKING:
+    from tinylane.checkpoints.tokenizer import Tokenizer
+    from tinylane.core.cache import LaneCache
+
+
+@dataclass
+class Model:
+    """A decoder with its weights: `model(tokens, positions, lanes)` gives logits.
+
+    params: arrays of one library, matrices so that `x @ w` works. dtype: the activations'.
+    lane_rope, visibility, lag: what the checkpoint or its adapter was trained with, the defaults
+    of every call. sampling: generation_config's defaults. identity: a digest of its files.
+    """
+
+    config: ModelConfig
+    params: Params
+    backend: str = "numpy"
+    dtype: str = "float32"
+    tokenizer: Tokenizer | None = None
+    lane_rope: LaneRoPE | None = None
+    visibility: Any = None  # a name of `LaneMask.named`, or a matrix; None: not trained for lanes
+    lag: int = 0
+    sampling: dict | None = None
+    identity: str = ""
+    task: dict | None = None  # the task it was trained on, if its adapter names one
+    report: Any = None  # what the loader chose and from where
+
+    def __post_init__(self) -> None:
+        if self.backend == "mlx":
+            from tinylane.core.mlx_ops import SEAMS
+        else:
+            from tinylane.core.numpy_ops import SEAMS
+        self.seams = SEAMS
+        self.theta, self.attention_factor = frequencies(self.config.rope, self.config.head_dim)
+
+    @property
+    def trained_for_lanes(self) -> bool:
+        """Whether the checkpoint or its adapter says how its lanes read each other."""
+        return self.visibility is not None
+
+    def mask(self, n: int) -> LaneMask:
+        """The mask for n lanes that this model was trained with, or `independent`."""
+        if self.visibility is None or isinstance(self.visibility, str):
+            return LaneMask.named(self.visibility or "independent", n, self.lag)
+        if len(self.visibility) < n:
+            raise TinylaneError(
+                f"{n} lanes, but this model's visibility is a matrix for {len(self.visibility)}; "
+                "give a visibility"
+            )
+        return LaneMask(np.asarray(self.visibility)[:n, :n], self.lag)
+
+    def rope(self, lane_rope: Rotation | None = None) -> Rotation:
+        """`lane_rope`, checked against this model's sizes, or the model's own, or none."""
+        rope = lane_rope or self.lane_rope or LaneRoPE.none(self.theta)
+        sizes = (self.config.layers, self.config.head_dim // 2)
+        if isinstance(rope, LaneRoPE) and rope.omega.shape not in (sizes, sizes[1:]):
+            raise TinylaneError(
+                f"Omega has shape {rope.omega.shape}; this model needs ({sizes[1]},) or {sizes}"
+            )
+        return rope
+
+    def array(self, x: np.ndarray) -> Array:
+        """A NumPy array as this backend's."""
+        if self.backend == "numpy":
+            return x
+        import mlx.core as mx
+
+        return mx.array(x)
+
+    def typed(self, x: np.ndarray) -> Array:
+        """A NumPy array of floats (bfloat16 as uint16 bits) in the activations' dtype."""
+        if self.backend == "numpy":
+            return np.ascontiguousarray(x, dtype=self.dtype)
+        import mlx.core as mx
+
+        bits = mx.array(x)
+        bits = bits.view(mx.bfloat16) if x.dtype == np.uint16 else bits
+        return bits.astype(getattr(mx, self.dtype))
+
+    def new_cache(
+        self, lane_rope: Rotation | None = None, lane_mask: LaneMask | None = None
+    ) -> LaneCache:
+        """An empty cache for this model, whose keys will be turned by `lane_rope`."""
+        from tinylane.core.cache import LaneCache
+
+        return LaneCache(self, self.rope(lane_rope), lane_mask)
+
+    def __call__(
+        self,
+        tokens: Any,
+        positions: Any,
+        lanes: Any,
+        lane_rope: Rotation | None = None,
+        lane_mask: LaneMask | None = None,
+        cache: LaneCache | None = None,
+        rows: Any = None,
+    ) -> Array:
+        """Logits (T, V), float32 (float64 where the model is), for T rows at their coordinates.
+
+        tokens, positions, lanes: flat integer arrays of one length; lanes may hold SHARED. rows:
+        which rows' logits to compute (indices; default all). With a cache, the rows see what it
+        holds and are added to it. Raises TinylaneError for anything out of range.
+        """
+        ids = _integers("tokens", tokens)
+        i, m = _integers("positions", positions), _integers("lanes", lanes)
+        if not len(ids) == len(i) == len(m) or len(ids) == 0:
+            raise TinylaneError(
+                f"{len(ids)} tokens, {len(i)} positions, {len(m)} lanes; expected the same number, "
+                "at least one"
+            )
+        if ids.min() < 0 or ids.max() >= self.config.vocab:
+            bad = int(ids[(ids < 0) | (ids >= self.config.vocab)][0])
+            raise TinylaneError(f"token {bad} is outside the vocabulary of {self.config.vocab}")
+        keep = None if rows is None else _integers("rows", rows)
+        if keep is not None and not ((keep >= 0) & (keep < len(ids))).all():
+            raise TinylaneError(
+                f"rows are {keep.min()} .. {keep.max()}; expected 0 .. {len(ids) - 1}"
+            )
+        if cache is not None:
+            cache.check(self, lane_rope)
+            lane_rope = cache.lane_rope
+            lane_mask = lane_mask or cache.lane_mask
+        rope = self.rope(lane_rope)
+        key_i = i if cache is None else np.concatenate([cache.positions, i])
+        key_m = m if cache is None else np.concatenate([cache.lanes, m])
+        mask = lane_mask or self.mask(max(int(key_m.max()) + 1, 1))
+        if m.min() < SHARED or key_m.max() >= mask.n:
+            raise TinylaneError(
+                f"lane {int(m.min() if m.min() < SHARED else key_m.max())} is outside the mask's "
+                f"0 .. {mask.n - 1} (SHARED is {SHARED})"
+            )
+        host = np.float64 if self.dtype == "float64" else np.float32
+        plan = make_plan(self.config, rope, mask, i, m, key_i, key_m, host, self.array)
+        # MLX gathers by 32-bit indices, unchecked: what is out of range must not get there.
+        index = self.array(ids.astype(np.int32))
+        some = None if keep is None else self.array(keep.astype(np.int32))
+        logits = forward(self.params, self.config, index, plan, self.seams, cache, some)
+        if cache is not None:
+            cache.commit(i, m)
+        return logits
+
+
+def _integers(name: str, x: Any) -> np.ndarray:
+    array = np.asarray(x)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise TinylaneError(
+            f"{name} has shape {array.shape} and dtype {array.dtype}; expected a flat integer array"
+        )
+    return array.astype(np.int64)

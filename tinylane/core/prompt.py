@@ -1,0 +1,65 @@
+"""From a user's prompt to token ids, by the checkpoint's own tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinylane.core.errors import TinylaneError, show
+
+if TYPE_CHECKING:
+    from tinylane.core.model import Model
+
+Prompt = str | list[dict] | Sequence[int]
+
+
+def end_ids(model: Model) -> frozenset[int]:
+    """The union of the end tokens that config, generation_config and tokenizer name."""
+    own = model.tokenizer.eos_ids if model.tokenizer is not None else ()
+    return frozenset(model.config.eos_ids) | frozenset(own)
+
+
+def end_token(model: Model) -> int | None:
+    """The one that ends a text: the tokenizer's own, else the first that config.json names, else
+    None."""
+    tok = model.tokenizer
+    own = tok.core.token_to_id(tok.names.get("eos_token", "")) if tok is not None else None
+    if own is not None:
+        return own
+    return next(iter(model.config.eos_ids or sorted(end_ids(model))), None)
+
+
+def encode_prompt(model: Model, prompt: Prompt, template: dict[str, Any] | None) -> list[int]:
+    """Token ids of a prompt: text and messages by the checkpoint's tokenizer, ids as they are."""
+    if isinstance(prompt, str) or (len(prompt) and isinstance(prompt[0], dict)):
+        text: Any = prompt
+        if model.tokenizer is None:
+            raise TinylaneError(
+                "this checkpoint has no tokenizer.json; give the prompt as token ids"
+            )
+        ids = model.tokenizer.prompt_ids(text, **(template or {}))
+    else:
+        ids = _checked_ids(model, prompt)
+    if not ids:
+        raise TinylaneError("the prompt is empty; expected at least one token")
+    return ids
+
+
+def encode_lane_prompt(model: Model, prompt: str | Sequence[int]) -> list[int]:
+    """Token ids of a lane's own prompt, without special tokens; may be empty."""
+    if isinstance(prompt, str):
+        if prompt and model.tokenizer is None:
+            raise TinylaneError("this checkpoint has no tokenizer.json; give lane prompts as ids")
+        return model.tokenizer.encode(prompt) if prompt and model.tokenizer else []
+    return _checked_ids(model, prompt)
+
+
+def _checked_ids(model: Model, prompt: Sequence[Any]) -> list[int]:
+    for token in prompt:
+        if isinstance(token, bool) or not isinstance(token, (int, np.integer)):
+            raise TinylaneError(f"the prompt holds {show(token)}; expected text or token ids")
+        if not 0 <= int(token) < model.config.vocab:
+            raise TinylaneError(f"token {token} is outside the vocabulary of {model.config.vocab}")
+    return [int(token) for token in prompt]

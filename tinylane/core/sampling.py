@@ -1,0 +1,190 @@
+"""From logits to one token per lane.
+
+A lane's draw is its own: one uniform number, computed on the host from `(seed, lane, index)`, and
+the inverse of the cumulative distribution over that lane's row. Rows share nothing and there is no
+generator to keep: neither other lanes nor the array library can change what a lane draws.
+
+The order is that of transformers' `_get_logits_processor`: logit bias, repetition penalty,
+temperature, top-k, top-p, min-p. Each filter keeps the tokens whose weight reaches some floor, so
+equals stand or fall together, where the top-p of transformers cuts a tie as its sort happens to.
+
+Not here: stop conditions, beam search, grammars. Dimensions: N lanes, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+from tinylane.core.errors import TinylaneError
+
+Array = Any  # a NumPy or MLX array
+History = Sequence[Sequence[int]]  # for each lane, the ids that the repetition penalty looks at
+COLDEST = 1e-30  # float32 holds it, and one float32 spacing divided by it already has weight 0
+
+
+def uniform(seed: int, lane: Any, index: int) -> Any:
+    """A number in (0, 1], of 53 bits, that depends on `(seed, lane, index)` and nothing else.
+
+    Lane m takes output m of NumPy's Philox4x64 with the seed as its 128-bit key and the index in
+    the second counter word (the first counts blocks of outputs).
+
+    seed: 0 <= seed < 2**128, else TinylaneError. lane: >= 0, one or an array (cheaper: one
+    generator serves all). index: 0 <= index < 2**64. Returns a float, or an array like `lane`.
+    """
+    if not isinstance(seed, Integral) or not 0 <= seed < 2**128:
+        raise TinylaneError(f"seed {seed!r}: expected an integer from 0 to 2**128 - 1")
+    stream = np.random.Philox(key=int(seed), counter=int(index) << 64)  # lists go through float64
+    lanes = np.asarray(lane)
+    assert lanes.min(initial=0) >= 0, lane  # it would wrap around
+    bits = stream.random_raw(int(lanes.max(initial=0)) + 1)[lanes]
+    numbers = ((bits >> np.uint64(11)) + np.uint64(1)) * 2.0**-53
+    return float(numbers) if lanes.ndim == 0 else numbers
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How a token is chosen from its logits. The defaults sample the model's own distribution.
+
+    temperature: 0 takes the largest logit, the lowest id among equals. top_p: keeps the likeliest
+    tokens that together hold this much, 1 keeps all. top_k: keeps the k likeliest, 0 keeps all.
+    min_p: keeps tokens at least this likely relative to the likeliest. repetition_penalty: divides
+    positive logits, multiplies negative ones, of every token in the history. logit_bias: token id
+    -> number added to its logit; -inf bans it. Raises TinylaneError for a value out of range.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] | None = None
+
+    def __post_init__(self) -> None:
+        def real(name: str, inside: Any, expected: str) -> None:
+            value = getattr(self, name)
+            if not (isinstance(value, Real) and inside(value)):  # NaN is inside nothing
+                raise TinylaneError(f"{name} {value!r}: expected {expected}")
+            object.__setattr__(self, name, float(value))  # np.float64 would promote the logits
+
+        real("temperature", lambda x: 0 <= x <= 1e6, "a number in [0, 1e6] (0 is greedy)")
+        real("top_p", lambda x: 0 < x <= 1, "a number in (0, 1] (1 keeps every token)")
+        real("min_p", lambda x: 0 <= x <= 1, "a number in [0, 1] (0 keeps every token)")
+        real("repetition_penalty", lambda x: 0 < x <= 1e6, "a number in (0, 1e6] (1 is none)")
+        if not isinstance(self.top_k, Integral) or self.top_k < 0:
+            raise TinylaneError(f"top_k {self.top_k!r}: expected an integer >= 0 (0 is off)")
+        object.__setattr__(self, "top_k", int(self.top_k))
+        for token, bias in (self.logit_bias or {}).items():
+            numbers = isinstance(token, Integral) and isinstance(bias, Real)
+            if not (numbers and token >= 0 and bias < math.inf):
+                raise TinylaneError(f"logit_bias {token!r}: {bias!r}: expected an id and a number")
+
+    @classmethod
+    def from_config(cls, defaults: Mapping[str, Any] | None) -> Sampler:
+        """From generation_config's fields (`tinylane.checkpoints.plan`); greedy where it says nothing."""
+        known = {k: v for k, v in (defaults or {}).items() if k in cls.__dataclass_fields__}
+        return cls(**{"temperature": 0.0, **known})
+
+    def __call__(self, logits: Array, uniforms: Any, history: History) -> tuple[Array, Array]:
+        """`draw`, then `check`: with MLX this waits for the values."""
+        tokens, logprobs = self.draw(logits, uniforms, history)
+        check(logprobs)
+        return tokens, logprobs
+
+    def draw(self, logits: Array, uniforms: Any, history: History) -> tuple[Array, Array]:
+        """One token per lane, and its log-probability under the raw logits; lazy in MLX.
+
+        logits (N, V) of either library; uniforms (N,) in (0, 1], unused when greedy; history: N
+        sequences of ids (prompt and output in transformers), unused without a penalty. Returns
+        tokens (N,), integers, and log-probabilities (N,), float32 (float64 for float64 logits).
+        A row without a distribution gets a log-probability of NaN, an error in `check`.
+        """
+        xp = logits.__array_namespace__()
+        if logits.dtype not in (xp.float32, xp.float64):
+            logits = logits.astype(xp.float32)
+        if xp is np:
+            logits = np.ascontiguousarray(logits)  # a row's sums must not depend on its strides
+        with np.errstate(all="ignore"):  # `check` reports what matters
+            scores = self._scores(logits, history)
+            reach = scores if self.temperature == 0 else _reaching(self._weights(scores), uniforms)
+            tokens = reach.argmax(axis=-1)  # the lowest id of equals
+            at = lambda x: xp.take_along_axis(x, tokens[:, None], axis=-1)[:, 0]
+            logprobs = at(logits) - _logsumexp(logits)
+            possible = xp.isfinite(logprobs) & xp.isfinite(at(scores))
+            return tokens, xp.where(possible, logprobs, math.nan)
+
+    def _scores(self, logits: Array, history: History) -> Array:
+        """Logits after bias and repetition penalty."""
+        if not self.logit_bias and self.repetition_penalty == 1:
+            return logits
+        xp, (N, V) = logits.__array_namespace__(), logits.shape
+        scores = xp.array(logits)  # a copy: the log-probabilities still need the raw logits
+        if self.logit_bias:
+            if (largest := max(self.logit_bias)) >= V:
+                raise TinylaneError(f"logit_bias token {largest}: expected an id below {V}")
+            ids = xp.array([*self.logit_bias])
+            scores[:, ids] += xp.array([*self.logit_bias.values()], dtype=scores.dtype)
+        if self.repetition_penalty != 1:
+            assert len(history) == N, len(history)
+            rows = np.repeat(np.arange(N, dtype=np.int32), [len(ids) for ids in history])
+            ids = np.concatenate([np.asarray(ids, dtype=np.int32) for ids in history])
+            known = (ids >= 0) & (ids < V)  # an embedding may have more rows than the head
+            seen = xp.array(rows[known]), xp.array(ids[known])
+            s, penalty = scores[seen], self.repetition_penalty
+            scores[seen] = xp.where(s < 0, s * penalty, s / penalty)  # twice is as once
+        return scores
+
+    def _weights(self, scores: Array) -> Array:
+        """(N, V) weights: 1 for the likeliest token of each row, 0 for what a filter removed."""
+        xp, V = scores.__array_namespace__(), scores.shape[-1]
+        shifted = scores - scores.max(axis=-1, keepdims=True)  # first, so that 0 / cold is 0
+        w = xp.exp(shifted / max(self.temperature, COLDEST))
+        if 0 < self.top_k < V:
+            kth = V - self.top_k
+            w = w * (w >= xp.partition(w, kth, axis=-1)[:, kth : kth + 1])
+        if self.top_p < 1:
+            ranked = xp.sort(w, axis=-1)
+            below = _cumsum(ranked)  # what each token and all less likely ones hold together
+            nucleus = below > (1 - self.top_p) * below[:, -1:]
+            w = w * (w >= xp.where(nucleus, ranked, 1).min(axis=-1, keepdims=True))
+        if self.min_p > 0:
+            w = w * (w >= self.min_p)
+        return w
+
+
+def check(logprobs: Any) -> None:
+    """Raises TinylaneError naming the first row for which `draw` found no token: NaN."""
+    for row in np.flatnonzero(np.isnan(np.asarray(logprobs))):
+        cause = "NaN, +inf, or every token at -inf; look for bad weights or a logit_bias of -inf"
+        raise TinylaneError(f"logits of row {row}: no token can be drawn ({cause})")
+
+
+def _reaching(weights: Array, uniforms: Any) -> Array:
+    """Booleans (N, V): cumulative weight >= u * total. The first is the inverse CDF at u."""
+    running = _cumsum(weights)
+    # A parallel float32 scan, as on a GPU, need not be monotone: rounding may lift the entry of a
+    # removed token over the target, and the last entry need not be the largest. With the removed
+    # ones at 0 none of them can be chosen, and at u = 1 some token still reaches the target.
+    running = running * (weights > 0)
+    u = running.__array_namespace__().array(uniforms, dtype=running.dtype).reshape(-1, 1)
+    return running >= u * running.max(axis=-1, keepdims=True)
+
+
+def _cumsum(x: Array) -> Array:
+    """Along rows; in float64 on NumPy, while MLX on a GPU has none."""
+    xp = x.__array_namespace__()
+    return xp.cumsum(x, axis=-1, dtype=np.float64) if xp is np else xp.cumsum(x, axis=-1)
+
+
+def _logsumexp(x: Array) -> Array:
+    """(N, V) -> (N,). MLX's fused one reduces row by row; a plain sum may group rows on a GPU."""
+    xp = x.__array_namespace__()
+    if xp is not np:
+        return xp.logsumexp(x, axis=-1)
+    top = x.max(axis=-1, keepdims=True)
+    return top[:, 0] + np.log(np.exp(x - top).sum(axis=-1))

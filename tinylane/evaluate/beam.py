@@ -1,0 +1,149 @@
+"""Beam search, a baseline on the lanes' machinery: beams are independent lanes of one prompt.
+
+The prompt is cached once. A beam that dies leaves its lane to a sibling of one that goes on: the
+first continuation of a beam stays in its lane, any other is forked into a free one. Scores and
+stopping follow transformers' `generate(num_beams=...)`, version 5; there is no sampling, no
+constraint and no group.
+
+    B beams   V vocab
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from tinylane.core.cache import LaneCache
+from tinylane.core.errors import TinylaneError
+from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, LaneRoPE
+from tinylane.core.prompt import Prompt, encode_prompt, end_ids
+
+if TYPE_CHECKING:
+    from tinylane.core.model import Model
+
+CHUNK = 512  # rows of a prefill pass
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A finished beam. tokens: an end token included. score: the sum of its tokens' log-probability
+    over len(tokens) ** length_penalty. text: without end token, "" without a tokenizer."""
+
+    text: str
+    tokens: list[int]
+    score: float
+
+
+class _Beam(NamedTuple):
+    logprob: float  # of all its tokens
+    tokens: list[int]
+    lane: int
+
+
+def beam_search(
+    model: Model,
+    prompt: Prompt,
+    beams: int = 4,
+    max_tokens: int = 256,
+    *,
+    length_penalty: float = 1.0,
+    early_stopping: bool | Literal["never"] = False,
+    template: dict[str, Any] | None = None,
+) -> list[Hypothesis]:
+    """The best finished beams, at most `beams`, best first.
+
+    length_penalty: above 0 favours long texts, below 0 short ones. early_stopping: True stops when
+    there are `beams` finished ones; False when none that runs is better, as long as it now is, than
+    the worst of them; "never" when none could become better. template: as in `Decoding`. Raises
+    TinylaneError for settings out of range and what `encode_prompt` refuses.
+    """
+    for name, value, most in (("beams", beams, MAX_LANES), ("max_tokens", max_tokens, 1 << 31)):
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise TinylaneError(f"{name} is {value!r}; expected a whole number from 1 to {most}")
+    if not np.isfinite(length_penalty):
+        raise TinylaneError(f"length_penalty is {length_penalty}; expected a finite number")
+    if early_stopping not in (True, False, "never"):
+        raise TinylaneError(f"early_stopping is {early_stopping!r}; expected True, False, 'never'")
+    ids, ends, context = (
+        encode_prompt(model, prompt, template),
+        end_ids(model),
+        model.config.context,
+    )
+    if len(ids) >= context:
+        raise TinylaneError(f"the prompt has {len(ids)} tokens; this model's context is {context}")
+    longest = min(max_tokens, context - len(ids))
+    keep = max(2, 1 + len(ends)) * beams  # enough that `beams` of them have no end token
+    cache = model.new_cache(LaneRoPE.none(model.theta), LaneMask.independent(beams))
+    logprobs = _prefill(model, cache, ids)
+    running, finished = [_Beam(0.0, [], 0)], list[Hypothesis]()
+    for length in range(1, longest + 1):
+        parents = np.array([beam.logprob for beam in running])
+        found = _continuations(running, logprobs + parents[:, None], keep)
+        running = []
+        for rank, beam in enumerate(found):
+            if beam.tokens[-1] not in ends and length < longest:
+                running.append(beam)
+            elif rank < beams and not (early_stopping is True and len(finished) == beams):
+                finished.append(_finish(model, beam, beam.logprob / length**length_penalty, ends))
+        running = running[:beams]
+        finished = sorted(finished, key=lambda done: -done.score)[:beams]
+        if not running or (early_stopping is True and len(finished) == beams):
+            break
+        reach = longest if early_stopping == "never" and length_penalty > 0 else length
+        best = running[0].logprob / reach**length_penalty
+        if len(finished) == beams and best <= finished[-1].score:
+            break
+        running = _place(cache, running, beams)
+        last, at = [beam.tokens[-1] for beam in running], len(ids) + length - 1
+        lanes = [beam.lane for beam in running]
+        logprobs = _feed(model, cache, last, [at] * len(running), lanes)
+    return finished
+
+
+def _continuations(running: list[_Beam], scores: np.ndarray, keep: int) -> list[_Beam]:
+    """The best beams that are one token longer, in their parents' lanes; scores (B, V)."""
+    flat, V, keep = scores.reshape(-1), scores.shape[1], min(keep, scores.size)
+    top = np.argpartition(-flat, keep - 1)[:keep]
+    top = top[np.argsort(-flat[top], kind="stable")]
+    return [
+        _Beam(float(flat[k]), [*running[k // V].tokens, int(k % V)], running[k // V].lane)
+        for k in top
+    ]
+
+
+def _place(cache: LaneCache, running: list[_Beam], beams: int) -> list[_Beam]:
+    """A lane for every beam, with the rows of its parent."""
+    parents = {beam.lane for beam in running}
+    free, placed = sorted(set(range(beams)) - parents), []
+    for lane in free:
+        cache.drop(lane)
+    for beam in running:
+        if beam.lane in parents:
+            parents.remove(beam.lane)
+            placed.append(beam)
+        else:
+            cache.fork(beam.lane, free[0])
+            placed.append(beam._replace(lane=free.pop(0)))
+    return placed
+
+
+def _feed(model: Model, cache: LaneCache, tokens: Any, positions: Any, lanes: Any) -> np.ndarray:
+    """Rows into the cache -> their log-probabilities (T, V), in float64."""
+    logits = np.asarray(model(tokens, positions, lanes, cache=cache)).astype(np.float64)
+    logits -= logits.max(axis=-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+
+
+def _prefill(model: Model, cache: LaneCache, ids: list[int]) -> np.ndarray:
+    """The prompt into the cache -> log-probabilities (1, V) after it."""
+    for start in range(0, len(ids) - 1, CHUNK):
+        rows = range(start, min(start + CHUNK, len(ids) - 1))
+        model(ids[start : rows.stop], rows, [SHARED] * len(rows), cache=cache, rows=[0])
+    return _feed(model, cache, ids[-1:], [len(ids) - 1], [SHARED])
+
+
+def _finish(model: Model, beam: _Beam, score: float, ends: frozenset[int]) -> Hypothesis:
+    said = [token for token in beam.tokens if token not in ends]
+    return Hypothesis(model.tokenizer.decode(said) if model.tokenizer else "", beam.tokens, score)

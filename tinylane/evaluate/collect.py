@@ -1,0 +1,159 @@
+"""Labelled transcripts of lanes at work: what `tinylane train sft` and `kto` learn from.
+
+A sample is one run of N lanes on one problem; sample 0 is what `tinylane eval` with the same
+settings would see. A line holds the prompt, what the lanes wrote, and whether that was good:
+
+    {"problem": id, "sample": s, "prompt": text, "lanes": [text, ...], "finished": [true, ...],
+     "label": true, ...}
+
+as `tinylane.train.data` reads it. Text is kept as ids as well ("prompt_ids", "lane_ids")
+where encoding it would not give the ids that the model saw: a prompt put by a chat template; a lane
+with half a character, a special token inside, a stop string, or an unusual way of spelling.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from tinylane.core.errors import TinylaneError, show
+from tinylane.core.prompt import encode_lane_prompt, end_ids, end_token
+from tinylane.evaluate import runner
+from tinylane.evaluate.tasks.task import Problem, Task
+
+if TYPE_CHECKING:
+    from tinylane.core.decoding import Decoding
+    from tinylane.core.model import Model
+    from tinylane.evaluate.runner import Cell, Conditions
+
+LABELS = ("majority", "any", "all", "lane")
+MAX_SAMPLES = 1 << 24
+
+
+def fields(label_by: str) -> tuple[str, ...]:
+    """The fields that tell a transcript from the others of its run."""
+    return ("problem", "sample", "lane") if label_by == "lane" else ("problem", "sample")
+
+
+def check(label_by: str, samples: int, cell: Cell, conditions: Conditions) -> None:
+    """Raise TinylaneError for settings that make no transcripts worth having."""
+    if label_by not in LABELS:
+        raise TinylaneError(f"label by {show(label_by, 40)}; expected {', '.join(LABELS)}")
+    if not 1 <= samples <= MAX_SAMPLES:
+        raise TinylaneError(f"--samples is {samples}; expected 1 to {MAX_SAMPLES:,}")
+    if label_by == "lane" and cell.mode != "independent":
+        raise TinylaneError(
+            f"--label-by lane makes a transcript of every lane; in mode {cell.mode} they read each "
+            "other and belong together: give --mode independent, or another --label-by"
+        )
+    if samples > 1 and conditions.sampler is not None and conditions.sampler.temperature == 0:
+        raise TinylaneError(f"--samples {samples}, but greedy: all would be the same; give --temp")
+
+
+def sample(
+    model: Model,
+    task: Task,
+    problem: Problem,
+    index: int,
+    cell: Cell,
+    conditions: Conditions,
+    number: int,
+    label_by: str = "majority",
+) -> list[dict[str, Any]]:
+    """Sample `number` of a problem: its transcript, or with label_by="lane" one of each lane.
+
+    A transcript is good if the majority's answer is right ("majority"), that of any lane, or of all
+    lanes; a lane's if its own is. Every sample has its own random numbers, which depend on nothing
+    but the seed, the problem and its number.
+    """
+    met: list[Decoding] = []
+
+    def prepare(decoding: Decoding) -> None:
+        if conditions.prepare is not None:
+            conditions.prepare(decoding)
+        met.append(decoding)
+
+    # Above the seeds that `runner.problem_seed` makes of the command line's, which are below 2**64.
+    apart = replace(conditions, seed=conditions.seed + (number << 64), prepare=prepare)
+    record = runner.solve(model, task, problem, index, cell, apart)
+    own = task.lane_prompts(cell.lanes)
+    if own is None and conditions.lane_prompts is not None:
+        own = conditions.lane_prompts(cell.lanes)
+    rewritten = conditions.prompt is not None or bool(conditions.template)
+    whole = _transcript(model, problem, record, met[0], own, rewritten)
+    whole = {"problem": problem.id, "sample": number, **whole}
+    right = [bool(lane["correct"]) for lane in record["lane"]]
+    if label_by == "lane":
+        return [_alone(whole, m, right[m]) for m in range(cell.lanes)]
+    label = {"majority": record["correct"], "any": any(right), "all": all(right)}[label_by]
+    return [{**whole, "label": bool(label)}]
+
+
+PER_LANE = ("lanes", "finished", "lane_prompts", "lane_ids", "answers", "correct", "given")
+
+
+def _alone(whole: dict[str, Any], m: int, right: bool) -> dict[str, Any]:
+    """Lane m as a transcript of its own."""
+    mine = {name: [value[m]] if name in PER_LANE else value for name, value in whole.items()}
+    return {**mine, "lane": m, "answer": mine["answers"][0], "label": right}
+
+
+def _transcript(
+    model: Model,
+    problem: Problem,
+    record: dict[str, Any],
+    decoding: Decoding,
+    own: list[str] | None,
+    rewritten: bool,
+) -> dict[str, Any]:
+    """What the lanes wrote, without a label. rewritten: the prompt is not the problem's alone."""
+    ends, lanes = end_ids(model), decoding.lanes
+    finished = [bool(lane.tokens) and lane.tokens[-1] in ends for lane in lanes]
+    asked = problem.prompt
+    row: dict[str, Any] = {"prompt" if isinstance(asked, str) else "messages": asked}
+    if rewritten or (model.tokenizer is not None and model.tokenizer.chat_template is not None):
+        row["prompt_ids"] = list(decoding.prompt)
+    if own is not None and any(own):
+        row["lane_prompts"] = own
+    row |= {"lanes": [lane.text for lane in lanes], "finished": finished}
+    if any(
+        spelled(model, lane.text, done) != lane.tokens
+        for lane, done in zip(lanes, finished, strict=True)
+    ):
+        row["lane_ids"] = [list(lane.tokens) for lane in lanes]
+    row |= {"answer": record["answer"], "truth": problem.truth}
+    row["answers"] = [lane["answer"] for lane in record["lane"]]
+    row["correct"] = [bool(lane["correct"]) for lane in record["lane"]]
+    row["unreadable"] = sum(not group["readable"] for group in record["groups"])
+    row |= {"mode": record["mode"], "steps": record["steps"], "seconds": record["seconds"]}
+    if "given" in record:
+        row["given"] = record["given"]
+    return row
+
+
+def spelled(model: Model, text: str, finished: bool) -> list[int] | None:
+    """The ids that a reader makes of a lane's text: its own, and the checkpoint's end token if the
+    lane ended by itself. None where it cannot."""
+    try:
+        ids = encode_lane_prompt(model, text)
+    except TinylaneError:
+        return None
+    return [*ids, end_token(model)] if finished else ids  # type: ignore[list-item]
+
+
+def summary(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """Counts over transcripts: of them, good ones, their lanes, lanes without an answer, answers
+    that could not be read, and transcripts that keep their lanes' ids."""
+    found: Counter[str] = Counter(
+        dict.fromkeys(("transcripts", "good", "lanes", "silent", "unreadable", "kept_ids"), 0)
+    )
+    for row in rows:
+        found["transcripts"] += 1
+        found["good"] += bool(row["label"])
+        found["lanes"] += len(row["lanes"])
+        found["silent"] += sum(answer is None for answer in row["answers"])
+        found["unreadable"] += int(row["unreadable"])
+        found["kept_ids"] += "lane_ids" in row
+    return dict(found)

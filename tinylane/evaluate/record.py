@@ -1,0 +1,319 @@
+"""One problem, answered once by N lanes: what a line of results.jsonl holds, and what follows.
+
+A record keeps, for every lane, at which of its tokens its answer changed. So what the lanes had
+answered after any number of steps, of tokens in all, or of seconds is a pure function of it:
+
+    state(record, s)    every lane's answer after s steps, and its mean log-probability until then
+
+which is what a run with `max_tokens=s` would have ended with (`max_tokens` decides nothing else,
+unless Omega's slot is made to follow it): a lane that has not ended by itself has the answer that
+its text so far has marked, or none (`tinylane.evaluate.tasks.task.answer_of`). After b tokens in all means
+after the last step that does not take the lanes beyond b tokens together, as `total_tokens=b`. One
+thing does depend on the whole budget: a collaboration prompt's forced finish.
+
+Answers of one problem are put into groups that `Task.right` calls the same, so that reading a
+record needs neither the task nor math-verify.
+
+    S steps of the run   N lanes
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tinylane.core.decoding import Result
+from tinylane.core.errors import TinylaneError, show
+from tinylane.evaluate.tasks.task import Problem, Task
+
+COMPARED = 64  # different answers of a problem that are compared as more than text
+FLOOR = -1e9  # for the log-probability of what cannot be
+
+
+class Groups:
+    """The different answers of one problem. number(answer) gives the group, a new one if needed."""
+
+    def __init__(self, task: Task, truth: str) -> None:
+        self.task, self.truth = task, truth
+        self.found: list[dict[str, Any]] = []
+        self._known: dict[str, int] = {}
+
+    def number(self, answer: str) -> int:
+        """The first group whose answer `right` calls the same. Of more than COMPARED different
+        texts (a model that writes nothing but boxes) the rest is compared as text."""
+        if answer in self._known:
+            return self._known[answer]
+        few = len(self._known) < COMPARED
+        readable = few and self.task.readable(answer)
+        k = len(self.found)
+        if readable:
+            same = (
+                j
+                for j, group in enumerate(self.found)
+                if group["readable"] and self.task.right(answer, group["answer"])
+            )
+            k = next(same, k)
+        if k == len(self.found):
+            right = self.task.right(answer, self.truth) if few else answer == self.truth
+            group = {"answer": answer, "correct": bool(right), "readable": bool(readable)}
+            self.found.append(group)
+        self._known[answer] = k
+        return k
+
+
+@dataclass
+class Watch:
+    """Follows a decoding and notes when the lanes' answers change. `step` after every step."""
+
+    groups: Groups
+    lanes: int
+    texts: list[str] = field(default_factory=list)
+    answers: list[list[list[int | None]]] = field(default_factory=list)
+    clock: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.texts = [""] * self.lanes
+        self.answers = [[] for _ in range(self.lanes)]
+
+    def step(self, step: Any, seconds: float) -> None:
+        """step: what `Decoding.step` gave. seconds: since the prompt was first read."""
+        self.clock.append(round(seconds, 4))
+        for m in range(self.lanes):
+            ended = step.finished.get(m)
+            if step.tokens[m] is None or not (step.texts[m] or ended):
+                continue
+            self.texts[m] += step.texts[m]
+            answer = self.groups.task.extract(self.texts[m], ended == "stop")
+            now = None if answer is None else self.groups.number(answer)
+            changes = self.answers[m]
+            if (changes[-1][1] if changes else None) != now:
+                changes.append([step.index + 1, now])
+
+
+def make(
+    problem: Problem,
+    index: int,
+    mode: str,
+    seed: int,
+    result: Result,
+    watch: Watch,
+) -> dict[str, Any]:
+    """The record of a finished decoding, plain JSON values. index: of the problem. mode: a label.
+
+    answers: of every lane [step, group] where its answer changed, group None for none. clock: the
+    seconds at which every step was done. Log-probabilities keep six digits.
+    """
+    groups = watch.groups.found
+    lanes = []
+    for lane, answers in zip(result.lanes, watch.answers, strict=True):
+        last = answers[-1][1] if answers else None
+        logprobs = [_six(x) for x in lane.logprobs]
+        lanes.append(
+            {
+                "lane": lane.index,
+                "finish_reason": lane.finish_reason,
+                "answer": None if last is None else groups[last]["answer"],
+                "correct": last is not None and groups[last]["correct"],
+                "answers": answers,
+                "logprob": _six(math.fsum(logprobs)),
+                "text": lane.text,
+                "tokens": [int(t) for t in lane.tokens],
+                "logprobs": logprobs,
+            }
+        )
+    record = {
+        "problem": problem.id,
+        "index": index,
+        "mode": mode,
+        "lanes": len(lanes),
+        "seed": seed,
+        "truth": problem.truth,
+        "prompt_tokens": len(result.prompt),
+        "steps": result.steps,
+        "tokens": sum(len(lane.tokens) for lane in result.lanes),
+        "seconds": round(result.prefill_seconds + result.seconds, 4),
+        "prefill_seconds": round(result.prefill_seconds, 4),
+        "groups": groups,
+        "lane": lanes,
+        "clock": watch.clock,
+    }
+    winner = vote(*state(read(record, "this record"), result.steps))
+    record["answer"] = None if winner is None else groups[winner]["answer"]
+    record["correct"] = winner is not None and groups[winner]["correct"]
+    return record
+
+
+def _six(x: float) -> float:
+    return float(f"{max(float(x), FLOOR):.6g}") if x == x else FLOOR
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the measures need of a record. lengths: (N,) tokens of every lane. cut: whether a lane
+    was ended by its number of tokens. answers: per lane (steps, groups), where they changed; -1 is
+    no answer. logprobs: per lane the sum after 0, 1, .. tokens. correct, readable: per group.
+    clock: (S,) s. copied: share of the lanes' n-grams that another lane has too (NaN: no n-grams).
+    twins: whether two lanes wrote the same tokens."""
+
+    problem: str
+    mode: str
+    lanes: int
+    steps: int
+    tokens: int
+    seconds: float
+    lengths: np.ndarray
+    cut: bool
+    answers: tuple[tuple[np.ndarray, np.ndarray], ...]
+    logprobs: tuple[np.ndarray, ...]
+    correct: np.ndarray
+    readable: np.ndarray
+    clock: np.ndarray
+    copied: float
+    twins: bool
+
+
+NGRAM = 4  # tokens
+
+
+def read(
+    record: dict[str, Any],
+    where: str,
+    limit: int | Mapping[tuple[str, int], int] | None = None,
+) -> Row:
+    """A record as read from a file. limit: max_tokens of the run, or of each of its cells, by mode
+    and number of lanes; a lane that reached it was cut.
+
+    Raises TinylaneError, naming `where`, for what is no record: the file may have been edited.
+    """
+    try:
+        if isinstance(limit, Mapping):
+            limit = limit.get((str(record["mode"]), _whole(record["lanes"])))
+        return _read(record, limit)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        what = f"{type(error).__name__} {show(str(error), 60)}"
+        raise TinylaneError(f"{where}: is not a result of tinylane eval ({what})") from None
+
+
+def _read(record: dict[str, Any], limit: int | None) -> Row:
+    lanes, groups = record["lane"], record["groups"]
+    n, steps = _whole(record["lanes"]), _whole(record["steps"])
+    _need(len(lanes) == n >= 1, "as many lanes as it says")
+    answers: list[tuple[np.ndarray, np.ndarray]] = []
+    logprobs: list[np.ndarray] = []
+    lengths: list[int] = []
+    cut = False
+    for lane in lanes:
+        written = len(lane["tokens"])
+        _need(written == len(lane["logprobs"]) <= steps, "a log-probability for every token")
+        at = [_whole(step) for step, _ in lane["answers"]]
+        what = [-1 if group is None else _whole(group) for _, group in lane["answers"]]
+        _need(at == sorted(set(at)) and all(1 <= s <= steps for s in at), "answers in order")
+        _need(all(k < len(groups) for k in what), "answers that are listed")
+        answers.append((np.array(at, int), np.array(what, int)))
+        with np.errstate(over="ignore"):  # infinity is refused in words
+            sums = np.cumsum([0.0, *map(float, lane["logprobs"])])
+        _need(bool(np.isfinite(sums).all()), "finite log-probabilities")
+        logprobs.append(sums.astype(np.float32))
+        lengths.append(written)
+        cut = cut or (lane["finish_reason"] != "stop" and (limit is None or written >= limit))
+    clock = np.array(record["clock"], float)
+    _need(clock.shape == (steps,) and bool(np.isfinite(clock).all()), "a time for every step")
+    tokens = [tuple(_whole(t) for t in lane["tokens"]) for lane in lanes]
+    given = [
+        [(min(_whole(a), steps), min(_whole(b), steps)) for _, a, b in ranges]
+        for ranges in record.get("given") or [[]] * n
+    ]
+    return Row(
+        problem=str(record["problem"]),
+        mode=str(record["mode"]),
+        lanes=n,
+        steps=steps,
+        tokens=sum(lengths),
+        seconds=float(record["seconds"]),
+        lengths=np.array(lengths),
+        cut=cut,
+        answers=tuple(answers),
+        logprobs=tuple(logprobs),
+        correct=np.array([bool(group["correct"]) for group in groups], bool),
+        readable=np.array([bool(group["readable"]) for group in groups], bool),
+        clock=clock,
+        copied=copied(tokens, given=given),
+        twins=len(set(tokens)) < n,
+    )
+
+
+def _need(so: bool, what: str) -> None:
+    if not so:
+        raise ValueError(f"expected {what}")
+
+
+def _whole(value: Any) -> int:
+    _need(type(value) is int and value >= 0, "whole numbers")
+    return value
+
+
+def copied(
+    tokens: Sequence[Sequence[int]],
+    n: int = NGRAM,
+    given: Sequence[Sequence[tuple[int, int]]] | None = None,
+) -> float:
+    """The share of the lanes' n-grams of tokens that at least one other lane has too.
+
+    Counted with repetition, over all lanes that are long enough. NaN for one lane or no n-grams.
+    given: for every lane the ranges of its tokens that it was given (`tinylane.evaluate.collaboration`); they
+    are the same in all lanes, and n-grams that touch them do not count.
+    """
+    told = [{k for a, b in lane for k in range(a, b)} for lane in given or [()] * len(tokens)]
+    grams = [
+        [tuple(t[k : k + n]) for k in range(len(t) - n + 1) if skip.isdisjoint(range(k, k + n))]
+        for t, skip in zip(tokens, told, strict=True)
+    ]
+    owners: dict[tuple[int, ...], set[int]] = {}
+    for m, mine in enumerate(grams):
+        for gram in mine:
+            owners.setdefault(gram, set()).add(m)
+    total = sum(map(len, grams))
+    if len(tokens) < 2 or not total:
+        return math.nan
+    return sum(len(owners[gram]) > 1 for mine in grams for gram in mine) / total
+
+
+def state(row: Row, step: int) -> tuple[np.ndarray, np.ndarray]:
+    """After `step` steps: (N,) groups, -1 for no answer, and (N,) mean log-probabilities."""
+    groups, means = np.full(row.lanes, -1), np.full(row.lanes, -np.inf)
+    for m, (at, what) in enumerate(row.answers):
+        k = int(np.searchsorted(at, step, side="right"))
+        groups[m] = what[k - 1] if k else -1
+        written = min(step, int(row.lengths[m]))
+        if written:
+            means[m] = row.logprobs[m][written] / written
+    return groups, means
+
+
+def vote(groups: np.ndarray, means: np.ndarray) -> int | None:
+    """The group that most lanes gave, as `tinylane.vote` decides: among equals the one with the
+    likeliest lane, then with the lowest. None if there is no answer."""
+    best: tuple[int, float, int] | None = None
+    winner = None
+    for group in {int(g) for g in groups if g >= 0}:
+        members = np.flatnonzero(groups == group)
+        lead = max(members, key=lambda m: (means[m], -m))
+        rank = (len(members), float(means[lead]), -int(lead))
+        if best is None or rank > best:
+            best, winner = rank, group
+    return winner
+
+
+def step_at_tokens(row: Row, total: int) -> int:
+    """The last step after which the lanes had written at most `total` tokens together."""
+    used = np.minimum(np.arange(1, row.steps + 1)[:, None], row.lengths).sum(axis=1)
+    return int(np.searchsorted(used, total, side="right"))
+
+
+def step_at_seconds(row: Row, seconds: float) -> int:
+    """The last step that was done `seconds` after the prompt was first read."""
+    return int(np.searchsorted(row.clock, seconds, side="right"))

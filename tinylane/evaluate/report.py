@@ -1,0 +1,356 @@
+"""Runs put side by side: which belong together, what is compared with what, and the page about it.
+
+Runs of the same task, problems and seed make one section, in which every comparison is paired by
+problem. Only problems that all of a section's cells have done count, so that a run that is still
+going on is read as fairly as one that is complete.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tinylane.core.errors import TinylaneError, show
+from tinylane.evaluate import record
+from tinylane.evaluate.measures import (
+    AXES,
+    Comparison,
+    Estimate,
+    Summary,
+    any_of,
+    compare,
+    curve,
+    curve_of_k,
+    grid,
+    majority_of,
+    mean,
+    powers,
+    summary,
+    wilson,
+)
+from tinylane.evaluate.record import Row
+from tinylane.evaluate.runner import parse_mode
+from tinylane.evaluate.tables import comparisons_table, end_table, group_table, writing_table
+from tinylane.files.display import one_line
+from tinylane.files.run_dir import read_run
+
+CAPTION_END = (
+    "Share of problems right, with 95% Wilson intervals. *One lane*: the mean over the lanes, with "
+    "the interval of as many trials as there are problems. *Tokens a lane*: what each may write."
+)
+CAPTION_WRITING = (
+    "Means over problems, with 95% bootstrap intervals. *Repeated*: the share of a lane's runs of "
+    f"{record.NGRAM} tokens that another lane wrote too. *Identical*: problems in which two lanes "
+    "wrote the same, token for token. *No answer*: lanes. *Cut*: problems in which a lane reached "
+    "its number of tokens."
+)
+CAPTION_K = (
+    "At the end, over all choices of k of the lanes; 95% Wilson intervals, k = N as above. Lanes "
+    "that read each other were not alone when they wrote."
+)
+CAPTION_COMPARE = (
+    "The same problems, prompts and random numbers on both sides, paired by problem; differences "
+    "in percentage points with 95% bootstrap intervals over problems (*all alike*: no two problems "
+    "differ, so there is nothing to resample). *Steps* gives every lane the same length, so that N "
+    "lanes write up to N times what one lane writes. *Tokens* counts those of all lanes together, "
+    "so that one lane goes on N times as long. `independent` with as many lanes is equal in both: "
+    "N samples of one prompt. The budget is the largest that both sides have used, and the larger "
+    "one too where the other side ended by itself. A lane that has not ended by then has the "
+    "answer that its text has marked, or none."
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory as read. name: its folder's. cells: key -> problems, in file order."""
+
+    name: str
+    settings: dict[str, Any]
+    starts: list[Any]
+    cells: dict[tuple[str, int], list[Row]]
+    planned: int
+
+
+def read(folder: str | Path) -> Run:
+    """A run directory. Raises TinylaneError, in one line, for one that is none or was edited."""
+    found, lines = read_run(folder)
+    settings = found.get("settings")
+    path = Path(folder) / "results.jsonl"
+    if isinstance(settings, dict) and settings.get("what") == "transcripts":
+        raise TinylaneError(
+            f"{folder}: holds the transcripts of tinylane collect; expected the --out of tinylane "
+            "eval"
+        )
+    try:
+        if not isinstance(settings, dict):
+            raise ValueError("no settings")
+        limits = {(c["mode"], int(c["lanes"])): int(c["max_tokens"]) for c in settings["cells"]}
+        for mode, _ in limits:
+            parse_mode(mode)
+        planned = int(settings["count"]) * len(limits)
+        json.dumps([settings["task"], settings["seed"], settings["sampler"], settings["model"]])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise TinylaneError(
+            f"{folder}: settings.json is not that of tinylane eval ({show(str(error), 40)})"
+        ) from None
+    cells: dict[tuple[str, int], list[Row]] = {key: [] for key in limits}
+    seen: set[tuple[str, int, str]] = set()
+    for number, line in lines:
+        where = f"{path}, line {number}"
+        row = record.read(line, where, limits)
+        key = (row.mode, row.lanes)
+        if key not in cells or (*key, row.problem) in seen:
+            raise TinylaneError(
+                f"{where}: problem {show(row.problem, 40)} of {show(row.mode, 40)}, {row.lanes} "
+                f"lanes, is {'there twice' if key in cells else 'not part of this run'}"
+            )
+        seen.add((*key, row.problem))
+        cells[key].append(row)
+    if not seen:
+        raise TinylaneError(f"{folder}: no results yet; tinylane eval writes them")
+    starts = found.get("starts")
+    return Run(
+        _plain(Path(folder).resolve().name)[:60] or "run",
+        settings,
+        starts if isinstance(starts, list) else [],
+        {key: rows for key, rows in cells.items() if rows},
+        planned,
+    )
+
+
+@dataclass(frozen=True)
+class Section:
+    """Runs of one task. cells: label -> problems that all of them have done, in one order. skipped:
+    how many problems some have done and others have not."""
+
+    runs: list[Run]
+    cells: dict[str, list[Row]]
+    limits: dict[str, int]
+    skipped: int
+
+    @property
+    def title(self) -> str:
+        """The task in words."""
+        task = self.runs[0].settings["task"]
+        name = str(task.get("name", "task"))[:40] if isinstance(task, dict) else "task"
+        more = ""
+        if name == "shell-game":
+            more = f", {task.get('cups')} cups, {task.get('swaps')} swaps"
+        count = len(next(iter(self.cells.values())))
+        return _plain(f"{name}{more}, {count} problems, seed {self.runs[0].settings['seed']}")
+
+
+def sections(runs: Sequence[Run]) -> list[Section]:
+    """The runs by task, problems and seed. Raises TinylaneError where runs of one task have no
+    problem in common."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        s = run.settings
+        same = json.dumps([s["task"], s["seed"]], sort_keys=True)
+        groups.setdefault(same, []).append(run)
+    return [_section(group) for group in groups.values()]
+
+
+def _section(runs: list[Run]) -> Section:
+    many = len(runs) > 1
+    names = [run.name for run in runs]
+    names = [f"{n}#{k + 1}" if names.count(n) > 1 else n for k, n in enumerate(names)]
+    cells, limits = {}, {}
+    for run, name in zip(runs, names, strict=True):
+        for (mode, n), rows in run.cells.items():
+            label = (f"{name}: " if many else "") + f"{mode} x{n}"
+            cells[label] = rows
+            limits[label] = next(
+                c["max_tokens"]
+                for c in run.settings["cells"]
+                if (c["mode"], c["lanes"]) == (mode, n)
+            )
+    every = [{row.problem for row in rows} for rows in cells.values()]
+    shared, known = set.intersection(*every), set.union(*every)
+    if not shared:
+        raise TinylaneError(
+            f"{', '.join(names)}: no problem that all cells have done; let the run go on a little"
+        )
+    order = [row.problem for row in next(iter(cells.values())) if row.problem in shared]
+    found = {}
+    for label, rows in cells.items():
+        by_id = {row.problem: row for row in rows}
+        found[label] = [by_id[problem] for problem in order]
+    return Section(runs, found, limits, len(known) - len(shared))
+
+
+def pairs(section: Section) -> list[tuple[str, str]]:
+    """(cell, what it is compared with): independent lanes of the same number, one lane, and the
+    same cell of the first run."""
+    found = []
+    for label in section.cells:
+        prefix, _, cell = label.rpartition(": ")
+        prefix = f"{prefix}: " if prefix else ""
+        mode, _, n = cell.rpartition(" x")
+        others = []
+        if n != "1":
+            if mode != "independent":
+                others.append(f"{prefix}independent x{n}")
+            others.append(f"{prefix}independent x1")
+        first = next(iter(section.cells)).rpartition(": ")[0]
+        if prefix and prefix != f"{first}: ":
+            others.append(f"{first}: {cell}")
+        found += [(label, other) for other in others if other in section.cells]
+    return found
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A section in numbers."""
+
+    section: Section
+    summaries: dict[str, Summary]
+    majorities: dict[str, dict[int, tuple[Estimate, Estimate]]]
+    comparisons: list[Comparison]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "title": self.section.title,
+            "runs": [run.name for run in self.section.runs],
+            "skipped": self.section.skipped,
+            "cells": {label: s.as_dict() for label, s in self.summaries.items()},
+            "of_k": {
+                label: {
+                    str(k): {"majority": a.as_dict(), "any": b.as_dict()}
+                    for k, (a, b) in found.items()
+                }
+                for label, found in self.majorities.items()
+            },
+            "comparisons": [c.as_dict() for c in self.comparisons],
+        }
+
+
+def find(section: Section) -> Findings:
+    """Everything that is measured. Raises TinylaneError where scipy is not installed."""
+    mean([0.0, 1.0])  # scipy is there, or the line that says what to install
+    summaries = {label: summary(rows) for label, rows in section.cells.items()}
+    majorities = {}
+    for label, rows in section.cells.items():
+        n = rows[0].lanes
+        if n > 1:
+            majorities[label] = {
+                k: (
+                    wilson(sum(majority_of(row, k) for row in rows), len(rows)),
+                    wilson(sum(any_of(row, k) for row in rows), len(rows)),
+                )
+                for k in powers(n)
+            }
+    comparisons = [
+        comparison
+        for a, b in pairs(section)
+        for axis in AXES[:2]
+        for comparison in compare(section.cells[a], section.cells[b], (a, b), axis)
+    ]
+    return Findings(section, summaries, majorities, comparisons)
+
+
+def curves(section: Section) -> dict[str, Any]:
+    """Every cell's accuracy as a function of steps, tokens and seconds, plain JSON values: one
+    lane, majority and any, and on a coarser grid the majority of k lanes and any of k."""
+    found: dict[str, Any] = {}
+    for label, rows in section.cells.items():
+        found[label] = {}
+        for axis in AXES:
+            budgets, coarse = grid(rows, axis), grid(rows, axis, 9)
+            here: dict[str, Any] = {"budgets": _rounded(budgets)}
+            for name, line in curve(rows, axis, budgets).items():
+                here[name] = [_rounded([e.value, e.low, e.high]) for e in line]
+            of_k: dict[str, Any] = {"budgets": _rounded(coarse)}
+            for k in powers(rows[0].lanes)[:-1]:
+                for name, line in zip(
+                    ("majority", "any"), curve_of_k(rows, axis, coarse, k), strict=True
+                ):
+                    of_k[f"{name} of {k}"] = [_rounded([e.value, e.low, e.high]) for e in line]
+            found[label][axis] = {**here, "of_k": of_k}
+    return found
+
+
+def _rounded(values: Any) -> list[float]:
+    return [float(f"{float(x):.5g}") for x in values]
+
+
+def page(found: Sequence[Findings], pictures: Mapping[int, Sequence[tuple[str, str]]]) -> str:
+    """The Markdown. pictures: per section (file name, alt text)."""
+    parts = ["# Evaluation"]
+    for k, findings in enumerate(found):
+        section = findings.section
+        parts.append(f"## {section.title}")
+        parts += [_about(run) for run in section.runs]
+        if apart := differences(section.runs):
+            parts.append(
+                f"**These runs differ in more than their modes**: {', '.join(apart)}. A comparison "
+                "of two of them is of that too."
+            )
+        if section.skipped:
+            parts.append(
+                f"{section.skipped} more problems are not done by all cells yet and do not count."
+            )
+        parts += warnings(findings)
+        parts += [end_table(findings.summaries, section.limits), CAPTION_END]
+        if findings.comparisons:
+            parts += [comparisons_table(findings.comparisons), CAPTION_COMPARE]
+        parts += [writing_table(findings.summaries), CAPTION_WRITING]
+        if findings.majorities:
+            parts += [group_table(findings.majorities), CAPTION_K]
+        parts += [f"![{_plain(alt)}]({name})" for name, alt in pictures.get(k, ())]
+    return "\n\n".join(parts) + "\n"
+
+
+def differences(runs: Sequence[Run]) -> list[str]:
+    """The settings, but for the cells and the number of problems, in which runs differ."""
+    every = [run.settings for run in runs]
+    names = dict.fromkeys(name for s in every for name in s)
+    return [
+        _plain(name)
+        for name in names
+        if name not in ("cells", "count", "told_apart")
+        and any(s.get(name) != every[0].get(name) for s in every)
+    ]
+
+
+def warnings(findings: Findings) -> list[str]:
+    """What a reader must know before the numbers."""
+    told = findings.section.runs[0].settings.get("told_apart") is True
+    found = []
+    for label, s in findings.summaries.items():
+        if s.twins and not told:
+            found.append(
+                f"**Warning**: {_plain(label)}: two lanes wrote the same, token for token, in "
+                f"{s.twins} of {s.count} problems. They are one sample, not two."
+            )
+    return found
+
+
+def _about(run: Run) -> str:
+    s = run.settings
+    done = sum(map(len, run.cells.values()))
+    last = run.starts[-1] if run.starts and isinstance(run.starts[-1], dict) else {}
+    said = last.get("versions")
+    version = said.get("tinylane") if isinstance(said, dict) else None
+    git = _plain(str(last.get("git") or ""))
+    sampler = s["sampler"] if isinstance(s["sampler"], dict) else {}
+    temperature = sampler.get("temperature")
+    how = (
+        "greedy" if temperature == 0 else f"temperature {temperature}, top-p {sampler.get('top_p')}"
+    )
+    revision = f", revision {git[:12]}{'+' * git.endswith('+')}" if git else ""
+    return (
+        f"Run `{_plain(run.name)}`: {done:,} of {run.planned:,} results, {how}; model "
+        f"`{_plain(str(s['model'])[:12])}` ({_plain(str(s.get('backend')))}, "
+        f"{_plain(str(s.get('dtype')))}); tinylane {_plain(str(version))}{revision}"
+        f"; started {max(len(run.starts), 1)} time{'s' if len(run.starts) > 1 else ''}."
+    )
+
+
+def _plain(text: str) -> str:
+    """Text of a file on one line, without what Markdown would obey."""
+    return one_line(text, 600).translate({ord(c): None for c in "`[]<>|"})

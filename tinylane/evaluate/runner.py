@@ -1,0 +1,325 @@
+"""Runs a task: every problem in every cell, one after another, each answer written down at once.
+
+A cell is a mode and a number of lanes. The order is problem by problem, so that a run that was
+stopped has asked all cells the same. What a cell does to a problem (`solve`) depends on the
+settings, the problem and the cell only: a run that was interrupted and goes on, in one process or
+several, gives the records of one that was not.
+
+Fair by default: every cell gets the same prompts and, lane by lane, the same random numbers
+(`problem_seed`), and may write the same number of tokens in all: `max_tokens` is for each lane
+where there are most lanes, and fewer lanes may write as much more (`allowance`). So cells can be
+compared at equal steps, and at equal total tokens, from one run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tinylane.core.errors import TinylaneError, show
+from tinylane.core.lanes import LaneMask
+from tinylane.core.modes import MODES, STARTS
+from tinylane.core.modes import mode as mode_of
+from tinylane.core.prompt import encode_prompt
+from tinylane.core.sampling import Sampler
+from tinylane.evaluate import record
+from tinylane.evaluate.collaboration import Dictation
+from tinylane.evaluate.tasks.task import Problem, Task
+
+if TYPE_CHECKING:
+    from tinylane.core.decoding import Decoding
+    from tinylane.core.model import Model
+
+MAX_TOKENS = 256
+FIELDS = ("problem", "mode", "lanes")  # that tell a record from the others of its run
+PATTERNS = ("star", "neighbours")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """mode: a label of `parse_mode`. max_tokens: of each lane."""
+
+    mode: str
+    lanes: int
+    max_tokens: int
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What tells it from other cells of its run."""
+        return self.mode, self.lanes
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What is the same for all cells. Fields as of `Decoding` and `tinylane.core.modes.mode`.
+
+    seed: of the run; a problem's own is `problem_seed`. prepare: called with every new `Decoding`
+    before its first step (collaboration prompts hook in here); prompt: what becomes of a problem's
+    prompt before it is encoded, given the number of lanes.
+    """
+
+    seed: int = 0
+    sampler: Sampler | None = None
+    stop: tuple[str, ...] = ()
+    template: dict[str, Any] | None = None
+    omega: Any = None
+    slot: float | None = None
+    scale: float | None = None
+    prompt_lane: Any = None
+    lag: int | None = None
+    prepare: Callable[[Decoding], None] | None = field(default=None, compare=False)
+    prompt: Callable[[Any, int, dict[str, Any] | None], Any] | None = field(
+        default=None, compare=False
+    )
+    lane_prompts: Callable[[int], list[str] | None] | None = field(default=None, compare=False)
+
+
+def parse_mode(label: str) -> dict[str, Any]:
+    """`joint:ntk` -> the arguments of `tinylane.core.modes.mode` that it stands for.
+
+    A label is a mode (`independent`, `joint`, `group_think`, `hogwild`), joint with a start of
+    Omega (`joint:none`, `joint:ntk`, ...), or a pattern of who reads whom (`star`, `neighbours:2`).
+    Raises TinylaneError for anything else.
+    """
+    name, _, more = label.partition(":")
+    if name in PATTERNS:
+        LaneMask.named(label, 1)
+        return {"name": "joint", "visibility": label}
+    if name not in MODES or (more and (name != "joint" or more not in STARTS)):
+        raise TinylaneError(
+            f"mode {show(label, 40)}; expected {', '.join(MODES)}, joint:OMEGA "
+            f"({', '.join(STARTS)}), star or neighbours:K"
+        )
+    return {"name": name, **({"omega": more} if more else {})}
+
+
+def cells(
+    task: Task,
+    modes: Sequence[str],
+    lanes: Sequence[int],
+    max_tokens: int | None,
+    equal: str = "tokens",
+) -> list[Cell]:
+    """The cells of a run; for one lane, in which all modes are the same, only `independent`.
+
+    max_tokens: see `allowance`; None takes what the task needs, or MAX_TOKENS.
+    """
+    found: list[Cell] = []
+    for n in lanes:
+        task.lane_prompts(n)  # refuses other numbers before any work is done
+        for label in modes if n > 1 else ["independent"]:
+            cell = Cell(label, n, allowance(task, n, lanes, max_tokens, equal))
+            if cell not in found:
+                found.append(cell)
+    return found
+
+
+def allowance(
+    task: Task, n: int, lanes: Sequence[int], max_tokens: int | None, equal: str = "tokens"
+) -> int:
+    """How many tokens each of n lanes may write: `max_tokens` where there are most lanes, and with
+    equal="tokens" as much more with fewer that all cells may write the same in all; with "steps"
+    max_tokens everywhere. Without max_tokens what the task says it needs."""
+    needed = task.max_tokens(n)
+    if max_tokens is None and needed is not None:
+        return needed
+    most = MAX_TOKENS if max_tokens is None else max_tokens
+    return most * max(lanes) // n if equal == "tokens" else most
+
+
+def problem_seed(seed: int, index: int) -> int:
+    """The seed of one problem's decoding: the same in every cell, another for every problem."""
+    return (seed << 40) + index
+
+
+def solve(
+    model: Model,
+    task: Task,
+    problem: Problem,
+    index: int,
+    cell: Cell,
+    conditions: Conditions,
+    encode: Callable[..., list[int]] = encode_prompt,
+) -> dict[str, Any]:
+    """Decode one problem in one cell; its record (see `tinylane.evaluate.record`).
+
+    encode: the prompt's token ids; `Encoder` remembers them from cell to cell. Raises
+    TinylaneError, naming the problem, for a prompt that leaves no room in the context.
+    """
+    from tinylane.core.decoding import Decoding
+
+    c, n = conditions, cell.lanes
+    rotation, mask = reading(model, cell, c)
+    own = c.lane_prompts(n) if c.lane_prompts is not None else None
+    try:
+        prompt: Any = problem.prompt
+        template = c.template
+        if c.prompt is not None:
+            prompt, template = c.prompt(prompt, n, template)
+        decoding = Decoding(
+            model,
+            encode(model, prompt, template),
+            n,
+            max_tokens=cell.max_tokens,
+            sampler=c.sampler,
+            lane_rope=rotation,
+            lane_mask=mask,
+            lane_prompts=task.lane_prompts(n) or own,
+            seed=problem_seed(c.seed, index),
+            stop=c.stop,
+        )
+        if c.prepare is not None:
+            c.prepare(decoding)
+    except TinylaneError as error:
+        raise TinylaneError(f"problem {problem.id}: {error}") from error
+    watch = record.Watch(record.Groups(task, problem.truth), n)
+    for step in decoding:
+        watch.step(step, decoding.prefill_seconds + decoding.seconds)
+    made = record.make(problem, index, cell.mode, c.seed, decoding.result(), watch)
+    if isinstance(decoding.sampler, Dictation):  # which tokens the model did not choose
+        made["given"] = decoding.sampler.record()
+    return made
+
+
+def reading(model: Model, cell: Cell, c: Conditions) -> tuple[Any, LaneMask]:
+    """The rotation and the mask of a cell: its label, and the conditions that this mode takes.
+
+    What the conditions say about Omega is for the joint cells that do not say it themselves. The
+    slot is the cell's max_tokens unless it is given.
+    """
+    found = parse_mode(cell.mode)
+    name = found["name"]
+    if name != "independent":
+        found["lag"] = c.lag
+    if name == "joint":
+        found = {"omega": c.omega, "prompt_lane": c.prompt_lane, **found}
+    omega = "group_think" if name == "group_think" else found.get("omega")
+    if isinstance(omega, str) and omega in ("group_think", "ntk"):
+        found["slot"] = cell.max_tokens if c.slot is None else c.slot
+        if omega == "ntk":
+            found["scale"] = c.scale
+    return mode_of(model=model, lanes=cell.lanes, **found)
+
+
+def plan(count: int, cells: Sequence[Cell]) -> list[tuple[int, Cell]]:
+    """(index of the problem, cell) of everything there is to do, problem by problem."""
+    return [(index, cell) for index in range(count) for cell in cells]
+
+
+def remaining(
+    work: Sequence[tuple[int, Cell]], problems: Sequence[Problem], done: Iterable[dict[str, Any]]
+) -> list[tuple[int, Cell]]:
+    """The work without what there are records of. Raises TinylaneError for a record of other work,
+    and for one that is there twice."""
+    ids = {problem.id: index for index, problem in enumerate(problems)}
+    wanted = {(index, cell.key) for index, cell in work}
+    seen: set[tuple[int, tuple[str, int]]] = set()
+    for number, row in enumerate(done, 1):
+        cell = (str(row.get("mode")), row.get("lanes") if type(row.get("lanes")) is int else -1)
+        key: Any = (ids.get(str(row.get("problem")), -1), cell)
+        if key not in wanted or key in seen:
+            what = "twice in" if key in seen else "not part of"
+            raise TinylaneError(
+                f"result {number} (problem {show(row.get('problem'), 40)}, "
+                f"{show(row.get('mode'), 40)}, {show(row.get('lanes'), 20)} lanes) is {what} this "
+                "run; give another folder"
+            )
+        seen.add(key)
+    return [(index, cell) for index, cell in work if (index, cell.key) not in seen]
+
+
+class Encoder:
+    """`encode_prompt`, remembering the last few prompts: all cells of a problem ask the same, and
+    to render a chat template takes a process of its own."""
+
+    def __init__(self, most: int = 16) -> None:
+        self._known: dict[str, list[int]] = {}
+        self._most = most
+
+    def __call__(self, model: Model, prompt: Any, template: dict[str, Any] | None) -> list[int]:
+        key = repr((prompt, template))
+        if key not in self._known:
+            if len(self._known) >= self._most:
+                self._known.clear()
+            self._known[key] = encode_prompt(model, prompt, template)
+        return list(self._known[key])
+
+
+def run(
+    model: Model,
+    task: Task,
+    problems: Sequence[Problem],
+    work: Iterable[tuple[int, Cell]],
+    conditions: Conditions,
+) -> Iterator[dict[str, Any]]:
+    """Solve what there is to do, one record after another."""
+    encode = Encoder()
+    for index, cell in work:
+        yield solve(model, task, problems[index], index, cell, conditions, encode)
+
+
+def settings(
+    task: Task,
+    model: Model,
+    problems: Sequence[Problem],
+    cells: Sequence[Cell],
+    conditions: Conditions,
+    **more: Any,
+) -> dict[str, Any]:
+    """Whatever decides the results of a run, as plain JSON values; what a run directory remembers.
+
+    more: further values (collaboration prompts).
+    """
+    c = conditions
+    sampler = c.sampler or Sampler.from_config(model.sampling)
+    return {
+        "task": task.describe(),
+        "count": len(problems),
+        "seed": c.seed,
+        "model": model.identity,
+        "trained": _trained(model),
+        "backend": model.backend,
+        "dtype": model.dtype,
+        "cells": [asdict(cell) for cell in cells],
+        "sampler": asdict(sampler),
+        "stop": list(c.stop),
+        "template": c.template,
+        "omega": c.omega.tolist() if hasattr(c.omega, "tolist") else c.omega,
+        "slot": c.slot,
+        "scale": c.scale,
+        "prompt_lane": c.prompt_lane,
+        "lag": c.lag,
+        **more,
+    }
+
+
+def _trained(model: Model) -> dict[str, Any] | None:
+    """How the model was trained to read, which its identity does not cover (Omega apart)."""
+    import hashlib
+
+    own = model.lane_rope
+    if own is None:
+        return None
+    return {
+        "omega": hashlib.sha256(own.omega.tobytes()).hexdigest(),
+        "prompt_lane": own.prompt_lane,
+        "lag": model.lag,
+    }
+
+
+def check_prompts(model: Model, problems: Sequence[Problem], most: int = 1_000_000) -> None:
+    """Raise TinylaneError for a question that is longer than the context, before any work is done.
+
+    Without the chat template, which adds some more and is rendered when the problem's turn comes.
+    """
+    if model.tokenizer is None:
+        raise TinylaneError("this checkpoint has no tokenizer.json; tasks are text")
+    for problem in problems[:most]:
+        if isinstance(problem.prompt, str):
+            length = len(model.tokenizer.encode(problem.prompt))
+            if length >= model.config.context:
+                raise TinylaneError(
+                    f"problem {problem.id} has {length} tokens; this model's context is "
+                    f"{model.config.context}, question and answer together"
+                )

@@ -1,0 +1,159 @@
+"""Results as text: the columns that `tinylane eval` prints, the Markdown of `tinylane report`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from tinylane.evaluate.measures import Comparison, Estimate, Summary
+
+if TYPE_CHECKING:
+    from tinylane.evaluate.runner import Cell
+
+
+def percent(e: Estimate, digits: int = 1) -> str:
+    """`12.5% (4.0 to 30.1)`; without an interval the number alone, a dash for none."""
+    if math.isnan(e.value):
+        return "-"
+    if math.isnan(e.low):
+        return f"{e.value:.{digits}%}"
+    return f"{e.value:.{digits}%} ({100 * e.low:.{digits}f} to {100 * e.high:.{digits}f})"
+
+
+def points(e: Estimate) -> str:
+    """A difference in percentage points, with its sign."""
+    if math.isnan(e.value):
+        return "-"
+    if math.isnan(e.low):
+        return f"{100 * e.value:+.1f} (all alike)"
+    return f"{100 * e.value:+.1f} ({100 * e.low:+.1f} to {100 * e.high:+.1f})"
+
+
+def number(e: Estimate) -> str:
+    """`2.31 (2.10 to 2.52)`."""
+    if math.isnan(e.value):
+        return "-"
+    if math.isnan(e.low):
+        return f"{e.value:.2f}"
+    return f"{e.value:.2f} ({e.low:.2f} to {e.high:.2f})"
+
+
+def plain_table(found: Sequence[tuple[Cell, Summary]]) -> str:
+    """The cells as lines of text, one each; 95% Wilson intervals."""
+    head = ["lanes", "mode", "majority right (95%)", "one lane", "any lane", "no answer"]
+    lines = [[*head, "tokens/lane", "steps", "tokens", "seconds"]]
+    for cell, s in found:
+        lines.append(
+            [
+                str(s.lanes),
+                s.mode,
+                percent(s.majority),
+                f"{s.one.value:.1%}",
+                f"{s.any.value:.1%}",
+                f"{s.missing} of {s.count * s.lanes}"
+                + f" (+{s.unreadable} unread)" * (s.unreadable > 0),
+                str(cell.max_tokens),
+                f"{s.steps:.1f}",
+                f"{s.tokens:.1f}",
+                f"{s.seconds:.1f}",
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    left = {1, 2}
+    return "\n".join(
+        "  ".join(
+            word.ljust(width) if k in left else word.rjust(width)
+            for k, (word, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+# Markdown.
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cell(word) for word in line)} |" for line in lines)
+
+
+def cell(text: str) -> str:
+    """Text that stays inside its cell."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def split(label: str) -> tuple[str, str]:
+    """`joint x4` -> ("joint", "4")."""
+    mode, _, n = label.rpartition(" x")
+    return mode, n
+
+
+def end_table(summaries: Mapping[str, Summary], limits: Mapping[str, int]) -> str:
+    """How often each cell is right at its end."""
+    head = ["mode", "lanes", "tokens a lane", "steps", "tokens", "s each"]
+    head += ["one lane", "majority", "any lane"]
+    rows = [
+        [
+            *split(label),
+            str(limits[label]),
+            f"{s.steps:.1f}",
+            f"{s.tokens:.1f}",
+            f"{s.seconds / s.count:.3g}",
+            percent(s.one),
+            percent(s.majority),
+            percent(s.any),
+        ]
+        for label, s in summaries.items()
+    ]
+    return markdown(head, rows)
+
+
+def writing_table(summaries: Mapping[str, Summary]) -> str:
+    """What the lanes wrote."""
+    head = ["mode", "lanes", "distinct answers", "vote margin", "repeated", "identical"]
+    rows = []
+    for label, s in summaries.items():
+        lanes = s.count * s.lanes
+        unread = f", {s.unreadable} unreadable" if s.unreadable else ""
+        rows.append(
+            [
+                *split(label),
+                number(s.distinct),
+                number(s.margin),
+                percent(s.copied) if s.lanes > 1 else "-",
+                f"{s.twins} of {s.count}" if s.lanes > 1 else "-",
+                f"{s.missing} of {lanes}{unread}",
+                f"{s.cut} of {s.count}",
+            ]
+        )
+    return markdown([*head, "no answer", "cut"], rows)
+
+
+def group_table(found: Mapping[str, Mapping[int, tuple[Estimate, Estimate]]]) -> str:
+    """The majority of k lanes and any of k."""
+    rows = [
+        [*split(label), str(k), percent(a), percent(b)]
+        for label, by_k in found.items()
+        for k, (a, b) in by_k.items()
+    ]
+    return markdown(["mode", "lanes", "k", "majority of k", "any of k"], rows)
+
+
+def comparisons_table(found: Sequence[Comparison]) -> str:
+    """Cell against cell."""
+    head = ["cell", "against", "at equal", "majority", "majority +/-", "one lane +/-", "any +/-"]
+    rows = []
+    for c in found:
+        mine, theirs = c.values["majority"]
+        rows.append(
+            [
+                c.cell,
+                c.against,
+                f"{c.axis}: {c.budget:g}",
+                f"{mine:.1%} / {theirs:.1%}",
+                *(points(c.differences[m]) for m in ("majority", "one", "any")),
+            ]
+        )
+    return markdown(head, rows)

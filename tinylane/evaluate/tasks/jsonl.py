@@ -1,0 +1,74 @@
+"""Any JSON Lines file with a question and an answer: MATH500, AIME, AMC and the like.
+
+    {"problem": "What is 1 + 1?", "answer": "2"}
+
+The fields are `question` or `problem`, and `answer`, unless `--question-field` and `--answer-field`
+say otherwise. Answers are compared as mathematics (`--compare math`, by math-verify) or as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tinylane.core.errors import TinylaneError, show
+from tinylane.evaluate.answers import extract as find_answer
+from tinylane.evaluate.tasks.mathematics import Judge
+from tinylane.evaluate.tasks.task import Options, Problem, Task, answer_of, first
+from tinylane.files import jsonl
+
+QUESTIONS = ("question", "problem", "prompt")
+TEMPLATE = "{question}\n\nReason step by step, and put the final answer in \\boxed{}."
+COMPARE = ("math", "exact")
+MAX_PROBLEMS = 1_000_000
+
+
+def task(options: Options, model: Any = None) -> Task:
+    """The problems of `options.data`. Raises TinylaneError where it is not given."""
+    return of_file("jsonl", options, truth=lambda text, where: text)
+
+
+def of_file(name: str, options: Options, truth: Callable[[str, str], str]) -> Task:
+    """A task whose problems are the lines of a file; truth(answer field, file and line) is the
+    answer in what the field says."""
+    if options.data is None:
+        raise TinylaneError(f"{name} needs --data FILE, a JSON Lines file with its problems")
+    data = options.data
+    template = TEMPLATE if options.template is None else options.template
+    if "{question}" not in template:
+        raise TinylaneError(f"--template {show(template, 60)}: expected {{question}} in it")
+    compare = options.compare or "math"
+    if compare not in COMPARE:
+        raise TinylaneError(f"--compare {show(compare, 40)}; expected {' or '.join(COMPARE)}")
+    pattern = options.pattern
+
+    def problems(count: int | None, seed: int) -> list[Problem]:
+        found = []
+        for number, row in jsonl.read(data, rows=MAX_PROBLEMS):
+            where = f"{data}, line {number}"
+            question = options.question or next((k for k in QUESTIONS if k in row), QUESTIONS[0])
+            asked = jsonl.text(row, question, where)
+            said = jsonl.text(row, options.answer or "answer", where)
+            prompt = template.replace("{question}", asked)
+            found.append(Problem(str(number), prompt, truth(said, where)))
+        return first(found, count, data)
+
+    settings: dict[str, Any] = {"data": file_digest(data), "template": template, "compare": compare}
+    settings |= {"question": options.question, "answer": options.answer, "pattern": pattern}
+    find_answer("", pattern)  # a bad pattern is an error before anything else is done
+    extract = lambda text, finished: answer_of(text, finished, pattern)
+    if compare == "exact":
+        return Task(name, problems, settings, extract)
+    judge = Judge()
+    return Task(name, problems, settings, extract, right=judge, readable=judge.readable)
+
+
+def file_digest(path: str) -> str:
+    """SHA-256 of a data file, in hexadecimal. Raises TinylaneError where it cannot be read, and for
+    lines too long or too many: there may be no end of them."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for _, line in jsonl.lines(path, rows=MAX_PROBLEMS):
+        digest.update(line)
+    return digest.hexdigest()

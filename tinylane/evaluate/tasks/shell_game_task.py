@@ -1,0 +1,139 @@
+"""The shell game as a task: for the model that was trained on it, or in words for any other.
+
+A model whose adapter names the shell game gets its own notation, its size, a tag for each lane and
+as many tokens as the work needs. Any other model gets the same problems in plain English, of the
+size that `--cups` and `--swaps` say.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tinylane.core.errors import TinylaneError, show
+from tinylane.evaluate.tasks.shell_game import LANES, STAY, ShellGame
+from tinylane.evaluate.tasks.task import Options, Problem, Task, answer_of
+
+if TYPE_CHECKING:
+    from tinylane.core.model import Model
+
+# Apart from training's streams of random numbers, which are [seed, step] and [seed, 1 << 40, ..].
+EVALUATION = 1 << 41
+COUNT = 1000
+MAX_COUNT = 1_000_000
+
+
+def task(options: Options, model: Model | None) -> Task:
+    """The shell game for `model`. Raises TinylaneError where neither it nor the options say the
+    size, or they differ."""
+    asked = {"cups": options.cups, "swaps": options.swaps}
+    game = game_of(model) if model is not None else None
+    if game is not None:
+        for name, value in asked.items():
+            if value not in (None, getattr(game, name)):
+                raise TinylaneError(
+                    f"--{name} {value}: this model was trained on {game.cups} cups and "
+                    f"{game.swaps} swaps"
+                )
+        return trained(game)
+    if options.cups is None and options.swaps is None:
+        raise TinylaneError(
+            "this model was not trained on the shell game; leave --model out, train one (tinylane "
+            "train shell-game), or give --cups and --swaps to ask it in words"
+        )
+    sizes = {name: value for name, value in asked.items() if value is not None}
+    return in_words(ShellGame(**sizes, lanes=(1,)))
+
+
+def trained(game: ShellGame) -> Task:
+    """The task for a model that knows the game's notation: greedy, its last word is the answer."""
+
+    def problems(count: int | None, seed: int) -> list[Problem]:
+        return [
+            Problem(str(k), game.prompt(moves), game.answer(moves))
+            for k, moves in enumerate(_draw(game, count, seed))
+        ]
+
+    return Task(
+        "shell-game",
+        problems,
+        {"cups": game.cups, "swaps": game.swaps, "form": "notation"},
+        extract=lambda text, finished: last_word(text),
+        right=lambda answer, truth: answer == truth,
+        lane_prompts=game.lane_prompts,
+        max_tokens=lambda n: game.steps(n) + 1,  # and the end token
+        sampling={"temperature": 0.0},
+        lanes=game.lanes,
+        title=_title(game),
+    )
+
+
+def in_words(game: ShellGame) -> Task:
+    """The task for any model: plain English, the answer in a box."""
+
+    def problems(count: int | None, seed: int) -> list[Problem]:
+        return [
+            Problem(str(k), _question(game, moves), game.answer(moves))
+            for k, moves in enumerate(_draw(game, count, seed))
+        ]
+
+    def extract(text: str, finished: bool) -> str | None:
+        found = answer_of(text, finished)
+        letters = "".join(c for c in found or "" if c.isalpha()).upper()
+        return letters or None
+
+    settings = {"cups": game.cups, "swaps": game.swaps, "form": "words"}
+    return Task("shell-game", problems, settings, extract, lambda a, b: a == b, title=_title(game))
+
+
+def game_of(model: Model) -> ShellGame | None:
+    """The shell game that a model was trained on, None if it was not.
+
+    Raises TinylaneError where the adapter's `task` does not say what it should.
+    """
+    task = getattr(model, "task", None)
+    if not isinstance(task, dict) or task.get("name") != "shell-game":
+        return None
+    lanes = task.get("lanes", LANES)
+    counts = [task.get("cups"), task.get("swaps")]
+    counts += lanes if isinstance(lanes, (list, tuple)) else [None]
+    if any(type(k) is not int or not 1 <= k <= 1024 for k in counts):
+        raise TinylaneError(
+            f"the adapter's task is {show(task)}; expected whole numbers for cups, swaps and lanes"
+        )
+    return ShellGame(task["cups"], task["swaps"], tuple(lanes))
+
+
+def last_word(text: str) -> str | None:
+    """The answer of a lane of the shell game."""
+    words = text.split()
+    return words[-1] if words else None
+
+
+def _title(game: ShellGame) -> str:
+    return f"shell game, {game.cups} cups, {game.swaps} swaps"
+
+
+def _draw(game: ShellGame, count: int | None, seed: int) -> np.ndarray:
+    """Unseen problems: drawn from a stream of random numbers that training does not use; with 4
+    cups and 16 swaps there are 6**16 (2.8e12), of which a training run sees some 1e5."""
+    count = COUNT if count is None else count
+    if not 1 <= count <= MAX_COUNT or seed < 0:
+        raise TinylaneError(
+            f"--count {count}, --seed {seed}; expected 1 to {MAX_COUNT:,} problems and a seed "
+            "of 0 or more"
+        )
+    return game.draw(count, np.random.default_rng([seed, EVALUATION]))
+
+
+def _question(game: ShellGame, moves: np.ndarray) -> str:
+    swaps = [game.moves[k].replace("-", " and ") for k in moves if game.moves[k] != STAY]
+    steps = "; ".join(swaps)
+    start = game.arrangements[0]
+    return (
+        f"{game.cups} cups stand in a row. From place 1 to place {game.cups} they are "
+        f"{', '.join(start)}. Then the cups at two places are swapped, again and again. The places "
+        f"are, in order: {steps}. Which cups stand at the places 1 to {game.cups} in the end? "
+        f"Write the letters in order, like \\boxed{{{start}}}."
+    )

@@ -1,0 +1,105 @@
+"""What a task is: problems, how an answer is found in a lane's text, and when it is right.
+
+A `Task` is data and a few plain functions; the runner, the collector of transcripts and the
+distributed run use nothing else of it. Whatever decides the problems and their scoring stands in
+`settings`, which a run directory remembers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tinylane.core.errors import TinylaneError
+from tinylane.evaluate.answers import extract as find_answer
+from tinylane.evaluate.answers import normalise
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One question. id: unique in its task. prompt: text, or chat messages. truth: the answer."""
+
+    id: str
+    prompt: str | list[dict[str, str]]
+    truth: str
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line may say about a task; each task reads its own, and no other is taken.
+
+    data: a JSONL file. question, answer: names of its fields (None: the usual ones). template: a
+    text with `{question}` in it. compare: "math", "exact" or None for the task's own. pattern: a
+    regular expression for answers. cups, swaps: the size of the shell game.
+    """
+
+    data: str | None = None
+    question: str | None = None
+    answer: str | None = None
+    template: str | None = None
+    compare: str | None = None
+    pattern: str | None = None
+    cups: int | None = None
+    swaps: int | None = None
+
+
+def answer_of(text: str, finished: bool, pattern: str | None = None) -> str | None:
+    """The answer in a lane's text so far, normalised; None where there is none (yet).
+
+    A lane that ended by itself is read as `tinylane.extract` reads it, down to the last number. In
+    the text of a lane that was cut off only an answer that it has marked counts (a complete
+    `\\boxed{}`, a `####` line, a match of `pattern`): the last number of half a calculation is no
+    answer. The same holds for a lane that still writes, so that its answer after s tokens is the
+    answer of a run that ends there.
+    """
+    return find_answer(text, pattern, marked=not finished)
+
+
+def exactly(answer: str, truth: str) -> bool:
+    """Whether both are the same text after `tinylane.evaluate.answers.normalise`."""
+    return normalise(answer) == normalise(truth)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task as its functions.
+
+    problems(count, seed): the first `count` problems, None for all there are; raises TinylaneError
+    for none and for more than there are. extract(text, finished): the answer in a lane's text,
+    None for none; finished says whether the lane ended by itself. right(answer, truth): whether
+    they agree; also decides which lanes vote for the same. readable(answer): whether `right` could
+    make sense of it (what it could not is compared as text, and counted). lane_prompts(n): what
+    each of n lanes is told apart from the prompt, or None. max_tokens(n): tokens that a lane needs,
+    or None. sampling: how it is asked where nothing else is said, as fields of `Sampler`; None
+    leaves it to the checkpoint. lanes: with how many, where nothing else is said. title: what it is
+    called above a table. settings: whatever decides problems and scoring, plain JSON values.
+    """
+
+    name: str
+    problems: Callable[[int | None, int], list[Problem]]
+    settings: dict[str, Any]
+    extract: Callable[[str, bool], str | None] = answer_of
+    right: Callable[[str, str], bool] = exactly
+    readable: Callable[[str], bool] = lambda answer: True
+    lane_prompts: Callable[[int], list[str] | None] = lambda n: None
+    max_tokens: Callable[[int], int | None] = lambda n: None
+    sampling: dict[str, Any] | None = None
+    lanes: tuple[int, ...] = (1, 4)
+    title: str = ""
+
+    def describe(self) -> dict[str, Any]:
+        """Name and settings, for a run directory."""
+        return {"name": self.name, **self.settings}
+
+
+def first(problems: list[Problem], count: int | None, source: str) -> list[Problem]:
+    """The first `count` of the problems. Raises TinylaneError where there are none or too few."""
+    if not problems:
+        raise TinylaneError(f"{source}: no problems in it")
+    if count is not None and count > len(problems):
+        raise TinylaneError(
+            f"--count {count}: {source} has {len(problems)} problems; give at most that, or no "
+            "--count for all"
+        )
+    return problems[:count]

@@ -1,4 +1,0 @@
-"""Evaluation: what is run (`runner`), what is remembered (`record`), what is measured (`measures`).
-
-`tables` and `figures` show it. Hangs off `tinylane.decoding`; the tasks are `tinylane.tasks`.
-"""

@@ -1,0 +1,47 @@
+"""Model text on its way to a reader: ids into text as they come, and control characters shown.
+
+`TextStream` decodes a lane incrementally. A model can write any character, and a terminal obeys
+some of them: `printable` shows those instead.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
+
+# What a terminal or a reader's eye obeys instead of showing: C0 but newline and tab, DEL, C1,
+# separators that start a line, marks and overrides that reorder what is read (Trojan Source),
+# annotations, and lone surrogates, which no output encoding takes.
+_OBEYED = [
+    *(code for code in range(0x20) if chr(code) not in "\n\t"),
+    *range(0x7F, 0xA0),
+    0x061C,
+    *range(0x200E, 0x2010),
+    *range(0x2028, 0x202F),
+    *range(0x2066, 0x206A),
+    *range(0xFFF9, 0xFFFC),
+]
+_VISIBLE = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _OBEYED}
+
+
+def printable(text: str) -> str:
+    r"""`text` with every character that a terminal would obey in visible form.
+
+    Newline and tab stay; so do the joiners that emoji are made of.
+
+    >>> printable("red\x1b[31m")
+    'red\\x1b[31m'
+    """
+    text = text.translate(_VISIBLE)
+    if text.isascii():
+        return text
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def one_line(text: str, limit: int = 300) -> str:
+    """`text` fit for an error line: no line breaks, no control characters, at most `limit` long."""
+    text = printable(" ".join(text.split()))
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,278 @@
+"""Small files that cannot be trusted, and files that must never be half-written.
+
+Regular files only (a FIFO would hang the reader), bounded in size, strict JSON: no duplicate keys,
+no NaN, no number that Python would take seconds to parse. Writing goes to a temporary file beside
+the target and is renamed into place; what a kill leaves of it, the next writing removes. `hold`
+keeps a second process out of a folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import json
+import math
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+from tinylane.core.errors import TinylaneError, show
+
+MAX_JSON = 1 << 20
+# What a value of JSON costs in Python is 20 to 80 times what it takes in a file, so all are counted
+# before any is made. A header of 100,000 tensors or a run of a million numbers stays far below.
+MAX_VALUES = 1_500_000  # commas
+MAX_KEYS = 600_000  # colons
+MAX_CONTAINERS = 500_000  # opening brackets and braces
+MAX_DEPTH = 64
+MAX_DIGITS = 20  # 2**64 has 20; Python's own limit (4300) exists from 3.11 on only
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file for reading bytes; raises TinylaneError for anything else.
+
+    The test is made on the open descriptor, so nothing can be swapped in between, and the open does
+    not block on a FIFO without a writer.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        reason = getattr(error, "strerror", None) or str(error)
+        raise TinylaneError(f"{os.fspath(path)}: cannot be read ({reason})") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise TinylaneError(f"{os.fspath(path)}: is not a regular file")
+    return os.fdopen(handle, "rb")
+
+
+def open_writable(path: str | os.PathLike[str], flags: int) -> int:
+    """A descriptor of a regular file, made if `flags` say so, that is not handed on to processes
+    begun here. Raises TinylaneError for anything else."""
+    try:
+        handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    except OSError as error:
+        raise TinylaneError(f"{os.fspath(path)}: cannot be written ({error.strerror})") from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise TinylaneError(f"{os.fspath(path)}: is not a regular file")
+    return handle
+
+
+def hold(path: str | os.PathLike[str]) -> int | None:
+    """Hold a lock file, made if need be, until its descriptor is closed; None if another holds it.
+
+    flock: the lock ends with the process, however it ends. Nothing removes the file, for whoever
+    waits would then hold a file that is gone. Raises TinylaneError where it cannot be made, and on
+    a file system that has no locks.
+    """
+    import fcntl  # not on Windows
+
+    handle = open_writable(path, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    except OSError as error:
+        os.close(handle)
+        raise TinylaneError(f"{os.fspath(path)}: cannot be locked ({error.strerror})") from error
+    return handle
+
+
+def inside(folder: Path, name: str) -> Path:
+    """A file of the folder by its basename; raises TinylaneError for anything that leads outside.
+
+    Symbolic links may stay inside, or go to `blobs/` of the hub cache that the folder is part of.
+    """
+    try:
+        plain = Path(name).name == name and not {0, ord("\\")} & set(os.fsencode(name))
+    except UnicodeEncodeError:  # half a surrogate: in no file's name
+        plain = False
+    if not plain or name in ("", ".", ".."):
+        raise TinylaneError(f"{folder}: {show(name)} is not a plain file name of this folder")
+    # realpath, unlike Path.resolve, does not raise on a loop of links
+    real, home = (Path(os.path.realpath(path)) for path in (folder / name, folder))
+    cached = (above.parent / "blobs" for above in home.parents if above.name == "snapshots")
+    if real.is_relative_to(home) or real.parent in cached:
+        return folder / name
+    raise TinylaneError(f"{folder}: {show(name)} is a link to {real}, outside its folder")
+
+
+def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
+    """The whole of a regular file of at most `limit` bytes; raises TinylaneError."""
+    with open_regular(path) as file:
+        try:
+            data = file.read(limit + 1)
+        except OSError as error:
+            raise TinylaneError(f"{os.fspath(path)}: {error.strerror}") from error
+    if len(data) > limit:
+        raise TinylaneError(f"{os.fspath(path)}: larger than {limit:,} bytes, the limit here")
+    return data
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An `object_pairs_hook` for `json` that raises TinylaneError for a key that occurs twice."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        seen: set[str] = set()
+        again = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
+        raise TinylaneError(f"key {show(again)} occurs twice")
+    return found
+
+
+def _integer(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise TinylaneError(f"number {show(text, 40)} has more than {MAX_DIGITS} digits")
+    if text == "-0":  # other readers of the same file refuse it
+        raise TinylaneError("number -0 is not an integer that JSON readers agree on")
+    return int(text)
+
+
+def _real(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise TinylaneError(f"number {show(text, 40)} is not finite")
+    return value
+
+
+def _constant(text: str) -> NoReturn:
+    raise TinylaneError(f"{text} is not a JSON number")
+
+
+def check_bounds(data: Any, source: str) -> None:
+    """Raise TinylaneError if JSON in bytes or text would take far more memory than it looks.
+
+    Punctuation inside of strings counts too: the limits are wide enough.
+    """
+    comma, colon, square, curly = (b",", b":", b"[", b"{") if isinstance(data, bytes) else ",:[{"
+    for what, count, most in (
+        ("values", data.count(comma), MAX_VALUES),
+        ("keys", data.count(colon), MAX_KEYS),
+        ("lists and objects", data.count(square) + data.count(curly), MAX_CONTAINERS),
+    ):
+        if count > most:
+            raise TinylaneError(f"{source}: {count:,} {what}, limit {most:,}")
+
+
+def _check_depth(value: Any) -> None:
+    """Raise TinylaneError for nesting that only just went through the parser: what uses the value
+    may recurse as well."""
+    level, depth = [value], 0
+    while level := [
+        inner
+        for outer in level
+        for inner in (outer.values() if isinstance(outer, dict) else outer)
+        if isinstance(inner, (dict, list))
+    ]:
+        depth += 1
+        if depth >= MAX_DEPTH:
+            raise TinylaneError("nested too deeply to be what it should be")
+
+
+def parse_json(data: bytes, source: str) -> dict[str, Any]:
+    """A JSON object from bytes. Raises TinylaneError naming `source` for anything that is not one.
+
+    Stricter than `json`: UTF-8 only, duplicate keys, NaN and infinities refused, nesting bounded.
+    """
+    check_bounds(data, source)
+    try:
+        value = json.loads(
+            data.decode("utf-8-sig"),
+            object_pairs_hook=unique_keys,
+            parse_int=_integer,
+            parse_float=_real,
+            parse_constant=_constant,
+        )
+        if isinstance(value, (dict, list)):
+            _check_depth(value)
+    except TinylaneError as error:
+        raise TinylaneError(f"{source}: {error}") from error
+    except RecursionError as error:
+        raise TinylaneError(f"{source}: nested too deeply to be what it should be") from error
+    except UnicodeDecodeError as error:
+        raise TinylaneError(f"{source}: not UTF-8 text (byte {error.start})") from error
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if b"\n" in data else ""  # of many, or `source` says it
+        raise TinylaneError(
+            f"{source}: not valid JSON ({error.msg}: {line}column {error.colno})"
+        ) from error
+    if not isinstance(value, dict):
+        raise TinylaneError(f"{source}: expected a JSON object, found {show(value, 40)}")
+    return value
+
+
+def read_json(path: str | os.PathLike[str], limit: int = MAX_JSON) -> dict[str, Any]:
+    """The JSON object in a file of at most `limit` bytes. Raises TinylaneError naming the file."""
+    return parse_json(read_bytes(path, limit), os.fspath(path))
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when the block ends well, and vanishes otherwise.
+
+    What a killed process left of its own attempt at the same file is removed.
+    """
+    target = Path(path)
+    try:
+        _sweep(target)
+        handle, name = _temporary(target)
+    except OSError as error:
+        raise TinylaneError(f"{target}: cannot be written ({error.strerror})") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)  # mkstemp's 0600 would hide a checkpoint from its group
+        os.replace(name, target)
+    except OSError as error:
+        raise TinylaneError(f"{target}: cannot be written ({error.strerror})") from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+
+
+# A temporary file is locked as long as somebody writes it. The lock goes with the process, however
+# it ends, so one that can be had belongs to nobody.
+
+
+def _temporary(target: Path) -> tuple[int, str]:
+    while True:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl  # not on Windows
+
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink or os.name == "nt":
+            return handle, name
+        os.close(handle)  # swept between its making and its lock
+
+
+def _sweep(target: Path) -> None:
+    with contextlib.suppress(ImportError, OSError):
+        import fcntl
+
+        for left in target.parent.glob(f".{glob.escape(target.name)}.????????.tmp"):
+            with contextlib.suppress(OSError):
+                handle = os.open(left, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(left)
+                finally:
+                    os.close(handle)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a UTF-8 text file atomically. Raises TinylaneError when it cannot be written."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: str | os.PathLike[str], value: dict[str, Any]) -> None:
+    """Write a JSON object, indented, atomically. Raises TinylaneError when it cannot be written."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

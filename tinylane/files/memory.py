@@ -1,0 +1,162 @@
+"""How much memory a run will take, told before anything is loaded, and how much there is.
+
+Counted: weights in their final type, keys and values of the prompt (cached once for all lanes) and
+of what the lanes will write. Not counted: activations of a pass, spare rows of growing buffers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tinylane.core.config import ModelConfig
+from tinylane.core.errors import TinylaneError
+from tinylane.core.lanes import MAX_LANES
+
+ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Bytes. `available` is None where the system does not say."""
+
+    weights: int
+    prompt_kv: int
+    lane_kv: int
+    kv_per_token: int
+    lanes: int
+    prompt_tokens: int
+    max_tokens: int
+    available: int | None
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.prompt_kv + self.lane_kv
+
+    @property
+    def fits(self) -> bool:
+        return self.available is None or self.total <= self.available
+
+    def check(self, name: str = "this model") -> None:
+        """Raise TinylaneError with the figures when it cannot fit in the available memory."""
+        if not self.fits:
+            raise TinylaneError(
+                f"{name} needs {size(self.total)} ({size(self.weights)} weights, "
+                f"{size(self.prompt_kv)} for {self.prompt_tokens:,} prompt tokens, "
+                f"{size(self.lane_kv)} for {self.lanes:,} lanes of {self.max_tokens:,}) and "
+                f"{size(self.available or 0)} are available: fewer lanes or tokens, or a smaller "
+                "or quantized model"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "total": self.total, "fits": self.fits}
+
+
+def size(count: int) -> str:
+    """Bytes as a person reads them: 512 B, 1.5 MiB, 2.2 GiB."""
+    if count < 1024:
+        return f"{count} B"
+    power = min((count.bit_length() - 1) // 10, 4)
+    return f"{count / 1024**power:.1f} {('KiB', 'MiB', 'GiB', 'TiB')[power - 1]}"
+
+
+def forecast(
+    config: ModelConfig,
+    dtype: str = "float32",
+    lanes: int = 1,
+    prompt_tokens: int = 0,
+    max_tokens: int = 0,
+    weights: int | None = None,
+) -> Forecast:
+    """The forecast of one run. weights: bytes, if known better than the dense count in `dtype`.
+
+    Raises TinylaneError for a dtype or counts that no run can have.
+    """
+    if dtype not in ITEMSIZE:
+        raise TinylaneError(f"dtype {dtype!r}, expected one of {', '.join(ITEMSIZE)}")
+    for name, count, low in (
+        ("lanes", lanes, 1),
+        ("prompt_tokens", prompt_tokens, 0),
+        ("max_tokens", max_tokens, 0),
+    ):
+        if isinstance(count, bool) or not isinstance(count, int) or count < low:
+            raise TinylaneError(f"{name} {count!r}, expected a whole number from {low}")
+    if lanes > MAX_LANES:
+        raise TinylaneError(f"{lanes} lanes, expected at most {MAX_LANES}")
+    if weights is None:
+        weights = sum(math.prod(shape) for shape in config.tensors().values()) * ITEMSIZE[dtype]
+    per_token = 2 * config.layers * config.kv_heads * config.head_dim * ITEMSIZE[dtype]
+    return Forecast(
+        weights=weights,
+        prompt_kv=per_token * prompt_tokens,
+        lane_kv=per_token * lanes * max_tokens,
+        kv_per_token=per_token,
+        lanes=lanes,
+        prompt_tokens=prompt_tokens,
+        max_tokens=max_tokens,
+        available=available_memory(),
+    )
+
+
+def available_memory() -> int | None:
+    """Bytes this process may still take: the least of the machine's and its control group's."""
+    found = [n for n in (_machine(), _control_group()) if n is not None]
+    return min(found) if found else None
+
+
+def _machine() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    try:  # macOS: all of it, since what is in use there is mostly given back
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _control_group(root: str = "/sys/fs/cgroup") -> int | None:
+    """A container's limit less what it cannot give back (version 2, then version 1 names)."""
+    for folder, limit, used in (
+        (Path(root), "memory.max", "memory.current"),
+        (Path(root) / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        try:
+            most = int((folder / limit).read_text())  # "max" where there is none
+            now = int((folder / used).read_text())
+            lines = (folder / "memory.stat").read_text().splitlines()
+            stat = dict(line.split()[:2] for line in lines if " " in line)
+            cached = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
+        except (OSError, ValueError):
+            continue
+        return max(0, most - max(0, now - cached))
+    return None
+
+
+def reset_peak() -> None:
+    """Begin a new peak, where the system can (Linux); elsewhere the peak is the process's own."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def memory(which: str = "VmHWM") -> int | None:
+    """Bytes of memory this process holds (VmRSS) or held at most (VmHWM), None if unknown."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(which + ":"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,325 @@
+"""Lane transcripts: a JSONL file as token ids at coordinates, and what each row is to predict.
+
+One line is one transcript, one prompt and what its lanes wrote:
+
+    {"prompt": text, "lanes": [text, ...], "label": true}
+
+"prompt" may be token ids, or "messages" a chat. "label" says whether the transcript is good.
+Optional, one entry a lane:
+
+    lane_prompts   texts, of the lane alone
+    finished       false: the lane was cut off, so no end token follows; default true
+    given          ranges of its tokens, [start, stop] or [kind, start, stop], that the lane was
+                   given and did not draw: the others see them, the loss is not on them
+    lane_ids       the very ids that the lane drew, end token included: a text may not encode to
+                   the ids that it came from (also "lane_prompt_ids", and "prompt_ids")
+
+Other fields are ignored. Rows stand where decoding puts them (`tinylane.core.decoding`): the prompt from
+0, lane prompts ending together, an end token drawn but never fed.
+
+    P prompt tokens   T rows of a transcript   R rows that predict a lane's token   N lanes
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from tinylane.core.errors import TinylaneError, show
+from tinylane.core.lanes import MAX_LANES, SHARED
+from tinylane.core.prompt import encode_lane_prompt, encode_prompt, end_ids, end_token
+from tinylane.files import jsonl
+
+if TYPE_CHECKING:
+    from tinylane.core.model import Model
+
+MAX_LINE = 16 << 20  # bytes
+FORM = '{"prompt": text or "messages": [...], "lanes": [text, ...]}'
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """One prompt and what its lanes drew, as ids. where: file and line, for messages.
+
+    lanes: what they wrote, the loss is on it. ended: whether a lane's last token is one that was
+    drawn but never fed (an end token, or what completed a stop string). label: good, bad, or None
+    where the file does not say. given: indices of each lane's tokens that it did not draw.
+    """
+
+    where: str
+    prompt: list[int]
+    lane_prompts: list[list[int]]
+    lanes: list[list[int]]
+    ended: list[bool]
+    label: bool | None = None
+    given: list[list[int]] | None = None
+
+    @property
+    def targets(self) -> int:
+        """How many tokens the loss is on."""
+        return sum(map(len, self.lanes)) - sum(map(len, self.given or []))
+
+    @property
+    def clock(self) -> int:
+        """The position of the first token that the lanes draw."""
+        return len(self.prompt) + max(map(len, self.lane_prompts))
+
+    @property
+    def length(self) -> int:
+        """Positions that it takes."""
+        return self.clock + max(map(len, self.lanes))
+
+
+class Rows(NamedTuple):
+    """A transcript's rows, (T,) each, and for its R targets: the row that predicts each, the token
+    that follows there, and the lane that drew it."""
+
+    tokens: np.ndarray
+    positions: np.ndarray
+    lanes: np.ndarray
+    sources: np.ndarray
+    follows: np.ndarray
+    owners: np.ndarray
+
+    @property
+    def shape(self) -> tuple[bytes, bytes, bytes]:
+        """Equal for transcripts whose rows stand at the same coordinates and predict alike."""
+        return self.positions.tobytes(), self.lanes.tobytes(), self.sources.tobytes()
+
+
+def rows(t: Transcript) -> Rows:
+    """All rows of a transcript at the coordinates of decoding: the prompt, then lane by lane.
+
+    A lane's first token is predicted by the last row of its lane prompt, or of the shared prompt if
+    it has none. Every token is fed but an end token, which nobody ever sees.
+    """
+    P, clock = len(t.prompt), t.clock
+    tokens, positions = list(t.prompt), list(range(P))
+    lanes = [SHARED] * P
+    sources: list[int] = []
+    follows: list[int] = []
+    owners: list[int] = []
+    for m, (own, drawn, ended) in enumerate(zip(t.lane_prompts, t.lanes, t.ended, strict=True)):
+        fed = [*own, *(drawn[:-1] if ended else drawn)]
+        first = len(tokens) + len(own)  # the row of the first token drawn
+        before = first - 1 if own else P - 1
+        tokens += fed
+        positions += range(clock - len(own), clock - len(own) + len(fed))
+        lanes += [m] * len(fed)
+        known = set(t.given[m] if t.given else ())
+        for k in (k for k in range(len(drawn)) if k not in known):
+            sources.append(before if k == 0 else first + k - 1)
+            follows.append(drawn[k])
+            owners.append(m)
+    return Rows(*map(np.array, (tokens, positions, lanes)), *map(_ints, (sources, follows, owners)))
+
+
+def _ints(values: Sequence[int]) -> np.ndarray:
+    return np.array(values, dtype=np.int64)
+
+
+def mismatched(x: Transcript, y: Transcript, context: int) -> Transcript:
+    """The prompt of x with the lanes (and lane prompts) of y, cut to the context: KTO's (x, y')."""
+    room = max(context - len(x.prompt) - max(map(len, y.lane_prompts)), 0)
+    lanes = [drawn[:room] for drawn in y.lanes]
+    ended = [e and len(drawn) <= room for e, drawn in zip(y.ended, y.lanes, strict=True)]
+    given = [[k for k in lane if k < room] for lane in y.given] if y.given else None
+    where = f"{x.where} with {y.where}"
+    return replace(y, where=where, prompt=x.prompt, lanes=lanes, ended=ended, given=given)
+
+
+@dataclass(frozen=True)
+class Data:
+    """A file of transcripts. digest: sha256 of its ids, labels and given tokens. left_out: bad
+    ones, of which `sft` does not learn."""
+
+    transcripts: list[Transcript]
+    digest: str
+    left_out: int = 0
+
+    @property
+    def counts(self) -> list[int]:
+        """The numbers of lanes there are."""
+        return sorted({len(t.lanes) for t in self.transcripts})
+
+
+def read_transcripts(
+    path: str | os.PathLike[str],
+    model: Model,
+    *,
+    labels: bool = False,
+    lanes: Sequence[int] | None = None,
+    template: dict[str, Any] | None = None,
+) -> Data:
+    """Read and check a file of transcripts for a model.
+
+    labels: every line must have one (KTO); without, lines labelled false are left out. lanes: the
+    numbers of lanes that may occur; None: all lines have as many as the first. template: keyword
+    arguments of `Tokenizer.prompt_ids`. Raises TinylaneError, with file and line: not JSON, missing
+    fields, numbers of lanes that differ, a transcript longer than the context, nothing to learn.
+    """
+    allowed = set(lanes or ())
+    if any(not 1 <= n <= MAX_LANES for n in allowed):
+        raise TinylaneError(f"--lanes {show(sorted(allowed))}; expected 1 to {MAX_LANES}")
+    digest, found, left_out = hashlib.sha256(), [], 0
+    for number, raw in jsonl.read(path, limit=MAX_LINE):
+        where = f"{os.fspath(path)}, line {number}"
+        try:
+            one = _transcript(raw, where, model, template)
+        except TinylaneError as error:
+            text = str(error)
+            raise TinylaneError(text if text.startswith(where) else f"{where}: {text}") from None
+        if labels and one.label is None:
+            raise TinylaneError(f'{where}: no "label"; kto needs true or false on every line')
+        decides: list[Any] = [one.prompt, one.lane_prompts, one.lanes, one.ended, one.label]
+        decides += [] if one.given is None else [one.given]
+        digest.update(repr(tuple(decides)).encode())
+        n = len(one.lanes)
+        if lanes is None and not allowed:
+            allowed = {n}
+        if n not in allowed:
+            raise TinylaneError(
+                f"{where}: {n} lanes where {', '.join(map(str, sorted(allowed)))} are expected; "
+                f"give --lanes {' '.join(map(str, sorted({*allowed, n})))} if that is meant"
+            )
+        if not labels and one.label is False:
+            left_out += 1
+        else:
+            found.append(one)
+    if not found:
+        why = f"all {left_out} are labelled false" if left_out else "expected one a line"
+        raise TinylaneError(f"{os.fspath(path)}: no transcripts to learn from ({why})")
+    return Data(found, digest.hexdigest(), left_out)
+
+
+def _transcript(
+    raw: dict[str, Any], where: str, model: Model, template: dict[str, Any] | None
+) -> Transcript:
+    lanes = _list(raw, "lanes", where, (str, list))
+    if not lanes:
+        raise TinylaneError(f'{where}: "lanes" is empty; expected the text of one lane or more')
+    n = len(lanes)
+    ids = _per_lane(raw, "lane_ids", n, where, list)
+    own = _per_lane(raw, "lane_prompt_ids", n, where, list)
+    own = own or _per_lane(raw, "lane_prompts", n, where, (str, list)) or [[] for _ in range(n)]
+    finished = _per_lane(raw, "finished", n, where, bool) or [True] * n
+    label = raw.get("label")
+    if label is not None and not isinstance(label, bool):
+        raise TinylaneError(f'{where}: "label" is {show(label, 40)}; expected true or false')
+    ends = end_ids(model)
+    drawn, ended = [], []
+    for m in range(n):
+        stopped = False
+        if ids:
+            tokens = encode_lane_prompt(model, ids[m])
+            stopped = _spells_more(model, tokens, lanes[m], where, m)
+        else:
+            tokens = encode_lane_prompt(model, lanes[m])
+            exact = not isinstance(lanes[m], str)  # ids say themselves where they end
+            if finished[m] and not exact and not (tokens and tokens[-1] in ends):
+                tokens = [*tokens, _end(model, where)]
+        if any(token in ends for token in tokens[:-1]):
+            raise TinylaneError(f"{where}: lane {m} goes on after an end token; cut it there")
+        drawn.append(tokens)
+        ended.append(stopped or (bool(tokens) and tokens[-1] in ends))
+    one = Transcript(
+        where,
+        _prompt(raw, where, model, template),
+        [encode_lane_prompt(model, p) for p in own],
+        drawn,
+        ended,
+        label,
+        _given(raw, drawn, where),
+    )
+    if one.targets == 0:
+        raise TinylaneError(f"{where}: its lanes wrote nothing; expected a token or more")
+    if one.length > model.config.context:
+        raise TinylaneError(
+            f"{where}: takes {one.length:,} positions, prompt and lanes; this model's context is "
+            f"{model.config.context:,}. Shorten it or leave it out"
+        )
+    return one
+
+
+def _prompt(
+    raw: dict[str, Any], where: str, model: Model, template: dict[str, Any] | None
+) -> list[int]:
+    if raw.get("prompt_ids") is not None:
+        prompt: Any = _list(raw, "prompt_ids", where, int)
+    elif raw.get("prompt") is not None:
+        prompt = raw["prompt"]
+        if not isinstance(prompt, (str, list)):
+            raise TinylaneError(f'{where}: "prompt" is {show(prompt, 40)}; expected a text')
+    elif raw.get("messages") is not None:
+        prompt = _list(raw, "messages", where, dict)
+    else:
+        raise TinylaneError(f'{where}: no "prompt" and no "messages"; expected {FORM}')
+    return encode_prompt(model, prompt, template)
+
+
+def _list(raw: dict[str, Any], key: str, where: str, kind: Any) -> list[Any]:
+    value = raw.get(key)
+    if value is None:
+        raise TinylaneError(f'{where}: no "{key}"; expected {FORM}')
+    if not isinstance(value, list) or any(
+        not isinstance(item, kind) or (kind is int and isinstance(item, bool)) for item in value
+    ):
+        raise TinylaneError(f'{where}: "{key}" is {show(value, 60)}; expected a list')
+    return value
+
+
+def _per_lane(raw: dict[str, Any], key: str, n: int, where: str, kind: Any) -> list[Any] | None:
+    if raw.get(key) is None:
+        return None
+    values = _list(raw, key, where, kind)
+    if len(values) != n:
+        raise TinylaneError(f'{where}: {len(values)} "{key}" for {n} lanes; expected one a lane')
+    return values
+
+
+def _end(model: Model, where: str) -> int:
+    """A finished lane's end token."""
+    token = end_token(model)
+    if token is None:
+        raise TinylaneError(f'{where}: this model names no end token; give "finished": false')
+    return token
+
+
+def _given(raw: dict[str, Any], drawn: list[list[int]], where: str) -> list[list[int]] | None:
+    """The indices in the ranges of "given", None if there are none."""
+    ranges = _per_lane(raw, "given", len(drawn), where, list)
+    found: list[list[int]] = []
+    for tokens, lane in zip(drawn, ranges or [], strict=False):
+        indices: set[int] = set()
+        for one in lane:
+            ends = one[-2:] if isinstance(one, list) else []
+            if len(ends) != 2 or any(type(k) is not int for k in ends):
+                raise TinylaneError(
+                    f'{where}: "given" holds {show(one, 40)}; expected [start, stop]'
+                )
+            if not 0 <= ends[0] <= ends[1] <= len(tokens):
+                raise TinylaneError(
+                    f'{where}: "given" holds {ends}; expected a range of its {len(tokens)} tokens'
+                )
+            indices |= set(range(*ends))
+        found.append(sorted(indices))
+    return found if any(found) else None
+
+
+def _spells_more(model: Model, ids: list[int], text: Any, where: str, m: int) -> bool:
+    """Whether a lane's ids spell more than its text: then a stop string ended it, which is not part
+    of the text, and whose last token was never fed. Refuses ids of another tokenizer."""
+    if model.tokenizer is None or not isinstance(text, str):
+        return False
+    spelled, text = (t.rstrip("\ufffd") for t in (model.tokenizer.decode(ids), text))
+    if not spelled.startswith(text):
+        raise TinylaneError(
+            f'{where}: "lane_ids" of lane {m} spell {show(spelled, 40)} with this tokenizer, its '
+            f"text is {show(text, 40)}; leave the ids out, or take the tokenizer that made them"
+        )
+    return spelled != text

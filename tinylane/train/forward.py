@@ -1,0 +1,135 @@
+"""The decoder's forward pass, block by block, for training: the same functions as `model.forward`.
+
+What it adds is room. Each block can be a gradient checkpoint (its inside is computed again on the
+way back instead of being kept). Scores of many rows, and logits of a large vocabulary, are computed
+in slices of rows, never all at once. `tests/train/test_forward.py` holds it against `model.forward`.
+
+    B batch   T rows   S keys   R rows that predict   H heads   D head dim   C width   V vocab
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+
+from tinylane.core.config import ModelConfig
+from tinylane.core.decoder import Plan, Seams, feed_forward, self_attention
+from tinylane.core.mlx_ops import SEAMS
+
+LOGITS = 1 << 26  # elements of logits that are computed at a time
+SCORES = 1 << 27  # and of attention scores
+
+
+def attention(
+    queries: tuple[mx.array, ...], keys: mx.array, values: mx.array, mask: Any, split: Any
+) -> mx.array:
+    """As `fast.attention`, in slices of query rows where two blocks of keys share a softmax (which
+    no fused kernel does) and their scores would be many."""
+    *batch, H, T, _ = queries[0].shape
+    rows = max(SCORES // (math.prod(batch) * H * keys.shape[-2]), 1)
+    if len(queries) == 1 or rows >= T:
+        return SEAMS.attention(queries, keys, values, mask, split)
+
+    def some(queries: tuple[mx.array, ...], keys: mx.array, values: mx.array, k: int) -> mx.array:
+        seen = None if mask is None else mask[k : k + rows]
+        return SEAMS.attention(queries, keys, values, seen, split)
+
+    parts = []
+    for k in range(0, T, rows):
+        part = tuple(q[..., k : k + rows, :] for q in queries)
+        parts.append(mx.checkpoint(partial(some, k=k))(part, keys, values))
+    return mx.concatenate(parts, axis=-2)
+
+
+TRAINING = SEAMS._replace(attention=attention)
+
+
+def block(
+    params: dict[str, mx.array],
+    config: ModelConfig,
+    layer: int,
+    x: mx.array,
+    plan: Plan,
+    seams: Seams = TRAINING,
+) -> mx.array:
+    """One block of the decoder, attention then feed-forward: (..., T, C) -> (..., T, C)."""
+    name = f"model.layers.{layer}."
+    normed = seams.rms_norm(x, params[name + "input_layernorm.weight"], config.norm_eps)
+    x = x + self_attention(params, config, layer, normed, plan, seams, None)
+    normed = seams.rms_norm(x, params[name + "post_attention_layernorm.weight"], config.norm_eps)
+    return x + feed_forward(params, layer, normed, seams)
+
+
+def hidden(
+    params: dict[str, mx.array],
+    config: ModelConfig,
+    tokens: mx.array,
+    plan: Plan,
+    rows: mx.array | None = None,
+    live: Collection[str] | None = None,
+    seams: Seams = TRAINING,
+) -> mx.array:
+    """tokens (..., T) -> what the output head takes, (..., T, C), or of `rows` only.
+
+    live: the names of the parameters that are being differentiated; given, every block is a
+    gradient checkpoint (and only what is handed to it as an argument gets a gradient).
+    """
+    x = seams.embed(params, tokens)
+    for layer in range(config.layers):
+        if live is None:
+            x = block(params, config, layer, x, plan, seams)
+        else:
+            x = _checkpointed(params, config, layer, x, plan, live, seams)
+    if rows is not None:
+        x = x[..., rows, :]
+    return seams.rms_norm(x, params["model.norm.weight"], config.norm_eps)
+
+
+def _checkpointed(
+    params: dict[str, mx.array],
+    config: ModelConfig,
+    layer: int,
+    x: mx.array,
+    plan: Plan,
+    live: Collection[str],
+    seams: Seams,
+) -> mx.array:
+    prefix = f"model.layers.{layer}."
+    mine = {name: params[name] for name in live if name.startswith(prefix)}
+
+    def inside(x: mx.array, mine: dict[str, mx.array], keys: Any, queries: Any) -> mx.array:
+        here = Plan({layer: keys}, {layer: queries}, plan.split, plan.mask)  # type: ignore[arg-type]
+        return block({**params, **mine}, config, layer, x, here, seams)
+
+    return mx.checkpoint(inside)(x, mine, plan.keys[layer], plan.queries[layer])
+
+
+def logprobs(
+    params: dict[str, mx.array], x: mx.array, follows: mx.array, seams: Seams = TRAINING
+) -> mx.array:
+    """Log-softmax of the head's logits at the tokens that follow: (B, R, C), (B, R) -> (B, R).
+
+    In float32, in slices of rows of at most `LOGITS` logits; all but a single slice are computed
+    again on the way back.
+    """
+
+    def some(x: mx.array, head: dict[str, mx.array], follows: mx.array) -> mx.array:
+        logits = seams.linear({**params, **head}, "lm_head", x).astype(mx.float32)
+        chosen = mx.take_along_axis(logits, follows[..., None], axis=-1)[..., 0]
+        return chosen - mx.logsumexp(logits, axis=-1)
+
+    packed = "lm_head.scales" in params
+    head = {} if packed else {"lm_head.weight": params["lm_head.weight"]}
+    vocab = params["lm_head.weight"].shape[0 if packed else -1]
+    step = max(LOGITS // (vocab * x.shape[0]), 1)
+    if step >= x.shape[1]:
+        return some(x, head, follows)
+    parts = []
+    for k in range(0, x.shape[1], step):
+        inside = partial(some, follows=follows[:, k : k + step])  # indices take no gradient
+        parts.append(mx.checkpoint(inside)(x[:, k : k + step], head))
+    return mx.concatenate(parts, axis=1)

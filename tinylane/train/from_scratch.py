@@ -1,0 +1,374 @@
+"""Train a small decoder from scratch on the shell game: the model in `weights/shell-game`.
+
+Every step draws fresh problems and one number of lanes, feeds whole runs (prompt once, all lanes)
+through the decoder with the decoding mask, and fits what each lane is to write next. Omega is
+trained with a learning rate of its own. The same seed gives the same bits on the same machine and
+number of threads; a run that was killed goes on from its last checkpoint as if it had not been.
+
+    B problems   n lanes   L rows of a lane   V vocab
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.optimizers as optim
+import numpy as np
+from mlx.utils import tree_flatten, tree_map_with_path
+
+from tinylane.core.config import ModelConfig, RopeConfig
+from tinylane.core.decoder import forward
+from tinylane.core.errors import TinylaneError
+from tinylane.core.lanes import LaneMask, LaneRoPE
+from tinylane.core.mlx_ops import SEAMS
+from tinylane.core.random_weights import random_params
+from tinylane.core.rope import frequencies
+from tinylane.evaluate.tasks.shell_game import END, ShellGame
+from tinylane.files.io import read_json, replacing
+from tinylane.files.run_dir import differing
+from tinylane.files.safetensors import TensorFile, write_tensors
+from tinylane.train.omega import TrainingPlan
+from tinylane.train.rundir import locked
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights. Learning rates are AdamW's peaks."""
+
+    cups: int = 4
+    swaps: int = 16
+    lanes: tuple[int, ...] = (1, 2, 4, 8)
+    shares: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)  # of the batches, for each number of lanes
+    width: int = 128
+    layers: int = 3
+    heads: int = 4
+    kv_heads: int = 2
+    head_dim: int = 64
+    mlp_width: int = 256
+    base: float = 10000.0
+    steps: int = 6000
+    rows: int = 1536  # rows of a batch: problems x (prompt + lanes x their rows)
+    lr: float = 1e-3
+    omega_lr: float = 1e-2
+    warmup: int = 100
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    stay: float = 0.3  # share of the batches that have `--` among the swaps
+    visibility: str = "joint"
+    lag: int = 0
+    omega: str = "group_think"  # where Omega starts: none, group_think, ntk
+    slot: float = 32.0
+    learn_omega: bool = True
+    seed: int = 0
+
+    @property
+    def game(self) -> ShellGame:
+        """The task."""
+        return ShellGame(self.cups, self.swaps, self.lanes)
+
+    @property
+    def config(self) -> ModelConfig:
+        """The decoder: Qwen3's shape."""
+        game = self.game
+        return ModelConfig(
+            family="qwen3",
+            vocab=len(game.vocabulary),
+            width=self.width,
+            layers=self.layers,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            mlp_width=self.mlp_width,
+            context=512,
+            norm_eps=1e-6,
+            rope=RopeConfig(base=self.base),
+            tied=True,
+            qk_norm=True,
+            eos_ids=(game.ids[END],),
+        )
+
+    def start(self) -> LaneRoPE:
+        """Omega before the first step."""
+        theta, _ = frequencies(self.config.rope, self.head_dim)
+        if self.omega == "none":
+            return LaneRoPE.none(theta)
+        if self.omega == "group_think":
+            return LaneRoPE.group_think(theta, self.slot)
+        if self.omega == "ntk":
+            return LaneRoPE.ntk(theta, self.slot, max(self.lanes))
+        raise TinylaneError(f"Omega start {self.omega!r}; expected none, group_think or ntk")
+
+
+class Trainer:
+    """The state of a run (weights, Omega, optimizers, step) and its one training step."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe, self.game, self.config = recipe, recipe.game, recipe.config
+        self.step = 0
+        weights = random_params(self.config, recipe.seed)
+        weights.pop("lm_head.weight")  # tied
+        omega = recipe.start().omega.astype(np.float32)
+        self.state: dict[str, Any] = {
+            "weights": {k: mx.array(np.ascontiguousarray(v)) for k, v in weights.items()},
+            "omega": mx.array(omega),
+        }
+        self.optimizers = {
+            "weights": optim.AdamW(self._rate(recipe.lr), weight_decay=recipe.weight_decay),
+            "omega": optim.AdamW(self._rate(recipe.omega_lr), weight_decay=0.0),
+        }
+        for part, optimizer in self.optimizers.items():
+            optimizer.init(self._trainable(part))
+        self.plans = {n: self._plan(n) for n in recipe.lanes}
+        self._steps: dict[int, Callable] = {}
+
+    def _plan(self, n: int) -> TrainingPlan:
+        positions, lanes = self.game.coordinates(n)
+        mask = LaneMask.named(self.recipe.visibility, n, self.recipe.lag)
+        return TrainingPlan(self.config, mask, positions, lanes)
+
+    def _rate(self, peak: float) -> Callable:
+        r = self.recipe
+        warm = optim.linear_schedule(0.0, peak, r.warmup)
+        cosine = optim.cosine_decay(peak, max(r.steps - r.warmup, 1), 0.02 * peak)
+        return optim.join_schedules([warm, cosine], [r.warmup])
+
+    def _trainable(self, part: str) -> dict[str, mx.array]:
+        return self.state["weights"] if part == "weights" else {"omega": self.state["omega"]}
+
+    def logits(
+        self, weights: dict[str, mx.array], omega: mx.array, tokens: mx.array, n: int
+    ) -> mx.array:
+        """tokens (B, P + n*L) -> logits (B, n*L, V) of the lanes' rows."""
+        params = {**weights, "lm_head.weight": weights["model.embed_tokens.weight"].T}
+        P = self.recipe.swaps + 7
+        rows = mx.arange(P, tokens.shape[1])
+        return forward(params, self.config, tokens, self.plans[n].at(omega), SEAMS, rows=rows)
+
+    def _step_function(self, n: int) -> Callable:
+        def loss(trainable: dict[str, Any], tokens: mx.array, follows: mx.array) -> mx.array:
+            logits = self.logits(trainable["weights"], trainable["omega"], tokens, n)
+            chosen = mx.take_along_axis(logits, follows[..., None], axis=-1)[..., 0]
+            return (mx.logsumexp(logits, axis=-1) - chosen).mean()
+
+        def step(tokens: mx.array, follows: mx.array) -> mx.array:
+            value, grads = mx.value_and_grad(loss)(self.state, tokens, follows)
+            gradients, _ = optim.clip_grad_norm(grads["weights"], self.recipe.clip)
+            self.state["weights"] = self.optimizers["weights"].apply_gradients(
+                gradients, self.state["weights"]
+            )
+            if self.recipe.learn_omega:
+                self.state["omega"] = self.optimizers["omega"].apply_gradients(
+                    {"omega": grads["omega"]}, {"omega": self.state["omega"]}
+                )["omega"]
+            return value
+
+        return step
+
+    def batch(self, step: int) -> tuple[int, np.ndarray, np.ndarray]:
+        """The problems of a step, from (seed, step) alone: lanes, tokens, what follows."""
+        rng = np.random.default_rng([self.recipe.seed, step])
+        n = int(rng.choice(self.recipe.lanes, p=self.recipe.shares))
+        width = len(self.game.coordinates(n)[0])
+        stay = rng.random() if rng.random() < self.recipe.stay else 0.0
+        moves = self.game.draw(max(self.recipe.rows // width, 1), rng, stay)
+        return n, *self.game.rows(moves, n)
+
+    def advance(self) -> tuple[int, float]:
+        """One training step: the number of lanes it drew, and its loss."""
+        n, tokens, follows = self.batch(self.step)
+        if n not in self._steps:
+            self._steps[n] = self._step_function(n)
+        value = self._steps[n](mx.array(tokens), mx.array(follows))
+        mx.eval(value, self.state, [o.state for o in self.optimizers.values()])
+        self.step += 1
+        return n, value.item()
+
+    def exact(self, n: int, count: int = 64) -> float:
+        """Share of fresh problems for which every row of every lane is predicted right.
+
+        Greedy decoding answers these right too, since it then writes exactly what was fed.
+        """
+        rng = np.random.default_rng([self.recipe.seed, 1 << 40, self.step, n])
+        tokens, follows = self.game.rows(self.game.draw(count, rng), n)
+        logits = self.logits(self.state["weights"], self.state["omega"], mx.array(tokens), n)
+        right = np.asarray(mx.argmax(logits, axis=-1)) == follows
+        return float(right.all(axis=-1).mean())
+
+    # Files.
+
+    def save(self, path: Path) -> None:
+        """Weights, Omega, both optimizers and the step, in one file, whole or not at all."""
+        tree = {"state": self.state, **{k: o.state for k, o in self.optimizers.items()}}
+        tensors = {k: np.asarray(v) for k, v in _flat(tree)}
+        write_tensors(path, tensors, {"format": "tinylane training 1", "step": str(self.step)})
+
+    def load(self, path: Path) -> None:
+        """Go on from what `save` wrote. Raises TinylaneError if the file is of another run."""
+        now = {"state": self.state, **{k: o.state for k, o in self.optimizers.items()}}
+        expected = {k: tuple(v.shape) for k, v in _flat(now)}
+        with TensorFile.open(path) as file:
+            step = file.metadata.get("step", "")
+            if file.metadata.get("format") != "tinylane training 1" or not step.isdigit():
+                raise TinylaneError(f"{path}: not a training state saved by tinylane")
+            if {k: tuple(file.shape(k)) for k in file.names} != expected:
+                raise TinylaneError(f"{path}: its tensors are not those of this recipe")
+            tree = tree_map_with_path(lambda name, _: mx.array(file.read(name)), now)
+        self.state.update(tree["state"])
+        for part, optimizer in self.optimizers.items():
+            optimizer.state = tree[part]
+        self.step = int(step)
+        self._steps = {}  # they close over the old state
+
+    def export(self, folder: Path) -> None:
+        """Write a Hugging Face checkpoint with its lane adapter: what `tinylane.load` reads."""
+        from tinylane.checkpoints.adapter import save_adapter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        c, game = self.config, self.game
+        tensors = {}
+        for name, weight in self.state["weights"].items():
+            array = np.asarray(weight)
+            if array.ndim == 2 and not name.startswith("model.embed_tokens"):
+                array = array.T  # files hold (out, in)
+            tensors[name] = np.ascontiguousarray(array)
+        config = {
+            "architectures": ["Qwen3ForCausalLM"],
+            "model_type": "qwen3",
+            "vocab_size": c.vocab,
+            "hidden_size": c.width,
+            "num_hidden_layers": c.layers,
+            "num_attention_heads": c.heads,
+            "num_key_value_heads": c.kv_heads,
+            "head_dim": c.head_dim,
+            "intermediate_size": c.mlp_width,
+            "max_position_embeddings": c.context,
+            "rms_norm_eps": c.norm_eps,
+            "rope_theta": c.rope.base,
+            "tie_word_embeddings": True,
+            "attention_bias": False,
+            "hidden_act": "silu",
+            "eos_token_id": c.eos_ids[0],
+            "torch_dtype": "float32",
+        }
+        _write(folder / "config.json", json.dumps(config, indent=2) + "\n")
+        _write(folder / "generation_config.json", _json({"eos_token_id": c.eos_ids[0]}))
+        _write(folder / "tokenizer.json", game.tokenizer_json())
+        _write(
+            folder / "tokenizer_config.json",
+            _json({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END}),
+        )
+        write_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
+        save_adapter(
+            folder / "adapter",
+            c,
+            {"lane_rope.omega": np.asarray(self.state["omega"])},
+            {
+                "prompt_lane": "own",
+                "visibility": self.recipe.visibility,
+                "lag": self.recipe.lag,
+                "lanes": list(self.recipe.lanes),
+                "task": {"name": "shell-game", "cups": game.cups, "swaps": game.swaps},
+            },
+        )
+
+
+def run(
+    recipe: Recipe,
+    out: str | Path,
+    *,
+    every: int = 100,
+    check_every: int = 500,
+    save_every: int = 500,
+    stop_at: int | None = None,
+    say: Callable[[dict], None] = lambda line: None,
+    trainer_of: Callable[[Any], Trainer] = Trainer,
+) -> Trainer:
+    """Train to the recipe's end in folder `out`, going on from its last state, and export there.
+
+    Writes recipe.json, log.jsonl (a line every `every` steps: loss, share exact by lanes, seconds),
+    state.safetensors, and at the end the checkpoint. stop_at ends early (the schedule stays the
+    recipe's). trainer_of makes the trainer of the recipe, where it is another. Raises TinylaneError
+    if `out` holds a run of another recipe, if another process is at it, or if the loss diverges.
+    """
+    with locked(Path(out)):
+        return _run(recipe, Path(out), every, check_every, save_every, stop_at, say, trainer_of)
+
+
+def _run(
+    recipe: Recipe,
+    out: Path,
+    every: int,
+    check_every: int,
+    save_every: int,
+    stop_at: int | None,
+    say: Callable[[dict], None],
+    trainer_of: Callable[[Any], Trainer],
+) -> Trainer:
+    written = _json(dataclasses.asdict(recipe))
+    recipe_file, log, state = out / "recipe.json", out / "log.jsonl", out / "state.safetensors"
+    if recipe_file.exists() and (
+        difference := differing(read_json(recipe_file), json.loads(written))
+    ):
+        raise TinylaneError(
+            f"{out} holds a run of another recipe ({difference}); choose another folder"
+        )
+    _write(recipe_file, written)
+    trainer = trainer_of(recipe)
+    lines: list[str] = []
+    seconds = 0.0
+    if state.exists():
+        trainer.load(state)
+        for line in log.read_text().splitlines() if log.exists() else []:
+            if json.loads(line)["step"] <= trainer.step:
+                lines.append(line)
+                seconds = json.loads(line)["seconds"]
+    losses: dict[int, list[float]] = {}
+    began = time.monotonic() - seconds
+    end = min(stop_at or recipe.steps, recipe.steps)
+    while trainer.step < end:
+        n, loss = trainer.advance()
+        if not math.isfinite(loss):
+            kept = f"the last good state is {state}" if state.exists() else "no state was saved yet"
+            raise TinylaneError(
+                f"the loss is {loss} at step {trainer.step}; {kept}. Lower the learning rate"
+            )
+        losses.setdefault(n, []).append(loss)
+        last = trainer.step == end
+        if trainer.step % every == 0 or last:
+            entry: dict[str, Any] = {
+                "step": trainer.step,
+                "seconds": round(time.monotonic() - began, 1),
+                "loss": {k: round(sum(v) / len(v), 5) for k, v in sorted(losses.items())},
+            }
+            losses = {}
+            if trainer.step % check_every == 0 or last:
+                entry["exact"] = {n: trainer.exact(n) for n in recipe.lanes}
+            lines.append(json.dumps(entry))
+            say(entry)
+        if trainer.step % save_every == 0 or last:
+            _write(log, "\n".join(lines) + "\n")  # never ahead of the state by a line it lacks
+            trainer.save(state)
+    if trainer.step >= recipe.steps:
+        trainer.export(out)
+    return trainer
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def _flat(tree: Any) -> list[tuple[str, mx.array]]:
+    return list(tree_flatten(tree))  # type: ignore[arg-type]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2) + "\n"

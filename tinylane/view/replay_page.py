@@ -1,0 +1,307 @@
+"""A record of a replayed run as one HTML file that needs nothing else: no network, no server.
+
+Text goes into the page as data and is shown as text. Numbers are packed: rounded to 8 or 16 bits
+(`_packed`), split into planes of bytes, deflated, in base64; the page's JavaScript undoes that.
+Whole layers and heads are kept as long as the page stays below `size`, those first that listened to
+other lanes most; of every head the run's averages are kept. The page says what was left out.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import zlib
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinylane.checkpoints.text_stream import TextStream
+from tinylane.files.display import printable
+from tinylane.view.replay_record import Record, View
+from tinylane.view.replay_words import about, first_shown, sentences
+
+if TYPE_CHECKING:
+    from tinylane.checkpoints.tokenizer import Tokenizer
+
+SIZE = 2.0  # MB (10**6 bytes)
+LONGEST = 120  # characters of a token that are shown
+PART = "·"  # stands for a token that is a part of a character, before the last part of it
+PER_NAT = 1000  # log-probabilities and KL are kept to a thousandth of a nat
+
+
+def page(record: Record, tokenizer: Tokenizer | None = None, size: float = SIZE) -> tuple[str, str]:
+    """The HTML file, and a sentence on what of the attention is in it.
+
+    tokenizer: to show tokens as text; None shows their ids. size: MB that layers and heads may fill
+    the page up to. The mean of all layers and heads is in it whatever that takes.
+    """
+    texts = Texts(record, tokenizer)
+    data = _data(record, texts)
+    css, script = (_asset(name) for name in ("replay.css", "replay.js"))
+    frame = _asset("replay.html")
+    ranked = sorted(
+        range(1, len(record.views)),
+        key=lambda k: (-_listening(record, record.views[k]), record.views[k].head is not None, k),
+    )
+    kept = [_view(record.views[0], 65535)]
+    room = size * 1e6 - len(frame) - len(css) - len(script) - len(_json(data)) - 4096
+    room -= len(_json(kept))
+    chosen = []
+    for k in ranked:
+        packed = _view(record.views[k], 255)
+        cost = len(_json(packed)) + 1
+        if cost > room:
+            break
+        room -= cost
+        chosen.append((k, packed))
+    kept += [packed for _, packed in sorted(chosen, key=lambda pair: pair[0])]
+    said = _said(record, len(chosen))
+    data |= {"views": kept, "kept": said}
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    parts = {
+        "title": html.escape(data["title"]),
+        "digest": digest,
+        "css": css,
+        "script": script,
+        "data": _json(data),
+    }
+    for name, text in parts.items():
+        before, mark, after = frame.partition(f"<!--{name}-->")
+        assert mark, name
+        frame = before + text + after
+    return frame, said
+
+
+def _asset(name: str) -> str:
+    return resources.files("tinylane.view").joinpath(name).read_text(encoding="utf-8")
+
+
+def _json(value: Any) -> str:
+    """JSON that no HTML parser takes for a tag; ASCII, so its length is its size."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _data(record: Record, texts: Texts) -> dict[str, Any]:
+    lanes, run = record.lanes, record.run
+    written = np.concatenate([np.array(lane.tokens, dtype=np.int64) for lane in lanes])
+    names = texts.names(record.likeliest)
+    silences = [
+        {
+            "lane": s.lane,
+            # 0: as it was; else the number of its text, and one
+            "likeliest": _packed(
+                np.where(s.likeliest == record.likeliest, 0, texts.names(s.likeliest) + 1)
+            ),
+            "drawn": _packed(np.where(s.drawn == written, 0, texts.names(s.drawn) + 1)),
+            "logprob": _packed(_nats(-s.logprobs)),
+            "kl": _packed(_nats(s.kl)),
+        }
+        for s in record.silences
+    ]
+    layers, heads = record.heard.shape[:2]
+    return {
+        "format": "tinylane view 1",
+        "title": f"Replay of {_count(record.n, 'lane')}, {_count(len(record.of), 'token')}",
+        "sentences": sentences(record, texts.shown),
+        "first": first_shown(record),
+        "about": about(record),
+        "ids_only": texts.plain,
+        "prompt": len(run.result.prompt),
+        "lanes": [
+            {
+                "given": len(lane.prompt),
+                "tokens": len(lane.tokens),
+                "start": lane.start,
+                "end": None if lane.finish_reason is None else printable(lane.finish_reason)[:40],
+                "forked": lane.forked,
+                "dropped": lane.dropped,
+            }
+            for lane in lanes
+        ],
+        "layers": layers,
+        "heads": heads,
+        "heard": _packed(_scaled(record.heard, 65535)),
+        "ids": _packed(texts.ids),
+        "text": _packed(texts.number),
+        "logprob": _packed(_nats(-record.logprobs)),
+        "likeliest": _packed(names),
+        "asked": _packed(record.asked),
+        "silences": silences,
+        "special": texts.special,
+        "texts": texts.table,
+    }
+
+
+def _listening(record: Record, view: View) -> float:
+    """The mean share to other lanes, by which layers and heads are ranked."""
+    if record.n < 2:
+        return 0.0
+    heard = record.heard[view.layer]
+    by_lane = heard.mean(axis=0) if view.head is None else heard[view.head]
+    counts = np.bincount(record.of[~record.copied], minlength=record.n)
+    others = by_lane[:, 1:] * (1 - np.eye(record.n))
+    return round(float(counts @ others.sum(axis=1) / max(counts.sum(), 1)), 9)
+
+
+def _view(view: View, top: int) -> dict[str, Any]:
+    """A view's arrays; `top` is what 1 becomes."""
+    keys = view.keys.astype(np.int64)
+    return {
+        "layer": view.layer,
+        "head": view.head,
+        "top": top,
+        "keys_each": view.keys.shape[1],
+        # One lane after the other, one rank after the other: alike numbers stand together.
+        "shares": _packed(_whole_shares(view.shares, top).T),
+        "keys": _packed((keys + 1).T),
+        "weights": _packed(_scaled(view.weights, top).T),
+    }
+
+
+def _said(record: Record, chosen: int) -> str:
+    mean, views = record.views[0], len(record.views) - 1
+    few = record.views[1].keys.shape[1] if views else 0
+    everything = record.heard.shape[0] * (record.heard.shape[1] + 1)
+    said = (
+        f"Of every token's attention the page holds the shares that went to the prompt and to each "
+        f"lane, and the {mean.keys.shape[1]} largest keys with their weights (the other keys are "
+        f"left out; the shares contain them), for the mean of all layers and heads"
+    )
+    if chosen:
+        said += (
+            f"; and for {chosen} of {everything} layers and heads, with {few} keys each, rounded "
+            "to 1/255"
+        )
+    if chosen < everything:
+        said += (
+            f"; of the other {everything - chosen} layers and heads, those that listened to other "
+            "lanes least, only averages over the run"
+        )
+    return said + "."
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n:,} {what}" + "s" * (n != 1)
+
+
+# Numbers.
+
+
+def _packed(values: np.ndarray) -> list[Any]:
+    """Whole numbers >= 0, flat: bytes a number, how many, base64 of the deflated planes of bytes
+    (the lowest first)."""
+    flat = np.ascontiguousarray(values).reshape(-1).astype(np.int64)
+    assert flat.min(initial=0) >= 0, flat.min()
+    top = int(flat.max(initial=0))
+    width = 1 if top < 1 << 8 else 2 if top < 1 << 16 else 4
+    planes = flat.astype(f"<u{width}").view(np.uint8).reshape(-1, width).T
+    return [width, flat.size, base64.b64encode(zlib.compress(planes.tobytes(), 9)).decode()]
+
+
+def _scaled(values: np.ndarray, top: int) -> np.ndarray:
+    return np.clip(np.rint(values.astype(np.float64) * top), 0, top).astype(np.int64)
+
+
+def _whole_shares(shares: np.ndarray, top: int) -> np.ndarray:
+    """Shares (Q, N + 1) in units of 1/top, so rounded that each row adds up to `top`."""
+    exact = shares.astype(np.float64)
+    exact = exact / exact.sum(axis=1, keepdims=True) * top
+    whole = np.floor(exact).astype(np.int64)
+    order = np.argsort(whole - exact, axis=1, kind="stable")  # the largest remainders first
+    missing = top - whole.sum(axis=1)
+    extra = np.arange(shares.shape[1]) < missing[:, None]
+    np.put_along_axis(whole, order, np.take_along_axis(whole, order, axis=1) + extra, axis=1)
+    return whole
+
+
+def _nats(values: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(values * PER_NAT), 0, 65535).astype(np.int64)
+
+
+# Texts.
+
+
+class Texts:
+    """Every row's text, from a table of different texts; control characters are visible in it.
+
+    ids, number: (R,) the token and its place in `table`. special: places of special tokens' names.
+    """
+
+    def __init__(self, record: Record, tokenizer: Tokenizer | None) -> None:
+        self._tok, self._at = tokenizer, {"": 0}
+        self.table, self._special, self._names = [""], set(), {}  # type: ignore[var-annotated]
+        run = record.run.result
+        number = self._stretch(run.prompt)
+        for lane in run.lanes:
+            number += self._stretch([*lane.prompt, *lane.tokens])
+        self.number = np.array(number, dtype=np.int64)
+        self.ids = np.concatenate(
+            [np.array([*run.prompt, *(t for x in run.lanes for t in [*x.prompt, *x.tokens])])]
+        ).astype(np.int64)
+
+    @property
+    def plain(self) -> bool:
+        """Whether ids are shown, there being no tokenizer."""
+        return self._tok is None
+
+    @property
+    def special(self) -> list[int]:
+        """Places of names in `table`, not of texts that were written."""
+        return sorted(self._special)
+
+    def shown(self, token: int) -> str:
+        """A token by itself, for a sentence."""
+        return self.table[int(self.names(np.array([token]))[0])].strip() or PART
+
+    def names(self, tokens: np.ndarray) -> np.ndarray:
+        """Tokens as they read by themselves: places in `table`."""
+        for token in set(tokens.tolist()) - set(self._names):
+            self._names[token] = self._alone(token)
+        return np.array([self._names[token] for token in tokens.tolist()], dtype=np.int64)
+
+    def _alone(self, token: int) -> int:
+        if self._tok is None or self._tok.is_special(token):
+            return self._name(token)
+        text = self._tok.decode([token], skip_special=False)
+        if "\ufffd" in text and self._tok.byte_level:  # a part of a character: its bytes
+            text = self._tok.token_bytes(token).decode("utf-8", "backslashreplace")
+        return self._place(text or PART)
+
+    def _name(self, token: int) -> int:
+        """A special token, one that the tokenizer lacks, or an id where there is no tokenizer."""
+        name = None if self._tok is None else self._tok.core.id_to_token(token)
+        place = self._place(str(token) if self._tok is None else name or f"[{token}]")
+        if self._tok is not None:
+            self._special.add(place)
+        return place
+
+    def _stretch(self, ids: list[int]) -> list[int]:
+        """The texts of tokens that follow one another; a character counts to its last token."""
+        if self._tok is None:
+            return [self._name(token) for token in ids]
+        stream, found, last = TextStream(self._tok), [], -1
+        for k, token in enumerate(ids):
+            said = stream.push(token)
+            if self._tok.is_special(token):
+                found.append(self._name(token))
+                continue
+            found.append(self._place(said or PART))
+            last = k
+        rest = stream.flush()
+        if rest and last >= 0:  # half a character at the end
+            before = self.table[found[last]]
+            found[last] = self._place(rest if before == PART else before + rest)
+        return found
+
+    def _place(self, text: str) -> int:
+        text = printable(text)
+        if len(text) > LONGEST:
+            text = text[: LONGEST - 1] + "…"
+        if text not in self._at:
+            self._at[text] = len(self.table)
+            self.table.append(text)
+        return self._at[text]

@@ -1,0 +1,97 @@
+"""Build the site: run every tutorial into a page, then `mkdocs build --strict`.
+
+    python tutorials/build             build/site; exits 1 if a cell, a link or a formula fails
+    python tutorials/build --pages     only the tutorials' pages (then `mkdocs serve` to write)
+
+From a checkout only. A page is made anew when what it is made from has changed (render.key).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # as a script: the checkout it is in
+
+from tutorials.build import render
+
+ROOT = Path(__file__).parents[2]
+PAGES = ROOT / "tutorials" / "site" / "tutorials"  # inside docs_dir, ignored by git
+SITE = ROOT / "build" / "site"  # site_dir
+
+
+def tutorials() -> list[Path]:
+    """The scripts of the ladder, in order."""
+    return sorted((ROOT / "tutorials").glob("[0-9][0-9]_*.py"))
+
+
+def make(path: Path, fresh: bool = False) -> str:
+    """Make a tutorial's page in a process of its own, unless it is there: what was said, or "".
+
+    fresh: run it in any case. One process at a time makes a page; the others wait and take it.
+    """
+    with _alone(PAGES, path.stem):
+        done = render.stamp(path, PAGES)
+        if not fresh and done.exists() and done.read_text() == render.key(path):
+            return ""
+        done.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "tutorials.build.render", str(path), str(PAGES)]
+        run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=_environment())
+        return "" if run.returncode == 0 else (run.stderr or run.stdout).strip()
+
+
+def build() -> int:
+    """The site from its pages, strictly: mkdocs' exit status."""
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--clean"]
+    return subprocess.run(command, cwd=ROOT, env=_environment()).returncode
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python tutorials/build", description="Build the site.")
+    parser.add_argument("--pages", action="store_true", help="only the tutorials' pages")
+    wanted = parser.parse_args(argv)
+    if not (ROOT / "mkdocs.yml").exists():
+        sys.exit("python tutorials/build works in a checkout: mkdocs.yml is not there")
+    began = time.perf_counter()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        failures = [said for said in pool.map(make, tutorials()) if said]
+    print(f"{len(tutorials())} tutorials, {time.perf_counter() - began:.0f} s", flush=True)
+    for said in failures:
+        print(said, file=sys.stderr)
+    if failures or wanted.pages:
+        return int(bool(failures))
+    status = build()
+    print(f"{SITE.relative_to(ROOT)}: {time.perf_counter() - began:.0f} s in all")
+    return status
+
+
+def _environment() -> dict[str, str]:
+    """One thread a process, no kernel compilation; this checkout's package and this environment's
+    commands before any others."""
+    given = {"OPENBLAS_NUM_THREADS": "1", "MLX_DISABLE_COMPILE": "1", "NO_MKDOCS_2_WARNING": "1"}
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    commands = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    given |= {**os.environ, "PYTHONPATH": path, "PATH": commands, "MPLBACKEND": "Agg"}
+    return given
+
+
+@contextmanager
+def _alone(folder: Path, name: str) -> Iterator[None]:
+    """No other process is in here for the same name (two workers of a test run want one page)."""
+    import fcntl  # not on Windows, where tinylane is not built
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / f".{name}.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+if __name__ == "__main__":
+    sys.exit(main())

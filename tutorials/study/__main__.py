@@ -1,0 +1,202 @@
+"""The commands of the study: `python tutorials/study TABLE --out DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # as a script: the checkout it is in
+
+from tinylane.core.errors import TinylaneError, show
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors as TinylaneError: one line, like the command line's."""
+
+    def error(self, message: str) -> NoReturn:
+        raise TinylaneError(f"{message}; see {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
+    try:
+        args = _parser().parse_args(argv)
+        return args.run(args)
+    except TinylaneError as error:
+        from tinylane.files.display import one_line
+
+        print(f"tutorials.study: error: {one_line(str(error), 1000)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("tutorials.study: interrupted; the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+def _parser() -> _Parser:
+    top = _Parser(prog="python tutorials/study", description=__doc__)
+    tables = top.add_subparsers(metavar="table", required=True, parser_class=_Parser)
+    p = tables.add_parser("scratch", help="table 1: mask and encoding, from scratch")
+    _common(p, _scratch)
+    p.add_argument("--cells", nargs="+", metavar="CELL", help="only these")
+    p.add_argument("--law7", type=int, default=300, metavar="N", help="steps of that comparison")
+    p = tables.add_parser("finetune", help="table 2: what is tuned, and by what")
+    _common(p, _finetune)
+    p.add_argument("--cells", nargs="+", metavar="CELL", help="only these")
+    p.add_argument("--bases", metavar="DIR", help="the --out of `starts`: its checkpoints")
+    p.add_argument("--tuning", nargs="+", default=[], metavar="NAME=VALUE", help="as --set, of it")
+    p = tables.add_parser("starts", help="table 3: other lanes, before any tuning")
+    _common(p, _starts)
+    p = tables.add_parser("plot", help="SVG pictures of the tables in a folder")
+    p.add_argument("folder", metavar="DIR")
+    p.set_defaults(run=_plot)
+    p = tables.add_parser("tables", help="the tables in a folder as Markdown")
+    p.add_argument("folder", metavar="DIR")
+    p.set_defaults(run=_tables)
+    return top
+
+
+def _common(p: argparse.ArgumentParser, run: Any) -> None:
+    p.set_defaults(run=run)
+    p.add_argument("--out", required=True, metavar="DIR", help="where the runs are, or go on")
+    p.add_argument("--publish", metavar="FILE", help="write the table's JSON here as well")
+    p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
+    p.add_argument("--count", type=int, default=500, metavar="N", help="problems to score on")
+    p.add_argument("--stop-at", type=int, metavar="N", help="end each training at this step")
+    p.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="other numbers for the recipe, such as steps=100 (its table is another one)",
+    )
+
+
+def changed(recipe: Any, settings: Sequence[str]) -> Any:
+    """A recipe with other values, from texts like "steps=100". Raises TinylaneError."""
+    changes: dict[str, Any] = {}
+    fields = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
+    for text in settings:
+        name, _, value = text.partition("=")
+        if name not in fields:
+            raise TinylaneError(f"--set {show(text, 60)}; expected one of {', '.join(fields)}")
+        kind = type(fields[name])
+        try:
+            if kind is tuple:
+                one = type(fields[name][0])
+                changes[name] = tuple(one(part) for part in value.split(","))
+            elif kind is bool:
+                changes[name] = {"true": True, "false": False}[value.lower()]
+            else:
+                changes[name] = kind(value)
+        except (ValueError, KeyError):
+            raise TinylaneError(
+                f"--set {show(text, 60)}; expected a value like {show(fields[name], 40)}"
+            ) from None
+    return dataclasses.replace(recipe, **changes)
+
+
+def _checked(args: Any) -> None:
+    if args.count < 1:
+        raise TinylaneError(f"--count is {args.count}; expected 1 or more")
+    if args.stop_at is not None and args.stop_at < 1:
+        raise TinylaneError(f"--stop-at is {args.stop_at}; expected 1 or more")
+    if min(args.seeds) < 0 or len(set(args.seeds)) < len(args.seeds):
+        raise TinylaneError(f"--seeds {args.seeds}; expected different numbers from 0")
+
+
+def _needs_mlx() -> None:
+    try:
+        import mlx.core  # noqa: F401
+    except ImportError:
+        raise TinylaneError(
+            'the study trains with MLX, which is not installed: pip install "tinylane[mlx]"'
+        ) from None
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _scratch(args: Any) -> int:
+    _checked(args)
+    _needs_mlx()
+    from tutorials.study.cells import StudyRecipe, chosen
+    from tutorials.study.scratch import scratch
+
+    scratch(
+        Path(args.out),
+        chosen(args.cells),
+        args.seeds,
+        changed(StudyRecipe(), args.set),
+        count=args.count,
+        law7=args.law7,
+        stop_at=args.stop_at,
+        publish=[Path(args.publish)] if args.publish else [],
+        say=_say,
+    )
+    print(f"{Path(args.out) / 'scratch.json'}")
+    return 0
+
+
+def _finetune(args: Any) -> int:
+    _checked(args)
+    _needs_mlx()
+    from tutorials.study.base import BaseRecipe
+    from tutorials.study.tuning import Tuning, chosen, finetune
+
+    finetune(
+        Path(args.out),
+        chosen(args.cells),
+        args.seeds,
+        changed(BaseRecipe(), args.set),
+        changed(Tuning(), args.tuning),
+        bases=Path(args.bases) if args.bases else None,
+        count=args.count,
+        stop_at=args.stop_at,
+        publish=[Path(args.publish)] if args.publish else [],
+        say=_say,
+    )
+    print(f"{Path(args.out) / 'finetune.json'}")
+    return 0
+
+
+def _starts(args: Any) -> int:
+    _checked(args)
+    _needs_mlx()
+    from tutorials.study.base import BaseRecipe
+    from tutorials.study.starts import starts
+
+    starts(
+        Path(args.out),
+        args.seeds,
+        changed(BaseRecipe(), args.set),
+        count=args.count,
+        stop_at=args.stop_at,
+        publish=[Path(args.publish)] if args.publish else [],
+        say=_say,
+    )
+    print(f"{Path(args.out) / 'starts.json'}")
+    return 0
+
+
+def _tables(args: Any) -> int:
+    from tutorials.study.tables import tables
+
+    print(tables(Path(args.folder)))
+    return 0
+
+
+def _plot(args: Any) -> int:
+    from tutorials.study.plots import draw
+
+    for path in draw(Path(args.folder)):
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

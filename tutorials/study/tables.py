@@ -1,0 +1,104 @@
+"""The study's tables as Markdown, from the JSON files alone: `python tutorials/study tables DIR`.
+
+A share is over all seeds of a cell together, with Wilson's 95% interval of that count; behind it
+the seeds one by one. All seeds answer the same problems, so the interval is about these models.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinylane.core.errors import TinylaneError
+from tinylane.files.io import read_json
+from tutorials.study.plots import LIMIT, NAMES
+from tutorials.study.score_one import Score
+
+
+def tables(folder: Path) -> str:
+    """Every table there is in a folder. Raises TinylaneError if there is none."""
+    makers = {"scratch": scratch, "scratch-4000": scratch, "finetune": finetune, "starts": starts}
+    found = {name: folder / f"{name}.json" for name in makers}
+    parts = [
+        make(read_json(found[name], LIMIT))
+        for name, make in makers.items()
+        if found[name].is_file()
+    ]
+    if not parts:
+        raise TinylaneError(f"{folder}: no scratch.json, finetune.json or starts.json to read")
+    return "\n\n".join(parts)
+
+
+def share(parts: list[dict[str, Any]]) -> str:
+    """`35.2% (31.1 to 39.5); 35, 36, 34` of scores with their counts."""
+    right, count = sum(p["right"] for p in parts), sum(p["count"] for p in parts)
+    low, high = Score(1, "", count, right, (), 0, 0, 0.0).interval
+    text = f"{right / count:.1%} ({100 * low:.1f} to {100 * high:.1f})"
+    each = [f"{100 * p['right'] / p['count']:.0f}" for p in parts]
+    return text if len(parts) < 2 else f"{text}; {', '.join(each)}"
+
+
+def _lines(head: list[str], rows: list[list[str]]) -> str:
+    bar = "|" + "---|" * len(head)
+    return "\n".join(["| " + " | ".join(row) + " |" for row in [head]] + [bar]) + "".join(
+        "\n| " + " | ".join(row) + " |" for row in rows
+    )
+
+
+def scratch(table: dict[str, Any]) -> str:
+    """Table 1: a row a cell, a column a number of lanes."""
+    steps = table["recipe"]["steps"]
+    head = [f"from scratch, {steps:,} steps", "seeds"]
+    head += [f"N = {n}, {table['steps'][str(n)]} steps" for n in table["lanes"]]
+    rows = []
+    for name, cell in table["cells"].items():
+        scores = [share([part["scores"][str(n)] for part in cell["seeds"]]) for n in table["lanes"]]
+        seeds = ", ".join(str(part["seed"]) for part in cell["seeds"])
+        rows.append([NAMES[name], seeds, *scores])
+    return _lines(head, rows)
+
+
+def finetune(table: dict[str, Any]) -> str:
+    """Table 2: a row a way of tuning."""
+    lanes = list(next(iter(table["cells"].values()))["seeds"][0]["scores"])
+    head = ["tuned", "share of parameters", "seeds"]
+    head += [f"N = {n}, joint" for n in lanes] + ["one lane alone"]
+    rows = []
+    for name, cell in table["cells"].items():
+        parts = cell["seeds"]
+        tuned = parts[0].get("share_tuned", "")
+        tuned = tuned.partition("(")[2].partition(")")[0] if "(" in tuned else "0%"
+        row = [name.replace("_", " and ").replace("-", ", "), tuned, str(len(parts))]
+        row += [share([part["scores"][n] for part in parts]) for n in lanes]
+        rows.append([*row, share([part["alone"] for part in parts])])
+    return _lines(head, rows)
+
+
+def starts(table: dict[str, Any]) -> str:
+    """Table 3: a row a start of Omega."""
+    parts = table["seeds"]
+    if not parts:
+        return "(no base is trained yet)"
+    many = list(next(iter(parts[0]["starts"].values()))["shares"])
+    head = [
+        "untuned, Omega",
+        "lane 0 exactly right",
+        "lane 1 exactly right",
+        "perplexity, worse lane",
+    ]
+    head += [f"{n} lanes, own shares right" for n in many]
+    rows = []
+    for name in parts[0]["starts"]:
+        found = [part["starts"][name] for part in parts]
+        worse = np.mean([max(lane["perplexity"] for lane in one["lanes"]) for one in found])
+        rows.append(
+            [
+                name,
+                *(share([one["lanes"][k] for one in found]) for k in (0, 1)),
+                f"{worse:.3f}",
+                *(share([one["shares"][n] for one in found]) for n in many),
+            ]
+        )
+    return _lines(head, rows)

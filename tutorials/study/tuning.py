@@ -1,0 +1,368 @@
+"""Table 2: what has to be tuned before lanes cooperate, and whether by likelihood or by KTO.
+
+The base (`study.base`) does its share of a list and stops; it never met another lane. It is tuned
+with `tinylane train sft` and `tinylane train kto` on the transcripts of four lanes that share a
+list, each time with Omega and biases alone, with low-rank updates as well, and in full.
+
+sft learns from right transcripts. kto gets as many bad ones: one in eight is what the untuned base
+writes itself when its lanes are decoded jointly, the others are right ones in which one arrangement
+of one lane, and all that this lane makes of it, is wrong. both is kto after sft, as it is mostly
+used: on what the model tuned by sft writes itself, right or wrong.
+
+    B problems   n lanes   L tokens of a lane
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tinylane
+from tinylane.core.errors import TinylaneError, show
+from tinylane.core.lanes import LaneMask, LaneRoPE
+from tinylane.core.sampling import Sampler
+from tinylane.evaluate.tasks.shell_game import ShellGame
+from tinylane.files.io import write_text
+from tutorials.study import record
+from tutorials.study.base import BaseRecipe, alone, train_base
+from tutorials.study.score import score
+
+Say = Callable[[str], None]
+TRANSCRIPTS = 1 << 42  # the stream of their problems, apart from those of training and scoring
+EVERYWHERE = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What all cells of table 2 share. transcripts: good ones (kto: as many bad ones as well)."""
+
+    lanes: int = 4
+    transcripts: int = 4000
+    steps: int = 600
+    batch_size: int = 16
+    warmup: int = 20
+    omega: str = "ntk"
+    slot: float = 32.0
+    lora_rank: int = 8
+    lora_lr: float = 3e-3
+    full_lr: float = 1e-3
+    omega_lr: float = 1e-2
+    bias_lr: float = 1e-2
+    beta: float = 0.1
+
+    def flags(self, method: str) -> list[str]:
+        """What `tinylane train sft|kto` is asked for one of METHODS. Raises TinylaneError."""
+        objective, _, what = method.partition("-")
+        rate = AFTER if objective == "both" else 1.0
+        found = [
+            *("--lanes", str(self.lanes), "--visibility", "joint"),
+            *("--steps", str(self.steps), "--warmup", str(self.warmup)),
+            *("--batch-size", str(self.batch_size)),
+            *("--omega-lr", str(rate * self.omega_lr), "--bias-lr", str(rate * self.bias_lr)),
+        ]
+        if objective != "both":  # which goes on from the Omega of the sft before it
+            found += ["--omega", self.omega]
+            found += [] if self.omega == "none" else ["--slot", str(self.slot)]
+        if objective != "sft":
+            found += ["--beta", str(self.beta)]
+        if what == "lora":
+            found += ["--lora-rank", str(self.lora_rank), "--lr", str(rate * self.lora_lr)]
+            found += ["--lora-targets", *EVERYWHERE]
+        elif what == "full":
+            found += ["--full", "--lr", str(self.full_lr)]
+        return found
+
+
+WHAT = ("omega_biases", "lora", "full")
+METHODS = (*(f"{o}-{what}" for o in ("sft", "kto") for what in WHAT), "both-lora")
+AFTER = 0.1  # of the learning rates, for kto on top of sft
+
+
+def chosen(names: Sequence[str] | None) -> list[str]:
+    """The methods of these names, in order; None: all. Raises TinylaneError for another."""
+    for name in names or ():
+        if name not in METHODS:
+            raise TinylaneError(f"cell {show(name)}; expected some of {', '.join(METHODS)}")
+    return [name for name in METHODS if names is None or name in names]
+
+
+def good(game: ShellGame, moves: np.ndarray, n: int) -> list[list[str]]:
+    """What n lanes should write for each of B problems, as text."""
+    return [
+        [" ".join(game.arrangements[a] for a in lane) for lane in problem]
+        for problem in game.write(moves, n)
+    ]
+
+
+def corrupted(
+    game: ShellGame, moves: np.ndarray, n: int, rng: np.random.Generator
+) -> list[list[str]]:
+    """Right transcripts but for one lane, which goes wrong at some step and builds on it."""
+    written = game.write(moves, n).copy()
+    for b in range(len(moves)):
+        lane, at = rng.integers(n), rng.integers(written.shape[2])
+        wrong = rng.integers(1, len(game.arrangements))  # multiply by anything but the identity
+        written[b, lane, at:] = game.compose[wrong, written[b, lane, at:]]
+    return [[" ".join(game.arrangements[a] for a in lane) for lane in p] for p in written]
+
+
+def sampled(
+    base: Path,
+    game: ShellGame,
+    moves: np.ndarray,
+    tuning: Tuning,
+    seed: int,
+    adapter: Path | None = None,
+) -> list[dict[str, Any]]:
+    """What the base writes itself, untuned or with an adapter, lanes decoded jointly at
+    temperature 1; labelled by whether every lane wrote what it should."""
+    model = tinylane.load(base, dtype="float32", backend="numpy", adapter=adapter or False)
+    rope = None if adapter else start_of(model.theta, tuning)
+    found = []
+    for b, problem in enumerate(moves):
+        result = tinylane.generate(
+            model,
+            game.prompt(problem),
+            lanes=tuning.lanes,
+            lane_prompts=game.lane_prompts(tuning.lanes),
+            lane_mask=LaneMask.joint(tuning.lanes),
+            lane_rope=rope,
+            max_tokens=game.steps(tuning.lanes) + 1,
+            sampler=Sampler(temperature=1.0),
+            seed=seed + b,
+        )
+        right = good(game, problem[None], tuning.lanes)[0]
+        finished = [lane.finish_reason == "stop" for lane in result.lanes]
+        found.append(
+            {
+                "lanes": result.texts,
+                "finished": finished,
+                "label": bool(result.texts == right and all(finished)),
+            }
+        )
+    return found
+
+
+def start_of(theta: np.ndarray, tuning: Tuning) -> LaneRoPE:
+    """Omega before tuning."""
+    if tuning.omega == "none":
+        return LaneRoPE.none(theta)
+    if tuning.omega == "group_think":
+        return LaneRoPE.group_think(theta, tuning.slot)
+    return LaneRoPE.ntk(theta, tuning.slot, tuning.lanes)
+
+
+def write_transcripts(
+    folder: Path, base: Path, game: ShellGame, tuning: Tuning, seed: int
+) -> dict[str, Path]:
+    """sft.jsonl and kto.jsonl, if they are not there yet."""
+    paths = {name: folder / f"{name}.jsonl" for name in ("sft", "kto")}
+    if all(path.exists() for path in paths.values()):
+        return paths
+    n, count = tuning.lanes, tuning.transcripts
+    rng = np.random.default_rng([seed, TRANSCRIPTS])
+    moves, other = game.draw(count, rng), game.draw(count, rng)
+    few = count // 8
+    own = sampled(base, game, other[:few], tuning, seed)
+    bad = [{"lanes": x} for x in corrupted(game, other[few:], n, rng)]
+
+    line = lambda problem, rest: _line(game, n, problem, rest)
+    rows = [
+        line(m, {"lanes": x, "label": True})
+        for m, x in zip(moves, good(game, moves, n), strict=True)
+    ]
+    others = [line(m, {"label": False, **x}) for m, x in zip(other, [*own, *bad], strict=True)]
+    write_text(paths["sft"], "".join(rows))
+    write_text(paths["kto"], "".join(a + b for a, b in zip(rows, others, strict=True)))
+    return paths
+
+
+def _line(game: ShellGame, n: int, problem: np.ndarray, rest: dict[str, Any]) -> str:
+    tags = game.lane_prompts(n)
+    return json.dumps({"prompt": game.prompt(problem), "lane_prompts": tags, **rest}) + "\n"
+
+
+def write_own(
+    path: Path, base: Path, adapter: Path, game: ShellGame, tuning: Tuning, seed: int
+) -> None:
+    """What a model tuned by sft writes itself, right or wrong, if it is not there yet."""
+    if not path.exists():
+        rng = np.random.default_rng([seed, TRANSCRIPTS, 1])
+        moves = game.draw(tuning.transcripts, rng)
+        own = sampled(base, game, moves, tuning, seed, adapter)
+        rows = [_line(game, tuning.lanes, m, x) for m, x in zip(moves, own, strict=True)]
+        write_text(path, "".join(rows))
+
+
+def finetune(
+    out: Path,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    recipe: BaseRecipe,
+    tuning: Tuning,
+    *,
+    bases: Path | None = None,
+    count: int = 500,
+    stop_at: int | None = None,
+    publish: Sequence[Path] = (),
+    say: Say = print,
+) -> dict[str, Any]:
+    """Train what is missing and score it; the table. bases: where table 3 keeps its bases."""
+    bases = bases or out / "bases"
+    record.claim(bases, {"table": "bases", "recipe": dataclasses.asdict(recipe)})
+    settings = {"table": "finetune", "tuning": dataclasses.asdict(tuning), "count": count}
+    record.claim(out, {**settings, "recipe": dataclasses.asdict(recipe)})
+    game = recipe.shared_game
+    for seed in seeds:
+        base = train_base(bases, dataclasses.replace(recipe, seed=seed), stop_at, say)
+        if base is None:
+            continue
+        data = record.make(out / f"data-{seed}")
+        with record.locked(data) as mine:
+            if not mine:
+                say(f"{data.name}: another process is at it")
+                continue
+            paths = write_transcripts(data, base, game, tuning, seed)
+        for method in ("untuned", *methods):
+            folder = out / f"{method}-{seed}"
+            if record.done(folder):
+                continue
+            with record.locked(folder) as mine:
+                if not mine:
+                    say(f"{folder.name}: another process is at it")
+                elif not record.done(folder):
+                    _part(folder, method, base, paths, game, tuning, seed, count, stop_at, say)
+            record.publish(collect(out, recipe, tuning, count), [out / "finetune.json", *publish])
+    table = collect(out, recipe, tuning, count)
+    record.publish(table, [out / "finetune.json", *publish])
+    return table
+
+
+def _part(
+    folder: Path,
+    method: str,
+    base: Path,
+    paths: dict[str, Path],
+    game: ShellGame,
+    tuning: Tuning,
+    seed: int,
+    count: int,
+    stop_at: int | None,
+    say: Say,
+) -> None:
+    """One cell: tune, load what was written as a user would, score, write result.json."""
+    began = time.monotonic()
+    result: dict[str, Any] = {"method": method, "seed": seed}
+    if method == "untuned":
+        model = tinylane.load(base, backend="mlx", dtype="float32", adapter=False)
+        model.lane_rope = start_of(model.theta, tuning)
+    else:
+        objective, _, what = method.partition("-")
+        run, before, data = (
+            folder / "run",
+            folder.parent / f"sft-{what}-{seed}",
+            folder / "own.jsonl",
+        )
+        argv = ["train", "sft" if objective == "sft" else "kto", "--model", str(base)]
+        if objective == "both":
+            if not record.done(before):
+                say(f"{folder.name}: {before.name} comes first")
+                return
+            write_own(data, base, before / "run", game, tuning, seed)
+            argv += ["--adapter-path", str(before / "run")]
+            labels = [json.loads(line)["label"] for line in data.read_text().splitlines()]
+            result["own_right"] = sum(labels) / len(labels)
+        argv += ["--data", str(data if objective == "both" else paths[objective])]
+        argv += ["--out", str(run), "--seed", str(seed), *tuning.flags(method)]
+        argv += ["--every", "20", "--save-every", "50"]
+        result["share_tuned"] = _train(argv, stop_at, say, folder.name)
+        path = run / "log.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        log = [json.loads(line) for line in lines]
+        if not log or log[-1]["step"] < tuning.steps:
+            return
+        full = method.endswith("-full")
+        model = tinylane.load(
+            run if full else base,
+            backend="mlx",
+            dtype="float32",
+            adapter=None if full else run,
+        )
+        keys = ("step", "loss", "nll", "good", "bad", "kl")
+        result["curve"] = [{k: e[k] for k in keys if e.get(k) is not None} for e in log]
+        result["train_seconds"] = log[-1]["seconds"]
+    result["scores"] = {}
+    for n in game.lanes:
+        if n > 1:
+            result["scores"][n] = record.scored(score(model, game, n, "joint", count=count, seed=1))
+    rope = model.rope()
+    assert isinstance(rope, LaneRoPE)
+    result["alone"] = alone(model, game, 1, count, rope=rope)
+    result["omega"] = {
+        "start": np.round(start_of(model.theta, tuning).omega, 5).tolist(),
+        "tuned": np.round(rope.omega, 5).tolist(),
+    }
+    result["seconds"] = round(time.monotonic() - began, 1)
+    result |= record.about(f"python tutorials/study finetune (cell {method}, seed {seed})")
+    say(
+        f"{folder.name}: "
+        + ", ".join(f"{n} lanes {s['accuracy']:.1%}" for n, s in result["scores"].items())
+        + f"; one lane alone {result['alone']['right'] / count:.1%}"
+    )
+    record.write_json(folder / record.RESULT, result)
+
+
+def _train(argv: list[str], stop_at: int | None, say: Say, name: str) -> str:
+    """`tinylane train`, in this process; what it says of the share of parameters it tunes."""
+    from tinylane.commands.cli import main
+
+    if stop_at:
+        argv = [*argv, "--stop-at", str(stop_at)]
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+        code = main(argv)
+    lines = said.getvalue().splitlines()
+    if code == 130:
+        raise KeyboardInterrupt
+    if code:
+        raise TinylaneError(f"{name}: {lines[-1] if lines else f'exit code {code}'}")
+    for line in lines[-3:]:
+        say(f"{name}: {line}")
+    return next((line for line in lines if "%" in line and "parameters" in line), "")
+
+
+def collect(out: Path, recipe: BaseRecipe, tuning: Tuning, count: int) -> dict[str, Any]:
+    """The table of all parts that are done in a folder."""
+    cells: dict[str, Any] = {}
+    for method in ("untuned", *METHODS):
+        found = [record.done(folder) for folder in sorted(out.glob(f"{method}-[0-9]*"))]
+        parts = sorted((part for part in found if part), key=lambda part: part["seed"])
+        if parts:
+            cells[method] = {"seeds": parts}
+    return {
+        "table": "finetune",
+        "asked": "What has to be tuned before lanes cooperate that never met another lane?",
+        "recipe": dataclasses.asdict(recipe),
+        "tuning": dataclasses.asdict(tuning),
+        "scored_on": {"problems": count, "seed": 1, "decoding": "greedy, majority of the lanes"},
+        "chance": 2 / math.factorial(recipe.cups),
+        "cells": cells,
+    }
