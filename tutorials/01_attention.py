@@ -122,8 +122,8 @@ assert np.array_equal(sharp.argmax(axis=1), scores.argmax(axis=1))
 
 # %% [markdown]
 # ### Solution 2
-# Average the rows of the identity matrix. `tinylane.view.attention.attention_weights` listens to whole
-# models in this way.
+# Average the rows of the identity matrix. `tinylane.view.attention.attention_weights` measures
+# whole models.
 
 # %%
 eye = np.broadcast_to(np.eye(T, D), (K, T, D))  # T <= D here, so one pass is enough

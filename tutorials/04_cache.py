@@ -83,9 +83,9 @@ assert len(cache) == len(tokens)
 # %% [markdown]
 # ## The same text
 #
-# tinylane keeps the slow way: `tinylane.core.oracle.naive` computes everything anew for each word. The
-# fast way must write what it writes. Count the rows each sends through the model. Time is another
-# matter, and depends on the machine; the number of rows does not.
+# tinylane keeps the slow way: `tinylane.core.oracle.naive` computes everything again for each word.
+# The fast way must write the same words. Count the rows that each sends through the model. Time
+# depends on the machine; the number of rows does not.
 
 
 # %%

@@ -60,9 +60,9 @@ def violated(law: str, kind: tuple[str, str], kinds: tuple[str, ...] = ()) -> st
 @ANY
 @pytest.mark.parametrize("law", LAWS)
 def test_the_laws_that_say_nothing_of_omega_hold(law: str, kind: tuple[str, str]) -> None:
-    """SPEC 5 without Omega's own laws, the copied prompt (its place in a view is another), and
-    those about positions with gaps, which a view closes (see below for one lane and for independent
-    lanes)."""
+    """The laws (method, section 5) without Omega's own, without the copied prompt (its place in a
+    view is another), and without those about positions with gaps, which a view closes (see below
+    for one lane and for independent lanes)."""
     assert violated(law, kind) is None
 
 

@@ -1,4 +1,4 @@
-"""Who sees whom against a loop written from SPEC 3; Omega's starts; every message."""
+"""Who sees whom, against a loop (method, section 3); Omega's starts; every message."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def test_the_starts_of_omega() -> None:
     assert not LaneRoPE.none(THETA).omega.any()
     assert np.array_equal(LaneRoPE.group_think(THETA, 64).omega, 64 * THETA)
     ntk = LaneRoPE.ntk(THETA, 10, 4).omega
-    # SPEC 2.2: slot * theta_d * scale^(-2d/(head_dim-2)), head_dim 8
+    # method, section 2.2: slot * theta_d * scale^(-2d/(head_dim-2)), head_dim 8
     assert np.allclose(ntk, [10 * t * 4 ** (-2 * d / 6) for d, t in enumerate(THETA)], rtol=1e-15)
     assert ntk[0] == 10 * THETA[0] and ntk[-1] == pytest.approx(10 * THETA[-1] / 4)
     assert np.array_equal(LaneRoPE.ntk(THETA[:1], 3, 8).omega, [3.0])  # a single plane: the fastest

@@ -47,7 +47,7 @@ def small(
     rng = np.random.default_rng(seed)
     params: dict[str, Any] = random_params(config, seed, std=0.3)
     for name, value in params.items():
-        if name.endswith(".bias"):  # with biases, a lane as such can be heard (SPEC 2)
+        if name.endswith(".bias"):  # with biases, a lane as such can be heard (method, section 2)
             params[name] = rng.standard_normal(value.shape) * 0.5
     if backend == "numpy":
         params = {name: np.ascontiguousarray(w, dtype=dtype) for name, w in params.items()}

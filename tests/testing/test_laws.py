@@ -1,4 +1,4 @@
-"""SPEC 5, law by law, over random small models, masks, Omegas, coordinates and dtypes.
+"""Method, section 5, law by law, over random small models, masks, Omegas, coordinates and dtypes.
 
 `test_law_controls.py` shows that each of these laws catches what it is there to catch.
 """

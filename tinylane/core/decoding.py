@@ -95,7 +95,7 @@ class Decoding:
     `tinylane.mode`). stop: strings that end a lane.
     chunk: rows of a prefill pass. template: keyword arguments of `Tokenizer.prompt_ids`.
     Raises TinylaneError for an empty prompt, one that leaves no room in the context, and settings
-    out of range. Laws 7, 8, 9 and 13 of the SPEC are about this class.
+    out of range. Laws 7, 8, 9 and 13 are about this class (method, section 5).
     """
 
     def __init__(

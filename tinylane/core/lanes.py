@@ -106,7 +106,7 @@ class LaneMask:
     ) -> np.ndarray:
         """(T, S) booleans: may the query at (positions, lanes) see the key at (key_...)?
 
-        SPEC, section 3: shared keys and the query's own lane up to the query's position; another
+        Method, section 3: shared keys and the query's own lane up to the query's position; another
         lane up to position - lag and only where `visibility` says so. Shared queries see shared
         keys only. Every row sees at least itself, so no row is ever fully masked.
         """
@@ -212,7 +212,7 @@ class LaneRoPE:
         return cls(_slot(slot) * theta * decay, prompt_lane)
 
     def views(self, theta: np.ndarray, mask: LaneMask, places: Places) -> Views:
-        """As `Rotation.views`: one block, or two for `prompt_lane="own"` (SPEC 2.1).
+        """As `Rotation.views`: one block, or two for `prompt_lane="own"` (method, section 2.1).
 
         Two are needed only where a lane other than 0 with a rotation of its own looks at shared
         and at lane keys in one softmax.

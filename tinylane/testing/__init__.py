@@ -1,4 +1,4 @@
-"""Laws that anyone can check on any model: `assert_*` for SPEC 5, and Hypothesis strategies.
+"""Laws that anyone can check on any model: `assert_*` for each, and Hypothesis strategies.
 
 Each `assert_*` (in `laws`) takes a callable `f(tokens, positions, lanes) -> logits (T, V)`, a
 `Sample`, and what the law needs besides; it returns a `Report` with the worst error and raises
@@ -9,7 +9,7 @@ and bfloat16 will do as well).
     samples      Sample, random configs, weights and coordinates, drawn by Hypothesis or a generator
     laws         the thirteen laws; Report, LawViolation
     checks       the laws and some more applied to a `tinylane.Model`: `LAWS`, `check`
-    reference    the definition: a float64 decoder in complex numbers, SPEC 3 as a loop
+    reference    the definition: a float64 decoder in complex numbers, in plain loops
     tolerances   C * eps(dtype) * scale, and why
     verification the laws on a real checkpoint at its real size, as `tinylane verify` runs them
     strategies   Hypothesis strategies

@@ -1,7 +1,7 @@
 """The laws applied to a `tinylane.Model`: what a law still needs, it draws from a `Chooser`.
 
-`LAWS` are the thirteen of SPEC 5. `EXTRA` are oracles beside them, for what the laws are blind to
-or do not speak of: the definition itself, the cache's operations, and the uncached generator.
+`LAWS` are the thirteen of the method, section 5. `EXTRA` are oracles beside them, for what the laws
+are blind to or do not speak of: the definition itself, the cache's operations, and the uncached generator.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Check = Callable[[Model, Sample, Chooser], Report]
 
 @dataclass(frozen=True)
 class Law:
-    """A law's name, its number in SPEC 5 (0: not there), its sentence, and its check."""
+    """A law's name, its number (0: not in the method's list), its sentence, and its check."""
 
     number: int
     name: str
@@ -308,9 +308,7 @@ def _decoding(model: Model, sample: Sample, choose: Chooser) -> Report:
 EXTRA = {
     law.name: law
     for law in (
-        Law(
-            0, "definition", "the logits are those of SPEC 2 and 3, in complex numbers", _definition
-        ),
+        Law(0, "definition", "the logits are those of a decoder in complex numbers", _definition),
         Law(0, "permutation", "Omega = 0 cannot tell joint lanes apart", _permutation),
         Law(0, "fork", "a forked lane has the keys of its own lane", _fork),
         Law(0, "drop", "a dropped lane leaves no rows", _drop),

@@ -1,4 +1,4 @@
-"""The thirteen laws of SPEC 5, each as an assertion about a callable.
+"""The thirteen laws (method, section 5), each as an assertion about a callable.
 
 `f(tokens, positions, lanes) -> logits (T, V)` closes over its own mask and rotation; the sample
 says which, for the laws that must know. A law that varies the mask or the rotation calls
@@ -6,7 +6,7 @@ says which, for the laws that must know. A law that varies the mask or the rotat
 `plain(tokens, positions, visible=None)` is the unmodified model; `visible` is a (T, T) boolean
 matrix, None for causal.
 
-Logits may be arrays of any library (`numbers`). Errors are differences in float64; what the SPEC
+Logits may be arrays of any library (`numbers`). Errors are differences in float64; what a law
 calls exact is compared bit for bit. `dtype` is that of the model's activations (`tolerances`). NaN
 is never equal to anything.
 

@@ -1,4 +1,4 @@
-"""The definition, in float64: what SPEC 2 and 3 say, with no table, no cache and no cleverness.
+"""The definition, in float64 (method, section 2 and section 3), without tables and without a cache.
 
 Planes are complex numbers and a score is Re(conj(q) k e^(i delta)) summed over planes, delta being
 the relative angle of key and query: a wrong sign, pairing or frequency cannot hide here as it can
@@ -24,7 +24,7 @@ AT_ONCE = 8192  # outputs of a matrix that are widened together
 
 
 def visible_by_definition(positions: Any, lanes: Any, mask: LaneMask) -> np.ndarray:
-    """(T, T) booleans, SPEC 3 sentence by sentence: may row t see row s?"""
+    """(T, T) booleans, method, section 3, sentence by sentence: may row t see row s?"""
     seen = np.zeros((len(positions), len(positions)), dtype=bool)
     for t, (i, m) in enumerate(zip(positions, lanes, strict=True)):
         for s, (j, n) in enumerate(zip(positions, lanes, strict=True)):
@@ -38,7 +38,7 @@ def visible_by_definition(positions: Any, lanes: Any, mask: LaneMask) -> np.ndar
 def relative_angles(
     theta: np.ndarray, rope: LaneRoPE | None, layer: int, positions: Any, lanes: Any
 ) -> np.ndarray:
-    """(T, T, D/2): theta * (j - i) + Omega * (n - m), SPEC 2 and 2.1. rope None: plain."""
+    """(T, T, D/2): theta * (j - i) + Omega * (n - m) (method, section 2.1). rope None: plain."""
     i, m = np.asarray(positions), np.maximum(lanes, 0)
     angles = (i[None, :] - i[:, None])[..., None] * theta
     if rope is None:

@@ -199,7 +199,7 @@ def random_mask(choose: Chooser, n: int) -> LaneMask:
 
 
 def random_lane_rope(choose: Chooser, theta: np.ndarray, layers: int, n: int) -> LaneRoPE:
-    """Every start of SPEC 2.2, Omega at random for all layers or for each; both prompt lanes."""
+    """Every start (method, section 2.2), random Omega for all layers or each, both prompt lanes."""
     kind = choose.pick(("random", "none", "group_think", "ntk", "per layer"))
     prompt_lane = choose.pick(("own", 0))
     if kind == "none":

@@ -32,7 +32,7 @@ MODES = ("independent", "joint")
 
 @dataclass(frozen=True)
 class Case:
-    """What is decoded. prompt_lane: of joint lanes, "own" or 0 (SPEC, section 2.1)."""
+    """What is decoded. prompt_lane: of joint lanes, "own" or 0 (method, section 2.1)."""
 
     prompt: list[int]
     lanes: int
