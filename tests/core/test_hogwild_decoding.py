@@ -23,7 +23,8 @@ from tinylane.core.oracle import naive
 from tinylane.core.rope import rotate, table
 from tinylane.core.sampling import Sampler
 from tinylane.testing.machine import CacheMachine, DecoderMachine
-from tinylane.view.run_file import load_run, replay, save_run
+from tinylane.view.replay import replay
+from tinylane.view.run_file import load_run, save_run
 
 ANY = pytest.mark.parametrize("kind", BACKENDS, ids="-".join)
 F64 = model_of("numpy", "float64")

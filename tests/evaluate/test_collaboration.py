@@ -26,7 +26,8 @@ from tinylane.core.sampling import Sampler
 from tinylane.evaluate import collaboration
 from tinylane.evaluate.collaboration import FOLDER, PARTS, Collaboration, Dictation, dictate, read
 from tinylane.evaluate.record import copied
-from tinylane.view.run_file import load_run, replay, save_run
+from tinylane.view.replay import replay
+from tinylane.view.run_file import load_run, save_run
 
 NAMES = {"bos_token": "<s>", "eos_token": "</s>"}
 PLAIN = Tokenizer(Core.from_str(byte_level()), NAMES)

@@ -224,7 +224,8 @@ class Reader:
         self.model([1, 1], [last, last], [0, 1], cache=cache)
 
     def run(self, path: Path) -> None:
-        from tinylane.view.run_file import load_run, replay
+        from tinylane.view.replay import replay
+        from tinylane.view.run_file import load_run
 
         replay(load_run(path), self.model)
 

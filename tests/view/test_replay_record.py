@@ -15,7 +15,7 @@ from tinylane.core.decoding import Lane
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import SHARED
 from tinylane.view import replay_record as recording
-from tinylane.view.replay import Rows, replay, rows_of
+from tinylane.view.replay import ReplayRows, replay, rows_of
 from tinylane.view.replay_record import Record, record
 from tinylane.view.replay_words import first_shown, sentences
 from tinylane.view.run_file import Run
@@ -195,7 +195,7 @@ def test_a_silenced_lane_s_text_does_not_matter_and_otherwise_it_does():
 def test_a_silence_that_silences_nobody_is_noticed(monkeypatch: pytest.MonkeyPatch):
     """Negative control: the oracle differs from passes under the run's own mask."""
     model, run = decoded("joint")
-    monkeypatch.setattr(Rows, "silenced", lambda self, lane: self.history)
+    monkeypatch.setattr(ReplayRows, "silenced", lambda self, lane: self.history)
     found = record(run, model, influence=True)
     without = silent_oracle(model, run, 1)
     mine = [t for lane in run.result.lanes for t in lane.tokens]

@@ -35,7 +35,8 @@ from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.sampling import Sampler
 from tinylane.view import replay as rerun
 from tinylane.view import run_file
-from tinylane.view.run_file import load_run, replay, save_run
+from tinylane.view.replay import replay
+from tinylane.view.run_file import load_run, save_run
 
 ANY = pytest.mark.parametrize("kind", BACKENDS, ids="-".join)
 F64 = model_of("numpy", "float64")

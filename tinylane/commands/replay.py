@@ -16,7 +16,8 @@ TOLERANCE = {"float64": 1e-8, "float32": 2e-3, "float16": 0.1, "bfloat16": 0.5}
 
 def run(args: Any) -> int:
     """Run the command; the exit code: 1 where the difference exceeds the tolerance."""
-    from tinylane.view.run_file import load_run, replay
+    from tinylane.view.replay import replay
+    from tinylane.view.run_file import load_run
 
     if args.tolerance is not None and not args.tolerance >= 0:
         raise TinylaneError(f"--tolerance is {args.tolerance}; expected 0 or more")

@@ -80,7 +80,7 @@ class _History(LaneMask):
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class ReplayRows:
     """All rows of a run in the order in which they were fed, and what is asked of which of them.
 
     tokens, positions, lanes: (T,). history: the run's mask, with the times at which rows came and
@@ -122,7 +122,7 @@ def replay(run: Run, model: Model) -> Replay:
     return Replay(logprobs, by_lane, at_worst)
 
 
-def rows_of(run: Run, model: Model) -> Rows:
+def rows_of(run: Run, model: Model) -> ReplayRows:
     """The rows that a replay feeds; raises TinylaneError where `model` cannot replay the run."""
     if run.identity and model.identity and run.identity != model.identity:
         raise TinylaneError(
@@ -158,13 +158,13 @@ def rows_of(run: Run, model: Model) -> Rows:
             asked.setdefault(at, []).append((lane.index, k))
     tokens, positions, owners = (np.array(column) for column in zip(*rows, strict=True))
     order = np.lexsort((positions, history.fed(positions, owners)))
-    return Rows(tokens[order], positions[order], owners[order], history, asked)
+    return ReplayRows(tokens[order], positions[order], owners[order], history, asked)
 
 
 def passes(
     run: Run,
     model: Model,
-    rows: Rows,
+    rows: ReplayRows,
     mask: LaneMask | None = None,
     before: Callable[[slice, list[int]], None] | None = None,
     limit: int = ROWS,

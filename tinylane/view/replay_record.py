@@ -24,7 +24,7 @@ from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import SHARED
 from tinylane.core.sampling import uniform
 from tinylane.view.attention import listening
-from tinylane.view.replay import Rows, passes, rows_of
+from tinylane.view.replay import ReplayRows, passes, rows_of
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model
@@ -177,7 +177,7 @@ class _Book:
     """Where every row and token of the run has its number, and what was heard of them."""
 
     def __init__(
-        self, run: Run, model: Model, rows: Rows, keys: int, tell: Callable[[str], None]
+        self, run: Run, model: Model, rows: ReplayRows, keys: int, tell: Callable[[str], None]
     ) -> None:
         lanes, P, c = run.result.lanes, len(run.result.prompt), model.config
         N, Q = len(lanes), sum(len(lane.tokens) for lane in lanes)
@@ -345,7 +345,7 @@ class _Asker:
 
 
 def _silence(
-    run: Run, model: Model, rows: Rows, lane: int, base: list[np.ndarray] | None, kept: _Asker
+    run: Run, model: Model, rows: ReplayRows, lane: int, base: list[np.ndarray] | None, kept: _Asker
 ) -> Silence:
     """One lane silenced; `base` are the logits as they were, or None to compute them again."""
     asker = _Asker(run)

@@ -22,12 +22,9 @@ from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import LaneMask, LaneRoPE, Rotation
 from tinylane.core.sampling import Sampler
 from tinylane.files.io import read_json, replacing
-from tinylane.view.replay import Replay, replay
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model
-
-__all__ = ["Replay", "Run", "load_run", "replay", "save_run"]
 
 FORMAT = "tinylane run 1"
 MAX_RUN = 16 << 20  # bytes: 64 lanes of 7,500 tokens; as objects they take ten times that
