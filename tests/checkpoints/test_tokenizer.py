@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Core
 from tokenizers import processors
 
-from tinylane.checkpoints.tokenizer import TextStream, Tokenizer
+from tinylane.checkpoints.text_stream import TextStream
+from tinylane.checkpoints.tokenizer import Tokenizer
 from tinylane.core.errors import TinylaneError
 from tinylane.files.display import one_line, printable
 

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from tinylane.core.errors import TinylaneError
 
-if TYPE_CHECKING:
-    from tinylane.checkpoints.tokenizer import Tokenizer
+
+class Decoder(Protocol):
+    """What a stream asks of its `Tokenizer`, which imports this module."""
+
+    core: Any
+    byte_level: bool
+    byte_fallback: bool
+    lossy_window: bool
+
+    def decode(self, ids: Iterable[int]) -> str: ...
+    def is_special(self, id: int) -> bool: ...
+    def token_bytes(self, id: int) -> bytes: ...
 
 
 class TextStream:
@@ -23,7 +33,7 @@ class TextStream:
     strip several spaces; none of the supported families has one.
     """
 
-    def __init__(self, tok: Tokenizer, stop: Iterable[str] = ()) -> None:
+    def __init__(self, tok: Decoder, stop: Iterable[str] = ()) -> None:
         if isinstance(stop, str):
             stop = (stop,)
         self._stop = tuple(stop)

@@ -2,7 +2,7 @@
 
 The `tokenizers` library encodes and decodes; what is here is what a decoder needs around it: the
 checked files, the prompt (chat template, or raw text with BOS added once), and the ids that end a
-text. `TextStream` (in `tinylane.files.display`) turns ids into text as they come.
+text. `Tokenizer.stream` turns ids into text as they come.
 
 Not handled: `tokenizer.model` without `tokenizer.json`; tools and images in messages;
 `clean_up_tokenization_spaces` (it rewrites what the model wrote).
@@ -36,8 +36,6 @@ LARGEST_PADDING = 1024
 
 # The command line sets this: one line per error. Not in a library, whose other threads write too.
 SILENT_PANICS = False
-
-__all__ = ["TextStream", "Tokenizer"]
 
 
 class Tokenizer:
@@ -183,6 +181,10 @@ class Tokenizer:
             raise TinylaneError(f"token ids are 0 or more, got {min(numbers)} to {max(numbers)}")
         with _refusing("the tokenizer cannot decode its tokens"):
             return self.core.decode(numbers, skip_special_tokens=skip_special)
+
+    def stream(self, stop: Iterable[str] = ()) -> TextStream:
+        """A lane's text, given id by id; it ends before the first of the `stop` strings."""
+        return TextStream(self, stop)
 
     def is_special(self, id: int) -> bool:
         """Whether `decode` leaves this id out: a special token, or one the tokenizer lacks."""

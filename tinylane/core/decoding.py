@@ -304,9 +304,7 @@ class Decoding:
     def _stream(self) -> Any:
         if self.model.tokenizer is None:
             return None
-        from tinylane.checkpoints.tokenizer import TextStream
-
-        return TextStream(self.model.tokenizer, self.stop)
+        return self.model.tokenizer.stream(self.stop)
 
     def _say(self, lane: Lane, token: int) -> bool:
         """Add a token's text to its lane; whether that completed a stop string."""

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinylane.checkpoints.text_stream import TextStream
 from tinylane.files.display import printable
 from tinylane.view.replay_record import Record, View
 from tinylane.view.replay_words import about, first_shown, sentences
@@ -283,7 +282,7 @@ class Texts:
         """The texts of tokens that follow one another; a character counts to its last token."""
         if self._tok is None:
             return [self._name(token) for token in ids]
-        stream, found, last = TextStream(self._tok), [], -1
+        stream, found, last = self._tok.stream(), [], -1
         for k, token in enumerate(ids):
             said = stream.push(token)
             if self._tok.is_special(token):
