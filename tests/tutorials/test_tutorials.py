@@ -33,10 +33,10 @@ def test_the_ladder_has_no_gap() -> None:
 def test_a_tutorial_is_short_and_in_percent_format(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) < 150
-    first, *_ = found = render.cells(text, path.name)
+    first, *_ = cells = render.cells(text, path.name)
     title = rf"# {int(path.name[:2])}\. .+"
     assert first.markdown and re.fullmatch(title, first.text.splitlines()[0])
-    for cell in found:
+    for cell in cells:
         if not cell.markdown:
             ast.parse(cell.text)
 
@@ -80,7 +80,7 @@ def test_a_tutorial_runs_and_reaches_all_it_asserts(path: Path) -> None:
         ("def f():\n    assert 1", r"never reached, in lines \[5\]"),
         ("if 0:\n    assert 3", r"never reached, in lines \[5\]"),
         ("x = (", r"SyntaxError"),
-        ("from matplotlib.figure import Figure\nplot.show(Figure(), '99-bare')", "no alt text"),
+        ("from matplotlib.figure import Figure\nplot.show(Figure(), '99-bare')", "alt text ''"),
     ],
 )
 def test_a_planted_fault_fails_the_page(tmp_path: Path, cell: str, said: str) -> None:
@@ -95,8 +95,8 @@ def test_text_that_is_in_no_cell_of_ours_is_refused(source: str) -> None:
         render.cells(source, NAME)
 
 
-def test_a_page_has_text_code_output_pictures_and_folded_solutions(tmp_path: Path) -> None:
-    """In this order, and with what a cell printed before and after its picture around it."""
+def test_a_page_has_text_code_output_figures_and_folded_solutions(tmp_path: Path) -> None:
+    """In this order, and with what a cell printed before and after its figure around it."""
     source = (
         "# %% [markdown]\n# # 99. T\n#\n# One *idea*.\n\n# %%\nimport numpy as np\n"
         "from tinylane import plot\nprint('before <b>')\n"

@@ -1,7 +1,7 @@
 """The laws applied to a `tinylane.Model`: what a law still needs, it draws from a `Chooser`.
 
-`LAWS` are the thirteen of the method, section 5. `EXTRA` are oracles beside them, for what the laws
-are blind to or do not speak of: the definition itself, the cache's operations, and the uncached generator.
+`LAWS` are the thirteen of the method, section 5. `EXTRA` are further checks, for what the laws do
+not cover: the definition itself, the cache's operations, and the uncached generator.
 """
 
 from __future__ import annotations

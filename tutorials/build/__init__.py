@@ -1,4 +1,6 @@
-"""The documentation's own tools: tutorials to pages (`render`), formulas to MathML (`formulas`).
+"""The tools that build the site: `python tutorials/build`.
 
-`python tutorials/build` builds the whole site; nothing else in the package imports this.
+    render         a tutorial to a page: runs its cells, keeps their output and figures
+    formulas       LaTeX to MathML
+    home_figure    the figure of the first page
 """

@@ -3,7 +3,7 @@
     python tutorials/build             build/site; exits 1 if a cell, a link or a formula fails
     python tutorials/build --pages     only the tutorials' pages (then `mkdocs serve` to write)
 
-From a checkout only. A page is made anew when what it is made from has changed (render.key).
+Works in a checkout only. A page is made again when one of its inputs has changed (render.key).
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ def tutorials() -> list[Path]:
 
 
 def make(path: Path, fresh: bool = False) -> str:
-    """Make a tutorial's page in a process of its own, unless it is there: what was said, or "".
+    """Make a tutorial's page in a separate process, unless it is up to date.
 
-    fresh: run it in any case. One process at a time makes a page; the others wait and take it.
+    Returns the error message, or "". fresh: make it in any case. One process at a time makes a
+    page; others wait and use it.
     """
     with _alone(PAGES, path.stem):
         done = render.stamp(path, PAGES)
@@ -48,7 +49,7 @@ def make(path: Path, fresh: bool = False) -> str:
 
 
 def build() -> int:
-    """The site from its pages, strictly: mkdocs' exit status."""
+    """Build the site from its pages, strictly. Returns mkdocs' exit status."""
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--clean"]
     return subprocess.run(command, cwd=ROOT, env=_environment()).returncode
 
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--pages", action="store_true", help="only the tutorials' pages")
     wanted = parser.parse_args(argv)
     if not (ROOT / "mkdocs.yml").exists():
-        sys.exit("python tutorials/build works in a checkout: mkdocs.yml is not there")
+        sys.exit(f"{ROOT} has no mkdocs.yml; run python tutorials/build in a checkout of tinylane")
     began = time.perf_counter()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         failures = [said for said in pool.map(make, tutorials()) if said]
@@ -73,18 +74,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _environment() -> dict[str, str]:
-    """One thread a process, no kernel compilation; this checkout's package and this environment's
-    commands before any others."""
-    given = {"OPENBLAS_NUM_THREADS": "1", "MLX_DISABLE_COMPILE": "1", "NO_MKDOCS_2_WARNING": "1"}
+    """One thread per process, no kernel compilation. This checkout's package and this environment's
+    commands come first in the paths."""
+    settings = {"OPENBLAS_NUM_THREADS": "1", "MLX_DISABLE_COMPILE": "1", "NO_MKDOCS_2_WARNING": "1"}
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     commands = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    given |= {**os.environ, "PYTHONPATH": path, "PATH": commands, "MPLBACKEND": "Agg"}
-    return given
+    settings |= {**os.environ, "PYTHONPATH": path, "PATH": commands, "MPLBACKEND": "Agg"}
+    return settings
 
 
 @contextmanager
 def _alone(folder: Path, name: str) -> Iterator[None]:
-    """No other process is in here for the same name (two workers of a test run want one page)."""
+    """A lock per name: two workers of a test run may want the same page."""
     import fcntl  # not on Windows, where tinylane is not built
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""Formulas as MathML, at build time: no script and no font has to be loaded to read them.
+"""Formulas as MathML, made when the site is built: pages need no script and no font for them.
 
-`fence` and `inline` are what `mkdocs.yml` names for blocks of ```math and for `#!math x` in a line.
-The LaTeX is read by latex2mathml. What it does not know (it would print it as it is) is a warning
-in mkdocs' log, which fails a strict build: the Markdown extensions that call us swallow exceptions.
+`mkdocs.yml` names `fence` for blocks of ```math and `inline` for `#!math x` in a line. latex2mathml
+reads the LaTeX; it prints commands that it does not know as they are. Such a formula is a warning
+in mkdocs' log, which fails a strict build (the Markdown extensions that call us swallow errors).
 """
 
 from __future__ import annotations

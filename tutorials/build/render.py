@@ -1,10 +1,10 @@
-"""A tutorial (a script in percent format) to a page: its cells run, with output and pictures.
+"""Turn a tutorial (a script in percent format) into a page: its cells run, with their output.
 
-    python -m tutorials.build.render tutorials/05_lanes.py OUT     OUT/05_lanes.md, 05_lanes.py, *.svg
+    python -m tutorials.build.render tutorials/05_lanes.py OUT     writes OUT/05_lanes.md, .py, .svg
 
-A cell that fails, an assertion that is never reached and a picture without alt text fail the page.
-Text cells become Markdown, code cells become code, what they print, and the figures they `show`;
-the solutions of the exercises are folded away. Markers are `# %%` and `# %% [markdown]` only.
+Three things fail a page: a cell that fails, an assertion that is never reached, a figure without
+alt text. Text cells become Markdown. Code cells become code, what they print, and the figures they
+`show`. The solutions of the exercises are folded. The markers are `# %%` and `# %% [markdown]`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PACKAGE = Path(__file__).parents[2] / "tinylane"
 
 
 @dataclass(frozen=True)
-class Cell:
+class ScriptCell:
     """A cell of a script: its text without comment signs if it is Markdown, else its code."""
 
     markdown: bool
@@ -42,35 +42,36 @@ class Cell:
     text: str
 
 
-def cells(source: str, name: str) -> list[Cell]:
+def cells(source: str, name: str) -> list[ScriptCell]:
     """The cells of a script in percent format. Raises TinylaneError for any other marker."""
-    found: list[tuple[bool, int, list[str]]] = []
+    raw: list[tuple[bool, int, list[str]]] = []
     for number, line in enumerate(source.splitlines(), start=1):
         if line.startswith("# %%"):
             if line not in ("# %%", "# %% [markdown]"):
                 raise TinylaneError(
                     f"{name}:{number}: {line!r}; expected '# %%' or '# %% [markdown]'"
                 )
-            found.append((line.endswith("[markdown]"), number + 1, []))
-        elif found:
-            found[-1][2].append(line)
+            raw.append((line.endswith("[markdown]"), number + 1, []))
+        elif raw:
+            raw[-1][2].append(line)
         elif line:
             raise TinylaneError(f"{name}:{number}: text before the first cell")
     done = []
-    for markdown, number, lines in found:
+    for markdown, number, lines in raw:
         if markdown:
             if strange := [line for line in lines if line and not re.match(r"#( |$)", line)]:
                 raise TinylaneError(f"{name}: {strange[0]!r} in a cell of text; expected '# '")
             lines = [line[2:] for line in lines]
-        done.append(Cell(markdown, number, "\n".join(lines).strip("\n" if markdown else "")))
+        done.append(ScriptCell(markdown, number, "\n".join(lines).strip("\n" if markdown else "")))
     return done
 
 
 def run(source: str, name: str, figures: Path) -> tuple[list[str], float]:
-    """Run a script cell by cell, as `python name` would: what to show below each cell, and seconds.
+    """Run a script cell by cell, as `python name` would.
 
-    figures: the folder that `plot.show` fills with SVGs. Raises CheckFailed with the line of a cell
-    that fails, of an assertion that is not reached or of a picture without alt text.
+    Returns what to show below each cell, and the seconds it took. figures: the folder that
+    `plot.show` fills with SVGs. Raises CheckFailed with the line of a cell that fails, of an
+    assertion that is not reached, or of a figure without alt text.
     """
     marked, reached, shown = _Marked(), set[int](), list[str]()
     world: dict[str, Any] = {"__name__": "__main__", "__file__": name, "__reached__": reached}
@@ -98,7 +99,7 @@ def page(source: str, name: str, shown: list[str], seconds: float) -> str:
     about = (
         f"[{script}]({script}), {len(source.splitlines())} lines: run it with `python "
         f"tutorials/{script}`, or open it as a notebook (`jupytext --to notebook`). The output and "
-        f"the pictures below are what it gave when this page was built, in {seconds:.0f} s.\n"
+        f"the figures below are from the run that built this page; it took {seconds:.0f} s.\n"
         "{ .about }"
     )
     for cell, out in zip(cells(source, name), shown, strict=True):
@@ -123,8 +124,8 @@ def page(source: str, name: str, shown: list[str], seconds: float) -> str:
 def render(path: Path, out: Path) -> Path:
     """Run a tutorial in this process and write its page, script and figures into a folder.
 
-    Files take the place of older ones at the end: a site may be built from them meanwhile. Raises
-    CheckFailed or TinylaneError as `run` and `cells` do; then the folder is as it was.
+    Old files are replaced at the end, because mkdocs may read them meanwhile. Raises CheckFailed or
+    TinylaneError as `run` and `cells` do; then the folder is unchanged.
     """
     out.mkdir(parents=True, exist_ok=True)
     source = path.read_text(encoding="utf-8")
@@ -146,17 +147,18 @@ def render(path: Path, out: Path) -> Path:
 
 
 def stamp(path: Path, out: Path) -> Path:
-    """The file that says from what a page was made; mkdocs leaves out names with a dot."""
+    """The file with the key that a page was made from (mkdocs skips names with a dot)."""
     return out / f".{path.stem}.key"
 
 
 def key(path: Path) -> str:
-    """A digest of all that a page is made from: script, package, weights, data, libraries."""
+    """A digest of a page's inputs: script, package, this builder, weights, data, libraries."""
     digest = hashlib.sha256(path.read_bytes())
     versions = {d.name: d.version for d in metadata.distributions()}
     names = ("numpy", "mlx", "matplotlib", "hypothesis", "tokenizers", "safetensors")
     digest.update(repr([sys.version, *((n, versions.get(n)) for n in names)]).encode())
-    inputs = [*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "weights").rglob("*")]
+    inputs = [*PACKAGE.rglob("*.py"), *Path(__file__).parent.glob("*.py")]
+    inputs += (PACKAGE.parent / "weights").rglob("*")
     inputs += (path.parent / "study").rglob("*.json")
     for file in sorted(inputs):
         if file.is_file():
@@ -165,7 +167,7 @@ def key(path: Path) -> str:
 
 
 class _Marked(ast.NodeTransformer):
-    """Every assertion is preceded by a call that says it was reached."""
+    """Adds a call before every assertion that records that it was reached."""
 
     def __init__(self) -> None:
         self.lines: set[int] = set()
@@ -180,12 +182,12 @@ class _Marked(ast.NodeTransformer):
 
 @contextlib.contextmanager
 def _figures(folder: Path, out: io.StringIO) -> Iterator[None]:
-    """`plot.show` writes an SVG into the folder, and the element that shows it into the output."""
+    """Makes `plot.show` write an SVG into the folder and its <figure> element into the output."""
 
     def show(figure: Any, name: str, *_: Any) -> None:
         text = plot.alt(figure)
         if len(text) < 30:
-            raise CheckFailed(f"picture {name} has no alt text worth the name: {text!r}")
+            raise CheckFailed(f"figure {name}: alt text {text!r}; expected 30 characters or more")
         plot.save(figure, folder / f"{name}.svg")
         width = round(figure.get_figwidth() * 100)
         image = f'<img src="{name}.svg" alt="{html.escape(text)}" width="{width}">'
@@ -195,8 +197,8 @@ def _figures(folder: Path, out: io.StringIO) -> Iterator[None]:
         yield
 
 
-def _where(error: BaseException, cell: Cell, name: str, said: str) -> str:
-    """What failed, where in the script, and what the cell had said."""
+def _where(error: BaseException, cell: ScriptCell, name: str, said: str) -> str:
+    """What failed, where in the script, and what the cell had printed."""
     steps = [s for s in traceback.extract_tb(error.__traceback__) if s.filename == name]
     lines = [s.lineno for s in steps if s.lineno] or [getattr(error, "lineno", None) or cell.line]
     said = f"; it had printed: {said.strip()[-500:]}" if said.strip() else ""

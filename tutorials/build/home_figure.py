@@ -1,7 +1,8 @@
-"""The picture of the first page: four lanes at the shell game, and who listened to whom.
+"""The figure of the first page: four lanes play the shell game, and which lane attends to which.
 
-Drawn from a run of the model inside when the site is built. Its ink is the page's own, so it reads
-on light and dark. Lines are attention of the middle layer, in the mean of its heads: measured.
+Drawn from a run of the model inside, when the site is built. It uses the page's own text colour, so
+it can be read on light and dark pages. The lines are the measured attention weights of the middle
+layer, averaged over its heads.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import numpy as np
 
 import tinylane
 from tinylane.commands.common import embedded
-from tinylane.view.attention import attention_weights
 from tinylane.evaluate.tasks.shell_game import ShellGame
+from tinylane.view.attention import attention_weights
 
 SWAPS = "3-4 2-3 2-4 3-4 2-3 2-4 3-4 1-3 1-2 1-3 1-3 3-4 3-4 1-2 1-4 2-4"  # the README's game
 LAYER, LEAST = 1, 0.12  # weights below this are not drawn
@@ -22,7 +23,7 @@ WIDE, HIGH, BOX = 118, 60, (86, 30)
 
 
 def home(lanes: int = 4) -> str:
-    """An <svg> of one game. Raises AssertionError if the lanes do not end at the truth."""
+    """An <svg> of one game. Raises AssertionError if the lanes do not end with the right answer."""
     model, game = tinylane.load(embedded(), backend="numpy"), ShellGame()
     moves, N, steps = game.parse(SWAPS), lanes, game.steps(lanes)
     settings: dict[str, Any] = {"lane_prompts": game.lane_prompts(N), "max_tokens": steps + 1}
