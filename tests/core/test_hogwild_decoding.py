@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers_lanes import BACKENDS, FREE, TOLERANCE, ids, log_softmax, model_of, omega, small
+from helpers_machine import SCRIPT, follow, run_machine
 from hypothesis import given
 from hypothesis import strategies as st
 from planting import Patch
-from test_state_machines import SCRIPT, follow, run_machine
 
 from tinylane.core import hogwild
 from tinylane.core.decoding import Decoding, generate

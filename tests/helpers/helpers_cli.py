@@ -46,6 +46,14 @@ CONFIG = {
 }
 
 
+def has_mlx() -> bool:
+    try:
+        import mlx.core  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 def config() -> ModelConfig:
     return ModelConfig(
         family="qwen3",

@@ -8,8 +8,12 @@ Needs torch and transformers (extra `parity`).
 from __future__ import annotations
 
 import itertools
+import sys
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # as a script: the checkout it is in
+sys.path.insert(1, str(Path(__file__).parents[1] / "helpers"))
 
 from helpers_lanes import ids, small
 

@@ -12,10 +12,13 @@ thousandths. Not recorded: other prompts, other Omegas, masks without a name.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # as a script: the checkout it is in
 
 import tinylane
 from tinylane.commands.common import embedded

@@ -15,6 +15,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # as a script: the checkout it is in
+sys.path.insert(1, str(Path(__file__).parents[1] / "helpers"))
+
 from parity_cases import Case
 from parity_files import normal, tokens, write
 

@@ -27,6 +27,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # as a script: the checkout it is in
+sys.path.insert(1, str(Path(__file__).parents[1] / "helpers"))
+
 from parity_cases import BOUND, CASES, DENSE, DROP, ROWS, Case
 from parity_files import (
     Tensor,

@@ -1,4 +1,6 @@
-"""Record what transformers makes of RoPE settings: `python tests/record/record_rope.py` -> data/rope.json.
+"""Record what transformers makes of RoPE settings: tests/data/rope.json.
+
+    python tests/record/record_rope.py
 
 Frequencies and attention factors of every kind that tinylane reads, in the settings of published
 models. transformers computes them in float32.
@@ -7,9 +9,12 @@ models. transformers computes them in float32.
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # as a script: the checkout it is in
 
 from tinylane.core.config import RopeConfig
 

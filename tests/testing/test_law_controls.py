@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers_machine import SCRIPT, follow, run_machine
 from hypothesis import Phase, given, settings
 from planting import Patch, Plant, swap
 from plants_decoder import DECODER
 from plants_decoding import DECODING
-from test_state_machines import SCRIPT, follow, run_machine
 
 from tinylane.core import cache, decoder, rope
 from tinylane.core.config import RopeConfig
@@ -50,12 +50,12 @@ QUICK = {"max_examples": 100, "phases": (Phase.generate,), "derandomize": True, 
 
 
 def machine() -> None:
-    """The cache after any operations, see test_machine.py."""
+    """The cache after any operations, see test_state_machines.py."""
     run_machine("numpy float64", **QUICK)
 
 
 def script() -> None:
-    """Decoding by random scripts, see test_machine.py."""
+    """Decoding by random scripts, see test_state_machines.py."""
     settings(**QUICK)(given(**SCRIPT)(lambda **drawn: follow(**drawn)))()
 
 

@@ -5,60 +5,20 @@ The machines are public (`tinylane.testing.machine`); here they run on small mod
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
+from helpers_machine import SCRIPT, follow, run_machine, small
 from hypothesis import Phase, given
-from hypothesis import strategies as st
 from planting import instead, swap
 
-from tinylane.core.config import ModelConfig
-from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError
-from tinylane.core.lanes import LaneMask, Rotation
-from tinylane.core.model import Model
 from tinylane.core.pipeline import Ahead
-from tinylane.core.sampling import Sampler
-from tinylane.testing.machine import CacheMachine, DecoderMachine, Shadow, check_machine
-from tinylane.testing.samples import random_weights
-from tinylane.testing.strategies import lane_ropes, masks, scripts
-
-VOCAB = 11
-CONFIG = ModelConfig(
-    family="qwen2",
-    vocab=VOCAB,
-    width=16,
-    layers=1,
-    heads=4,
-    kv_heads=2,
-    head_dim=8,
-    mlp_width=16,
-    qkv_bias=True,
-    eos_ids=(0,),
-)
-THETA = np.array([1.0, 0.3, 0.1, 0.03])
-
-
-def small(backend: str, dtype: str, layers: int = 1) -> Model:
-    config = replace(CONFIG, layers=layers)
-    params: dict[str, Any] = random_weights(config, 7)
-    if backend == "mlx":
-        mx = pytest.importorskip("mlx.core")
-        params = {name: mx.array(w) for name, w in params.items()}
-    else:
-        params = {name: w.astype(dtype) for name, w in params.items()}
-    return Model(config, params, backend, dtype, identity="small")
-
+from tinylane.testing.machine import CacheMachine, DecoderMachine, check_machine
 
 on_each_backend = pytest.mark.parametrize(
     "backend", ["numpy float64", "numpy float32", "mlx float32"]
 )
-
-
-def run_machine(backend: str, kind: Any = CacheMachine, **options: Any) -> None:
-    check_machine(kind, small(*backend.split()), **options)
 
 
 @on_each_backend
@@ -111,7 +71,11 @@ def test_the_machines_have_a_rule_for_every_operation() -> None:
     [
         swap("cache.LaneCache.fork", "if not np.array_equal(after, before):", "if False:"),
         swap("decoding.Decoding.join", "self.clock - len(ids) + k", "self.clock - k - 1"),
-        swap("cachefile.load_cache", "cache.lanes = positions,", "cache.lanes = positions + 1,"),
+        swap(
+            "files.cache_file.load_cache",
+            "cache.lanes = positions,",
+            "cache.lanes = positions + 1,",
+        ),
         swap("decoding.Decoding._draw", "uniform(self.seed, lane.index,", "uniform(self.seed, 0,"),
     ],
     ids=["fork", "join", "load", "draw"],
@@ -129,65 +93,6 @@ def test_the_decoder_machine_catches_a_planted_bug(
 def test_a_deeper_model_is_refused_with_the_reason() -> None:
     with pytest.raises(TinylaneError, match="2 layers; the machines need one"):
         check_machine(CacheMachine, small("numpy", "float64", layers=2))
-
-
-SCRIPT = {
-    "script": scripts(VOCAB, 10),
-    "mask": masks(6),
-    "rope": lane_ropes(THETA, n=6),
-    "prompt": st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=3),
-    "own": st.lists(st.lists(st.integers(0, VOCAB - 1), max_size=2), min_size=1, max_size=3),
-    "seed": st.integers(0, 99),
-    "chunk": st.integers(1, 4),
-    "penalty": st.sampled_from((1.0, 1.4)),
-}
-
-
-def follow(
-    script: list[Any],
-    mask: LaneMask,
-    rope: Rotation,
-    prompt: list[int],
-    own: list[list[int]],
-    seed: int,
-    chunk: int,
-    penalty: float,
-) -> None:
-    """Decode as the script says; every token of every step is the one that a fresh pass gives."""
-    d = Decoding(
-        small("numpy", "float64"),
-        prompt,
-        len(own),
-        max_tokens=50,
-        sampler=Sampler(repetition_penalty=penalty),
-        lane_rope=rope,
-        lane_mask=mask,
-        lane_prompts=own,
-        seed=seed,
-        chunk=chunk,
-    )
-    shadow = Shadow(d, own)
-    for name, *rest in script:
-        if name == "join":
-            room = d.clock - len(prompt)
-            if len(d.lanes) < mask.n:
-                shadow.join(len(d.lanes), rest[0][:room])
-                d.join(rest[0][:room], max_tokens=50)
-        elif not d.live:
-            continue
-        elif name == "step":
-            shadow.step()
-        else:
-            lane = d.live[rest[0] % len(d.live)].index
-            if name == "finish":
-                d.finish(lane)
-            elif name == "drop":
-                d.drop(lane)
-                shadow.drop(lane)
-            elif len(d.lanes) < mask.n:
-                shadow.fork(lane, d.fork(lane).index)
-    if d.live:
-        shadow.step()
 
 
 @given(**SCRIPT)

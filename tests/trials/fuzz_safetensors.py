@@ -5,7 +5,7 @@
 
 Both drive the same strategy through Hypothesis' `fuzz_one_input`: bytes choose a header. What our
 reader accepts the safetensors library must accept, with the same names, shapes and bytes. A finding
-becomes an entry of `CRAFTED` in `test_tensorfile.py`, which the corpus of `hostile.py` takes over.
+becomes an entry of `CRAFTED` in `helpers_safetensors.py`, which the corpus of `hostile.py` takes over.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # as a script: the checkout it is in
+sys.path.insert(1, str(Path(__file__).parents[1] / "helpers"))
 
 if __name__ == "__main__" and "--random" not in sys.argv:
     import atheris
@@ -28,10 +29,10 @@ if __name__ == "__main__" and "--random" not in sys.argv:
     with atheris.instrument_imports(include=["tinylane"]):  # before anything else imports it
         import_module("tinylane.files.safetensors")
 
+from helpers_safetensors import contents
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import deserialize
-from test_safetensors import contents
 
 from tinylane.core.errors import TinylaneError
 from tinylane.files.safetensors import DTYPES

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # as a script: the checkout it is in
+sys.path.insert(1, str(Path(__file__).parents[1] / "helpers"))
 
 import hostile_files
 import hostile_lines

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 from helpers_cli import CONFIG, config
+from helpers_safetensors import CRAFTED, build, entry
 from hostile_texts import put
-from test_safetensors import CRAFTED, build, entry
 
 from tinylane.checkpoints.config_json import parse_config
 from tinylane.files.safetensors import DTYPES, MAX_HEADER, TensorFile, write_tensors

@@ -19,10 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from helpers_safetensors import GOOD, contents
 from hostile import Reader, _good_files
 from hostile_texts import put
 from safetensors import deserialize
-from test_safetensors import GOOD, contents
 
 from tinylane.checkpoints.config_json import config_to_dict, parse_config
 from tinylane.core.errors import TinylaneError

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from accidents_soak import soak
+from helpers_cli import has_mlx
 from helpers_lanes import FREE, omega, small
 
 from tinylane.core.decoding import generate
@@ -26,19 +27,11 @@ HERE = Path(__file__).parent
 MLX = ("mlx", "float32")
 
 
-def has_mlx() -> bool:
-    try:
-        import mlx.core  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
 def accidents(tmp_path: Path, *words: object, code: int = 0) -> tuple[dict[str, int], str]:
     """Run the script: its totals and all that it said."""
     done = subprocess.run(
         [sys.executable, str(HERE / "accidents.py"), *map(str, words)],
-        env={**os.environ, "PYTHONPATH": str(HERE.parent), "TMPDIR": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": str(HERE.parents[1]), "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
     )
