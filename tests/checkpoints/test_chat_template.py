@@ -209,7 +209,7 @@ def test_hostile_templates_stay_within_200_mib():
         "    try: render(bomb, [])\n"
         "    except TinylaneError: continue\n"
         "    raise SystemExit('rendered')\n"
-        "from tinylane.commands.bench_machine import memory\n"
+        "from tinylane.files.memory import memory\n"
         "unit = 1 if sys.platform == 'darwin' else 1024\n"
         "rendering = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit\n"
         # Not ru_maxrss for this one: it begins with the size of the process that started it.

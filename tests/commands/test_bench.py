@@ -18,6 +18,7 @@ from tinylane.commands import bench_machine, bench_measure
 from tinylane.commands.bench_profile import PARTS, profile
 from tinylane.commands.bench_shapes import SHAPES, shape, write_random
 from tinylane.core.config import ModelConfig
+from tinylane.files import memory
 from tinylane.files.memory import forecast
 from tinylane.flags.tools import SHAPES as LISTED
 from tutorials.bench import engines
@@ -283,4 +284,4 @@ def test_memory_and_bandwidth_are_measured() -> None:
         before = mx.get_active_memory()
         assert bench_machine.bandwidth(1, "mlx", size=1 << 20, tries=1) > 0
         assert mx.get_active_memory() == before  # the array it read is gone
-    assert bench_machine.memory() is None or bench_machine.memory() > 0  # type: ignore[operator]
+    assert memory.memory() is None or memory.memory() > 0  # type: ignore[operator]

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinylane.core import decoder, pipeline
+from tinylane.core import model as core_model
 from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask
@@ -109,7 +110,8 @@ def test_a_decoding_takes_its_passes_early_and_makes_no_others(
     """As many passes as steps: none is made twice, and none for nothing while nobody ends."""
     both, passes = Both(0, FREE, [9, 9]), []
     forward = decoder.forward
-    monkeypatch.setattr(decoder, "forward", lambda *a, **k: passes.append(1) or forward(*a, **k))
+    for module in (decoder, core_model):
+        monkeypatch.setattr(module, "forward", lambda *a, **k: passes.append(1) or forward(*a, **k))
     for _ in range(9):
         both.each(lambda d: d.step().tokens)
     both.agree()

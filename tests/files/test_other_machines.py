@@ -24,8 +24,7 @@ from tinylane.checkpoints.hub import resolve
 from tinylane.commands import bench_machine
 from tinylane.core.errors import TinylaneError
 from tinylane.evaluate.tasks import mathematics
-from tinylane.files import memory as forecast
-from tinylane.files import run_dir
+from tinylane.files import memory, run_dir
 from tinylane.view import canvas, curves
 from tutorials.study.__main__ import main as study
 
@@ -122,7 +121,10 @@ def test_an_error_in_a_trainer_is_not_taken_for_a_missing_mlx(
     """`pip install mlx` would be bad advice where something else cannot be imported."""
     from tinylane.commands import train, tune
 
-    for command, name in ((train.recipe, "shell_game"), (lambda: tune.asked(None), "tuned")):
+    for command, name in (
+        (train.recipe, "from_scratch"),
+        (lambda: tune.asked(None), "parameters"),
+    ):
         without(f"tinylane.train.{name}")
         with pytest.raises(ImportError, match=f"train.{name}"):
             command()
@@ -161,17 +163,18 @@ class NoFiles:
 
 def test_memory_and_processor_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on macOS: the peak is what the system counts, in bytes there and in KiB elsewhere."""
+    monkeypatch.setattr(memory, "Path", NoFiles)
     monkeypatch.setattr(bench_machine, "Path", NoFiles)
-    bench_machine.reset_peak()  # nothing to reset, and no error
+    memory.reset_peak()  # nothing to reset, and no error
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     unit = 1 if sys.platform == "darwin" else 1024
-    assert bench_machine.memory() == peak * unit
+    assert memory.memory() == peak * unit
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert bench_machine.memory() == peak
+    assert memory.memory() == peak
     told = bench_machine.describe()
     assert told["processor"] and told["cores"] >= 1
     monkeypatch.setitem(sys.modules, "resource", None)
-    assert bench_machine.memory() is None
+    assert memory.memory() is None
 
 
 def test_cores_where_the_system_keeps_no_list_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,18 +187,18 @@ def test_cores_where_the_system_keeps_no_list_of_them(monkeypatch: pytest.Monkey
 
 def test_available_memory_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
     """All of the machine's, as a Mac says it; unknown where nobody says, and then nothing fails."""
-    monkeypatch.setattr(forecast, "Path", NoFiles)
-    monkeypatch.setattr(forecast, "_control_group", lambda: None)
+    monkeypatch.setattr(memory, "Path", NoFiles)
+    monkeypatch.setattr(memory, "_control_group", lambda: None)
     sizes = {"SC_PHYS_PAGES": 3 << 20, "SC_PAGE_SIZE": 4096}
     monkeypatch.setattr(os, "sysconf", sizes.__getitem__)
-    assert forecast.available_memory() == 12 << 30
+    assert memory.available_memory() == 12 << 30
 
     def unknown(name: str) -> int:
         raise ValueError("unrecognized configuration name")
 
     monkeypatch.setattr(os, "sysconf", unknown)
-    assert forecast.available_memory() is None
-    assert forecast.size(12 << 30) == "12.0 GiB" and forecast.size(3 << 50) == "3072.0 TiB"
+    assert memory.available_memory() is None
+    assert memory.size(12 << 30) == "12.0 GiB" and memory.size(3 << 50) == "3072.0 TiB"
 
 
 def test_the_limits_of_a_template_where_proc_or_resource_is_missing(
