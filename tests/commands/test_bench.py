@@ -185,7 +185,7 @@ def test_contestants_write_the_same_tokens(family: str, tmp_path: Path) -> None:
 def test_other_libraries_write_the_same_tokens(names: tuple[str, ...], tiny: Path) -> None:
     """mlx-lm imports transformers, which takes seconds: one test for both."""
     for name in names:
-        pytest.importorskip({"tinylane mlx": "mlx", "mlx-lm": "mlx_lm"}.get(name, name))
+        pytest.importorskip({"tinylane mlx": "mlx", "mlx-lm": "mlx_lm"}.get(name, "torch"))
     prompt = random_prompt(512, 7, 1)
     one = build("tinylane numpy", tiny, "float32", 1).run(Case(prompt, 1, 5))
     for name in names:

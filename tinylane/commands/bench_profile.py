@@ -13,16 +13,18 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
 from tinylane.core import decoder, pipeline
+from tinylane.core import model as core_model
 from tinylane.core.model import Model
 from tinylane.core.random_weights import random_params
 from tutorials.bench.engines import Case, Tinylane, random_prompt
 
 PARTS = ("projections", "head", "attention", "norms and gate", "cache", "sampling", "plan", "rest")
+PASSES = (decoder, core_model)  # what uses make_plan and forward
 TINY: dict[str, Any] = {
     "vocab": 32,
     "width": 8,
@@ -78,13 +80,13 @@ class _Clock:
 
 
 @contextmanager
-def _replaced(module: Any, name: str, new: Any) -> Iterator[None]:
-    kept = getattr(module, name)
-    setattr(module, name, new)
-    try:
+def _replaced(name: str, new: Any, *modules: Any) -> Iterator[None]:
+    """Each of the modules that use the function by this name sees `new`."""
+    with ExitStack() as stack:
+        for module in modules:
+            stack.callback(setattr, module, name, getattr(module, name))
+            setattr(module, name, new)
         yield
-    finally:
-        setattr(module, name, kept)
 
 
 def _parts(engine: Tinylane, case: Case) -> dict[str, float]:
@@ -109,7 +111,7 @@ def _parts(engine: Tinylane, case: Case) -> dict[str, float]:
     decoding._draw = clock.wrap("sampling", decoding._draw, wait=False)
     steps: list[dict[str, float]] = []
     plan = clock.wrap("plan", decoder.make_plan, wait=False)
-    with _replaced(decoder, "make_plan", plan), _replaced(pipeline, "SMALL", float("inf")):
+    with _replaced("make_plan", plan, *PASSES), _replaced("SMALL", float("inf"), pipeline):
         while decoding.live:
             clock.spent.clear()
             began = time.perf_counter()
@@ -122,7 +124,7 @@ def _parts(engine: Tinylane, case: Case) -> dict[str, float]:
 
 def _building(engine: Tinylane, case: Case) -> float:
     clock, steps = _Clock(), []
-    with _replaced(decoder, "forward", clock.wrap("build", decoder.forward)):
+    with _replaced("forward", clock.wrap("build", decoder.forward), *PASSES):
         decoding = engine.decoding(case)
         decoding.step()
         while decoding.live:
