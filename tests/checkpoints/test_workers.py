@@ -1,8 +1,8 @@
 """Claims about the programs that tinylane starts, run as programs: JSON in, JSON out, then an end.
 
-`tinylane.checkpoints.chat_template` and `tinylane.evaluate.tasks.mathematics` start theirs in an interpreter that takes nothing
-from its surroundings, where no coverage can be measured; `tutorials.bench` kills its own. Here the
-same modules run in an ordinary interpreter, and what they compute is called directly.
+`tinylane.evaluate.tasks.mathematics` starts its own in an interpreter that takes nothing from its
+surroundings, where no coverage can be measured; `tutorials.bench` kills its own. Here the same
+modules run in an ordinary interpreter, and what they compute is called directly.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-from tinylane.checkpoints import chat_template_worker
 from tinylane.commands.bench_shapes import shape, write_random
 from tinylane.evaluate.tasks import math_worker
 from tutorials.bench import worker as bench_worker
@@ -34,89 +33,6 @@ def program(module: Any, *lines: dict[str, Any]) -> tuple[int, list[dict[str, An
         text=True,
     )
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
-
-
-# -------------------------------------------------------------------------------- chat templates
-
-
-def rendered(template: str, named: tuple[str, ...] = (), **variables: Any) -> dict[str, Any]:
-    request = {"template": template, "variables": variables, "named": named, "longest": 1000}
-    return chat_template_worker.answer(request)
-
-
-SAID = {
-    "{{ x }}{% generation %}, {{ x }}{% endgeneration %}": {"text": "3, 3", "unread": ["y"]},
-    "{{ y | tojson }}": {"text": '["é", "<"]', "unread": ["x"]},
-    "{{ y | tojson(ensure_ascii=True, indent=1) }}": {
-        "text": '[\n "\\u00e9",\n "<"\n]',
-        "unread": ["x"],
-    },
-    "{{ dict(a=x) }}{{ dict.fromkeys('b') }}": {
-        "text": "{'a': 3}{'b': None}",
-        "unread": ["y"],
-    },
-    "{% set n = namespace(v=x) %}{% set n.v = n.v ** 2 * 2 %}{{ n.v }}": {
-        "text": "18",
-        "unread": ["y"],
-    },
-    "{% for c in y %}{% continue %}{% endfor %}": {"text": "", "unread": ["x"]},
-    "a\n{% if %}": {"kind": "syntax", "error": "line 2: Expected an expression, got 'end of "},
-    "{{ raise_exception('roles') }}": {"kind": "raised", "error": "roles"},
-    "{{ x.__class__.__mro__ }}": {"kind": "unsafe", "error": "access to attribute '__class__'"},
-    "{% set n = namespace(_v=1) %}": {"kind": "unsafe", "error": "the namespace name '_v' begins"},
-    "{% set n = namespace() %}{% set n._v = 1 %}": {
-        "kind": "unsafe",
-        "error": "the namespace name '_v' begins",
-    },
-    "{{ 'ab' * 8388609 }}": {"kind": "unsafe", "error": "a repetition 8388609 times is too"},
-    "{{ 8388609 * 'ab' }}": {"kind": "unsafe", "error": "a repetition 8388609 times is too"},
-    "{{ 2 ** 32769 }}": {"kind": "unsafe", "error": "the power 32769 is too large"},
-    "{{ nothing.at.all }}": {"kind": "failed", "error": "'nothing' is undefined"},
-    "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}": {
-        "kind": "failed",
-        "error": "it calls itself without end",
-    },
-    "{{ 1 / 0 }}": {"kind": "failed", "error": "ZeroDivisionError: division by zero"},
-    "{{ 'x' + 1 }}": {"kind": "failed", "error": "TypeError: "},
-    "{{ 'x' * 999 }}{{ 'xx' }}": {"kind": "size", "error": "more than 1000 characters"},
-}
-
-
-@pytest.mark.parametrize("template", list(SAID))
-def test_a_template_gives_its_text_or_what_is_wrong_by_kind(template: str) -> None:
-    """The kind decides which line the user reads; mixed up, they would blame the wrong one."""
-    found, expected = rendered(template, ("x", "y"), x=3, y=["é", "<"]), SAID[template]
-    assert found.keys() == expected.keys()
-    if "error" in expected:
-        assert found["kind"] == expected["kind"]
-        assert found["error"].startswith(expected["error"])
-    else:
-        assert found == expected
-
-
-def test_the_longest_result_and_product_and_power_pass() -> None:
-    """One less of each than is refused above."""
-    assert rendered("{{ 'x' * 999 }}{{ 'x' }}")["text"] == "x" * 1000
-    assert rendered("{{ ('ab' * 8388608) | length }}")["text"] == str(16 * MIB)
-    assert rendered("{{ (2 ** 32768) % 7 }}")["text"] == str(2**32768 % 7)
-
-
-def test_the_program_replies_once_and_a_memory_limit_is_a_reply_too() -> None:
-    """A MemoryError must not end the program without a word."""
-    import jinja2
-    import markupsafe
-
-    folders = [str(Path(module.__file__).parents[1]) for module in (jinja2, markupsafe)]
-    limits = {"path": folders, "cpu_seconds": 20, "memory": 64 * MIB}
-    limits |= {"variables": {"x": "é"}, "named": [], "longest": 100}
-    run = lambda text: program(chat_template_worker, limits | {"template": text})
-    assert run("{{ x }}!") == (0, [{"text": "é!", "unread": []}], "")
-    memory = {"kind": "memory", "error": "MemoryError"}
-    if sys.platform == "linux":  # macOS does not keep such a limit
-        assert run("{{ 'x'.ljust(500000000) }}") == (0, [memory], "")
-        # The result fits and its JSON, six times as long, does not.
-        more = limits | {"longest": 1 << 40, "template": "{{ x * 16000000 }}"}
-        assert program(chat_template_worker, more) == (0, [memory], "")
 
 
 # ------------------------------------------------------------------------------------ mathematics

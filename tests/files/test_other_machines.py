@@ -10,8 +10,9 @@ import os
 import resource
 import subprocess
 import sys
+import types
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import helpers_cli
@@ -19,7 +20,6 @@ import pytest
 
 from tinylane import distributed
 from tinylane.checkpoints import chat_template
-from tinylane.checkpoints.chat_template_worker import limit_process
 from tinylane.checkpoints.hub import resolve
 from tinylane.commands import bench_machine
 from tinylane.core.errors import TinylaneError
@@ -201,34 +201,6 @@ def test_available_memory_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
     assert memory.size(12 << 30) == "12.0 GiB" and memory.size(3 << 50) == "3072.0 TiB"
 
 
-def test_the_limits_of_a_template_where_proc_or_resource_is_missing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """No /proc: room for an ordinary interpreter; never above what the process may have."""
-    kept: list[tuple[int, tuple[int, int]]] = []
-    stand_in: Any = ModuleType("resource")
-    stand_in.RLIMIT_CPU, stand_in.RLIMIT_CORE, stand_in.RLIMIT_AS = 0, 1, 2
-    stand_in.RLIM_INFINITY, stand_in.getpagesize = -1, lambda: 4096
-    stand_in.setrlimit = lambda which, pair: kept.append((which, pair))
-    stand_in.getrlimit = lambda which: (-1, -1)
-    monkeypatch.setitem(sys.modules, "resource", stand_in)
-
-    def no_file(*args: Any, **named: Any) -> Any:
-        raise FileNotFoundError
-
-    monkeypatch.setattr("builtins.open", no_file)
-    limit_process(3, 100 << 20)
-    stand_in.getrlimit = lambda which: (-1, 200 << 20)
-    limit_process(3, 100 << 20)
-    monkeypatch.undo()
-    memory = [pair for which, pair in kept if which == 2]
-    assert memory == [(612 << 20, -1), (200 << 20, 200 << 20)]
-    assert [pair for which, pair in kept if which == 0] == [(3, 4)] * 2
-    monkeypatch.setitem(sys.modules, "resource", None)
-    limit_process(3, 100 << 20)  # Windows: no limit, no error
-    assert len(kept) == 6
-
-
 def test_the_revision_of_a_checkout_is_unknown_where_git_cannot_tell(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -259,9 +231,9 @@ def test_a_figure_is_a_file_with_its_words_printed_or_shown_in_a_notebook(
         canvas.show(figure, "square", file / "below")
 
     seen: list[tuple[bytes, str]] = []
-    notebook: Any = ModuleType("IPython")
+    notebook: Any = types.ModuleType("IPython")
     notebook.get_ipython = lambda: SimpleNamespace(kernel=1)
-    screen: Any = ModuleType("IPython.display")
+    screen: Any = types.ModuleType("IPython.display")
     screen.Image, screen.display = lambda data, alt: (data, alt), seen.append
     monkeypatch.setitem(sys.modules, "IPython", notebook)
     monkeypatch.setitem(sys.modules, "IPython.display", screen)

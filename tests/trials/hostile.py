@@ -281,7 +281,7 @@ class Watch:
         elif event in ("os.system", "os.exec", "os.fork", "pickle.find_class"):
             self.seen.append(f"{event} {args}")
         elif event in ("subprocess.Popen", "os.posix_spawn"):
-            worker = [sys.executable, "-I", "-S", "chat_worker.py"]
+            worker = [sys.executable, "-I", "-S", "worker_program.py"]
             argv = [*args[1][:-1], os.path.basename(args[1][-1])]
             if argv != worker:
                 self.seen.append(f"{event} {argv}")

@@ -1,17 +1,16 @@
-"""The process in which a chat template is rendered; `tinylane.checkpoints.chat_template` starts it, one per rendering.
+"""The program that renders chat templates in the worker process of `chat_template`.
 
 A template is a program out of a downloaded file. Jinja's sandbox keeps it from Python's internals,
-not from a long loop or `'a' * 200_000_000`: those are stopped by this process's limits on processor
-time and memory. It reads one JSON request on stdin and writes one JSON reply on stdout. The
-environment is the one of `transformers` (`utils/chat_template_utils.py`), so that templates find
-what they were written for. Run by path in an isolated interpreter: only the standard library may
-be imported at the top, and nothing of tinylane anywhere.
+but not from a long loop or from `'a' * 200_000_000`: the worker's limits on processor time and
+memory stop those (`tinylane.files.worker`). The environment is the one of `transformers`
+(`utils/chat_template_utils.py`), so that templates find what they were written for. Only the
+standard library may be imported at the top, and nothing of tinylane anywhere.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-import sys
 from typing import Any
 
 MIB = 1 << 20
@@ -21,30 +20,6 @@ LARGEST_POWER = 1 << 16  # bits of `a ** b`
 
 class Refusal(Exception):
     """What a template's own `raise_exception(...)` raises: it does not take these messages."""
-
-
-def limit_process(cpu_seconds: int, memory: int) -> None:
-    """Have the kernel end this process after `cpu_seconds` (int, s) of processor time.
-
-    From `memory` bytes above what it has now, allocations raise MemoryError; 0 sets no limit
-    (macOS does not enforce one: there the parent watches).
-    """
-    try:
-        import resource
-    except ImportError:  # Windows: the parent's clock is what is left
-        return
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if memory:
-        try:
-            with open("/proc/self/statm", encoding="ascii") as file:
-                memory += int(file.read().split()[0]) * resource.getpagesize()
-        except OSError:  # no /proc: allow for an ordinary interpreter
-            memory += 512 * MIB
-        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        if hard != resource.RLIM_INFINITY:
-            memory = min(memory, hard)
-        resource.setrlimit(resource.RLIMIT_AS, (memory, hard))
 
 
 def environment() -> Any:
@@ -141,28 +116,39 @@ def environment() -> Any:
     return env
 
 
+def prepare() -> None:
+    """Import Jinja before any limit counts: it is not the template's cost."""
+    import jinja2.sandbox  # noqa: F401
+
+
+@functools.lru_cache(maxsize=1)  # many prompts, one checkpoint
+def compiled(template: str) -> tuple[Any, set[str]]:
+    """The template, in an environment of its own, and the variables that it reads."""
+    from jinja2 import meta
+
+    env = environment()
+    return env.from_string(template), meta.find_undeclared_variables(env.parse(template))
+
+
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """`{"text", "unread"}` of a rendering, or `{"kind", "error"}` of a failed one.
 
     `request` has `template`, `variables`, `named` (variables to report when the template never
-    reads them) and `longest` (characters of a result). Kinds: syntax, raised, unsafe, memory,
-    size, failed.
+    reads them) and `longest` (characters of a result). Kinds: syntax, raised, unsafe, size, failed.
+    Raises MemoryError.
     """
-    from jinja2 import TemplateSyntaxError, meta
+    from jinja2 import TemplateSyntaxError
     from jinja2.exceptions import SecurityError, TemplateError
 
     try:
-        env = environment()
-        unread: list[str] = []
-        if request["named"]:
-            read = meta.find_undeclared_variables(env.parse(request["template"]))
-            unread = [name for name in request["named"] if name not in read]
+        template, read = compiled(request["template"])
         pieces, length = [], 0
-        for piece in env.from_string(request["template"]).generate(**request["variables"]):
+        for piece in template.generate(**request["variables"]):
             pieces.append(piece)
             length += len(piece)
             if length > request["longest"]:
                 return {"kind": "size", "error": f"more than {request['longest']} characters"}
+        unread = [name for name in request["named"] if name not in read]
         return {"text": "".join(pieces), "unread": unread}
     except TemplateSyntaxError as error:
         return {"kind": "syntax", "error": f"line {error.lineno}: {error.message}"}
@@ -172,29 +158,9 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         return {"kind": "raised", "error": str(error)}
     except TemplateError as error:
         return {"kind": "failed", "error": str(error)}
-    except MemoryError:
-        return {"kind": "memory", "error": "MemoryError"}
     except RecursionError:
         return {"kind": "failed", "error": "it calls itself without end"}
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # What an operation of the template's can raise; anything else ends this process, which
         # the parent reports as well.
         return {"kind": "failed", "error": f"{type(error).__name__}: {error}"}
-
-
-def main() -> None:
-    """One request from stdin to one reply on stdout."""
-    request = json.loads(sys.stdin.buffer.read())
-    sys.path.extend(request["path"])
-    import jinja2.sandbox  # noqa: F401 - before the memory limit, as it is not the template's cost
-
-    limit_process(request["cpu_seconds"], request["memory"])
-    try:
-        reply = json.dumps(answer(request))
-    except MemoryError:
-        reply = '{"kind": "memory", "error": "MemoryError"}'
-    sys.stdout.write(reply)
-
-
-if __name__ == "__main__":
-    main()
