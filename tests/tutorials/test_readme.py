@@ -1,7 +1,9 @@
-"""The README says what is so: its code runs, and its picture is what the command draws."""
+"""What the README, the changelog and the page "Read the code" say is true today."""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import re
 import subprocess
@@ -13,6 +15,7 @@ import pytest
 import tinylane
 from tinylane.commands.cli import main
 from tinylane.evaluate.tasks.shell_game import ShellGame
+from tutorials.build import reading
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,7 +39,7 @@ def test_the_python_block_runs_and_votes_for_the_truth(
     assert capsys.readouterr().out.split()[-1] == game.answer(game.parse(swaps[1]))
 
 
-def test_the_picture_is_what_seed_7_gives(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_figure_is_what_seed_7_gives(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", "--seed", "7", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     box = next(text for _, text in BLOCKS if "lane 1/4" in text)
@@ -57,9 +60,76 @@ def test_the_commands_named_are_commands() -> None:
     assert commands and commands <= set(done.stdout.split())
 
 
-def test_every_file_named_is_there() -> None:
-    for path in re.findall(r"(?:tinylane|weights|tests)/[\w/]+\.(?:py|md)", README):
-        assert (ROOT / path).is_file(), path
+def test_every_file_and_folder_named_is_there() -> None:
+    pages = [README, *(path.read_text("utf-8") for path in (ROOT / "tutorials/site").rglob("*.md"))]
+    for text in pages:
+        for path in re.findall(r"\b(?:tinylane|weights|tests|tutorials)/[\w/]+\.(?:py|md)", text):
+            if not path.startswith("tutorials/0") or "site" not in path:
+                assert (ROOT / path).is_file() or (ROOT / "tutorials/site" / path).exists(), path
+    for path in re.findall(
+        r"^((?:tinylane|tutorials|tests|weights)[\w/]*/) ", README, re.MULTILINE
+    ):
+        assert (ROOT / path).is_dir(), path
+
+
+def test_every_module_named_on_a_page_can_be_imported() -> None:
+    for path in (ROOT / "tutorials").rglob("*.md"):
+        for name in re.findall(
+            r"\b(?:tinylane|tutorials)(?:\.[a-z_]\w*)+", path.read_text("utf-8")
+        ):
+            module, _, attribute = name.rpartition(".")
+            if name.endswith((".py", ".md")) or name in ("tinylane.load", "tinylane.__version__"):
+                continue
+            assert importable(name) or hasattr(importlib.import_module(module), attribute), name
+
+
+def importable(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def test_the_doors_named_are_the_folders_of_the_package() -> None:
+    folders = {path.parent.name for path in (ROOT / "tinylane").glob("*/__init__.py")}
+    assert folders == set(reading.DOORS)
+    assert re.findall(r"^tinylane/(\w+)/ ", README, re.MULTILINE) == list(reading.DOORS)
+
+
+def test_the_files_of_the_study_path_use_only_those_before_them() -> None:
+    for k, name in enumerate(reading.STUDY_PATH):
+        source = (ROOT / "tinylane" / "core" / f"{name}.py").read_text(encoding="utf-8")
+        used = set(re.findall(r"^ *from tinylane\.core\.(\w+) import", source, re.MULTILINE))
+        assert used & set(reading.STUDY_PATH) <= set(reading.STUDY_PATH[:k]), name
+
+
+def test_the_lines_of_the_study_path_are_nearly_those_said() -> None:
+    said = dict(re.findall(r"^\| `(\w+)\.py` \| (\d+) \|", README, re.MULTILINE))
+    assert list(said) == list(reading.STUDY_PATH)
+    for name, count in said.items():
+        lines = reading.lines(ROOT / "tinylane" / "core" / f"{name}.py")
+        assert abs(int(count) - lines) <= 0.05 * lines, f"{name}.py has {lines} lines"
+
+
+def test_the_tables_of_the_reading_page_count_every_file() -> None:
+    rows = [row.split("|")[1:-1] for row in reading.doors().splitlines()[2:]]
+    *doors, everything = [(int(row[1]), int(row[2].replace(",", ""))) for row in rows]
+    top = list((ROOT / "tinylane").glob("*.py"))
+    assert everything[0] == sum(files for files, _ in doors) + len(top)
+    assert everything[1] == sum(lines for _, lines in doors) + sum(map(reading.lines, top))
+    path = reading.study_path()
+    assert [f"core/{name}.py" in path for name in reading.STUDY_PATH] == [True] * 7
+    assert "| |" not in path.rpartition("\n")[0]  # every file says what it is
+
+
+def test_the_new_places_in_the_changelog_are_there() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    table = text.partition("| before | now |")[2].partition("\n\n")[0].splitlines()[2:]
+    assert len(table) > 50
+    for row in table:
+        for name in re.findall(r"`([\w.]+)`", row.split("|")[2]):
+            where = name if name.startswith("tutorials") else f"tinylane.{name}"
+            assert importable(where), row
 
 
 def test_every_public_name_is_there() -> None:

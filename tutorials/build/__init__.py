@@ -3,4 +3,5 @@
     render         a tutorial to a page: runs its cells, keeps their output and figures
     formulas       LaTeX to MathML
     home_figure    the figure of the first page
+    reading        the tables of "Read the code"
 """
