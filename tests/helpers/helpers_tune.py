@@ -24,8 +24,8 @@ from tinylane.core.lanes import SHARED, LaneRoPE
 from tinylane.core.model import Model
 from tinylane.core.random_weights import random_params
 from tinylane.train.data import Transcript
-from tinylane.train.parameters import Choice, tuned
-from tinylane.train.recipe import Recipe
+from tinylane.train.parameters import Choice, trainable
+from tinylane.train.recipe import TuneRecipe
 from tinylane.train.step import Tuner
 
 CONFIG = ModelConfig(
@@ -90,8 +90,8 @@ def tuner(
     first = LaneRoPE.ntk(base.theta, 7.0, 3.0).omega if start is None else start
     settings = {"steps": 10, "batch_size": 3, "warmup": 2, **recipe}
     return Tuner(
-        Recipe(**settings),
-        tuned(base, choice or Choice(lora_rank=2), first),
+        TuneRecipe(**settings),
+        trainable(base, choice or Choice(lora_rank=2), first),
         transcripts,
         checkpoint,
     )
@@ -122,14 +122,14 @@ def oracle_logprobs(
     Coordinates as `tinylane.core.decoding` gives them, written out by themselves.
     """
     groups = groups or {name: wide(group) for name, group in t.groups.items()}
-    what, r = t.tuned, t.recipe
+    what, r = t.trainable, t.recipe
     params = wide(what.model.params)
     for group in (g for name, g in groups.items() if name != "omega"):
         for key, value in group.items():
             params[key] = value * (what.choice.lora_scale if key.endswith("lora_b") else 1.0)
     if what.model.config.tied:
         params["lm_head.weight"] = params["model.embed_tokens.weight"].T
-    omega = what.start + groups.get("omega", {}).get("lane_rope.omega", 0.0)
+    omega = what.omega_start + groups.get("omega", {}).get("lane_rope.omega", 0.0)
     P, n = len(one.prompt), len(one.lanes)
     clock = P + max(len(p) for p in one.lane_prompts)
     table = [(token, i, SHARED) for i, token in enumerate(one.prompt)]

@@ -25,8 +25,8 @@ from tinylane.train import rundir  # noqa: E402
 from tinylane.train.data import Transcript, read_transcripts  # noqa: E402
 from tinylane.train.from_scratch import Recipe, Trainer  # noqa: E402
 from tinylane.train.parameters import Choice  # noqa: E402
-from tinylane.train.recipe import Recipe as Tuning  # noqa: E402
-from tinylane.train.setup import prepare, start  # noqa: E402
+from tinylane.train.recipe import TuneRecipe  # noqa: E402
+from tinylane.train.setup import prepare, start_model  # noqa: E402
 
 ask, base, data = helpers_cli.ask, helpers_tune.base, helpers_tune.data  # fixtures
 TINY = Recipe(
@@ -101,8 +101,8 @@ def test_a_reference_of_fewer_values_than_its_batch_is_completed(
 @pytest.mark.parametrize(
     ("make", "said"),
     (
-        (lambda: Tuning(objective="dpo"), "objective 'dpo'; expected sft or kto"),
-        (lambda: Tuning(reduce="max"), "reduce 'max'; expected sum or mean"),
+        (lambda: TuneRecipe(objective="dpo"), "objective 'dpo'; expected sft or kto"),
+        (lambda: TuneRecipe(reduce="max"), "reduce 'max'; expected sum or mean"),
         (lambda: dataclasses.replace(TINY, omega="spiral").start(), "Omega start 'spiral'"),
         (lambda: tuner(several(), Choice(lora_rank=100)), "--lora-rank is 100; model.layers.0."),
     ),
@@ -148,11 +148,11 @@ def test_a_model_from_scratch_needs_no_tokenizer_where_transcripts_are_ids(tmp_p
     (folder / "tokenizer.json").unlink()
     ids = {"prompt_ids": [3, 4], "lanes": [[5, 6], [7, 8]]}
     path = helpers_tune.write_jsonl(tmp_path / "d.jsonl", [ids] * 2)
-    begin = start(folder, scratch=True, seed=3)
+    begin = start_model(folder, scratch=True, seed=3)
     assert begin.model.tokenizer is None
     head, table = (begin.model.params[k] for k in ("lm_head.weight", "model.embed_tokens.weight"))
     assert head.shape == table.T.shape and not np.allclose(np.asarray(head), np.asarray(table).T)
-    session = prepare(begin, path, Tuning(steps=2, warmup=1, batch_size=2), Choice(full=True))
+    session = prepare(begin, path, TuneRecipe(steps=2, warmup=1, batch_size=2), Choice(full=True))
     assert np.isfinite(session.tuner.scores(session.data.transcripts)).all()
 
 

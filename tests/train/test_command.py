@@ -22,8 +22,8 @@ from tinylane.checkpoints.adapter import load_adapter
 from tinylane.core.errors import TinylaneError
 from tinylane.train.data import rows
 from tinylane.train.parameters import Choice
-from tinylane.train.recipe import Recipe
-from tinylane.train.setup import prepare, start
+from tinylane.train.recipe import TuneRecipe
+from tinylane.train.setup import prepare, start_model
 
 ask, base, data = helpers_cli.ask, helpers_tune.base, helpers_tune.data  # fixtures
 
@@ -34,7 +34,7 @@ def test_the_adapter_is_loaded_by_generate_and_computes_what_was_trained(
     argv = command("sft", base, data, tmp_path, "--lora-rank", 2, "--lora-alpha", 3)
     assert ask(*argv)[0] == 0
     session = prepare(
-        start(base), data, Recipe(steps=12, warmup=2), Choice(lora_rank=2, lora_scale=1.5)
+        start_model(base), data, TuneRecipe(steps=12, warmup=2), Choice(lora_rank=2, lora_scale=1.5)
     )
     t = session.tuner
     t.load(tmp_path / "state.safetensors")
@@ -167,8 +167,8 @@ def test_a_validation_loss_is_that_of_other_transcripts(
     assert losses(tmp_path / "out") == losses(tmp_path / "plain")
     entries = [json.loads(x) for x in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
     assert [e["step"] for e in entries if "valid" in e] == [5, 10, 12]
-    t = prepare(start(base), tmp_path / "valid.jsonl", Recipe(steps=12), Choice()).tuner
-    state = prepare(start(base), data, Recipe(steps=12), Choice()).tuner
+    t = prepare(start_model(base), tmp_path / "valid.jsonl", TuneRecipe(steps=12), Choice()).tuner
+    state = prepare(start_model(base), data, TuneRecipe(steps=12), Choice()).tuner
     state.load(tmp_path / "out" / "state.safetensors")
     t.groups = state.groups
     every = np.concatenate([x for one in t.transcripts for x in oracle_logprobs(t, one)])
@@ -240,7 +240,7 @@ def test_flags_that_cannot_be_right_are_one_line(
 
 
 def test_the_learning_rate_warms_up_and_falls_as_a_cosine() -> None:
-    recipe = Recipe(steps=101, warmup=10, final=0.1)
+    recipe = TuneRecipe(steps=101, warmup=10, final=0.1)
     assert [recipe.factor(k) for k in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
     middle = 0.1 + 0.9 * 0.5  # half of the cosine is over half way between warm-up and end
     assert recipe.factor(10) == 1.0 and recipe.factor(55) == pytest.approx(middle)
@@ -268,5 +268,5 @@ def test_clipping_is_of_all_gradients_together() -> None:
 
 def test_only_matrices_decay() -> None:
     t = tuner([tuner_transcript()], Choice(full=True), weight_decay=0.5)
-    decay = {name: rate[1] for name, rate in t.rates.items()}
+    decay = {name: optimizer.weight_decay for name, optimizer in t.optimizers.items()}
     assert decay == {"omega": 0.0, "biases": 0.0, "weights": 0.5, "vectors": 0.0}

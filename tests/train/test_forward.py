@@ -36,8 +36,8 @@ from tinylane.core.model import Model
 from tinylane.train import forward as blocks
 from tinylane.train.data import Transcript, mismatched, rows
 from tinylane.train.parameters import Choice
-from tinylane.train.recipe import Recipe
-from tinylane.train.setup import Start, prepare, start
+from tinylane.train.recipe import TuneRecipe
+from tinylane.train.setup import StartModel, prepare, start_model
 from tinylane.train.step import Tuner, stacks
 
 BOUND = 2e-5  # float32 against float64, of log-probabilities around 3; measured: 4e-6
@@ -80,8 +80,8 @@ def transcribed(result: tinylane.Result, folder: Path, base: Model, **recipe: An
         "lane_ids": [lane.tokens for lane in result.lanes],
     }
     path = write_jsonl(folder / "transcripts.jsonl", [line])
-    start = Start(folder, base, None, "none", "float32")
-    return prepare(start, path, Recipe(steps=1, **recipe), Choice()).tuner
+    start = StartModel(folder, base, None, "none", "float32")
+    return prepare(start, path, TuneRecipe(steps=1, **recipe), Choice()).tuner
 
 
 @pytest.mark.parametrize("prompt_lane", ["own", 0])
@@ -112,7 +112,7 @@ def test_teacher_forced_logprobs_of_lanes_that_a_stop_string_ended(tmp_path: Pat
     )  # fmt: skip
     stopped = [lane for lane in result.lanes if lane.tokens[-1] not in base.config.eos_ids]
     assert any(lane.finish_reason == "stop" for lane in stopped)
-    begin = start(tmp_path / "game")
+    begin = start_model(tmp_path / "game")
     t = transcribed(result, tmp_path, begin.model)
     assert sum(t.transcripts[0].ended) == 4
     recorded = np.concatenate([lane.logprobs for lane in result.lanes])
@@ -183,15 +183,15 @@ def test_block_by_block_is_forward(family: str, checkpoint: bool) -> None:
     config = dataclasses.replace(CONFIG, family=family, qk_norm=family == "qwen3", tied=True)
     t = tuner(several(), base=model(config))
     found = rows(t.transcripts[1])
-    rope, mask = LaneRoPE(t.tuned.start), t.recipe.mask(3)
+    rope, mask = LaneRoPE(t.trainable.omega_start), t.recipe.mask(3)
     plan = make_plan(
         config, rope, mask, found.positions, found.lanes, found.positions, found.lanes, np.float32,
         mx.array,
     )  # fmt: skip
-    params, _ = t.tuned.params(t.groups)
+    params, _ = t.trainable.params(t.groups)
     tokens = mx.array(found.tokens.astype(np.int32))[None]
     expected = forward(params, config, tokens, plan, blocks.TRAINING)
-    live = t.tuned.live if checkpoint else None
+    live = t.trainable.live if checkpoint else None
     x = blocks.hidden(params, config, tokens, plan, live=live)
     logits = blocks.TRAINING.linear(params, "lm_head", x)
     assert np.array_equal(np.asarray(logits), np.asarray(expected))
@@ -271,7 +271,7 @@ def test_accumulated_microbatches_are_one_batch() -> None:
 
 
 def test_before_the_first_step_nothing_has_changed() -> None:
-    """Added biases are 0, low-rank updates have B = 0: the tuned model is the model."""
+    """Added biases are 0, low-rank updates have B = 0: the trainable model is the model."""
     for choice in (Choice(lora_rank=2), Choice(full=True), Choice(omega_per_layer=True)):
         t = tuner(several(), choice)
         plain = tuner(several(), Choice(biases=False))
@@ -309,11 +309,11 @@ def test_what_is_written_is_what_was_trained() -> None:
     """Omega leaves as float64, start and all; low-rank updates unscaled, their scale beside."""
     t = tuner(several(), Choice(lora_rank=2, lora_scale=3.0))
     disturb(t)
-    tensors = t.tuned.adapter_tensors(t.groups)
+    tensors = t.trainable.adapter_tensors(t.groups)
     moved = np.asarray(t.groups["omega"]["lane_rope.omega"], dtype=np.float64)
-    assert np.array_equal(tensors["lane_rope.omega"], t.tuned.start + moved)
+    assert np.array_equal(tensors["lane_rope.omega"], t.trainable.omega_start + moved)
     assert len(tensors) == 1 + 2 * 3 + 2 * 4 * 2
-    assert t.tuned.count == sum(v.size for v in tensors.values())
+    assert t.trainable.count == sum(v.size for v in tensors.values())
 
 
 def test_mismatched_pairs_keep_lanes_and_fit_the_context() -> None:
@@ -332,9 +332,9 @@ def test_tuning_fits_what_it_is_given() -> None:
     """Every way of tuning lowers the loss of a few transcripts, and changes nothing else."""
     for choice in (Choice(), Choice(lora_rank=2, biases=False, omega=False), Choice(full=True)):
         t = tuner(several(), choice, lr=1e-2, steps=12, batch_size=6)
-        before = dict(t.tuned.model.params)
+        before = dict(t.trainable.model.params)
         first = t.outcome(0).loss
         for _ in range(12):
             t.apply(t.outcome(t.step).grads or {})
         assert t.outcome(t.step).loss < first - 0.05
-        assert all(t.tuned.model.params[k] is v for k, v in before.items())
+        assert all(t.trainable.model.params[k] is v for k, v in before.items())

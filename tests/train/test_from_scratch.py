@@ -18,7 +18,7 @@ from tinylane.core.decoder import make_plan
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.model import Model
-from tinylane.train.from_scratch import Recipe, Trainer, run
+from tinylane.train.from_scratch import Recipe, Trainer, train
 from tinylane.train.omega import TrainingPlan
 
 TINY = Recipe(
@@ -123,20 +123,20 @@ def test_gradient_of_omega_against_finite_differences_in_float64() -> None:
 
 
 def test_same_seed_same_bits_and_another_seed_others(tmp_path: Path) -> None:
-    a, b = run(TINY, tmp_path / "a"), run(TINY, tmp_path / "b")
+    a, b = train(TINY, tmp_path / "a"), train(TINY, tmp_path / "b")
     assert same(a, b)
     files = ("model.safetensors", "adapter/adapters.safetensors", "config.json", "tokenizer.json")
     for name in files:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    assert not same(a, run(dataclasses.replace(TINY, seed=1), tmp_path / "c"))
+    assert not same(a, train(dataclasses.replace(TINY, seed=1), tmp_path / "c"))
 
 
 @pytest.mark.parametrize("stops", [[2], [1, 3, 5]])
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path, stops) -> None:
-    whole = run(TINY, tmp_path / "whole", every=1, check_every=2)
+    whole = train(TINY, tmp_path / "whole", every=1, check_every=2)
     for stop in stops:
-        run(TINY, tmp_path / "parts", every=1, check_every=2, stop_at=stop)
-    assert same(run(TINY, tmp_path / "parts", every=1, check_every=2), whole)
+        train(TINY, tmp_path / "parts", every=1, check_every=2, stop_at=stop)
+    assert same(train(TINY, tmp_path / "parts", every=1, check_every=2), whole)
 
     def log(name: str) -> list[dict]:
         lines = (tmp_path / name / "log.jsonl").read_text().splitlines()
@@ -156,34 +156,34 @@ def test_a_run_that_was_killed_between_saves_loses_only_what_was_not_saved(tmp_p
             raise Killed
 
     with pytest.raises(Killed):
-        run(TINY, tmp_path / "run", every=1, save_every=2, check_every=9, say=say)
+        train(TINY, tmp_path / "run", every=1, save_every=2, check_every=9, say=say)
     assert same(
-        run(TINY, tmp_path / "run", every=1, save_every=2, check_every=9),
-        run(TINY, tmp_path / "whole", every=1, save_every=2, check_every=9),
+        train(TINY, tmp_path / "run", every=1, save_every=2, check_every=9),
+        train(TINY, tmp_path / "whole", every=1, save_every=2, check_every=9),
     )
     steps = [json.loads(x)["step"] for x in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_folder_with_another_recipe_is_refused(tmp_path: Path) -> None:
-    run(TINY, tmp_path, stop_at=1)
+    train(TINY, tmp_path, stop_at=1)
     before = (tmp_path / "recipe.json").read_bytes()
-    with pytest.raises(TinylaneError, match=r"another recipe \(lr was .*, now 0\.002"):
-        run(dataclasses.replace(TINY, lr=2e-3), tmp_path)
+    with pytest.raises(TinylaneError, match=r"another recipe \(lr 0\.001 there, 0\.002 here"):
+        train(dataclasses.replace(TINY, lr=2e-3), tmp_path)
     assert (tmp_path / "recipe.json").read_bytes() == before
 
 
 def test_a_loss_that_diverges_stops_the_run_and_keeps_the_last_good_state(tmp_path: Path) -> None:
     wild = dataclasses.replace(TINY, lr=1e30, clip=1e30, warmup=3)
     with pytest.raises(TinylaneError, match="Lower the learning rate"):
-        run(wild, tmp_path, save_every=1)
+        train(wild, tmp_path, save_every=1)
     trainer = Trainer(wild)
     trainer.load(tmp_path / "state.safetensors")
     assert 0 < trainer.step < wild.steps
 
 
 def test_the_export_is_a_checkpoint_that_loads_with_its_omega(tmp_path: Path) -> None:
-    trainer = run(TINY, tmp_path)
+    trainer = train(TINY, tmp_path)
     model = tinylane.load(tmp_path, backend="numpy")
     assert model.trained_for_lanes and model.task == {
         "name": "shell-game",
@@ -207,7 +207,7 @@ def test_the_curves_of_a_run_are_a_picture_of_its_log(tmp_path: Path) -> None:
 
     with pytest.raises(TinylaneError, match=r"log\.jsonl is missing; `tinylane train shell-game`"):
         draw(tmp_path)
-    run(TINY, tmp_path, every=1, check_every=2)
+    train(TINY, tmp_path, every=1, check_every=2)
     first = draw(tmp_path).read_bytes()
     assert first == draw(tmp_path).read_bytes() and first.rstrip().endswith(b"</svg>")
     for n, (colour, _) in STYLES.items():  # both panels and the legend

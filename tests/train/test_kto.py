@@ -23,10 +23,9 @@ from helpers_tune import (
 )
 
 from tinylane.core.errors import TinylaneError
-from tinylane.train.objectives import kl_estimate, kto_losses
 from tinylane.train.parameters import Choice
 from tinylane.train.recipe import Order
-from tinylane.train.step import Tuner
+from tinylane.train.step import Tuner, kl_estimate, kto_losses
 
 
 def kto(**recipe: Any) -> Tuner:

@@ -23,8 +23,8 @@ from helpers_tune import KTO, command, losses
 
 from tinylane.train import rundir
 from tinylane.train.parameters import Choice
-from tinylane.train.recipe import Recipe
-from tinylane.train.setup import prepare, start
+from tinylane.train.recipe import TuneRecipe
+from tinylane.train.setup import prepare, start_model
 
 ask, base, data = helpers_cli.ask, helpers_tune.base, helpers_tune.data  # fixtures
 
@@ -167,7 +167,7 @@ def test_a_learning_rate_that_diverges_stops_and_keeps_the_last_good_state(
     code, _, err = ask(*argv)
     assert code == 2 and "training diverged" in err and "is kept" in err
     assert "Lower the learning rates" in err and "Traceback" not in err
-    tuner = prepare(start(base), data, Recipe(steps=100), Choice(full=True)).tuner
+    tuner = prepare(start_model(base), data, TuneRecipe(steps=100), Choice(full=True)).tuner
     first = tuner.outcome(0, gradients=False)
     tuner.load(tmp_path / "state.safetensors")
     found = tuner.outcome(tuner.step, gradients=False)

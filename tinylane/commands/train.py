@@ -34,7 +34,7 @@ def run(args: Any) -> int:
         value = getattr(args, flag)
         if value is not None and value < 1:
             raise TinylaneError(f"--{flag.replace('_', '-')} is {value}; expected 1 or more")
-    from tinylane.train.from_scratch import run as train
+    from tinylane.train.from_scratch import train
 
     chosen = recipe()(**settings)
     out = Path(args.out)

@@ -20,14 +20,13 @@ def run(args: Any) -> int:
     recipe, choice = asked(args)
     from tinylane.train import setup
     from tinylane.train.data import read_transcripts
-    from tinylane.train.loop import Pace
-    from tinylane.train.loop import run as train
+    from tinylane.train.loop import Pace, tune
 
     pace = Pace(args.every, args.save_every, args.valid_every, args.stop_at)
 
     omega, template = parse_omega(args.omega), common.template(args)
     source = args.model if args.model is not None else common.embedded()
-    begin = setup.start(
+    begin = setup.start_model(
         source,
         args.adapter_path,
         dtype=args.dtype,
@@ -69,19 +68,10 @@ def run(args: Any) -> int:
         common.note(f"{good:,} good, {bad:,} bad", args.quiet)
         if not good or not bad:
             common.note("kto learns from good ones beside bad ones; one kind is missing")
-    common.note(setup.describe(session.tuner.tuned), args.quiet)
+    common.note(setup.describe(session.tuner.trainable), args.quiet)
     with Progress(recipe.steps, args.quiet) as say:
         try:
-            tuner = train(
-                session.tuner,
-                out,
-                session.decides,
-                session.export,
-                pace,
-                notes=session.notes,
-                valid=valid,
-                say=say,
-            )
+            tune(session, out, pace, valid=valid, say=say)
         except KeyboardInterrupt:
             kept = out / "state.safetensors"
             common.say(
@@ -90,8 +80,9 @@ def run(args: Any) -> int:
                 file=sys.stderr,
             )
             return 130
-    if tuner.step < recipe.steps:
-        print(f"stopped at step {tuner.step} of {recipe.steps}; the same command goes on")
+    step = session.tuner.step
+    if step < recipe.steps:
+        print(f"stopped at step {step} of {recipe.steps}; the same command goes on")
     how = f"--model {out}" if choice.full or args.from_scratch else f"--adapter-path {out}"
     common.say(f"tuned: {out} (tinylane generate {how})")
     return 0
@@ -107,7 +98,7 @@ def asked(args: Any) -> tuple[Any, Any]:
         raise TinylaneError(
             'training needs MLX, which is not installed: pip install "tinylane[mlx]"'
         ) from None
-    from tinylane.train.recipe import Recipe
+    from tinylane.train.recipe import TuneRecipe
 
     if args.slot is not None and args.omega not in (None, "group_think", "ntk"):
         raise TinylaneError("--slot needs --omega group_think or --omega ntk")
@@ -131,11 +122,11 @@ def asked(args: Any) -> tuple[Any, Any]:
     if visibility.startswith(("@", "[")):
         mask = common.parse_mask(visibility, None, args.lag or 0)
         visibility = mask.visibility.astype(int).tolist()
-    names = {f.name for f in dataclasses.fields(Recipe)}
+    names = {f.name for f in dataclasses.fields(TuneRecipe)}
     given = {k: v for k, v in vars(args).items() if k in names and v is not None}
     given |= {"visibility": visibility, "lag": args.lag or 0, "objective": args.task}
     given["prompt_lane"] = 0 if args.prompt_lane == "0" else "own"
-    return Recipe(**given), choice
+    return TuneRecipe(**given), choice
 
 
 def _check_out(out: Path, model: Path, adapter: str | None, full: bool) -> None:

@@ -75,7 +75,7 @@ class Transcript:
         return self.clock + max(map(len, self.lanes))
 
 
-class Rows(NamedTuple):
+class TranscriptRows(NamedTuple):
     """A transcript's rows, (T,) each, and for its R targets: the row that predicts each, the token
     that follows there, and the lane that drew it."""
 
@@ -92,7 +92,7 @@ class Rows(NamedTuple):
         return self.positions.tobytes(), self.lanes.tobytes(), self.sources.tobytes()
 
 
-def rows(t: Transcript) -> Rows:
+def rows(t: Transcript) -> TranscriptRows:
     """All rows of a transcript at the coordinates of decoding: the prompt, then lane by lane.
 
     A lane's first token is predicted by the last row of its lane prompt, or of the shared prompt if
@@ -116,7 +116,9 @@ def rows(t: Transcript) -> Rows:
             sources.append(before if k == 0 else first + k - 1)
             follows.append(drawn[k])
             owners.append(m)
-    return Rows(*map(np.array, (tokens, positions, lanes)), *map(_ints, (sources, follows, owners)))
+    return TranscriptRows(
+        *map(np.array, (tokens, positions, lanes)), *map(_ints, (sources, follows, owners))
+    )
 
 
 def _ints(values: Sequence[int]) -> np.ndarray:

@@ -1,17 +1,16 @@
 """Train a small decoder from scratch on the shell game: the model in `weights/shell-game`.
 
-Every step draws fresh problems and one number of lanes, feeds whole runs (prompt once, all lanes)
-through the decoder with the decoding mask, and fits what each lane is to write next. Omega is
-trained with a learning rate of its own. The same seed gives the same bits on the same machine and
-number of threads; a run that was killed goes on from its last checkpoint as if it had not been.
+Every step draws new problems and a number of lanes, feeds whole runs (the prompt once, all lanes)
+through the decoder with the mask of decoding, and fits what each lane should write next. Omega has
+its own learning rate. The same seed gives the same bits on the same machine with the same number of
+threads. A run that was killed goes on from its last state, and ends with the same bits.
 
-    B problems   n lanes   L rows of a lane   V vocab
+    B problems   n lanes   P prompt rows   L rows of a lane   V vocab
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable
@@ -22,8 +21,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
-from mlx.utils import tree_flatten, tree_map_with_path
 
+from tinylane.checkpoints.adapter import OMEGA, save_adapter
+from tinylane.checkpoints.export import make_folder, write_checkpoint
 from tinylane.core.config import ModelConfig, RopeConfig
 from tinylane.core.decoder import forward
 from tinylane.core.errors import TinylaneError
@@ -32,16 +32,17 @@ from tinylane.core.mlx_ops import SEAMS
 from tinylane.core.random_weights import random_params
 from tinylane.core.rope import frequencies
 from tinylane.evaluate.tasks.shell_game import END, ShellGame
-from tinylane.files.io import read_json, replacing
-from tinylane.files.run_dir import differing
-from tinylane.files.safetensors import TensorFile, write_tensors
+from tinylane.files.io import write_json, write_text
 from tinylane.train.omega import TrainingPlan
-from tinylane.train.rundir import locked
+from tinylane.train.rundir import Log, claim, locked
+from tinylane.train.state import STATE, file_layout, load_state, save_state
+
+FORMAT = "tinylane training 1"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights. Learning rates are AdamW's peaks."""
+    """Everything that decides the weights. Learning rates are peaks, of AdamW."""
 
     cups: int = 4
     swaps: int = 16
@@ -192,9 +193,9 @@ class Trainer:
         return n, value.item()
 
     def exact(self, n: int, count: int = 64) -> float:
-        """Share of fresh problems for which every row of every lane is predicted right.
+        """The share of new problems for which every row of every lane is predicted right.
 
-        Greedy decoding answers these right too, since it then writes exactly what was fed.
+        Greedy decoding answers these right too: it writes exactly the tokens that were fed.
         """
         rng = np.random.default_rng([self.recipe.seed, 1 << 40, self.step, n])
         tokens, follows = self.game.rows(self.game.draw(count, rng), n)
@@ -204,41 +205,24 @@ class Trainer:
 
     # Files.
 
+    def _tree(self) -> dict[str, Any]:
+        return {"state": self.state, **{k: o.state for k, o in self.optimizers.items()}}
+
     def save(self, path: Path) -> None:
         """Weights, Omega, both optimizers and the step, in one file, whole or not at all."""
-        tree = {"state": self.state, **{k: o.state for k, o in self.optimizers.items()}}
-        tensors = {k: np.asarray(v) for k, v in _flat(tree)}
-        write_tensors(path, tensors, {"format": "tinylane training 1", "step": str(self.step)})
+        save_state(path, self._tree(), FORMAT, self.step)
 
     def load(self, path: Path) -> None:
         """Go on from what `save` wrote. Raises TinylaneError if the file is of another run."""
-        now = {"state": self.state, **{k: o.state for k, o in self.optimizers.items()}}
-        expected = {k: tuple(v.shape) for k, v in _flat(now)}
-        with TensorFile.open(path) as file:
-            step = file.metadata.get("step", "")
-            if file.metadata.get("format") != "tinylane training 1" or not step.isdigit():
-                raise TinylaneError(f"{path}: not a training state saved by tinylane")
-            if {k: tuple(file.shape(k)) for k in file.names} != expected:
-                raise TinylaneError(f"{path}: its tensors are not those of this recipe")
-            tree = tree_map_with_path(lambda name, _: mx.array(file.read(name)), now)
-        self.state.update(tree["state"])
+        saved, self.step, _ = load_state(path, self._tree(), FORMAT)
+        self.state.update(saved["state"])
         for part, optimizer in self.optimizers.items():
-            optimizer.state = tree[part]
-        self.step = int(step)
+            optimizer.state = saved[part]
         self._steps = {}  # they close over the old state
 
     def export(self, folder: Path) -> None:
-        """Write a Hugging Face checkpoint with its lane adapter: what `tinylane.load` reads."""
-        from tinylane.checkpoints.adapter import save_adapter
-
-        folder.mkdir(parents=True, exist_ok=True)
-        c, game = self.config, self.game
-        tensors = {}
-        for name, weight in self.state["weights"].items():
-            array = np.asarray(weight)
-            if array.ndim == 2 and not name.startswith("model.embed_tokens"):
-                array = array.T  # files hold (out, in)
-            tensors[name] = np.ascontiguousarray(array)
+        """Write a Hugging Face checkpoint with its lane adapter, as `tinylane.load` reads it."""
+        c, game, r = self.config, self.game, self.recipe
         config = {
             "architectures": ["Qwen3ForCausalLM"],
             "model_type": "qwen3",
@@ -256,31 +240,25 @@ class Trainer:
             "attention_bias": False,
             "hidden_act": "silu",
             "eos_token_id": c.eos_ids[0],
-            "torch_dtype": "float32",
         }
-        _write(folder / "config.json", json.dumps(config, indent=2) + "\n")
-        _write(folder / "generation_config.json", _json({"eos_token_id": c.eos_ids[0]}))
-        _write(folder / "tokenizer.json", game.tokenizer_json())
-        _write(
-            folder / "tokenizer_config.json",
-            _json({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END}),
-        )
-        write_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
-        save_adapter(
-            folder / "adapter",
-            c,
-            {"lane_rope.omega": np.asarray(self.state["omega"])},
-            {
-                "prompt_lane": "own",
-                "visibility": self.recipe.visibility,
-                "lag": self.recipe.lag,
-                "lanes": list(self.recipe.lanes),
-                "task": {"name": "shell-game", "cups": game.cups, "swaps": game.swaps},
-            },
-        )
+        tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END}
+        weights = self.state["weights"]
+        make_folder(folder)
+        write_json(folder / "generation_config.json", {"eos_token_id": c.eos_ids[0]})
+        write_text(folder / "tokenizer.json", game.tokenizer_json())
+        write_json(folder / "tokenizer_config.json", tokenizer)
+        write_checkpoint(folder, config, lambda n: file_layout(n, weights), "float32", folder)
+        settings = {
+            "prompt_lane": "own",
+            "visibility": r.visibility,
+            "lag": r.lag,
+            "lanes": list(r.lanes),
+            "task": {"name": "shell-game", "cups": game.cups, "swaps": game.swaps},
+        }
+        save_adapter(folder / "adapter", c, {OMEGA: np.asarray(self.state["omega"])}, settings)
 
 
-def run(
+def train(
     recipe: Recipe,
     out: str | Path,
     *,
@@ -291,18 +269,21 @@ def run(
     say: Callable[[dict], None] = lambda line: None,
     trainer_of: Callable[[Any], Trainer] = Trainer,
 ) -> Trainer:
-    """Train to the recipe's end in folder `out`, going on from its last state, and export there.
+    """Train to the recipe's end in folder `out`, from its last state on, and export there.
 
-    Writes recipe.json, log.jsonl (a line every `every` steps: loss, share exact by lanes, seconds),
-    state.safetensors, and at the end the checkpoint. stop_at ends early (the schedule stays the
-    recipe's). trainer_of makes the trainer of the recipe, where it is another. Raises TinylaneError
-    if `out` holds a run of another recipe, if another process is at it, or if the loss diverges.
+    Writes recipe.json, log.jsonl (every `every` steps a line: loss, seconds, and every
+    `check_every` steps the share of exact problems), state.safetensors every `save_every` steps,
+    and at the end the checkpoint. stop_at: end the run at this step; its schedule stays the
+    recipe's. trainer_of: makes the trainer from the recipe. Raises TinylaneError if `out` holds a
+    run of another recipe, if another process works there, or if the loss diverges.
     """
-    with locked(Path(out)):
-        return _run(recipe, Path(out), every, check_every, save_every, stop_at, say, trainer_of)
+    out = Path(out)
+    with locked(out):
+        claim(out, dataclasses.asdict(recipe))
+        return _train(recipe, out, every, check_every, save_every, stop_at, say, trainer_of)
 
 
-def _run(
+def _train(
     recipe: Recipe,
     out: Path,
     every: int,
@@ -312,26 +293,12 @@ def _run(
     say: Callable[[dict], None],
     trainer_of: Callable[[Any], Trainer],
 ) -> Trainer:
-    written = _json(dataclasses.asdict(recipe))
-    recipe_file, log, state = out / "recipe.json", out / "log.jsonl", out / "state.safetensors"
-    if recipe_file.exists() and (
-        difference := differing(read_json(recipe_file), json.loads(written))
-    ):
-        raise TinylaneError(
-            f"{out} holds a run of another recipe ({difference}); choose another folder"
-        )
-    _write(recipe_file, written)
-    trainer = trainer_of(recipe)
-    lines: list[str] = []
-    seconds = 0.0
+    trainer, state = trainer_of(recipe), out / STATE
     if state.exists():
         trainer.load(state)
-        for line in log.read_text().splitlines() if log.exists() else []:
-            if json.loads(line)["step"] <= trainer.step:
-                lines.append(line)
-                seconds = json.loads(line)["seconds"]
+    log = Log(out, trainer.step)
     losses: dict[int, list[float]] = {}
-    began = time.monotonic() - seconds
+    began = time.monotonic() - log.seconds
     end = min(stop_at or recipe.steps, recipe.steps)
     while trainer.step < end:
         n, loss = trainer.advance()
@@ -351,24 +318,10 @@ def _run(
             losses = {}
             if trainer.step % check_every == 0 or last:
                 entry["exact"] = {n: trainer.exact(n) for n in recipe.lanes}
-            lines.append(json.dumps(entry))
+            log.add(entry)
             say(entry)
         if trainer.step % save_every == 0 or last:
-            _write(log, "\n".join(lines) + "\n")  # never ahead of the state by a line it lacks
             trainer.save(state)
     if trainer.step >= recipe.steps:
         trainer.export(out)
     return trainer
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as file:
-        file.write(text.encode())
-
-
-def _flat(tree: Any) -> list[tuple[str, mx.array]]:
-    return list(tree_flatten(tree))  # type: ignore[arg-type]
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=2) + "\n"

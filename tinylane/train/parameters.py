@@ -1,13 +1,13 @@
-"""What is tuned: Omega, attention biases, low-rank updates, or every weight, in groups.
+"""What is trained: Omega, attention biases, low-rank updates, or every weight, in groups.
 
-A group is a dict of float32 arrays with a learning rate of its own. `Tuned.params` puts the groups
-among the frozen weights, in the model's dtype, as `model.forward` and an adapter name them.
+A group is a dict of float32 arrays with its own learning rate. `Trainable.params` puts them among
+the frozen weights, in the model's dtype, under the names that the decoder and adapters use.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import mlx.core as mx
@@ -19,6 +19,7 @@ from tinylane.core.errors import TinylaneError, show
 from tinylane.core.model import Model
 
 Group = dict[str, mx.array]
+Groups = dict[str, Group]  # by name: omega, biases, lora, weights, vectors
 BIASED = ("q_proj", "k_proj", "v_proj")
 TARGETS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 ALL_TARGETS = (*TARGETS, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
@@ -26,7 +27,8 @@ ALL_TARGETS = (*TARGETS, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 
 @dataclass(frozen=True)
 class Choice:
-    """What to tune. lora_rank 0: no low-rank updates. lora_scale: as mlx-lm's, of their product."""
+    """What to train. lora_rank: 0 for no low-rank updates. lora_scale: the factor of their product
+    A B, as in mlx-lm. Raises TinylaneError for values out of range."""
 
     omega: bool = True
     omega_per_layer: bool = False
@@ -53,18 +55,19 @@ class Choice:
 
 
 @dataclass
-class Tuned:
+class Trainable:
     """The trainable arrays by group, and how they become the decoder's parameters.
 
-    start: Omega before tuning, float64, (D/2,) or (layers, D/2); the group "omega" holds what is
-    added to it. kept: an adapter's tensors that stay as they are. groups: "omega", "biases",
-    "lora", "weights" (matrices) and "vectors" (norms and other biases); only those that are tuned.
+    omega_start: Omega before the training, float64, (D/2,) or (layers, D/2). groups: of "omega"
+    (what is added to omega_start), "biases", "lora", "weights" (matrices) and "vectors" (norms and
+    other biases) those that are trained. kept: the other tensors of the adapter that the run began
+    with.
     """
 
     model: Model
     choice: Choice
-    start: np.ndarray
-    groups: dict[str, Group]
+    omega_start: np.ndarray
+    groups: Groups
     kept: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
@@ -74,18 +77,18 @@ class Tuned:
 
     @property
     def count(self) -> int:
-        """Numbers that are tuned."""
+        """How many numbers are trained."""
         return sum(value.size for group in self.groups.values() for value in group.values())
 
     @property
     def total(self) -> int:
-        """Numbers in the model (a tied head counts once), with what tuning adds to it."""
+        """How many numbers the model has (a tied head counts once), with those that are added."""
         shapes = self.model.config.tensors()
         added = {k: v.shape for group in self.groups.values() for k, v in group.items()}
         return sum(int(np.prod(shape)) for shape in (shapes | added).values())
 
     def params(self, groups: Mapping[str, Group]) -> tuple[Group, mx.array]:
-        """(the decoder's parameters, what Omega is to be turned by beyond its start)."""
+        """(the decoder's parameters, what is added to omega_start), in the model's dtype."""
         dtype = getattr(mx, self.model.dtype)
         params = dict(self.model.params)
         for name, group in groups.items():
@@ -97,38 +100,40 @@ class Tuned:
         if self.model.config.tied and "model.embed_tokens.weight" in groups.get("weights", {}):
             params["lm_head.weight"] = params["model.embed_tokens.weight"].T
         moved = groups.get("omega", {}).get(OMEGA)
-        return params, mx.zeros(self.start.shape) if moved is None else moved
+        return params, mx.zeros(self.omega_start.shape) if moved is None else moved
 
     def omega(self, groups: Mapping[str, Group]) -> np.ndarray:
         """Omega as it is now, float64."""
         moved = groups.get("omega", {}).get(OMEGA)
-        return self.start if moved is None else self.start + np.asarray(moved, dtype=np.float64)
+        added = 0.0 if moved is None else np.asarray(moved, dtype=np.float64)
+        return self.omega_start + added
 
     def adapter_tensors(self, groups: Mapping[str, Group]) -> dict[str, np.ndarray]:
-        """What `adapter.save_adapter` takes: Omega, biases and low-rank updates (not scaled)."""
+        """The tensors for `adapter.save_adapter`: Omega, biases, low-rank updates (not scaled)."""
         tensors: dict[str, np.ndarray] = {OMEGA: self.omega(groups), **self.kept}
         for name in ("biases", "lora"):
             tensors |= {key: np.asarray(value) for key, value in groups.get(name, {}).items()}
         return tensors
 
 
-def tuned(
+def trainable(
     model: Model,
     choice: Choice,
     start: np.ndarray,
     adapter: Adapter | None = None,
     seed: int = 0,
-) -> Tuned:
-    """The groups of an MLX model before the first step; they change nothing yet.
+) -> Trainable:
+    """The trainable arrays of an MLX model before the first step: they change no result yet.
 
-    Biases start from the model's, or at zero; low-rank updates as A uniform in +-1/sqrt(in), B = 0
-    (LoRA, arXiv:2106.09685), or from those of `adapter`, which the model was loaded with. Raises
-    TinylaneError for a full tuning of packed weights, and updates of another shape.
+    start: Omega, float64. adapter: the one that the model was loaded with, if any. Biases start
+    from the model's, or at zero. Low-rank updates start from those of the adapter, or with A
+    uniform in +-1/sqrt(in) and B = 0 (LoRA, arXiv:2106.09685). Raises TinylaneError for `full` with
+    a quantized model or an adapter with low-rank updates, and for updates of another shape.
     """
     config, params = model.config, model.params
     if choice.omega_per_layer and start.ndim == 1:
         start = np.tile(start, (config.layers, 1))
-    groups: dict[str, Group] = {}
+    groups: Groups = {}
     if choice.omega:
         groups["omega"] = {OMEGA: mx.zeros(start.shape, dtype=mx.float32)}
     if choice.biases:
@@ -136,8 +141,8 @@ def tuned(
             name: params[name].astype(mx.float32) if name in params else mx.zeros(width)
             for name, width in _biases(config)
         }
-    given = {} if adapter is None else adapter.tensors
-    updates = {name: value for name, value in given.items() if ".lora_" in name}
+    loaded = {} if adapter is None else adapter.tensors
+    updates = {name: value for name, value in loaded.items() if ".lora_" in name}
     if choice.full and updates:
         raise TinylaneError(
             "--full on top of an adapter with low-rank updates; merge it first (tinylane fuse)"
@@ -145,14 +150,12 @@ def tuned(
     if choice.lora_rank:
         groups["lora"] = _lora(config, choice, updates, seed)
     if choice.full:
-        packed = [name for name in params if name.endswith(".scales")]
-        if packed:
+        if any(name.endswith(".scales") for name in params):
             raise TinylaneError(
                 "--full cannot train a quantized checkpoint; give --lora-rank, or dequantize it "
                 "(tinylane fuse --dequantize)"
             )
-        taken = groups.get("biases", {})
-        names = [name for name in config.tensors() if name not in taken]
+        names = [name for name in config.tensors() if name not in groups.get("biases", {})]
         for group, wide in (("weights", True), ("vectors", False)):
             groups[group] = {
                 name: params[name].astype(mx.float32)
@@ -160,11 +163,10 @@ def tuned(
                 if (params[name].ndim == 2) == wide
             }
     live = {name for group in groups.values() for name in group}
-    kept = {name: value for name, value in given.items() if name not in live}
-    if choice.lora_scale != 1 and not choice.lora_rank:
-        # what was read is scaled already; it is written with scale 1
-        choice = Choice(**{**vars(choice), "lora_scale": 1.0})
-    return Tuned(model, choice, start, groups, kept)
+    kept = {name: value for name, value in loaded.items() if name not in live}
+    if not choice.lora_rank:  # updates that are kept were scaled when they were read
+        choice = replace(choice, lora_scale=1.0)
+    return Trainable(model, choice, start, groups, kept)
 
 
 def _biases(config: ModelConfig) -> list[tuple[str, int]]:
@@ -176,69 +178,48 @@ def _biases(config: ModelConfig) -> list[tuple[str, int]]:
     ]
 
 
-def _lora(config: ModelConfig, choice: Choice, given: Mapping[str, np.ndarray], seed: int) -> Group:
+def _lora(
+    config: ModelConfig, choice: Choice, loaded: Mapping[str, np.ndarray], seed: int
+) -> Group:
     rng = np.random.default_rng([seed, 0x10A])
-    shapes, found = config.tensors(), {}
+    shapes, rank = config.tensors(), choice.lora_rank
+    updates: dict[str, np.ndarray] = {}
     for layer in range(config.layers):
         for target in choice.lora_targets:
             path = f"model.layers.{layer}.{target}"
             out, into = shapes[path + ".weight"]
-            rank = choice.lora_rank
             if rank > max(out, into):
                 raise TinylaneError(f"--lora-rank is {rank}; {path} is {out} x {into}")
             bound = into**-0.5
-            found[path + ".lora_a"] = rng.uniform(-bound, bound, (into, rank)).astype(np.float32)
-            found[path + ".lora_b"] = np.zeros((rank, out), dtype=np.float32)
-    if given:
-        mine = {name: value.shape for name, value in found.items()}
-        if mine != {name: value.shape for name, value in given.items()}:
+            updates[path + ".lora_a"] = rng.uniform(-bound, bound, (into, rank)).astype(np.float32)
+            updates[path + ".lora_b"] = np.zeros((rank, out), dtype=np.float32)
+    if loaded:
+        expected = {name: value.shape for name, value in updates.items()}
+        if expected != {name: value.shape for name, value in loaded.items()}:
             raise TinylaneError(
                 "the adapter's low-rank updates are of other projections or another rank than "
                 "--lora-rank and --lora-targets; give the same, or merge it first (tinylane fuse)"
             )
         scale = np.float32(choice.lora_scale)
-        found = {k: v / scale if k.endswith(".lora_b") else v for k, v in given.items()}
-    return {name: mx.array(value) for name, value in found.items()}
+        updates = {k: v / scale if k.endswith(".lora_b") else v for k, v in loaded.items()}
+    return {name: mx.array(value) for name, value in updates.items()}
 
 
-def rates(
-    groups: Sequence[str], lr: float, omega_lr: float, bias_lr: float, decay: float
-) -> dict[str, tuple[float, float]]:
-    """(peak learning rate, weight decay) of every group; only matrices decay."""
-    every: dict[str, tuple[float, float]] = {
-        "omega": (omega_lr, 0.0),
-        "biases": (bias_lr, 0.0),
-        "lora": (lr, decay),
-        "weights": (lr, decay),
-        "vectors": (lr, 0.0),
-    }
-    return {name: every[name] for name in groups}
-
-
-def settings(tuned: Tuned, adapter: Adapter | None) -> dict[str, Any]:
-    """What adapter_config.json says of the tensors; mlx-lm's names, so that it reads its share."""
-    choice = tuned.choice
-    carried = any(".lora_" in name for name in tuned.kept)
-    found: dict[str, Any] = {}
-    if choice.lora_rank or carried:
-        rank = choice.lora_rank or next(
-            v.shape[1] for k, v in tuned.kept.items() if k.endswith(".lora_a")
-        )
-        keys = sorted({k.split(".", 3)[3].rsplit(".", 1)[0] for k in _updates(tuned)})
-        found = {
+def adapter_settings(trainable: Trainable, adapter: Adapter | None) -> dict[str, Any]:
+    """What adapter_config.json says of the low-rank updates, under mlx-lm's names, and the task of
+    the adapter that the run began with."""
+    settings: dict[str, Any] = {}
+    tensors = trainable.groups.get("lora", {}) | trainable.kept
+    ranks = [value.shape[1] for name, value in tensors.items() if name.endswith(".lora_a")]
+    if ranks:
+        scale = trainable.choice.lora_scale
+        keys = {k.split(".", 3)[3].rsplit(".", 1)[0] for k in tensors if ".lora_" in k}
+        parameters = {"rank": ranks[0], "scale": scale, "dropout": 0.0, "keys": sorted(keys)}
+        settings = {
             "fine_tune_type": "lora",
-            "num_layers": tuned.model.config.layers,
-            "lora_parameters": {
-                "rank": rank,
-                "scale": choice.lora_scale,
-                "dropout": 0.0,
-                "keys": keys,
-            },
-            "scale": choice.lora_scale,
+            "num_layers": trainable.model.config.layers,
+            "lora_parameters": parameters,
+            "scale": scale,
         }
     task = None if adapter is None else adapter.settings.get("task")
-    return found | ({"task": task} if isinstance(task, dict) else {})
-
-
-def _updates(tuned: Tuned) -> list[str]:
-    return [k for k in (*tuned.live, *tuned.kept) if ".lora_" in k]
+    return settings | ({"task": task} if isinstance(task, dict) else {})

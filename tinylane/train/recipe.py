@@ -1,6 +1,6 @@
-"""How to tune: the numbers that decide a run, its learning rates by step, and its order of data.
+"""How to tune: the settings that decide a run, its learning rates by step, its order of data.
 
-NumPy only. What is tuned is `tuned.Choice`.
+NumPy only. What is trained is chosen by `tinylane.train.parameters.Choice`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from tinylane.core.lanes import LaneMask
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Learning rates are AdamW's peaks; the loss is sft's or kto's (`objectives`).
+class TuneRecipe:
+    """Settings of a run. Learning rates are peaks, of AdamW.
 
-    batch_size: transcripts of a microbatch; accumulate: microbatches of a step. final: the share of
-    the peak at which the cosine ends. reduce: what kto calls a transcript's log-probability, the
-    "sum" over its tokens or their "mean". visibility: a name of `LaneMask.named`, or a matrix.
+    objective: "sft" or "kto" (the losses are in `tinylane.train.step`). batch_size: transcripts of
+    a microbatch. accumulate: microbatches of a step. final: the share of the peak rate at the last
+    step. reduce: for KTO, a transcript's log-probability is the "sum" or the "mean" over its
+    tokens. visibility: a name of `LaneMask.named`, or a matrix. Raises TinylaneError for values out
+    of range.
     """
 
     objective: str = "sft"
@@ -67,9 +69,14 @@ class Recipe:
             raise TinylaneError("--batch-size is 1; kto estimates its KL term from 2 or more")
         self.mask(1)
 
+    def rate(self, group: str) -> tuple[float, float]:
+        """(peak learning rate, weight decay) of a group of parameters; only matrices decay."""
+        peak = {"omega": self.omega_lr, "biases": self.bias_lr}.get(group, self.lr)
+        return peak, self.weight_decay if group in ("lora", "weights") else 0.0
+
     def factor(self, step: int) -> float:
-        """What the learning rates are multiplied by at a step (from 0): up to 1 in `warmup` steps,
-        then half a cosine, down to `final` at the last step."""
+        """The factor of the learning rates at a step (from 0): it rises to 1 in `warmup` steps,
+        then falls as half a cosine to `final` at the last step."""
         if step < self.warmup:
             return (step + 1) / self.warmup
         gone = min((step - self.warmup) / max(self.steps - 1 - self.warmup, 1), 1.0)
@@ -88,11 +95,11 @@ class Recipe:
 
 
 class Order:
-    """Which transcripts a microbatch holds, from (seed, its number) alone.
+    """Which transcripts are in a microbatch: a function of the seed and the microbatch's number.
 
-    An epoch is a permutation cut into microbatches of `size` (a few more where it does not divide).
-    fixed: the same microbatches in every epoch, in another order. KTO's are: their mismatched pairs
-    then stay the same, and each needs its reference log-probability once.
+    An epoch is a permutation cut into microbatches of `size` transcripts, or a few more where the
+    count does not divide. fixed: every epoch has the same microbatches, in another order. KTO needs
+    that: its mismatched pairs stay the same, so each reference is computed once.
     """
 
     def __init__(self, count: int, size: int, seed: int, fixed: bool) -> None:

@@ -46,7 +46,7 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def claim(folder: Path, recipe: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
+def claim(folder: Path, recipe: Mapping[str, Any], notes: Mapping[str, Any] | None = None) -> None:
     """Write recipe.json, or check that the one there is the same.
 
     recipe: what decides the numbers. notes: kept for people (paths, versions), not compared. Raises
@@ -68,7 +68,7 @@ def claim(folder: Path, recipe: Mapping[str, Any], notes: Mapping[str, Any]) -> 
                 "choose another folder"
             )
         return
-    write_json(path, {**plain, "notes": dict(notes)})
+    write_json(path, {**plain, "notes": dict(notes)} if notes else plain)
 
 
 class Log:

@@ -1,7 +1,8 @@
-"""From a checkpoint, a file of transcripts and what was asked, to a `Tuner` and what it writes.
+"""From a checkpoint, a file of transcripts and settings to a `Tuner`, and to what it writes.
 
-The model is loaded by MLX with its adapter, or made of random weights from a config (from scratch).
-What decides a run's numbers is gathered here into one dict, by digests and not by paths.
+The model is loaded by MLX with its adapter, or has random weights for a config (from scratch). The
+settings that decide a run's numbers are gathered here in one dict; data and model are in it by
+their digests, not by their paths.
 """
 
 from __future__ import annotations
@@ -31,24 +32,29 @@ from tinylane.core.modes import lane_rope
 from tinylane.core.random_weights import random_params
 from tinylane.files.io import read_json
 from tinylane.train.data import Data, read_transcripts
-from tinylane.train.parameters import Choice, Tuned, settings, tuned
-from tinylane.train.recipe import Recipe
-from tinylane.train.step import Tuner
+from tinylane.train.parameters import Choice, Trainable, adapter_settings, trainable
+from tinylane.train.recipe import TuneRecipe
+from tinylane.train.state import file_layout
+from tinylane.train.step import FORMAT, Tuner
 
 
 @dataclass(frozen=True)
-class Start:
-    """A model to tune, on MLX. identity: of the checkpoint, or of config and seed from scratch."""
+class StartModel:
+    """The MLX model that a run begins with.
+
+    identity: the checkpoint's, or a digest of config and seed for a model from scratch. dtype: of
+    the weights that a full tuning writes.
+    """
 
     folder: Path
     model: Model
     adapter: Adapter | None
     identity: str
-    dtype: str  # of the files that a full tuning writes
+    dtype: str
     scratch: bool = False
 
 
-def start(
+def start_model(
     source: str | os.PathLike[str],
     adapter: str | os.PathLike[str] | None = None,
     *,
@@ -56,9 +62,11 @@ def start(
     revision: str | None = None,
     scratch: bool = False,
     seed: int = 0,
-) -> Start:
-    """Load a checkpoint with its adapter; scratch: only its config and tokenizer, and weights drawn
-    from the seed. Raises TinylaneError as `tinylane.load` does."""
+) -> StartModel:
+    """Load a checkpoint with its adapter. Raises TinylaneError as `tinylane.load` does.
+
+    scratch: take only its config and tokenizer, with random weights drawn from the seed.
+    """
     folder = resolve(source, revision)
     if scratch:
         if adapter is not None or dtype not in ("auto", "float32"):
@@ -67,10 +75,11 @@ def start(
     plan = Plan(folder, "mlx", dtype, adapter)
     model = load(folder, backend="mlx", dtype=dtype, adapter=adapter)
     with plan.open() as files:
-        return Start(folder, model, plan.adapter(files.config), plan.identity, files.float_dtype)
+        loaded = plan.adapter(files.config)
+        return StartModel(folder, model, loaded, plan.identity, files.float_dtype)
 
 
-def _from_scratch(folder: Path, seed: int) -> Start:
+def _from_scratch(folder: Path, seed: int) -> StartModel:
     config = replace(read_config(folder), quantization=None)
     tokenizer = None
     if os.path.exists(folder / "tokenizer.json"):
@@ -86,28 +95,50 @@ def _from_scratch(folder: Path, seed: int) -> Start:
     raw = json.dumps(read_json(folder / "config.json"), sort_keys=True)
     identity = hashlib.sha256(f"{raw}\n{seed}".encode()).hexdigest()
     model = Model(config, params, "mlx", "float32", tokenizer, identity=identity)
-    return Start(folder, model, None, identity, "float32", True)
+    return StartModel(folder, model, None, identity, "float32", True)
 
 
 @dataclass(frozen=True)
 class Session:
-    """All that `tune.run` takes. decides: what makes two runs the same run."""
+    """The arguments of `loop.tune`. settings: two runs with equal settings are the same run."""
 
     tuner: Tuner
-    start: Start
+    start: StartModel
     data: Data
-    decides: dict[str, Any]
+    settings: dict[str, Any]
     notes: dict[str, Any]
 
-    def export(self, tuner: Tuner, out: Path) -> None:
-        """Write the adapter (or, tuned in full, the checkpoint with its adapter) as it is now."""
-        export(tuner, self.start, self.data, out)
+    def export(self, out: Path) -> None:
+        """Write the adapter to `out`; after a full tuning a checkpoint, and its `adapter/`."""
+        tuner, start = self.tuner, self.start
+        tuned, recipe = tuner.trainable, tuner.recipe
+        config = start.model.config
+        tensors = tuned.adapter_tensors(tuner.groups)
+        settings = {
+            "prompt_lane": recipe.prompt_lane,
+            "visibility": recipe.visibility,
+            "lag": recipe.lag,
+            "lanes": self.data.counts,
+            **adapter_settings(tuned, start.adapter),
+        }
+        if not tuned.choice.full:
+            save_adapter(out, config, tensors, {**settings, "identity": start.identity})
+            return
+        raw = read_json(start.folder / "config.json")
+        for key in ("quantization", "quantization_config"):  # a model from scratch has none
+            raw.pop(key, None)
+        raw["tie_word_embeddings"] = config.tied
+        params, _ = tuned.params(tuner.groups)
+        write_checkpoint(out, raw, lambda n: file_layout(n, params), start.dtype, start.folder)
+        names = config.tensors()
+        others = {k: v for k, v in tensors.items() if k == OMEGA or k not in names}
+        save_adapter(out / "adapter", config, others, settings)
 
 
 def prepare(
-    begin: Start,
+    start: StartModel,
     data_path: str | os.PathLike[str],
-    recipe: Recipe,
+    recipe: TuneRecipe,
     choice: Choice,
     *,
     omega: str | np.ndarray | None = None,
@@ -119,85 +150,57 @@ def prepare(
 ) -> Session:
     """Read the data and set up the run.
 
-    omega: where it starts, a name of `modes.STARTS` or radians; None: the model's own, or ntk if it
-    has none. slot: default the longest lane; omega_scale: default the most lanes. Raises
-    TinylaneError for data and settings that do not fit the model.
+    omega: where Omega starts, a name of `modes.STARTS` or radians; None: the model's own, or ntk if
+    it has none. slot: default the longest lane. omega_scale: default the most lanes. lanes,
+    template: of `read_transcripts`. checkpoint: gradient checkpoints. Raises TinylaneError for data
+    and settings that do not fit the model.
     """
-    if begin.scratch:
+    if start.scratch:
         choice = replace(choice, full=True)
     labels = recipe.objective == "kto"
-    data = read_transcripts(data_path, begin.model, labels=labels, lanes=lanes, template=template)
-    longest = max(t.length - len(t.prompt) for t in data.transcripts)
-    slot = float(longest) if slot is None else slot
-    scale = float(max(data.counts)) if omega_scale is None else omega_scale
+    data = read_transcripts(data_path, start.model, labels=labels, lanes=lanes, template=template)
+    most = max(data.counts)
+    if slot is None:
+        slot = float(max(t.length - len(t.prompt) for t in data.transcripts))
+    scale = float(most) if omega_scale is None else omega_scale
     if omega is None:
-        omega = "ntk" if begin.model.lane_rope is None else "learned"
-    first = lane_rope(begin.model, max(data.counts), omega, slot, scale, recipe.prompt_lane).omega
-    recipe.mask(max(data.counts))
-    what = tuned(begin.model, choice, first, begin.adapter, recipe.seed)
-    tuner = Tuner(recipe, what, data.transcripts, checkpoint)
-    named = omega if isinstance(omega, str) else "numbers"
-    decides = {
-        "format": "tinylane tuning 1",
-        "model": begin.identity,
-        "adapter": None if begin.adapter is None else begin.model.identity,
+        omega = "ntk" if start.model.lane_rope is None else "learned"
+    rope = lane_rope(start.model, most, omega, slot, scale, recipe.prompt_lane)
+    recipe.mask(most)  # raises for a matrix of fewer lanes
+    tuned = trainable(start.model, choice, rope.omega, start.adapter, recipe.seed)
+    chosen = {f"tune_{k}" if k in ("omega", "biases") else k: v for k, v in asdict(choice).items()}
+    settings = {
+        "format": FORMAT,
+        "model": start.identity,
+        "adapter": None if start.adapter is None else start.model.identity,
         "data": data.digest,
         "transcripts": len(data.transcripts),
         **asdict(recipe),
-        **{f"tune_{k}" if k in ("omega", "biases") else k: v for k, v in asdict(choice).items()},
-        "omega_start": named,
-        "omega_digest": hashlib.sha256(what.start.tobytes()).hexdigest(),
+        **chosen,
+        "omega_start": omega if isinstance(omega, str) else "numbers",
+        "omega_digest": hashlib.sha256(tuned.omega_start.tobytes()).hexdigest(),
         "lanes": data.counts,
         "template": template or {},
-        "dtype": begin.model.dtype,
+        "dtype": start.model.dtype,
     }
     notes = {
-        "model": str(begin.folder),
+        "model": str(start.folder),
         "data": os.fspath(data_path),
         "slot": slot,
         "omega_scale": scale,
-        "tuned": what.count,
-        "of": what.total,
+        "tuned": tuned.count,
+        "of": tuned.total,
         "tinylane": __version__,
         "mlx": version("mlx"),
     }
-    return Session(tuner, begin, data, decides, notes)
+    tuner = Tuner(recipe, tuned, data.transcripts, checkpoint)
+    return Session(tuner, start, data, settings, notes)
 
 
-def export(tuner: Tuner, begin: Start, data: Data, out: Path) -> None:
-    """Write what was tuned: an adapter into `out` itself, or a checkpoint and its `adapter/`."""
-    what, r = tuner.tuned, tuner.recipe
-    record = {
-        "prompt_lane": r.prompt_lane,
-        "visibility": r.visibility,
-        "lag": r.lag,
-        "lanes": data.counts,
-        **settings(what, begin.adapter),
-    }
-    tensors = what.adapter_tensors(tuner.groups)
-    if not what.choice.full:
-        save_adapter(out, begin.model.config, tensors, {**record, "identity": begin.identity})
-        return
-    raw = read_json(begin.folder / "config.json")
-    for key in ("quantization", "quantization_config"):  # of a config to begin from scratch with
-        raw.pop(key, None)
-    params, _ = what.params(tuner.groups)
-    names = begin.model.config.tensors()
-    raw["tie_word_embeddings"] = begin.model.config.tied
-
-    def tensor(name: str) -> np.ndarray:
-        value = np.asarray(params[name].astype(mx.float32))
-        return value if value.ndim == 1 or name == "model.embed_tokens.weight" else value.T
-
-    write_checkpoint(out, raw, tensor, begin.dtype, begin.folder)
-    others = {k: v for k, v in tensors.items() if k == OMEGA or k not in names}
-    save_adapter(out / "adapter", begin.model.config, others, record)
-
-
-def describe(what: Tuned) -> str:
-    """The share of parameters that is tuned, in a line."""
-    share = what.count / what.total
+def describe(tuned: Trainable) -> str:
+    """One line: how many parameters are trained, in all and by group."""
+    share = tuned.count / tuned.total
     parts = ", ".join(
-        f"{name} {sum(v.size for v in group.values()):,}" for name, group in what.groups.items()
+        f"{name} {sum(v.size for v in group.values()):,}" for name, group in tuned.groups.items()
     )
-    return f"tunes {what.count:,} of {what.total:,} parameters ({share:.3%}): {parts}"
+    return f"tunes {tuned.count:,} of {tuned.total:,} parameters ({share:.3%}): {parts}"

@@ -1,9 +1,21 @@
-"""One training step on lane transcripts: passes, gradients, optimizers, and their saved state.
+"""One training step on lane transcripts: passes, losses, gradients, optimizers, saved state.
 
-Transcripts whose rows stand at the same coordinates are stacked into one pass; all others are
-passes of their own. There is no padding anywhere, so what a transcript is worth does not depend on
-its company (`tests/train/test_forward.py`). Gradients of the passes of a step are added up, so
-accumulation changes nothing but the memory it takes.
+Transcripts whose rows have the same coordinates are stacked into one pass; every other transcript
+is a pass of its own. There is no padding, so the loss of a transcript does not depend on the
+others in its batch (`tests/train/test_forward.py`). The gradients of all passes of a step are
+added, so accumulation changes only the memory that a step takes.
+
+The loss of sft is the mean negative log-likelihood of the lanes' tokens. For KTO (Ethayarajh et
+al. 2024, arXiv:2402.01306, section 4.1) one transcript of several lanes is one example: y is all
+that its lanes wrote, and log pi(y|x) the sum over their tokens. (It factorises so because a token
+sees in training what it saw in decoding, all of it written before.)
+
+    r(x, y) = log pi(y|x) - log pi_ref(y|x)                                               (eq 7)
+    z_0 = max(0, mean over mismatched pairs (x, y') of a microbatch of r(x, y'))   no gradient
+    v(x, y) = lambda_D sigmoid(beta (r - z_0)) if y is good, lambda_U sigmoid(beta (z_0 - r)) if bad
+    loss = mean over examples of lambda_y - v(x, y)                                       (eq 8)
+
+pi_ref is the model before training, with the Omega and the mask that training starts from.
 
     B stacked transcripts   T rows   R rows that predict
 """
@@ -19,27 +31,27 @@ from typing import Any
 import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
-from mlx.utils import tree_flatten, tree_map, tree_map_with_path
+from mlx.utils import tree_map
 
 from tinylane.core.errors import TinylaneError
-from tinylane.files.safetensors import TensorFile, write_tensors
-from tinylane.train.data import Rows, Transcript, mismatched, rows
+from tinylane.train.data import Transcript, TranscriptRows, mismatched, rows
 from tinylane.train.forward import hidden, logprobs
-from tinylane.train.objectives import kl_estimate, kto_losses
 from tinylane.train.omega import TrainingPlan
-from tinylane.train.parameters import Group, Tuned, rates
-from tinylane.train.recipe import Order, Recipe
+from tinylane.train.parameters import Groups, Trainable
+from tinylane.train.recipe import Order, TuneRecipe
+from tinylane.train.state import load_state, save_state
 
 FORMAT = "tinylane tuning 1"
-Groups = dict[str, Group]
+Array = Any  # numpy.ndarray or mlx.core.array
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a step computed before it changed anything.
 
-    nll: mean negative log-probability of a token of the good transcripts, None if there were none.
-    good, bad, kl (kto): the mean r(x, y) of good and of bad transcripts, and of the z_0.
+    nll: mean negative log-probability of a token of the good transcripts; None if there are none.
+    tokens: how many tokens the loss is on. good, bad, kl: only with KTO, the mean r(x, y) of good
+    and of bad transcripts, and the mean z_0.
     """
 
     loss: float
@@ -52,36 +64,35 @@ class Outcome:
 
 
 class Tuner:
-    """The state of a run (groups, optimizers, step); `outcome`, then `apply`, is one step.
+    """The state of a run: groups, optimizers, step. One step is `outcome`, then `apply`.
 
-    reference: per transcript of kto the untuned model's log-probability of its own lanes, and of
-    the mismatched pair that its prompt makes (`pairs`).
+    checkpoint: use gradient checkpoints (less memory, more time). reference: for KTO, by index of
+    the transcript, the log-probability under pi_ref of its own lanes, and of the mismatched pair
+    with its prompt (`pairs`).
     """
 
     def __init__(
         self,
-        recipe: Recipe,
-        tuned: Tuned,
+        recipe: TuneRecipe,
+        trainable: Trainable,
         transcripts: Sequence[Transcript],
         checkpoint: bool = False,
     ) -> None:
         self.kto = recipe.objective == "kto"
         if self.kto and len(transcripts) < 2:
             raise TinylaneError("kto needs two transcripts or more, to estimate its KL term")
-        self.recipe, self.tuned, self.transcripts = recipe, tuned, transcripts
-        self.config, self.checkpoint = tuned.model.config, checkpoint
-        self.groups: Groups = tuned.groups
-        self.order = Order(len(transcripts), recipe.batch_size, recipe.seed, self.kto)
+        self.recipe, self.trainable, self.transcripts = recipe, trainable, transcripts
+        self.config, self.checkpoint = trainable.model.config, checkpoint
+        self.groups: Groups = trainable.groups
+        self.order = Order(len(transcripts), recipe.batch_size, recipe.seed, fixed=self.kto)
         self.step = 0
         self.reference: dict[int, tuple[float, float]] = {}
-        r = recipe
-        self.rates = rates(list(self.groups), r.lr, r.omega_lr, r.bias_lr, r.weight_decay)
-        self.optimizers = {
-            name: optim.AdamW(rate, weight_decay=decay, bias_correction=True)
-            for name, (rate, decay) in self.rates.items()
-        }
-        for name, optimizer in self.optimizers.items():
-            optimizer.init(self.groups[name])
+        self.optimizers = {}
+        for name, group in self.groups.items():
+            peak, decay = recipe.rate(name)
+            optimizer = optim.AdamW(peak, weight_decay=decay, bias_correction=True)
+            optimizer.init(group)
+            self.optimizers[name] = optimizer
         self._plan = lru_cache(maxsize=32)(self._make_plan)
 
     # One pass.
@@ -89,37 +100,41 @@ class Tuner:
     def _make_plan(self, positions: bytes, lanes: bytes) -> TrainingPlan:
         i, m = np.frombuffer(positions, np.int64), np.frombuffer(lanes, np.int64)
         mask = self.recipe.mask(max(int(m.max()) + 1, 1))
-        return TrainingPlan(self.config, mask, i, m, self.recipe.prompt_lane, self.tuned.start)
+        return TrainingPlan(
+            self.config, mask, i, m, self.recipe.prompt_lane, self.trainable.omega_start
+        )
 
-    def logprobs(self, groups: Groups, stack: Sequence[Rows], live: bool = False) -> mx.array:
-        """Log-probabilities (B, R) of what follows, of transcripts of one shape.
+    def logprobs(
+        self, groups: Groups, stack: Sequence[TranscriptRows], live: bool = False
+    ) -> mx.array:
+        """Log-probabilities (B, R) of the tokens that follow, for transcripts of one shape.
 
-        live: with gradient checkpoints, if this run has them.
+        live: inside a gradient, so gradient checkpoints are used if this run has them.
         """
-        params, moved = self.tuned.params(groups)
+        params, moved = self.trainable.params(groups)
         first = stack[0]
         plan = self._plan(first.positions.tobytes(), first.lanes.tobytes()).at(moved)
         tokens = mx.array(np.stack([r.tokens for r in stack]).astype(np.int32))
         follows = mx.array(np.stack([r.follows for r in stack]).astype(np.int32))
         sources = mx.array(first.sources.astype(np.int32))
-        names = self.tuned.live if live and self.checkpoint else None
+        names = self.trainable.live if live and self.checkpoint else None
         x = hidden(params, self.config, tokens, plan, sources, names)
         return logprobs(params, x, follows)
 
     def reduced(self, each: mx.array) -> mx.array:
-        """(B, R) -> (B,): a transcript's log-probability as kto's recipe has it."""
+        """(B, R) -> (B,): log pi(y|x), the recipe's sum or mean over the tokens."""
         return each.sum(axis=-1) if self.recipe.reduce == "sum" else each.mean(axis=-1)
 
     def scores(self, which: Sequence[Transcript]) -> np.ndarray:
-        """log pi(y|x) of transcripts with the groups as they are, float64; NaN without tokens."""
-        found = np.full(len(which), np.nan)
+        """log pi(y|x) of transcripts now, float64; NaN for one without tokens."""
+        scores = np.full(len(which), np.nan)
         for places, stack in stacks([rows(t) for t in which]):
             if len(stack[0].follows):
-                found[places] = np.asarray(self.reduced(self.logprobs(self.groups, stack)))
-        return found
+                scores[places] = np.asarray(self.reduced(self.logprobs(self.groups, stack)))
+        return scores
 
     def nll(self, which: Sequence[Transcript]) -> float:
-        """Mean negative log-probability of a token of transcripts, with the groups as they are."""
+        """Mean negative log-probability of a token of these transcripts now."""
         total, count = 0.0, 0
         for _, stack in stacks([rows(t) for t in which]):
             for k in range(0, len(stack), self.recipe.batch_size):
@@ -131,26 +146,25 @@ class Tuner:
     # KTO's reference and its z_0.
 
     def pairs(self, chunk: np.ndarray) -> list[Transcript]:
-        """The mismatched pairs (x, y') of a microbatch: y' is what belongs to the next x."""
+        """The mismatched pairs (x, y') of a microbatch: y' was written for the next x."""
         context, these = self.config.context, [self.transcripts[i] for i in chunk]
         after = [*these[1:], these[0]]
         return [mismatched(x, y, context) for x, y in zip(these, after, strict=True)]
 
     def refer(self, chunk: np.ndarray) -> list[tuple[float, float]]:
-        """What `reference` holds of a microbatch, by the groups as they are now: untuned, that is
-        before the first step."""
-        own = self.scores([self.transcripts[i] for i in chunk])
-        return list(zip(own.tolist(), self.scores(self.pairs(chunk)).tolist(), strict=True))
+        """The entries of `reference` for a microbatch. Call it before the first step."""
+        matched = self.scores([self.transcripts[i] for i in chunk])
+        return list(zip(matched.tolist(), self.scores(self.pairs(chunk)).tolist(), strict=True))
 
     def z0(self, chunk: np.ndarray) -> float:
-        """The KL estimate of a microbatch; pairs that the context has no room for are left out."""
+        """z_0 of a microbatch; pairs that do not fit into the context are left out."""
         ratios = self.scores(self.pairs(chunk)) - [self.reference[int(i)][1] for i in chunk]
         return kl_estimate(ratios[~np.isnan(ratios)])
 
     # One step.
 
     def outcome(self, step: int, gradients: bool = True) -> Outcome:
-        """The loss (and gradients) of a step's transcripts with the groups as they are."""
+        """The loss of a step's transcripts, and its gradients if asked for."""
         r = self.recipe
         chunks = [self.order(step * r.accumulate + k) for k in range(r.accumulate)]
         tokens = sum(self.transcripts[i].targets for chunk in chunks for i in chunk)
@@ -190,8 +204,11 @@ class Tuner:
     def _good(self, which: np.ndarray) -> np.ndarray:
         return np.array([self.transcripts[i].label is not False for i in which])
 
-    def _objective(self, which: np.ndarray, stack: Sequence[Rows], z0: float) -> Callable:
-        """groups -> (what one pass adds to the loss, undivided; logprobs (B, R); r(x, y) (B,))."""
+    def _objective(self, which: np.ndarray, stack: Sequence[TranscriptRows], z0: float) -> Callable:
+        """A function of the groups: (sum of the losses of one pass, logprobs (B, R), r(x, y) (B,)).
+
+        With sft the last is not used.
+        """
         r = self.recipe
         if not self.kto:
 
@@ -212,15 +229,15 @@ class Tuner:
         return kto
 
     def apply(self, grads: Groups) -> float:
-        """Change the groups by one step of AdamW, all gradients clipped together; their norm."""
+        """One step of AdamW with all gradients clipped together; the norm before the clipping."""
         clipped, norm = optim.clip_grad_norm(grads, self.recipe.clip)
         factor = self.recipe.factor(self.step)
         for name, optimizer in self.optimizers.items():
-            optimizer.learning_rate = self.rates[name][0] * factor
+            optimizer.learning_rate = self.recipe.rate(name)[0] * factor
             self.groups[name] = optimizer.apply_gradients(clipped[name], self.groups[name])
         mx.eval(self.groups, [o.state for o in self.optimizers.values()])
         if mx.get_cache_memory() > mx.get_peak_memory():
-            mx.clear_cache()  # freed buffers of shapes that may never come again
+            mx.clear_cache()  # freed buffers, of shapes that may not occur again
         self.step += 1
         return norm.item()
 
@@ -232,25 +249,14 @@ class Tuner:
 
     def save(self, path: Path, notes: Mapping[str, str] | None = None) -> None:
         """Groups, optimizers and step in one file, whole or not at all."""
-        tensors = {k: np.asarray(v) for k, v in _flat(self._tree())}
-        write_tensors(path, tensors, {"format": FORMAT, "step": str(self.step), **(notes or {})})
+        save_state(path, self._tree(), FORMAT, self.step, notes)
 
     def load(self, path: Path) -> dict[str, str]:
         """Go on from what `save` wrote; its notes. Raises TinylaneError if it is of another run."""
-        now = self._tree()
-        expected = {k: tuple(v.shape) for k, v in _flat(now)}
-        with TensorFile.open(path) as file:
-            step = file.metadata.get("step", "")
-            if file.metadata.get("format") != FORMAT or not step.isdigit():
-                raise TinylaneError(f"{path}: not a state saved by tinylane train")
-            if {k: tuple(file.shape(k)) for k in file.names} != expected:
-                raise TinylaneError(f"{path}: its tensors are not those of this recipe")
-            tree = tree_map_with_path(lambda name, _: mx.array(file.read(name)), now)
-            notes = dict(file.metadata)
-        self.groups.update(tree["groups"])
+        saved, self.step, notes = load_state(path, self._tree(), FORMAT)
+        self.groups.update(saved["groups"])
         for name, optimizer in self.optimizers.items():
-            optimizer.state = tree["optimizers"][name]
-        self.step = int(step)
+            optimizer.state = saved["optimizers"][name]
         return notes
 
 
@@ -258,14 +264,39 @@ def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _flat(tree: Any) -> list[tuple[str, mx.array]]:
-    return list(tree_flatten(tree))  # type: ignore[arg-type]
-
-
-def stacks(every: Sequence[Rows]) -> Iterator[tuple[list[int], list[Rows]]]:
-    """Transcripts that can be one pass, and their places: same coordinates, same rows predict."""
-    found: dict[tuple[bytes, bytes, bytes], list[int]] = {}
+def stacks(every: Sequence[TranscriptRows]) -> Iterator[tuple[list[int], list[TranscriptRows]]]:
+    """Groups of transcripts that can be one pass, each with their indices in `every`."""
+    by_shape: dict[tuple[bytes, bytes, bytes], list[int]] = {}
     for place, one in enumerate(every):
-        found.setdefault(one.shape, []).append(place)
-    for places in found.values():
+        by_shape.setdefault(one.shape, []).append(place)
+    for places in by_shape.values():
         yield places, [every[place] for place in places]
+
+
+def kl_estimate(ratios: np.ndarray) -> float:
+    """z_0 from the r(x, y') of a microbatch's mismatched pairs, (pairs,); 0 without any.
+
+    Not an unbiased estimate of the KL divergence: it is clamped at 0, and y' was not drawn from
+    pi(.|x). KTO uses it only as the point where v saturates.
+    """
+    return max(0.0, float(np.mean(ratios))) if len(ratios) else 0.0
+
+
+def kto_losses(
+    ratios: Array,
+    good: Array,
+    z0: float,
+    beta: float = 0.1,
+    desirable: float = 1.0,
+    undesirable: float = 1.0,
+) -> Array:
+    """lambda_y - v(x, y) of every example: ratios r(x, y) (B,), good (B,) booleans -> (B,).
+
+    NumPy or MLX. z0 is a number, so no gradient flows through it. desirable, undesirable:
+    lambda_D and lambda_U.
+    """
+    xp = ratios.__array_namespace__()
+    gain = beta * (ratios - z0)
+    gain = xp.where(good, gain, -gain)
+    weight = xp.where(good, desirable, undesirable)
+    return weight * (1 - 0.5 * (1 + xp.tanh(0.5 * gain)))  # sigmoid, without an exp that overflows

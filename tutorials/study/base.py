@@ -60,7 +60,7 @@ def train_base(
     None if it was stopped early or another process is at it.
     """
     from tinylane.commands.train import describe
-    from tinylane.train.from_scratch import run
+    from tinylane.train.from_scratch import train
     from tutorials.study.trainer import StudyTrainer
 
     folder = out / f"base-{recipe.seed}"
@@ -72,7 +72,7 @@ def train_base(
             return None
         if record.done(folder):
             return folder
-        trainer = run(
+        trainer = train(
             recipe,
             folder,
             check_every=200,

@@ -70,10 +70,10 @@ def _part(
 ) -> None:
     """One run: train to the end, score, write result.json."""
     from tinylane.commands.train import describe
-    from tinylane.train.from_scratch import run
+    from tinylane.train.from_scratch import train
     from tutorials.study.trainer import StudyTrainer
 
-    trainer = run(
+    trainer = train(
         recipe,
         folder,
         check_every=200,
