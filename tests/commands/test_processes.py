@@ -2,92 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tinylane import distributed
 from tinylane.commands.bench_measure import Worker
 from tinylane.core.errors import TinylaneError
-from tinylane.distributed import Lost, Ring
 from tinylane.evaluate.tasks import mathematics
 from tutorials.build import __main__ as docs
-
-MET = "import json, sys; print(json.dumps({'rank': 0, 'size': 2}), flush=True)"
-
-
-@pytest.fixture
-def ring(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A ring whose worker is this code; and the worker's process."""
-    started: list[subprocess.Popen[bytes]] = []
-    real = subprocess.Popen
-
-    def make(code: str) -> Ring:
-        def start(command: list[str], **named: Any) -> Any:
-            started.append(real([sys.executable, "-c", code], **named))
-            return started[-1]
-
-        with monkeypatch.context() as patch:
-            patch.setattr(subprocess, "Popen", start)
-            return Ring(0, 2, timeout=60.0)
-
-    make.started = started  # type: ignore[attr-defined]
-    yield make
-    for process in started:
-        process.kill()
-        process.wait()
-
-
-# The ring of several ranks.
-
-
-def test_a_worker_that_ends_at_once_is_a_lost_ring(ring: Any) -> None:
-    with pytest.raises(Lost, match="the process that holds the ring ended; see the host file"):
-        ring("raise SystemExit(1)")
-    assert ring.started[0].poll() is not None
-
-
-def test_a_ring_of_other_ranks_than_expected_is_refused_and_its_process_gone(ring: Any) -> None:
-    """Two runs on the same ports."""
-    with pytest.raises(TinylaneError, match="rank 0 of 2 was expected, MLX says "):
-        ring(MET.replace("'rank': 0", "'rank': 1") + "; sys.stdin.read()")
-    assert ring.started[0].poll() is not None
-
-
-def test_what_an_ended_worker_had_said_is_what_is_told(ring: Any) -> None:
-    """That rank 1 was lost is the reason; that a pipe broke is not."""
-    found = ring(MET + "; print(json.dumps({'lost': 'rank 1'}), flush=True)")
-    ring.started[0].wait()
-    with pytest.raises(Lost, match=r"another rank was lost \(rank 1\)"):
-        for _ in range(10):  # the first write may still fit into the pipe
-            found.gather(b"x")
-    found.close()
-
-
-def test_sigterm_from_the_launcher_is_an_exception_in_the_main_thread_only() -> None:
-    """As which results are kept; a thread cannot have signals and does without."""
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Lost, match=r"stopped from outside \(SIGTERM\)"), distributed._terminated():
-        os.kill(os.getpid(), signal.SIGTERM)
-        threading.Event().wait(10)
-    assert signal.getsignal(signal.SIGTERM) is before
-    seen: list[Any] = []
-
-    def work() -> None:
-        with distributed._terminated():
-            seen.append(signal.getsignal(signal.SIGTERM))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert seen == [before]
-
 
 # Contestants and judges.
 

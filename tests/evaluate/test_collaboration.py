@@ -25,7 +25,7 @@ from tinylane.core.oracle import naive
 from tinylane.core.sampling import Sampler
 from tinylane.evaluate import collaboration
 from tinylane.evaluate.collaboration import FOLDER, PARTS, Collaboration, Dictation, dictate, read
-from tinylane.evaluate.record import copied
+from tinylane.evaluate.results import copied
 from tinylane.view.replay import replay
 from tinylane.view.run_file import load_run, save_run
 

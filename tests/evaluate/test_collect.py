@@ -191,7 +191,7 @@ def read(out: Path) -> list[dict[str, Any]]:
 # Runs the command, and kills itself where it writes its n-th line: before, in the middle, after.
 SUICIDE = """
 import os, signal, sys
-from tinylane import cli, journal
+from tinylane.commands import cli
 n, when = int(sys.argv[1]), sys.argv[2]
 write = os.write
 def torn(handle, data):
@@ -281,7 +281,7 @@ def test_a_transcript_of_another_run_is_refused_and_unread_answers_are_counted(
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     code, said, err = ask(*argv(folder, data, out))
     assert (code, said, err.count("\n")) == (2, "", 1)
-    assert "1 transcripts are not part of this run; give another folder" in err
+    assert "result 1 (problem '1', sample 9) is not part of this run; give another folder" in err
 
 
 @pytest.mark.parametrize(

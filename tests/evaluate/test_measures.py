@@ -18,7 +18,7 @@ from scipy import stats
 import tinylane
 from tinylane.core.errors import TinylaneError
 from tinylane.core.sampling import Sampler
-from tinylane.evaluate import measures, record, tasks
+from tinylane.evaluate import measures, results, tasks
 from tinylane.evaluate.runner import Cell, Conditions, solve
 from tinylane.evaluate.tasks.task import Options, Problem, Task
 
@@ -85,7 +85,7 @@ def test_what_cannot_be_resampled_has_no_interval() -> None:
 
 
 @st.composite
-def rows(draw: st.DrawFn) -> record.Row:
+def rows(draw: st.DrawFn) -> results.AnswerRow:
     """A result with ties, changes of mind and lanes of several lengths."""
     n = draw(st.integers(1, 5))
     lengths = [draw(st.integers(1, 6)) for _ in range(n)]
@@ -107,7 +107,7 @@ def rows(draw: st.DrawFn) -> record.Row:
     return row(answers, correct, lengths, logprobs=logprobs)
 
 
-def by_hand(given: record.Row, step: int) -> list[int | None]:
+def by_hand(given: results.AnswerRow, step: int) -> list[int | None]:
     """Every lane's answer after `step` steps, by going through the changes."""
     found: list[int | None] = []
     for at, what in given.answers:
@@ -119,7 +119,7 @@ def by_hand(given: record.Row, step: int) -> list[int | None]:
     return found
 
 
-def by_vote(given: record.Row, step: int, lanes: list[int] | None = None) -> bool:
+def by_vote(given: results.AnswerRow, step: int, lanes: list[int] | None = None) -> bool:
     """Whether the majority is right, by `tinylane.vote` on made-up lanes."""
     answers = by_hand(given, step)
     chosen = list(range(given.lanes)) if lanes is None else lanes
@@ -138,7 +138,7 @@ def by_vote(given: record.Row, step: int, lanes: list[int] | None = None) -> boo
 
 
 @given(rows())
-def test_measures_at_every_step_are_those_counted_by_hand(given: record.Row) -> None:
+def test_measures_at_every_step_are_those_counted_by_hand(given: results.AnswerRow) -> None:
     """Guards the shortcut that skips the vote where all leading answers are equally right."""
     steps = np.arange(given.steps + 2)
     found = measures.outcomes(given, steps)
@@ -150,7 +150,7 @@ def test_measures_at_every_step_are_those_counted_by_hand(given: record.Row) -> 
 
 
 @given(rows(), st.data())
-def test_k_of_n_is_the_mean_over_all_subsets(given: record.Row, data: st.DataObject) -> None:
+def test_k_of_n_is_the_mean_over_all_subsets(given: results.AnswerRow, data: st.DataObject) -> None:
     k = data.draw(st.integers(1, given.lanes))
     subsets = [list(s) for s in itertools.combinations(range(given.lanes), k)]
     answers = by_hand(given, given.steps)
@@ -183,20 +183,20 @@ def test_a_hand_case() -> None:
     assert measures.distinct(given) == 2 and measures.margin(given) == 0
     assert measures.without_answer(given) == (1, 0)
     # 3 tokens after a step, 6 after two, then lane 2 is done: 8, then lane 0: 9.
-    at = [record.step_at_tokens(given, b) for b in (0, 2, 3, 5, 6, 7, 8, 9, 100)]
+    at = [results.step_at_tokens(given, b) for b in (0, 2, 3, 5, 6, 7, 8, 9, 100)]
     assert at == [0, 0, 1, 1, 2, 2, 3, 4, 4]
-    assert [record.step_at_seconds(given, s) for s in (0.0, 0.1, 0.25, 9.0)] == [0, 1, 2, 4]
+    assert [results.step_at_seconds(given, s) for s in (0.0, 0.1, 0.25, 9.0)] == [0, 1, 2, 4]
 
 
 def test_repeated_n_grams_by_hand() -> None:
     same = [1, 2, 3, 4, 5]
-    assert record.copied([same, same]) == 1.0
-    assert record.copied([same, [9, 9, 9, 9, 9]]) == 0.0
+    assert results.copied([same, same]) == 1.0
+    assert results.copied([same, [9, 9, 9, 9, 9]]) == 0.0
     # (1 2 3 4) is in both; (2 3 4 5) and (2 3 4 6) in one each: 2 of 4
-    assert record.copied([same, [1, 2, 3, 4, 6]]) == 0.5
+    assert results.copied([same, [1, 2, 3, 4, 6]]) == 0.5
     # a lane that repeats itself does not repeat others
-    assert record.copied([[7] * 6, same]) == 0.0
-    assert math.isnan(record.copied([same])) and math.isnan(record.copied([[1], [2]]))
+    assert results.copied([[7] * 6, same]) == 0.0
+    assert math.isnan(results.copied([same])) and math.isnan(results.copied([[1], [2]]))
 
 
 def test_comparisons_are_at_budgets_that_both_have_used() -> None:
@@ -243,12 +243,12 @@ def test_an_edited_result_is_refused(change: dict[str, Any]) -> None:
     good = {"problem": "0", "mode": "joint", "lanes": 1, "steps": 2, "seconds": 1.0}
     good |= {"clock": [0.1, 0.2], "lane": [lane]}
     good |= {"groups": [{"answer": "1", "correct": True, "readable": True}]}
-    assert record.read(good, "here").tokens == 2
+    assert results.read(good, "here").tokens == 2
     with pytest.raises(TinylaneError, match="here: is not a result"):
-        record.read({**good, **change}, "here")
+        results.read({**good, **change}, "here")
     for bad in ({"tokens": [1.5, 2]}, {"answers": [[2, 0], [1, 0]]}, {"logprobs": [math.inf, 0]}):
         with pytest.raises(TinylaneError, match="here: is not a result"):
-            record.read({**good, "lane": [{**lane, **bad}]}, "here")
+            results.read({**good, "lane": [{**lane, **bad}]}, "here")
 
 
 # A record says what shorter runs would have ended with.
@@ -275,7 +275,7 @@ def answers(found: dict[str, Any]) -> list[tuple[str | None, bool]]:
 
 
 def answers_at(found: dict[str, Any], step: int) -> list[tuple[str | None, bool]]:
-    groups, _ = record.state(record.read(found, "test"), step)
+    groups, _ = results.state(results.read(found, "test"), step)
     said = [found["groups"][g] if g >= 0 else {"answer": None, "correct": False} for g in groups]
     return [(group["answer"], group["correct"]) for group in said]
 
@@ -290,10 +290,10 @@ def test_a_record_read_at_s_is_the_run_of_s_tokens(
         whole = solve(model, task, problem, index, Cell(mode, 3, 30), conditions())
         for limit in (1, 2, 3, 5, 8, 13, 21, 29):
             short = solve(model, task, problem, index, Cell(mode, 3, limit), conditions())
-            read = record.read(whole, "test")
+            read = results.read(whole, "test")
             assert answers(short) == answers_at(whole, limit)
             assert short["correct"] == measures.outcomes(read, [limit])[1, 0]
-            winner = record.vote(*record.state(read, limit))
+            winner = results.vote(*results.state(read, limit))
             assert short["answer"] == (
                 None if winner is None else whole["groups"][winner]["answer"]
             )
@@ -312,18 +312,18 @@ def test_a_record_read_at_b_tokens_is_the_run_of_b_tokens(
     (problem,) = task.problems(1, 0)
     c = conditions(3)
     whole = solve(model, task, problem, 0, Cell("independent", 4, 24), c)
-    read = record.read(whole, "test")
+    read = results.read(whole, "test")
     assert len(set(read.lengths.tolist())) > 1, "lanes of one length would not show it"
     for total in (4, 5, 9, 20, 33, 60, 96):
         decoding = Decoding(
             model, problem.prompt, 4, max_tokens=24, total_tokens=total, sampler=c.sampler,
             lane_mask=tinylane.LaneMask.independent(4), seed=problem_seed(3, 0),
         )  # fmt: skip
-        watch = record.Watch(record.Groups(task, problem.truth), 4)
+        watch = results.Watch(results.Groups(task, problem.truth), 4)
         for step in decoding:
             watch.step(step, 0.0)
-        short = record.make(problem, 0, "independent", 3, decoding.result(), watch)
-        at = record.step_at_tokens(read, total)
+        short = results.make(problem, 0, "independent", 3, decoding.result(), watch)
+        at = results.step_at_tokens(read, total)
         assert short["steps"] == at and short["tokens"] <= total
         assert answers(short) == answers_at(whole, at)
 
@@ -365,10 +365,10 @@ def test_answers_called_the_same_vote_together() -> None:
     """1/2 and 0.5 are one answer where `right` says so, and two where it does not."""
     values = {"1/2": 0.5, "0.5": 0.5, "2": 2.0}
     task = Task("t", lambda c, s: [], {}, right=lambda a, b: values.get(a) == values.get(b))
-    groups = record.Groups(task, "0.5")
+    groups = results.Groups(task, "0.5")
     assert [groups.number(a) for a in ("1/2", "2", "0.5", "1/2")] == [0, 1, 0, 0]
     assert [g["correct"] for g in groups.found] == [True, False]
-    apart = record.Groups(Task("t", lambda c, s: [], {}), "0.5")
+    apart = results.Groups(Task("t", lambda c, s: [], {}), "0.5")
     assert [apart.number(a) for a in ("1/2", "2", "0.5")] == [0, 1, 2]
 
 
@@ -380,10 +380,10 @@ def test_a_flood_of_answers_is_compared_as_text() -> None:
         asked.append((a, b))
         return a == b
 
-    groups = record.Groups(Task("t", lambda c, s: [], {}, right=right), "900")
+    groups = results.Groups(Task("t", lambda c, s: [], {}, right=right), "900")
     numbers = [groups.number(str(k)) for k in range(1000)]
     assert numbers == list(range(1000)) and groups.found[900]["correct"]
-    assert len(asked) <= record.COMPARED * (record.COMPARED + 3) // 2
+    assert len(asked) <= results.COMPARED * (results.COMPARED + 3) // 2
     assert not groups.found[900]["readable"]
 
 

@@ -18,6 +18,7 @@ from helpers_eval import row
 from tinylane.core.errors import TinylaneError
 from tinylane.evaluate import figures, report
 from tinylane.evaluate.measures import Estimate
+from tinylane.evaluate.shards import find_runs
 from tinylane.evaluate.tables import cell, markdown, number, percent, points
 from tinylane.view.figures import COLOURS, DASHES, MARKERS, save
 
@@ -87,6 +88,10 @@ def run(tmp_path: Path) -> Path:
     return write_run(tmp_path / "run", CELLS)
 
 
+def read(folder: Path) -> list[report.EvalRun]:
+    return [report.read(run) for run in find_runs([folder])]
+
+
 def table(page: str, first: str) -> list[list[str]]:
     """The rows of the table whose first column is called so."""
     lines = page.splitlines()
@@ -138,7 +143,7 @@ def test_pictures_are_written_and_described(ask: Any, run: Path, tmp_path: Path)
         assert png[:8] == b"\x89PNG\r\n\x1a\n" and width > 500 and height > 300
         assert f"](accuracy-{axis}.svg)" in out
     assert "joint x4: 90.0% (59.6% to 98.2%) at 8" in out
-    (section,) = report.sections([report.read(run)])  # the same run gives the same file
+    (section,) = report.sections(read(run))  # the same run gives the same file
     again = save(figures.accuracy(section.cells, "steps", section.title), tmp_path / "again.svg")
     assert again.read_bytes() == (tmp_path / "page" / "accuracy-steps.svg").read_bytes()
 
@@ -165,7 +170,7 @@ def test_every_curve_is_in_a_file(ask: Any, run: Path) -> None:
 
 def test_lines_are_told_apart_without_colour(run: Path) -> None:
     """Every mode has a dash and a marker of its own, each line a band, every axis a label."""
-    (section,) = report.sections([report.read(run)])
+    (section,) = report.sections(read(run))
     figure = figures.accuracy(section.cells, "steps", section.title)
     (axes,) = figure.axes
     lines = [line for line in axes.get_lines() if len(line.get_xdata()) > 1]
@@ -187,10 +192,8 @@ def test_lines_are_told_apart_without_colour(run: Path) -> None:
 def test_other_measures_are_plotted_if_asked(
     ask: Any, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tinylane import plot
-
     drawn: list[str] = []
-    monkeypatch.setattr(plot, "save", lambda figure, path: drawn.append(Path(path).name))
+    monkeypatch.setattr("tinylane.view.figures.save", lambda figure, path: drawn.append(Path(path).name))
     code, out, _ = ask("report", run, "--measure", "any", "one", "any")
     kinds = [(m, axis) for m in ("any", "one") for axis in ("steps", "tokens", "seconds")]
     assert code == 0 and drawn == [f"{m}-{a}.{kind}" for m, a in kinds for kind in ("svg", "png")]
@@ -200,7 +203,7 @@ def test_other_measures_are_plotted_if_asked(
 def test_panels_are_numbers_of_lanes(tmp_path: Path) -> None:
     cells = {("independent", 1): CELLS["independent", 1]}
     cells |= {("joint", n): CELLS["joint", 4] for n in (2, 4, 8)}
-    (section,) = report.sections([report.read(write_run(tmp_path / "run", cells))])
+    (section,) = report.sections(read(write_run(tmp_path / "run", cells)))
     figure = figures.accuracy(section.cells, "tokens", "t")
     assert [axes.get_title() for axes in figure.axes] == ["2 lanes", "4 lanes", "8 lanes"]
 
@@ -361,7 +364,7 @@ def test_sections_need_a_common_problem() -> None:
         "seed": 0,
         "cells": [{"mode": m, "lanes": 1, "max_tokens": 1} for m in ("joint", "independent")],
     }
-    run = report.Run("r", settings, [], {("joint", 1): [one], ("independent", 1): [two]}, 2)
+    run = report.EvalRun("r", settings, [], {("joint", 1): [one], ("independent", 1): [two]}, 2)
     with pytest.raises(TinylaneError, match="no problem that all cells have done"):
         report.sections([run])
     assert np.isfinite(one.seconds)

@@ -13,7 +13,7 @@ from pathlib import Path
 from helpers_checkpoint import small, weights, write_checkpoint
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from tinylane.evaluate.record import Row, read
+from tinylane.evaluate.results import AnswerRow, read
 
 SHARED = Path(__file__).parents[2] / "../shared/data/gsm8k_test.jsonl"
 END = "</s>"
@@ -82,7 +82,7 @@ def row(
     logprobs: Sequence[Sequence[float]] | None = None,
     reason: str = "stop",
     limit: int | None = None,
-) -> Row:
+) -> AnswerRow:
     """A result by hand, as it is read back from a file. answers: per lane (step, group)."""
     lanes = [
         {

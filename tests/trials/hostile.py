@@ -243,8 +243,10 @@ class Reader:
 
     def results(self, path: Path) -> None:
         from tinylane.evaluate import report
+        from tinylane.evaluate.shards import find_runs
 
-        report.page([report.find(part) for part in report.sections([report.read(path)])], {})
+        runs = [report.read(run) for run in find_runs([path])]
+        report.page([report.find(part) for part in report.sections(runs)], {})
 
     def prompt(self, path: Path) -> None:
         GAME.parse(path.read_text(encoding="utf-8", errors="surrogatepass"))

@@ -1,8 +1,9 @@
 """`tinylane eval`: how often the lanes are right, by mode and number of lanes.
 
 With --out every result is on disk before the next problem begins, in a directory that knows its
-settings: the same command goes on where it was stopped (`tinylane.files.run_dir`), and `tinylane report`
-makes tables and plots of it. Without, the table is all there is.
+settings: the same command goes on where it was stopped (`tinylane.files.run_dir`), and
+`tinylane report` makes tables and plots of it. Without, the table is all there is. Several
+processes share a run by `--shard` (`tinylane.evaluate.shards`).
 """
 
 from __future__ import annotations
@@ -10,126 +11,144 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from tinylane import distributed, sharing
 from tinylane.commands import common
 from tinylane.commands.lanes import parse_omega
 from tinylane.core import __version__
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import MAX_LANES, LaneMask
 from tinylane.core.sampling import Sampler
-from tinylane.evaluate import collaboration, record, runner, tasks
+from tinylane.evaluate import collaboration, results, runner, tasks
 from tinylane.evaluate.measures import summary
+from tinylane.evaluate.shards import Shard, assign, open_run
 from tinylane.evaluate.tables import plain_table
 from tinylane.evaluate.tasks.task import Options, Problem, Task
 from tinylane.files.run_dir import Journal
-from tinylane.sharing import Shared
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model
-    from tinylane.distributed import Ring
-    from tinylane.evaluate.record import Row
+    from tinylane.evaluate.collaboration import Collaboration
+    from tinylane.evaluate.results import AnswerRow
     from tinylane.evaluate.runner import Cell, Conditions
+    from tinylane.evaluate.shards import Item
 
 
-def run(args: Any) -> int:
-    """Run the command, or one rank's part of it; the exit code."""
-    with distributed.ring() as ring:
-        if ring is not None and ring.rank:
-            args.quiet = True  # rank 0 speaks for all
-        return _run(args, ring)
+@dataclass(frozen=True)
+class Setup:
+    """What the flags of `eval` or `collect` ask for, checked; nothing is written yet.
+
+    shard: of this process, None for one that does everything. out: the folder of its results.
+    """
+
+    args: Any
+    model: Model
+    task: Task
+    problems: list[Problem]
+    cells: list[Cell]
+    conditions: Conditions
+    together: Collaboration | None
+    shard: Shard | None
+    out: str | None
+
+    @property
+    def silent(self) -> bool:
+        """Whether another process of mlx.launch speaks for all: that of shard 1."""
+        return self.args.shard is None and self.shard is not None and self.shard.number > 1
+
+    def settings(self, **more: Any) -> dict[str, Any]:
+        """Whatever decides the results, for settings.json."""
+        if self.together is not None:
+            more["collaborate"] = self.together.as_dict()
+        if self.shard is not None:
+            more["shard"] = str(self.shard)
+        return runner.settings(
+            self.task, self.model, self.problems, self.cells, self.conditions, **more
+        )
+
+    def share(self, work: list[Item]) -> list[Item]:
+        """The part of the work that is this process's."""
+        return work if self.shard is None else self.shard.share(work)
 
 
-def _run(args: Any, ring: Ring | None) -> int:
-    given = check(args)
+def prepare(args: Any, lanes: Callable[[Task], list[int]], equal: str) -> Setup:
+    """Read the flags, load the model and its task. lanes: of the task, where no flag says it.
+
+    Raises TinylaneError for what cannot be right or does not go together.
+    """
+    sampling = check(args)
     together = common.parse_collaboration(args)
     asked = options(args)
-    if args.out is not None:
-        check_folder(Path(args.out))
+    shard, out = assign(args.shard, args.out)
+    if out is not None:
+        check_folder(Path(out))
     model = common.load(args, lanes=max(args.lanes or [1]), max_tokens=args.max_tokens or 256)
     task = tasks.make(args.task, asked, model)
     problems = task.problems(args.count, args.seed)
-    cells = runner.cells(
-        task, args.mode, args.lanes or list(task.lanes), args.max_tokens, args.equal
-    )
-    conditions = conditions_of(args, model, task, given)
+    cells = runner.cells(task, args.mode, args.lanes or lanes(task), args.max_tokens, equal)
+    conditions = conditions_of(args, model, task, sampling)
     if together is not None:
         conditions = replace(conditions, **collaboration.hooks(together, model, task))
     for cell in cells:
         runner.reading(model, cell, conditions)  # refuses what does not go together
     runner.check_prompts(model, problems)
-    more: dict[str, Any] = {"told_apart": any(task.lane_prompts(c.lanes) for c in cells)}
-    if together is not None:
-        more["collaborate"] = together.as_dict()
-        common.note(together.describe(), args.quiet)
-    settings = runner.settings(task, model, problems, cells, conditions, **more)
-    notes(args, model, task, problems, cells, conditions)
-    order = [(problems[k].id, *cell.key) for k, cell in runner.plan(len(problems), cells)]
-    with sharing.keep(args.out, settings, ring, runner.FIELDS, order) as journal:
-        rows = _solve(args, model, task, problems, cells, conditions, journal, ring)
-    if ring is None or ring.rank == 0:
-        _show(args, model, task, problems, cells, rows)
+    setup = Setup(args, model, task, problems, cells, conditions, together, shard, out)
+    args.quiet = args.quiet or setup.silent
+    return setup
+
+
+def run(args: Any) -> int:
+    """Run the command, or one shard of it; the exit code."""
+    setup = prepare(args, lambda task: list(task.lanes), args.equal)
+    work = setup.share(runner.plan(len(setup.problems), setup.cells))
+    keys = lambda item: [(setup.problems[item[0]].id, *item[1].key)]
+    told_apart = any(setup.task.lane_prompts(cell.lanes) for cell in setup.cells)
+    settings = setup.settings(told_apart=told_apart)
+    notes(setup)
+    limits = {cell.key: cell.max_tokens for cell in setup.cells}
+    rows, todo = [], work
+    with ExitStack() as stack:
+        journal = None
+        if setup.out is not None:
+            order = [key for item in work for key in keys(item)]
+            journal = stack.enter_context(open_run(setup.out, settings, runner.FIELDS, order))
+            todo, _ = runner.remaining(work, keys, journal.rows(), runner.FIELDS)
+            for number, row in enumerate(journal.rows(), 1):
+                rows.append(results.read(row, f"{journal.path}, line {number}", limits))
+        stack.enter_context(saying_what_is_kept(journal, len(work)))
+        progress = stack.enter_context(Progress(len(work), len(work) - len(todo), args.quiet))
+        mine = progress.following(todo)
+        for row in runner.run(setup.model, setup.task, setup.problems, mine, setup.conditions):
+            if journal is not None:
+                journal.append(row)
+            rows.append(results.read(row, "this result", limits))
+            progress.done()
+    if not setup.silent:
+        _show(setup, rows)
     return 0
 
 
-def _solve(
-    args: Any,
-    model: Model,
-    task: Task,
-    problems: Sequence[Problem],
-    cells: Sequence[Cell],
-    conditions: Conditions,
-    journal: Journal | Shared | None,
-    ring: Ring | None,
-) -> list[Row]:
-    """Do what there is to do; what the measures need of all results, old and new."""
-    limits = {cell.key: cell.max_tokens for cell in cells}
-    rows = []
-
-    def keep(row: dict[str, Any], where: str) -> None:
-        rows.append(record.read(row, where, limits))
-
-    work = runner.plan(len(problems), cells)
-    todo = work
-    if journal is not None:
-        todo = runner.remaining(work, problems, journal.rows())
-        if ring is None:
-            for number, row in enumerate(journal.rows(), 1):
-                keep(row, f"{journal.path}, line {number}")
+@contextmanager
+def saying_what_is_kept(journal: Journal | None, total: int) -> Iterator[None]:
+    """Within it, Ctrl-C says how many of the results are on disk."""
     try:
-        with Progress(len(work), len(work) - len(todo), args.quiet) as progress:
-            mine = progress.following(sharing.share(ring, todo))
-            for row in runner.run(model, task, problems, mine, conditions):
-                if journal is not None:
-                    journal.append(row)
-                if ring is None:
-                    keep(row, "this result")
-                progress.done(None if journal is None else journal.count)
+        yield
     except KeyboardInterrupt:
         if journal is None:
             raise
         raise KeyboardInterrupt(
-            f"interrupted; {journal.count} of {len(work)} results are kept in {journal.folder}; "
+            f"interrupted; {journal.count} of {total} {journal.what} are kept in {journal.folder}; "
             "the same command goes on from there"
         ) from None
-    if isinstance(journal, Shared):
-        if journal.count < len(work):
-            common.note("this rank is done; waiting for the others", args.quiet)
-        journal.merge()
-        if journal.whole is not None:
-            for number, row in enumerate(journal.rows(), 1):
-                keep(row, f"{journal.path}, line {number}")
-    return rows
 
 
 def check(args: Any) -> dict[str, Any]:
-    """Raise TinylaneError for flags that cannot be right; what was said about sampling."""
+    """Validate the flags and return the sampling overrides. Raises TinylaneError."""
     if (args.count is not None and args.count < 1) or not 0 <= args.seed < 1 << 64:
         raise TinylaneError(
             f"--count {args.count}, --seed {args.seed}; expected at least 1, and 0 or more (below "
@@ -201,7 +220,7 @@ def conditions_of(args: Any, model: Model, task: Task, given: dict[str, Any]) ->
 def check_folder(folder: Path) -> None:
     """Refuse a folder that cannot be written to while nothing has been computed yet.
 
-    It makes none: what is refused for another reason shall leave nothing behind.
+    Creates nothing, so that a later refusal leaves no folder.
     """
     there = folder.absolute()
     while not os.path.lexists(there):
@@ -212,17 +231,13 @@ def check_folder(folder: Path) -> None:
         raise TinylaneError(f"--out {folder}: {there} cannot be written to")
 
 
-def notes(
-    args: Any,
-    model: Model,
-    task: Task,
-    problems: Sequence[Problem],
-    cells: Sequence[Cell],
-    conditions: Conditions,
-) -> None:
+def notes(setup: Setup) -> None:
     """Say once what the user may not expect."""
-    if args.quiet:
+    model, task, problems, cells = setup.model, setup.task, setup.problems, setup.cells
+    if setup.args.quiet:
         return
+    if setup.together is not None:
+        common.note(setup.together.describe())
     unread = [problem for problem in problems if not task.readable(problem.truth)]
     if unread:
         common.note(
@@ -230,43 +245,40 @@ def notes(
             f"compared as text; the first is that of problem {unread[0].id}: "
             f"{show(unread[0].truth, 60)}"
         )
-    sampler = conditions.sampler
-    alike = [c for c in cells if c.lanes > 1 and not task.lane_prompts(c.lanes)]
+    sampler = setup.conditions.sampler
     if sampler is not None and sampler.temperature == 0:
-        same = [c for c in alike if c.mode == "independent"]
+        same = [
+            cell
+            for cell in cells
+            if cell.lanes > 1 and cell.mode == "independent" and not task.lane_prompts(cell.lanes)
+        ]
         if same:
             common.note(
-                f"greedy and independent: all {same[0].lanes} lanes will be identical; give --temp",
-                args.quiet,
+                f"greedy and independent: all {same[0].lanes} lanes will be identical; give --temp"
             )
     lengths = {cell.max_tokens for cell in cells}
     if len(lengths) > 1 and task.max_tokens(1) is None:
         budgets = {c.lanes: c.max_tokens for c in cells}
         said = ", ".join(f"{t} with {n} lane{'s' * (n > 1)}" for n, t in budgets.items())
         common.note(
-            f"equal tokens in all, so each lane may write {said} (--equal steps: as many with all)",
-            args.quiet,
+            f"equal tokens in all, so each lane may write {said} (--equal steps: as many with all)"
         )
     if max(lengths) >= model.config.context:
         common.note(
             f"lanes of up to {max(lengths)} tokens end earlier, where this model's context of "
-            f"{model.config.context} is full",
-            args.quiet,
+            f"{model.config.context} is full"
         )
 
 
-def _show(
-    args: Any,
-    model: Model,
-    task: Task,
-    problems: Sequence[Problem],
-    cells: Sequence[Cell],
-    rows: Sequence[Row],
-) -> None:
+def _show(setup: Setup, rows: Sequence[AnswerRow]) -> None:
     """The table, or the JSON document."""
-    by_cell = {cell.key: [r for r in rows if (r.mode, r.lanes) == cell.key] for cell in cells}
-    found = [(cell, summary(by_cell[cell.key], intervals=False)) for cell in cells]
-    for cell, s in found:
+    args, model, task = setup.args, setup.model, setup.task
+    count = len(setup.problems)
+    summaries = [
+        (cell, summary([r for r in rows if (r.mode, r.lanes) == cell.key], intervals=False))
+        for cell in setup.cells
+    ]
+    for cell, s in summaries:
         if s.twins and not task.lane_prompts(cell.lanes) and not args.quiet:
             print(
                 f"tinylane: warning: {cell.mode}, {cell.lanes} lanes: two lanes wrote the same, "
@@ -283,19 +295,24 @@ def _show(
                 "backend": model.backend,
                 "dtype": model.dtype,
                 "seed": args.seed,
-                "count": len(problems),
-                "out": args.out,
-                "scores": [{**s.as_dict(), "max_tokens": cell.max_tokens} for cell, s in found],
+                "count": count,
+                "shard": None if setup.shard is None else str(setup.shard),
+                "out": setup.out,
+                "scores": [{**s.as_dict(), "max_tokens": cell.max_tokens} for cell, s in summaries],
             }
         )
         return
+    part = ""
+    if setup.shard is not None:
+        part = f"{summaries[0][1].count} (shard {setup.shard}) of "
     common.say(
-        f"{task.title or task.name}, {len(problems)} problems; {common.name_of(args)} "
+        f"{task.title or task.name}, {part}{count} problems; {common.name_of(args)} "
         f"({model.backend}, {model.dtype}); seed {args.seed}"
     )
-    print(plain_table(found))
+    print(plain_table(summaries))
     if args.out is not None:
-        common.note(f"tables and plots: tinylane report {args.out}", args.quiet)
+        others = " and the folders of the other shards" if args.shard is not None else ""
+        common.note(f"tables and plots: tinylane report {args.out}{others}", args.quiet)
 
 
 class Progress:
@@ -357,9 +374,9 @@ class Progress:
                 )
             yield index, cell
 
-    def done(self, finished: int | None = None) -> None:
-        """One more; finished: how many there are in all, where others work too."""
-        self.finished = self.finished + 1 if finished is None else finished
+    def done(self) -> None:
+        """One more."""
+        self.finished += 1
         if self._bar is not None:
             self._bar.update(self._task, completed=self.finished)
         elif self.every and (self.finished % self.every == 0 or self.finished == self.total):

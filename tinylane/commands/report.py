@@ -2,7 +2,9 @@
 
 Prints a page of Markdown and writes it to report.md beside the first run's results (or into --out),
 with its plots and with every curve's numbers (curves.json). Which numbers, and what is compared
-with what: `tinylane.evaluate.report`.
+with what: `tinylane.evaluate.report`. Folders of shards of one run count as that run
+(`tinylane.evaluate.shards`). Of shards of `tinylane collect` it writes transcripts.jsonl, one file
+for `tinylane train sft` and `kto`, with the transcripts that one process would have written.
 """
 
 from __future__ import annotations
@@ -13,38 +15,75 @@ from pathlib import Path
 from typing import Any
 
 from tinylane.commands import common
+from tinylane.commands.collect import show
 from tinylane.core.errors import TinylaneError
-from tinylane.evaluate import report
+from tinylane.evaluate import collect, report
 from tinylane.evaluate.measures import AXES
+from tinylane.evaluate.shards import RunFolder, find_runs, write_rows
 from tinylane.files.io import write_json, write_text
 
 
 def run(args: Any) -> int:
     """Run the command; the exit code."""
     out = Path(args.out if args.out is not None else args.runs[0])
-    runs = [report.read(folder) for folder in args.runs]
-    found = [report.find(section) for section in report.sections(runs)]
+    folders = find_runs(args.runs)
+    for folder in folders:
+        if folder.missing:
+            numbers = ", ".join(map(str, folder.missing))
+            common.note(f"{folder.path}: shards {numbers} of {folder.shards} are missing")
+    if any(folder.shards > 1 and folder.transcripts for folder in folders):
+        return _merge(args, folders, out)
+    runs = [report.read(folder) for folder in folders]
+    findings = [report.find(section) for section in report.sections(runs)]
+    _make(args, out)
     pictures: dict[int, list[tuple[str, str]]] = {}
-    if args.out is not None:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TinylaneError(f"--out {out}: cannot be made ({error.strerror})") from error
-    for k, findings in enumerate(found):
-        suffix = f"-{k + 1}" if len(found) > 1 else ""
+    for k, found in enumerate(findings):
+        suffix = f"-{k + 1}" if len(findings) > 1 else ""
         if not args.no_plots:
-            pictures[k] = _draw(findings, out, suffix, args.measure)
-        write_json(out / f"curves{suffix}.json", report.curves(findings.section))
-    page = report.page(found, pictures)
+            pictures[k] = _draw(found, out, suffix, args.measure)
+        write_json(out / f"curves{suffix}.json", report.curves(found.section))
+    page = report.page(findings, pictures)
     write_text(out / "report.md", page)
     if args.json:
-        common.print_json({"sections": [findings.as_dict() for findings in found]})
+        common.print_json({"sections": [found.as_dict() for found in findings]})
     else:
         common.say(page, end="")
     drawn = sum(map(len, pictures.values()))
     plots = f" and {drawn} plots, each as .svg and .png" if drawn else ""
     written = f"report.md, the curves as JSON{plots}"
     common.say(f"tinylane: written to {out}: {written}", file=sys.stderr)
+    return 0
+
+
+def _make(args: Any, out: Path) -> None:
+    """The folder that --out names."""
+    if args.out is not None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TinylaneError(f"--out {out}: cannot be made ({error.strerror})") from error
+
+
+def _merge(args: Any, folders: list[RunFolder], out: Path) -> int:
+    """Write the transcripts of the shards of one run of `collect` into one file, and count them."""
+    if len(folders) > 1:
+        raise TinylaneError(
+            f"{folders[0].path} and {folders[1].path} are two runs; transcripts of shards are "
+            "merged one run at a time"
+        )
+    (folder,) = folders
+    counts = collect.summary(row for _, row in folder.rows())
+    label_by = str(folder.settings.get("label_by"))
+    if label_by not in collect.LABELS:
+        raise TinylaneError(f"{folder.path}: settings.json is not that of tinylane collect")
+    _make(args, out)
+    path = out / "transcripts.jsonl"
+    write_rows(folder, path)
+    if args.json:
+        common.print_json({"file": str(path), "missing": folder.missing, **counts})
+    else:
+        common.say(f"{counts['transcripts']} transcripts of {folder.shards} shards, {path}")
+        show(counts, label_by)
     return 0
 
 

@@ -13,7 +13,6 @@ with half a character, a special token inside, a stop string, or an unusual way 
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -145,15 +144,27 @@ def spelled(model: Model, text: str, finished: bool) -> list[int] | None:
 
 def summary(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
     """Counts over transcripts: of them, good ones, their lanes, lanes without an answer, answers
-    that could not be read, and transcripts that keep their lanes' ids."""
-    found: Counter[str] = Counter(
-        dict.fromkeys(("transcripts", "good", "lanes", "silent", "unreadable", "kept_ids"), 0)
-    )
-    for row in rows:
-        found["transcripts"] += 1
-        found["good"] += bool(row["label"])
-        found["lanes"] += len(row["lanes"])
-        found["silent"] += sum(answer is None for answer in row["answers"])
-        found["unreadable"] += int(row["unreadable"])
-        found["kept_ids"] += "lane_ids" in row
-    return dict(found)
+    that could not be read, and transcripts that keep their lanes' ids.
+
+    Raises TinylaneError for a row that is no transcript: the file may have been edited.
+    """
+    names = ("transcripts", "good", "lanes", "silent", "unreadable", "kept_ids")
+    counts = dict.fromkeys(names, 0)
+    for number, row in enumerate(rows, 1):
+        try:
+            values = (
+                1,
+                bool(row["label"]),
+                len(row["lanes"]),
+                sum(answer is None for answer in row["answers"]),
+                int(row["unreadable"]),
+                "lane_ids" in row,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            what = f"{type(error).__name__} {show(str(error), 40)}"
+            raise TinylaneError(
+                f"result {number} is not a transcript of tinylane collect ({what})"
+            ) from None
+        for name, value in zip(names, values, strict=True):
+            counts[name] += value
+    return counts

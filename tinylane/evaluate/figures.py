@@ -15,7 +15,7 @@ import numpy as np
 
 from tinylane.core.errors import TinylaneError
 from tinylane.evaluate.measures import Axis, curve, grid, most
-from tinylane.evaluate.record import Row
+from tinylane.evaluate.results import AnswerRow
 from tinylane.view.figures import COLOURS, DASHES, INK, MARKERS, PAPER, QUIET, RULE
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ NAMES = {"one": "one lane by itself", "majority": "majority of the lanes", "any"
 
 
 def accuracy(
-    cells: Mapping[str, Sequence[Row]], axis: Axis, title: str, measure: str = "majority"
+    cells: Mapping[str, Sequence[AnswerRow]], axis: Axis, title: str, measure: str = "majority"
 ) -> Figure:
     """The figure. cells: label -> its problems; labels of cells with equal modes share a line's
     look. Raises TinylaneError where matplotlib is not installed."""
@@ -72,7 +72,7 @@ def _name(label: str) -> str:
 
 
 def _line(
-    axes: Axes, rows: Sequence[Row], axis: Axis, measure: str, look: int | None
+    axes: Axes, rows: Sequence[AnswerRow], axis: Axis, measure: str, look: int | None
 ) -> tuple[Any, str]:
     """Draw one cell; its handle, and what it shows in words."""
     x = grid(rows, axis)

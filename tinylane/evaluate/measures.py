@@ -5,7 +5,7 @@
     any        at least one lane is right
 
 as functions of a budget: decoding steps, tokens of all lanes together, or seconds since the prompt
-was first read. A budget is what a run limited to it would have had (`record.state`). Then distinct
+was first read. A budget is what a run limited to it would have had (`results.state`). Then distinct
 answers, the lead of the winning answer, and how much lanes repeat one another.
 
 Intervals: Wilson's for proportions (doi:10.1080/01621459.1927.10502953); the bootstrap over
@@ -33,7 +33,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tinylane.core.errors import TinylaneError
-from tinylane.evaluate.record import Row, state, step_at_seconds, step_at_tokens, vote
+from tinylane.evaluate.results import AnswerRow, state, step_at_seconds, step_at_tokens, vote
 
 Axis = Literal["steps", "tokens", "seconds"]
 AXES: tuple[Axis, ...] = ("steps", "tokens", "seconds")
@@ -100,7 +100,7 @@ def mean(values: Any, level: float = LEVEL) -> Estimate:
 # Budgets.
 
 
-def step_at(row: Row, axis: Axis, budget: float) -> int:
+def step_at(row: AnswerRow, axis: Axis, budget: float) -> int:
     """The last step of a run limited to `budget`."""
     if axis == "steps":
         return min(int(budget), row.steps)
@@ -109,17 +109,17 @@ def step_at(row: Row, axis: Axis, budget: float) -> int:
     return step_at_seconds(row, budget)
 
 
-def used(row: Row, axis: Axis) -> float:
+def used(row: AnswerRow, axis: Axis) -> float:
     """What the whole run of a problem took."""
     return {"steps": row.steps, "tokens": row.tokens, "seconds": row.seconds}[axis]
 
 
-def most(rows: Sequence[Row], axis: Axis) -> float:
+def most(rows: Sequence[AnswerRow], axis: Axis) -> float:
     """The largest budget that a problem of this cell took."""
     return max(used(row, axis) for row in rows)
 
 
-def grid(rows: Sequence[Row], axis: Axis, points: int = 64) -> np.ndarray:
+def grid(rows: Sequence[AnswerRow], axis: Axis, points: int = 64) -> np.ndarray:
     """(G,) budgets from the smallest to the largest that means anything here."""
     top = most(rows, axis)
     if axis == "seconds":
@@ -128,7 +128,7 @@ def grid(rows: Sequence[Row], axis: Axis, points: int = 64) -> np.ndarray:
     return np.unique(np.linspace(first, max(top, first), points).round().astype(int))
 
 
-def outcomes(row: Row, steps: Any) -> np.ndarray:
+def outcomes(row: AnswerRow, steps: Any) -> np.ndarray:
     """(3, G): `one`, `majority`, `any` of a problem after each of (G,) numbers of steps."""
     steps = np.asarray(steps, int)
     changes = np.unique(np.concatenate([at for at, _ in row.answers])) if row.answers else steps[:0]
@@ -151,18 +151,18 @@ def outcomes(row: Row, steps: Any) -> np.ndarray:
     return found
 
 
-def right_of(row: Row, groups: np.ndarray, means: np.ndarray) -> bool:
+def right_of(row: AnswerRow, groups: np.ndarray, means: np.ndarray) -> bool:
     """Whether the majority of these answers is right."""
     winner = vote(groups, means)
     return winner is not None and bool(row.correct[winner])
 
 
-def table_at(rows: Sequence[Row], axis: Axis, budget: float) -> np.ndarray:
+def table_at(rows: Sequence[AnswerRow], axis: Axis, budget: float) -> np.ndarray:
     """(3, P): the three measures of every problem at one budget."""
     return np.stack([outcomes(row, [step_at(row, axis, budget)])[:, 0] for row in rows], axis=1)
 
 
-def curve(rows: Sequence[Row], axis: Axis, budgets: np.ndarray) -> dict[str, list[Estimate]]:
+def curve(rows: Sequence[AnswerRow], axis: Axis, budgets: np.ndarray) -> dict[str, list[Estimate]]:
     """For each measure an estimate at each budget."""
     total = np.zeros((3, len(budgets)))
     for row in rows:
@@ -175,7 +175,7 @@ def curve(rows: Sequence[Row], axis: Axis, budgets: np.ndarray) -> dict[str, lis
 # Of k lanes, and at the end of a run.
 
 
-def majority_of(row: Row, k: int, step: int | None = None) -> float:
+def majority_of(row: AnswerRow, k: int, step: int | None = None) -> float:
     """How often the majority of k of the lanes is right after `step` steps (None: at the end): the
     mean over all subsets of k lanes, or over SUBSETS of them, from a fixed seed, where there are
     more."""
@@ -193,7 +193,7 @@ def majority_of(row: Row, k: int, step: int | None = None) -> float:
     return float(np.mean([right_of(row, groups[s], means[s]) for s in subsets]))
 
 
-def any_of(row: Row, k: int, step: int | None = None) -> float:
+def any_of(row: AnswerRow, k: int, step: int | None = None) -> float:
     """How often at least one of k of the lanes is right: 1 - C(n-c, k) / C(n, k) with c right
     lanes, the mean over all subsets (Chen et al. 2021, arXiv:2107.03374)."""
     groups, _ = state(row, row.steps if step is None else step)
@@ -207,7 +207,7 @@ def powers(n: int) -> list[int]:
 
 
 def curve_of_k(
-    rows: Sequence[Row], axis: Axis, budgets: np.ndarray, k: int
+    rows: Sequence[AnswerRow], axis: Axis, budgets: np.ndarray, k: int
 ) -> tuple[list[Estimate], list[Estimate]]:
     """The majority of k lanes and any of k, an estimate at each budget."""
     total = np.zeros((2, len(budgets)))
@@ -219,20 +219,20 @@ def curve_of_k(
     return majority, some
 
 
-def distinct(row: Row) -> int:
+def distinct(row: AnswerRow) -> int:
     """How many different answers the lanes gave in the end."""
     groups, _ = state(row, row.steps)
     return len(set(groups[groups >= 0].tolist()))
 
 
-def margin(row: Row) -> int:
+def margin(row: AnswerRow) -> int:
     """By how many votes the winning answer leads the next."""
     groups, _ = state(row, row.steps)
     votes = np.sort(np.unique(groups[groups >= 0], return_counts=True)[1])[::-1]
     return int(votes[0] - (votes[1] if len(votes) > 1 else 0)) if len(votes) else 0
 
 
-def without_answer(row: Row) -> tuple[int, int]:
+def without_answer(row: AnswerRow) -> tuple[int, int]:
     """(lanes that gave no answer, lanes whose answer could not be read as mathematics)."""
     groups, _ = state(row, row.steps)
     given = groups[groups >= 0]
@@ -241,7 +241,7 @@ def without_answer(row: Row) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Summary:
-    """A cell at the end of its run, means over its problems. copied: see `record.copied`. missing,
+    """A cell at the end of its run, means over its problems. copied: see `results.copied`. missing,
     unreadable: lanes. twins: problems in which two lanes wrote the same. cut: problems with a lane
     that was cut. seconds: of all problems together."""
 
@@ -268,7 +268,7 @@ class Summary:
         return {name: real(getattr(self, name)) for name in self.__dataclass_fields__}
 
 
-def summary(rows: Sequence[Row], intervals: bool = True) -> Summary:
+def summary(rows: Sequence[AnswerRow], intervals: bool = True) -> Summary:
     """One cell's problems, at least one, in numbers. intervals: of means too (see `mean`)."""
 
     def average(values: Sequence[float]) -> Estimate:
@@ -329,7 +329,7 @@ class Comparison:
 
 
 def compare(
-    cell: Sequence[Row], other: Sequence[Row], names: tuple[str, str], axis: Axis
+    cell: Sequence[AnswerRow], other: Sequence[AnswerRow], names: tuple[str, str], axis: Axis
 ) -> list[Comparison]:
     """`cell` minus `other`, paired by problem, at equal budgets: the largest that both of them
     took, and the larger of the two if nothing of the other was cut off, so that it stands as it is.

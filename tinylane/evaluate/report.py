@@ -10,11 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tinylane.core.errors import TinylaneError, show
-from tinylane.evaluate import record
+from tinylane.evaluate import results
 from tinylane.evaluate.measures import (
     AXES,
     Comparison,
@@ -31,11 +30,11 @@ from tinylane.evaluate.measures import (
     summary,
     wilson,
 )
-from tinylane.evaluate.record import Row
+from tinylane.evaluate.results import AnswerRow
 from tinylane.evaluate.runner import parse_mode
+from tinylane.evaluate.shards import RunFolder
 from tinylane.evaluate.tables import comparisons_table, end_table, group_table, writing_table
 from tinylane.files.display import one_line
-from tinylane.files.run_dir import read_run
 
 CAPTION_END = (
     "Share of problems right, with 95% Wilson intervals. *One lane*: the mean over the lanes, with "
@@ -43,7 +42,7 @@ CAPTION_END = (
 )
 CAPTION_WRITING = (
     "Means over problems, with 95% bootstrap intervals. *Repeated*: the share of a lane's runs of "
-    f"{record.NGRAM} tokens that another lane wrote too. *Identical*: problems in which two lanes "
+    f"{results.NGRAM} tokens that another lane wrote too. *Identical*: problems in which two lanes "
     "wrote the same, token for token. *No answer*: lanes. *Cut*: problems in which a lane reached "
     "its number of tokens."
 )
@@ -64,29 +63,28 @@ CAPTION_COMPARE = (
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run directory as read. name: its folder's. cells: key -> problems, in file order."""
+class EvalRun:
+    """A run as read, of one process or of shards. name: its folder's. cells: key -> problems, in
+    file order. shards: how many, and which of them are missing."""
 
     name: str
     settings: dict[str, Any]
     starts: list[Any]
-    cells: dict[tuple[str, int], list[Row]]
+    cells: dict[tuple[str, int], list[AnswerRow]]
     planned: int
+    shards: int = 1
+    missing: Sequence[int] = ()
 
 
-def read(folder: str | Path) -> Run:
-    """A run directory. Raises TinylaneError, in one line, for one that is none or was edited."""
-    found, lines = read_run(folder)
-    settings = found.get("settings")
-    path = Path(folder) / "results.jsonl"
-    if isinstance(settings, dict) and settings.get("what") == "transcripts":
+def read(folder: RunFolder) -> EvalRun:
+    """A run's results. Raises TinylaneError, in one line, for what is none or was edited."""
+    settings, path = folder.settings, folder.path
+    if folder.transcripts:
         raise TinylaneError(
-            f"{folder}: holds the transcripts of tinylane collect; expected the --out of tinylane "
+            f"{path}: holds the transcripts of tinylane collect; expected the --out of tinylane "
             "eval"
         )
     try:
-        if not isinstance(settings, dict):
-            raise ValueError("no settings")
         limits = {(c["mode"], int(c["lanes"])): int(c["max_tokens"]) for c in settings["cells"]}
         for mode, _ in limits:
             parse_mode(mode)
@@ -94,13 +92,12 @@ def read(folder: str | Path) -> Run:
         json.dumps([settings["task"], settings["seed"], settings["sampler"], settings["model"]])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise TinylaneError(
-            f"{folder}: settings.json is not that of tinylane eval ({show(str(error), 40)})"
+            f"{path}: settings.json is not that of tinylane eval ({show(str(error), 40)})"
         ) from None
-    cells: dict[tuple[str, int], list[Row]] = {key: [] for key in limits}
+    cells: dict[tuple[str, int], list[AnswerRow]] = {key: [] for key in limits}
     seen: set[tuple[str, int, str]] = set()
-    for number, line in lines:
-        where = f"{path}, line {number}"
-        row = record.read(line, where, limits)
+    for where, line in folder.rows():
+        row = results.read(line, where, limits)
         key = (row.mode, row.lanes)
         if key not in cells or (*key, row.problem) in seen:
             raise TinylaneError(
@@ -110,14 +107,15 @@ def read(folder: str | Path) -> Run:
         seen.add((*key, row.problem))
         cells[key].append(row)
     if not seen:
-        raise TinylaneError(f"{folder}: no results yet; tinylane eval writes them")
-    starts = found.get("starts")
-    return Run(
-        _plain(Path(folder).resolve().name)[:60] or "run",
+        raise TinylaneError(f"{path}: no results yet; tinylane eval writes them")
+    return EvalRun(
+        _plain(path.resolve().name)[:60] or "run",
         settings,
-        starts if isinstance(starts, list) else [],
+        folder.starts,
         {key: rows for key, rows in cells.items() if rows},
         planned,
+        folder.shards,
+        folder.missing,
     )
 
 
@@ -126,8 +124,8 @@ class Section:
     """Runs of one task. cells: label -> problems that all of them have done, in one order. skipped:
     how many problems some have done and others have not."""
 
-    runs: list[Run]
-    cells: dict[str, list[Row]]
+    runs: list[EvalRun]
+    cells: dict[str, list[AnswerRow]]
     limits: dict[str, int]
     skipped: int
 
@@ -143,10 +141,10 @@ class Section:
         return _plain(f"{name}{more}, {count} problems, seed {self.runs[0].settings['seed']}")
 
 
-def sections(runs: Sequence[Run]) -> list[Section]:
+def sections(runs: Sequence[EvalRun]) -> list[Section]:
     """The runs by task, problems and seed. Raises TinylaneError where runs of one task have no
     problem in common."""
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[EvalRun]] = {}
     for run in runs:
         s = run.settings
         same = json.dumps([s["task"], s["seed"]], sort_keys=True)
@@ -154,7 +152,7 @@ def sections(runs: Sequence[Run]) -> list[Section]:
     return [_section(group) for group in groups.values()]
 
 
-def _section(runs: list[Run]) -> Section:
+def _section(runs: list[EvalRun]) -> Section:
     many = len(runs) > 1
     names = [run.name for run in runs]
     names = [f"{n}#{k + 1}" if names.count(n) > 1 else n for k, n in enumerate(names)]
@@ -305,7 +303,7 @@ def page(found: Sequence[Findings], pictures: Mapping[int, Sequence[tuple[str, s
     return "\n\n".join(parts) + "\n"
 
 
-def differences(runs: Sequence[Run]) -> list[str]:
+def differences(runs: Sequence[EvalRun]) -> list[str]:
     """The settings, but for the cells and the number of problems, in which runs differ."""
     every = [run.settings for run in runs]
     names = dict.fromkeys(name for s in every for name in s)
@@ -330,9 +328,13 @@ def warnings(findings: Findings) -> list[str]:
     return found
 
 
-def _about(run: Run) -> str:
+def _about(run: EvalRun) -> str:
     s = run.settings
     done = sum(map(len, run.cells.values()))
+    shards = ""
+    if run.shards > 1:
+        numbers = ", ".join(map(str, run.missing))
+        shards = f" by {run.shards} shards{f' (without {numbers})' if numbers else ''}"
     last = run.starts[-1] if run.starts and isinstance(run.starts[-1], dict) else {}
     said = last.get("versions")
     version = said.get("tinylane") if isinstance(said, dict) else None
@@ -344,7 +346,7 @@ def _about(run: Run) -> str:
     )
     revision = f", revision {git[:12]}{'+' * git.endswith('+')}" if git else ""
     return (
-        f"Run `{_plain(run.name)}`: {done:,} of {run.planned:,} results, {how}; model "
+        f"Run `{_plain(run.name)}`: {done:,} of {run.planned:,} results{shards}, {how}; model "
         f"`{_plain(str(s['model'])[:12])}` ({_plain(str(s.get('backend')))}, "
         f"{_plain(str(s.get('dtype')))}); tinylane {_plain(str(version))}{revision}"
         f"; started {max(len(run.starts), 1)} time{'s' if len(run.starts) > 1 else ''}."

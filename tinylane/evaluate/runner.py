@@ -23,8 +23,9 @@ from tinylane.core.modes import MODES, STARTS
 from tinylane.core.modes import mode as mode_of
 from tinylane.core.prompt import encode_prompt
 from tinylane.core.sampling import Sampler
-from tinylane.evaluate import record
+from tinylane.evaluate import results
 from tinylane.evaluate.collaboration import Dictation
+from tinylane.evaluate.shards import Item, Key, key_of
 from tinylane.evaluate.tasks.task import Problem, Task
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def solve(
     conditions: Conditions,
     encode: Callable[..., list[int]] = encode_prompt,
 ) -> dict[str, Any]:
-    """Decode one problem in one cell; its record (see `tinylane.evaluate.record`).
+    """Decode one problem in one cell; its record (see `tinylane.evaluate.results`).
 
     encode: the prompt's token ids; `Encoder` remembers them from cell to cell. Raises
     TinylaneError, naming the problem, for a prompt that leaves no room in the context.
@@ -173,10 +174,10 @@ def solve(
             c.prepare(decoding)
     except TinylaneError as error:
         raise TinylaneError(f"problem {problem.id}: {error}") from error
-    watch = record.Watch(record.Groups(task, problem.truth), n)
+    watch = results.Watch(results.Groups(task, problem.truth), n)
     for step in decoding:
         watch.step(step, decoding.prefill_seconds + decoding.seconds)
-    made = record.make(problem, index, cell.mode, c.seed, decoding.result(), watch)
+    made = results.make(problem, index, cell.mode, c.seed, decoding.result(), watch)
     if isinstance(decoding.sampler, Dictation):  # which tokens the model did not choose
         made["given"] = decoding.sampler.record()
     return made
@@ -188,18 +189,13 @@ def reading(model: Model, cell: Cell, c: Conditions) -> tuple[Any, LaneMask]:
     What the conditions say about Omega is for the joint cells that do not say it themselves. The
     slot is the cell's max_tokens unless it is given.
     """
-    found = parse_mode(cell.mode)
-    name = found["name"]
-    if name != "independent":
-        found["lag"] = c.lag
-    if name == "joint":
-        found = {"omega": c.omega, "prompt_lane": c.prompt_lane, **found}
-    omega = "group_think" if name == "group_think" else found.get("omega")
-    if isinstance(omega, str) and omega in ("group_think", "ntk"):
-        found["slot"] = cell.max_tokens if c.slot is None else c.slot
-        if omega == "ntk":
-            found["scale"] = c.scale
-    return mode_of(model=model, lanes=cell.lanes, **found)
+    given = parse_mode(cell.mode)
+    if given["name"] != "independent":
+        given["lag"] = c.lag
+    if given["name"] == "joint":
+        given = {"omega": c.omega, "scale": c.scale, "prompt_lane": c.prompt_lane, **given}
+    slot = cell.max_tokens if c.slot is None else c.slot
+    return mode_of(model=model, lanes=cell.lanes, slot=slot, **given)
 
 
 def plan(count: int, cells: Sequence[Cell]) -> list[tuple[int, Cell]]:
@@ -208,25 +204,28 @@ def plan(count: int, cells: Sequence[Cell]) -> list[tuple[int, Cell]]:
 
 
 def remaining(
-    work: Sequence[tuple[int, Cell]], problems: Sequence[Problem], done: Iterable[dict[str, Any]]
-) -> list[tuple[int, Cell]]:
-    """The work without what there are records of. Raises TinylaneError for a record of other work,
-    and for one that is there twice."""
-    ids = {problem.id: index for index, problem in enumerate(problems)}
-    wanted = {(index, cell.key) for index, cell in work}
-    seen: set[tuple[int, tuple[str, int]]] = set()
-    for number, row in enumerate(done, 1):
-        cell = (str(row.get("mode")), row.get("lanes") if type(row.get("lanes")) is int else -1)
-        key: Any = (ids.get(str(row.get("problem")), -1), cell)
-        if key not in wanted or key in seen:
-            what = "twice in" if key in seen else "not part of"
+    work: Sequence[Item],
+    keys: Callable[[Item], Sequence[Key]],
+    rows: Iterable[dict[str, Any]],
+    fields: Sequence[str],
+) -> tuple[list[Item], set[Key]]:
+    """The work that is not done, and the keys of the results that there are.
+
+    keys: of the results of an item of the work. rows: the results that there are. fields: as of
+    `key_of`. Raises TinylaneError for a result of other work, and for one that is there twice.
+    """
+    wanted = {key for item in work for key in keys(item)}
+    done: set[Key] = set()
+    for number, row in enumerate(rows, 1):
+        key = key_of(row, fields)
+        if key not in wanted or key in done:
+            named = ", ".join(f"{name} {show(row.get(name), 40)}" for name in fields)
+            what = "twice in" if key in done else "not part of"
             raise TinylaneError(
-                f"result {number} (problem {show(row.get('problem'), 40)}, "
-                f"{show(row.get('mode'), 40)}, {show(row.get('lanes'), 20)} lanes) is {what} this "
-                "run; give another folder"
+                f"result {number} ({named}) is {what} this run; give another folder"
             )
-        seen.add(key)
-    return [(index, cell) for index, cell in work if (index, cell.key) not in seen]
+        done.add(key)
+    return [item for item in work if not done.issuperset(keys(item))], done
 
 
 class Encoder:

@@ -144,7 +144,7 @@ class Journal:
         write_json(path, {"settings": settings, "starts": [*starts, start()]})
 
     def _holds_results(self) -> bool:
-        """Whether anything was done here, by one process or by a rank (`tinylane.sharing`)."""
+        """Whether anything was done here, by one process or (in earlier versions) by several."""
         files = [self.path, *self.folder.glob(f"rank-*/{RESULTS}")]
         return any(path.exists() and path.stat().st_size for path in files)
 

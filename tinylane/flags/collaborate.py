@@ -37,7 +37,7 @@ def collaborate_flags(p: Any) -> None:
 def collect(commands: Any) -> None:
     """`tinylane collect`."""
     from tinylane.evaluate.tasks import KINDS
-    from tinylane.flags.evaluate import length_flags, reading_flags, task_flags
+    from tinylane.flags.evaluate import length_flags, reading_flags, shard_flag, task_flags
 
     p = command(
         commands,
@@ -74,5 +74,6 @@ def collect(commands: Any) -> None:
     collaborate_flags(p)
     g = p.add_argument_group("output")
     g.add_argument("--out", metavar="DIR", required=True, help="for results.jsonl and settings")
+    shard_flag(g)
     g.add_argument("--json", action="store_true", help="one JSON document on standard output")
     g.add_argument("--quiet", action="store_true", help="no progress")

@@ -46,6 +46,7 @@ def eval(commands: Any) -> None:
     collaborate_flags(p)
     g = p.add_argument_group("output")
     g.add_argument("--out", metavar="DIR", help="keep every result; needed to go on after a stop")
+    shard_flag(g)
     g.add_argument("--json", action="store_true", help="one JSON document on standard output")
     g.add_argument("--quiet", action="store_true", help="no progress")
 
@@ -57,6 +58,16 @@ def reading_flags(g: Any) -> None:
     g.add_argument("--slot", type=float, metavar="S", help="positions a lane; default: max-tokens")
     g.add_argument("--omega-scale", type=float, metavar="S", help="of ntk; default: lanes")
     g.add_argument("--prompt-lane", choices=("own", "0"), help="where joint lanes see the prompt")
+
+
+def shard_flag(g: Any) -> None:
+    """Which part of a run this process does."""
+    g.add_argument(
+        "--shard",
+        metavar="K/N",
+        help="do part K of N of the problems, into an --out of its own; `tinylane report` merges "
+        "the parts; under mlx.launch K is the rank + 1 and the parts are folders inside --out",
+    )
 
 
 def task_flags(p: Any) -> None:

@@ -152,7 +152,7 @@ def _six(x: float) -> float:
 
 
 @dataclass(frozen=True)
-class Row:
+class AnswerRow:
     """What the measures need of a record. lengths: (N,) tokens of every lane. cut: whether a lane
     was ended by its number of tokens. answers: per lane (steps, groups), where they changed; -1 is
     no answer. logprobs: per lane the sum after 0, 1, .. tokens. correct, readable: per group.
@@ -183,7 +183,7 @@ def read(
     record: dict[str, Any],
     where: str,
     limit: int | Mapping[tuple[str, int], int] | None = None,
-) -> Row:
+) -> AnswerRow:
     """A record as read from a file. limit: max_tokens of the run, or of each of its cells, by mode
     and number of lanes; a lane that reached it was cut.
 
@@ -198,7 +198,7 @@ def read(
         raise TinylaneError(f"{where}: is not a result of tinylane eval ({what})") from None
 
 
-def _read(record: dict[str, Any], limit: int | None) -> Row:
+def _read(record: dict[str, Any], limit: int | None) -> AnswerRow:
     lanes, groups = record["lane"], record["groups"]
     n, steps = _whole(record["lanes"]), _whole(record["steps"])
     _need(len(lanes) == n >= 1, "as many lanes as it says")
@@ -227,7 +227,7 @@ def _read(record: dict[str, Any], limit: int | None) -> Row:
         [(min(_whole(a), steps), min(_whole(b), steps)) for _, a, b in ranges]
         for ranges in record.get("given") or [[]] * n
     ]
-    return Row(
+    return AnswerRow(
         problem=str(record["problem"]),
         mode=str(record["mode"]),
         lanes=n,
@@ -282,7 +282,7 @@ def copied(
     return sum(len(owners[gram]) > 1 for mine in grams for gram in mine) / total
 
 
-def state(row: Row, step: int) -> tuple[np.ndarray, np.ndarray]:
+def state(row: AnswerRow, step: int) -> tuple[np.ndarray, np.ndarray]:
     """After `step` steps: (N,) groups, -1 for no answer, and (N,) mean log-probabilities."""
     groups, means = np.full(row.lanes, -1), np.full(row.lanes, -np.inf)
     for m, (at, what) in enumerate(row.answers):
@@ -308,12 +308,12 @@ def vote(groups: np.ndarray, means: np.ndarray) -> int | None:
     return winner
 
 
-def step_at_tokens(row: Row, total: int) -> int:
+def step_at_tokens(row: AnswerRow, total: int) -> int:
     """The last step after which the lanes had written at most `total` tokens together."""
     used = np.minimum(np.arange(1, row.steps + 1)[:, None], row.lengths).sum(axis=1)
     return int(np.searchsorted(used, total, side="right"))
 
 
-def step_at_seconds(row: Row, seconds: float) -> int:
+def step_at_seconds(row: AnswerRow, seconds: float) -> int:
     """The last step that was done `seconds` after the prompt was first read."""
     return int(np.searchsorted(row.clock, seconds, side="right"))
