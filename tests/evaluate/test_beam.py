@@ -23,7 +23,7 @@ ANY = pytest.mark.parametrize("kind", BACKENDS, ids="-".join)
 
 @ANY
 def test_the_hypotheses_are_those_of_transformers(kind):
-    """Recorded by tests/record/record_beam.py: tokens and scores, over penalties, stopping and end ids."""
+    """Recorded by record_beam.py: tokens and scores, over penalties, stopping and end ids."""
     cases = CASES if kind[0] == "numpy" else CASES[::3]
     for case in cases:
         found = beam_search(

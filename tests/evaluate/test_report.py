@@ -193,7 +193,8 @@ def test_other_measures_are_plotted_if_asked(
     ask: Any, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[str] = []
-    monkeypatch.setattr("tinylane.view.figures.save", lambda figure, path: drawn.append(Path(path).name))
+    keep = lambda figure, path: drawn.append(Path(path).name)
+    monkeypatch.setattr("tinylane.view.figures.save", keep)
     code, out, _ = ask("report", run, "--measure", "any", "one", "any")
     kinds = [(m, axis) for m in ("any", "one") for axis in ("steps", "tokens", "seconds")]
     assert code == 0 and drawn == [f"{m}-{a}.{kind}" for m, a in kinds for kind in ("svg", "png")]

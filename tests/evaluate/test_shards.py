@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -292,7 +293,7 @@ def test_a_shard_without_a_folder_or_a_problem_is_refused(
 def test_shares_are_whole_problems_balanced_and_all_of_the_work() -> None:
     work = [(k, mode) for k in range(7) for mode in "ab"]
     shares = [Shard(k, 3).share(work) for k in (1, 2, 3)]
-    assert sorted(sum(shares, [])) == work
+    assert sorted(chain(*shares)) == work
     assert [len({k for k, _ in share}) for share in shares] == [3, 2, 2]
     assert parse_shard("12/345") == Shard(12, 345) and str(Shard(12, 345)) == "12/345"
 

@@ -1,4 +1,7 @@
-"""Evaluation: what is run (`runner`), what is remembered (`record`), what is measured (`measures`).
+"""Evaluation: how often the lanes are right on the problems of a task, and by how much.
 
-`tables` and `figures` show it. Hangs off `tinylane.core.decoding`; the tasks are `tinylane.evaluate.tasks`.
+In this order: `answers` (from N lanes to one), `tasks` (problems and when an answer is right),
+`runner` (what is run), `results` (what is written down), `shards` (where: runs in folders),
+`measures` (numbers with intervals), `tables`, `report` (runs side by side). Aside: `collaboration`
+(prompts that explain the lanes), `collect` (transcripts to train on), `beam` (beam search).
 """

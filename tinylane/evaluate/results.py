@@ -7,9 +7,9 @@ answered after any number of steps, of tokens in all, or of seconds is a pure fu
 
 which is what a run with `max_tokens=s` would have ended with (`max_tokens` decides nothing else,
 unless Omega's slot is made to follow it): a lane that has not ended by itself has the answer that
-its text so far has marked, or none (`tinylane.evaluate.tasks.task.answer_of`). After b tokens in all means
-after the last step that does not take the lanes beyond b tokens together, as `total_tokens=b`. One
-thing does depend on the whole budget: a collaboration prompt's forced finish.
+its text so far has marked, or none (`answer_of` of `tinylane.evaluate.tasks.task`). After b tokens
+in all means after the last step that does not take the lanes beyond b tokens together, as
+`total_tokens=b`. One thing does depend on the whole budget: a collaboration prompt's forced finish.
 
 Answers of one problem are put into groups that `Task.right` calls the same, so that reading a
 record needs neither the task nor math-verify.
@@ -264,7 +264,7 @@ def copied(
     """The share of the lanes' n-grams of tokens that at least one other lane has too.
 
     Counted with repetition, over all lanes that are long enough. NaN for one lane or no n-grams.
-    given: for every lane the ranges of its tokens that it was given (`tinylane.evaluate.collaboration`); they
+    given: for every lane the ranges of its tokens that it was given by collaboration prompts; they
     are the same in all lanes, and n-grams that touch them do not count.
     """
     told = [{k for a, b in lane for k in range(a, b)} for lane in given or [()] * len(tokens)]

@@ -1,4 +1,4 @@
-"""The process in which answers are compared as mathematics; `tinylane.evaluate.tasks.mathematics` keeps it.
+"""The process in which answers are compared as mathematics; `mathematics.Judge` keeps it.
 
 math-verify parses model text with a grammar and hands it to sympy, which may compute 10^10^10 if it
 is asked to. Its own timeouts are signals, which work in a main thread only and cannot interrupt
