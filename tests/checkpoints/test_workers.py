@@ -1,8 +1,8 @@
 """Claims about the programs that tinylane starts, run as programs: JSON in, JSON out, then an end.
 
-`tinylane.evaluate.tasks.mathematics` starts its own in an interpreter that takes nothing from its
-surroundings, where no coverage can be measured; `tutorials.bench` kills its own. Here the same
-modules run in an ordinary interpreter, and what they compute is called directly.
+`tinylane.evaluate.tasks.mathematics` has its own run in an interpreter that takes nothing from its
+surroundings, where no coverage can be measured; `tutorials.bench` kills its own. Here what they
+compute is called directly.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pytest
 
 from tinylane.commands.bench_shapes import shape, write_random
 from tinylane.evaluate.tasks import math_worker
+from tinylane.files.worker import Limits, Worker, WorkerEnded
 from tutorials.bench import worker as bench_worker
 from tutorials.bench.engines import Case, build, random_prompt
 
@@ -38,39 +39,43 @@ def program(module: Any, *lines: dict[str, Any]) -> tuple[int, list[dict[str, An
 # ------------------------------------------------------------------------------------ mathematics
 
 
-def test_answers_are_read_and_compared_whatever_the_parser_raises() -> None:
+def test_answers_are_read_and_compared_whatever_the_parser_raises(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Text that a parser fails on is no mathematics; it must not end the process."""
     pytest.importorskip("math_verify")
-    from math_verify import parse, verify
-
-    def compared(*texts: str, parse: Any = parse, verify: Any = verify) -> dict[str, Any]:
-        return math_worker.answer({"texts": texts}, parse, verify)
+    import math_verify
 
     def fails(*args: Any, **named: Any) -> Any:
         raise RecursionError("maximum depth")
 
-    assert compared("\\frac{1}{2}", "0.5") == {"readable": [True, True], "same": True}
-    assert compared("x+1", "x+2") == {"readable": [True, True], "same": False}
-    assert compared("x+1") == {"readable": [True], "same": False}
-    assert compared("x", "x", parse=fails) == {"readable": [False, False], "same": False}
-    assert compared("x", "x", verify=fails) == {"readable": [True, True], "same": False}
+    both = {"readable": [True, True], "same": True}
+    assert math_worker.answer(["\\frac{1}{2}", "0.5"]) == both
+    assert math_worker.answer(["x+1", "x+2"]) == {**both, "same": False}
+    assert math_worker.answer(["x+1"]) == {"readable": [True], "same": False}
+    with monkeypatch.context() as patch:
+        patch.setattr(math_verify, "verify", fails)
+        assert math_worker.answer(["x", "x"]) == {**both, "same": False}
+    monkeypatch.setattr(math_verify, "parse", fails)
+    assert math_worker.answer(["x", "x"]) == {"readable": [False, False], "same": False}
 
 
-def test_the_mathematics_program_serves_to_its_input_s_end_and_ends_at_a_limit() -> None:
-    """A limit that did not hold would leave a comparison running for ever."""
+def test_one_process_makes_many_comparisons_and_ends_at_a_limit() -> None:
+    """A limit that did not hold would leave a comparison running without end."""
     pytest.importorskip("math_verify")
-    start = {"path": [p for p in sys.path if p], "memory": 1 << 30, "cpu_seconds": 20.0}
-    same = {"texts": ["1/2", "0.5"]}
-    code, replies, _ = program(math_worker, start, same, {"texts": ["x"]})
-    assert (code, replies[0]) == (0, {})
-    assert replies[1:] == [
-        {"readable": [True, True], "same": True},
-        {"readable": [True], "same": False},
-    ]
+    worker = Worker(Path(math_worker.__file__), lambda: [p for p in sys.path if p])
+    limits = Limits(cpu_seconds=20.0, wall_seconds=60.0, memory=1 << 30)
+    same = {"readable": [True, True], "same": True}
+    assert worker.ask(["1/2", "0.5"], limits) == same
+    process = worker._process
+    assert worker.ask(["x"], limits) == {"readable": [True], "same": False}
+    assert worker._process is process
     if hasattr(signal, "setitimer"):
-        limit = start | {"cpu_seconds": 0.05}
-        code, replies, _ = program(math_worker, limit, {"texts": ["10^{10^{10}}", "2"]})
-        assert code == -signal.SIGPROF and replies == [{}]
+        with pytest.raises(WorkerEnded) as ended:
+            worker.ask(["10^{10^{10}}", "2"], limits._replace(cpu_seconds=0.05))
+        assert ended.value.why == "processor" and worker._process is None
+    assert worker.ask(["1/2", "0.5"], limits) == same
+    worker.close()
 
 
 # ---------------------------------------------------------------------------------------- bench

@@ -22,6 +22,7 @@ from tinylane.evaluate.tasks.mathematics import Judge
 from tinylane.evaluate.tasks.shell_game import ShellGame
 from tinylane.evaluate.tasks.shell_game_task import in_words, trained
 from tinylane.evaluate.tasks.task import Options
+from tinylane.files.worker import Worker
 
 game = helpers_cli.game  # fixture
 
@@ -190,7 +191,7 @@ def test_other_mathematics_is_not(judge: Judge, a: str, b: str) -> None:
 
 def test_numbers_need_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every answer of GSM8K is a number: comparing them must not start sympy."""
-    monkeypatch.setattr(Judge, "_start", lambda self: pytest.fail("started"))
+    monkeypatch.setattr(Worker, "ask", lambda self, *_: pytest.fail("started"))
     found = Judge()
     assert found("1,000", "1000.0") and not found("1000", "1000.1") and found.readable("-3")
     assert found("the same", "the same")
@@ -218,7 +219,7 @@ def test_hostile_answers_end_and_are_wrong(monkeypatch: pytest.MonkeyPatch) -> N
         assert not judge(text, "7"), text
         judge.readable(text)
     assert judge("1/7", "\\frac{1}{7}")
-    monkeypatch.setattr(Judge, "_exchange", lambda self, request: pytest.fail("asked again"))
+    monkeypatch.setattr(Judge, "_exchange", lambda self, texts: pytest.fail("asked again"))
     assert not judge(HOSTILE[0], "7") and not judge(HOSTILE[0], "8")  # it is remembered
     assert not judge.readable(HOSTILE[0])
     judge.close()

@@ -1,28 +1,26 @@
 """Whether two answers are the same mathematics: 1/2 and 0.5, x+1 and 1+x. By math-verify.
 
-Numbers are compared here, exactly, as decimals; everything else goes to math-verify in a process of
-its own (`math_worker`), under limits of length, processor time and memory, from any thread: the
-text is a model's. A comparison that breaks a limit, or a text that is no mathematics, is compared
-as text. Source: https://github.com/huggingface/Math-Verify. Not handled: units, percent (`50%` is
-50), answers that need the question to be understood.
+Numbers are compared here, exactly, as decimals. Everything else goes to math-verify in a process of
+its own (`math_worker`), under limits of length, processor time and memory, because the text is a
+model's. A text that breaks a limit or is no mathematics is compared as text. Works from any thread.
+Source: https://github.com/huggingface/Math-Verify.
+
+Not handled: units, percent (`50%` is 50), answers that need the question to be understood.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import json
-import select
-import subprocess
 import sys
 import threading
-import time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from tinylane.core.errors import TinylaneError
 from tinylane.evaluate.answers import WHOLE_NUMBER, normalise
+from tinylane.files.display import one_line
+from tinylane.files.worker import Limits, Worker, WorkerEnded
 
 LONGEST = 400  # characters of an answer that is read as mathematics
 CPU_SECONDS = 3.0  # of one comparison; an ordinary one takes some milliseconds
@@ -36,14 +34,14 @@ INSTALL = 'answers are compared by math-verify: pip install "tinylane[eval]", or
 class Judge:
     """`judge(answer, truth)`: are they the same? `judge.readable(answer)`: is it mathematics?
 
-    The process is started when first needed, again after one that a limit ended, and ends with this
-    object (its input ends). Raises TinylaneError where math-verify is not installed.
+    One worker process serves all comparisons (`tinylane.files.worker`). Raises TinylaneError where
+    math-verify is not installed.
     """
 
     def __init__(self) -> None:
         if importlib.util.find_spec("math_verify") is None:
             raise TinylaneError(INSTALL)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._worker = Worker(Path(__file__).with_name("math_worker.py"), _folders)
         self._lock = threading.Lock()
         self._refused: set[str] = set()
         self._known: dict[tuple[str, ...], dict[str, Any] | None] = {}
@@ -67,18 +65,7 @@ class Judge:
 
     def close(self) -> None:
         """End the process; it is started again if needed."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(OSError):
-                        pipe.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_process", None) is not None:
-            self.close()
+        self._worker.close()
 
     def _ask(self, *texts: str) -> dict[str, Any] | None:
         """The worker's reply; None where a limit was broken: that text is not asked about again."""
@@ -89,49 +76,22 @@ class Judge:
                 if len(self._known) >= REMEMBERED:
                     self._known.clear()
                     self._refused.clear()
-                self._known[texts] = self._exchange({"texts": texts})
+                self._known[texts] = self._exchange(texts)
                 if self._known[texts] is None:
                     self._refused.add(texts[0])
             return self._known.get(texts)
 
-    def _exchange(self, request: dict[str, Any]) -> dict[str, Any] | None:
-        if self._process is None:
-            self._start()
-        reply = self._talk(request)
-        if reply is None:
-            self.close()
-        return reply
-
-    def _start(self) -> None:
-        # -I -S: nothing from the environment or site hooks; modules from where this process has
-        # them. close_fds=False lets macOS spawn instead of forking a big process.
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(Path(__file__).with_name("math_worker.py"))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            close_fds=False,
-        )
-        path = [str(Path(entry).resolve()) for entry in sys.path if entry]
-        hello = {"path": path, "memory": MEMORY, "cpu_seconds": CPU_SECONDS}
-        if self._talk(hello) is None:
-            self.close()
-            raise TinylaneError(f"math-verify does not start; {INSTALL}")
-
-    def _talk(self, request: dict[str, Any]) -> dict[str, Any] | None:
-        """One line there and one back; None for a process that ended or is silent too long."""
-        process = self._process
-        assert process is not None and process.stdin is not None and process.stdout is not None
+    def _exchange(self, texts: tuple[str, ...]) -> dict[str, Any] | None:
         try:
-            process.stdin.write(json.dumps(request).encode("ascii") + b"\n")
-            process.stdin.flush()
-        except OSError:
+            return self._worker.ask(texts, Limits(CPU_SECONDS, WALL_SECONDS, MEMORY))
+        except WorkerEnded as error:
+            if error.why == "failed":  # only at the start: what a comparison raises is an answer
+                raise TinylaneError(
+                    f"math-verify does not start ({one_line(error.detail, 100)}); {INSTALL}"
+                ) from None
             return None
-        end, line = time.monotonic() + WALL_SECONDS, b""
-        while not line.endswith(b"\n"):
-            ready, _, _ = select.select([process.stdout], [], [], max(end - time.monotonic(), 0))
-            piece = process.stdout.read1(65536) if ready else b""  # type: ignore[attr-defined]
-            if not piece:
-                return None
-            line += piece
-        return json.loads(line)
+
+
+def _folders() -> list[str]:
+    """Where this process has its modules from."""
+    return [str(Path(entry).resolve()) for entry in sys.path if entry]
