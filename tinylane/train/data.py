@@ -1,21 +1,22 @@
-"""Lane transcripts: a JSONL file as token ids at coordinates, and what each row is to predict.
+"""Lane transcripts for training: a JSONL file, read as token ids at coordinates.
 
-One line is one transcript, one prompt and what its lanes wrote:
+A line is one transcript: a prompt, and what its lanes wrote.
 
     {"prompt": text, "lanes": [text, ...], "label": true}
 
-"prompt" may be token ids, or "messages" a chat. "label" says whether the transcript is good.
-Optional, one entry a lane:
+"prompt" may also be a list of token ids; a chat is given as "messages" instead. "label" says
+whether the transcript is good. These fields are optional, with one entry for each lane:
 
-    lane_prompts   texts, of the lane alone
-    finished       false: the lane was cut off, so no end token follows; default true
-    given          ranges of its tokens, [start, stop] or [kind, start, stop], that the lane was
-                   given and did not draw: the others see them, the loss is not on them
-    lane_ids       the very ids that the lane drew, end token included: a text may not encode to
-                   the ids that it came from (also "lane_prompt_ids", and "prompt_ids")
+    lane_prompts   a text that only this lane was given, at its beginning
+    finished       false if the lane was cut off: then no end token follows its text. Default true
+    given          ranges of its tokens, [start, stop] or [kind, start, stop], that it was given and
+                   did not draw. The other lanes see them, and no loss is on them
+    lane_ids       the ids that the lane drew, end token included. They are needed where the text
+                   would be encoded as other ids. (Also "lane_prompt_ids", and "prompt_ids".)
 
-Other fields are ignored. Rows stand where decoding puts them (`tinylane.core.decoding`): the prompt from
-0, lane prompts ending together, an end token drawn but never fed.
+Other fields are ignored. The coordinates are those of decoding (`tinylane.core.decoding`): the
+prompt begins at 0, all lane prompts end at the same position, and an end token is drawn but never
+fed.
 
     P prompt tokens   T rows of a transcript   R rows that predict a lane's token   N lanes
 """
@@ -44,11 +45,12 @@ FORM = '{"prompt": text or "messages": [...], "lanes": [text, ...]}'
 
 @dataclass(frozen=True)
 class Transcript:
-    """One prompt and what its lanes drew, as ids. where: file and line, for messages.
+    """One prompt and what its lanes drew, as token ids.
 
-    lanes: what they wrote, the loss is on it. ended: whether a lane's last token is one that was
-    drawn but never fed (an end token, or what completed a stop string). label: good, bad, or None
-    where the file does not say. given: indices of each lane's tokens that it did not draw.
+    where: file and line, for messages. lanes: the tokens of each lane. ended: whether a lane's last
+    token was drawn but never fed (an end token, or the end of a stop string). label: good, bad, or
+    None if the file does not say. given: for each lane the indices of the tokens that it did not
+    draw; the loss is on all others.
     """
 
     where: str
@@ -71,24 +73,23 @@ class Transcript:
 
     @property
     def length(self) -> int:
-        """Positions that it takes."""
+        """How many positions it takes."""
         return self.clock + max(map(len, self.lanes))
 
 
 class TranscriptRows(NamedTuple):
-    """A transcript's rows, (T,) each, and for its R targets: the row that predicts each, the token
-    that follows there, and the lane that drew it."""
+    """The T rows of a transcript, and its R targets."""
 
-    tokens: np.ndarray
-    positions: np.ndarray
-    lanes: np.ndarray
-    sources: np.ndarray
-    follows: np.ndarray
-    owners: np.ndarray
+    tokens: np.ndarray  # (T,)
+    positions: np.ndarray  # (T,)
+    lanes: np.ndarray  # (T,)
+    sources: np.ndarray  # (R,) the row that predicts each target
+    follows: np.ndarray  # (R,) the token to predict
+    owners: np.ndarray  # (R,) the lane that drew it
 
     @property
     def shape(self) -> tuple[bytes, bytes, bytes]:
-        """Equal for transcripts whose rows stand at the same coordinates and predict alike."""
+        """Equal for transcripts with the same coordinates and the same predicting rows."""
         return self.positions.tobytes(), self.lanes.tobytes(), self.sources.tobytes()
 
 
@@ -96,37 +97,28 @@ def rows(t: Transcript) -> TranscriptRows:
     """All rows of a transcript at the coordinates of decoding: the prompt, then lane by lane.
 
     A lane's first token is predicted by the last row of its lane prompt, or of the shared prompt if
-    it has none. Every token is fed but an end token, which nobody ever sees.
+    it has none. Every token is fed but a drawn end, which no row sees.
     """
-    P, clock = len(t.prompt), t.clock
-    tokens, positions = list(t.prompt), list(range(P))
-    lanes = [SHARED] * P
-    sources: list[int] = []
-    follows: list[int] = []
-    owners: list[int] = []
-    for m, (own, drawn, ended) in enumerate(zip(t.lane_prompts, t.lanes, t.ended, strict=True)):
-        fed = [*own, *(drawn[:-1] if ended else drawn)]
-        first = len(tokens) + len(own)  # the row of the first token drawn
-        before = first - 1 if own else P - 1
+    P = len(t.prompt)
+    tokens, positions, lanes = list(t.prompt), list(range(P)), [SHARED] * P
+    targets: list[tuple[int, int, int]] = []
+    for m, (prompt, drawn) in enumerate(zip(t.lane_prompts, t.lanes, strict=True)):
+        fed = [*prompt, *(drawn[:-1] if t.ended[m] else drawn)]
+        first = len(tokens) + len(prompt)  # the row of the first token drawn
+        before = first - 1 if prompt else P - 1
         tokens += fed
-        positions += range(clock - len(own), clock - len(own) + len(fed))
+        positions += range(t.clock - len(prompt), t.clock - len(prompt) + len(fed))
         lanes += [m] * len(fed)
-        known = set(t.given[m] if t.given else ())
-        for k in (k for k in range(len(drawn)) if k not in known):
-            sources.append(before if k == 0 else first + k - 1)
-            follows.append(drawn[k])
-            owners.append(m)
-    return TranscriptRows(
-        *map(np.array, (tokens, positions, lanes)), *map(_ints, (sources, follows, owners))
-    )
-
-
-def _ints(values: Sequence[int]) -> np.ndarray:
-    return np.array(values, dtype=np.int64)
+        given = set(t.given[m]) if t.given else ()
+        for k, token in enumerate(drawn):
+            if k not in given:
+                targets.append((before if k == 0 else first + k - 1, token, m))
+    columns = np.array(targets, dtype=np.int64).reshape(-1, 3).T
+    return TranscriptRows(*map(np.array, (tokens, positions, lanes)), *columns)
 
 
 def mismatched(x: Transcript, y: Transcript, context: int) -> Transcript:
-    """The prompt of x with the lanes (and lane prompts) of y, cut to the context: KTO's (x, y')."""
+    """KTO's pair (x, y'): the prompt of x, lane prompts and lanes of y, cut to the context."""
     room = max(context - len(x.prompt) - max(map(len, y.lane_prompts)), 0)
     lanes = [drawn[:room] for drawn in y.lanes]
     ended = [e and len(drawn) <= room for e, drawn in zip(y.ended, y.lanes, strict=True)]
@@ -137,8 +129,8 @@ def mismatched(x: Transcript, y: Transcript, context: int) -> Transcript:
 
 @dataclass(frozen=True)
 class Data:
-    """A file of transcripts. digest: sha256 of its ids, labels and given tokens. left_out: bad
-    ones, of which `sft` does not learn."""
+    """A file of transcripts. digest: SHA-256 of their ids, labels and given tokens. left_out: how
+    many were left out because they are labelled false, which `sft` does not learn from."""
 
     transcripts: list[Transcript]
     digest: str
@@ -146,7 +138,7 @@ class Data:
 
     @property
     def counts(self) -> list[int]:
-        """The numbers of lanes there are."""
+        """The numbers of lanes that occur."""
         return sorted({len(t.lanes) for t in self.transcripts})
 
 
@@ -160,15 +152,16 @@ def read_transcripts(
 ) -> Data:
     """Read and check a file of transcripts for a model.
 
-    labels: every line must have one (KTO); without, lines labelled false are left out. lanes: the
-    numbers of lanes that may occur; None: all lines have as many as the first. template: keyword
-    arguments of `Tokenizer.prompt_ids`. Raises TinylaneError, with file and line: not JSON, missing
-    fields, numbers of lanes that differ, a transcript longer than the context, nothing to learn.
+    labels: every line must have a label (KTO); otherwise lines labelled false are left out. lanes:
+    the numbers of lanes that may occur; None: all lines must have as many as the first. template:
+    keyword arguments of `Tokenizer.prompt_ids`. Raises TinylaneError, with file and line, for a
+    line that is not JSON, missing or wrong fields, another number of lanes, a transcript longer
+    than the context, and a file without anything to learn from.
     """
     allowed = set(lanes or ())
     if any(not 1 <= n <= MAX_LANES for n in allowed):
         raise TinylaneError(f"--lanes {show(sorted(allowed))}; expected 1 to {MAX_LANES}")
-    digest, found, left_out = hashlib.sha256(), [], 0
+    digest, transcripts, left_out = hashlib.sha256(), [], 0
     for number, raw in jsonl.read(path, limit=MAX_LINE):
         where = f"{os.fspath(path)}, line {number}"
         try:
@@ -178,9 +171,9 @@ def read_transcripts(
             raise TinylaneError(text if text.startswith(where) else f"{where}: {text}") from None
         if labels and one.label is None:
             raise TinylaneError(f'{where}: no "label"; kto needs true or false on every line')
-        decides: list[Any] = [one.prompt, one.lane_prompts, one.lanes, one.ended, one.label]
-        decides += [] if one.given is None else [one.given]
-        digest.update(repr(tuple(decides)).encode())
+        content: tuple[Any, ...] = (one.prompt, one.lane_prompts, one.lanes, one.ended, one.label)
+        content += () if one.given is None else (one.given,)
+        digest.update(repr(content).encode())
         n = len(one.lanes)
         if lanes is None and not allowed:
             allowed = {n}
@@ -192,11 +185,11 @@ def read_transcripts(
         if not labels and one.label is False:
             left_out += 1
         else:
-            found.append(one)
-    if not found:
+            transcripts.append(one)
+    if not transcripts:
         why = f"all {left_out} are labelled false" if left_out else "expected one a line"
         raise TinylaneError(f"{os.fspath(path)}: no transcripts to learn from ({why})")
-    return Data(found, digest.hexdigest(), left_out)
+    return Data(transcripts, digest.hexdigest(), left_out)
 
 
 def _transcript(
@@ -222,8 +215,8 @@ def _transcript(
             stopped = _spells_more(model, tokens, lanes[m], where, m)
         else:
             tokens = encode_lane_prompt(model, lanes[m])
-            exact = not isinstance(lanes[m], str)  # ids say themselves where they end
-            if finished[m] and not exact and not (tokens and tokens[-1] in ends):
+            text = isinstance(lanes[m], str)  # ids have their end token, if any, already
+            if text and finished[m] and not (tokens and tokens[-1] in ends):
                 tokens = [*tokens, _end(model, where)]
         if any(token in ends for token in tokens[:-1]):
             raise TinylaneError(f"{where}: lane {m} goes on after an end token; cut it there")
@@ -285,7 +278,7 @@ def _per_lane(raw: dict[str, Any], key: str, n: int, where: str, kind: Any) -> l
 
 
 def _end(model: Model, where: str) -> int:
-    """A finished lane's end token."""
+    """The end token of a finished lane."""
     token = end_token(model)
     if token is None:
         raise TinylaneError(f'{where}: this model names no end token; give "finished": false')
@@ -314,8 +307,9 @@ def _given(raw: dict[str, Any], drawn: list[list[int]], where: str) -> list[list
 
 
 def _spells_more(model: Model, ids: list[int], text: Any, where: str, m: int) -> bool:
-    """Whether a lane's ids spell more than its text: then a stop string ended it, which is not part
-    of the text, and whose last token was never fed. Refuses ids of another tokenizer."""
+    """Whether a lane's ids spell more than its text. Then a stop string ended the lane: it is not
+    part of the text, and its last token was never fed. Raises TinylaneError for ids that do not
+    begin with the text."""
     if model.tokenizer is None or not isinstance(text, str):
         return False
     spelled, text = (t.rstrip("\ufffd") for t in (model.tokenizer.decode(ids), text))
