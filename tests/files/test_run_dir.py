@@ -16,6 +16,7 @@ import pytest
 from tinylane.core.errors import TinylaneError
 from tinylane.files import jsonl
 from tinylane.files import run_dir as journal
+from tinylane.files.fields import Fields
 from tinylane.files.io import hold
 from tinylane.files.run_dir import MAX_RESULT, Journal, differing, read_run
 
@@ -74,12 +75,12 @@ def test_a_file_is_not_held_in_memory(tmp_path: Path) -> None:
 
 def test_fields_are_text_or_numbers() -> None:
     row = {"a": "x", "b": 7, "c": 27.0, "d": 0.5, "e": [1], "f": " ", "g": True, "h": None}
-    assert [jsonl.text(row, k, "here") for k in "abcd"] == ["x", "7", "27", "0.5"]
+    assert [Fields(row, "here").spelled(k) for k in "abcd"] == ["x", "7", "27", "0.5"]
     for name in "efgh":
         with pytest.raises(TinylaneError, match=f"here: {name} is"):
-            jsonl.text(row, name, "here")
+            Fields(row, "here").spelled(name)
     with pytest.raises(TinylaneError, match="here: no field 'z'; it has 'a', 'b'"):
-        jsonl.text(row, "z", "here")
+        Fields(row, "here").spelled("z")
 
 
 # Run directories.

@@ -8,13 +8,13 @@ refused by name, never ignored.
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from tinylane.core.config import ModelConfig, RopeConfig
 from tinylane.core.errors import TinylaneError, show
+from tinylane.files.fields import Fields
 from tinylane.files.io import read_json
 
 
@@ -30,18 +30,18 @@ def read_config(path: str | os.PathLike[str]) -> ModelConfig:
 
 def parse_config(raw: dict[str, Any], source: str = "config.json") -> ModelConfig:
     """Check and convert the object in `config.json`. Raises TinylaneError: key and value."""
-    read = Reader(raw, source)
+    read = Fields(raw, source)
     family = family_of(read)
     refuse_other_mathematics(read, family)
-    vocab = read.size("vocab_size", 1 << 24)
-    width = read.size("hidden_size", 1 << 17)
-    layers = read.size("num_hidden_layers", 1024)
-    heads = read.size("num_attention_heads", 2048)
-    kv_heads = read.size("num_key_value_heads", 2048, default=heads)
-    context = read.size("max_position_embeddings", 1 << 31, default=_CONTEXT[family])
+    vocab = read.whole("vocab_size", 1, 1 << 24)
+    width = read.whole("hidden_size", 1, 1 << 17)
+    layers = read.whole("num_hidden_layers", 1, 1024)
+    heads = read.whole("num_attention_heads", 1, 2048)
+    kv_heads = read.whole("num_key_value_heads", 1, 2048, default=heads)
+    context = read.whole("max_position_embeddings", 1, 1 << 31, default=_CONTEXT[family])
     head_dim = read.get("head_dim")
     if head_dim is not None or family == "qwen3":
-        head_dim = read.size("head_dim", 1024, default=128)
+        head_dim = read.whole("head_dim", 1, 1024, default=128)
     elif width % heads:
         read.fail("hidden_size", f"a multiple of num_attention_heads ({heads}) or a head_dim")
     else:
@@ -66,7 +66,7 @@ def parse_config(raw: dict[str, Any], source: str = "config.json") -> ModelConfi
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        mlp_width=read.size("intermediate_size", 1 << 20),
+        mlp_width=read.whole("intermediate_size", 1, 1 << 20),
         context=context,
         norm_eps=read.real("rms_norm_eps", 1e-6, above=0.0, below=1.0),
         rope=_rope(read, context),
@@ -158,48 +158,6 @@ _NEUTRAL: tuple[tuple[Any, str], ...] = (
 )
 
 
-class Reader:
-    """Typed access to the raw object; null counts as absent; every failure names key and value."""
-
-    def __init__(self, raw: dict[str, Any], source: str) -> None:
-        if not isinstance(raw, dict):
-            raise TinylaneError(f"{source}: expected an object, found {show(raw, 40)}")
-        self.raw, self.source = raw, source
-
-    def fail(self, key: str, expected: str) -> NoReturn:
-        raise TinylaneError(f"{self.source}: {key} {show(self.raw.get(key))}, expected {expected}")
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """A key that is absent has its default; one that is null has none."""
-        return self.raw.get(key, default)
-
-    def size(self, key: str, limit: int, default: int | None = None) -> int:
-        value = self.raw.get(key)
-        if value is None:
-            if default is None:
-                raise TinylaneError(f"{self.source}: {key} is missing")
-            return default
-        if type(value) is not int or not 1 <= value <= limit:
-            self.fail(key, f"a whole number from 1 to {limit}")
-        return value
-
-    def flag(self, key: str, default: bool) -> bool:
-        value = self.raw.get(key)
-        if value is not None and not isinstance(value, bool):
-            self.fail(key, "true or false")
-        return default if value is None else value
-
-    def real(self, key: str, default: float | None, *, above: float, below: float) -> float:
-        value = self.raw.get(key)
-        if value is None:
-            if default is None:
-                raise TinylaneError(f"{self.source}: {key} is missing")
-            return default
-        if type(value) not in (int, float) or not above < value < below:  # NaN compares false
-            self.fail(key, f"a number above {above:g} and below {below:g}")
-        return float(value)
-
-
 def token_ids(value: Any, vocab: int, source: str, key: str) -> tuple[int, ...]:
     """`eos_token_id` and its like: null, an id or a list of ids, as a sorted tuple.
 
@@ -209,12 +167,12 @@ def token_ids(value: Any, vocab: int, source: str, key: str) -> tuple[int, ...]:
     for one in ids:
         if type(one) is not int or not 0 <= one < vocab:
             raise TinylaneError(
-                f"{source}: {key} {show(value)}, expected ids from 0 to {vocab - 1} (vocab_size)"
+                f"{source}: {key} is {show(value)}; expected ids from 0 to {vocab - 1} (vocab_size)"
             )
     return tuple(sorted(set(ids)))
 
 
-def family_of(read: Reader) -> str:
+def family_of(read: Fields) -> str:
     kind = read.get("model_type")
     architectures = read.get("architectures") or []
     if not isinstance(architectures, list):
@@ -236,7 +194,7 @@ def family_of(read: Reader) -> str:
     return kind
 
 
-def refuse_other_mathematics(read: Reader, family: str) -> None:
+def refuse_other_mathematics(read: Fields, family: str) -> None:
     def neutral(value: Any, harmless: Any) -> bool:
         # 0 == False in Python: compare numbers and flags separately
         return value is None or (
@@ -263,7 +221,7 @@ def refuse_other_mathematics(read: Reader, family: str) -> None:
             )
 
 
-def refuse_sliding_window(read: Reader, family: str, layers: int, context: int) -> None:
+def refuse_sliding_window(read: Fields, family: str, layers: int, context: int) -> None:
     """A window that is at least the context, or that no layer uses, is no window."""
     window = read.get("sliding_window", 4096 if family in ("mistral", "qwen2", "qwen3") else None)
     types = read.get("layer_types")
@@ -293,7 +251,7 @@ def refuse_sliding_window(read: Reader, family: str, layers: int, context: int) 
         )
 
 
-def dtype_of(read: Reader) -> str:
+def dtype_of(read: Fields) -> str:
     named = [read.get(key) for key in ("dtype", "torch_dtype") if read.get(key) is not None]
     for name in named:
         plain = name.removeprefix("torch.") if isinstance(name, str) else name
@@ -303,7 +261,7 @@ def dtype_of(read: Reader) -> str:
     return named[0].removeprefix("torch.") if named else "float32"
 
 
-def quantization_of(read: Reader) -> dict | None:
+def quantization_of(read: Fields) -> dict | None:
     """MLX's own record; other methods (GPTQ, AWQ, bitsandbytes, fp8) are refused by name."""
     theirs, ours = read.get("quantization_config"), read.get("quantization")
     for key, value in (("quantization_config", theirs), ("quantization", ours)):
@@ -323,7 +281,7 @@ _CONTEXT = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}
 _YARN = ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate")
 
 
-def _rope_settings(read: Reader) -> dict[str, Any]:
+def _rope_settings(read: Fields) -> dict[str, Any]:
     """All three spellings as one flat dict; values that contradict each other are refused."""
     merged: dict[str, Any] = {}
 
@@ -355,8 +313,8 @@ def _rope_settings(read: Reader) -> dict[str, Any]:
     return merged
 
 
-def _rope(read: Reader, context: int) -> RopeConfig:
-    inner = Reader(_rope_settings(read), f"{read.source}: RoPE")
+def _rope(read: Fields, context: int) -> RopeConfig:
+    inner = Fields(_rope_settings(read), f"{read.source}: RoPE")
     kind = inner.raw.pop("rope_type", "default")
     if kind not in ("default", "linear", "llama3", "yarn"):
         raise TinylaneError(
@@ -381,29 +339,28 @@ def _rope(read: Reader, context: int) -> RopeConfig:
     base = inner.real("rope_theta", 10000.0, above=1.0, below=1e15)
     if kind == "default":
         return RopeConfig(base=base)
-    original = inner.size("original_max_position_embeddings", 1 << 31, default=context)
+    original = inner.whole("original_max_position_embeddings", 1, 1 << 31, default=context)
     if kind == "yarn" and inner.get("factor") is None:
         if inner.get("original_max_position_embeddings") is None or context < original:
             raise TinylaneError(f"{inner.source}: factor is missing")
         factor = context / original  # as transformers does
     else:
-        factor = inner.real("factor", None, above=math.nextafter(1.0, 0.0), below=1e6)
+        factor = inner.real("factor", least=1.0, below=1e6)
     if kind == "linear":
         return RopeConfig(kind=kind, base=base, factor=factor)
     if kind == "llama3":
-        low = inner.real("low_freq_factor", None, above=0.0, below=1e6)
-        high = inner.real("high_freq_factor", None, above=0.0, below=1e6)
+        low = inner.real("low_freq_factor", above=0.0, below=1e6)
+        high = inner.real("high_freq_factor", above=0.0, below=1e6)
         if not low < high:
             inner.fail("high_freq_factor", f"more than low_freq_factor ({low:g})")
         return RopeConfig(kind, base, factor, original, low, high)
 
     def positive(key: str) -> float | None:  # transformers reads 0 as "not given" for all of these
-        return inner.real(key, None, above=0.0, below=1e6) if inner.get(key) else None
+        return inner.real(key, above=0.0, below=1e6) if inner.get(key) else None
 
     fast, slow = positive("beta_fast") or 32.0, positive("beta_slow") or 1.0
     if fast < slow:
         inner.fail("beta_fast", f"at least beta_slow ({slow:g})")
-    attention = inner.get("attention_factor")
     return RopeConfig(
         kind=kind,
         base=base,
@@ -411,9 +368,7 @@ def _rope(read: Reader, context: int) -> RopeConfig:
         original_context=original,
         beta_fast=fast,
         beta_slow=slow,
-        attention_factor=None
-        if attention is None
-        else inner.real("attention_factor", None, above=0.0, below=1e3),
+        attention_factor=inner.real("attention_factor", None, above=0.0, below=1e3),
         mscale=positive("mscale"),
         mscale_all_dim=positive("mscale_all_dim"),
         truncate=inner.flag("truncate", True),

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from tinylane.core.errors import TinylaneError, show
+from tinylane.core.errors import TinylaneError
 from tinylane.files.io import open_regular, parse_json
 
 MAX_LINE = 1 << 22  # bytes: a transcript of a million characters
@@ -67,24 +67,3 @@ def lines(
             if number > rows:
                 raise TinylaneError(f"{where}: more than {rows:,} lines, the limit here")
             yield number, line
-
-
-def text(row: dict[str, Any], name: str, where: str) -> str:
-    """The field `name` of a row as text; a whole or real number becomes its shortest spelling.
-
-    Raises TinylaneError, naming `where` (file and line), for a field that is missing, empty, or
-    something else.
-    """
-    if name not in row:
-        have = ", ".join(map(repr, list(row)[:8])) or "none"
-        raise TinylaneError(f"{where}: no field {show(name, 40)}; it has {have}")
-    value = row[name]
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # AMC's answers are 27.0
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str):
-        raise TinylaneError(f"{where}: {name} is {show(value, 40)}; expected text or a number")
-    if not value.strip():
-        raise TinylaneError(f"{where}: {name} is empty; expected text")
-    return value

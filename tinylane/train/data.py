@@ -35,6 +35,7 @@ from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import MAX_LANES, SHARED
 from tinylane.core.prompt import encode_lane_prompt, encode_prompt, end_ids, end_token
 from tinylane.files import jsonl
+from tinylane.files.fields import Fields
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model
@@ -165,7 +166,7 @@ def read_transcripts(
     for number, raw in jsonl.read(path, limit=MAX_LINE):
         where = f"{os.fspath(path)}, line {number}"
         try:
-            one = _transcript(raw, where, model, template)
+            one = _transcript(Fields(raw, where), model, template)
         except TinylaneError as error:
             text = str(error)
             raise TinylaneError(text if text.startswith(where) else f"{where}: {text}") from None
@@ -192,20 +193,19 @@ def read_transcripts(
     return Data(transcripts, digest.hexdigest(), left_out)
 
 
-def _transcript(
-    raw: dict[str, Any], where: str, model: Model, template: dict[str, Any] | None
-) -> Transcript:
-    lanes = _list(raw, "lanes", where, (str, list))
+def _transcript(raw: Fields, model: Model, template: dict[str, Any] | None) -> Transcript:
+    where = raw.source
+    if not raw.has("lanes"):
+        raise TinylaneError(f'{where}: no "lanes"; expected {FORM}')
+    lanes = raw.items("lanes", (str, list))
     if not lanes:
         raise TinylaneError(f'{where}: "lanes" is empty; expected the text of one lane or more')
     n = len(lanes)
-    ids = _per_lane(raw, "lane_ids", n, where, list)
-    own = _per_lane(raw, "lane_prompt_ids", n, where, list)
-    own = own or _per_lane(raw, "lane_prompts", n, where, (str, list)) or [[] for _ in range(n)]
-    finished = _per_lane(raw, "finished", n, where, bool) or [True] * n
-    label = raw.get("label")
-    if label is not None and not isinstance(label, bool):
-        raise TinylaneError(f'{where}: "label" is {show(label, 40)}; expected true or false')
+    ids = _per_lane(raw, "lane_ids", n, list)
+    own = _per_lane(raw, "lane_prompt_ids", n, list)
+    own = own or _per_lane(raw, "lane_prompts", n, (str, list)) or [[] for _ in range(n)]
+    finished = _per_lane(raw, "finished", n, bool) or [True] * n
+    label = raw.flag("label", None)
     ends = end_ids(model)
     drawn, ended = [], []
     for m in range(n):
@@ -224,12 +224,12 @@ def _transcript(
         ended.append(stopped or (bool(tokens) and tokens[-1] in ends))
     one = Transcript(
         where,
-        _prompt(raw, where, model, template),
+        _prompt(raw, model, template),
         [encode_lane_prompt(model, p) for p in own],
         drawn,
         ended,
         label,
-        _given(raw, drawn, where),
+        _given(raw, drawn),
     )
     if one.targets == 0:
         raise TinylaneError(f"{where}: its lanes wrote nothing; expected a token or more")
@@ -241,39 +241,26 @@ def _transcript(
     return one
 
 
-def _prompt(
-    raw: dict[str, Any], where: str, model: Model, template: dict[str, Any] | None
-) -> list[int]:
-    if raw.get("prompt_ids") is not None:
-        prompt: Any = _list(raw, "prompt_ids", where, int)
-    elif raw.get("prompt") is not None:
-        prompt = raw["prompt"]
+def _prompt(raw: Fields, model: Model, template: dict[str, Any] | None) -> list[int]:
+    if raw.has("prompt_ids"):
+        prompt: Any = raw.items("prompt_ids", int)
+    elif raw.has("prompt"):
+        prompt = raw.get("prompt")
         if not isinstance(prompt, (str, list)):
-            raise TinylaneError(f'{where}: "prompt" is {show(prompt, 40)}; expected a text')
-    elif raw.get("messages") is not None:
-        prompt = _list(raw, "messages", where, dict)
+            raw.fail("prompt", "a text")
+    elif raw.has("messages"):
+        prompt = raw.items("messages", dict)
     else:
-        raise TinylaneError(f'{where}: no "prompt" and no "messages"; expected {FORM}')
+        raise TinylaneError(f'{raw.source}: no "prompt" and no "messages"; expected {FORM}')
     return encode_prompt(model, prompt, template)
 
 
-def _list(raw: dict[str, Any], key: str, where: str, kind: Any) -> list[Any]:
-    value = raw.get(key)
-    if value is None:
-        raise TinylaneError(f'{where}: no "{key}"; expected {FORM}')
-    if not isinstance(value, list) or any(
-        not isinstance(item, kind) or (kind is int and isinstance(item, bool)) for item in value
-    ):
-        raise TinylaneError(f'{where}: "{key}" is {show(value, 60)}; expected a list')
-    return value
-
-
-def _per_lane(raw: dict[str, Any], key: str, n: int, where: str, kind: Any) -> list[Any] | None:
-    if raw.get(key) is None:
-        return None
-    values = _list(raw, key, where, kind)
-    if len(values) != n:
-        raise TinylaneError(f'{where}: {len(values)} "{key}" for {n} lanes; expected one a lane')
+def _per_lane(raw: Fields, key: str, n: int, kind: Any) -> list[Any] | None:
+    values = raw.items(key, kind, default=None)
+    if values is not None and len(values) != n:
+        raise TinylaneError(
+            f'{raw.source}: {len(values)} "{key}" for {n} lanes; expected one a lane'
+        )
     return values
 
 
@@ -285,9 +272,9 @@ def _end(model: Model, where: str) -> int:
     return token
 
 
-def _given(raw: dict[str, Any], drawn: list[list[int]], where: str) -> list[list[int]] | None:
+def _given(raw: Fields, drawn: list[list[int]]) -> list[list[int]] | None:
     """The indices in the ranges of "given", None if there are none."""
-    ranges = _per_lane(raw, "given", len(drawn), where, list)
+    where, ranges = raw.source, _per_lane(raw, "given", len(drawn), list)
     found: list[list[int]] = []
     for tokens, lane in zip(drawn, ranges or [], strict=False):
         indices: set[int] = set()

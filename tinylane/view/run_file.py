@@ -21,6 +21,7 @@ from tinylane.core.errors import TinylaneError, show
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import LaneMask, LaneRoPE, Rotation
 from tinylane.core.sampling import Sampler
+from tinylane.files.fields import Fields
 from tinylane.files.io import read_json, replacing
 
 if TYPE_CHECKING:
@@ -130,128 +131,96 @@ def load_run(path: str | os.PathLike[str]) -> Run:
         raise TinylaneError(f"{os.fspath(path)}: {error}") from None
 
 
-def _run(raw: dict[str, Any]) -> Run:
-    model, prompt = _get(raw, "model", dict), _get(raw, "prompt", dict)
-    settings = _get(raw, "settings", dict)
-    ids = _ids(prompt, "ids")
+def _run(file: dict[str, Any]) -> Run:
+    raw = Fields(file)
+    model, prompt, settings = map(raw.fields, ("model", "prompt", "settings"))
+    ids = prompt.ids("ids")
     if not ids:
         raise TinylaneError("prompt.ids is empty")
-    sampler = dict(_get(settings, "sampler", dict))
+    sampler = dict(settings.fields("sampler").raw)
     if set(sampler) != set(Sampler.__dataclass_fields__):
         raise TinylaneError(f"sampler has fields {show(sorted(sampler))}")
-    sampler["logit_bias"] = _bias(_get(sampler, "logit_bias", list))
-    seed = _get(settings, "seed", (int, str))
+    sampler["logit_bias"] = _bias(settings.fields("sampler").items("logit_bias"))
+    seed = settings.get("seed")
     if isinstance(seed, str):
         seed = int(seed) if seed.isascii() and seed.isdigit() and len(seed) < 40 else -1
-    if not 0 <= seed < 1 << 128:
+    if type(seed) is not int or not 0 <= seed < 1 << 128:
         raise TinylaneError("seed is not a whole number from 0 to 2**128 - 1")
     rope = _rotation(settings)
-    mask = LaneMask(_matrix(settings, "visibility"), _whole(settings, "lag"))
-    stop = _get(settings, "stop", list)
-    if not all(isinstance(text, str) for text in stop):
-        raise TinylaneError("stop is not a list of texts")
-    lanes = [_lane(lane, index, len(ids)) for index, lane in enumerate(_get(raw, "lanes", list))]
+    mask = LaneMask(_matrix(settings, "visibility"), settings.whole("lag"))
+    settings.items("stop", str)
+    lanes = [_lane(lane, index, len(ids)) for index, lane in enumerate(raw.items("lanes"))]
     if not 1 <= len(lanes) <= mask.n:
         raise TinylaneError(f"{len(lanes)} lanes, but visibility is {mask.n} x {mask.n}")
     checked = Sampler(**sampler)
-    given = {**settings, "seed": seed, "sampler": {**vars(checked)}}
-    seconds = [_number(raw, name) for name in ("prefill_seconds", "seconds")]
+    given = {**settings.raw, "seed": seed, "sampler": {**vars(checked)}}
+    seconds = [raw.real(name, least=0, below=1e12) for name in ("prefill_seconds", "seconds")]
     return Run(
-        Result(ids, lanes, _whole(raw, "steps"), seconds[0], seconds[1], given),
-        _get(model, "source", str),
-        _get(model, "identity", str),
-        _get(model, "backend", str),
-        _get(model, "dtype", str),
-        _get(prompt, "text", str),
+        Result(ids, lanes, raw.whole("steps"), seconds[0], seconds[1], given),
+        model.text("source"),
+        model.text("identity"),
+        model.text("backend"),
+        model.text("dtype"),
+        prompt.text("text"),
         rope,
         mask,
         checked,
         seed,
-        _get(raw, "tinylane", str),
-        _get(raw, "extra", dict),
+        raw.text("tinylane"),
+        raw.fields("extra").raw,
     )
 
 
-def _rotation(settings: dict[str, Any]) -> Rotation:
+def _rotation(settings: Fields) -> Rotation:
     """A LaneRoPE, as in every file until there was another, or the one that is named."""
-    if "rotation" not in settings:
-        return LaneRoPE(_matrix(settings, "omega"), _get(settings, "prompt_lane", (int, str)))
-    if settings["rotation"] != "hogwild":
-        raise TinylaneError(f"rotation is {show(settings['rotation'])}; expected hogwild")
+    if "rotation" not in settings.raw:
+        return LaneRoPE(_matrix(settings, "omega"), settings.get("prompt_lane"))
+    if settings.get("rotation") != "hogwild":
+        settings.fail("rotation", "hogwild")
     return Hogwild()
 
 
-def _lane(raw: Any, index: int, prompt: int) -> Lane:
-    if not isinstance(raw, dict) or set(raw) != set(Lane.__dataclass_fields__):
-        raise TinylaneError(f"lane {index} is {show(raw)}; expected a lane's fields")
-    if raw["index"] != index or isinstance(raw["index"], bool):
-        raise TinylaneError(f"lane {index} has index {show(raw['index'])}")
-    own, tokens = _ids(raw, "prompt"), _ids(raw, "tokens")
-    start = _whole(raw, "start", len(own) + prompt)
-    logprobs = _get(raw, "logprobs", list)
+def _lane(lane: Any, index: int, prompt: int) -> Lane:
+    raw = Fields(lane, parent=f"lane {index}")
+    if set(raw.raw) != set(Lane.__dataclass_fields__):
+        raise TinylaneError(f"lane {index} is {show(lane)}; expected a lane's fields")
+    raw.whole("index", index, index)
+    lane_prompt, tokens = raw.ids("prompt"), raw.ids("tokens")
+    start = raw.whole("start", len(lane_prompt) + prompt)
+    logprobs = raw.items("logprobs")
     if len(logprobs) != len(tokens) or not all(
         type(p) in (int, float) and p < 1e-3
         for p in logprobs  # rounding may lift a 0
     ):
         raise TinylaneError(f"lane {index}: logprobs are not {len(tokens)} numbers of 0 or less")
-    forked = raw["forked"]
+    forked = raw.get("forked")
     if forked is not None:
         if not isinstance(forked, list) or [type(x) for x in forked] != [int, int]:
             raise TinylaneError(f"lane {index}: forked is {show(forked)}; expected lane, position")
         if not (0 <= forked[0] < index and start <= forked[1] <= start + len(tokens)):
             raise TinylaneError(f"lane {index} cannot be forked from {show(forked)}")
     end = start + len(tokens)
-    reason = raw["finish_reason"]
     return Lane(
         index,
-        own,
+        lane_prompt,
         start,
-        _whole(raw, "max_tokens", 1),
+        raw.whole("max_tokens", 1),
         tokens,
         [float(p) for p in logprobs],
-        None if reason is None else _get(raw, "finish_reason", str),
-        _get(raw, "text", str),
+        raw.text("finish_reason", None),
+        raw.text("text"),
         None if forked is None else (forked[0], forked[1]),
-        None if raw["dropped"] is None else _whole(raw, "dropped", end),
+        raw.whole("dropped", end, default=None),
     )
 
 
-def _get(raw: dict[str, Any], name: str, kind: Any) -> Any:
-    value = raw.get(name)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        expected = {dict: "an object", list: "a list", str: "a text"}.get(kind, "a number or text")
-        raise TinylaneError(f"{name} is {show(value)}; expected {expected}")
-    return value
-
-
-def _whole(raw: dict[str, Any], name: str, least: int = 0) -> int:
-    value = raw.get(name)
-    if type(value) is not int or not least <= value < 1 << 31:
-        raise TinylaneError(f"{name} is {show(value)}; expected a whole number, at least {least}")
-    return value
-
-
-def _number(raw: dict[str, Any], name: str) -> float:
-    value: Any = raw.get(name)
-    if type(value) not in (int, float) or not 0 <= value < 1e12:
-        raise TinylaneError(f"{name} is {show(value)}; expected a number of 0 or more")
-    return float(value)
-
-
-def _ids(raw: dict[str, Any], name: str) -> list[int]:
-    value = _get(raw, name, list)
-    if not all(type(token) is int and 0 <= token < 1 << 31 for token in value):
-        raise TinylaneError(f"{name} is {show(value)}; expected token ids")
-    return value
-
-
-def _matrix(raw: dict[str, Any], name: str) -> np.ndarray:
+def _matrix(raw: Fields, name: str) -> np.ndarray:
     """Numbers in one or in equally long lists."""
-    value = _get(raw, name, list)
+    value = raw.items(name)
     rows = value if value and all(isinstance(row, list) for row in value) else [value]
     same = len({len(row) for row in rows}) == 1
     if not same or not all(type(x) in (int, float) for row in rows for x in row):
-        raise TinylaneError(f"{name} is {show(value)}; expected numbers in equally long lists")
+        raw.fail(name, "numbers in equally long lists")
     return np.array(value, dtype=np.float64)
 
 

@@ -16,6 +16,7 @@ from tinylane.evaluate.answers import extract as find_answer
 from tinylane.evaluate.tasks.mathematics import Judge
 from tinylane.evaluate.tasks.task import Options, Problem, Task, answer_of, first
 from tinylane.files import jsonl
+from tinylane.files.fields import Fields
 
 QUESTIONS = ("question", "problem", "prompt")
 TEMPLATE = "{question}\n\nReason step by step, and put the final answer in \\boxed{}."
@@ -46,9 +47,10 @@ def of_file(name: str, options: Options, truth: Callable[[str, str], str]) -> Ta
         found = []
         for number, row in jsonl.read(data, rows=MAX_PROBLEMS):
             where = f"{data}, line {number}"
+            fields = Fields(row, where)
             question = options.question or next((k for k in QUESTIONS if k in row), QUESTIONS[0])
-            asked = jsonl.text(row, question, where)
-            said = jsonl.text(row, options.answer or "answer", where)
+            asked = fields.spelled(question)
+            said = fields.spelled(options.answer or "answer")
             prompt = template.replace("{question}", asked)
             found.append(Problem(str(number), prompt, truth(said, where)))
         return first(found, count, data)
