@@ -1,10 +1,10 @@
 """What becomes of files when a process is killed, interrupted, locked out or the disk is full.
 
-    python tests/trials/accidents.py --kills 200 --seed 0      SIGKILL at random instants
-    python tests/trials/accidents.py interrupt --times 5       Ctrl-C at random instants of every command
-    python tests/trials/accidents.py places                    full disks, folders that cannot be written
-    python tests/trials/accidents.py second                    a second process on a run directory
-    python tests/trials/accidents.py soak --steps 20000        memory while lanes join and leave
+    python tests/trials/accidents.py --kills 200 --seed 0    SIGKILL at random instants
+    python tests/trials/accidents.py interrupt --times 5     Ctrl-C at random instants
+    python tests/trials/accidents.py places                  full disks, folders without rights
+    python tests/trials/accidents.py second                  a second process on a run directory
+    python tests/trials/accidents.py soak --steps 20000      memory while lanes join and leave
 
 Totals are printed as a table and as one line of JSON; the exit code is 1 if anything was lost.
 Every second kill is on a slow disk: each sync, rename and append waits up to 20 ms before and
@@ -146,6 +146,8 @@ class Place:
             port = root / "port"
             self.server = start(lambda: serve(port) or 0, root / "hub-said")
             while not (port.exists() and port.read_text()):
+                if os.waitpid(self.server, os.WNOHANG)[0]:
+                    raise Faulty("the stand-in hub ended before it began")
                 time.sleep(0.01)
             environment(root / "home", int(port.read_text()))
         self.mlx = has("mlx.core")

@@ -19,6 +19,7 @@ from typing import Any
 import helpers_eval
 import numpy as np
 from helpers_cli import GAME, write_checkpoint
+from helpers_hub import FILES, Server
 
 from tinylane.commands.cli import main
 from tinylane.evaluate.tasks.shell_game import END
@@ -49,8 +50,6 @@ class Faulty(AssertionError):
 
 def whole(path: Path) -> None:
     """Raise unless the file is whole, by its kind."""
-    from test_hub import FILES
-
     inside = path.parts[path.parts.index("snapshots") + 2 :] if "snapshots" in path.parts else ()
     try:
         if inside:  # of the stand-in hub
@@ -282,9 +281,7 @@ WEIGHTS = ("model.safetensors", "adapters.safetensors")
 
 
 def serve(port_file: Path) -> None:
-    """The stand-in hub of `test_hub.py`, for ever."""
-    from test_hub import Server
-
+    """The stand-in hub, until the process is killed."""
     server = Server()
     port_file.write_text(str(server.server_port))
     server.serve_forever()

@@ -1,11 +1,12 @@
 """Structured headers for the safetensors reader, as a Hypothesis property and as a fuzz target.
 
-    python tests/trials/fuzz_safetensors.py -max_total_time=600      with atheris (pip install atheris)
-    python tests/trials/fuzz_safetensors.py --random 600             seconds of random bytes, without
+    python tests/trials/fuzz_safetensors.py -max_total_time=600    with atheris (pip install atheris)
+    python tests/trials/fuzz_safetensors.py --random 600           without: seconds of random bytes
 
 Both drive the same strategy through Hypothesis' `fuzz_one_input`: bytes choose a header. What our
-reader accepts the safetensors library must accept, with the same names, shapes and bytes. A finding
-becomes an entry of `CRAFTED` in `helpers_safetensors.py`, which the corpus of `hostile.py` takes over.
+reader accepts the safetensors library must accept, with the same names, shapes and bytes. What was
+found becomes an entry of `CRAFTED` in `helpers_safetensors.py`, and so part of the corpus of
+`hostile.py`.
 """
 
 from __future__ import annotations

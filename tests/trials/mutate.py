@@ -1,8 +1,8 @@
 """The tests are tested: small changes to the core, one at a time, each of which a test must notice.
 
-    python tests/trials/mutate.py                          all seven files; 12 minutes on a core
+    python tests/trials/mutate.py                          all eight files; 12 minutes on a core
     python tests/trials/mutate.py --only rope --jobs 1     one of them
-    python tests/trials/mutate.py --work DIR               keep the copies; go on where a run was stopped
+    python tests/trials/mutate.py --work DIR               keep the copies; a stopped run goes on
 
 mutmut (`pip install mutmut==3.8.1`) makes the changes: an operator, a number, a string, an argument
 or an assignment at a time. It works in a copy of the checkout, and runs those of a file's tests

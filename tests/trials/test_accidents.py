@@ -79,7 +79,8 @@ def test_ctrl_c_while_the_command_line_is_imported_is_one_line(tmp_path: Path) -
         "    def __getattr__(self, name):\n"
         "        try:\n            signal.raise_signal(signal.SIGINT)\n"
         "        except KeyboardInterrupt:\n            raise {error}\n"
-        "sys.modules['tinylane.commands.cli'] = Slow('tinylane.commands.cli')\nsys.exit(entry.main())"
+        "sys.modules['tinylane.commands.cli'] = Slow('tinylane.commands.cli')\n"
+        "sys.exit(entry.main())"
     )
     for error in ("KeyboardInterrupt", "ImportError('a library failed')"):
         done = subprocess.run(

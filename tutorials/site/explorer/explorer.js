@@ -1,8 +1,8 @@
 // The lane explorer: who sees whom, how far the planes turn, and what a score makes of it.
 //
-// The functions at the top are the mathematics of tinylane/core/lanes.py and rope.py once more; a
-// test compares them with tinylane's own over thousands of cases. Below them is the page: one state,
-// which the URL keeps, and a function for every picture. No library, no build step.
+// The functions at the top are the mathematics of tinylane/core/lanes.py and rope.py once more. A
+// test compares the two over thousands of cases. Below them is the page: one state, which the URL
+// keeps, and a function for every picture. No library, no build step.
 //
 //   N lanes   P prompt tokens   [i, m]: position and lane of the query   [j, n]: of the key
 
