@@ -10,8 +10,7 @@
 import numpy as np
 
 from tinylane import plot
-from tinylane.core.config import RopeConfig
-from tinylane.core.rope import frequencies, rotate, table
+from tinylane.core.rope import RopeConfig, frequencies, rotate, table
 from tinylane.view.attention import difference_scores
 
 rng = np.random.default_rng(0)

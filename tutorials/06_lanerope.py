@@ -12,8 +12,8 @@ import numpy as np
 import tinylane
 from tinylane import SHARED, LaneMask, LaneRoPE, plot
 from tinylane.commands.common import embedded
-from tinylane.core.config import ModelConfig, RopeConfig
-from tinylane.core.rope import frequencies, rotate, table
+from tinylane.core.config import ModelConfig
+from tinylane.core.rope import RopeConfig, frequencies, rotate, table
 from tinylane.testing import Sample, assert_group_think
 from tinylane.testing.checks import plain  # a decoder that knows no lanes
 from tinylane.testing.samples import random_weights

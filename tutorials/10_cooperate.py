@@ -14,7 +14,7 @@ import tinylane
 from tinylane import SHARED, LaneMask, LaneRoPE, plot
 from tinylane.core.config import ModelConfig
 from tinylane.core.decoder import forward
-from tinylane.core.mlx_ops import SEAMS  # MLX's own attention, norm, rotation and products
+from tinylane.core.mlx_ops import OPS  # MLX's own attention, norm, rotation and products
 from tinylane.core.random_weights import random_params
 from tinylane.train.omega import TrainingPlan  # the mask and the angles of a batch's rows
 
@@ -56,7 +56,7 @@ def untrained(rope):
 def scores(state, plan, tokens):
     """tokens (B, T) -> logits (B, 2, vocab) of the rows that end a lane's prompt."""
     last, plan = mx.array([tokens.shape[1] // 2, tokens.shape[1] - 1]), plan.at(state["omega"])
-    return forward(state["weights"], config, mx.array(tokens), plan, SEAMS, rows=last)
+    return forward(state["weights"], config, mx.array(tokens), plan, OPS, rows=last)
 
 
 def loss(state, plan, tokens):

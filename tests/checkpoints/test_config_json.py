@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinylane.checkpoints.config_json import config_to_dict, parse_config, read_config
-from tinylane.core.config import ModelConfig, RopeConfig
+from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError
+from tinylane.core.rope import RopeConfig
 from tinylane.files.io import MAX_JSON, parse_json, read_json, write_json
 
 SIZES = {

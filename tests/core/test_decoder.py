@@ -13,7 +13,7 @@ from tinylane.core.config import ModelConfig
 from tinylane.core.decoder import PLAIN, _wide, attention, forward, gated, make_plan, rms_norm
 from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
-from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
+from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Places
 from tinylane.core.model import Model
 from tinylane.testing import Case, check, example_case
 from tinylane.testing.checks import bound
@@ -153,9 +153,9 @@ def test_a_batch_is_its_rows(backend: str) -> None:
         model, sample = case.model(backend, "float32"), case.sample
         i, m = sample.positions, sample.lanes
         rope = model.rope(sample.rope)
-        plan = make_plan(model.config, rope, sample.mask, i, m, i, m, array=model.array)
+        plan = make_plan(model.config, rope, sample.mask, Places(i, m, i, m), array=model.array)
         tokens = np.stack([sample.tokens, (sample.tokens + 3) % 11]).astype(np.int32)
-        both = forward(model.params, model.config, library.array(tokens), plan, model.seams)
+        both = forward(model.params, model.config, library.array(tokens), plan, model.ops)
         assert both.shape == (2, len(i), 11)
         f = bound(model, sample)
         for row, logits in zip(tokens, np.asarray(both), strict=True):
@@ -168,7 +168,7 @@ def test_the_plain_decoder_on_mlx_equals_the_fused_one() -> None:
     for seed in range(20):
         case = example_case(seed)
         fused, text = case.model("mlx", "float32"), case.model("mlx", "float32")
-        text.seams = PLAIN
+        text.ops = PLAIN
         a, b = (np.asarray(bound(m, case.sample)(*case.sample.rows)) for m in (fused, text))
         assert np.abs(a - b).max() <= 3e-5 * max(1.0, np.abs(b).max()), seed
 
@@ -177,8 +177,8 @@ def test_two_query_tables_only_where_shared_and_lane_keys_meet() -> None:
     def tables(prompt_lane: Any, lanes: list[int], omega: np.ndarray = OMEGA) -> int:
         i, m = np.arange(len(lanes)), np.array(lanes)
         rope, mask = LaneRoPE(omega, prompt_lane), LaneMask.joint(2)
-        plan = make_plan(CONFIG, rope, mask, i, m, i, m)
-        assert (plan.split is None) == (len(plan.queries[0]) == 1)
+        plan = make_plan(CONFIG, rope, mask, Places(i, m, i, m))
+        assert (plan.block_of is None) == (len(plan.queries[0]) == 1)
         return len(plan.queries[0])
 
     assert tables("own", [SHARED, 0, 1]) == 2
@@ -191,13 +191,13 @@ def test_two_query_tables_only_where_shared_and_lane_keys_meet() -> None:
 
 def test_shared_rows_in_front_are_split_by_a_number_mixed_ones_by_block() -> None:
     i, mask = np.arange(4), LaneMask.joint(2)
-    for lanes, split in (([SHARED, SHARED, 0, 1], 2), ([SHARED, 1, SHARED, 0], None)):
+    for lanes, block_of in (([SHARED, SHARED, 0, 1], 2), ([SHARED, 1, SHARED, 0], None)):
         m = np.array(lanes)
-        plan = make_plan(CONFIG, LaneRoPE(OMEGA), mask, i, m, i, m)
-        if split is None:
-            assert plan.split.tolist() == [0, 1, 0, 1] and plan.split.dtype == np.int32
+        plan = make_plan(CONFIG, LaneRoPE(OMEGA), mask, Places(i, m, i, m))
+        if block_of is None:
+            assert plan.block_of.tolist() == [0, 1, 0, 1] and plan.block_of.dtype == np.int32
         else:
-            assert plan.split == split
+            assert plan.block_of == block_of
 
 
 def test_a_decoding_step_of_joint_lanes_has_no_mask() -> None:
@@ -208,9 +208,9 @@ def test_a_decoding_step_of_joint_lanes_has_no_mask() -> None:
         (LaneMask.star(2), False),
     ):
         step = keys_i[2:], keys_m[2:]
-        plan = make_plan(CONFIG, LaneRoPE(OMEGA), mask, *step, keys_i, keys_m)
+        plan = make_plan(CONFIG, LaneRoPE(OMEGA), mask, Places(*step, keys_i, keys_m))
         assert (plan.mask is None) == none
-    late = make_plan(CONFIG, LaneRoPE(OMEGA), LaneMask.joint(2), *step, keys_i + 1, keys_m)
+    late = make_plan(CONFIG, LaneRoPE(OMEGA), LaneMask.joint(2), Places(*step, keys_i + 1, keys_m))
     assert late.mask is not None
 
 
@@ -223,9 +223,9 @@ def test_a_step_of_joint_lanes_does_not_even_ask_for_the_matrix(monkeypatch: Any
     monkeypatch.setattr(LaneMask, "visible", refuse)
     keys_i, keys_m = np.array([0, 1, 2, 2]), np.array([SHARED, SHARED, 0, 1])
     step = keys_i[2:], keys_m[2:], keys_i, keys_m
-    assert make_plan(CONFIG, LaneRoPE(OMEGA), LaneMask.joint(2), *step).mask is None
+    assert make_plan(CONFIG, LaneRoPE(OMEGA), LaneMask.joint(2), Places(*step)).mask is None
     with pytest.raises(AssertionError, match="asked"):
-        make_plan(CONFIG, LaneRoPE(OMEGA), LaneMask.star(2), *step)
+        make_plan(CONFIG, LaneRoPE(OMEGA), LaneMask.star(2), Places(*step))
 
 
 def test_a_mask_that_hides_nothing_is_none() -> None:
@@ -233,7 +233,7 @@ def test_a_mask_that_hides_nothing_is_none() -> None:
     lagged = LaneMask.joint(2, 1)
     keys_i, keys_m = np.array([0, 1, 1, 2]), np.array([SHARED, 0, 1, 1])
     row = keys_i[3:], keys_m[3:]
-    assert make_plan(CONFIG, LaneRoPE(OMEGA), lagged, *row, keys_i, keys_m).mask is None
+    assert make_plan(CONFIG, LaneRoPE(OMEGA), lagged, Places(*row, keys_i, keys_m)).mask is None
 
 
 def test_a_mask_of_its_own_kind_decides_for_every_row() -> None:
@@ -244,14 +244,14 @@ def test_a_mask_of_its_own_kind_decides_for_every_row() -> None:
             return (i[:, None] == j) & (m[:, None] == n)
 
     i, m = np.array([2, 2]), np.array([0, 1])
-    plan = make_plan(CONFIG, LaneRoPE(OMEGA), Own(np.ones((2, 2))), i, m, i, m)
+    plan = make_plan(CONFIG, LaneRoPE(OMEGA), Own(np.ones((2, 2))), Places(i, m, i, m))
     assert plan.mask is not None and plan.mask.tolist() == [[True, False], [False, True]]
 
 
 def test_a_rotation_is_told_the_mask() -> None:
     """Hogwild's blocks are as long as what the mask lets a lane see."""
     i, m = np.array([0, 1, 1]), np.array([SHARED, 0, 1])
-    plans = [make_plan(CONFIG, Hogwild(), mask, i, m, i, m) for mask in (JOINT, APART)]
+    plans = [make_plan(CONFIG, Hogwild(), mask, Places(i, m, i, m)) for mask in (JOINT, APART)]
     assert [len(plan.queries[0]) for plan in plans] == [3, 3]
     cosines = [np.array([turn[0] for turn in plan.queries[0]]) for plan in plans]
     assert not np.array_equal(*cosines)
@@ -261,7 +261,7 @@ def test_the_tables_of_a_plan_have_the_dtype_asked_for_and_the_keys_serves_queri
     i, m = np.arange(4), np.array([SHARED, 0, SHARED, 1])
     for omega in (OMEGA, np.stack([OMEGA, 2 * OMEGA])):
         for dtype in (np.float32, np.float64):
-            plan = make_plan(CONFIG, LaneRoPE(omega), JOINT, i, m, i, m, dtype)
+            plan = make_plan(CONFIG, LaneRoPE(omega), JOINT, Places(i, m, i, m), dtype)
             made = [*plan.keys, *(turn for turns in plan.queries for turn in turns)]
             assert all(part.dtype == dtype for turn in made for part in turn)
             for key, turns in zip(plan.keys, plan.queries, strict=True):
@@ -272,9 +272,9 @@ def test_a_plan_for_mlx_holds_its_arrays() -> None:
     """A NumPy array left in it would be taken over to the device in every layer."""
     mx = pytest.importorskip("mlx.core")
     i, m = np.arange(4), np.array([SHARED, 0, SHARED, 1])
-    plan = make_plan(CONFIG, LaneRoPE(OMEGA), JOINT, i, m, i, m, array=mx.array)
+    plan = make_plan(CONFIG, LaneRoPE(OMEGA), JOINT, Places(i, m, i, m), array=mx.array)
     turns = [*plan.keys, *plan.queries[0]]
-    parts = [plan.split, plan.mask, *(part for turn in turns for part in turn)]
+    parts = [plan.block_of, plan.mask, *(part for turn in turns for part in turn)]
     assert all(isinstance(part, mx.array) for part in parts)
 
 
@@ -289,7 +289,7 @@ def test_in_float64_the_decoder_is_its_definition_whole_and_in_pieces(law: str) 
 def test_layers_share_one_table_unless_omega_is_per_layer() -> None:
     i, m = np.arange(3), np.array([SHARED, 0, 1])
     for omega, shared in ((OMEGA, True), (np.stack([OMEGA, OMEGA]), False)):
-        plan = make_plan(CONFIG, LaneRoPE(omega), LaneMask.joint(2), i, m, i, m)
+        plan = make_plan(CONFIG, LaneRoPE(omega), LaneMask.joint(2), Places(i, m, i, m))
         assert (plan.keys[0] is plan.keys[1]) == shared
 
 

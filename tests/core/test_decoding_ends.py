@@ -233,7 +233,7 @@ class Stop(BaseException):
 
 def interrupt(model: Any, calls: int) -> Any:
     """Make the model raise Stop after so many feed-forwards; returns what undoes it."""
-    seams, left = model.seams, [calls]
+    seams, left = model.ops, [calls]
 
     def gated(gate: Any, up: Any) -> Any:
         left[0] -= 1
@@ -241,7 +241,7 @@ def interrupt(model: Any, calls: int) -> Any:
             raise Stop
         return seams.gated(gate, up)
 
-    model.seams = seams._replace(gated=gated)
+    model.ops = seams._replace(gated=gated)
     return lambda: setattr(model, "seams", seams)
 
 

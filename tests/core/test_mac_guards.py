@@ -125,8 +125,8 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", attention)
     monkeypatch.setattr(mx.fast, "rms_norm", lambda x, weight, eps: mx.logaddexp(x, weight))
-    seams = mlx_ops.SEAMS._replace(rotate=turned, gated=mx.logaddexp)
-    monkeypatch.setattr(mlx_ops, "SEAMS", seams)
+    seams = mlx_ops.OPS._replace(rotate=turned, gated=mx.logaddexp)
+    monkeypatch.setattr(mlx_ops, "OPS", seams)
     return calls
 
 

@@ -104,14 +104,14 @@ def test_attention(dtype: str, case: tuple[Any, ...]) -> None:
     k = drawn(seed, *batch, kv, keys, 8, dtype=dtype)
     v = drawn(seed + 1, *batch, kv, keys, 8, dtype=dtype)
     seen = None if mask is None else mx.array(mask)
-    split = mx.array(where) if isinstance(where, np.ndarray) else where
+    block_of = mx.array(where) if isinstance(where, np.ndarray) else where
     exact = decoder.attention(tuple(wide(q) for q in queries), wide(k), wide(v), mask, where)
-    args = (queries, k, v, seen, split)
+    args = (queries, k, v, seen, block_of)
     agree(mlx_ops.attention(*args), decoder.attention(*args), exact, dtype, 16.0)
 
 
 def by_hand(
-    queries: Any, keys: np.ndarray, values: np.ndarray, mask: Any, split: Any
+    queries: Any, keys: np.ndarray, values: np.ndarray, mask: Any, block_of: Any
 ) -> np.ndarray:
     """Head by head, row by row, key by key."""
     H, T, D = queries[0].shape
@@ -123,8 +123,8 @@ def by_hand(
             scores = []
             for s in seen:
                 block = 0
-                if split is not None:
-                    block = int(s >= split) if isinstance(split, int) else split[s]
+                if block_of is not None:
+                    block = int(s >= block_of) if isinstance(block_of, int) else block_of[s]
                 scores.append(queries[block][head, t] @ keys[own, s] / np.sqrt(D))
             weights = np.exp(np.array(scores) - max(scores))
             out[head, t] = weights / weights.sum() @ values[own, seen]
@@ -193,7 +193,7 @@ def test_mxfp4_linear() -> None:
 
 
 def test_every_seam_has_a_twin_of_the_same_signature() -> None:
-    for name, fused, text in zip(decoder.Seams._fields, mlx_ops.SEAMS, decoder.PLAIN, strict=True):
+    for name, fused, text in zip(decoder.Ops._fields, mlx_ops.OPS, decoder.PLAIN, strict=True):
         if inspect.isfunction(fused):
             a, b = (list(inspect.signature(f).parameters) for f in (fused, text))
             assert a == b, name
@@ -215,7 +215,7 @@ def test_nothing_on_the_way_is_float64(dtype: str, monkeypatch: pytest.MonkeyPat
 
         return run
 
-    monkeypatch.setattr(mlx_ops, "SEAMS", decoder.Seams(*(watched(seam) for seam in mlx_ops.SEAMS)))
+    monkeypatch.setattr(mlx_ops, "OPS", decoder.Ops(*(watched(seam) for seam in mlx_ops.OPS)))
     for seed in range(6):
         case = example_case(seed)
         m = case.model("mlx", dtype)

@@ -1,4 +1,4 @@
-"""Each of NumPy's quicker seams against the text it stands for; and bugs planted in them."""
+"""Each of NumPy's quicker ops against the text it stands for; and bugs planted in them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_linears(dtype: str, seed: int, batch: bool, rows: int, turned: bool) ->
     """Of one array in order, in another order, in part, or of several: always each by its name."""
     x = drawn(seed, *((2,) if batch else ()), rows, 12, dtype=dtype)
     whole = drawn(seed + 1, 12, 15, dtype=dtype)
-    pieces = dict(zip("abc", np.split(whole, [6, 8], axis=1), strict=True))
+    pieces = dict(zip("abc", np.block_of(whole, [6, 8], axis=1), strict=True))
     params = {f"{name}.weight": piece for name, piece in pieces.items()}
     params |= {"b.bias": drawn(seed + 2, 2, dtype=dtype), "d.weight": drawn(seed, 4, 12).T}
     params |= {"c.lora_a": drawn(3, 12, 2, dtype=dtype), "c.lora_b": drawn(4, 2, 7, dtype=dtype)}
@@ -87,7 +87,7 @@ def test_each_layout_of_a_weight_takes_its_way() -> None:
 def test_columns_of_one_array_are_multiplied_at_once(shape: tuple[int, ...]) -> None:
     """One product is read in parts; in another order or of another array there are several."""
     x, whole = drawn(0, *shape), drawn(1, 12, 15)
-    a, b, c = np.split(whole, [6, 8], axis=1)
+    a, b, c = np.block_of(whole, [6, 8], axis=1)
     turned = np.asfortranarray(whole[:, :2])
     params = {f"{n}.weight": w for n, w in zip("abcd", (a, b, c, turned), strict=True)}
 
@@ -188,8 +188,8 @@ def test_every_row_is_scored_once_against_the_keys_that_it_may_see(monkeypatch: 
     asked: list[tuple[int, ...]] = []
     scores = numpy_ops._scores
 
-    def watched(folded: Any, keys: Any, split: Any) -> np.ndarray:
-        found = scores(folded, keys, split)
+    def watched(folded: Any, keys: Any, block_of: Any) -> np.ndarray:
+        found = scores(folded, keys, block_of)
         asked.append(found.shape)
         assert found.dtype == np.float32
         return found
@@ -198,8 +198,8 @@ def test_every_row_is_scored_once_against_the_keys_that_it_may_see(monkeypatch: 
     T = 2 * numpy_ops.ROWS + 10
     q, k = drawn(0, 2, T, 4), drawn(1, 1, T, 4)
     causal = np.tril(np.ones((T, T), dtype=bool))
-    split = (np.arange(T) % 2).astype(np.int32)
-    for queries, where in (((q,), None), ((q, q), 5), ((q, q), split)):
+    block_of = (np.arange(T) % 2).astype(np.int32)
+    for queries, where in (((q,), None), ((q, q), 5), ((q, q), block_of)):
         asked.clear()
         numpy_ops.attention(queries, k, k, causal, where)
         ends = (numpy_ops.ROWS, 2 * numpy_ops.ROWS, T)
@@ -212,10 +212,10 @@ def test_the_scenes_hold_every_kind() -> None:
     """Else `test_attention` might not have met a case that it claims."""
     met = set()
     for seed in range(300):
-        queries, _, _, mask, split = scene(seed)
+        queries, _, _, mask, block_of = scene(seed)
         rows = queries[0].shape[-2]
         met.add(("rows", "many" if rows > numpy_ops.ROWS else "few"))
-        met.add(("blocks", len(queries), type(split).__name__))
+        met.add(("blocks", len(queries), type(block_of).__name__))
         met.add(("mask", mask is None, mask is not None and bool(mask.all())))
         met.add(("batch", queries[0].ndim))
     assert len(met) == 2 + 3 + 3 + 2, met
@@ -226,16 +226,14 @@ def test_whole_decoders_agree(seed: int) -> None:
     case = example_case(seed)
     quick = case.model("numpy", "float64")
     text: Model = case.model("numpy", "float64")
-    text.seams = decoder.PLAIN
-    assert quick.seams is numpy_ops.SEAMS
+    text.ops = decoder.PLAIN
+    assert quick.ops is numpy_ops.OPS
     settings = {"lane_rope": case.sample.rope, "lane_mask": case.sample.mask}
     agree(quick(*case.sample.rows, **settings), text(*case.sample.rows, **settings), 1e4)
 
 
 def test_every_seam_has_a_twin_of_the_same_signature() -> None:
-    for name, quick, text in zip(
-        decoder.Seams._fields, numpy_ops.SEAMS, decoder.PLAIN, strict=True
-    ):
+    for name, quick, text in zip(decoder.Ops._fields, numpy_ops.OPS, decoder.PLAIN, strict=True):
         a, b = (list(inspect.signature(f).parameters) for f in (quick, text))
         assert a == b and quick.__doc__, name
 
@@ -276,8 +274,8 @@ PLANTS = [
     ),
     ("attention", "D**-0.5", "D**-0.4", test_attention),
     ("attention", "mixed /= ", "mixed *= ", test_attention),
-    ("_scores", "split[:stop] == block", "split[:stop] != block", test_attention),
-    ("_scores", "keys[..., split:, :]", "keys[..., -split:, :]", test_attention),
+    ("_scores", "block_of[:stop] == block", "block_of[:stop] != block", test_attention),
+    ("_scores", "keys[..., block_of:, :]", "keys[..., -block_of:, :]", test_attention),
     ("_product", "[..., 0]", "[..., ::-1, 0]", test_attention),
 ]
 

@@ -15,8 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinylane.core.config import RopeConfig
-from tinylane.core.rope import frequencies, rotate, table
+from tinylane.core.rope import RopeConfig, frequencies, rotate, table
 
 RECORDED = json.loads((Path(__file__).parents[1] / "data" / "rope.json").read_text())
 EPS32 = 2.0**-23

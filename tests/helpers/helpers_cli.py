@@ -18,10 +18,10 @@ import pytest
 
 from tinylane.checkpoints.adapter import save_adapter
 from tinylane.commands.cli import main
-from tinylane.core.config import ModelConfig, RopeConfig
+from tinylane.core.config import ModelConfig
 from tinylane.core.lanes import LaneRoPE
 from tinylane.core.random_weights import random_params
-from tinylane.core.rope import frequencies
+from tinylane.core.rope import RopeConfig, frequencies
 from tinylane.evaluate.tasks.shell_game import END, ShellGame
 from tinylane.files.safetensors import write_tensors
 

@@ -62,7 +62,7 @@ def put(patch: Patch, owner: Any, name: str, new: Any) -> None:
         if key.startswith("tinylane.") and not key.startswith("tinylane.testing"):
             if module.__dict__.get(name) is old:
                 patch.setattr(module, name, new)
-            for seams in ("PLAIN", "SEAMS"):
+            for seams in ("PLAIN", "OPS"):
                 table = module.__dict__.get(seams)
                 mine = getattr(table, name, None)
                 if mine is not None and (

@@ -1,4 +1,4 @@
-"""Bugs in the rotation, the lanes, the mask, the decoder and its fused seams."""
+"""Bugs in the rotation, the lanes, the mask, the decoder and its fused ops."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ def interleaved(x: Any, c: Any, s: Any) -> Any:
 def separate_softmax(old: Any) -> Any:
     """Each block under a softmax of its own, the results averaged."""
 
-    def attention(queries: Any, keys: Any, values: Any, mask: Any, split: Any) -> Any:
+    def attention(queries: Any, keys: Any, values: Any, mask: Any, block_of: Any) -> Any:
         if len(queries) == 1:
-            return old(queries, keys, values, mask, split)
-        shared = split == 0 if not isinstance(split, int) else np.arange(keys.shape[-2]) < split
+            return old(queries, keys, values, mask, block_of)
+        shared = (
+            block_of == 0 if not isinstance(block_of, int) else np.arange(keys.shape[-2]) < block_of
+        )
         seen = np.ones((queries[0].shape[-2], len(shared)), bool) if mask is None else mask
         out = []
         for query, block in zip(queries, (shared, ~shared), strict=True):
@@ -39,10 +41,10 @@ def separate_softmax(old: Any) -> Any:
 def wrong_group_order(old: Any) -> Any:
     """Query head h reads kv head h % K in place of h // (H / K)."""
 
-    def attention(queries: Any, keys: Any, values: Any, mask: Any, split: Any) -> Any:
+    def attention(queries: Any, keys: Any, values: Any, mask: Any, block_of: Any) -> Any:
         H, K = queries[0].shape[-3], keys.shape[-3]
         order = np.arange(H).reshape(H // K, K).T.ravel()
-        out = old(tuple(q[..., order, :, :] for q in queries), keys, values, mask, split)
+        out = old(tuple(q[..., order, :, :] for q in queries), keys, values, mask, block_of)
         return out[..., np.argsort(order), :, :]
 
     return attention
@@ -92,8 +94,8 @@ def biased_after_rotation(patch: Patch) -> None:
         return turned + kept.pop().reshape(len(x), 1, -1) if kept else turned
 
     each = lambda params, names, x: [bare(params, name, x) for name in names]
-    seams = decoder.PLAIN._replace(linear=bare, linears=each, rotate=rotate)
-    patch.setattr(numpy_ops, "SEAMS", seams)
+    ops = decoder.PLAIN._replace(linear=bare, linears=each, rotate=rotate)
+    patch.setattr(numpy_ops, "OPS", ops)
 
 
 def float32_angles(old: Any) -> Any:
@@ -108,7 +110,7 @@ DECODER = [
         swap("rope.rotate", "x * c + flipped * s", "x * c - flipped * s"),
     ),
     Plant(
-        "channels paired interleaved, not half-split",
+        "channels paired interleaved, not half-block_of",
         "one lane",
         instead(rope, "rotate", lambda old: interleaved),
     ),
@@ -231,12 +233,12 @@ DECODER = [
     Plant(
         "the two blocks cut one key late",
         "shared prompt",
-        swap("lanes.LaneRoPE.views", "split = count if", "split = count - 1 if"),
+        swap("lanes.LaneRoPE.views", "block_of = count if", "block_of = count - 1 if"),
     ),
     Plant(
         "the two blocks mixed up where keys are mixed",
         "storage order",
-        swap("decoder.attention", "split == block", "split != block"),
+        swap("decoder.attention", "block_of == block", "block_of != block"),
     ),
     # masks
     Plant(
@@ -406,7 +408,7 @@ DECODER = [
     Plant(
         "up and gate exchanged",
         "one lane",
-        swap("decoder.feed_forward", "seams.gated(gate, up)", "seams.gated(up, gate)"),
+        swap("decoder.feed_forward", "ops.gated(gate, up)", "ops.gated(up, gate)"),
     ),
     Plant(
         "no residual around the feed-forward",
@@ -418,7 +420,7 @@ DECODER = [
         "one lane",
         swap("decoder.forward", '"post_attention_layernorm.weight"', '"input_layernorm.weight"'),
     ),
-    # MLX's seams
+    # MLX's ops
     Plant(
         "mlx: fused attention without a mask",
         "backends",

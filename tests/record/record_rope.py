@@ -16,7 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # as a script: the checkout it is in
 
-from tinylane.core.config import RopeConfig
+from tinylane.core.rope import RopeConfig
 
 CASES: dict[str, tuple[int, RopeConfig]] = {
     "default": (64, RopeConfig()),

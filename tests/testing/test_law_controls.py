@@ -19,8 +19,8 @@ from plants_decoder import DECODER
 from plants_decoding import DECODING
 
 from tinylane.core import cache, decoder, rope
-from tinylane.core.config import RopeConfig
 from tinylane.core.lanes import SHARED, LaneMask
+from tinylane.core.rope import RopeConfig
 from tinylane.testing import EXTRA, LAWS, LawViolation, check, example_case
 
 CASES = range(50)

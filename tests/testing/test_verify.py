@@ -17,9 +17,10 @@ from planting import Patch, instead, swap
 
 import tinylane
 from tinylane.core import cache, decoder
-from tinylane.core.config import ModelConfig, RopeConfig
+from tinylane.core.config import ModelConfig
 from tinylane.core.lanes import SHARED
 from tinylane.core.model import Model
+from tinylane.core.rope import RopeConfig
 from tinylane.testing import checks, verification
 from tinylane.testing.samples import random_weights
 from tinylane.testing.tolerances import TOLERANCES, at_sensitivity, tolerance

@@ -16,7 +16,7 @@ import mlx.core as mx
 import tinylane
 from tinylane.core.decoder import make_plan
 from tinylane.core.errors import TinylaneError
-from tinylane.core.lanes import LaneMask, LaneRoPE
+from tinylane.core.lanes import LaneMask, LaneRoPE, Places
 from tinylane.core.model import Model
 from tinylane.train.from_scratch import Recipe, Trainer, train
 from tinylane.train.omega import TrainingPlan
@@ -52,9 +52,9 @@ def test_training_plan_is_the_decoding_plan(prompt_lane, layers: int) -> None:
     mask = LaneMask.joint(2, lag=1)
     omega = np.random.default_rng(0).normal(size=(2, 4) if layers == 2 else 4).astype(np.float32)
     rope = LaneRoPE(omega, prompt_lane)
-    plan = make_plan(config, rope, mask, positions, lanes, positions, lanes)
+    plan = make_plan(config, rope, mask, Places(positions, lanes, positions, lanes))
     ours = TrainingPlan(config, mask, positions, lanes, prompt_lane).at(mx.array(omega))
-    assert np.array_equal(np.asarray(ours.mask), plan.mask) and ours.split == plan.split
+    assert np.array_equal(np.asarray(ours.mask), plan.mask) and ours.block_of == plan.block_of
     for layer in range(config.layers):
         pairs = zip(
             [*ours.keys[layer], *(t for ts in ours.queries[layer] for t in ts)],

@@ -18,9 +18,8 @@ import pytest
 from helpers_browser import visit
 from record_explorer import FILE, recording
 
-from tinylane.core.config import RopeConfig
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
-from tinylane.core.rope import frequencies
+from tinylane.core.rope import RopeConfig, frequencies
 from tinylane.view.attention import difference_scores
 
 FOLDER = FILE.parent

@@ -98,10 +98,10 @@ def test_memory_follows_the_block_not_the_length_of_the_pass():
     rows = (np.array(ids(T)), np.arange(T), np.zeros(T, np.int64))
     whole = model.config.layers * model.config.heads * T * T * 4
 
-    def fused(queries: Any, keys: Any, values: Any, mask: Any, split: Any) -> Any:
+    def fused(queries: Any, keys: Any, values: Any, mask: Any, block_of: Any) -> Any:
         return queries[0] * 0  # the model's own attention is not what is measured
 
-    model.seams = model.seams._replace(attention=fused)
+    model.ops = model.ops._replace(attention=fused)
     peaks = {}
     for block in (16, T):
         quiet = listening(model, lambda *_: None, block)

@@ -95,8 +95,8 @@ def _parts(engine: Tinylane, case: Case) -> dict[str, float]:
         import mlx.core as mx
 
         settle = mx.eval
-    clock, seams, model = _Clock(settle), engine.model.seams, replace(engine.model)
-    model.seams = decoder.Seams(
+    clock, seams, model = _Clock(settle), engine.model.ops, replace(engine.model)
+    model.ops = decoder.Ops(
         linear=clock.wrap("projections", seams.linear),
         linears=clock.wrap("projections", seams.linears),
         embed=clock.wrap("rest", seams.embed),

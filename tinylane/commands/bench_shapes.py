@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from tinylane.checkpoints.config_json import config_to_dict
-from tinylane.core.config import ModelConfig, RopeConfig
+from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError
+from tinylane.core.rope import RopeConfig
 from tinylane.files.io import write_json
 from tinylane.files.safetensors import write_tensors
 

@@ -45,7 +45,7 @@ def embedded() -> Path:
     )
 
 
-def load(args: Any, **planned: int) -> Model:
+def load(args: Any, **planned: Any) -> Model:
     """The model that the flags name, or the one inside. planned: what the forecast is told."""
     from tinylane.checkpoints.load import load as load_checkpoint
 

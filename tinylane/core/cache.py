@@ -12,20 +12,29 @@ Not handled: a batch of unrelated prompts; eviction of old rows.
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError
-from tinylane.core.lanes import SHARED, LaneMask, Rotation
+from tinylane.core.lanes import SHARED, LaneMask, Places, Rotation
 from tinylane.core.rope import rotate, table
-
-if TYPE_CHECKING:
-    from tinylane.core.model import Model
 
 Array = Any
 BLOCK = 256  # rows
+
+
+class Filler(Protocol):
+    """What a cache asks of the model that fills it."""
+
+    config: ModelConfig
+    backend: str
+    dtype: str
+
+    def array(self, x: np.ndarray) -> Array: ...
 
 
 class LaneCache:
@@ -36,12 +45,12 @@ class LaneCache:
     """
 
     def __init__(
-        self, model: Model, lane_rope: Rotation, lane_mask: LaneMask | None = None
+        self, model: Filler, lane_rope: Rotation, lane_mask: LaneMask | None = None
     ) -> None:
         self.lane_rope, self.lane_mask = lane_rope, lane_mask
         self.positions = np.zeros(0, dtype=np.int64)
         self.lanes = np.zeros(0, dtype=np.int64)
-        self.model = model
+        self.model: Any = model
         layers = model.config.layers
         self.keys: list[Array] = [None] * layers
         self.values: list[Array] = [None] * layers
@@ -54,7 +63,7 @@ class LaneCache:
         """Bytes of the buffers, spare rows included."""
         return sum(b.nbytes for b in [*self.keys, *self.values] if b is not None)
 
-    def check(self, model: Model, lane_rope: Rotation | None) -> None:
+    def check(self, model: Filler, lane_rope: Rotation | None) -> None:
         """Raise TinylaneError unless this cache was made by `model` for `lane_rope` (or None)."""
         if model is not self.model:
             raise TinylaneError("this cache was made by another model; use model.new_cache()")
@@ -77,6 +86,11 @@ class LaneCache:
             buffers[layer][:, start:stop, :] = new  # in place: nobody holds rows from `start` on
             out.append(buffers[layer][:, :stop, :])
         return out[0], out[1]
+
+    def places(self, positions: np.ndarray, lanes: np.ndarray) -> Places:
+        """The coordinates of a pass over these rows, which see the cached ones."""
+        key_positions = np.concatenate([self.positions, positions])
+        return Places(positions, lanes, key_positions, np.concatenate([self.lanes, lanes]))
 
     def commit(self, positions: np.ndarray, lanes: np.ndarray) -> None:
         """The rows just put have these coordinates."""
@@ -152,23 +166,22 @@ class LaneCache:
         """Keys and values (K, S, D) of a layer, at the coordinates `positions`, `lanes`."""
         return self.keys[layer][:, : len(self), :], self.values[layer][:, : len(self), :]
 
-    def save(self, path: str | Path) -> None:
-        """Write this cache to a .safetensors file (`tinylane.files.cache_file.save_cache`)."""
-        from tinylane.files.cache_file import save_cache
+    # Files stand above the core and import it. So these two find theirs when they are called.
 
-        save_cache(self, path)
+    def save(self, path: str | Path) -> None:
+        """Write this cache to a .safetensors file; see `tinylane.files.cache_file`."""
+        import_module("tinylane.files.cache_file").save_cache(self, path)
 
     @classmethod
     def load(
         cls,
         path: str | Path,
-        model: Model,
+        model: Filler,
         lane_rope: Rotation | None = None,
         lane_mask: LaneMask | None = None,
     ) -> LaneCache:
-        """Read what `save` wrote (`tinylane.files.cache_file.load_cache`)."""
-        from tinylane.files.cache_file import load_cache
-
+        """Read what `save` wrote; see `tinylane.files.cache_file`."""
+        load_cache = import_module("tinylane.files.cache_file").load_cache
         return load_cache(path, model, lane_rope, lane_mask)
 
 

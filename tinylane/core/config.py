@@ -4,23 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-
-@dataclass(frozen=True)
-class RopeConfig:
-    """Which angular frequencies the checkpoint was trained with (see `tinylane.core.rope`)."""
-
-    kind: str = "default"  # default, linear, llama3, yarn
-    base: float = 10000.0
-    factor: float = 1.0
-    original_context: int = 0  # llama3, yarn: the context before it was stretched
-    low_freq_factor: float = 1.0  # llama3
-    high_freq_factor: float = 4.0  # llama3
-    beta_fast: float = 32.0  # yarn
-    beta_slow: float = 1.0  # yarn
-    attention_factor: float | None = None  # yarn: None means 0.1 ln(factor) + 1
-    mscale: float | None = None  # yarn, DeepSeek's spelling of the attention factor
-    mscale_all_dim: float | None = None
-    truncate: bool = True  # yarn: round the correction range to whole planes
+from tinylane.core.rope import RopeConfig
 
 
 @dataclass(frozen=True)

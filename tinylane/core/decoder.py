@@ -1,4 +1,4 @@
-"""The decoder, leaf to root: linear, norm, attention, block, forward; then Model around them.
+"""The decoder, leaf to root: linear, norm, attention, block, forward.
 
 Pure functions over `params`, a dict of arrays keyed by the checkpoint's own tensor names. One
 source serves NumPy and MLX: `xp = x.__array_namespace__()`. Llama, Mistral, Qwen2 and Qwen3 differ
@@ -7,8 +7,8 @@ only in which optional tensors are present (biases, query and key norms): there 
 Lanes enter as data in a `Plan`: angle tables and a mask, both computed from coordinates. A row is a
 token with a coordinate; the same forward prefills, decodes, trains and tests.
 
-`Seams` are the functions that have quicker versions, fused in MLX (`tinylane.core.mlx_ops`) or careful of
-memory in NumPy (`tinylane.core.numpy_ops`); here is the text.
+`Ops` are the functions that a backend may replace with faster ones (`numpy_ops`, `mlx_ops`). The
+plain ones below are what runs wherever the faster ones would save nothing (`Model.ops`).
 Sources: Llama (arXiv:2302.13971), Qwen2 (arXiv:2407.10671), Qwen3 (arXiv:2505.09388).
 
     T rows   S keys   H heads   K kv heads   D head dim   C width   V vocab   ... optional batch
@@ -17,19 +17,18 @@ Sources: Llama (arXiv:2302.13971), Qwen2 (arXiv:2407.10671), Qwen3 (arXiv:2505.0
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from tinylane.core.config import ModelConfig
-from tinylane.core.lanes import LaneMask, Rotation
+from tinylane.core.lanes import LaneMask, Places, Rotation
 from tinylane.core.rope import Table, frequencies, rotate, table
-
-if TYPE_CHECKING:
-    from tinylane.core.cache import LaneCache
 
 Array = Any  # numpy.ndarray or mlx.core.array
 Params = dict[str, Array]
+# `LaneCache.put`: layer, this pass's keys and values -> those of all rows, these last
+Put = Callable[[int, Array, Array], tuple[Array, Array]]
 
 
 class Plan(NamedTuple):
@@ -37,20 +36,24 @@ class Plan(NamedTuple):
 
     keys: Sequence[Table]  # per layer: the table that turns this pass's keys
     queries: Sequence[tuple[Table, ...]]  # per layer: one table for every block of keys
-    split: Any  # with two blocks, how many keys the first has; else (S,): the block of every key
+    block_of: np.ndarray | None  # (S,) the block of every key, on the host; None with one block
     mask: Array | None  # (T, S) booleans; None where every row sees every key
 
 
 def linear(params: Params, name: str, x: Array) -> Array:
     """x (..., in) -> (..., out): `name`.weight (in, out), its bias and low-rank update."""
-    y = x @ params[name + ".weight"]
+    return add_updates(params, name, x, x @ params[name + ".weight"])
+
+
+def add_updates(params: Params, name: str, x: Array, y: Array) -> Array:
+    """Adds a layer's low-rank update and its bias, where it has them, to y = x @ weight."""
     if name + ".lora_a" in params:
         y = y + (x @ params[name + ".lora_a"]) @ params[name + ".lora_b"]
     return y + params[name + ".bias"] if name + ".bias" in params else y
 
 
 def linears(params: Params, names: Sequence[str], x: Array) -> list[Array]:
-    """`linear` of one input by several names, which a library may multiply in one go."""
+    """`linear` of one input by several names, which a backend may multiply in one product."""
     return [linear(params, name, x) for name in names]
 
 
@@ -73,33 +76,74 @@ def gated(gate: Array, up: Array) -> Array:
     return gate / (1 + xp.exp(-xp.maximum(gate, -80.0))) * up  # below -80, exp would overflow
 
 
-def attention(
-    queries: tuple[Array, ...], keys: Array, values: Array, mask: Array | None, split: Any
-) -> Array:
-    """softmax(q k / sqrt(D)) v, grouped heads: (..., H, T, D), (..., K, S, D) -> (..., H, T, D).
+def scores(queries: Sequence[Array], keys: Array, block_of: np.ndarray | None) -> Array:
+    """q k: (..., K, R, D), (..., K, S, D) -> (..., K, R, S), in the dtype of the keys.
 
-    With several queries each scores the keys of its block; one softmax runs over all blocks.
-    Heads of a group become rows of one product, so K and V are never repeated.
+    With several queries each scores the keys of its own block (`Plan.block_of`).
     """
     xp = keys.__array_namespace__()
+    result = queries[0] @ keys.swapaxes(-1, -2)
+    for block, q in enumerate(queries[1:], start=1):
+        result = xp.where(xp.array(block_of == block), q @ keys.swapaxes(-1, -2), result)
+    return result
+
+
+def spans(block_of: np.ndarray, blocks: int) -> list[tuple[int, int]] | None:
+    """Where each block of keys begins and ends, if they follow one another; None if not.
+
+    >>> spans(np.array([0, 0, 0, 1, 1]), 2)
+    [(0, 3), (3, 5)]
+    """
+    if (block_of[1:] < block_of[:-1]).any():
+        return None
+    ends = np.searchsorted(block_of, np.arange(blocks), side="right").tolist()
+    return list(zip([0, *ends], ends, strict=False))
+
+
+def fold(q: Array, kv_heads: int) -> Array:
+    """(..., H, T, D) -> (..., K, H/K*T, D), times D^-0.5: the heads of a group as rows of one
+    product, so that K and V are never repeated."""
+    *batch, H, T, D = q.shape
+    return q.reshape(*batch, kv_heads, H // kv_heads * T, D) * D**-0.5
+
+
+def attention_weights(
+    queries: tuple[Array, ...], keys: Array, mask: Array | None, block_of: np.ndarray | None
+) -> Array:
+    """softmax(q k / sqrt(D)), grouped heads: (..., H, T, D), (..., K, S, D) -> (..., H, T, S).
+
+    One softmax, in at least float32, runs over all blocks of keys.
+    """
+    xp = keys.__array_namespace__()
+    *batch, H, T, _ = queries[0].shape
+    K, S = keys.shape[-3:-1]
+    x = _wide(scores([fold(q, K) for q in queries], keys, block_of)).reshape(*batch, H, T, S)
+    if mask is not None:
+        x = xp.where(mask, x, -xp.inf)
+    x = xp.exp(x - x.max(axis=-1, keepdims=True))
+    return x / x.sum(axis=-1, keepdims=True)
+
+
+def attention(
+    queries: tuple[Array, ...],
+    keys: Array,
+    values: Array,
+    mask: Array | None,
+    block_of: np.ndarray | None,
+) -> Array:
+    """`attention_weights`, then each row's weighted sum of values: (..., H, T, D).
+
+    Three keys that a query likes equally give the mean of their values:
+
+    >>> q, k = np.zeros((1, 1, 2)), np.ones((1, 3, 2))
+    >>> attention((q,), k, np.array([[[0.0, 3.0], [6.0, 3.0], [0.0, 3.0]]]), None, None).tolist()
+    [[[2.0, 3.0]]]
+    """
     *batch, H, T, D = queries[0].shape
     K, S = keys.shape[-3:-1]
-    folded = [q.reshape(*batch, K, H // K * T, D) * D**-0.5 for q in queries]
-    if isinstance(split, int):
-        blocks = (keys[..., :split, :], keys[..., split:, :])
-        parts = [q @ k.swapaxes(-1, -2) for q, k in zip(folded, blocks, strict=True)]
-        scores = xp.concatenate(parts, axis=-1)
-    else:
-        scores = folded[0] @ keys.swapaxes(-1, -2)
-        for block, q in enumerate(folded[1:], start=1):
-            scores = xp.where(split == block, q @ keys.swapaxes(-1, -2), scores)
-    scores = _wide(scores)
-    if mask is not None:
-        scores = scores.reshape(*batch, K, H // K, T, S)
-        scores = xp.where(mask, scores, -xp.inf).reshape(*batch, K, H // K * T, S)
-    scores = xp.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights = scores / scores.sum(axis=-1, keepdims=True)
-    return (weights.astype(values.dtype) @ values).reshape(*batch, H, T, D)
+    weights = attention_weights(queries, keys, mask, block_of)
+    folded = weights.reshape(*batch, K, H // K * T, S).astype(values.dtype)
+    return (folded @ values).reshape(*batch, H, T, D)
 
 
 def _wide(x: Array) -> Array:
@@ -107,8 +151,8 @@ def _wide(x: Array) -> Array:
     return x if x.itemsize >= 4 else x.astype(x.__array_namespace__().float32)
 
 
-class Seams(NamedTuple):
-    """Where a library's fused version may stand in for the text above (same signatures)."""
+class Ops(NamedTuple):
+    """Functions that a backend may replace with faster ones of the same signature."""
 
     linear: Callable[..., Array] = linear
     linears: Callable[..., list[Array]] = linears
@@ -119,7 +163,7 @@ class Seams(NamedTuple):
     attention: Callable[..., Array] = attention
 
 
-PLAIN = Seams()
+PLAIN = Ops()
 
 
 def self_attention(
@@ -128,33 +172,50 @@ def self_attention(
     layer: int,
     x: Array,
     plan: Plan,
-    seams: Seams,
-    cache: LaneCache | None,
+    ops: Ops,
+    put: Put | None,
 ) -> Array:
     """Project, rotate by (position, lane), attend, project back: (..., T, C) -> (..., T, C)."""
     name = f"model.layers.{layer}.self_attn."
 
     names = [name + projection for projection in ("q_proj", "k_proj", "v_proj")]
     q, k, v = (  # (..., T, heads, D)
-        y.reshape(*y.shape[:-1], -1, config.head_dim) for y in seams.linears(params, names, x)
+        y.reshape(*y.shape[:-1], -1, config.head_dim) for y in ops.linears(params, names, x)
     )
     if config.qk_norm:
-        q = seams.rms_norm(q, params[name + "q_norm.weight"], config.norm_eps)
-        k = seams.rms_norm(k, params[name + "k_norm.weight"], config.norm_eps)
+        q = ops.rms_norm(q, params[name + "q_norm.weight"], config.norm_eps)
+        k = ops.rms_norm(k, params[name + "k_norm.weight"], config.norm_eps)
     q, k, v = (y.swapaxes(-2, -3) for y in (q, k, v))  # rows to the inner axis: (..., heads, T, D)
-    keys, values = seams.rotate(k, *plan.keys[layer]), v
-    queries = tuple(seams.rotate(q, *turn) for turn in plan.queries[layer])
-    if cache is not None:
-        keys, values = cache.put(layer, keys, values)
-    mixed = seams.attention(queries, keys, values, plan.mask, plan.split).swapaxes(-2, -3)
-    return seams.linear(params, name + "o_proj", mixed.reshape(*mixed.shape[:-2], -1))
+    keys, values = ops.rotate(k, *plan.keys[layer]), v
+    queries = tuple(ops.rotate(q, *turn) for turn in plan.queries[layer])
+    if put is not None:
+        keys, values = put(layer, keys, values)
+    mixed = ops.attention(queries, keys, values, plan.mask, plan.block_of).swapaxes(-2, -3)
+    return ops.linear(params, name + "o_proj", mixed.reshape(*mixed.shape[:-2], -1))
 
 
-def feed_forward(params: Params, layer: int, x: Array, seams: Seams) -> Array:
+def feed_forward(params: Params, layer: int, x: Array, ops: Ops) -> Array:
     """SwiGLU: (..., T, C) -> (..., T, C)."""
     name = f"model.layers.{layer}.mlp."
-    gate, up = seams.linears(params, [name + "gate_proj", name + "up_proj"], x)
-    return seams.linear(params, name + "down_proj", seams.gated(gate, up))
+    gate, up = ops.linears(params, [name + "gate_proj", name + "up_proj"], x)
+    return ops.linear(params, name + "down_proj", ops.gated(gate, up))
+
+
+def block(
+    params: Params,
+    config: ModelConfig,
+    layer: int,
+    x: Array,
+    plan: Plan,
+    ops: Ops = PLAIN,
+    put: Put | None = None,
+) -> Array:
+    """Attention, then feed-forward: x + f(norm(x)), (..., T, C) -> (..., T, C)."""
+    name = f"model.layers.{layer}."
+    normed = ops.rms_norm(x, params[name + "input_layernorm.weight"], config.norm_eps)
+    x = x + self_attention(params, config, layer, normed, plan, ops, put)
+    normed = ops.rms_norm(x, params[name + "post_attention_layernorm.weight"], config.norm_eps)
+    return x + feed_forward(params, layer, normed, ops)
 
 
 def forward(
@@ -162,44 +223,37 @@ def forward(
     config: ModelConfig,
     tokens: Array,
     plan: Plan,
-    seams: Seams = PLAIN,
-    cache: LaneCache | None = None,
+    ops: Ops = PLAIN,
+    put: Put | None = None,
     rows: Array | None = None,
 ) -> Array:
-    """tokens (..., T) -> logits (..., T, V), or of `rows` only (an output head is dear).
+    """tokens (..., T) -> logits (..., T, V), or of `rows` only: the output head is expensive.
 
-    The coordinates of the T rows are in `plan` and common to the batch. With a cache the keys and
-    values of this pass are put behind the cached ones; the caller commits their coordinates.
+    The coordinates of the T rows are in `plan` and common to the batch. With `put` the keys and
+    values of this pass go behind a cache's, and attention sees all of them; the caller commits the
+    coordinates.
     """
-    x = seams.embed(params, tokens)
+    x = ops.embed(params, tokens)
     for layer in range(config.layers):
-        name = f"model.layers.{layer}."
-        normed = seams.rms_norm(x, params[name + "input_layernorm.weight"], config.norm_eps)
-        x = x + self_attention(params, config, layer, normed, plan, seams, cache)
-        normed = seams.rms_norm(
-            x, params[name + "post_attention_layernorm.weight"], config.norm_eps
-        )
-        x = x + feed_forward(params, layer, normed, seams)
+        x = block(params, config, layer, x, plan, ops, put)
     if rows is not None:
         x = x[..., rows, :]
-    x = seams.rms_norm(x, params["model.norm.weight"], config.norm_eps)
-    return _wide(seams.linear(params, "lm_head", x))
+    x = ops.rms_norm(x, params["model.norm.weight"], config.norm_eps)
+    return _wide(ops.linear(params, "lm_head", x))
 
 
 def make_plan(
     config: ModelConfig,
     rope: Rotation,
     mask: LaneMask,
-    positions: np.ndarray,
-    lanes: np.ndarray,
-    key_positions: np.ndarray,
-    key_lanes: np.ndarray,
+    places: Places,
     dtype: Any = np.float32,
     array: Callable[[np.ndarray], Array] = np.asarray,
 ) -> Plan:
-    """Coordinates of T rows and of all S keys (cached ones first, then these rows) -> Plan.
+    """The coordinates of one pass -> its angle tables and its mask.
 
-    The rotation says where the rows stand, the mask whom they see. array: to the backend's.
+    The rotation says where the rows stand, the mask whom they see. dtype: of the tables. array:
+    turns a NumPy array into the backend's.
     """
 
     def tables(angles: np.ndarray) -> list[Table]:  # one a layer, or one for all
@@ -209,19 +263,17 @@ def make_plan(
         return [(array(c[layer]), array(s[layer])) for layer in range(config.layers)]
 
     theta, factor = frequencies(config.rope, config.head_dim)
-    places = positions, lanes, key_positions, key_lanes
-    angles, views, split = rope.views(theta, mask, places)
+    angles, views, block_of = rope.views(theta, mask, places)
     keys = tables(angles)
     queries = list(zip(*(keys if v is angles else tables(v) for v in views), strict=True))
-    visible = None
-    plain = type(mask) is LaneMask  # a mask of its own kind decides row by row
-    if not (plain and _sees_all(mask, *places)):
-        seen = mask.visible(*places)
-        visible = None if seen.all() else array(seen)
-    return Plan(keys, queries, array(split) if isinstance(split, np.ndarray) else split, visible)
+    if type(mask) is LaneMask and _sees_all(mask, places):  # a subclass decides row by row
+        return Plan(keys, queries, block_of, None)
+    seen = mask.visible(*places)
+    return Plan(keys, queries, block_of, None if seen.all() else array(seen))
 
 
-def _sees_all(mask: LaneMask, i: np.ndarray, m: np.ndarray, j: np.ndarray, n: np.ndarray) -> bool:
-    """A decoding step of lanes that all see each other needs no mask: say so cheaply."""
+def _sees_all(mask: LaneMask, places: Places) -> bool:
+    """A decoding step of lanes that all see each other needs no mask: find that out cheaply."""
+    i, m, j, _ = places
     everyone = mask.lag == 0 and bool((m >= 0).all()) and bool(mask.visibility[m].all())
     return everyone and int(i.min()) >= int(j.max())

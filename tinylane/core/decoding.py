@@ -22,9 +22,9 @@ import numpy as np
 
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, LaneRoPE, Rotation, Row
-from tinylane.core.pipeline import Ahead, draw
+from tinylane.core.pipeline import Ahead, worthwhile
 from tinylane.core.prompt import Prompt, encode_lane_prompt, encode_prompt, end_ids
-from tinylane.core.sampling import Sampler, uniform
+from tinylane.core.sampling import Sampler, check, uniform
 
 if TYPE_CHECKING:
     from tinylane.core.cache import LaneCache
@@ -234,7 +234,7 @@ class Decoding:
         live = self.live
         if not live:
             raise TinylaneError("every lane has finished; join or fork one to go on")
-        early = self._ahead and self._ahead.taken(self)
+        early = self._ahead and self._ahead.logits_of(self._feed, self.cache)
         self._logits.update(early or self._forward(self._feed))
         self._feed = []
         drawn, logprobs = self._draw(live)
@@ -302,9 +302,8 @@ class Decoding:
             )
 
     def _stream(self) -> Any:
-        if self.model.tokenizer is None:
-            return None
-        return self.model.tokenizer.stream(self.stop)
+        tokenizer = self.model.tokenizer
+        return None if tokenizer is None else tokenizer.stream(self.stop)
 
     def _say(self, lane: Lane, token: int) -> bool:
         """Add a token's text to its lane; whether that completed a stop string."""
@@ -354,7 +353,16 @@ class Decoding:
         history: list[list[int]] = [[] for _ in live]
         if self.sampler.repetition_penalty != 1:
             history = [self.prompt + lane.prompt + lane.tokens for lane in live]
-        tokens, logprobs = draw(self, live, logits, draws, history)
+        self._ahead = None
+        full = self.clock + 1 >= self.model.config.context
+        last = full or all(len(lane.tokens) + 1 >= lane.max_tokens for lane in live)
+        if last or not worthwhile(self.model, self.sampler):
+            tokens, logprobs = self.sampler(logits, draws, history)
+        else:  # MLX: build the next pass while it computes the tokens
+            tokens, logprobs = drawn = self.sampler.draw(logits, draws, history)
+            lanes = [lane.index for lane in live]
+            self._ahead = Ahead(self.model, self.cache, self.mask, self.clock, lanes, drawn)
+            check(logprobs)
         return tokens.tolist(), logprobs.tolist()
 
 

@@ -53,9 +53,6 @@ class Hogwild:
         if len(blocks) == 1:
             return keys, (keys,), None
         queries = tuple((place - b)[:, None] * theta for b in begin.T)
-        first = int((block_of == 0).sum())
-        if len(blocks) == 2 and (block_of[:first] == 0).all():
-            return keys, queries, first
         return keys, queries, block_of.astype(np.int32)
 
     def angles(self, lanes: np.ndarray, layer: int) -> np.ndarray:

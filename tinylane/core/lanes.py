@@ -11,7 +11,7 @@ decoding, training, tests and plots.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -109,6 +109,13 @@ class LaneMask:
         Method, section 3: shared keys and the query's own lane up to the query's position; another
         lane up to position - lag and only where `visibility` says so. Shared queries see shared
         keys only. Every row sees at least itself, so no row is ever fully masked.
+
+        Three lanes that wrote one token each, at position 5; lane 0 reads all, the others read
+        nobody else:
+
+        >>> i, m = np.array([5, 5, 5]), np.array([0, 1, 2])
+        >>> LaneMask.star(3).visible(i, m, i, m).astype(int).tolist()
+        [[1, 1, 1], [0, 1, 0], [0, 0, 1]]
         """
         m, n = lanes[:, None], key_lanes[None, :]
         age = positions[:, None] - key_positions[None, :]
@@ -137,18 +144,27 @@ class LaneMask:
         return LaneMask(v, self.lag)
 
 
-# Positions and lanes of T rows, then of all S keys: cached ones first, then these rows.
-Places = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-Views = tuple[np.ndarray, tuple[np.ndarray, ...], Any]
+class Places(NamedTuple):
+    """The coordinates of one pass: of its T rows, and of all S keys (cached ones first, then the
+    rows themselves). All are (T,) or (S,) integers."""
+
+    positions: np.ndarray
+    lanes: np.ndarray
+    key_positions: np.ndarray
+    key_lanes: np.ndarray
+
+
+# Angles of the keys, angles of the queries for every block of keys, and the block of every key.
+Views = tuple[np.ndarray, tuple[np.ndarray, ...], np.ndarray | None]
 
 
 class Rotation(Protocol):
     """What the decoder and the cache ask of a rotation; `LaneRoPE` is one, `Hogwild` another."""
 
     def views(self, theta: np.ndarray, mask: LaneMask, places: Places) -> Views:
-        """Radians, (T, D/2) or (layers, T, D/2): the rows' as keys, and as queries once for every
-        block of keys. Then the split, which block a key is in: None for one block, the number of
-        keys in the first of two that follow each other, else (S,) integers."""
+        """Returns the key angles, one array of query angles per block of keys, and each key's
+        block: (S,) integers, or None where there is one block. Angles are in radians, (T, D/2) or
+        (layers, T, D/2)."""
         ...
 
     def angles(self, lanes: np.ndarray, layer: int) -> np.ndarray: ...
@@ -161,8 +177,8 @@ class LaneRoPE:
     """The second rotation: lane m turns plane d by Omega[d] * m (arXiv:2605.27570, section 3).
 
     omega: (D/2,) for every layer alike, or (layers, D/2); radians per lane, kept in float64.
-    prompt_lane: "own" rotates no shared key by a lane, and a query to shared keys neither: every
-    lane sees the prompt as part of itself. 0 puts the prompt at lane 0 for everybody.
+    prompt_lane: with "own", prompt keys, and queries when they score prompt keys, get no lane
+    rotation: every lane sees the prompt as part of itself. 0 puts the prompt at lane 0 for all.
     """
 
     omega: np.ndarray
@@ -228,8 +244,7 @@ class LaneRoPE:
             if count == len(shared):  # a query that only meets shared keys: its lane adds nothing
                 return turned, (base,), None
             if self.omega.any() and (lanes > 0).any():
-                split = count if shared[:count].all() else (~shared).astype(np.int32)
-                return turned, (base, turned), split
+                return turned, (base, turned), (~shared).astype(np.int32)
         return turned, (turned,), None
 
     def angles(self, lanes: np.ndarray, layer: int) -> np.ndarray:

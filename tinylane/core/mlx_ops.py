@@ -1,9 +1,10 @@
-"""MLX's fused versions of the decoder's seams: the same signatures, each with a parity test.
+"""MLX's fused versions of the decoder's operations: the same results, up to rounding.
 
 What `mx.fast` needs to stay fused on Metal: a boolean mask or none, grouped heads unrepeated, and
 either up to 8 rows, `rows * (heads / kv_heads) <= 32`, head_dim 64, 96, 128 or 256 (a step of up to
 8 lanes), or more rows and head_dim 64, 72, 80, 96 or 128. Anything else is three operations, with
-the same result. Nothing here was timed on Metal. Portable MLX only: no float64, nothing CPU-only.
+the same result. Nothing here was timed on Metal. Portable MLX only: no float64, nothing that a GPU
+lacks. Each function has the signature of its plain version and a test against it.
 
     T rows   S keys   H heads   K kv heads   D head dim   C width
 """
@@ -14,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from tinylane.core import decoder
 
@@ -22,22 +24,20 @@ Params = dict[str, mx.array]
 
 
 def linear(params: Params, name: str, x: Array) -> Array:
-    """As `model.linear`; a layer with scales is MLX-quantized and stays so."""
+    """As `decoder.linear`; a layer with scales is MLX-quantized and stays so."""
     if name + ".scales" not in params:
         return decoder.linear(params, name, x)
     y = mx.quantized_matmul(x, *_packed(params, name, x.shape[-1]))
-    if name + ".lora_a" in params:
-        y = y + (x @ params[name + ".lora_a"]) @ params[name + ".lora_b"]
-    return y + params[name + ".bias"] if name + ".bias" in params else y
+    return decoder.add_updates(params, name, x, y)
 
 
 def linears(params: Params, names: Sequence[str], x: Array) -> list[Array]:
-    """As `model.linears`."""
+    """As `decoder.linears`."""
     return [linear(params, name, x) for name in names]
 
 
 def embed(params: Params, tokens: Array) -> Array:
-    """As `model.embed`; of a quantized table only the rows asked for are unpacked."""
+    """As `decoder.embed`; of a quantized table only the rows asked for are unpacked."""
     name = "model.embed_tokens"
     if name + ".scales" not in params:
         return decoder.embed(params, tokens)
@@ -48,7 +48,7 @@ def embed(params: Params, tokens: Array) -> Array:
 
 
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:
-    """As `model.rms_norm`."""
+    """As `decoder.rms_norm`."""
     return mx.fast.rms_norm(x, weight, eps)
 
 
@@ -67,16 +67,20 @@ def rotate(x: Array, c: Array, s: Array) -> Array:
 
 @_compiled
 def gated(gate: Array, up: Array) -> Array:
-    """As `model.gated`, in one kernel."""
+    """As `decoder.gated`, in one kernel."""
     return gate * mx.sigmoid(gate) * up
 
 
 def attention(
-    queries: tuple[Array, ...], keys: Array, values: Array, mask: Array | None, split: Any
+    queries: tuple[Array, ...],
+    keys: Array,
+    values: Array,
+    mask: Array | None,
+    block_of: np.ndarray | None,
 ) -> Array:
-    """As `model.attention`; fused where one query table serves all keys."""
+    """As `decoder.attention`; fused where one array of queries serves all keys."""
     if len(queries) > 1:  # blocks under one softmax cannot be one fused call
-        return _blocks(queries, keys, values, mask, split)
+        return _blocks(queries, keys, values, mask, block_of)
     q, flat = queries[0], queries[0].ndim == 3
     if flat:
         q, keys, values = q[None], keys[None], values[None]
@@ -87,20 +91,22 @@ def attention(
 
 
 def _blocks(
-    queries: tuple[Array, ...], keys: Array, values: Array, mask: Array | None, split: Any
+    queries: tuple[Array, ...],
+    keys: Array,
+    values: Array,
+    mask: Array | None,
+    block_of: Any,
 ) -> Array:
-    """`model.attention` with the softmax in one kernel: five fewer for every layer."""
+    """`decoder.attention` with the softmax in one kernel: five fewer for every layer."""
     *batch, H, T, D = queries[0].shape
     K, S = keys.shape[-3:-1]
-    folded = [q.reshape(*batch, K, H // K * T, D) * D**-0.5 for q in queries]
-    if isinstance(split, int):
-        blocks = (keys[..., :split, :], keys[..., split:, :])
-        parts = [q @ k.swapaxes(-1, -2) for q, k in zip(folded, blocks, strict=True)]
-        scores = mx.concatenate(parts, axis=-1)
+    folded = [decoder.fold(q, K) for q in queries]
+    if (places := decoder.spans(block_of, len(queries))) is not None:
+        parts = zip(folded, places, strict=True)
+        products = [q @ keys[..., a:b, :].swapaxes(-1, -2) for q, (a, b) in parts]
+        scores = mx.concatenate(products, axis=-1)
     else:
-        scores = folded[0] @ keys.swapaxes(-1, -2)
-        for block, q in enumerate(folded[1:], start=1):
-            scores = mx.where(split == block, q @ keys.swapaxes(-1, -2), scores)
+        scores = decoder.scores(folded, keys, block_of)
     if mask is not None:
         scores = scores.reshape(*batch, K, H // K, T, S)
         scores = mx.where(mask, scores, -mx.inf).reshape(*batch, K, H // K * T, S)
@@ -116,4 +122,4 @@ def _packed(params: Params, name: str, width: int) -> tuple[Any, ...]:
     return weight, scales, biases, True, group, bits, "mxfp4" if biases is None else "affine"
 
 
-SEAMS = decoder.Seams(linear, linears, embed, rms_norm, rotate, gated, attention)
+OPS = decoder.Ops(linear, linears, embed, rms_norm, rotate, gated, attention)

@@ -1,24 +1,28 @@
-"""Model: a decoder with its weights, its backend and what it was trained with.
+"""Model: a decoder with its weights, its backend, and what it was trained with.
 
-T rows   V vocab
+`model(tokens, positions, lanes)` checks its arguments, makes the plan of the pass, and calls
+`decoder.forward`. With a cache the rows of the pass are added to it.
+
+    T rows   V vocab   N lanes
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 
+from tinylane.core.cache import LaneCache
 from tinylane.core.config import ModelConfig
-from tinylane.core.decoder import Array, Params, forward, make_plan
+from tinylane.core.decoder import PLAIN, Array, Ops, Params, Plan, forward, make_plan
 from tinylane.core.errors import TinylaneError
-from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Rotation
+from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Places, Rotation
 from tinylane.core.rope import frequencies
 
-if TYPE_CHECKING:
-    from tinylane.checkpoints.tokenizer import Tokenizer
-    from tinylane.core.cache import LaneCache
+OPS = ("auto", "plain", "fast")
+SMALL = 1 << 22  # weights of a model for which the fast operations save nothing on a CPU
 
 
 @dataclass
@@ -28,13 +32,15 @@ class Model:
     params: arrays of one library, matrices so that `x @ w` works. dtype: the activations'.
     lane_rope, visibility, lag: what the checkpoint or its adapter was trained with, the defaults
     of every call. sampling: generation_config's defaults. identity: a digest of its files.
+    ops_name: "plain" runs the functions of `decoder.py`, "fast" the backend's versions of them;
+    "auto" chooses, and `ops_name` then says which. Raises TinylaneError for another name.
     """
 
     config: ModelConfig
     params: Params
     backend: str = "numpy"
     dtype: str = "float32"
-    tokenizer: Tokenizer | None = None
+    tokenizer: Any = None  # `tinylane.checkpoints.tokenizer.Tokenizer`; None: prompts are ids
     lane_rope: LaneRoPE | None = None
     visibility: Any = None  # a name of `LaneMask.named`, or a matrix; None: not trained for lanes
     lag: int = 0
@@ -42,13 +48,13 @@ class Model:
     identity: str = ""
     task: dict | None = None  # the task it was trained on, if its adapter names one
     report: Any = None  # what the loader chose and from where
+    ops_name: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.backend == "mlx":
-            from tinylane.core.mlx_ops import SEAMS
-        else:
-            from tinylane.core.numpy_ops import SEAMS
-        self.seams = SEAMS
+        self.ops_name = _choose(self)
+        self.ops: Ops = PLAIN
+        if self.ops_name == "fast":  # `numpy_ops` or `mlx_ops`
+            self.ops = import_module(f"tinylane.core.{self.backend}_ops").OPS
         self.theta, self.attention_factor = frequencies(self.config.rope, self.config.head_dim)
 
     @property
@@ -95,12 +101,15 @@ class Model:
         bits = bits.view(mx.bfloat16) if x.dtype == np.uint16 else bits
         return bits.astype(getattr(mx, self.dtype))
 
+    def plan(self, rope: Rotation, mask: LaneMask, places: Places) -> Plan:
+        """`make_plan` for this model, in its backend's arrays."""
+        dtype = np.float64 if self.dtype == "float64" else np.float32
+        return make_plan(self.config, rope, mask, places, dtype, self.array)
+
     def new_cache(
         self, lane_rope: Rotation | None = None, lane_mask: LaneMask | None = None
     ) -> LaneCache:
         """An empty cache for this model, whose keys will be turned by `lane_rope`."""
-        from tinylane.core.cache import LaneCache
-
         return LaneCache(self, self.rope(lane_rope), lane_mask)
 
     def __call__(
@@ -139,20 +148,19 @@ class Model:
             lane_rope = cache.lane_rope
             lane_mask = lane_mask or cache.lane_mask
         rope = self.rope(lane_rope)
-        key_i = i if cache is None else np.concatenate([cache.positions, i])
-        key_m = m if cache is None else np.concatenate([cache.lanes, m])
-        mask = lane_mask or self.mask(max(int(key_m.max()) + 1, 1))
-        if m.min() < SHARED or key_m.max() >= mask.n:
+        places = Places(i, m, i, m) if cache is None else cache.places(i, m)
+        mask = lane_mask or self.mask(max(int(places.key_lanes.max()) + 1, 1))
+        if m.min() < SHARED or places.key_lanes.max() >= mask.n:
+            wrong = m.min() if m.min() < SHARED else places.key_lanes.max()
             raise TinylaneError(
-                f"lane {int(m.min() if m.min() < SHARED else key_m.max())} is outside the mask's "
-                f"0 .. {mask.n - 1} (SHARED is {SHARED})"
+                f"lane {wrong} is outside the mask's 0 .. {mask.n - 1} (SHARED is {SHARED})"
             )
-        host = np.float64 if self.dtype == "float64" else np.float32
-        plan = make_plan(self.config, rope, mask, i, m, key_i, key_m, host, self.array)
+        plan = self.plan(rope, mask, places)
         # MLX gathers by 32-bit indices, unchecked: what is out of range must not get there.
         index = self.array(ids.astype(np.int32))
         some = None if keep is None else self.array(keep.astype(np.int32))
-        logits = forward(self.params, self.config, index, plan, self.seams, cache, some)
+        put = None if cache is None else cache.put
+        logits = forward(self.params, self.config, index, plan, self.ops, put, some)
         if cache is not None:
             cache.commit(i, m)
         return logits
@@ -165,3 +173,23 @@ def _integers(name: str, x: Any) -> np.ndarray:
             f"{name} has shape {array.shape} and dtype {array.dtype}; expected a flat integer array"
         )
     return array.astype(np.int64)
+
+
+def _choose(model: Model) -> str:
+    """The name of the operations that `model` runs: plain ones where fast ones save nothing."""
+    name, config = model.ops_name, model.config
+    if name not in OPS:
+        raise TinylaneError(f"ops is {name!r}; expected {', '.join(OPS)}")
+    if any(key.endswith(".scales") for key in model.params):
+        if name == "plain":
+            raise TinylaneError("ops plain cannot read packed weights; load() unpacks them")
+        return "fast"
+    if name != "auto":
+        return name
+    if model.backend == "mlx":
+        import mlx.core as mx
+
+        if mx.default_device().type == mx.DeviceType.gpu:  # nothing was timed there
+            return "fast"
+    weights = config.layers * 4 * config.width * config.mlp_width
+    return "plain" if weights < SMALL else "fast"

@@ -1,10 +1,10 @@
-"""NumPy's faster versions of the decoder's seams: the same signatures, each with a parity test.
+"""NumPy's faster versions of the decoder's operations: the same results, up to rounding.
 
-`tinylane.core.decoder` is the text; these give its numbers up to rounding, and know three things about
-BLAS and memory. A matrix that is wide is multiplied from its columns, one that is tall from its
-rows, as they lie in the file: `(w.T @ x.T).T`; the rows of activations may then be innermost in
-memory. What reads one input is multiplied in one product. And every large temporary is worked on in
-place.
+They use three facts about BLAS and memory. A wide matrix is multiplied from its columns, a tall one
+from its rows, as they lie in the file: `(w.T @ x.T).T`; the rows of activations may then be
+innermost in memory. Layers that read one input are multiplied in one product. And every large
+temporary array is worked on in place. Each function has the signature of its plain version and a
+test against it.
 
     T rows   S keys   H heads   K kv heads   D head dim   C width
 """
@@ -24,17 +24,18 @@ ROWS = 128  # rows of a prefill that are scored at once: keys behind the last on
 
 
 def linear(params: Params, name: str, x: Array) -> Array:
-    """As `model.linear`; a weight that lies as in the file, (out, in), is multiplied from there."""
+    """As `decoder.linear`; a weight laid out as in the file, (out, in), is multiplied so."""
     weight = params[name + ".weight"]
     if weight.flags.c_contiguous or not weight.flags.f_contiguous:
         return decoder.linear(params, name, x)
-    return _rest(params, name, x, (weight.T @ x.swapaxes(-1, -2)).swapaxes(-1, -2))
+    y = (weight.T @ x.swapaxes(-1, -2)).swapaxes(-1, -2)
+    return decoder.add_updates(params, name, x, y)
 
 
 def linears(params: Params, names: Sequence[str], x: Array) -> list[Array]:
-    """As `model.linears`; one product where the weights are all the columns of one array.
+    """As `decoder.linears`; one product where the weights are all the columns of one array.
 
-    So the loader lays them: a small product is as quick on one core as on two.
+    The loader stores q, k and v, and gate and up, as columns of one array.
     """
     weights = [params[name + ".weight"] for name in names]
     stack, widths = weights[0].base, [w.shape[1] for w in weights]
@@ -42,7 +43,9 @@ def linears(params: Params, names: Sequence[str], x: Array) -> list[Array]:
         return [linear(params, name, x) for name in names]
     y, ends = x @ stack, np.cumsum(widths).tolist()
     parts = [y[..., end - width : end] for end, width in zip(ends, widths, strict=True)]
-    return [_rest(params, name, x, part) for name, part in zip(names, parts, strict=True)]
+    return [
+        decoder.add_updates(params, name, x, part) for name, part in zip(names, parts, strict=True)
+    ]
 
 
 def _follow(stack: Array, weights: list[Array]) -> bool:
@@ -55,20 +58,13 @@ def _follow(stack: Array, weights: list[Array]) -> bool:
     return True
 
 
-def _rest(params: Params, name: str, x: Array, y: Array) -> Array:
-    """A linear layer's low-rank update and bias, on its product y."""
-    if name + ".lora_a" in params:
-        y = y + (x @ params[name + ".lora_a"]) @ params[name + ".lora_b"]
-    return y + params[name + ".bias"] if name + ".bias" in params else y
-
-
 def embed(params: Params, tokens: Array) -> Array:
-    """As `model.embed`, rows innermost in memory, as `linear` gives them: sums need no turn."""
+    """As `decoder.embed`, with the rows innermost in memory, as `linear` gives them."""
     return decoder.embed(params, tokens).swapaxes(-1, -2).copy().swapaxes(-1, -2)
 
 
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:
-    """As `model.rms_norm`, with one temporary."""
+    """As `decoder.rms_norm`, with one temporary."""
     y = x * x
     scale = np.add.reduce(y, axis=-1, keepdims=True)
     scale /= x.shape[-1]
@@ -89,7 +85,7 @@ def rotate(x: Array, c: Array, s: Array) -> Array:
 
 
 def gated(gate: Array, up: Array) -> Array:
-    """As `model.gated`, with one temporary."""
+    """As `decoder.gated`, with one temporary."""
     y = np.negative(gate)
     np.minimum(y, 80.0, out=y)
     np.exp(y, out=y)
@@ -100,9 +96,13 @@ def gated(gate: Array, up: Array) -> Array:
 
 
 def attention(
-    queries: tuple[Array, ...], keys: Array, values: Array, mask: Array | None, split: Any
+    queries: tuple[Array, ...],
+    keys: Array,
+    values: Array,
+    mask: Array | None,
+    block_of: np.ndarray | None,
 ) -> Array:
-    """As `model.attention`, some rows at a time, each key scored by its block's query only."""
+    """As `decoder.attention`, some rows at a time, each key scored by its block's query only."""
     *batch, H, T, D = queries[0].shape
     K, S = keys.shape[-3:-1]
     out = np.empty(queries[0].shape, queries[0].dtype)
@@ -110,15 +110,12 @@ def attention(
         rows, stop = slice(start, start + ROWS), S
         if mask is not None:
             seen: Any = mask[rows]
-            stop = S - int(seen.any(axis=0)[::-1].argmax())  # behind the last key that one sees
-            first = int(
-                np.append(seen.all(axis=0), False).argmin()
-            )  # and the first that one does not
+            # Behind the last key that a row sees, and before the first that a row does not see.
+            stop = S - int(seen.any(axis=0)[::-1].argmax())
+            first = int(np.append(seen.all(axis=0), False).argmin())
         count = min(ROWS, T - start)
-        folded = [
-            (q[..., rows, :] * D**-0.5).reshape(*batch, K, H // K * count, D) for q in queries
-        ]
-        scores = _scores(folded, keys[..., :stop, :], split)
+        folded = [decoder.fold(q[..., rows, :], K) for q in queries]
+        scores = _scores(folded, keys[..., :stop, :], block_of)
         if mask is not None and first < stop:
             wide = scores.reshape(*batch, K, H // K, count, stop)[..., first:]
             np.copyto(wide, -np.inf, where=~seen[:, first:stop])
@@ -130,17 +127,17 @@ def attention(
     return out
 
 
-def _scores(folded: list[Array], keys: Array, split: Any) -> Array:
-    """(..., K, R, S), contiguous; folded: a query (..., K, R, D) for every block of keys."""
-    if len(folded) == 1:
-        return _product(folded[0], keys)
-    stop = keys.shape[-2]
-    if isinstance(split, int):
-        parts = (folded[0], keys[..., :split, :]), (folded[1], keys[..., split:, :])
-        return np.concatenate([_product(q, k) for q, k in parts], axis=-1)
-    scores = np.empty((*folded[0].shape[:-1], stop), folded[0].dtype)
-    for block, q in enumerate(folded):
-        some = np.flatnonzero(split[:stop] == block)
+def _scores(queries: list[Array], keys: Array, block_of: np.ndarray | None) -> Array:
+    """As `decoder.scores`, (..., K, R, S), in one piece of memory."""
+    if block_of is None:
+        return _product(queries[0], keys)
+    block_of = block_of[: keys.shape[-2]]
+    if (places := decoder.spans(block_of, len(queries))) is not None:
+        parts = zip(queries, places, strict=True)
+        return np.concatenate([_product(q, keys[..., a:b, :]) for q, (a, b) in parts], axis=-1)
+    scores = np.empty((*queries[0].shape[:-1], keys.shape[-2]), queries[0].dtype)
+    for block, q in enumerate(queries):
+        some = np.flatnonzero(block_of == block)
         scores[..., some] = _product(q, keys[..., some, :])
     return scores
 
@@ -155,4 +152,4 @@ def _product(q: Array, keys: Array) -> Array:
     return np.ascontiguousarray((keys @ q.swapaxes(-1, -2)).swapaxes(-1, -2))
 
 
-SEAMS = decoder.Seams(linear, linears, embed, rms_norm, rotate, gated, attention)
+OPS = decoder.Ops(linear, linears, embed, rms_norm, rotate, gated, attention)

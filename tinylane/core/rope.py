@@ -8,7 +8,7 @@ Angles are computed on the host in float64 and only their cosines and sines are 
 angle is wrong by 886 ulp at position 32k, a bfloat16 angle by whole radians at position 1000.
 
 Not handled: rotations of a part of the head, interleaved layouts, frequencies that change with the
-length of the text (dynamic, longrope). `tinylane.core.config` refuses them by name.
+length of the text (dynamic, longrope). `tinylane.checkpoints.config_json` refuses them by name.
 
     T  rows (tokens)      D  channels of one head
 """
@@ -16,14 +16,31 @@ length of the text (dynamic, longrope). `tinylane.core.config` refuses them by n
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from tinylane.core.config import RopeConfig
-
 Array = Any  # numpy.ndarray or mlx.core.array
 Table = tuple[Array, Array]  # C and S of `table`, both (T, D)
+
+
+@dataclass(frozen=True)
+class RopeConfig:
+    """Which angular frequencies a checkpoint was trained with; `frequencies` reads it."""
+
+    kind: str = "default"  # default, linear, llama3, yarn
+    base: float = 10000.0
+    factor: float = 1.0
+    original_context: int = 0  # llama3, yarn: the context before it was stretched
+    low_freq_factor: float = 1.0  # llama3
+    high_freq_factor: float = 4.0  # llama3
+    beta_fast: float = 32.0  # yarn
+    beta_slow: float = 1.0  # yarn
+    attention_factor: float | None = None  # yarn: None means 0.1 ln(factor) + 1
+    mscale: float | None = None  # yarn, DeepSeek's spelling of the attention factor
+    mscale_all_dim: float | None = None
+    truncate: bool = True  # yarn: round the correction range to whole planes
 
 
 def frequencies(rope: RopeConfig, head_dim: int) -> tuple[np.ndarray, float]:
@@ -31,7 +48,12 @@ def frequencies(rope: RopeConfig, head_dim: int) -> tuple[np.ndarray, float]:
 
     The factor multiplies the rotated query and the rotated key (YaRN's temperature; otherwise 1).
     Sources: `linear` is position interpolation (arXiv:2306.15595), `llama3` the scaling released
-    with Llama 3.1, `yarn` is arXiv:2309.00071, section 3. `config.py` has checked the fields.
+    with Llama 3.1, `yarn` is arXiv:2309.00071, section 3. The fields were checked when
+    config.json was read.
+
+    >>> theta, factor = frequencies(RopeConfig(base=10000.0), head_dim=4)
+    >>> [float(x) for x in theta], factor
+    ([1.0, 0.01], 1.0)
     """
     theta = rope.base ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     if rope.kind == "default":
@@ -80,6 +102,10 @@ def table(angles: np.ndarray, factor: float = 1.0, dtype: Any = np.float32) -> T
     """Angles (T, D/2) in radians -> the NumPy tables C and S (T, D) that `rotate` multiplies with.
 
     Each plane's cosine stands at both its channels; the sine has the sign of its half.
+
+    >>> c, s = table(np.array([[0.0], [np.pi / 2]]))  # one plane at two positions
+    >>> c.round(3).tolist(), s.round(3).tolist()
+    ([[1.0, 1.0], [-0.0, -0.0]], [[-0.0, 0.0], [-1.0, 1.0]])
     """
     cos, sin = np.cos(angles) * factor, np.sin(angles) * factor
     c = np.concatenate([cos, cos], axis=-1).astype(dtype)
@@ -91,6 +117,15 @@ def rotate(x: Array, c: Array, s: Array) -> Array:
     """R(phi) x for every row: x (..., T, D), tables (T, D) from `table`; keeps the dtype of x.
 
     (a, b) -> (a cos - b sin, b cos + a sin) in every plane: counter-clockwise for positive angles.
+
+    The score of a query at position 5 and a key at 3 is that of positions 2 and 0:
+
+    >>> q, k = np.array([[1.0, 2.0, 3.0, 4.0]]), np.array([[4.0, 3.0, 2.0, 1.0]])
+    >>> theta, _ = frequencies(RopeConfig(), head_dim=4)
+    >>> def score(i, j):
+    ...     return rotate(q, *table(i * theta[None])) @ rotate(k, *table(j * theta[None])).T
+    >>> np.allclose(score(5, 3), score(2, 0))
+    True
     """
     xp = x.__array_namespace__()
     half = x.shape[-1] // 2

@@ -14,10 +14,11 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from tinylane.core.config import ModelConfig, RopeConfig
+from tinylane.core.config import ModelConfig
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Rotation
 from tinylane.core.model import Model
 from tinylane.core.random_weights import random_params
+from tinylane.core.rope import RopeConfig
 
 
 class Chooser(Protocol):

@@ -17,26 +17,26 @@ from typing import Any
 import mlx.core as mx
 
 from tinylane.core.config import ModelConfig
-from tinylane.core.decoder import Plan, Seams, feed_forward, self_attention
-from tinylane.core.mlx_ops import SEAMS
+from tinylane.core.decoder import Ops, Plan, block
+from tinylane.core.mlx_ops import OPS
 
 LOGITS = 1 << 26  # elements of logits that are computed at a time
 SCORES = 1 << 27  # and of attention scores
 
 
 def attention(
-    queries: tuple[mx.array, ...], keys: mx.array, values: mx.array, mask: Any, split: Any
+    queries: tuple[mx.array, ...], keys: mx.array, values: mx.array, mask: Any, block_of: Any
 ) -> mx.array:
     """As `fast.attention`, in slices of query rows where two blocks of keys share a softmax (which
     no fused kernel does) and their scores would be many."""
     *batch, H, T, _ = queries[0].shape
     rows = max(SCORES // (math.prod(batch) * H * keys.shape[-2]), 1)
     if len(queries) == 1 or rows >= T:
-        return SEAMS.attention(queries, keys, values, mask, split)
+        return OPS.attention(queries, keys, values, mask, block_of)
 
     def some(queries: tuple[mx.array, ...], keys: mx.array, values: mx.array, k: int) -> mx.array:
         seen = None if mask is None else mask[k : k + rows]
-        return SEAMS.attention(queries, keys, values, seen, split)
+        return OPS.attention(queries, keys, values, seen, block_of)
 
     parts = []
     for k in range(0, T, rows):
@@ -45,23 +45,7 @@ def attention(
     return mx.concatenate(parts, axis=-2)
 
 
-TRAINING = SEAMS._replace(attention=attention)
-
-
-def block(
-    params: dict[str, mx.array],
-    config: ModelConfig,
-    layer: int,
-    x: mx.array,
-    plan: Plan,
-    seams: Seams = TRAINING,
-) -> mx.array:
-    """One block of the decoder, attention then feed-forward: (..., T, C) -> (..., T, C)."""
-    name = f"model.layers.{layer}."
-    normed = seams.rms_norm(x, params[name + "input_layernorm.weight"], config.norm_eps)
-    x = x + self_attention(params, config, layer, normed, plan, seams, None)
-    normed = seams.rms_norm(x, params[name + "post_attention_layernorm.weight"], config.norm_eps)
-    return x + feed_forward(params, layer, normed, seams)
+TRAINING = OPS._replace(attention=attention)
 
 
 def hidden(
@@ -71,22 +55,22 @@ def hidden(
     plan: Plan,
     rows: mx.array | None = None,
     live: Collection[str] | None = None,
-    seams: Seams = TRAINING,
+    ops: Ops = TRAINING,
 ) -> mx.array:
     """tokens (..., T) -> what the output head takes, (..., T, C), or of `rows` only.
 
     live: the names of the parameters that are being differentiated; given, every block is a
     gradient checkpoint (and only what is handed to it as an argument gets a gradient).
     """
-    x = seams.embed(params, tokens)
+    x = ops.embed(params, tokens)
     for layer in range(config.layers):
         if live is None:
-            x = block(params, config, layer, x, plan, seams)
+            x = block(params, config, layer, x, plan, ops)
         else:
-            x = _checkpointed(params, config, layer, x, plan, live, seams)
+            x = _checkpointed(params, config, layer, x, plan, live, ops)
     if rows is not None:
         x = x[..., rows, :]
-    return seams.rms_norm(x, params["model.norm.weight"], config.norm_eps)
+    return ops.rms_norm(x, params["model.norm.weight"], config.norm_eps)
 
 
 def _checkpointed(
@@ -96,20 +80,20 @@ def _checkpointed(
     x: mx.array,
     plan: Plan,
     live: Collection[str],
-    seams: Seams,
+    ops: Ops,
 ) -> mx.array:
     prefix = f"model.layers.{layer}."
     mine = {name: params[name] for name in live if name.startswith(prefix)}
 
     def inside(x: mx.array, mine: dict[str, mx.array], keys: Any, queries: Any) -> mx.array:
-        here = Plan({layer: keys}, {layer: queries}, plan.split, plan.mask)  # type: ignore[arg-type]
-        return block({**params, **mine}, config, layer, x, here, seams)
+        here = Plan({layer: keys}, {layer: queries}, plan.block_of, plan.mask)  # type: ignore[arg-type]
+        return block({**params, **mine}, config, layer, x, here, ops)
 
     return mx.checkpoint(inside)(x, mine, plan.keys[layer], plan.queries[layer])
 
 
 def logprobs(
-    params: dict[str, mx.array], x: mx.array, follows: mx.array, seams: Seams = TRAINING
+    params: dict[str, mx.array], x: mx.array, follows: mx.array, ops: Ops = TRAINING
 ) -> mx.array:
     """Log-softmax of the head's logits at the tokens that follow: (B, R, C), (B, R) -> (B, R).
 
@@ -118,7 +102,7 @@ def logprobs(
     """
 
     def some(x: mx.array, head: dict[str, mx.array], follows: mx.array) -> mx.array:
-        logits = seams.linear({**params, **head}, "lm_head", x).astype(mx.float32)
+        logits = ops.linear({**params, **head}, "lm_head", x).astype(mx.float32)
         chosen = mx.take_along_axis(logits, follows[..., None], axis=-1)[..., 0]
         return chosen - mx.logsumexp(logits, axis=-1)
 

@@ -24,13 +24,13 @@ import numpy as np
 
 from tinylane.checkpoints.adapter import OMEGA, save_adapter
 from tinylane.checkpoints.export import make_folder, write_checkpoint
-from tinylane.core.config import ModelConfig, RopeConfig
+from tinylane.core.config import ModelConfig
 from tinylane.core.decoder import forward
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask, LaneRoPE
-from tinylane.core.mlx_ops import SEAMS
+from tinylane.core.mlx_ops import OPS
 from tinylane.core.random_weights import random_params
-from tinylane.core.rope import frequencies
+from tinylane.core.rope import RopeConfig, frequencies
 from tinylane.evaluate.tasks.shell_game import END, ShellGame
 from tinylane.files.io import write_json, write_text
 from tinylane.train.omega import TrainingPlan
@@ -151,7 +151,7 @@ class Trainer:
         params = {**weights, "lm_head.weight": weights["model.embed_tokens.weight"].T}
         P = self.recipe.swaps + 7
         rows = mx.arange(P, tokens.shape[1])
-        return forward(params, self.config, tokens, self.plans[n].at(omega), SEAMS, rows=rows)
+        return forward(params, self.config, tokens, self.plans[n].at(omega), OPS, rows=rows)
 
     def _step_function(self, n: int) -> Callable:
         def loss(trainable: dict[str, Any], tokens: mx.array, follows: mx.array) -> mx.array:

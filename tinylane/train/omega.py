@@ -18,7 +18,7 @@ import numpy as np
 
 from tinylane.core.config import ModelConfig
 from tinylane.core.decoder import Plan, make_plan
-from tinylane.core.lanes import LaneMask, LaneRoPE
+from tinylane.core.lanes import LaneMask, LaneRoPE, Places
 from tinylane.core.rope import frequencies
 
 
@@ -39,8 +39,8 @@ class TrainingPlan:
     ) -> None:
         theta, self.factor = frequencies(config.rope, config.head_dim)
         some = LaneRoPE(np.ones_like(theta), prompt_lane)  # any Omega but 0, which needs one table
-        plan = make_plan(config, some, mask, positions, lanes, positions, lanes)
-        self.split, self.two = plan.split, len(plan.queries[0]) == 2
+        plan = make_plan(config, some, mask, Places(positions, lanes, positions, lanes))
+        self.block_of, self.two = plan.block_of, len(plan.queries[0]) == 2
         self.mask = None if plan.mask is None else mx.array(plan.mask)
         base = positions[:, None] * theta
         self.base = _reduced(base)
@@ -63,7 +63,7 @@ class TrainingPlan:
                 on_shared = self._table(self.base)
             keys.append(turned)
             queries.append((on_shared, turned) if self.two else (turned,))
-        return Plan(keys, queries, self.split, self.mask)
+        return Plan(keys, queries, self.block_of, self.mask)
 
     def _base(self, layer: int) -> mx.array:
         """What a lane's rows are turned by without `omega`."""

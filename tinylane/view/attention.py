@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinylane.core.errors import TinylaneError
-from tinylane.core.lanes import LaneMask, Rotation
+from tinylane.core.lanes import LaneMask, Places, Rotation
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model
@@ -41,19 +41,19 @@ def attention_weights(
 
     heard: list[np.ndarray] = []
 
-    def listening(queries: Any, keys: Any, values: Any, mask: Any, split: Any) -> Any:
+    def listening(queries: Any, keys: Any, values: Any, mask: Any, block_of: Any) -> Any:
         S, D = keys.shape[-2:]
         columns = []
         for start in range(0, S, D):  # as wide as values are
             one = model.typed(np.eye(S, D, -start, dtype=np.float32))
             each = one.__array_namespace__().stack([one] * keys.shape[-3])
-            part = plain(queries, keys, each, mask, split)
+            part = plain(queries, keys, each, mask, block_of)
             columns.append(np.array(part.astype(part.__array_namespace__().float32)))
         heard.append(np.concatenate(columns, axis=-1)[..., :S])
-        return own.attention(queries, keys, values, mask, split)
+        return own.attention(queries, keys, values, mask, block_of)
 
-    twin, own = replace(model), model.seams
-    twin.seams = own._replace(attention=listening)
+    twin, own = replace(model), model.ops
+    twin.ops = own._replace(attention=listening)
     np.asarray(twin(tokens, positions, lanes, lane_rope, lane_mask))
     return np.stack(heard)
 
@@ -69,13 +69,12 @@ def listening(model: Model, hear: Hear, block: int = 256) -> Model:
     """
     from tinylane.core.decoder import attention as plain
 
-    twin, own, calls = replace(model), model.seams, 0
+    twin, own, calls = replace(model), model.ops, 0
 
-    def attention(queries: Any, keys: Any, values: Any, mask: Any, split: Any) -> Any:
+    def attention(queries: Any, keys: Any, values: Any, mask: Any, block_of: Any) -> Any:
         nonlocal calls
         layer, calls = calls % model.config.layers, calls + 1
         q, k = tuple(_host(x) for x in queries), _host(keys)
-        block_of = split if isinstance(split, int) or split is None else np.asarray(split)
         seen = None if mask is None else np.asarray(mask)
         for first in range(0, q[0].shape[-2], block):
             rows = slice(first, first + block)
@@ -83,9 +82,9 @@ def listening(model: Model, hear: Hear, block: int = 256) -> Model:
             some = tuple(x[..., rows, :] for x in q)
             plain(some, k, kept, None if seen is None else seen[rows], block_of)
             hear(layer, first, kept.weights.reshape(q[0].shape[0], -1, k.shape[-2]))
-        return own.attention(queries, keys, values, mask, split)
+        return own.attention(queries, keys, values, mask, block_of)
 
-    twin.seams = own._replace(attention=attention)
+    twin.ops = own._replace(attention=attention)
     return twin
 
 
@@ -126,11 +125,9 @@ def relative_angles(
     no meaning. Raises what the rotation raises.
     """
     i, m = np.asarray(positions), np.asarray(lanes)
-    keys, views, split = lane_rope.views(theta, lane_mask, (i, m, i, m))
+    keys, views, block_of = lane_rope.views(theta, lane_mask, Places(i, m, i, m))
     keys, *queries = (x if x.ndim == 2 else x[layer] for x in (keys, *views))
-    block = np.zeros(len(i), dtype=int) if split is None else split
-    if isinstance(split, int):
-        block = (np.arange(len(i)) >= split).astype(int)
+    block = np.zeros(len(i), dtype=int) if block_of is None else block_of
     return keys - np.stack(queries)[block].swapaxes(0, 1)
 
 

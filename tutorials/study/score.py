@@ -20,7 +20,7 @@ import numpy as np
 
 from tinylane.core.decoder import Plan, forward, make_plan
 from tinylane.core.decoding import generate
-from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
+from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Places
 from tinylane.core.model import Model
 from tinylane.core.sampling import Sampler
 from tinylane.evaluate.answers import vote
@@ -71,12 +71,12 @@ def batched(
 ) -> Any:
     """A function of tokens (B, P + n*L) that gives the logits (B, n*L, V) of the lanes' rows."""
     i, m = lane_rows(game, n)
-    plan = make_plan(model.config, model.rope(rope), mask, i, m, i, m)
+    plan = make_plan(model.config, model.rope(rope), mask, Places(i, m, i, m))
     move = lambda table: tuple(model.array(part) for part in table)
     plan = Plan(
         [move(t) for t in plan.keys],
         [tuple(move(t) for t in ts) for ts in plan.queries],
-        plan.split,
+        plan.block_of,
         None if plan.mask is None else model.array(plan.mask),
     )
     P = game.swaps + 7
@@ -84,7 +84,7 @@ def batched(
 
     def logits(tokens: np.ndarray) -> np.ndarray:
         fed = model.array(tokens.astype(np.int32))
-        return np.asarray(forward(model.params, model.config, fed, plan, model.seams, rows=rows))
+        return np.asarray(forward(model.params, model.config, fed, plan, model.ops, rows=rows))
 
     return logits
 
