@@ -10,7 +10,17 @@ import pytest
 
 from tinylane.core import numpy_ops
 from tinylane.core.config import ModelConfig
-from tinylane.core.decoder import PLAIN, _wide, attention, forward, gated, make_plan, rms_norm
+from tinylane.core.decoder import (
+    PLAIN,
+    _wide,
+    attention,
+    attention_weights,
+    forward,
+    gated,
+    make_plan,
+    rms_norm,
+    spans,
+)
 from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Places
@@ -189,15 +199,25 @@ def test_two_query_tables_only_where_shared_and_lane_keys_meet() -> None:
     assert tables("own", [SHARED, 0, 1], 0 * OMEGA) == 1
 
 
-def test_shared_rows_in_front_are_split_by_a_number_mixed_ones_by_block() -> None:
+def test_every_key_is_in_the_block_of_the_prompt_or_of_the_lanes() -> None:
     i, mask = np.arange(4), LaneMask.joint(2)
-    for lanes, block_of in (([SHARED, SHARED, 0, 1], 2), ([SHARED, 1, SHARED, 0], None)):
+    for lanes, blocks in (
+        ([SHARED, SHARED, 0, 1], [0, 0, 1, 1]),
+        ([SHARED, 1, SHARED, 0], [0, 1, 0, 1]),
+    ):
         m = np.array(lanes)
         plan = make_plan(CONFIG, LaneRoPE(OMEGA), mask, Places(i, m, i, m))
-        if block_of is None:
-            assert plan.block_of.tolist() == [0, 1, 0, 1] and plan.block_of.dtype == np.int32
-        else:
-            assert plan.block_of == block_of
+        assert plan.block_of is not None and plan.block_of.tolist() == blocks
+
+
+def test_spans_are_the_places_of_blocks_that_follow_one_another() -> None:
+    for blocks, count, expected in (
+        ([0, 0, 1], 2, [(0, 2), (2, 3)]),
+        ([1, 1], 2, [(0, 0), (0, 2)]),
+        ([0, 2, 2], 3, [(0, 1), (1, 1), (1, 3)]),
+        ([0, 1, 0], 2, None),
+    ):
+        assert spans(np.array(blocks), count) == expected
 
 
 def test_a_decoding_step_of_joint_lanes_has_no_mask() -> None:
@@ -269,13 +289,15 @@ def test_the_tables_of_a_plan_have_the_dtype_asked_for_and_the_keys_serves_queri
 
 
 def test_a_plan_for_mlx_holds_its_arrays() -> None:
-    """A NumPy array left in it would be taken over to the device in every layer."""
+    """A NumPy array left in it would be copied to the device in every layer. The blocks of the keys
+    stay on the host, where it is seen at once that they follow one another."""
     mx = pytest.importorskip("mlx.core")
     i, m = np.arange(4), np.array([SHARED, 0, SHARED, 1])
     plan = make_plan(CONFIG, LaneRoPE(OMEGA), JOINT, Places(i, m, i, m), array=mx.array)
     turns = [*plan.keys, *plan.queries[0]]
-    parts = [plan.block_of, plan.mask, *(part for turn in turns for part in turn)]
+    parts = [plan.mask, *(part for turn in turns for part in turn)]
     assert all(isinstance(part, mx.array) for part in parts)
+    assert isinstance(plan.block_of, np.ndarray)
 
 
 @pytest.mark.parametrize("law", ["definition", "steps"])
@@ -343,11 +365,13 @@ def test_softmax_bears_scores_of_any_size(attention: Any, dtype: str) -> None:
     np.testing.assert_allclose(found[0, :, 0], [1, 0, 0.5, 0.50025], atol=1e-6)
 
 
-def test_two_blocks_take_two_queries() -> None:
-    """A third would be left out without a word."""
-    q, k = np.ones((1, 2, 2)), np.ones((1, 3, 2))
-    with pytest.raises(ValueError, match="zip"):
-        attention((q, q, q), k, k, None, 1)
+def test_each_block_is_scored_by_its_own_query() -> None:
+    """Each key is scored by the query of its block, and by no other."""
+    k = np.ones((1, 3, 2))
+    queries = tuple(np.full((1, 1, 2), float(block)) for block in (0, 1, 2))
+    weights = attention_weights(queries, k, None, np.array([2, 0, 1]))
+    expected = np.exp(np.array([2.0, 0.0, 1.0]) * 2 / np.sqrt(2))
+    assert np.allclose(weights[0, 0], expected / expected.sum())
 
 
 def test_what_is_wide_is_not_copied_and_16_bits_are_widened() -> None:

@@ -233,16 +233,16 @@ class Stop(BaseException):
 
 def interrupt(model: Any, calls: int) -> Any:
     """Make the model raise Stop after so many feed-forwards; returns what undoes it."""
-    seams, left = model.ops, [calls]
+    ops, left = model.ops, [calls]
 
     def gated(gate: Any, up: Any) -> Any:
         left[0] -= 1
         if left[0] < 0:
             raise Stop
-        return seams.gated(gate, up)
+        return ops.gated(gate, up)
 
-    model.ops = seams._replace(gated=gated)
-    return lambda: setattr(model, "seams", seams)
+    model.ops = ops._replace(gated=gated)
+    return lambda: setattr(model, "ops", ops)
 
 
 @pytest.mark.parametrize("kind", BACKENDS, ids="-".join)

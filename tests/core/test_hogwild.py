@@ -130,13 +130,17 @@ BROKEN = [
     Plant(
         "two blocks taken to follow each other",
         "storage order",
-        swap(VIEWS, "(block_of[:first] == 0).all()", "True"),
+        swap(VIEWS, "block_of.astype", "np.sort(block_of).astype"),
     ),
-    Plant("two blocks cut late", "definition", swap(VIEWS, "queries, first", "queries, first + 1")),
+    Plant(
+        "two blocks cut late",
+        "definition",
+        swap(VIEWS, "block_of.astype", "np.append(0, block_of[:-1]).astype"),
+    ),
     Plant(
         "scores of another block",
         "definition",
-        swap("decoder.attention", "split == block", "split == block - 1"),
+        swap("decoder.scores", "block_of == block", "block_of == block - 1"),
     ),
     Plant("yarn's factor again in the query", "yarn", yarn_factor(0, 1)),
     Plant("yarn's factor again in the key", "yarn", yarn_factor(1, 0)),

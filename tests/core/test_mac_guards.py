@@ -78,7 +78,7 @@ def model_of(config: ModelConfig = SMALL, dtype: str = "float32") -> Model:
     }
     params = {name: w.astype(getattr(mx, dtype)) for name, w in params.items()}
     mx.eval(params)
-    return Model(config, params, "mlx", dtype)
+    return Model(config, params, "mlx", dtype, ops_name="fast")
 
 
 def model_dtype(model: Model) -> Any:
@@ -125,8 +125,8 @@ def fused(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", attention)
     monkeypatch.setattr(mx.fast, "rms_norm", lambda x, weight, eps: mx.logaddexp(x, weight))
-    seams = mlx_ops.OPS._replace(rotate=turned, gated=mx.logaddexp)
-    monkeypatch.setattr(mlx_ops, "OPS", seams)
+    ops = mlx_ops.OPS._replace(rotate=turned, gated=mx.logaddexp)
+    monkeypatch.setattr(mlx_ops, "OPS", ops)
     return calls
 
 

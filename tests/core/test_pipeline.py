@@ -43,16 +43,16 @@ class Both:
                 patch.setattr(pipeline, "SMALL", small_is)
                 early = decoding._ahead
                 if early is not None and small_is == 0:
-                    patch.setattr(early, "taken", self._counted(early.taken))
+                    patch.setattr(early, "logits_of", self._counted(early.logits_of))
                 try:
                     found.append(do(decoding))
                 except TinylaneError as error:
                     found.append(str(error))
         return found
 
-    def _counted(self, taken: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(decoding: Decoding) -> Any:
-            found = taken(decoding)
+    def _counted(self, logits_of: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any) -> Any:
+            found = logits_of(*args)
             self.taken += found is not None
             return found
 
@@ -110,7 +110,7 @@ def test_a_decoding_takes_its_passes_early_and_makes_no_others(
     """As many passes as steps: none is made twice, and none for nothing while nobody ends."""
     both, passes = Both(0, FREE, [9, 9]), []
     forward = decoder.forward
-    for module in (decoder, core_model):
+    for module in (pipeline, core_model):
         monkeypatch.setattr(module, "forward", lambda *a, **k: passes.append(1) or forward(*a, **k))
     for _ in range(9):
         both.each(lambda d: d.step().tokens)
@@ -150,7 +150,7 @@ def test_a_pass_is_not_taken_once_anything_it_was_built_on_has_changed(
         decoding.cache.lane_rope = omega(decoding.model)
     else:
         decoding._feed[0] = (decoding._feed[0][0] ^ 1, *decoding._feed[0][1:])
-    assert early.taken(decoding) is None and len(decoding.cache) == rows
+    assert early.logits_of(decoding._feed, decoding.cache) is None and len(decoding.cache) == rows
 
 
 def test_an_interrupted_step_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,9 @@ def small(
         mx = pytest.importorskip("mlx.core")
         kind = getattr(mx, dtype)
         params = {name: mx.array(w.astype(np.float32)).astype(kind) for name, w in params.items()}
-    return Model(config, params, backend, dtype, tokenizer=tokenizer, identity=identity)
+    return Model(
+        config, params, backend, dtype, tokenizer=tokenizer, identity=identity, ops_name="fast"
+    )
 
 
 @functools.cache

@@ -110,7 +110,7 @@ DECODER = [
         swap("rope.rotate", "x * c + flipped * s", "x * c - flipped * s"),
     ),
     Plant(
-        "channels paired interleaved, not half-block_of",
+        "channels paired interleaved, not half-split",
         "one lane",
         instead(rope, "rotate", lambda old: interleaved),
     ),
@@ -226,19 +226,19 @@ DECODER = [
         "storage order",
         swap(
             "lanes.LaneRoPE.views",
-            "count if shared[:count].all() else (~shared).astype(np.int32)",
-            "count",
+            "(~shared).astype",
+            "(np.arange(len(shared)) >= count).astype",
         ),
     ),
     Plant(
         "the two blocks cut one key late",
         "shared prompt",
-        swap("lanes.LaneRoPE.views", "block_of = count if", "block_of = count - 1 if"),
+        swap("lanes.LaneRoPE.views", "(~shared).astype", "np.roll(~shared, 1).astype"),
     ),
     Plant(
-        "the two blocks mixed up where keys are mixed",
-        "storage order",
-        swap("decoder.attention", "block_of == block", "block_of != block"),
+        "the two blocks mixed up",
+        "shared prompt",
+        swap("decoder.scores", "block_of == block", "block_of != block"),
     ),
     # masks
     Plant(
@@ -356,28 +356,26 @@ DECODER = [
     Plant(
         "scores not divided by sqrt(D)",
         "one lane",
-        swap("decoder.attention", " * D**-0.5", ""),
+        swap("decoder.fold", " * D**-0.5", ""),
     ),
     Plant(
         "masked keys at -5, not -inf",
         "isolation",
         swap(
-            "decoder.attention",
-            "xp.where(mask, scores, -xp.inf)",
-            "xp.where(mask, scores, scores - 5)",
+            "decoder.attention_weights",
+            "xp.where(mask, x, -xp.inf)",
+            "xp.where(mask, x, x - 5)",
         ),
     ),
     Plant(
         "softmax normalised over all rows",
         "causality",
-        swap(
-            "decoder.attention", "scores.sum(axis=-1, keepdims=True)", "scores.sum(keepdims=True)"
-        ),
+        swap("decoder.attention_weights", "x.sum(axis=-1, keepdims=True)", "x.sum(keepdims=True)"),
     ),
     Plant(
         "temperature by the number of rows",
         "company",
-        swap("decoder.attention", "* D**-0.5", "* D**-0.5 * (1 + S / 100)"),
+        swap("decoder.fold", "* D**-0.5", "* D**-0.5 * (1 + T / 100)"),
     ),
     Plant(
         "eps outside of the root",
@@ -393,12 +391,12 @@ DECODER = [
     Plant(
         "biases dropped",
         "one lane",
-        swap("decoder.linear", 'return y + params[name + ".bias"]', "return y"),
+        swap("decoder.add_updates", 'return y + params[name + ".bias"]', "return y"),
     ),
     Plant(
         "low-rank update subtracted",
         "one lane",
-        swap("decoder.linear", "y = y + (x @", "y = y - (x @"),
+        swap("decoder.add_updates", "y = y + (x @", "y = y - (x @"),
     ),
     Plant(
         "query norm used for keys",
@@ -413,12 +411,12 @@ DECODER = [
     Plant(
         "no residual around the feed-forward",
         "one lane",
-        swap("decoder.forward", "x = x + feed_forward", "x = feed_forward"),
+        swap("decoder.block", "return x + feed_forward", "return feed_forward"),
     ),
     Plant(
         "norms of a block exchanged",
         "one lane",
-        swap("decoder.forward", '"post_attention_layernorm.weight"', '"input_layernorm.weight"'),
+        swap("decoder.block", '"post_attention_layernorm.weight"', '"input_layernorm.weight"'),
     ),
     # MLX's ops
     Plant(

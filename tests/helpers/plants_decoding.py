@@ -69,9 +69,9 @@ DECODING = [
         "cached coordinates behind the new ones",
         "steps",
         swap(
-            "model.Model.__call__",
-            "np.concatenate([cache.positions, i])",
-            "np.concatenate([i, cache.positions])",
+            "cache.LaneCache.places",
+            "np.concatenate([self.positions, positions])",
+            "np.concatenate([positions, self.positions])",
         ),
     ),
     Plant(

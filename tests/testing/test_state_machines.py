@@ -46,7 +46,7 @@ def test_passes_built_ahead_are_taken_only_where_they_were_right(
     monkeypatch.setattr("tinylane.core.cache.BLOCK", 4)
     monkeypatch.setattr("tinylane.core.pipeline.SMALL", 0)
     taken: list[bool] = []
-    instead(Ahead, "taken", lambda old: lambda *a: [x := old(*a), taken.append(bool(x))][0])(
+    instead(Ahead, "logits_of", lambda old: lambda *a: [x := old(*a), taken.append(bool(x))][0])(
         monkeypatch
     )
     run_machine("mlx float32", DecoderMachine)

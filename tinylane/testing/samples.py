@@ -127,8 +127,14 @@ class Case:
     choose: Chooser = field(repr=False)  # for what a law still has to choose
     adapted: bool = False
 
-    def model(self, backend: str = "numpy", dtype: str = "float64") -> Model:
-        """The model on that backend, in that dtype; the same numbers on each."""
+    def model(
+        self, backend: str = "numpy", dtype: str = "float64", ops: str | None = None
+    ) -> Model:
+        """The model on that backend, in that dtype; the same numbers on each.
+
+        ops: as of `tinylane.load`; by default half of the cases run the plain operations, half the
+        backend's fast ones.
+        """
         params: dict[str, Any] = random_weights(self.config, self.seed, self.adapted)
         if backend == "numpy":
             params = {name: w.astype(dtype) for name, w in params.items()}
@@ -136,7 +142,8 @@ class Case:
             import mlx.core as mx
 
             params = {name: mx.array(w).astype(getattr(mx, dtype)) for name, w in params.items()}
-        return Model(self.config, params, backend, dtype)
+        chosen = ops or ("plain", "fast")[self.seed % 2]
+        return Model(self.config, params, backend, dtype, ops_name=chosen)
 
 
 def random_weights(config: ModelConfig, seed: int, adapted: bool = False) -> dict[str, Any]:
