@@ -454,3 +454,17 @@ def test_encoded_is_exact_for_bfloat16():
     value = weights(small())["model.embed_tokens.weight"]
     bits, _ = encoded(value, "BF16")
     assert np.array_equal((bits.astype(np.uint32) << 16).view(np.float32), value)
+
+
+def test_ops_are_chosen_by_name_and_all_give_the_same_logits(tmp_path):
+    folder = write_checkpoint(tmp_path)
+    rows = np.arange(3), np.arange(3), np.full(3, -1)
+    logits = {}
+    for ops in ("auto", "plain", "fast"):
+        model = load(folder, "numpy", ops=ops)
+        assert model.ops_name == ("plain" if ops == "auto" else ops)  # a small model
+        logits[ops] = np.asarray(model(*rows))
+    assert np.array_equal(logits["auto"], logits["plain"])
+    assert np.allclose(logits["fast"], logits["plain"], atol=1e-5)
+    with pytest.raises(TinylaneError, match="ops is 'quick'; expected auto, plain, fast"):
+        load(folder, "numpy", ops="quick")

@@ -34,6 +34,7 @@ def load(
     adapter: str | os.PathLike[str] | bool | None = None,
     revision: str | None = None,
     *,
+    ops: str = "auto",
     lanes: int = 1,
     prompt_tokens: int = 0,
     max_tokens: int = 0,
@@ -43,7 +44,8 @@ def load(
     backend: "numpy", "mlx", or "auto" (MLX on Apple silicon, else NumPy). dtype: "auto" is float32
     in NumPy and on MLX's CPU, the checkpoint's own on a GPU; NumPy also takes float64, MLX float16
     and bfloat16. adapter: a folder or hub id; None takes the checkpoint's own `adapter/` if it has
-    one, False takes none. lanes, prompt_tokens, max_tokens: what is planned, for the forecast.
+    one, False takes none. ops: "plain" runs the decoder's plain functions, "fast" the backend's
+    versions of them; "auto" takes the plain ones where the fast ones save nothing. lanes, prompt_tokens, max_tokens: what is planned, for the forecast.
 
     Warns of NaN or infinite weights. Raises TinylaneError, before anything large is read: missing
     or damaged files, other mathematics, tensors that do not fit config.json, an adapter of another
@@ -52,7 +54,7 @@ def load(
     from tinylane.core.model import Model
 
     backend = choose_backend(backend)
-    plan = Plan(resolve(source, revision), backend, dtype, adapter)
+    plan = Plan(resolve(source, revision), backend, dtype, adapter, ops)
     with plan.open() as files:
         config, dtype = replace(files.config, eos_ids=plan.eos_ids), plan.dtype(files)
         needs = plan.forecast(files, lanes, prompt_tokens, max_tokens)
@@ -66,8 +68,10 @@ def load(
                 stacklevel=2,
             )
         damaged: list[str] = []
-        read = _read_numpy if backend == "numpy" else _read_mlx
-        params = read(files, dtype, damaged)
+        if backend == "numpy":
+            params = _read_numpy(files, dtype, damaged)
+        else:
+            params = _read_mlx(files, dtype, damaged, plan.keeps_packed)
         if damaged:
             more = f" and {len(damaged) - 3} more" if len(damaged) > 3 else ""
             warnings.warn(
@@ -94,6 +98,7 @@ def load(
         identity=plan.identity if tuned is None else tuned.identity(plan.identity),
         task=None if tuned is None else tuned.task,
         report=report,
+        ops_name=ops,
     )
 
 
@@ -141,8 +146,13 @@ def _stacked(shapes: dict[str, tuple[int, ...]], dtype: str) -> dict[str, np.nda
     return found
 
 
-def _read_mlx(files: WeightFiles, dtype: str, damaged: list[str]) -> dict[str, Any]:
-    """All tensors as MLX arrays, each made and evaluated before the next is read."""
+def _read_mlx(
+    files: WeightFiles, dtype: str, damaged: list[str], keeps_packed: bool
+) -> dict[str, Any]:
+    """All tensors as MLX arrays, each made and evaluated before the next is read.
+
+    keeps_packed: layers for which MLX has kernels stay packed.
+    """
     import mlx.core as mx
 
     final = getattr(mx, dtype)
@@ -180,7 +190,7 @@ def _read_mlx(files: WeightFiles, dtype: str, damaged: list[str]) -> dict[str, A
     for name, shape in files.config.tensors().items():
         path = name.removesuffix(".weight")
         how = files.packings.get(path)
-        if how is None or not how.native:
+        if how is None or not (keeps_packed and how.native):
             array = dense(name) if how is None else unpacked(name, shape)
             params[name] = array.T if len(shape) == 2 and path != EMBED else array
         else:

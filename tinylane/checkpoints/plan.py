@@ -15,6 +15,7 @@ from tinylane.checkpoints.hub import resolve
 from tinylane.checkpoints.weights import WeightFiles, identity, inside
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError, show
+from tinylane.core.model import choose_ops
 from tinylane.files.io import read_json
 from tinylane.files.memory import ITEMSIZE, Forecast, forecast, size
 
@@ -219,7 +220,10 @@ class Plan:
         backend: str,
         dtype: str = "auto",
         adapter: str | os.PathLike[str] | bool | None = None,
+        ops: str = "auto",
     ) -> None:
+        choose_ops(ops, backend, ModelConfig())  # refuses a name that is none
+        self.keeps_packed = backend == "mlx" and ops != "plain"  # plain operations read none
         if dtype != "auto" and dtype not in DTYPES[backend]:
             names = ", ".join(DTYPES[backend])
             raise TinylaneError(f"dtype {show(dtype)}, expected auto or, for {backend}, {names}")
@@ -276,7 +280,7 @@ class Plan:
         self, files: WeightFiles, lanes: int = 1, prompt_tokens: int = 0, max_tokens: int = 0
     ) -> Forecast:
         dtype = self.dtype(files)
-        weights = files.final_bytes(ITEMSIZE[dtype], native=self.backend == "mlx")
+        weights = files.final_bytes(ITEMSIZE[dtype], native=self.keeps_packed)
         return forecast(files.config, dtype, lanes, prompt_tokens, max_tokens, weights)
 
 

@@ -51,7 +51,8 @@ class Model:
     ops_name: str = "auto"
 
     def __post_init__(self) -> None:
-        self.ops_name = _choose(self)
+        packed = any(key.endswith(".scales") for key in self.params)
+        self.ops_name = choose_ops(self.ops_name, self.backend, self.config, packed)
         self.ops: Ops = PLAIN
         if self.ops_name == "fast":  # `numpy_ops` or `mlx_ops`
             self.ops = import_module(f"tinylane.core.{self.backend}_ops").OPS
@@ -175,21 +176,23 @@ def _integers(name: str, x: Any) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _choose(model: Model) -> str:
-    """The name of the operations that `model` runs: plain ones where fast ones save nothing."""
-    name, config = model.ops_name, model.config
+def choose_ops(name: str, backend: str, config: ModelConfig, packed: bool = False) -> str:
+    """The operations that a model runs, "plain" or "fast"; "auto" takes the plain ones where the
+    fast ones save nothing (measured on a CPU; on a GPU, where nothing was timed, the fast ones).
+
+    packed: whether it has MLX-quantized weights, which only MLX's fast operations read. Raises
+    TinylaneError for another name, and for plain ones on packed weights.
+    """
     if name not in OPS:
         raise TinylaneError(f"ops is {name!r}; expected {', '.join(OPS)}")
-    if any(key.endswith(".scales") for key in model.params):
-        if name == "plain":
-            raise TinylaneError("ops plain cannot read packed weights; load() unpacks them")
-        return "fast"
-    if name != "auto":
-        return name
-    if model.backend == "mlx":
+    if packed and name == "plain":
+        raise TinylaneError("ops plain cannot read packed weights; tinylane.load unpacks them")
+    if packed or name != "auto":
+        return "fast" if packed else name
+    if backend == "mlx":
         import mlx.core as mx
 
-        if mx.default_device().type == mx.DeviceType.gpu:  # nothing was timed there
+        if mx.default_device().type == mx.DeviceType.gpu:
             return "fast"
     weights = config.layers * 4 * config.width * config.mlp_width
     return "plain" if weights < SMALL else "fast"
