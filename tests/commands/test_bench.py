@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -242,9 +243,9 @@ def test_what_is_not_installed_is_named_with_how_to_get_it(
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
     code, _, err = ask("bench", *TINY, "--against", "mlx-lm")
     assert code == 2 and "mlx_lm is not installed: pip install mlx-lm" in err
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     code, _, err = ask("bench", *TINY, "--plot", "x.svg")
-    assert code == 2 and 'pip install "tinylane[plot]"' in err
+    assert code == 2 and "pip install 'tinylane[plot]'" in err
 
 
 def test_too_little_memory_is_said_before_weights_are_written(

@@ -78,7 +78,7 @@ def test_lanes_differ_by_colour_and_by_label_and_without_colour_by_label() -> No
     out = console()
     out.print(side_by_side(cells(2), out))
     raw = out.file.getvalue()  # type: ignore[attr-defined]
-    assert "\x1b[1;36m" in raw and "\x1b[1;35m" in raw
+    assert "\x1b[1;94m" in raw and "\x1b[1;31m" in raw
     grey = Console(file=io.StringIO(), width=80, no_color=True, color_system=None)
     grey.print(side_by_side(cells(2), grey))
     assert "lane 0" in grey.file.getvalue()  # type: ignore[attr-defined]

@@ -16,11 +16,13 @@ import pytest
 from helpers_eval import row
 
 from tinylane.core.errors import TinylaneError
-from tinylane.evaluate import figures, report
+from tinylane.evaluate import report
 from tinylane.evaluate.measures import Estimate
 from tinylane.evaluate.shards import find_runs
 from tinylane.evaluate.tables import cell, markdown, number, percent, points
-from tinylane.view.figures import COLOURS, DASHES, MARKERS, save
+from tinylane.view.accuracy_figure import accuracy
+from tinylane.view.figure_style import save
+from tinylane.view.palette import COLOURS, DASHES, MARKERS
 
 ask = helpers_cli.ask  # fixture
 
@@ -123,6 +125,11 @@ def test_the_page_says_what_was_put_in(ask: Any, run: Path) -> None:
     assert "**Warning**" not in out
 
 
+def accuracy_of(section: report.Section, axis: str) -> Any:
+    lanes = {label: rows[0].lanes for label, rows in section.cells.items()}
+    return accuracy(report.curves(section), lanes, axis, section.title)
+
+
 def test_json_has_the_same_numbers(ask: Any, run: Path) -> None:
     code, out, _ = ask("report", run, "--no-plots", "--json")
     (section,) = json.loads(out)["sections"]
@@ -132,7 +139,7 @@ def test_json_has_the_same_numbers(ask: Any, run: Path) -> None:
     assert section["of_k"]["joint x4"]["2"]["any"]["value"] == 0.9
 
 
-def test_pictures_are_written_and_described(ask: Any, run: Path, tmp_path: Path) -> None:
+def test_figures_are_written_and_described(ask: Any, run: Path, tmp_path: Path) -> None:
     code, out, _ = ask("report", run, "--out", tmp_path / "page")
     assert code == 0
     for axis in ("steps", "tokens", "seconds"):
@@ -144,7 +151,7 @@ def test_pictures_are_written_and_described(ask: Any, run: Path, tmp_path: Path)
         assert f"](accuracy-{axis}.svg)" in out
     assert "joint x4: 90.0% (59.6% to 98.2%) at 8" in out
     (section,) = report.sections(read(run))  # the same run gives the same file
-    again = save(figures.accuracy(section.cells, "steps", section.title), tmp_path / "again.svg")
+    again = save(accuracy_of(section, "steps"), tmp_path / "again.svg")
     assert again.read_bytes() == (tmp_path / "page" / "accuracy-steps.svg").read_bytes()
 
 
@@ -171,7 +178,7 @@ def test_every_curve_is_in_a_file(ask: Any, run: Path) -> None:
 def test_lines_are_told_apart_without_colour(run: Path) -> None:
     """Every mode has a dash and a marker of its own, each line a band, every axis a label."""
     (section,) = report.sections(read(run))
-    figure = figures.accuracy(section.cells, "steps", section.title)
+    figure = accuracy_of(section, "steps")
     (axes,) = figure.axes
     lines = [line for line in axes.get_lines() if len(line.get_xdata()) > 1]
     assert len(lines) == 4
@@ -194,7 +201,7 @@ def test_other_measures_are_plotted_if_asked(
 ) -> None:
     drawn: list[str] = []
     keep = lambda figure, path: drawn.append(Path(path).name)
-    monkeypatch.setattr("tinylane.view.figures.save", keep)
+    monkeypatch.setattr("tinylane.view.figure_style.save", keep)
     code, out, _ = ask("report", run, "--measure", "any", "one", "any")
     kinds = [(m, axis) for m in ("any", "one") for axis in ("steps", "tokens", "seconds")]
     assert code == 0 and drawn == [f"{m}-{a}.{kind}" for m, a in kinds for kind in ("svg", "png")]
@@ -205,7 +212,7 @@ def test_panels_are_numbers_of_lanes(tmp_path: Path) -> None:
     cells = {("independent", 1): CELLS["independent", 1]}
     cells |= {("joint", n): CELLS["joint", 4] for n in (2, 4, 8)}
     (section,) = report.sections(read(write_run(tmp_path / "run", cells)))
-    figure = figures.accuracy(section.cells, "tokens", "t")
+    figure = accuracy_of(section, "tokens")
     assert [axes.get_title() for axes in figure.axes] == ["2 lanes", "4 lanes", "8 lanes"]
 
 

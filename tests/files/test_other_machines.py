@@ -24,7 +24,7 @@ from tinylane.commands import bench_machine
 from tinylane.core.errors import TinylaneError
 from tinylane.evaluate.tasks import mathematics
 from tinylane.files import memory, run_dir
-from tinylane.view import canvas, curves
+from tinylane.view import figure_style, training_figure
 from tutorials.study.__main__ import main as study
 
 ask, game = helpers_cli.ask, helpers_cli.game  # fixtures
@@ -48,15 +48,15 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Any:
 # A package that is not installed is named, with how to get it.
 
 
-def test_pictures_without_matplotlib(without: Any, tmp_path: Path, capsys: Any) -> None:
+def test_figures_without_matplotlib(without: Any, tmp_path: Path, capsys: Any) -> None:
     without(*MATPLOTLIB)
-    for act in (lambda: canvas.blank(1, 1), lambda: curves.draw(tmp_path)):
+    for act in (lambda: figure_style.blank(1, 1), lambda: training_figure.draw(tmp_path)):
         with pytest.raises(TinylaneError, match=r"matplotlib is not installed.*tinylane\[plot\]"):
             act()
     (tmp_path / "scratch.json").write_text("{}")
     assert study(["plot", str(tmp_path)]) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and 'pip install "tinylane[plot]"' in said
+    assert said.count("\n") == 1 and "pip install 'tinylane[plot]'" in said
 
 
 def test_downloads_without_the_hub_s_library(without: Any) -> None:
@@ -203,20 +203,20 @@ def test_the_revision_of_a_checkout_is_unknown_where_git_cannot_tell(
     assert run_dir.revision() is None
 
 
-# A notebook shows pictures; anything else gets a file.
+# A notebook shows figures; anything else gets a file.
 
 
 def test_a_figure_is_a_file_with_its_words_printed_or_shown_in_a_notebook(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("matplotlib")
-    figure = canvas.finish(canvas.blank(1, 1), "an empty square")
-    canvas.show(figure, "square", tmp_path / "new")
+    figure = figure_style.finish(figure_style.blank(1, 1), "an empty square")
+    figure_style.show(figure, "square", tmp_path / "new")
     file = tmp_path / "new" / "square.png"
     assert capsys.readouterr().out == f"[figure {file}: an empty square]\n"
     assert file.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(TinylaneError, match=r"square\.png/below: cannot be made \(Not a directory"):
-        canvas.show(figure, "square", file / "below")
+        figure_style.show(figure, "square", file / "below")
 
     seen: list[tuple[bytes, str]] = []
     notebook: Any = types.ModuleType("IPython")
@@ -225,10 +225,10 @@ def test_a_figure_is_a_file_with_its_words_printed_or_shown_in_a_notebook(
     screen.Image, screen.display = lambda data, alt: (data, alt), seen.append
     monkeypatch.setitem(sys.modules, "IPython", notebook)
     monkeypatch.setitem(sys.modules, "IPython.display", screen)
-    canvas.show(figure, "other", tmp_path / "new")
+    figure_style.show(figure, "other", tmp_path / "new")
     ((data, words),) = seen
     assert data.startswith(b"\x89PNG") and words == "an empty square"
     assert capsys.readouterr().out == "" and not (tmp_path / "new" / "other.png").exists()
-    notebook.get_ipython = lambda: SimpleNamespace()  # IPython in a terminal shows no pictures
-    canvas.show(figure, "other", tmp_path / "new")
+    notebook.get_ipython = lambda: SimpleNamespace()  # IPython in a terminal shows no figures
+    figure_style.show(figure, "other", tmp_path / "new")
     assert (tmp_path / "new" / "other.png").exists()

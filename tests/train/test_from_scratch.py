@@ -200,15 +200,16 @@ def test_the_export_is_a_checkpoint_that_loads_with_its_omega(tmp_path: Path) ->
     assert np.abs(found - np.asarray(expected[0])).max() < 1e-4
 
 
-def test_the_curves_of_a_run_are_a_picture_of_its_log(tmp_path: Path) -> None:
+def test_the_curves_of_a_run_are_a_figure_of_its_log(tmp_path: Path) -> None:
     """A line for every number of lanes, in both panels; the same file for the same log."""
     pytest.importorskip("matplotlib")
-    from tinylane.view.curves import STYLES, draw
+    from tinylane.view.palette import COLOURS
+    from tinylane.view.training_figure import LANES, draw
 
     with pytest.raises(TinylaneError, match=r"log\.jsonl is missing; `tinylane train shell-game`"):
         draw(tmp_path)
     train(TINY, tmp_path, every=1, check_every=2)
     first = draw(tmp_path).read_bytes()
     assert first == draw(tmp_path).read_bytes() and first.rstrip().endswith(b"</svg>")
-    for n, (colour, _) in STYLES.items():  # both panels and the legend
-        assert first.lower().count(colour.lower().encode()) == (3 if n in TINY.lanes else 0)
+    for n, colour in zip(LANES, COLOURS, strict=False):  # both panels and the legend
+        assert first.lower().count(colour.encode()) == (3 if n in TINY.lanes else 0)

@@ -83,18 +83,6 @@ def test_text_from_a_model_is_drawn_as_it_is_not_read_as_mathematics(tmp_path: P
     assert "\x1b" not in plot.alt(figure) and "\n" not in plot.alt(figure)
 
 
-def test_text_stands_out_from_its_paper_and_curves_differ_by_more_than_colour() -> None:
-    def light(colour: str) -> float:
-        rgb = np.array([int(colour[k : k + 2], 16) for k in (1, 3, 5)]) / 255
-        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-        return float(linear @ [0.2126, 0.7152, 0.0722])
-
-    for ink in (plot.INK, plot.QUIET):
-        assert (light(plot.PAPER) + 0.05) / (light(ink) + 0.05) >= 4.5  # WCAG 2, level AA
-    assert len(plot.COLOURS) == len(set(plot.MARKERS)) == len(set(plot.DASHES))
-    assert len({marker for _, marker, _ in plot.KINDS}) == len(plot.KINDS)
-
-
 def test_sizes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(TinylaneError, match="1 queries and 2 keys"):
         plot.attention(np.eye(2), ["a"], ["b", "c"])

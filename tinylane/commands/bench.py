@@ -16,7 +16,8 @@ from tinylane.commands.bench_shapes import shape, write_random
 from tinylane.core import __version__
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import MAX_LANES
-from tutorials.bench import chart
+from tinylane.view import figure_style
+from tinylane.view.bench_figure import step_times
 from tutorials.bench.engines import MODES, check_peer
 
 Rows = list[list[str]]
@@ -38,7 +39,7 @@ def run(args: Any) -> int:
     if args.shape is not None and (args.model or args.adapter_path or args.revision):
         raise TinylaneError("--shape has random weights; leave out --model and what goes with it")
     if args.plot is not None:
-        chart.check()
+        figure_style.check(args.plot)
     whole = {
         "--lanes": args.lanes,
         "--prompt-tokens": args.prompt_tokens or [1],
@@ -119,7 +120,7 @@ def run(args: Any) -> int:
         **found,
     }
     if args.plot is not None:
-        chart.draw(report, Path(args.plot))
+        figure_style.save(step_times(report), args.plot)
         common.note(f"wrote {args.plot}", args.quiet)
     if args.json:
         common.print_json(report)

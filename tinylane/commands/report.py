@@ -36,19 +36,20 @@ def run(args: Any) -> int:
     runs = [report.read(folder) for folder in folders]
     findings = [report.find(section) for section in report.sections(runs)]
     _make(args, out)
-    pictures: dict[int, list[tuple[str, str]]] = {}
+    figures: dict[int, list[tuple[str, str]]] = {}
     for k, found in enumerate(findings):
         suffix = f"-{k + 1}" if len(findings) > 1 else ""
+        curves = report.curves(found.section)
         if not args.no_plots:
-            pictures[k] = _draw(found, out, suffix, args.measure)
-        write_json(out / f"curves{suffix}.json", report.curves(found.section))
-    page = report.page(findings, pictures)
+            figures[k] = _draw(found.section, curves, out, suffix, args.measure)
+        write_json(out / f"curves{suffix}.json", curves)
+    page = report.page(findings, figures)
     write_text(out / "report.md", page)
     if args.json:
         common.print_json({"sections": [found.as_dict() for found in findings]})
     else:
         common.say(page, end="")
-    drawn = sum(map(len, pictures.values()))
+    drawn = sum(map(len, figures.values()))
     plots = f" and {drawn} plots, each as .svg and .png" if drawn else ""
     written = f"report.md, the curves as JSON{plots}"
     common.say(f"tinylane: written to {out}: {written}", file=sys.stderr)
@@ -88,16 +89,21 @@ def _merge(args: Any, folders: list[RunFolder], out: Path) -> int:
 
 
 def _draw(
-    findings: report.Findings, out: Path, suffix: str, measures: Sequence[str]
+    section: report.Section,
+    curves: dict[str, Any],
+    out: Path,
+    suffix: str,
+    measures: Sequence[str],
 ) -> list[tuple[str, str]]:
     """Write the plots of a section, SVG and PNG; (name of the SVG, alt text) of each."""
-    from tinylane.evaluate.figures import accuracy
-    from tinylane.view.figures import alt, save
+    from tinylane.view.accuracy_figure import accuracy
+    from tinylane.view.figure_style import alt, save
 
-    section, done = findings.section, []
+    lanes = {label: rows[0].lanes for label, rows in section.cells.items()}
+    done = []
     for measure in dict.fromkeys(measures):
         for axis in AXES:
-            figure = accuracy(section.cells, axis, section.title, measure)
+            figure = accuracy(curves, lanes, axis, section.title, measure)
             name = f"accuracy-{axis}" if measure == "majority" else f"{measure}-{axis}"
             for kind in ("svg", "png"):
                 save(figure, out / f"{name}{suffix}.{kind}")

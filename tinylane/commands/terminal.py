@@ -17,12 +17,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tinylane.files.display import printable
+from tinylane.view.palette import TERMINAL
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.text import Text
 
-COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 NARROWEST, WIDEST = 16, 72  # characters of a column
 FRAME = 6  # lines of a column that are not text: two borders, two rules, label, foot
 EVERY = 0.05  # s between redraws, where steps come faster than that
@@ -114,7 +114,7 @@ def _band(
 
     table = Table(box=box.ROUNDED, show_footer=True, safe_box=True)
     for m in range(start, stop):
-        colour, cell = COLOURS[m % len(COLOURS)], cells[m]
+        colour, cell = TERMINAL[m % len(TERMINAL)], cells[m]
         table.add_column(
             Text(printable(cell.label), style=f"bold {colour}"),
             Text(printable(cell.foot) or " ", style=colour, overflow="ellipsis", no_wrap=True),
@@ -145,7 +145,7 @@ def _one_line_each(cells: Sequence[Cell], console: Console, height: int | None) 
     shown = len(cells) if height is None or len(cells) <= height else max(height - 1, 0)
     lines = []
     for m, cell in enumerate(cells[:shown]):
-        line = Text(printable(cell.label), style=f"bold {COLOURS[m % len(COLOURS)]}")
+        line = Text(printable(cell.label), style=f"bold {TERMINAL[m % len(TERMINAL)]}")
         text = " ".join(printable(cell.text).split()) or "..."
         if height is not None:
             text = text[-max(console.width - line.cell_len - 2, 4) :]

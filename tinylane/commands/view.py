@@ -1,4 +1,4 @@
-"""`tinylane view`: a saved run as one HTML page, or as a picture; who listened to whom in it."""
+"""`tinylane view`: a saved run as one HTML page, or as a figure; who listened to whom in it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tinylane.files.io import write_text
 
 def run(args: Any) -> int:
     """Run the command; the exit code. Nothing is written before all of it is known."""
+    from tinylane.view import figure_style
     from tinylane.view.run_file import load_run
 
     target = _targets(args)
@@ -25,13 +26,12 @@ def run(args: Any) -> int:
     if not 0 <= args.size <= 1000:
         raise TinylaneError(f"--size is {args.size}; expected 0 to 1000 MB")
     saved = load_run(args.file)
-    pictures = [Path(path) for path in (args.png, args.svg) if path is not None]
-    if pictures:
-        from tinylane.view import canvas, figures
-
-        canvas.blank(1, 1)  # says so now where matplotlib is missing
+    figures = [path for path in (args.png, args.svg) if path is not None]
+    for path in figures:
+        figure_style.check(path)
     model = common.load_saved(args, saved)
 
+    from tinylane.view.replay_figure import replay
     from tinylane.view.replay_page import Texts, page
     from tinylane.view.replay_record import record
     from tinylane.view.replay_words import sentences
@@ -58,9 +58,9 @@ def run(args: Any) -> int:
         write_text(target, html)
         common.note(said, args.quiet)
         print(f"{printable(str(target))}: {len(html.encode()) / 1e6:.2f} MB")
-    for path in pictures:
-        canvas.save(figures.replay(found, texts.shown), path)
-        print(printable(str(path)))
+    for path in figures:
+        figure_style.save(replay(found, texts.shown), path)
+        print(printable(path))
     return 0
 
 

@@ -1,10 +1,9 @@
-"""Pictures of lanes as matplotlib figures: masks, angles, scores, attention, lanes over time.
+"""Figures of lanes: masks, angles, scores, attention, what the lanes wrote.
 
 Every function returns a `matplotlib.figure.Figure` that carries its own alt text (`alt(figure)`).
-Figures have a paper of their own, so that they read the same on a light and on a dark page; the
-colours are those of Okabe and Ito, and a shape or a label always says the same as the colour.
-pyplot is not used: no window opens, nothing is global. Needs `pip install 'tinylane[plot]'`.
-What all of them share is in `tinylane.view.canvas`; the figures of a replay in `tinylane.view.replay_figure`.
+Figures have a background of their own, so that they look the same on a light and on a dark page. A
+shape or a label always says the same as a colour. Needs `pip install 'tinylane[plot]'`.
+`tinylane.plot` is the public name of these functions.
 
     T query rows      S key rows      N lanes      D channels of one head
 """
@@ -20,57 +19,27 @@ from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import SHARED, LaneMask, Rotation
 from tinylane.files.display import one_line
 from tinylane.view.attention import difference_scores, relative_angles
-from tinylane.view.canvas import (
-    COLOURS,
-    DASHES,
-    INK,
-    MARKERS,
-    PAPER,
-    QUIET,
-    RULE,
-    alt,
+from tinylane.view.figure_style import (
     blank,
     colour_bar,
     finish,
     frame,
+    heat_map,
+    ink_on,
+    label,
+    lanes_by_position,
     legend,
     legend_below,
-    save,
-    shades,
-    show,
     stroke,
     word,
 )
+from tinylane.view.palette import COLOURS, FAINT, PAPER, QUIET, RULE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from tinylane.core.decoding import Result
-    from tinylane.view.replay_record import Record
-
-__all__ = [
-    "COLOURS",
-    "DASHES",
-    "INK",
-    "KINDS",
-    "MARKERS",
-    "PAPER",
-    "QUIET",
-    "RULE",
-    "alt",
-    "angles",
-    "attention",
-    "lanes",
-    "lines",
-    "mask",
-    "replay",
-    "save",
-    "scores",
-    "shares",
-    "show",
-    "turns",
-]
+    from tinylane.core.decoding import Lane, Result
 
 # Why a key is visible: name, marker, colour.
 KINDS = (("shared", "s", QUIET), ("own", "o", COLOURS[0]), ("other lane", "^", COLOURS[1]))
@@ -114,20 +83,15 @@ def mask(
         back = np.round(-angles / theta[plane], 1) + 0.0  # no -0
         small = max(3.0, min(6.5, side * 22))
         for t, s in zip(*np.nonzero(seen), strict=True):
-            word = f"{back[t, s]:g}"
+            text = f"{back[t, s]:g}"
             low = t + 0.13 * (kinds[t, s] == 2)  # a triangle is widest at its foot
-            place: dict[str, Any] = {
-                "ha": "center",
-                "va": "center",
-                "fontsize": small * min(1, 2.4 / len(word)),
-            }
-            axes.text(s, low, word, color=PAPER, **place)
+            label(axes, s, low, text, small * min(1, 2.4 / len(text)), color=PAPER)
         said = (
             f" Keys stand from {back[seen].min():g} to {back[seen].max():g} positions before their"
             f" queries, in plane {plane}."
         )
     rows, columns = np.nonzero(~seen)
-    axes.scatter(columns, rows, s=3, marker=".", color="#b9b7af", label="hidden")
+    axes.scatter(columns, rows, s=3, marker=".", color=FAINT, label="hidden")
     _name_rows(axes, i, m, j, n)
     axes.set_xlim(-0.6, len(j) - 0.4)
     axes.set_ylim(len(i) - 0.4, -0.6)
@@ -191,13 +155,13 @@ def turns(vectors: Mapping[str, Any], title: str = "Vectors, plane by plane") ->
         for k, (name, x) in enumerate(named.items()):
             axes.plot([0, x[d]], [0, x[d + planes]], label=name, markevery=[1], **stroke(k))
     legend_below(figure)
-    figure.suptitle(title, color=INK, fontsize=10)
     degrees = [
         f"{name}: "
         + ", ".join(f"{np.degrees(np.arctan2(x[d + planes], x[d])):.0f}" for d in range(planes))
         for name, x in named.items()
     ]
-    return finish(figure, f"{title}. Direction in degrees, by plane: {'; '.join(degrees)}.")
+    said = f"{title}. Direction in degrees, by plane: {'; '.join(degrees)}."
+    return finish(figure, said, title)
 
 
 def scores(
@@ -256,7 +220,7 @@ def attention(
     figure = blank(max(side * w.shape[1] + 2.2, 4.0), min(side, 0.4) * w.shape[0] + 1.9)
     axes = frame(figure, title, names[1], names[0])
     top = float(w.max())
-    image = axes.imshow(w, cmap=shades(), vmin=0, vmax=top, aspect="auto")
+    image = heat_map(axes, w, top)
     small = max(5.0, min(8.0, side * 72 * 0.55))  # what a row or column has room for
     wide = max(map(len, keys)) * small * 0.6 > side * 72
     plain: dict[str, Any] = {"fontsize": small, "parse_math": False}
@@ -265,9 +229,8 @@ def attention(
     if w.shape[1] <= 16:
         for (t, s), value in np.ndenumerate(w):
             if value >= 0.005:
-                ink = INK if value < 0.5 * top else "white"
                 text = f"{value:.2f}".removeprefix("0") if value < 0.995 else f"{value:.0f}"
-                axes.text(s, t, text, ha="center", va="center", fontsize=7, color=ink)
+                label(axes, s, t, text, 7, color=ink_on(value >= 0.5 * top))
     colour_bar(figure, axes, image, names[2])
     if w.size <= 16:
         said = [f"{queries[t]}, {keys[s]}: {value:.2g}" for (t, s), value in np.ndenumerate(w)]
@@ -286,48 +249,14 @@ def lanes(result: Result, tokenizer: Any = None, title: str = "Lanes over time")
     first = min(lane.start - len(lane.prompt) for lane in result.lanes)
     last = max(lane.start + len(lane.tokens) for lane in result.lanes)
     shown = min(last - first, 64)
-    name = str if tokenizer is None else lambda t: tokenizer.decode([t], skip_special=False)
-    cells = [  # lane, column, text, log-probability (None: given, not drawn)
-        (row, lane.start - len(lane.prompt) + k - first, word(name(token), 12), p)
-        for row, lane in enumerate(result.lanes)
-        for k, (token, p) in enumerate(
-            [(t, None) for t in lane.prompt] + list(zip(lane.tokens, lane.logprobs, strict=True))
-        )
-    ]
-    wide = max((len(text) for _, _, text, _ in cells), default=1)
-    unit = min(max(0.085 * wide + 0.12, 0.35), 1.0)
+    token = str if tokenizer is None else lambda t: tokenizer.decode([t], skip_special=False)
+    logprobs = [lane.logprobs for lane in result.lanes]
+    cells = written_cells(result.lanes, logprobs, token, first, shown)
+    unit = min(max(0.085 * widest(cells) + 0.12, 0.35), 1.0)
     figure = blank(max(unit * shown + 1.9, 4.4), 0.36 * len(result.lanes) + 1.9)
-    axes = frame(figure, title, "position", "lane")
-    grid = np.full((len(result.lanes), shown), np.nan)
-    for row, column, text, p in cells:
-        if column >= shown:
-            continue
-        if p is not None:
-            grid[row, column] = p
-        dark = p is not None and np.exp(p) < 0.45
-        axes.text(
-            column,
-            row,
-            text,
-            ha="center",
-            va="center",
-            fontsize=8,
-            color="white" if dark else INK,
-            style="italic" if p is None else "normal",
-            parse_math=False,
-        )
-    image = axes.imshow(
-        np.exp(grid),
-        cmap=shades().reversed(),
-        vmin=0,
-        vmax=1,
-        aspect="auto",
-        interpolation="nearest",
-    )
-    axes.set_yticks(range(len(result.lanes)), [str(lane.index) for lane in result.lanes])
-    ticks = range(0, shown, max(1, shown // 12))
-    axes.set_xticks(list(ticks), [str(first + t) for t in ticks])
-    colour_bar(figure, axes, image, "probability")
+    axes = frame(figure, title, "position", "")
+    draw_written(figure, axes, cells, (len(result.lanes), shown))
+    lanes_by_position(axes, [f"lane {lane.index}" for lane in result.lanes], first, shown)
     said = [f"lane {lane.index}: {one_line(lane.text, 120)}" for lane in result.lanes[:8]]
     cut = f" (the first {shown} of {last - first})" if shown < last - first else ""
     return finish(figure, f"{title}, from position {first}{cut}. {'; '.join(said)}.")
@@ -348,31 +277,51 @@ def lines(series: Mapping[str, Any], x: Any, xlabel: str, ylabel: str, title: st
     )
 
 
-def replay(
-    record: Record,
-    shown: Callable[[int], str] = str,
-    title: str = "Who listened to whom",
-) -> Figure:
-    """The main panel of a replayed run (`tinylane.view.replay_record.record`): what the lanes wrote, the
-    share of attention to other lanes over time, who listened to whom. shown: a token as text."""
-    from tinylane.view.replay_figure import panel
+# What lanes wrote.
 
-    return panel(record, shown, title)
+WrittenToken = tuple[int, int, str, float | None]  # lane, column, text, log-probability
 
 
-def shares(
-    record: Record, view: int = 0, title: str = "Share of attention to other lanes"
-) -> Figure:
-    """The share of each token's attention that went to other lanes, a band for each lane.
+def written_cells(
+    lanes: Sequence[Lane],
+    logprobs: Sequence[Sequence[float]],
+    token: Callable[[int], str],
+    first: int,
+    columns: int,
+) -> list[WrittenToken]:
+    """All that the lanes hold in `columns` positions from `first`; a token that was given, not
+    drawn, has no log-probability. logprobs: of each lane's tokens. token: an id as text."""
+    cells: list[WrittenToken] = []
+    for m, lane in enumerate(lanes):
+        chances = [None] * len(lane.prompt) + list(logprobs[m])
+        begin = lane.start - len(lane.prompt) - first
+        for k, (t, p) in enumerate(zip([*lane.prompt, *lane.tokens], chances, strict=True)):
+            cells.append((m, begin + k, word(token(t), 12), p))
+    return [cell for cell in cells if cell[1] < columns]
 
-    view: which of the record's views; 0 is the mean of all layers and heads.
-    """
-    from tinylane.view.replay_figure import bands
 
-    return bands(record, view, title)
+def widest(cells: Sequence[WrittenToken]) -> int:
+    """The number of characters of the longest text."""
+    return max((len(text) for _, _, text, _ in cells), default=1)
 
 
-# Within.
+def draw_written(
+    figure: Figure,
+    axes: Axes,
+    cells: Sequence[WrittenToken],
+    size: tuple[int, int],
+    words: bool = True,
+) -> None:
+    """Probabilities as a map, (lanes, columns), with the texts written in."""
+    grid = np.full(size, np.nan)
+    for m, column, text, p in cells:
+        chance = 1.0 if p is None else float(np.exp(p))
+        if p is not None:
+            grid[m, column] = chance
+        if words:
+            slant = "italic" if p is None else "normal"
+            label(axes, column, m, text, color=ink_on(chance < 0.45), style=slant)
+    colour_bar(figure, axes, heat_map(axes, grid, reverse=True), "probability")
 
 
 def _name_rows(axes: Axes, i: Any, m: Any, j: Any, n: Any) -> None:

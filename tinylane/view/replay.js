@@ -5,8 +5,6 @@
 // looked at (a view), and what the shade shows. Everything that is drawn follows from these.
 "use strict";
 
-const SYMBOLS = ["●", "■", "▲", "◆", "▼", "✚", "★", "⬢"];
-const COLOURS = 6; // --c0 to --c5
 const FADE = 6; // nats at which a shade is as dark as it gets
 const $ = (id) => document.getElementById(id);
 
@@ -85,10 +83,10 @@ const chance = (nats) => {
   const quoted = (place) => `“${run.texts[place].trim() === "" ? shown(run.texts[place]).replaceAll(" ", "␣").trimEnd() : shown(run.texts[place].trim())}”`;
   const laneName = (m) => `lane ${m}`;
   const laneStyle = (node, m) => {
-    node.style.setProperty("--lane", `var(--c${m % COLOURS})`);
+    node.style.setProperty("--lane", `var(--c${m % run.colours})`);
     return node;
   };
-  const symbol = (m) => SYMBOLS[m % SYMBOLS.length];
+  const symbol = (m) => run.symbols[m % run.symbols.length];
 
   const state = { step: steps, lane: 0, view: 0, shade: "logprob" };
   const tokenAt = (m, step) => {

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinylane.files.display import printable
+from tinylane.view.palette import COLOURS, SYMBOLS, page_css
 from tinylane.view.replay_record import Record, View
 from tinylane.view.replay_words import about, first_shown, sentences
 
@@ -39,7 +40,7 @@ def page(record: Record, tokenizer: Tokenizer | None = None, size: float = SIZE)
     """
     texts = Texts(record, tokenizer)
     data = _data(record, texts)
-    css, script = (_asset(name) for name in ("replay.css", "replay.js"))
+    css, script = page_css() + _asset("replay.css"), _asset("replay.js")
     frame = _asset("replay.html")
     ranked = sorted(
         range(1, len(record.views)),
@@ -86,7 +87,6 @@ def _json(value: Any) -> str:
 
 def _data(record: Record, texts: Texts) -> dict[str, Any]:
     lanes, run = record.lanes, record.run
-    written = np.concatenate([np.array(lane.tokens, dtype=np.int64) for lane in lanes])
     names = texts.names(record.likeliest)
     silences = [
         {
@@ -95,7 +95,7 @@ def _data(record: Record, texts: Texts) -> dict[str, Any]:
             "likeliest": _packed(
                 np.where(s.likeliest == record.likeliest, 0, texts.names(s.likeliest) + 1)
             ),
-            "drawn": _packed(np.where(s.drawn == written, 0, texts.names(s.drawn) + 1)),
+            "drawn": _packed(np.where(s.drawn == record.tokens, 0, texts.names(s.drawn) + 1)),
             "logprob": _packed(_nats(-s.logprobs)),
             "kl": _packed(_nats(s.kl)),
         }
@@ -109,6 +109,8 @@ def _data(record: Record, texts: Texts) -> dict[str, Any]:
         "first": first_shown(record),
         "about": about(record),
         "ids_only": texts.plain,
+        "symbols": SYMBOLS,
+        "colours": len(COLOURS),
         "prompt": len(run.result.prompt),
         "lanes": [
             {

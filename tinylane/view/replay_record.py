@@ -1,8 +1,8 @@
 """What a saved run shows when it is replayed: who listened to whom, and what silence would change.
 
-One pass over the run's rows (`tinylane.view.replay.passes`) gives every drawn token's attention: that
-of the row whose logits it was drawn from, the row just before it. A second question costs one more
-pass a lane: the same texts, had nobody ever read that lane.
+One pass over the run's rows (`tinylane.view.replay.passes`) gives the attention of every drawn
+token: that of the row whose logits it was drawn from, which is the row just before it. To ask what
+silence would change costs one more pass for each lane: the same texts, had nobody read that lane.
 
 Kept of the attention, for every drawn token and every `View` (the mean of all layers and heads,
 the mean of a layer, a head): the share that went to the prompt and to each lane, and its largest
@@ -103,16 +103,41 @@ class Record:
         """How many lanes took part."""
         return len(self.lanes)
 
+    @property
+    def tokens(self) -> np.ndarray:
+        """(Q,) what was written."""
+        return np.concatenate([np.array(lane.tokens, dtype=np.int64) for lane in self.lanes])
+
     def lane_shares(self) -> np.ndarray:
         """(N, N + 1): the mean share of each lane's attention to the prompt and to every lane;
         NaN for a lane that drew nothing."""
-        return _by_lane(self.views[0].shares, self.of, ~self.copied, self.n)
+        return self._by_lane(self.views[0].shares)
+
+    def changed(self) -> np.ndarray:
+        """(N, silences): the share of each lane's tokens that would have been others; NaN for the
+        silent lane itself, and for a lane that drew nothing."""
+        if not self.silences:
+            return np.zeros((self.n, 0))
+        others = np.stack([silence.drawn != self.tokens for silence in self.silences], axis=1)
+        shares = self._by_lane(others)
+        for k, silence in enumerate(self.silences):
+            shares[silence.lane, k] = np.nan
+        return shares
 
     def to_others(self, view: int = 0) -> np.ndarray:
         """(Q,) the share of each token's attention that went to other lanes."""
         shares = self.views[view].shares.astype(np.float64)
         own = np.take_along_axis(shares, self.of[:, None] + 1, axis=1)[:, 0]
         return np.clip(shares[:, 1:].sum(axis=1) - own, 0.0, 1.0)
+
+    def _by_lane(self, values: np.ndarray) -> np.ndarray:
+        """(Q, K) -> (N, K): means over the tokens that each lane drew itself."""
+        means = np.full((self.n, values.shape[1]), np.nan)
+        for m in range(self.n):
+            mine = ~self.copied & (self.of == m)
+            if mine.any():
+                means[m] = values[mine].astype(np.float64).mean(axis=0)
+        return means
 
 
 def record(
@@ -378,15 +403,6 @@ def _tokens(lanes: list[Lane]) -> list[tuple[int, int]]:
 def _copied(lane: Lane) -> np.ndarray:
     positions = lane.start + np.arange(len(lane.tokens))
     return positions < (-1 if lane.forked is None else lane.forked[1])
-
-
-def _by_lane(values: np.ndarray, of: np.ndarray, counted: np.ndarray, n: int) -> np.ndarray:
-    means = np.full((n, values.shape[1]), np.nan)
-    for m in range(n):
-        mine = counted & (of == m)
-        if mine.any():
-            means[m] = values[mine].astype(np.float64).mean(axis=0)
-    return means
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -32,7 +32,7 @@ def sentences(record: Record, shown: Callable[[int], str] = str) -> list[str]:
     ]
     q = most_telling(record)
     lane, step = int(record.of[q]), step_of(record, q)
-    token = one_line(shown(_token(record, q)), 30)
+    token = one_line(shown(int(record.tokens[q])), 30)
     found.append(
         f"Before writing “{token}” (step {step}), lane {lane} gave other lanes "
         f"{percent(float(record.to_others()[q]))} of its attention."
@@ -44,7 +44,7 @@ def _silence(record: Record, shown: Callable[[int], str]) -> list[str]:
     if not record.silences:
         return []
     k, q = most_silenced(record)
-    silence, written = record.silences[k], _token(record, q)
+    silence, written = record.silences[k], int(record.tokens[q])
     if silence.kl[q] < 0.0005:
         return ["Silencing any one lane would have changed no other lane's next token."]
     changed, word = int(silence.drawn[q]), f"“{one_line(shown(written), 30)}”"
@@ -71,7 +71,7 @@ def about(record: Record) -> list[tuple[str, str]]:
     for name, off in (("top_p", 1.0), ("top_k", 0), ("min_p", 0.0), ("repetition_penalty", 1.0)):
         if getattr(s, name) != off:
             chosen += f", {name} {getattr(s, name):g}"
-    missed = int((record.redrawn[~record.copied] != _written(record)[~record.copied]).sum())
+    missed = int((~record.copied & (record.redrawn != record.tokens)).sum())
     found = [
         ("model", one_line(run.model_source, 120) or "the model inside"),
         ("written by", one_line(f"tinylane {run.version}, {run.backend} {run.dtype}", 80)),
@@ -151,11 +151,3 @@ def percent(share: float) -> str:
     if 0 < share < 0.01:
         return "under 1%"
     return f"{100 * share:.0f}%"
-
-
-def _written(record: Record) -> np.ndarray:
-    return np.concatenate([np.array(lane.tokens, dtype=np.int64) for lane in record.lanes])
-
-
-def _token(record: Record, q: int) -> int:
-    return int(_written(record)[q])

@@ -11,5 +11,4 @@ the machine does falls on all alike, and ratios are taken pair by pair within a 
     machine     memory bandwidth, peak memory, what the machine is
     profile     where a step goes, by timing the seams
     measure     the rounds, and what they amount to
-    chart       step time against lanes and context
 """

@@ -4,7 +4,7 @@
     python tutorials/study finetune --out runs/finetune    table 2: what is tuned, and by what
     python tutorials/study starts   --out runs/starts      table 3: before any tuning
     python tutorials/study tables   tutorials/study        what is there, as Markdown
-    python tutorials/study plot     tutorials/study        and as pictures
+    python tutorials/study plot     tutorials/study        and as figures
 
 Every command goes on where it was stopped; started twice, it uses two cores. It writes one JSON
 file, which is its table; those that the documentation reads are in `tutorials/study`. All of it is

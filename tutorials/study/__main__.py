@@ -50,7 +50,7 @@ def _parser() -> _Parser:
     p.add_argument("--tuning", nargs="+", default=[], metavar="NAME=VALUE", help="as --set, of it")
     p = tables.add_parser("starts", help="table 3: other lanes, before any tuning")
     _common(p, _starts)
-    p = tables.add_parser("plot", help="SVG pictures of the tables in a folder")
+    p = tables.add_parser("plot", help="SVG figures of the tables in a folder")
     p.add_argument("folder", metavar="DIR")
     p.set_defaults(run=_plot)
     p = tables.add_parser("tables", help="the tables in a folder as Markdown")
@@ -191,7 +191,7 @@ def _tables(args: Any) -> int:
 
 
 def _plot(args: Any) -> int:
-    from tutorials.study.plots import draw
+    from tutorials.study.figures import draw
 
     for path in draw(Path(args.folder)):
         print(path)

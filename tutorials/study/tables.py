@@ -13,7 +13,7 @@ import numpy as np
 
 from tinylane.core.errors import TinylaneError
 from tinylane.files.io import read_json
-from tutorials.study.plots import LIMIT, NAMES
+from tutorials.study.figures import LIMIT, NAMES
 from tutorials.study.score_one import Score
 
 

@@ -1,7 +1,7 @@
-"""What all figures share: paper, ink, colours with a shape each, alt text, frames, files.
+"""What all figures share: frame, legend, scale, labels, alt text, and how they are shown or saved.
 
-Used by `tinylane.plot` and `tinylane.view.replay_figure`. Colours are those of Okabe and Ito; pyplot is
-not used. matplotlib is imported where it is needed.
+The colours are in `tinylane.view.palette`. pyplot is not used: no window opens, nothing is global.
+matplotlib is imported where it is used.
 """
 
 from __future__ import annotations
@@ -16,16 +16,11 @@ from typing import TYPE_CHECKING, Any
 from tinylane.core.errors import TinylaneError
 from tinylane.files.display import one_line
 from tinylane.files.io import replacing
+from tinylane.view.palette import COLOURS, DASHES, INK, MARKERS, PAPER, RULE, SCALE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-INK, PAPER, RULE, QUIET = "#222222", "#f6f5f1", "#d5d3cb", "#6b6b6b"
-# Okabe and Ito's palette, without the yellow that paper swallows; one marker and dash for each.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-MARKERS = ("o", "s", "^", "D", "v", "P")
-DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 
 
 def alt(figure: Figure) -> str:
@@ -36,21 +31,35 @@ def alt(figure: Figure) -> str:
 def save(figure: Figure, path: str | Path) -> Path:
     """Write a figure atomically, in the format of the path's suffix (.png, .svg, .pdf).
 
-    The alt text goes into the file's metadata. Raises TinylaneError if it cannot be written.
+    The alt text goes into the file's metadata; the same figure gives the same file. Raises
+    TinylaneError if it cannot be written.
     """
-    path, text = Path(path), alt(figure)
+    import matplotlib
+
+    kind, text = check(path), alt(figure)
     metadata: dict[str, dict[str, Any]] = {
         "png": {"Description": text},
-        "svg": {"Description": text, "Date": None},  # the same figure gives the same file
+        "svg": {"Description": text, "Date": None},
         "pdf": {"Subject": text, "CreationDate": None},
     }
-    kind = path.suffix[1:]
-    if kind not in metadata:
-        raise TinylaneError(f"{path}: expected a name that ends in .png, .svg or .pdf")
-    with replacing(path) as file, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a box in the picture says that one is missing
+    with (
+        replacing(path) as file,
+        warnings.catch_warnings(),
+        matplotlib.rc_context({"svg.hashsalt": "tinylane"}),
+    ):
+        warnings.filterwarnings("ignore", "Glyph")  # a missing glyph is drawn as a box
         figure.savefig(file, format=kind, dpi=150, facecolor=PAPER, metadata=metadata[kind])
-    return path
+    return Path(path)
+
+
+def check(path: str | Path) -> str:
+    """The kind of file that `save` will write: png, svg or pdf. Raises TinylaneError for another
+    suffix, and where matplotlib is not installed."""
+    kind = Path(path).suffix[1:]
+    if kind not in ("png", "svg", "pdf"):
+        raise TinylaneError(f"{path}: expected a name that ends in .png, .svg or .pdf")
+    blank(1, 1)
+    return kind
 
 
 def show(figure: Figure, name: str, folder: str | Path = "runs/figures") -> None:
@@ -75,12 +84,12 @@ def show(figure: Figure, name: str, folder: str | Path = "runs/figures") -> None
 def blank(width: float, height: float) -> Figure:
     """An empty figure, inches. Raises TinylaneError where matplotlib is not installed."""
     try:
-        from matplotlib.figure import Figure
+        from matplotlib import figure
     except ImportError as error:
         raise TinylaneError(
-            "matplotlib is not installed; plots need it: pip install 'tinylane[plot]'"
+            "matplotlib is not installed; figures need it: pip install 'tinylane[plot]'"
         ) from error
-    return Figure(figsize=(width, height), layout="constrained", facecolor=PAPER)
+    return figure.Figure(figsize=(width, height), layout="constrained", facecolor=PAPER)
 
 
 def frame(
@@ -109,24 +118,55 @@ def word(text: str, limit: int = 24) -> str:
     return one_line(text, limit) or repr(text)[:limit]
 
 
-def shades() -> Any:
-    """From paper to ink by way of blue: lightness alone tells the values apart."""
+def label(axes: Axes, x: float, y: float, text: str, size: float = 8, **style: Any) -> None:
+    """Text centred at a point. It may come from a model: `$` in it starts no formula."""
+    style = {"ha": "center", "va": "center", "color": INK, "parse_math": False, **style}
+    axes.text(x, y, text, fontsize=size, **style)
+
+
+def heat_map(axes: Axes, values: Any, top: float = 1.0, reverse: bool = False) -> Any:
+    """An image of values from 0 to `top`; lightness alone tells them apart. reverse: 0 is dark."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    return LinearSegmentedColormap.from_list("paper", [PAPER, COLOURS[5], COLOURS[0], "#00233d"])
+    colours = LinearSegmentedColormap.from_list("paper", SCALE[::-1] if reverse else SCALE)
+    return axes.imshow(
+        values, cmap=colours, vmin=0, vmax=top, aspect="auto", interpolation="nearest"
+    )
 
 
-def legend(axes: Axes) -> None:
+def ink_on(dark: Any) -> str:
+    """The colour of text on a dark or on a light ground."""
+    return "white" if dark else INK
+
+
+def lanes_by_position(axes: Axes, lanes: Sequence[str], first: int, columns: int) -> None:
+    """Ticks of axes whose rows are lanes, by name, and whose columns are positions from `first`."""
+    ticks = range(0, columns, max(1, columns // 10))
+    axes.set_xticks(list(ticks), [str(first + t) for t in ticks])
+    axes.set_yticks(range(len(lanes)), lanes)
+    axes.set_xlim(-0.5, columns - 0.5)
+
+
+def legend(axes: Axes, **style: Any) -> None:
     """A legend inside of the axes, and a grid."""
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK, **style)
+    grid(axes)
+
+
+def grid(axes: Axes) -> None:
+    """Thin lines at the ticks."""
     axes.grid(color=RULE, linewidth=0.6)
 
 
-def legend_below(figure: Figure) -> None:
-    """One legend below all axes, from the first ones' labels."""
-    found = figure.axes[0].get_legend_handles_labels()
+def legend_below(
+    figure: Figure, handles: Sequence[Any] = (), names: Sequence[str] = (), columns: int = 5
+) -> None:
+    """One legend below all axes, from the first axes' labels if none are given."""
+    if not handles:
+        handles, names = figure.axes[0].get_legend_handles_labels()
     style: dict[str, Any] = {"frameon": False, "fontsize": 8, "labelcolor": INK}
-    figure.legend(*found, loc="outside lower center", ncols=len(found[0]), **style)
+    style |= {"loc": "outside lower center", "ncols": min(len(handles), columns)}
+    figure.legend(list(handles), list(names), **style)
 
 
 def colour_bar(figure: Figure, axes: Axes, image: Any, label: str) -> None:
@@ -137,8 +177,10 @@ def colour_bar(figure: Figure, axes: Axes, image: Any, label: str) -> None:
     bar.outline.set_edgecolor(RULE)  # type: ignore[operator]
 
 
-def finish(figure: Figure, text: str) -> Figure:
-    """The figure, with its alt text."""
+def finish(figure: Figure, text: str, title: str = "") -> Figure:
+    """The figure, with its alt text, and with a title over all axes if one is given."""
+    if title:
+        figure.suptitle(title, color=INK, fontsize=10)
     figure.tinylane_alt = text  # type: ignore[attr-defined]
     return figure
 
