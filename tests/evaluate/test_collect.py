@@ -21,6 +21,7 @@ from tinylane.core.prompt import encode_prompt
 from tinylane.core.sampling import Sampler
 from tinylane.evaluate import collect, runner, tasks
 from tinylane.evaluate.answers import normalise, vote
+from tinylane.evaluate.collaboration import Collaboration
 from tinylane.evaluate.tasks.task import Options
 from tinylane.files.run_dir import Journal
 from tinylane.train.data import read_transcripts
@@ -111,17 +112,23 @@ def test_labels_say_whether_the_majority_any_all_or_the_lane_was_right(
 
 
 def test_the_trainer_reads_the_very_tokens_that_were_drawn(
-    model: Any, task: Any, tmp_path: Path
+    model: Any, task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A text need not encode to the ids that it came from: half a character, an end token spelled
     out, a stop string that was cut off, words drawn letter by letter. Without the kept ids some
     transcripts would train other tokens."""
     met: list[Any] = []
+    original = runner.decode
+
+    def decode(*given: Any) -> Any:
+        record, decoding = original(*given)
+        met.append(decoding)
+        return record, decoding
+
+    monkeypatch.setattr(runner, "decode", decode)
     everything = Sampler(temperature=2.0)  # bytes of all kinds
-    conditions = {"prepare": met.append, "sampler": everything, "stop": (" is ",)}
-    rows, _ = samples(model, task, count=6, tokens=30, **conditions)
-    again = met[:]  # three a problem: eval's, then two samples
-    decodings = [d for k, d in enumerate(again) if k % 3]
+    rows, _ = samples(model, task, count=6, tokens=30, sampler=everything, stop=(" is ",))
+    decodings = [d for k, d in enumerate(met) if k % 3]  # three a problem: eval's, two samples
     path = tmp_path / "t.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = read_transcripts(path, model, labels=True)
@@ -152,9 +159,8 @@ def test_plain_text_keeps_no_ids_and_tags_are_lane_prompts(game: str, tmp_path: 
 
 
 def test_a_prompt_that_was_put_otherwise_is_kept_as_ids(model: Any, task: Any) -> None:
-    conditions = {"prompt": lambda prompt, n, template: (f"{n} lanes. {prompt}", template)}
-    rows, _ = samples(model, task, count=1, **conditions)
-    assert model.tokenizer.decode(rows[0]["prompt_ids"]).startswith("3 lanes. ")
+    rows, _ = samples(model, task, count=1, together=Collaboration(system="{lanes} lanes."))
+    assert model.tokenizer.decode(rows[0]["prompt_ids"]).startswith("3 lanes.\n\n")
     assert rows[0]["prompt"] == task.problems(1, 0)[0].prompt
 
 

@@ -92,31 +92,6 @@ def test_every_mode_is_run_on_every_problem(
     assert lengths["independent", 1] == 36 and lengths["joint", 3] == 12  # 36 in all for each
 
 
-def test_a_prompt_is_encoded_once_for_all_cells(
-    model: str, data: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every rendering of a chat template is a process: five cells must not cost five of them."""
-    loaded = tinylane.load(model, backend="numpy")
-    task = tasks.make("gsm8k", Options(data=data, compare="exact"))
-    problems, asked, original = task.problems(3, 0), [], runner.encode_prompt
-
-    def encode(model: Any, prompt: Any, template: Any) -> list[int]:
-        asked.append(prompt)
-        return original(model, prompt, template)
-
-    monkeypatch.setattr(runner, "encode_prompt", encode)
-    cells = runner.cells(task, ["independent", "joint"], [1, 2], 2)
-    work = runner.plan(3, cells)
-    found = list(runner.run(loaded, task, problems, work, runner.Conditions()))
-    assert len(found) == 9 and asked == [p.prompt for p in problems]
-    one = runner.solve(loaded, task, problems[1], 1, cells[0], runner.Conditions(), original)
-    assert one["lane"] == found[3]["lane"]
-    few = runner.Encoder(2)
-    for k in range(5):
-        few(loaded, f"prompt {k}", None)
-    assert len(few._known) <= 2
-
-
 def test_truths_that_are_no_mathematics_are_said(ask: Any, model: str, tmp_path: Path) -> None:
     path = tmp_path / "set.jsonl"
     path.write_text('{"question": "a", "answer": "7"}\n{"question": "b", "answer": "{{("}\n')

@@ -24,7 +24,7 @@ from tinylane.core import __version__
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import MAX_LANES, LaneMask
 from tinylane.core.sampling import Sampler
-from tinylane.evaluate import collaboration, results, runner, tasks
+from tinylane.evaluate import results, runner, tasks
 from tinylane.evaluate.measures import summary
 from tinylane.evaluate.shards import Shard, assign, open_run
 from tinylane.evaluate.tables import plain_table
@@ -52,7 +52,6 @@ class Setup:
     problems: list[Problem]
     cells: list[Cell]
     conditions: Conditions
-    together: Collaboration | None
     shard: Shard | None
     out: str | None
 
@@ -63,8 +62,6 @@ class Setup:
 
     def settings(self, **more: Any) -> dict[str, Any]:
         """Whatever decides the results, for settings.json."""
-        if self.together is not None:
-            more["collaborate"] = self.together.as_dict()
         if self.shard is not None:
             more["shard"] = str(self.shard)
         return runner.settings(
@@ -91,13 +88,16 @@ def prepare(args: Any, lanes: Callable[[Task], list[int]], equal: str) -> Setup:
     task = tasks.make(args.task, asked, model)
     problems = task.problems(args.count, args.seed)
     cells = runner.cells(task, args.mode, args.lanes or lanes(task), args.max_tokens, equal)
-    conditions = conditions_of(args, model, task, sampling)
-    if together is not None:
-        conditions = replace(conditions, **collaboration.hooks(together, model, task))
+    conditions = conditions_of(args, model, task, sampling, together)
+    if together is not None and task.settings.get("form") == "notation":
+        raise TinylaneError(
+            "--collaborate: this model was trained on the shell game alone, which has no words for "
+            "it; give --model"
+        )
     for cell in cells:
         runner.reading(model, cell, conditions)  # refuses what does not go together
     runner.check_prompts(model, problems)
-    setup = Setup(args, model, task, problems, cells, conditions, together, shard, out)
+    setup = Setup(args, model, task, problems, cells, conditions, shard, out)
     args.quiet = args.quiet or setup.silent
     return setup
 
@@ -105,9 +105,10 @@ def prepare(args: Any, lanes: Callable[[Task], list[int]], equal: str) -> Setup:
 def run(args: Any) -> int:
     """Run the command, or one shard of it; the exit code."""
     setup = prepare(args, lambda task: list(task.lanes), args.equal)
-    work = setup.share(runner.plan(len(setup.problems), setup.cells))
-    keys = lambda item: [(setup.problems[item[0]].id, *item[1].key)]
-    told_apart = any(setup.task.lane_prompts(cell.lanes) for cell in setup.cells)
+    model, task, problems = setup.model, setup.task, setup.problems
+    work = setup.share([(index, cell) for index in range(len(problems)) for cell in setup.cells])
+    keys = lambda item: [(problems[item[0]].id, *item[1].key)]
+    told_apart = any(task.lane_prompts(cell.lanes) for cell in setup.cells)
     settings = setup.settings(told_apart=told_apart)
     notes(setup)
     limits = {cell.key: cell.max_tokens for cell in setup.cells}
@@ -122,8 +123,8 @@ def run(args: Any) -> int:
                 rows.append(results.read(row, f"{journal.path}, line {number}", limits))
         stack.enter_context(saying_what_is_kept(journal, len(work)))
         progress = stack.enter_context(Progress(len(work), len(work) - len(todo), args.quiet))
-        mine = progress.following(todo)
-        for row in runner.run(setup.model, setup.task, setup.problems, mine, setup.conditions):
+        for index, cell in progress.following(todo):
+            row = runner.solve(model, task, problems[index], index, cell, setup.conditions)
             if journal is not None:
                 journal.append(row)
             rows.append(results.read(row, "this result", limits))
@@ -200,13 +201,13 @@ def options(args: Any) -> Options:
     )
 
 
-def conditions_of(args: Any, model: Model, task: Task, given: dict[str, Any]) -> Conditions:
+def conditions_of(
+    args: Any, model: Model, task: Task, given: dict[str, Any], together: Collaboration | None
+) -> Conditions:
     """What is the same for all cells."""
-    own = Sampler.from_config(model.sampling)
-    fields = {name: getattr(own, name) for name in own.__dataclass_fields__}
     return runner.Conditions(
         seed=args.seed,
-        sampler=Sampler(**{**fields, **(task.sampling or {}), **given}),
+        sampler=replace(Sampler.from_config(model.sampling), **{**(task.sampling or {}), **given}),
         stop=tuple(args.stop or ()),
         template=common.template(args),
         omega=parse_omega(args.omega),
@@ -214,6 +215,7 @@ def conditions_of(args: Any, model: Model, task: Task, given: dict[str, Any]) ->
         scale=args.omega_scale,
         prompt_lane=args.prompt_lane,
         lag=args.lag,
+        together=together,
     )
 
 
@@ -236,8 +238,8 @@ def notes(setup: Setup) -> None:
     model, task, problems, cells = setup.model, setup.task, setup.problems, setup.cells
     if setup.args.quiet:
         return
-    if setup.together is not None:
-        common.note(setup.together.describe())
+    if setup.conditions.together is not None:
+        common.note(setup.conditions.together.describe())
     unread = [problem for problem in problems if not task.readable(problem.truth)]
     if unread:
         common.note(

@@ -34,7 +34,6 @@ from tinylane.files.io import read_bytes
 if TYPE_CHECKING:
     from tinylane.core.decoding import Decoding, Lane
     from tinylane.core.model import Model
-    from tinylane.evaluate.tasks.task import Task
 
 FOLDER = Path(__file__).parent / "prompts"
 PARTS = ("system", "lane", "nudge", "finish")
@@ -131,13 +130,12 @@ def with_system(
     prompt: Prompt,
     n: int,
     template: dict[str, Any] | None = None,
-    role: bool | None = None,
 ) -> tuple[Prompt, dict[str, Any] | None]:
     """The prompt and the template's arguments (`Decoding`'s) with the system text in them.
 
     It goes before the system text that there is, if any. Where there is no chat template, or it has
-    no place for a system text, it goes before the prompt. role: what `takes_system` says of the
-    model; None asks it. Token ids stay as they are: raises TinylaneError if they should get a text.
+    no place for a system text, it goes before the prompt. Raises TinylaneError for a prompt of
+    token ids, to which no text can be added.
     """
     text = _filled(together.system, n)
     if not text:
@@ -145,7 +143,7 @@ def with_system(
     messages = not isinstance(prompt, str)
     if messages and not (len(prompt) and isinstance(prompt[0], dict)):
         raise TinylaneError("a prompt of token ids takes no system text: switch it off, or add it")
-    if takes_system(model, template) if role is None else role:
+    if takes_system(model, template):
         if messages and prompt[0].get("role") == "system":  # type: ignore[union-attr, index]
             return _before(text, prompt, 0), template
         own = (template or {}).get("system")
@@ -320,27 +318,3 @@ def dictate(together: Collaboration, decoding: Decoding) -> Dictation:
     dictation = Dictation(together, decoding)
     decoding.sampler = dictation
     return dictation
-
-
-def hooks(together: Collaboration, model: Model, task: Task) -> dict[str, Any]:
-    """Fields of `tinylane.evaluate.runner.Conditions` that have a task asked with these prompts.
-
-    Raises TinylaneError for the shell game in its own notation, which has no words for them.
-    """
-    if task.settings.get("form") == "notation":
-        raise TinylaneError(
-            "--collaborate: this model was trained on the shell game alone, which has no words for "
-            "it; give --model"
-        )
-    known: dict[str, bool] = {}  # a template is asked once, not for every problem
-
-    def prompt(asked: Prompt, n: int, template: dict[str, Any] | None) -> Any:
-        if "role" not in known and together.system:
-            known["role"] = takes_system(model, template)
-        return with_system(together, model, asked, n, template, known.get("role"))
-
-    return {
-        "prompt": prompt,
-        "lane_prompts": lambda n: lane_prompts(together, n),
-        "prepare": lambda decoding: dictate(together, decoding),
-    }

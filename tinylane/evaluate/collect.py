@@ -67,21 +67,12 @@ def sample(
     lanes; a lane's if its own is. Every sample has its own random numbers, which depend on nothing
     but the seed, the problem and its number.
     """
-    met: list[Decoding] = []
-
-    def prepare(decoding: Decoding) -> None:
-        if conditions.prepare is not None:
-            conditions.prepare(decoding)
-        met.append(decoding)
-
     # Above the seeds that `runner.problem_seed` makes of the command line's, which are below 2**64.
-    apart = replace(conditions, seed=conditions.seed + (number << 64), prepare=prepare)
-    record = runner.solve(model, task, problem, index, cell, apart)
-    own = task.lane_prompts(cell.lanes)
-    if own is None and conditions.lane_prompts is not None:
-        own = conditions.lane_prompts(cell.lanes)
-    rewritten = conditions.prompt is not None or bool(conditions.template)
-    whole = _transcript(model, problem, record, met[0], own, rewritten)
+    apart = replace(conditions, seed=conditions.seed + (number << 64))
+    record, decoding = runner.decode(model, task, problem, index, cell, apart)
+    own = runner.prompts_of_lanes(task, conditions, cell.lanes)
+    rewritten = conditions.together is not None or bool(conditions.template)
+    whole = _transcript(model, problem, record, decoding, own, rewritten)
     whole = {"problem": problem.id, "sample": number, **whole}
     right = [bool(lane["correct"]) for lane in record["lane"]]
     if label_by == "lane":

@@ -13,18 +13,17 @@ compared at equal steps, and at equal total tokens, from one run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import LaneMask
 from tinylane.core.modes import MODES, STARTS
 from tinylane.core.modes import mode as mode_of
-from tinylane.core.prompt import encode_prompt
 from tinylane.core.sampling import Sampler
 from tinylane.evaluate import results
-from tinylane.evaluate.collaboration import Dictation
+from tinylane.evaluate.collaboration import Collaboration, dictate, lane_prompts, with_system
 from tinylane.evaluate.shards import Item, Key, key_of
 from tinylane.evaluate.tasks.task import Problem, Task
 
@@ -55,9 +54,7 @@ class Cell:
 class Conditions:
     """What is the same for all cells. Fields as of `Decoding` and `tinylane.core.modes.mode`.
 
-    seed: of the run; a problem's own is `problem_seed`. prepare: called with every new `Decoding`
-    before its first step (collaboration prompts hook in here); prompt: what becomes of a problem's
-    prompt before it is encoded, given the number of lanes.
+    seed: of the run; a problem's own is `problem_seed`. together: collaboration prompts.
     """
 
     seed: int = 0
@@ -69,11 +66,7 @@ class Conditions:
     scale: float | None = None
     prompt_lane: Any = None
     lag: int | None = None
-    prepare: Callable[[Decoding], None] | None = field(default=None, compare=False)
-    prompt: Callable[[Any, int, dict[str, Any] | None], Any] | None = field(
-        default=None, compare=False
-    )
-    lane_prompts: Callable[[int], list[str] | None] | None = field(default=None, compare=False)
+    together: Collaboration | None = None
 
 
 def parse_mode(label: str) -> dict[str, Any]:
@@ -135,52 +128,57 @@ def problem_seed(seed: int, index: int) -> int:
 
 
 def solve(
-    model: Model,
-    task: Task,
-    problem: Problem,
-    index: int,
-    cell: Cell,
-    conditions: Conditions,
-    encode: Callable[..., list[int]] = encode_prompt,
+    model: Model, task: Task, problem: Problem, index: int, cell: Cell, conditions: Conditions
 ) -> dict[str, Any]:
-    """Decode one problem in one cell; its record (see `tinylane.evaluate.results`).
+    """Decode one problem in one cell and return its result (see `tinylane.evaluate.results`).
 
-    encode: the prompt's token ids; `Encoder` remembers them from cell to cell. Raises
-    TinylaneError, naming the problem, for a prompt that leaves no room in the context.
+    Raises TinylaneError, naming the problem, for a prompt that leaves no room in the context.
     """
+    return decode(model, task, problem, index, cell, conditions)[0]
+
+
+def decode(
+    model: Model, task: Task, problem: Problem, index: int, cell: Cell, conditions: Conditions
+) -> tuple[dict[str, Any], Decoding]:
+    """`solve`, with the decoding that it ended with."""
     from tinylane.core.decoding import Decoding
 
     c, n = conditions, cell.lanes
     rotation, mask = reading(model, cell, c)
-    own = c.lane_prompts(n) if c.lane_prompts is not None else None
+    prompt: Any = problem.prompt
+    template = c.template
     try:
-        prompt: Any = problem.prompt
-        template = c.template
-        if c.prompt is not None:
-            prompt, template = c.prompt(prompt, n, template)
+        if c.together is not None:
+            prompt, template = with_system(c.together, model, prompt, n, template)
         decoding = Decoding(
             model,
-            encode(model, prompt, template),
+            prompt,
             n,
             max_tokens=cell.max_tokens,
             sampler=c.sampler,
             lane_rope=rotation,
             lane_mask=mask,
-            lane_prompts=task.lane_prompts(n) or own,
+            lane_prompts=prompts_of_lanes(task, c, n),
             seed=problem_seed(c.seed, index),
             stop=c.stop,
+            template=template,
         )
-        if c.prepare is not None:
-            c.prepare(decoding)
+        dictation = None if c.together is None else dictate(c.together, decoding)
     except TinylaneError as error:
         raise TinylaneError(f"problem {problem.id}: {error}") from error
     watch = results.Watch(results.Groups(task, problem.truth), n)
     for step in decoding:
         watch.step(step, decoding.prefill_seconds + decoding.seconds)
-    made = results.make(problem, index, cell.mode, c.seed, decoding.result(), watch)
-    if isinstance(decoding.sampler, Dictation):  # which tokens the model did not choose
-        made["given"] = decoding.sampler.record()
-    return made
+    result = results.make(problem, index, cell.mode, c.seed, decoding.result(), watch)
+    if dictation is not None:  # which tokens the model did not choose
+        result["given"] = dictation.record()
+    return result, decoding
+
+
+def prompts_of_lanes(task: Task, conditions: Conditions, n: int) -> list[str] | None:
+    """What each of n lanes is told apart from the prompt: the task's, or the collaboration's."""
+    together = conditions.together
+    return task.lane_prompts(n) or (None if together is None else lane_prompts(together, n))
 
 
 def reading(model: Model, cell: Cell, c: Conditions) -> tuple[Any, LaneMask]:
@@ -196,11 +194,6 @@ def reading(model: Model, cell: Cell, c: Conditions) -> tuple[Any, LaneMask]:
         given = {"omega": c.omega, "scale": c.scale, "prompt_lane": c.prompt_lane, **given}
     slot = cell.max_tokens if c.slot is None else c.slot
     return mode_of(model=model, lanes=cell.lanes, slot=slot, **given)
-
-
-def plan(count: int, cells: Sequence[Cell]) -> list[tuple[int, Cell]]:
-    """(index of the problem, cell) of everything there is to do, problem by problem."""
-    return [(index, cell) for index in range(count) for cell in cells]
 
 
 def remaining(
@@ -228,36 +221,6 @@ def remaining(
     return [item for item in work if not done.issuperset(keys(item))], done
 
 
-class Encoder:
-    """`encode_prompt`, remembering the last few prompts: all cells of a problem ask the same, and
-    to render a chat template takes a process of its own."""
-
-    def __init__(self, most: int = 16) -> None:
-        self._known: dict[str, list[int]] = {}
-        self._most = most
-
-    def __call__(self, model: Model, prompt: Any, template: dict[str, Any] | None) -> list[int]:
-        key = repr((prompt, template))
-        if key not in self._known:
-            if len(self._known) >= self._most:
-                self._known.clear()
-            self._known[key] = encode_prompt(model, prompt, template)
-        return list(self._known[key])
-
-
-def run(
-    model: Model,
-    task: Task,
-    problems: Sequence[Problem],
-    work: Iterable[tuple[int, Cell]],
-    conditions: Conditions,
-) -> Iterator[dict[str, Any]]:
-    """Solve what there is to do, one record after another."""
-    encode = Encoder()
-    for index, cell in work:
-        yield solve(model, task, problems[index], index, cell, conditions, encode)
-
-
 def settings(
     task: Task,
     model: Model,
@@ -268,9 +231,11 @@ def settings(
 ) -> dict[str, Any]:
     """Whatever decides the results of a run, as plain JSON values; what a run directory remembers.
 
-    more: further values (collaboration prompts).
+    more: further values.
     """
     c = conditions
+    if c.together is not None:
+        more["collaborate"] = asdict(c.together)
     sampler = c.sampler or Sampler.from_config(model.sampling)
     return {
         "task": task.describe(),
@@ -307,14 +272,14 @@ def _trained(model: Model) -> dict[str, Any] | None:
     }
 
 
-def check_prompts(model: Model, problems: Sequence[Problem], most: int = 1_000_000) -> None:
+def check_prompts(model: Model, problems: Sequence[Problem]) -> None:
     """Raise TinylaneError for a question that is longer than the context, before any work is done.
 
     Without the chat template, which adds some more and is rendered when the problem's turn comes.
     """
     if model.tokenizer is None:
         raise TinylaneError("this checkpoint has no tokenizer.json; tasks are text")
-    for problem in problems[:most]:
+    for problem in problems:
         if isinstance(problem.prompt, str):
             length = len(model.tokenizer.encode(problem.prompt))
             if length >= model.config.context:
