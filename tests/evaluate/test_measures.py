@@ -222,7 +222,7 @@ def test_a_summary_counts_what_it_says() -> None:
     assert (found.one.value, found.majority.value, found.any.value) == (0.5, 0.5, 0.5)
     assert (found.steps, found.tokens) == (3.5, 5.5)
     assert found.distinct.value == 1.0 and found.margin.value == 1.5
-    json.dumps(found.as_dict(), allow_nan=False)
+    json.dumps(measures.as_json(found), allow_nan=False)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import MAX_LANES, LaneMask
 from tinylane.core.sampling import Sampler
 from tinylane.evaluate import results, runner, tasks
-from tinylane.evaluate.measures import summary
+from tinylane.evaluate.measures import as_json, summary
 from tinylane.evaluate.shards import Shard, assign, open_run
 from tinylane.evaluate.tables import plain_table
 from tinylane.evaluate.tasks.task import Options, Problem, Task
@@ -300,7 +300,7 @@ def _show(setup: Setup, rows: Sequence[AnswerRow]) -> None:
                 "count": count,
                 "shard": None if setup.shard is None else str(setup.shard),
                 "out": setup.out,
-                "scores": [{**s.as_dict(), "max_tokens": cell.max_tokens} for cell, s in summaries],
+                "scores": [{**as_json(s), "max_tokens": cell.max_tokens} for cell, s in summaries],
             }
         )
         return

@@ -46,7 +46,7 @@ def run(args: Any) -> int:
     page = report.page(findings, figures)
     write_text(out / "report.md", page)
     if args.json:
-        common.print_json({"sections": [found.as_dict() for found in findings]})
+        common.print_json({"sections": [found.as_json() for found in findings]})
     else:
         common.say(page, end="")
     drawn = sum(map(len, figures.values()))

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from itertools import combinations
 from statistics import NormalDist
 from typing import Any, Literal
@@ -52,10 +52,18 @@ class Estimate:
     low: float
     high: float
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON: NaN as None."""
-        real = lambda x: None if math.isnan(x) else x
-        return {"value": real(self.value), "interval_95": [real(self.low), real(self.high)]}
+
+def as_json(value: Any) -> Any:
+    """Plain JSON values of what is measured here: NaN is None, an Estimate has its interval."""
+    if isinstance(value, Estimate):
+        return {"value": as_json(value.value), "interval_95": as_json([value.low, value.high])}
+    if is_dataclass(value):
+        return {field.name: as_json(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, dict):
+        return {str(key): as_json(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(inner) for inner in value]
+    return None if value != value else value
 
 
 def wilson(right: float, count: int, level: float = LEVEL) -> Estimate:
@@ -69,23 +77,26 @@ def wilson(right: float, count: int, level: float = LEVEL) -> Estimate:
     return Estimate(p, max(0.0, centre - half), min(1.0, centre + half))
 
 
-def mean(values: Any, level: float = LEVEL) -> Estimate:
+def mean(values: Any, level: float = LEVEL, interval: bool = True) -> Estimate:
     """The mean of one number a problem, NaN left out, with a bootstrap interval over problems.
 
     No interval where all are equal: there is nothing to resample, which does not make it sure.
-    Paired differences are such numbers. Raises TinylaneError where scipy is not installed.
+    Paired differences are such numbers. Raises TinylaneError where scipy is not installed, which
+    only an interval needs.
     """
     x = np.asarray(values, dtype=np.float64)
     x = x[~np.isnan(x)]
     if not len(x):
         return Estimate(math.nan, math.nan, math.nan)
-    if len(x) == 1 or (x == x[0]).all():  # nothing to resample
+    if not interval:
+        return Estimate(float(x.mean()), math.nan, math.nan)
+    if (x == x[0]).all():
         return Estimate(float(x[0]), math.nan, math.nan)
     try:
         from scipy.stats import bootstrap
     except ImportError as error:
         raise TinylaneError(INSTALL) from error
-    found = bootstrap(
+    between = bootstrap(
         (x,),
         np.mean,
         n_resamples=RESAMPLES,
@@ -94,7 +105,7 @@ def mean(values: Any, level: float = LEVEL) -> Estimate:
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
-    return Estimate(float(x.mean()), float(found.low), float(found.high))
+    return Estimate(float(x.mean()), float(between.low), float(between.high))
 
 
 # Budgets.
@@ -262,21 +273,9 @@ class Summary:
     tokens: float
     seconds: float
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        real = lambda x: x.as_dict() if isinstance(x, Estimate) else None if x != x else x
-        return {name: real(getattr(self, name)) for name in self.__dataclass_fields__}
-
 
 def summary(rows: Sequence[AnswerRow], intervals: bool = True) -> Summary:
     """One cell's problems, at least one, in numbers. intervals: of means too (see `mean`)."""
-
-    def average(values: Sequence[float]) -> Estimate:
-        if intervals:
-            return mean(values)
-        known = [x for x in values if not math.isnan(x)]
-        return Estimate(float(np.mean(known)) if known else math.nan, math.nan, math.nan)
-
     ends = np.stack([outcomes(row, [row.steps])[:, 0] for row in rows], axis=1).sum(axis=1)
     missing, unreadable = np.sum([without_answer(row) for row in rows], axis=0)
     one, majority, some = (wilson(float(x), len(rows)) for x in ends)
@@ -287,9 +286,9 @@ def summary(rows: Sequence[AnswerRow], intervals: bool = True) -> Summary:
         one=one,
         majority=majority,
         any=some,
-        distinct=average([distinct(row) for row in rows]),
-        margin=average([margin(row) for row in rows]),
-        copied=average([row.copied for row in rows]),
+        distinct=mean([distinct(row) for row in rows], interval=intervals),
+        margin=mean([margin(row) for row in rows], interval=intervals),
+        copied=mean([row.copied for row in rows], interval=intervals),
         missing=int(missing),
         unreadable=int(unreadable),
         twins=sum(row.twins for row in rows),
@@ -305,27 +304,16 @@ def summary(rows: Sequence[AnswerRow], intervals: bool = True) -> Summary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A cell against another at one budget: what each has, and the paired difference."""
+    """A cell against another at one budget, the same steps or tokens of both: what each has, and
+    the paired difference, of each of MEASURES."""
 
     cell: str
     against: str
-    axis: Axis
+    at_equal: Axis
     budget: float
     count: int
     values: dict[str, tuple[float, float]]
     differences: dict[str, Estimate]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "cell": self.cell,
-            "against": self.against,
-            "at_equal": self.axis,
-            "budget": self.budget,
-            "count": self.count,
-            "values": {k: list(v) for k, v in self.values.items()},
-            "differences": {k: v.as_dict() for k, v in self.differences.items()},
-        }
 
 
 def compare(

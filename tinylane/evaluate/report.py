@@ -20,6 +20,7 @@ from tinylane.evaluate.measures import (
     Estimate,
     Summary,
     any_of,
+    as_json,
     compare,
     curve,
     curve_of_k,
@@ -206,24 +207,18 @@ class Findings:
 
     section: Section
     summaries: dict[str, Summary]
-    majorities: dict[str, dict[int, tuple[Estimate, Estimate]]]
+    of_k: dict[str, dict[int, dict[str, Estimate]]]
     comparisons: list[Comparison]
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
         return {
             "title": self.section.title,
             "runs": [run.name for run in self.section.runs],
             "skipped": self.section.skipped,
-            "cells": {label: s.as_dict() for label, s in self.summaries.items()},
-            "of_k": {
-                label: {
-                    str(k): {"majority": a.as_dict(), "any": b.as_dict()}
-                    for k, (a, b) in found.items()
-                }
-                for label, found in self.majorities.items()
-            },
-            "comparisons": [c.as_dict() for c in self.comparisons],
+            "cells": as_json(self.summaries),
+            "of_k": as_json(self.of_k),
+            "comparisons": as_json(self.comparisons),
         }
 
 
@@ -231,24 +226,24 @@ def find(section: Section) -> Findings:
     """Everything that is measured. Raises TinylaneError where scipy is not installed."""
     mean([0.0, 1.0])  # scipy is there, or the line that says what to install
     summaries = {label: summary(rows) for label, rows in section.cells.items()}
-    majorities = {}
-    for label, rows in section.cells.items():
-        n = rows[0].lanes
-        if n > 1:
-            majorities[label] = {
-                k: (
-                    wilson(sum(majority_of(row, k) for row in rows), len(rows)),
-                    wilson(sum(any_of(row, k) for row in rows), len(rows)),
-                )
-                for k in powers(n)
+    of_k = {
+        label: {
+            k: {
+                "majority": wilson(sum(majority_of(row, k) for row in rows), len(rows)),
+                "any": wilson(sum(any_of(row, k) for row in rows), len(rows)),
             }
+            for k in powers(rows[0].lanes)
+        }
+        for label, rows in section.cells.items()
+        if rows[0].lanes > 1
+    }
     comparisons = [
         comparison
         for a, b in pairs(section)
         for axis in AXES[:2]
         for comparison in compare(section.cells[a], section.cells[b], (a, b), axis)
     ]
-    return Findings(section, summaries, majorities, comparisons)
+    return Findings(section, summaries, of_k, comparisons)
 
 
 def curves(section: Section) -> dict[str, Any]:
@@ -297,8 +292,8 @@ def page(found: Sequence[Findings], pictures: Mapping[int, Sequence[tuple[str, s
         if findings.comparisons:
             parts += [comparisons_table(findings.comparisons), CAPTION_COMPARE]
         parts += [writing_table(findings.summaries), CAPTION_WRITING]
-        if findings.majorities:
-            parts += [group_table(findings.majorities), CAPTION_K]
+        if findings.of_k:
+            parts += [group_table(findings.of_k), CAPTION_K]
         parts += [f"![{_plain(alt)}]({name})" for name, alt in pictures.get(k, ())]
     return "\n\n".join(parts) + "\n"
 

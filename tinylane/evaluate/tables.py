@@ -12,38 +12,35 @@ if TYPE_CHECKING:
     from tinylane.evaluate.runner import Cell
 
 
-def percent(e: Estimate, digits: int = 1) -> str:
-    """`12.5% (4.0 to 30.1)`; without an interval the number alone, a dash for none."""
+def _with_interval(e: Estimate, value: str, form: str, scale: float = 1.0, none: str = "") -> str:
+    """`value (low to high)`; without an interval the value and `none`, a dash for no value."""
     if math.isnan(e.value):
         return "-"
     if math.isnan(e.low):
-        return f"{e.value:.{digits}%}"
-    return f"{e.value:.{digits}%} ({100 * e.low:.{digits}f} to {100 * e.high:.{digits}f})"
+        return value + none
+    return f"{value} ({scale * e.low:{form}} to {scale * e.high:{form}})"
+
+
+def percent(e: Estimate) -> str:
+    """`12.5% (4.0 to 30.1)`."""
+    return _with_interval(e, f"{e.value:.1%}", ".1f", 100)
 
 
 def points(e: Estimate) -> str:
-    """A difference in percentage points, with its sign."""
-    if math.isnan(e.value):
-        return "-"
-    if math.isnan(e.low):
-        return f"{100 * e.value:+.1f} (all alike)"
-    return f"{100 * e.value:+.1f} ({100 * e.low:+.1f} to {100 * e.high:+.1f})"
+    """A difference in percentage points, with its sign: `+3.0 (-1.0 to +7.0)`."""
+    return _with_interval(e, f"{100 * e.value:+.1f}", "+.1f", 100, " (all alike)")
 
 
 def number(e: Estimate) -> str:
     """`2.31 (2.10 to 2.52)`."""
-    if math.isnan(e.value):
-        return "-"
-    if math.isnan(e.low):
-        return f"{e.value:.2f}"
-    return f"{e.value:.2f} ({e.low:.2f} to {e.high:.2f})"
+    return _with_interval(e, f"{e.value:.2f}", ".2f")
 
 
-def plain_table(found: Sequence[tuple[Cell, Summary]]) -> str:
+def plain_table(summaries: Sequence[tuple[Cell, Summary]]) -> str:
     """The cells as lines of text, one each; 95% Wilson intervals."""
     head = ["lanes", "mode", "majority right (95%)", "one lane", "any lane", "no answer"]
     lines = [[*head, "tokens/lane", "steps", "tokens", "seconds"]]
-    for cell, s in found:
+    for cell, s in summaries:
         lines.append(
             [
                 str(s.lanes),
@@ -131,27 +128,27 @@ def writing_table(summaries: Mapping[str, Summary]) -> str:
     return markdown([*head, "no answer", "cut"], rows)
 
 
-def group_table(found: Mapping[str, Mapping[int, tuple[Estimate, Estimate]]]) -> str:
+def group_table(of_k: Mapping[str, Mapping[int, Mapping[str, Estimate]]]) -> str:
     """The majority of k lanes and any of k."""
     rows = [
-        [*split(label), str(k), percent(a), percent(b)]
-        for label, by_k in found.items()
-        for k, (a, b) in by_k.items()
+        [*split(label), str(k), percent(by_name["majority"]), percent(by_name["any"])]
+        for label, by_k in of_k.items()
+        for k, by_name in by_k.items()
     ]
     return markdown(["mode", "lanes", "k", "majority of k", "any of k"], rows)
 
 
-def comparisons_table(found: Sequence[Comparison]) -> str:
+def comparisons_table(comparisons: Sequence[Comparison]) -> str:
     """Cell against cell."""
     head = ["cell", "against", "at equal", "majority", "majority +/-", "one lane +/-", "any +/-"]
     rows = []
-    for c in found:
+    for c in comparisons:
         mine, theirs = c.values["majority"]
         rows.append(
             [
                 c.cell,
                 c.against,
-                f"{c.axis}: {c.budget:g}",
+                f"{c.at_equal}: {c.budget:g}",
                 f"{mine:.1%} / {theirs:.1%}",
                 *(points(c.differences[m]) for m in ("majority", "one", "any")),
             ]
