@@ -3,19 +3,42 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers_lanes import OMEGAS, ids, omega, small
 
+from tinylane.core import decoder
 from tinylane.core.lanes import SHARED, LaneMask
 from tinylane.testing import example_case
-from tinylane.view import attention
 from tinylane.view.attention import attention_weights, listening
 
 ANY = pytest.mark.parametrize("backend", ["numpy", "mlx"])
 CLOSE = 2e-6  # float32: the weights of one softmax, computed twice
+
+
+def by_identity(model: Any, rows: Any, rope: Any, mask: Any) -> np.ndarray:
+    """The oracle. Attention averages values; averaging the rows of the identity matrix instead,
+    a head's width of columns at a time, gives the weights (layers, H, T, S)."""
+    heard: list[np.ndarray] = []
+
+    def attention(queries: Any, keys: Any, values: Any, mask: Any, block_of: Any) -> Any:
+        S, D = keys.shape[-2:]
+        columns = []
+        for start in range(0, S, D):
+            one = model.typed(np.eye(S, D, -start, dtype=np.float32))
+            each = one.__array_namespace__().stack([one] * keys.shape[-3])
+            part = decoder.attention(queries, keys, each, mask, block_of)
+            columns.append(np.array(part.astype(part.__array_namespace__().float32)))
+        heard.append(np.concatenate(columns, axis=-1)[..., :S])
+        return own.attention(queries, keys, values, mask, block_of)
+
+    twin, own = replace(model), model.ops
+    twin.ops = own._replace(attention=attention)
+    np.asarray(twin(*rows, rope, mask))
+    return np.stack(heard)
 
 
 def collected(model: Any, rows: Any, rope: Any, mask: Any, block: int) -> tuple[Any, Any]:
@@ -42,10 +65,12 @@ def test_streamed_weights_are_those_of_the_dense_pass_in_any_blocks(backend: str
     for seed in range(10):
         case = example_case(seed)
         model, sample = case.model(backend, "float32"), case.sample
+        oracle = by_identity(model, sample.rows, sample.rope, sample.mask)
         dense = attention_weights(model, *sample.rows, sample.rope, sample.mask)
+        np.testing.assert_allclose(dense, oracle, rtol=0, atol=CLOSE)
         found, logits = collected(model, sample.rows, sample.rope, sample.mask, block)
-        assert found.shape == dense.shape
-        np.testing.assert_allclose(found, dense, rtol=0, atol=CLOSE)
+        assert found.shape == oracle.shape
+        np.testing.assert_allclose(found, oracle, rtol=0, atol=CLOSE)
         np.testing.assert_allclose(found.sum(axis=-1), 1, atol=1e-5)
         own = np.asarray(model(*sample.rows, lane_rope=sample.rope, lane_mask=sample.mask))
         assert np.array_equal(logits, own)  # to the bit: listening changes nothing
@@ -80,13 +105,13 @@ def test_a_stream_that_forgets_the_mask_is_noticed(monkeypatch: pytest.MonkeyPat
     """Negative control: block-wise weights computed without the block's own rows of the mask."""
     case = next(c for c in map(example_case, range(50)) if len(set(c.sample.lanes)) > 2)
     model, sample = case.model("numpy", "float32"), case.sample
-    dense = attention_weights(model, *sample.rows, sample.rope, sample.mask)
-    keep = attention._Kept.__rmatmul__
+    dense = by_identity(model, sample.rows, sample.rope, sample.mask)
+    keep = decoder.attention_weights
 
-    def rolled(self: Any, weights: np.ndarray) -> np.ndarray:
-        return keep(self, np.roll(weights, 1, axis=-1))
+    def rolled(*given: Any) -> np.ndarray:
+        return np.roll(keep(*given), 1, axis=-1)
 
-    monkeypatch.setattr(attention._Kept, "__rmatmul__", rolled)
+    monkeypatch.setattr(decoder, "attention_weights", rolled)
     found, _ = collected(model, sample.rows, sample.rope, sample.mask, 2)
     assert np.abs(found - dense).max() > 1e-3
 
