@@ -1,10 +1,9 @@
 # %% [markdown]
 # # 1. Attention is a weighted average
 #
-# A transformer has one place where a token learns anything about another token: attention. It is
-# an average of vectors, with weights that the vectors themselves decide. That is all of it, and
-# this page builds it in four lines of NumPy. Positions, lanes and caches come later, one at a
-# time.
+# A transformer has one place where a token learns something about another token: attention. It is
+# an average of vectors, and the vectors themselves decide the weights. This page builds it in four
+# lines of NumPy. Positions, lanes and caches come later, one at a time.
 #
 # Run it with `python tutorials/01_attention.py` (`pip install -e '.[test]'` gives all that the
 # tutorials need), or open it as a notebook (`jupytext --to notebook tutorials/01_attention.py`).
@@ -24,11 +23,12 @@ queries, keys, values = rng.standard_normal((3, T, D))
 # %% [markdown]
 # ## Weights
 #
-# Each token has three vectors. Its **query** says what it looks for, its **key** what it can be
-# found by, its **value** what it has to say. How much token t listens to token s depends on the
-# product of t's query with s's key: the **score**. A softmax turns a row of scores into weights:
-# positive, with the sum 1. The scores are divided by sqrt(D) first. A product of D random terms
-# has a spread of sqrt(D), and without the division a long query would hear little but one key.
+# Each token has three vectors. Its **query** says what it looks for, its **key** says what it can
+# be found by, its **value** is what it passes on. How much token t attends to token s depends on
+# the product of t's query with s's key: the **score**. A softmax turns a row of scores into
+# weights: positive, with the sum 1. First the scores are divided by sqrt(D). A sum of D random
+# products has a spread of sqrt(D); without the division a long query would attend to almost one key
+# only.
 
 
 # %%
@@ -49,8 +49,8 @@ for t in range(T):  # the matrix product is the weighted average, written out
     assert np.allclose(mixed[t], sum(weights[t, s] * values[s] for s in range(T)))
 
 # %% [markdown]
-# An average stays within what it averages, and it does not care in which order it is given:
-# attention as it stands sees a *bag* of words. Order enters in the next tutorial.
+# An average stays between the values that it averages, and their order does not matter: attention
+# alone sees a *bag* of words. The next tutorial adds the order.
 
 # %%
 assert (mixed <= values.max(axis=0) + 1e-12).all() and (mixed >= values.min(axis=0) - 1e-12).all()
@@ -59,11 +59,11 @@ shuffled = softmax(queries @ keys[order].T / np.sqrt(D)) @ values[order]
 assert np.allclose(shuffled, mixed)
 
 # %% [markdown]
-# ## Who may be listened to
+# ## Which keys may be seen
 #
 # A model that writes from left to right must not read what is not written yet. A **mask** says
 # which keys a query may see, here those up to its own place. A hidden key gets the score minus
-# infinity, which the softmax turns into the weight 0. Not a small weight: zero. The first token
+# infinity, which the softmax turns into the weight 0: not a small weight, but zero. The first token
 # sees only itself.
 
 # %%
@@ -73,8 +73,8 @@ causal = softmax(np.where(visible, scores, -np.inf))
 assert (causal[~visible] == 0).all()
 assert causal[0, 0] == 1
 louder = values.copy()
-louder[-1] += 1000  # whatever the last word says,
-assert np.array_equal((causal @ louder)[:-1], (causal @ values)[:-1])  # nobody before it can hear
+louder[-1] += 1000  # the last word changes,
+assert np.array_equal((causal @ louder)[:-1], (causal @ values)[:-1])  # no word before it does
 
 names = [f"{word} {t}" for t, word in enumerate(words)]
 plot.show(plot.attention(causal, names, names, "Causal attention"), "01-causal")
@@ -82,9 +82,10 @@ plot.show(plot.attention(causal, names, names, "Causal attention"), "01-causal")
 # %% [markdown]
 # ## The same from tinylane
 #
-# tinylane's decoder has this function, for several **heads** at once: each head has queries of its
-# own and makes its own average. With fewer heads of keys than of queries (4 and 2 here), two heads
-# of queries share one of keys: "grouped" attention, with half the keys and values to remember.
+# tinylane's decoder has this function for several **heads** at once: each head has its own queries
+# and makes its own average. There may be fewer heads of keys than of queries (2 and 4 here). Then
+# two heads of queries share one head of keys: "grouped" attention, with half the keys and values to
+# keep.
 
 # %%
 H, K = 4, 2
@@ -106,13 +107,13 @@ print(f"attention by hand equals tinylane's, error {np.abs(theirs - by_hand).max
 #
 # **1.** Multiply all queries by a factor: 0, 1, then 100. What happens to the weights?
 #
-# **2.** Find the weights of `tinylane_attention` without touching its inside. It returns averages
-# only, but you choose what it averages.
+# **2.** Find the weights of `tinylane_attention` without changing its code. It returns only
+# averages, but you choose what it averages.
 
 # %% [markdown]
 # ### Solution 1
-# With 0 every score is 0 and everybody is heard alike. With a large factor one key gets
-# everything: the softmax turns into a choice. The scale of the queries is a volume knob.
+# With 0 every score is 0 and all keys get the same weight. With a large factor one key gets all the
+# weight: the softmax becomes a choice. The scale of the queries decides how sharp the choice is.
 
 # %%
 assert np.allclose(softmax(0 * scores), 1 / T)

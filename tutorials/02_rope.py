@@ -1,10 +1,10 @@
 # %% [markdown]
 # # 2. RoPE: rotate two vectors, and only the difference matters
 #
-# Attention sees a bag of words. To tell it who stands where, rotary position embedding (RoPE,
+# Attention sees a bag of words. To tell it where each word stands, rotary position embedding (RoPE,
 # arXiv:2104.09864) turns each query and each key by an angle that grows with its position. A
-# product of two vectors does not change when both turn alike: what is left in the score is the
-# *difference* of the two positions.
+# product of two vectors does not change when both turn by the same angle. So the score depends only
+# on the *difference* of the two positions.
 
 # %%
 import numpy as np
@@ -35,11 +35,11 @@ assert np.isclose((turn(3) @ q) @ (turn(1) @ k), (turn(103) @ q) @ (turn(101) @ 
 # %% [markdown]
 # ## Many planes, many speeds
 #
-# One plane repeats itself after 2 pi positions. So a head of D channels is cut into D/2 planes,
-# and plane d turns by theta[d] radians a position: 1 radian in the fastest, then ever slower in
-# equal ratios, like the hands of a clock. Fast planes tell neighbours apart, slow ones know
-# roughly where in a long text they are. Channel d is paired with channel d + D/2 (the "half-split"
-# layout of Hugging Face weights; the paper pairs neighbours).
+# One plane repeats itself after 2 pi positions. So a head of D channels is cut into D/2 planes, and
+# plane d turns by theta[d] radians per position: 1 radian in the fastest plane, then slower and
+# slower in equal ratios, like the hands of a clock. Fast planes tell neighbours apart. Slow planes
+# tell roughly where in a long text a word is. Channel d is paired with channel d + D/2 (the
+# "half-split" layout of Hugging Face weights; the paper pairs neighbours).
 
 # %%
 D, base = 8, 10000.0
@@ -56,8 +56,8 @@ def rope(x, i):
 
 
 q, k = rng.standard_normal((2, D))
-picture = plot.turns({"at 0": q, "at 1": rope(q, 1), "at 10": rope(q, 10)}, "One query, turned")
-plot.show(picture, "02-turns")
+figure = plot.turns({"at 0": q, "at 1": rope(q, 1), "at 10": rope(q, 10)}, "One query, turned")
+plot.show(figure, "02-turns")
 
 assert np.isclose(rope(q, 7) @ rope(k, 3), rope(q, 1007) @ rope(k, 1003))
 assert not np.isclose(rope(q, 7) @ rope(k, 3), rope(q, 7) @ rope(k, 4))  # another difference
@@ -67,13 +67,13 @@ assert np.isclose(np.linalg.norm(rope(q, 7)), np.linalg.norm(q))  # turning keep
 # ## The same from tinylane
 #
 # `table` computes the cosines C and sines S of all rows at once, `rotate` applies them: x * C plus
-# S times x with its halves exchanged (and one of them negated). `factor` is 1 unless a checkpoint
-# was stretched to longer texts by YaRN, which scales the scores a little. Angles are computed in
-# float64 on the host, for a reason you can see in exercise 2.
+# S times x with its halves exchanged (and one of them negated). `factor` is 1, unless YaRN extended
+# a checkpoint to longer texts; that scales the scores a little. Angles are computed in float64 on
+# the host; exercise 2 shows why.
 
 # %%
-found, factor = frequencies(RopeConfig(base=base), D)
-assert np.allclose(found, theta) and factor == 1.0
+theirs, factor = frequencies(RopeConfig(base=base), D)
+assert np.allclose(theirs, theta) and factor == 1.0
 
 positions = np.arange(50)
 x = rng.standard_normal((50, D))
@@ -82,12 +82,12 @@ by_hand = np.array([rope(row, i) for row, i in zip(x, positions, strict=True)])
 assert np.allclose(rotate(x, *tables), by_hand)
 
 # %% [markdown]
-# ## What a score looks like from afar
+# ## How a score depends on the distance
 #
-# Take a key that equals the query, and move it away. All planes agree at difference 0; further out
-# the fast ones disagree with each other, and the score falls. With a real head (64 channels or
-# more) this is how a model can prefer what is near. The sign matters too for two vectors that
-# differ: a key 5 behind is not a key 5 ahead.
+# Take a key that equals the query, and move it away. At difference 0 all planes agree. Further away
+# the fast planes disagree with each other, and the score falls. With a real head (64 channels or
+# more) a model can prefer near keys in this way. For two different vectors the sign matters too: a
+# key 5 behind is not the same as a key 5 ahead.
 
 # %%
 long, _ = frequencies(RopeConfig(), 64)
@@ -97,8 +97,8 @@ curves = {  # `0 * long` and `[0]`: no rotation by lanes yet (tutorial 6)
     "key equals query": difference_scores(same, same, long, 0 * long, away, [0])[0],
     "a random key": difference_scores(same, other, long, 0 * long, away, [0])[0],
 }
-picture = plot.lines(curves, away, "key position - query position", "score", "Score by distance")
-plot.show(picture, "02-scores")
+figure = plot.lines(curves, away, "key position - query position", "score", "Score by distance")
+plot.show(figure, "02-scores")
 
 alike, random = curves.values()
 assert alike.argmax() == 200 and np.isclose(alike[200], 64)  # the middle: difference 0
@@ -115,9 +115,9 @@ assert np.allclose(alike, alike[::-1]) and not np.allclose(random, random[::-1])
 
 # %% [markdown]
 # ### Solution 1
-# None change: positions are whole numbers, and six more full turns a position lead to the same
-# place. This is why an angular frequency means something only up to multiples of 2 pi (tutorial 6
-# says it of lanes). Adding 1 changes nearly all.
+# No score changes: positions are whole numbers, and six more full turns per position lead to the
+# same angle. So an angular frequency is known only up to multiples of 2 pi (tutorial 6 says the
+# same of lanes). Adding 1 changes nearly all scores.
 
 # %%
 before = rope(q, 7) @ rope(k, 3)
@@ -128,8 +128,8 @@ assert not np.isclose(rope(q, 7) @ rope(k, 3), before)
 
 # %% [markdown]
 # ### Solution 2
-# By more than a thousandth of a radian, where a float32 cosine could be right to a ten-millionth.
-# Hence angles in float64, whose cosines are then rounded, once.
+# By more than 0.001 radians, where a float32 cosine could be right to 0.0000001. So angles are
+# computed in float64, and only their cosines and sines are rounded.
 
 # %%
 far = 131072

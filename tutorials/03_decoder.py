@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 3. A decoder from these pieces
 #
-# A decoder is attention, position and two more small parts, a few times over. Here is a whole one
-# in forty lines of NumPy, with the weights of the trained model that comes with tinylane. It plays
-# a shell game: four cups, sixteen swaps, where is everything?
+# A decoder is attention, position and two more small parts, repeated a few times. Here is a whole
+# decoder in forty lines of NumPy, with the weights of the trained model that comes with tinylane.
+# It plays a shell game: four cups, sixteen swaps, where is each cup at the end?
 
 # %%
 import numpy as np
@@ -18,10 +18,10 @@ config, params = model.config, model.params  # sizes; arrays by the checkpoint's
 H, K, D = config.heads, config.kv_heads, config.head_dim
 
 # %% [markdown]
-# ## Leaf to root
+# ## From the parts to the whole
 #
-# **RMSNorm** (`norm`) scales each row to a common size, **SwiGLU** (`think`) is a small network
-# that sees one row alone; attention and rotation you know. Qwen3 also norms each query and key.
+# **RMSNorm** (`norm`) scales each row to a common size. **SwiGLU** (`mlp`) is a small network that
+# sees one row alone. You know attention and rotation. Qwen3 also normalises each query and key.
 
 
 # %%
@@ -30,7 +30,7 @@ def norm(x, name):
 
 
 def linear(x, name):
-    return x @ params[name + ".weight"]  # (in, out): a file's (out, in) is turned when it is loaded
+    return x @ params[name + ".weight"]  # (in, out): a file's (out, in) is transposed when loaded
 
 
 def rope(x):  # (heads, T, D), row t at position t
@@ -53,14 +53,14 @@ def attend(x, at):
     return linear((weights @ v).swapaxes(0, 1).reshape(len(x), -1), at + "o_proj"), weights
 
 
-def think(x, at):
+def mlp(x, at):
     gate = linear(x, at + "gate_proj")
     return linear(gate / (1 + np.exp(-gate)) * linear(x, at + "up_proj"), at + "down_proj")
 
 
 # %% [markdown]
-# The rows of the embedding go in; every layer *adds* to them what it found. A last product scores
-# every word of the vocabulary as the next: the logits.
+# The rows of the embedding go in; every layer *adds* its results to them. A last product gives a
+# score to every word of the vocabulary as the next word: the logits.
 
 
 # %%
@@ -68,9 +68,9 @@ def decoder(tokens):
     x, heard = params["model.embed_tokens.weight"][tokens], []
     for layer in range(config.layers):
         at = f"model.layers.{layer}."
-        found, weights = attend(norm(x, at + "input_layernorm"), at + "self_attn.")
-        x, heard = x + found, [*heard, weights]
-        x = x + think(norm(x, at + "post_attention_layernorm"), at + "mlp.")
+        mixed, weights = attend(norm(x, at + "input_layernorm"), at + "self_attn.")
+        x, heard = x + mixed, [*heard, weights]
+        x = x + mlp(norm(x, at + "post_attention_layernorm"), at + "mlp.")
     return linear(norm(x, "model.norm"), "lm_head"), heard
 
 
@@ -93,8 +93,8 @@ assert np.allclose(ours, theirs, atol=1e-9)
 # %% [markdown]
 # ## Let it write
 #
-# Take the likeliest word, put it behind the others, repeat. After the prompt comes the writer's
-# tag, `1/1`: the first of one. Then the model writes where the cups are after every swap.
+# Take the most likely word, append it, repeat. After the prompt comes the writer's tag, `1/1`: the
+# first of one. Then the model writes where the cups are after every swap.
 
 # %%
 tokens = prompt + model.tokenizer.encode("1/1")
@@ -108,15 +108,15 @@ result = tinylane.generate(model, prompt, lane_prompts=["1/1"], max_tokens=16)
 assert result.texts[0].split() == written.split()
 
 # %% [markdown]
-# Which words does it read when it writes the next arrangement? The mean of the first layer's heads
-# shows a diagonal: each step looks up the swap that is due.
+# Which words does it read when it writes the next arrangement? The average over the first layer's
+# heads shows a diagonal: each step reads the swap that comes next.
 
 # %%
 heard = decoder(tokens)[1][0].mean(axis=0)  # layer 0: (T, T)
 words = [model.tokenizer.decode([t]) for t in tokens]
 n, first = len(prompt), 4  # the swaps stand behind "cups ABCD , swap"
-picture = plot.attention(heard[n:-1], words[n:-1], words, "Layer 0 as it writes, mean of heads")
-plot.show(picture, "03-heard")
+figure = plot.attention(heard[n:-1], words[n:-1], words, "Layer 0 as it writes, mean of heads")
+plot.show(figure, "03-heard")
 
 to_swaps = heard[n:-1, first : first + game.swaps]  # (16, 16): step, swap
 assert np.trace(to_swaps) / 16 > 2 * to_swaps.mean()
@@ -124,13 +124,13 @@ assert np.trace(to_swaps) / 16 > 2 * to_swaps.mean()
 # %% [markdown]
 # ## Exercises
 #
-# **1.** Let attention add nothing, in all layers. What can the next word depend on then?
+# **1.** Let attention add nothing, in all layers. What does the next word depend on then?
 #
 # **2.** Replace the ninth swap by another. Which rows of the logits change, and which cannot?
 
 # %% [markdown]
 # ### Solution 1
-# On the last word alone: nothing else in a decoder carries anything from row to row.
+# On the last word alone: no other part of a decoder carries anything from row to row.
 
 # %%
 hear, attend = attend, lambda x, at: (0 * x, None)
@@ -139,8 +139,7 @@ assert np.allclose(deaf[-1], alone[0]) and not np.allclose(ours[-1], alone[0])
 
 # %% [markdown]
 # ### Solution 2
-# Rows before it stay as they were, to the last bit: what comes later is hidden from them. The
-# others change.
+# Rows before it stay exactly the same: what comes later is hidden from them. The others change.
 
 # %%
 other, place = list(prompt), first + 8

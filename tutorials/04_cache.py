@@ -1,10 +1,9 @@
 # %% [markdown]
 # # 4. The cache: the same text, faster
 #
-# Tutorial 3 wrote a word by running the whole text through the model, again for every word. But a
-# key and a value depend only on their own row and the rows before it, and those never change. So
-# keep them: that is the KV cache. A step then feeds one new row, whose query reads the stored
-# keys.
+# Tutorial 3 ran the whole text through the model again for every word. But a key and a value depend
+# only on their own row and the rows before it, and those never change. So keep them: that is the KV
+# cache. A step then feeds one new row, and its query reads the stored keys.
 
 # %%
 import numpy as np
@@ -21,9 +20,9 @@ rng = np.random.default_rng(3)
 # %% [markdown]
 # ## By hand, in one head
 #
-# Feed six rows at once, and one by one with a growing pile of keys and values: the last row's
-# average is the same. Keys are stored *after* their rotation. A key's angle is that of its own
-# position, which never changes, so it is turned once.
+# Feed six rows at once, then one by one with a growing list of keys and values: the averages are
+# the same. Keys are stored *after* their rotation. A key's angle belongs to its own position, which
+# never changes, so it is turned once.
 
 # %%
 T, D = 6, 8
@@ -48,12 +47,12 @@ at_once = [average(Q[i], K[: i + 1], v[: i + 1]) for i in range(T)]
 assert np.allclose(one_by_one, at_once)
 
 # %% [markdown]
-# No mask was needed in a step: what is in the pile has been written, and may be seen.
+# A step needs no mask: what is in the list has been written, and may be seen.
 #
 # ## A whole model
 #
-# `model.new_cache()` gives an empty cache; calling the model with it feeds rows, which see what
-# the cache holds and stay in it. In one pass, in two pieces, row by row: the same logits.
+# `model.new_cache()` gives an empty cache. Calling the model with it feeds rows. They see what the
+# cache holds, and stay in it. In one pass, in pieces or row by row: the logits are the same.
 
 # %%
 model = tinylane.load(embedded(), backend="numpy", dtype="float64")
@@ -71,7 +70,7 @@ for cuts in ([10], [1, 2, 20], range(1, len(tokens))):
 assert len(cache) == len(tokens)
 
 # %% [markdown]
-# Rows that are in a cache stay as they are when more come, to the last bit.
+# Rows in a cache stay exactly the same when more rows come.
 
 # %%
 before = cache.rows(layer=1)[0].copy()  # (kv heads, rows, D)
@@ -106,20 +105,20 @@ print(f"rows through the model: {sum(a.fed)} without a cache, {sum(b.fed)} with 
 assert sum(b.fed) == len(prompt) + 16 and sum(a.fed) > 10 * sum(b.fed)
 
 work = {"no cache": np.cumsum(a.fed), "cache": np.cumsum(b.fed)[1:]}
-picture = plot.lines(work, np.arange(1, 17), "words written", "rows", "Rows through the model")
-plot.show(picture, "04-work")
+figure = plot.lines(work, np.arange(1, 17), "words written", "rows", "Rows through the model")
+plot.show(figure, "04-work")
 
 # %% [markdown]
 # ## Exercises
 #
 # **1.** How many bytes does the cache hold per token? Compute it from `model.config` and check it.
 #
-# **2.** What if keys were stored before their rotation, and all turned anew at each step, counting
-# positions from the *newest* word backwards? Is the score another?
+# **2.** Store keys before their rotation, and turn all of them again at each step, counting
+# positions backwards from the *newest* word. Does the score change?
 
 # %% [markdown]
 # ### Solution 1
-# A key and a value, per layer and per key head, of D numbers each. The buffers have room to spare.
+# A key and a value per layer and per key head, D numbers each. The buffers are larger than needed.
 
 # %%
 per_token = 2 * c.layers * c.kv_heads * c.head_dim * 8  # float64: 8 bytes
@@ -129,9 +128,9 @@ print(per_token, "bytes per token")
 
 # %% [markdown]
 # ### Solution 2
-# The same score, for only differences matter (tutorial 2), at the price of turning every key at
-# every step. Storing them turned is free; it is also why a cached key cannot move to another
-# place.
+# The score is the same, because only differences matter (tutorial 2). But every key must be turned
+# at every step. Storing turned keys avoids that. It is also the reason why a cached key cannot move
+# to another position.
 
 # %%
 back_C, back_S = table((np.arange(T) - (T - 1))[:, None] * theta, dtype=np.float64)

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 5. Lanes: coordinates, masks, what leaks and what cannot
 #
-# So far one writer. Now N of them write at once, each its own continuation of one prompt: N
-# **lanes**. If you wish, they read each other while they write. Nothing about the decoder changes.
-# Each token gets a second coordinate, and the mask asks for it.
+# So far there was one writer. Now N writers work at the same time, each on its own continuation of
+# one prompt: N **lanes**. They may read each other while they write. The decoder does not change.
+# Each token gets a second coordinate, and the mask uses it.
 
 # %%
 import numpy as np
@@ -36,8 +36,8 @@ assert positions.tolist() == [0, 1, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5]
 # - it is in the query's own lane, n == m, and j <= i; or
 # - it is in another lane, `visibility[m, n]` is true, and j <= i - `lag`.
 #
-# Shared queries see shared keys only: the prompt does not know that there are lanes. These three
-# sentences, as a loop:
+# Shared queries see shared keys only: the prompt does not depend on the lanes. These three
+# sentences as a loop:
 
 
 # %%
@@ -63,14 +63,14 @@ plot.show(plot.mask(LaneMask(one_way), positions, lanes, title="one way, lag 0")
 
 # %% [markdown]
 # With `lag=0` a lane sees the tokens at its own position in other lanes. Does the future leak? No:
-# the tokens fed in this step were drawn in the step before. They are known to all. What is drawn
-# *from* this step nobody has yet.
+# the tokens fed in this step were sampled in the step before, so they are known to all lanes. What
+# will be sampled *from* this step is not known to any lane yet.
 #
 # ## What leaks
 #
-# Take a small decoder with random weights, change the tokens of one lane, and look which logits
-# move. With `one_way` lane 2 hears lane 0, and lane 0 never hears lane 2. "Never" means not in the
-# last bit.
+# Take a small decoder with random weights, change the tokens of one lane, and see which logits
+# change. With `one_way` lane 2 reads lane 0, and lane 0 never reads lane 2. "Never" is exact: not
+# one bit changes.
 
 # %%
 config = ModelConfig(vocab=11, layers=2)
@@ -91,14 +91,14 @@ by_lane_2 = moved(lanes == 2, LaneMask(one_way))
 by_lane_0 = moved(lanes == 0, LaneMask(one_way))
 assert set(lanes[by_lane_2]) == {2}
 assert set(lanes[by_lane_0]) == {0, 1, 2}
-assert not moved(lanes == 2, LaneMask.joint(N))[:P].any()  # the prompt hears nobody
+assert not moved(lanes == 2, LaneMask.joint(N))[:P].any()  # the prompt reads no lane
 
 # %% [markdown]
 # ## What leaks by way of others
 #
-# In a chain, lane 0 reads lane 1 and lane 1 reads lane 2. Lane 0 may not see lane 2's keys, and
-# yet hears of it: in the second layer lane 1's rows carry what they took up in the first. What
-# counts is who can be *reached*: the transitive closure of `visibility`.
+# In a chain, lane 0 reads lane 1 and lane 1 reads lane 2. Lane 0 does not see lane 2's keys, but it
+# is still influenced by them: in the second layer lane 1's rows carry what they read in the first.
+# What counts is which lanes can be *reached*: the transitive closure of `visibility`.
 
 # %%
 chain = LaneMask(np.array([[1, 1, 0], [0, 1, 1], [0, 0, 1]]))
@@ -116,7 +116,7 @@ assert set(lanes[moved(lanes == 2, chain)]) == {0, 1, 2}
 
 # %% [markdown]
 # ### Solution 1
-# Exactly `lag` steps later. In its own lane it is noticed at once.
+# Exactly `lag` steps later. In its own lane the change arrives at once.
 
 # %%
 first = (lanes == 1) & (positions == P)
@@ -127,9 +127,9 @@ for lag in (0, 1, 2):
 
 # %% [markdown]
 # ### Solution 2
-# No: to each, the world looks the same, so they agree for ever. Even their logits are equal. To
-# share work the lanes must know who they are. A tag as the first token helps; to know *where* what
-# they read was written takes the second rotation of the next tutorial.
+# No: both lanes see the same, so they always write the same. Even their logits are equal. To share
+# work, a lane must know which lane it is. A tag as the first token helps. To know *which lane*
+# wrote what it reads, it needs the second rotation of the next tutorial.
 
 # %%
 twins = tokens[positions]  # the same word at the same position in every lane

@@ -2,9 +2,9 @@
 # # 6. LaneRoPE: a second axis
 #
 # RoPE turns a vector by theta per position. LaneRoPE (arXiv:2605.27570) turns it further, by
-# **Omega** per lane, in the same planes. Turning first by one and then by the other is one turn by
-# the sum, so a score depends on two differences: of position and of lane. A query can look for
-# "three back, one lane over", and Omega can be learned.
+# **Omega** per lane, in the same planes. Two turns, one after the other, are one turn by the sum.
+# So a score depends on two differences: of position and of lane. A query can look for "three back,
+# one lane over", and Omega can be learned.
 
 # %%
 import numpy as np
@@ -19,7 +19,7 @@ from tinylane.testing.checks import plain  # a decoder that knows no lanes
 from tinylane.testing.samples import random_weights
 from tinylane.view.attention import difference_scores
 
-D, N, slot = 64, 4, 128  # channels, lanes; what the slot is comes below
+D, N, slot = 64, 4, 128  # channels, lanes; the slot is explained below
 theta, _ = frequencies(RopeConfig(), D)
 rng = np.random.default_rng(0)
 q, k = rng.standard_normal((2, D))
@@ -27,7 +27,7 @@ q, k = rng.standard_normal((2, D))
 # %% [markdown]
 # ## By hand, and from tinylane
 #
-# One plane is one complex number: channel d plus i times channel d + D/2. Turning is multiplying.
+# A plane is one complex number: channel d plus i times channel d + D/2. A turn is a product.
 
 
 # %%
@@ -40,7 +40,7 @@ def score(a, b):
     return (a.conj() * b).sum().real
 
 
-omega = rng.uniform(-3, 3, D // 2)  # any will do
+omega = rng.uniform(-3, 3, D // 2)  # any numbers
 lane_rope = LaneRoPE(omega)
 for (i, m), (j, n) in [((7, 0), (3, 2)), ((9, 3), (9, 1)), ((5, 1), (4, 1))]:
     ours = score(turned(q, i, m, omega), turned(k, j, n, omega))
@@ -51,19 +51,19 @@ for (i, m), (j, n) in [((7, 0), (3, 2)), ((9, 3), (9, 1)), ((5, 1), (4, 1))]:
     assert np.isclose(difference_scores(q, k, theta, omega, [j - i], [n - m])[0, 0], ours)
 
 ntk = LaneRoPE.ntk(theta, slot=16, scale=N)
-picture = plot.scores(np.ones(D), np.ones(D), theta, ntk.omega, range(-64, 65), range(-3, 4))
-plot.show(picture, "06-scores")
+figure = plot.scores(np.ones(D), np.ones(D), theta, ntk.omega, range(-64, 65), range(-3, 4))
+plot.show(figure, "06-scores")
 
 # %% [markdown]
-# The ridge: with this Omega, a lane further is much like `slot` = 16 positions ahead. The prompt
-# has no lane: by default (`prompt_lane="own"`) everybody sees it at lane difference 0.
+# The ridge shows: with this Omega, one lane further is much like `slot` = 16 positions ahead. The
+# prompt has no lane: by default (`prompt_lane="own"`) every lane sees it at lane difference 0.
 #
 # ## Group Think is a special case
 #
 # Let Omega be `slot * theta`. Then theta * i + Omega * m is theta * (i + m * slot): lane m's token
-# i stands where token i + m * slot of one long text would. With the prompt at lane 0 this is Group
-# Think (arXiv:2505.11107). The check runs a decoder with that Omega, and one that knows no lanes at
-# the virtual positions: the same logits (a law, tutorial 8).
+# i stands where token i + m * slot of one long text would stand. With the prompt at lane 0 this is
+# Group Think (arXiv:2505.11107). The check runs a decoder with that Omega, and a decoder without
+# lanes at the virtual positions: the logits are the same (law 11; laws are in tutorial 8).
 
 # %%
 config = ModelConfig(vocab=11)
@@ -79,11 +79,11 @@ print(assert_group_think(f, plain(model), sample, model.theta, slot))
 # %% [markdown]
 # ## Why far negative distances hurt
 #
-# A lane's own past lies behind it. A key of a *higher* lane lies ahead: its virtual distance is
-# `(j-i) + (n-m)*slot`, up to `(N-1)*slot`. No model that writes from left to right has met a key
-# ahead of its query, and a score that was learned on some distances promises nothing about others.
-# A toy shows how badly: fit the D numbers of a score (a cosine and a sine per plane) to "the
-# nearer, the louder" on 512 distances behind. Ahead it rises on, and drowns all that is behind.
+# A lane's own past is behind it. A key of a *higher* lane is ahead: its virtual distance is `(j-i)
+# + (n-m)*slot`, up to `(N-1)*slot`. A model that writes from left to right has never seen a key
+# ahead of its query, and a score that was learned on some distances can be anything on others. A
+# small example: fit the D numbers of a score (a cosine and a sine per plane) to "nearer is larger"
+# on 512 distances behind. Ahead the score keeps rising, and is larger than all scores behind.
 
 # %%
 seen = -np.arange(512)
@@ -102,11 +102,11 @@ plot.show(plot.lines(near, where, "virtual distance", "score", title), "06-ahead
 # %% [markdown]
 # ## The NTK-aware start
 #
-# It is the slow planes that have not seen it all. A fast plane has been round the circle many
-# times behind; a slow one knows a small arc, and far ahead is off it. So keep Group Think's turn
-# in the fast planes, to tell lanes apart, and shrink it more and more towards the slow ones:
+# The problem is in the slow planes. In training a fast plane has been at all angles many times. A
+# slow plane has seen only a small arc, and a key far ahead is outside of it. So keep Group Think's
+# turn in the fast planes, to tell lanes apart, and make it smaller towards the slow planes:
 # Omega_d = slot * theta_d * scale^(-2d / (D - 2)), 1/scale of it in the slowest. The paper names
-# such a start; these constants are our reading of it. It lessens the harm. Training does the rest.
+# such a start; these constants are our reading of it. It reduces the harm; training does the rest.
 
 # %%
 assert theta[0] * 511 > 80 * 2 * np.pi and theta[-1] * 511 < 0.1  # rounds; a small arc
@@ -134,7 +134,7 @@ plot.show(plot.angles(curves), "06-omega")
 
 # %% [markdown]
 # ### Solution 1
-# 0, and every whole number of full turns: a lane index is a whole number too.
+# 0, and every whole number of full turns, because a lane index is a whole number.
 
 # %%
 for same in (np.zeros(D // 2), 2 * np.pi * rng.integers(-3, 4, D // 2)):
@@ -142,7 +142,7 @@ for same in (np.zeros(D // 2), 2 * np.pi * rng.integers(-3, 4, D // 2)):
 
 # %% [markdown]
 # ### Solution 2
-# Moving all changes no difference. An exchange turns "one lane over" round.
+# Moving all lanes changes no difference. An exchange reverses "one lane over".
 
 # %%
 at = lambda m, n: score(turned(q, 5, m, omega), turned(k, 3, n, omega))

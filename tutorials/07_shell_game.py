@@ -1,10 +1,10 @@
 # %% [markdown]
 # # 7. Four lanes play the shell game, step by step
 #
-# Sixteen swaps, one after the other, take a lone writer sixteen steps: the second swap acts on
-# what the first has left. But swaps *compose*: what the first four do together is again a
-# rearrangement, and so is what the next four do. Four lanes can take four swaps each, at the same
-# time, if they can then read each other's result. This page watches a model that has learned to.
+# One writer alone needs sixteen steps for sixteen swaps: the second swap acts on the result of the
+# first. But swaps *compose*: the first four together are again a rearrangement, and so are the next
+# four. Four lanes can take four swaps each, at the same time, if they can then read each other's
+# results. This page shows a model that has learned this.
 
 # %%
 import numpy as np
@@ -23,9 +23,10 @@ print(game.prompt(moves))
 # %% [markdown]
 # ## The plan
 #
-# Each lane follows its quarter from `ABCD`, as if nothing had happened before: four words. Then
-# the lanes pair up, 0 with 1 and 2 with 3, and each writes its pair's product; then all four write
-# the product of everything. Six words instead of sixteen; for K swaps, K/N + log2 N instead of K.
+# Each lane follows its quarter from `ABCD`, as if no swap came before: four words. Then the lanes
+# form pairs, 0 with 1 and 2 with 3, and each writes its pair's product. Then all four write the
+# product of everything. That makes six words instead of sixteen; for K swaps, K/N + log2 N instead
+# of K.
 
 # %%
 plan = game.write(moves[None], N)[0]  # (N, 6) numbers of arrangements
@@ -42,8 +43,8 @@ assert plan.shape[1] == game.steps(N) == 16 // N + 2
 # ## The steps, by hand
 #
 # One pass for the prompt, one for the four tags (`1/4` ... `4/4`, so that each lane knows its
-# share), then one pass per step, with one row per lane. The mask is `joint` with lag 0: each lane
-# sees what the others were fed in this very step. That is all that joint decoding is.
+# part), then one pass per step, with one row per lane. The mask is `joint` with lag 0: each lane
+# sees what the others were fed in this very step. This is joint decoding.
 
 # %%
 encode = model.tokenizer.encode
@@ -60,7 +61,7 @@ for step in range(game.steps(N)):
     written.append(fed)
     print(f"position {P + 1 + step}:", *(f"{model.tokenizer.decode([t]):5}" for t in fed))
 written = np.array(written).T
-assert np.array_equal(written, plan + game.ids["ABCD"])  # exactly to plan; ABCD is number 0
+assert np.array_equal(written, plan + game.ids["ABCD"])  # exactly the plan; ABCD is number 0
 assert len(cache) == P + N * game.steps(N)
 
 # %% [markdown]
@@ -74,11 +75,11 @@ assert result.texts[2].split()[-1] == game.answer(moves)
 plot.show(plot.lanes(result, model.tokenizer, "Four lanes, six words each"), "07-lanes")
 
 # %% [markdown]
-# ## Who listened to whom
+# ## Which lane attends to which
 #
-# While a lane follows its own quarter it has no use for the others. When it composes, it must read
-# them. The middle layer shows it, in the mean of twenty games: for the fifth word each lane turns
-# to its partner, for the sixth to the other pair as well.
+# While a lane follows its own quarter, it does not need the others. When it composes, it must read
+# them. The middle layer shows this, averaged over twenty games: for the fifth word each lane
+# attends to its partner, for the sixth to the other pair as well.
 
 # %%
 games, _ = game.rows(game.draw(20, np.random.default_rng(5)), N)
@@ -98,9 +99,9 @@ plot.show(plot.lines(curves, np.arange(1, 7), "word written", "weight", title), 
 # %% [markdown]
 # ## Without reading, without a lane rotation
 #
-# Take the reading away (`independent`), or the second rotation (Omega = 0), and play ten games.
-# This model was trained with both, so this shows that it *uses* both. What a model can learn
-# without one of them is a different question, which takes training to answer.
+# Remove the reading (`independent`) or the second rotation (Omega = 0), and play ten games. This
+# model was trained with both, so this shows that it *uses* both. What a model can learn without one
+# of them is another question; only training can answer it (tutorials 10 and 11).
 
 
 # %%
@@ -121,14 +122,14 @@ assert right() == 1 and right(lane_mask=alone) < 0.5 and right(lane_rope=unturne
 
 # %% [markdown]
 # ## Exercises
-# **1.** Nobody may read lane 3 (`mask.silence(3)`). Which words go wrong?
+# **1.** No other lane may read lane 3 (`mask.silence(3)`). Which words are wrong?
 #
-# **2.** How many steps do 1, 2, 4 and 8 lanes take? Does the model know how to share so?
+# **2.** How many steps do 1, 2, 4 and 8 lanes take? Has the model learned to share in this way?
 
 # %% [markdown]
 # ### Solution 1
-# Lane 2 cannot form its pair's product, and nobody the whole. Lane 0's pair mostly goes right, but
-# the model has never met a missing lane, and it shows.
+# Lane 2 cannot form its pair's product, and no lane can form the whole. Lane 0's pair is mostly
+# right, but not always: the model has never seen a missing lane.
 
 # %%
 mute = mask.silence(3)
@@ -138,7 +139,7 @@ assert pair_0 > 2 * pair_2 and pair_2 < 0.5 and right(lane_mask=mute) < 0.5
 
 # %% [markdown]
 # ### Solution 2
-# 16, 9, 6 and 5: the eighth lane saves little, for there is more to compose.
+# 16, 9, 6 and 5. Eight lanes save little more than four: there is more to compose.
 
 # %%
 assert [game.steps(n) for n in (1, 2, 4, 8)] == [16, 9, 6, 5]

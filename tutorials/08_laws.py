@@ -2,9 +2,9 @@
 # # 8. The laws: test an encoding of your own
 #
 # You change something: another Omega, another mask, another way to place lanes. Does it do what
-# you meant? One example proves little. A **law** is a sentence about all inputs ("adding 7 to
-# every position changes no logits"), and Hypothesis hunts for an input that breaks it, then makes
-# that input small. `tinylane.testing` holds thirteen laws.
+# you want? One example proves little. A **law** is a sentence about all inputs ("adding 7 to
+# every position changes no logits"). Hypothesis searches for an input that breaks it, then makes
+# that input small. `tinylane.testing` has thirteen laws.
 
 # %%
 import numpy as np
@@ -17,8 +17,8 @@ from tinylane.testing.strategies import cases
 # %% [markdown]
 # ## An encoding: lanes on a ring
 #
-# Let the lanes stand in a circle, so that the last is next to the first. Each plane turns by a
-# whole multiple of 2 pi / N per lane: N lanes on, it is back where it was. It is only an Omega.
+# Let the lanes stand in a circle, so that the last lane is next to the first. Each plane turns by a
+# whole multiple of 2 pi / N per lane: after N lanes it is back at its start. It is only an Omega.
 
 
 # %%
@@ -31,8 +31,8 @@ assert np.allclose(np.exp(1j * 4 * ring(np.ones(8)).omega), 1)
 # %% [markdown]
 # ## Two mistakes
 #
-# Both look harmless. `Squared` lets lane m turn by m * m, "to spread the lanes out". `Minus`
-# forgets that the prompt's lane, `SHARED`, is -1, and turns the prompt by minus one lane.
+# Both look harmless. `Squared` turns lane m by m * m, "to spread the lanes out". `Minus` forgets
+# that the prompt's lane, `SHARED`, is -1, and turns the prompt by minus one lane.
 
 
 # %%
@@ -55,9 +55,9 @@ encodings = {
 # %% [markdown]
 # ## The laws
 #
-# `cases()` draws a small decoder, a mask and rows: lanes ragged, late or forked, with a prompt or
-# without. A law takes a function `f(tokens, positions, lanes) -> logits` and a sample. `bound`
-# makes such a function of a model, `plain` one that knows no lanes.
+# `cases()` draws a small decoder, a mask and rows. Lanes have different lengths, start late or are
+# forked, with a prompt or without. A law takes a function `f(tokens, positions, lanes) -> logits`
+# and a sample. `bound` makes such a function of a model; `plain` makes one without lanes.
 
 # %%
 laws = {
@@ -89,13 +89,13 @@ caught = [[broken(laws[name], e) is not None for name in laws] for e in encoding
 names = ("encoding", "law", "broken (1) or not (0)")
 plot.show(plot.attention(caught, list(encodings), list(laws), "Caught", names), "08-caught")
 assert caught[0] == [False, False, False, False]  # the ring keeps every law
-assert caught[1] == [False, True, False, False]  # the score knows more than a difference
+assert caught[1] == [False, True, False, False]  # the score depends on more than a difference
 assert caught[2][2:] == [True, True]  # the prompt is no longer a part of every lane
 
 # %% [markdown]
-# Three laws let `squared` pass. The token shift lets both pass, the lane shift finds `minus` only
-# now and then. Laws are blind, each in its own direction, so one needs several; and each needs a
-# bug that it catches, or it may be asserting nothing. What a violation looks like, made small:
+# Three laws do not catch `squared`. The token shift catches neither mistake, and the lane shift
+# catches `minus` only sometimes. Each law misses some mistakes, so you need several. And each law
+# needs a bug that it catches, or it may be asserting nothing. A violation, made small, looks so:
 
 # %%
 violation = broken(laws["lane shift"], encodings["squared"], small=True)
@@ -107,12 +107,12 @@ assert len(violation.sample.tokens) <= 4  # two lanes that see each other are en
 #
 # **1.** A mask with an off-by-one: other lanes' keys are visible one step too early. Which law?
 #
-# **2.** Omega = 0 passes all four laws above, and tells no lane from another. Write the missing
+# **2.** Omega = 0 passes all four laws above, but it does not tell lanes apart. Write the missing
 # test: exchanging two lanes must change the logits.
 
 # %% [markdown]
 # ### Solution 1
-# Causality, which allows no difference at all: not a bit of a later token may be felt.
+# Causality. It allows no difference at all: a later token may not change a single bit.
 
 
 # %%
@@ -132,7 +132,7 @@ assert broken(lambda *given: causality(*given, kind=Early), ring) is not None
 
 # %% [markdown]
 # ### Solution 2
-# State the opposite as a law, and demand that it breaks: lanes that all see each other are
+# State the opposite as a law, and require that it breaks: lanes that all see each other are
 # anonymous, so renaming them renames the logits. True with Omega = 0; a good encoding breaks it.
 
 

@@ -2,9 +2,9 @@
 # # 9. A real checkpoint: Qwen3 or Llama, and what its lanes do untrained
 #
 # Nothing so far was special to small models. `python tutorials/09_checkpoint.py Qwen/Qwen3-0.6B`
-# downloads that one (1.5 GB) and uses MLX on a Mac; a Llama or Mistral will do, or a folder of
-# yours. Without a name, so in the tests and without a network, the page makes a tiny checkpoint of
-# random weights. **The output on the site is the tiny one's: nonsense.** The claims hold for both.
+# downloads that model (1.5 GB) and uses MLX on a Mac. A Llama, a Mistral or your own folder works
+# too. Without a name (in the tests, without a network) the page makes a tiny checkpoint of random
+# weights. **The text on the site is from the tiny one: nonsense.** The claims hold for both.
 
 # %%
 import json
@@ -27,8 +27,8 @@ SOURCE = sys.argv[1] if len(sys.argv) == 2 else ""  # or write a name here
 # %% [markdown]
 # ## What a checkpoint is
 #
-# A folder: sizes, weights, how text becomes numbers, how a conversation becomes text. Here is a
-# whole one. Most weights are published in bfloat16: the upper half of a float32's bits.
+# A folder with sizes, weights, how text becomes numbers, and how a conversation becomes text. Here
+# is a whole one. Most weights are published in bfloat16: the upper half of a float32's bits.
 
 
 # %%
@@ -57,8 +57,8 @@ source = SOURCE or tiny(Path("runs/tiny-checkpoint"))
 # %% [markdown]
 # ## What would be loaded
 #
-# `inspect` (`tinylane inspect` in a shell) refuses mathematics that is not implemented. Then a
-# weight by hand: eight bytes say how long the header is, and that says where a tensor's bytes are.
+# `inspect` (`tinylane inspect` in a shell) refuses mathematics that is not implemented. Then read a
+# weight by hand: eight bytes give the length of the header, which says where a tensor's bytes are.
 
 # %%
 report = inspect(source)
@@ -78,8 +78,8 @@ for path in Path(report["model"]["value"]).glob("*.safetensors"):  # large ones 
 # %% [markdown]
 # ## Four answers to one question
 #
-# A checkpoint was not trained to listen, so its lanes do not read each other unless you insist.
-# Each has random numbers of its own, so lane 0 writes what it would write alone.
+# A checkpoint was not trained to read other lanes, so its lanes do not, unless you ask for it. Each
+# lane has its own random numbers, so lane 0 writes what it would write alone.
 
 # %%
 prompt = model.tokenizer.prompt_ids("How many primes are there below 50?")
@@ -93,10 +93,10 @@ plot.show(plot.lanes(result, model.tokenizer, "Four independent answers"), "09-a
 # %% [markdown]
 # ## What if they read each other, untrained?
 #
-# Run what they have written once more, in one pass, with everybody visible. How far do the
-# predictions move? In nats (Kullback-Leibler divergence; 0 if nothing changed), for three starts
-# of Omega. On a real checkpoint this is harm that training has to undo; on random weights it is
-# only a number.
+# Run what they have written again, in one pass, with all lanes visible. How much do the predictions
+# change? We measure it in nats (Kullback-Leibler divergence; 0 if nothing changed), for three
+# starts of Omega. On a real checkpoint this is harm that training must undo; on random weights it
+# is only a number.
 
 # %%
 N, T, P = 4, min(len(lane.tokens) for lane in result.lanes), len(prompt)
@@ -128,7 +128,7 @@ plot.show(plot.lines(harm, np.arange(T), "step", "nats", "What untrained reading
 # ## Exercises
 # **1.** How much memory do eight lanes save by keeping the prompt's keys and values once?
 #
-# **2.** Do the laws hold on this checkpoint? (`tinylane verify` asks that.)
+# **2.** Do the laws hold on this checkpoint? (`tinylane verify` checks that.)
 
 # %% [markdown]
 # ### Solution 1
@@ -144,6 +144,6 @@ assert 8 * one.total - eight.total == 7 * one.weights + saved  # and seven copie
 # ### Solution 2
 
 # %%
-found = verify(model, samples_for(model, 2, 1, prompt=prompt)).findings
-print(*(f"{law.number:2} {law.law:14} {law.verdict}" for law in found), sep="\n")
-assert len(found) > 8 and all(law.holds for law in found)
+laws = verify(model, samples_for(model, 2, 1, prompt=prompt)).findings
+print(*(f"{law.number:2} {law.law:14} {law.verdict}" for law in laws), sep="\n")
+assert len(laws) > 8 and all(law.holds for law in laws)

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 10. Teach lanes to cooperate
 #
-# Tutorial 7 took reading and rotation from a trained model. What can be *learned* without them?
+# Tutorial 7 removed reading and rotation from a trained model. What can be *learned* without them?
 # Here small decoders are trained from random weights, each in seconds, on a game so small that we
-# can prove what some of them cannot do. The gradients need MLX (`.[test]` brings it).
+# can prove what some of them cannot do. The gradients need MLX (`.[test]` installs it).
 
 # %%
 import mlx.core as mx
@@ -21,8 +21,8 @@ from tinylane.train.omega import TrainingPlan  # the mask and the angles of a ba
 # %% [markdown]
 # ## The game
 #
-# Two lanes, each told a number from 0 to 4 that the other is not. Both must write lane 0's number
-# minus lane 1's. The prompt is `?`, the number is a lane's own. A batch is all 25 games.
+# Each of two lanes gets a number from 0 to 4 that the other does not see. Both must write lane 0's
+# number minus lane 1's. The prompt is `?`; the number is a lane prompt. A batch is all 25 games.
 
 # %%
 words = ["?", *"01234", *(f"{d:+d}" for d in range(-4, 5))]
@@ -36,9 +36,9 @@ assert [words[d] for d in due[:, 0]] == [f"{x - y:+d}" for x, y in zip(a, b, str
 # %% [markdown]
 # ## What is fitted
 #
-# The model gives every word a probability to come next. The loss is minus the logarithm of what the
-# right word got, in the mean. All rows go through in one pass, under the mask that decoding will
-# have: training and decoding cannot drift apart. Omega is a parameter like the others.
+# The model gives every word a probability to come next. The loss is minus the logarithm of the
+# right word's probability, averaged. All rows go through in one pass, with the same mask as in
+# decoding, so training and decoding cannot differ. Omega is a parameter like the others.
 
 # %%
 sizes = {"width": 32, "layers": 2, "heads": 2, "kv_heads": 2, "head_dim": 16, "mlp_width": 64}
@@ -73,7 +73,7 @@ assert np.isclose(by_hand, theirs, rtol=1e-4)
 
 
 def train(mask, rope, games=games, rows=rows, steps=300):
-    """Share of the games that both lanes win, by step; and the model."""
+    """The part of the games that both lanes win, by step; and the model."""
     plan, state, shares = TrainingPlan(config, mask, *rows), untrained(rope), []
     rates = {"weights": optim.Adam(3e-3), "omega": optim.Adam(1e-2 if rope.omega.any() else 0.0)}
     for _ in range(steps):
@@ -89,16 +89,16 @@ def train(mask, rope, games=games, rows=rows, steps=300):
 # %% [markdown]
 # ## Three trainings
 #
-# The same weights and games: lanes that read each other and are turned; that read each other (mask
-# only); that cannot read. The last win at most 5 games of 25: for whoever knows one number, five
-# answers are equally likely. The second win at most 15, which is less plain. Unturned lanes are
-# *anonymous*: what a lane says depends on its number and the other's, not on who it is. Where the
-# numbers differ there are two games, (u, v) and (v, u), and what wins one of them loses the other.
+# There are three cases, with the same weights and games: lanes that read each other and are turned;
+# lanes that read each other (mask only); lanes that cannot read. The last win at most 5 games of
+# 25: for a lane that knows one number, five answers are equally likely. The second win at most 15.
+# Unturned lanes are *anonymous*: what a lane says depends on the two numbers, not on which lane it
+# is. Two different numbers make two games, (u, v) and (v, u); what wins one loses the other.
 
 # %%
 cases = {"mask and rotation": (joint, turned), "mask only": (joint, unturned)}
-found = {name: train(*case) for name, case in (cases | {"neither": (apart, turned)}).items()}
-curves = {name: shares for name, (shares, _) in found.items()}
+trained = {name: train(*case) for name, case in (cases | {"neither": (apart, turned)}).items()}
+curves = {name: shares for name, (shares, _) in trained.items()}
 plot.show(plot.lines(curves, np.arange(300), "step", "won", "Three trainings"), "10-learned")
 print("won at the end:", {name: float(shares[-1]) for name, shares in curves.items()})
 assert curves["mask and rotation"][-1] == 1
@@ -107,12 +107,12 @@ assert max(curves["mask only"]) <= 15 / 25 and max(curves["neither"]) <= 5 / 25
 # %% [markdown]
 # ## Let them write
 #
-# (The model in the box learned so, in an hour: `tinylane train shell-game --out runs/mine`.)
+# (The included model learned in this way, in an hour: `tinylane train shell-game --out runs/mine`.)
 
 
 # %%
 def play(mask, won=0):
-    greedy, model = tinylane.Sampler(temperature=0), found["mask and rotation"][1]
+    greedy, model = tinylane.Sampler(temperature=0), trained["mask and rotation"][1]
     for (_, x, y), answer in zip(games, due, strict=True):
         given = {"lane_prompts": [[x], [y]], "lane_mask": mask, "sampler": greedy}
         lanes = tinylane.generate(model, [0], lanes=2, max_tokens=1, **given).lanes
@@ -124,14 +124,14 @@ assert play(joint) == 25
 
 # %% [markdown]
 # ## Exercises
-# **1.** Let the trained lanes read each other one step late. How many games can they still win?
+# **1.** Let the trained lanes read each other one step later. How many games can they still win?
 #
-# **2.** With the mask only, tell each lane who it is: `first` or `second` before its number. Is it
-# enough? And if lane 1 has words of its own for the numbers (`second:3`)?
+# **2.** With the mask only, tell each lane which one it is: `first` or `second` before its number.
+# Is it enough? And if lane 1 has its own words for the numbers (`second:3`)?
 
 # %% [markdown]
 # ### Solution 1
-# Five at most: the other's number is not there yet when the answer is due.
+# Five at most: the other's number is not visible yet when the answer must be written.
 
 # %%
 assert play(LaneMask.joint(2, lag=1)) <= 5
@@ -139,7 +139,7 @@ assert play(LaneMask.joint(2, lag=1)) <= 5
 # %% [markdown]
 # ### Solution 2
 # No: a lane sees two tags and two numbers, and nothing says which belong together. If every word
-# says whose it is, yes. The rotation does that for *all* words, unasked.
+# says whose it is: yes. The rotation does that for *all* words.
 
 # %%
 tag, where = words.index("first") + 0 * a, np.array([[0, 1, 2, 1, 2], [SHARED, 0, 0, 1, 1]])

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # 11. The study: is it the mask, or the encoding?
 #
-# Lanes that read each other (the mask) and lanes that are turned (the encoding) came in one paper,
-# and a reviewer asked which of the two helps. tinylane's study trains one small decoder from
+# One paper introduced lanes that read each other (the mask) and lanes that are turned (the
+# encoding). A reviewer asked which of the two helps. tinylane's study trains a small decoder from
 # scratch for each combination and lets it play the shell game: three cups, sixteen swaps. This page
-# only reads the results (`tutorials/study`), and is about not fooling oneself while reading.
+# reads the results (`tutorials/study`), with care.
 
 # %%
 import json
@@ -23,8 +23,9 @@ game = ShellGame(table["recipe"]["cups"], table["recipe"]["swaps"])
 # %% [markdown]
 # ## What would luck give?
 #
-# Six arrangements of three cups, so a guess is right in 1 of 6? No. Every swap turns an even
-# arrangement into an odd one, and sixteen swaps lead back to an even one: only three can come out.
+# There are six arrangements of three cups. Is a guess right in 1 of 6 cases? No. Every swap makes
+# an odd arrangement of an even one, and an even one of an odd one. After sixteen swaps the
+# arrangement is even: only three are possible.
 
 # %%
 moved = np.mean([np.eye(6)[game.compose[:, s]] for s in game.move_numbers[:-1]], axis=0)  # no `--`
@@ -35,9 +36,9 @@ assert (odds > 0).sum() == 3 and np.isclose(chance, 1 / 3, atol=1e-3)
 # %% [markdown]
 # ## How sure is a share?
 #
-# Right in k of n problems: the share k/n would come out a little different on other problems.
-# Wilson's interval holds the values that k would not be surprising for, at 95%. Of another training
-# it says nothing: that is what seeds are for.
+# A model is right on k of n problems. On other problems k/n would be a little different. Wilson's
+# interval has the values for which k would not be surprising, at 95%. Seeds show how trainings
+# vary.
 
 
 # %%
@@ -77,15 +78,15 @@ assert all(share(names[x], n)[-1] < chance + 0.1 for x in ("neither", "mask only
 assert all(share(names[x], n)[-2] > 0.95 for x in turned for n in N)  # two seeds of three
 
 # %% [markdown]
-# Lanes that read each other without being turned do no better than lanes that cannot read: both
-# guess, in every seed (tutorial 10 has shown why: nothing says which tag and which word belong
-# together). With a rotation they learn it. So **here it takes both**: the mask lets lanes read, the
-# encoding makes what they read of use.
+# Lanes that read each other without being turned are not better than lanes that cannot read: both
+# guess, in every seed (tutorial 10 shows why: nothing says which tag and which word belong
+# together). With a rotation they learn it. So **here both are needed**: the mask lets lanes read,
+# the encoding makes what they read useful.
 #
 # ## Why more than one seed?
 #
-# "Two seeds of three": the third training was not done when its steps were over, with any rotation.
-# Another draw of weights and problems, nothing else; the first seed alone says 100% everywhere.
+# "Two seeds of three": the third training had not finished learning, with any rotation. Only the
+# random weights and problems are different; the first seed alone gives 100% everywhere.
 
 # %%
 longer = json.loads((folder / "scratch-4000.json").read_text())
@@ -96,14 +97,13 @@ for name, cell in longer["cells"].items():
         assert max(each[1:]) < chance + 0.1 if name == "joint-none" else min(each) > 0.95
 
 # %% [markdown]
-# With twice the steps the turned lanes are done as well, and the mask alone still guesses. Other
-# cells were not given more: what guesses after some steps has not failed for good.
+# With twice the steps the turned lanes learn it too; the mask alone still guesses. Other cells did
+# not get more steps: a cell that guesses may still learn later.
 #
-# And what did *not* come out: that a learned Omega is better than one that stays at its start, or
-# worse. Nor, in the study's second table, that tuning Omega and biases (0.3% of the parameters) is
-# enough for a checkpoint that never met another lane, or that preferences (KTO) do better than
-# likelihood (SFT); on top of it they added a little. The paper reports both of large models on
-# mathematics.
+# The study did *not* find that a learned Omega is better, or worse, than one that stays at its
+# start. In its second table, tuning Omega and biases (0.3% of the parameters) was not enough for a
+# checkpoint that has never seen another lane, and preferences (KTO) were not better than likelihood
+# (SFT); after SFT they added a little. The paper reports both for large models on mathematics.
 
 # %%
 most, logs = str(N[-1]), {x: cells[names[x]]["seeds"][0]["curve"] for x in [*turned, "mask only"]}
@@ -120,9 +120,9 @@ assert four["sft-omega_biases"] < 0.5 < four["sft-full"] > four["kto-full"]
 # %% [markdown]
 # ## What this does not show
 #
-# One task, which was made to be shared; one size of model; few seeds. Lanes that read nobody could
-# be taught something wiser than a plan they cannot follow: `fold` lets every lane do all the swaps,
-# several in a word, in as many words. The table says what came of that in this many steps.
+# There is one task, which was made to be shared, one size of model, and few seeds. Lanes that read
+# no other lane could be taught a better plan than one they cannot follow: `fold` lets every lane do
+# all the swaps, several per word, in as many words. The table shows what it learned in its steps.
 #
 # ## Exercises
 # **1.** One lane alone is always right. What is joint decoding good for, then?
@@ -131,8 +131,8 @@ assert four["sft-omega_biases"] < 0.5 < four["sft-full"] > four["kto-full"]
 
 # %% [markdown]
 # ### Solution 1
-# For steps, not for tokens. A step of eight lanes costs little more than of one, where reading the
-# weights takes most of the time.
+# It saves steps, not tokens. A step of eight lanes costs little more than a step of one, where
+# reading the weights takes most of the time.
 
 # %%
 tokens = {n: n * table["steps"][str(n)] for n in N}
@@ -141,7 +141,8 @@ assert min(tokens, key=tokens.get) == 1
 
 # %% [markdown]
 # ### Solution 2
-# Wilson's lower end for n of n is not 100%. What lies between is not seen in so few problems.
+# Wilson's lower end for n of n is not 100%. A difference above it is not visible in so few
+# problems.
 
 # %%
 print(lowest := wilson(500, 500)[0])
