@@ -19,7 +19,7 @@ from tinylane.core.prompt import encode_prompt
 from tinylane.files.display import printable
 from tinylane.testing import verification
 from tinylane.testing.samples import Sample
-from tinylane.testing.verification import LONGEST, Finding, Run
+from tinylane.testing.verification import LONGEST, Finding, Verification
 from tutorials.study.score_one import game_of
 
 LANES = 4
@@ -36,13 +36,13 @@ def run(args: Any) -> int:
     if args.prompt == "":
         raise TinylaneError("--prompt is empty; expected text")
     samples: dict[str, Sample] = {}
-    runs: list[Run] = []
+    runs: list[Verification] = []
     for backend, dtype in _asked(args):
         chosen = {**vars(args), "backend": backend, "dtype": dtype}
         # One model at a time: what is kept of each are its logits.
         model = common.load(argparse.Namespace(**chosen), lanes=args.lanes or LANES)
         samples = samples or _samples(args, model)
-        _forecast(model, samples, args.quiet)
+        _say_how_long(model, samples, args.quiet)
         progress = _Progress(args.quiet)
         found = verification.verify(model, samples, args.seed, progress)
         progress.clear()
@@ -90,14 +90,14 @@ def _samples(args: Any, model: Model) -> dict[str, Sample]:
     return verification.samples_for(model, n, args.samples, args.seed, ids)
 
 
-def _forecast(model: Model, samples: dict[str, Sample], quiet: bool) -> None:
+def _say_how_long(model: Model, samples: dict[str, Sample], quiet: bool) -> None:
     if quiet:
         return
-    told, count = verification.forecast(model, samples), len(samples)
+    estimate, count = verification.estimate_time(model, samples), len(samples)
     common.note(
         f"{model.backend} {model.dtype}: {count} sample{'s' * (count > 1)} of up to "
-        f"{told.rows} rows, {told.passes} passes and {told.definitions} in float64 by definition: "
-        f"{_duration(told.seconds)}"
+        f"{estimate.rows} rows, {estimate.passes} passes and {estimate.definitions} in float64 by "
+        f"definition: {_duration(estimate.seconds)}"
     )
 
 
@@ -144,7 +144,11 @@ def _cells(f: Finding, by_says: bool) -> tuple[str, ...]:
 
 
 def _document(
-    args: Any, identity: str, samples: dict[str, Sample], runs: list[Run], pairs: list[Finding]
+    args: Any,
+    identity: str,
+    samples: dict[str, Sample],
+    runs: list[Verification],
+    pairs: list[Finding],
 ) -> dict[str, Any]:
     def laws(findings: list[Finding]) -> list[dict[str, Any]]:
         return [asdict(f) | {"holds": f.holds, "verdict": f.verdict} for f in findings]

@@ -1,12 +1,12 @@
-"""The laws applied to a `tinylane.Model`: what a law still needs, it draws from a `Chooser`.
+"""The laws applied to a `tinylane.Model`; a `Chooser` picks the rest (a shift, a lane).
 
-`LAWS` are the thirteen of the method, section 5. `EXTRA` are further checks, for what the laws do
-not cover: the definition itself, the cache's operations, and the uncached generator.
+`LAWS` are the thirteen of the method, section 5. `EXTRA` are further checks of what the laws do not
+cover: the definition itself, the cache's operations, and decoding against the uncached generator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.core.model import Model
 from tinylane.testing import laws
-from tinylane.testing.laws import LawViolation, Report, assert_equal
+from tinylane.testing.laws import LawViolation, Report, assert_equal, nothing_to_compare
 from tinylane.testing.reference import reference, visible_by_definition, widened
 from tinylane.testing.samples import Chooser, Sample
 
@@ -39,8 +39,8 @@ def check(name: str, model: Model, sample: Sample, choose: Chooser) -> Report:
 
 
 def bound(model: Model, sample: Sample) -> Callable[..., Any]:
-    """`f(tokens, positions, lanes)` with the sample's mask and rotation, either of which a law may
-    override by keyword."""
+    """`f(tokens, positions, lanes)` with the sample's mask and rotation; a law may override both
+    by keyword."""
     return partial(model, lane_rope=sample.rope, lane_mask=sample.mask)
 
 
@@ -84,8 +84,8 @@ def _isolation(model: Model, sample: Sample, choose: Chooser) -> Report:
 
 
 def _one_lane(model: Model, sample: Sample, choose: Chooser) -> Report:
-    own = getattr(sample.rope, "prompt_lane", "own") == "own"
-    lane = some_lane(sample, choose) if own else 0
+    any_lane = getattr(sample.rope, "prompt_lane", "own") == "own"
+    lane = some_lane(sample, choose) if any_lane else 0
     return laws.assert_one_lane(bound(model, sample), plain(model), sample, lane, dtype=model.dtype)
 
 
@@ -99,11 +99,12 @@ def _steps(model: Model, sample: Sample, choose: Chooser) -> Report:
     count = len(sample.tokens)
     step_by_step = choose.pick((True, False))
     some = [choose.integer(1, count) for _ in range(choose.integer(0, 4))]
-    cuts = range(1, count) if step_by_step else some
+    return steps(model, sample, range(1, count) if step_by_step else some)
 
-    def start() -> Callable[..., Any]:
-        return partial(model, cache=model.new_cache(sample.rope, sample.mask))
 
+def steps(model: Model, sample: Sample, cuts: Sequence[int]) -> Report:
+    """Law 8, with the pieces that `cuts` makes."""
+    start = lambda: partial(model, cache=model.new_cache(sample.rope, sample.mask))
     return laws.assert_steps(bound(model, sample), start, sample, cuts, dtype=model.dtype)
 
 
@@ -119,10 +120,8 @@ def _periodicity(model: Model, sample: Sample, choose: Chooser) -> Report:
 
 
 def _group_think(model: Model, sample: Sample, choose: Chooser) -> Report:
-    slot = choose.pick((1, 2, 7, 500))
-    return laws.assert_group_think(
-        bound(model, sample), plain(model), sample, model.theta, slot, dtype=model.dtype
-    )
+    slot, f = choose.pick((1, 2, 7, 500)), bound(model, sample)
+    return laws.assert_group_think(f, plain(model), sample, model.theta, slot, dtype=model.dtype)
 
 
 def _backends(model: Model, sample: Sample, choose: Chooser) -> Report:
@@ -137,63 +136,55 @@ def _company(model: Model, sample: Sample, choose: Chooser) -> Report:
     return laws.assert_company(bound(model, sample), sample, lane, dtype=model.dtype)
 
 
-LAWS = {
-    law.name: law
-    for law in (
-        Law(1, "token shift", "adding c to every position changes no logits", _token_shift),
-        Law(2, "lane shift", "adding c to every lane index changes no logits", _lane_shift),
-        Law(3, "storage order", "permuting rows permutes the logits", _storage_order),
-        Law(4, "causality", "a token changes exactly nothing before it", _causality),
-        Law(5, "isolation", "a lane that is not reached changes exactly nothing", _isolation),
-        Law(6, "one lane", "one lane is the unmodified model, for any Omega", _one_lane),
-        Law(7, "independent", "independent lanes are separate runs", _independent),
-        Law(8, "steps", "pieces through the cache equal one pass", _steps),
-        Law(9, "shared prompt", "the shared prompt equals a copy per lane", _shared_prompt),
-        Law(10, "periodicity", "Omega + 2 pi k equals Omega", _periodicity),
-        Law(11, "group think", "group_think is the plain model at i + m * slot", _group_think),
-        Law(12, "backends", "every backend and dtype agrees with NumPy float64", _backends),
-        Law(13, "company", "a lane that nobody sees changes nobody", _company),
-    )
-}
+_LAWS = (
+    Law(1, "token shift", "adding c to every position changes no logits", _token_shift),
+    Law(2, "lane shift", "adding c to every lane index changes no logits", _lane_shift),
+    Law(3, "storage order", "permuting rows permutes the logits", _storage_order),
+    Law(4, "causality", "a token changes exactly nothing before it", _causality),
+    Law(5, "isolation", "a lane that is not reached changes exactly nothing", _isolation),
+    Law(6, "one lane", "one lane is the unmodified model, for any Omega", _one_lane),
+    Law(7, "independent", "independent lanes are separate runs", _independent),
+    Law(8, "steps", "pieces through the cache equal one pass", _steps),
+    Law(9, "shared prompt", "the shared prompt equals a copy per lane", _shared_prompt),
+    Law(10, "periodicity", "Omega + 2 pi k equals Omega", _periodicity),
+    Law(11, "group think", "group_think is the plain model at i + m * slot", _group_think),
+    Law(12, "backends", "every backend and dtype agrees with NumPy float64", _backends),
+    Law(13, "company", "a lane that nobody sees changes nobody", _company),
+)
+LAWS = {law.name: law for law in _LAWS}
 
 
-# Oracles beside the laws.
+# What the laws do not cover.
 
 
 def _definition(model: Model, sample: Sample, choose: Chooser) -> Report:
     visible = visible_by_definition(sample.positions, sample.lanes, sample.mask)
     expected = reference(model.config, model.params, *sample.rows, sample.rope, visible)
-    return assert_equal(
-        "definition", bound(model, sample)(*sample.rows), expected, sample, dtype=model.dtype
-    )
+    got = bound(model, sample)(*sample.rows)
+    return assert_equal("definition", got, expected, sample, dtype=model.dtype)
 
 
 def _permutation(model: Model, sample: Sample, choose: Chooser) -> Report:
-    """Relabelling lanes, when nothing but Omega could tell them apart."""
+    """Other labels for the lanes change nothing where only Omega could tell lanes apart."""
     sample = sample.with_rope(LaneRoPE.none(model.theta, sample.rope.prompt_lane))
     sample = sample.with_mask(LaneMask.joint(sample.mask.n, sample.mask.lag))
     rng = np.random.default_rng(choose.integer(0, 999))
     label = np.append(rng.permutation(sample.mask.n), SHARED)  # label[-1] is SHARED's
-    f = bound(model, sample)
-    return assert_equal(
-        "permutation",
-        f(sample.tokens, sample.positions, label[sample.lanes]),
-        f(*sample.rows),
-        sample,
-        dtype=model.dtype,
-        detail=f"labels {label.tolist()}",
-    )
+    f, detail = bound(model, sample), f"labels {label.tolist()}"
+    got, expected = f(sample.tokens, sample.positions, label[sample.lanes]), f(*sample.rows)
+    return assert_equal("permutation", got, expected, sample, dtype=model.dtype, detail=detail)
 
 
-def _probe(model: Model, sample: Sample, cache: Any, expected: Sample, law: str) -> Report:
-    """The cache holds `expected`'s rows: one more token per lane sees what a fresh pass sees."""
+def _same_rows(law: str, model: Model, sample: Sample, cache: Any, rows: Sample) -> Report:
+    """The cache holds `rows`: a further token of every lane gets the logits that a pass without a
+    cache gives, over `rows` and these tokens."""
     i = int(sample.positions.max()) + 1 + sample.mask.lag
     lanes = np.arange(sample.mask.n)
-    rows = (lanes % sample.vocab, np.full(len(lanes), i), lanes)
-    every = [np.concatenate([a, b]) for a, b in zip(expected.rows, rows, strict=True)]
-    got = model(*rows, cache=cache)
-    fresh = np.asarray(bound(model, sample)(*every))[len(expected.tokens) :]
-    return assert_equal(law, got, fresh, sample, dtype=model.dtype)
+    further = (lanes % sample.vocab, np.full(len(lanes), i), lanes)
+    every = [np.concatenate([a, b]) for a, b in zip(rows.rows, further, strict=True)]
+    got = model(*further, cache=cache)
+    expected = np.asarray(bound(model, sample)(*every))[len(rows.tokens) :]
+    return assert_equal(law, got, expected, sample, dtype=model.dtype)
 
 
 def _filled(model: Model, sample: Sample) -> Any:
@@ -203,52 +194,50 @@ def _filled(model: Model, sample: Sample) -> Any:
 
 
 def _fork(model: Model, sample: Sample, choose: Chooser) -> Report:
-    """Law 8 for a forked lane: copies turned on to their new lane are the keys it would have.
+    """Law 8 for a forked lane: keys that are copied and turned are those of rows of the new lane.
 
-    It holds exactly in one layer, whose keys depend on the token alone; deeper rows of the source
-    were computed in its own lane, where it saw the others from another distance.
+    With joint lanes it holds for one layer only, whose keys depend on the token alone. Deeper rows
+    of the source were computed in its lane, at other distances from the other lanes.
     """
     if model.config.layers > 1:
         sample = sample.with_mask(LaneMask.independent(sample.mask.n))
         sample = sample.with_rope(prompt_lane="own")
     source = some_lane(sample, choose)
     target = (source + choose.integer(1, 3)) % sample.mask.n
-    if target == source:
-        return Report("fork", 0.0, 0.0, 0)
     sample = sample.select(sample.lanes != target)
-    if len(sample.tokens) == 0:
-        return Report("fork", 0.0, 0.0, 0)
+    if target == source or len(sample.tokens) == 0:
+        return nothing_to_compare("fork")
     cache = _filled(model, sample)
     cache.fork(source, target)
     twice = np.concatenate([np.arange(len(sample.tokens)), np.flatnonzero(sample.lanes == source)])
     forked = sample.select(twice)
     forked.lanes[len(sample.tokens) :] = target
-    return _probe(model, sample, cache, forked, "fork")
+    return _same_rows("fork", model, sample, cache, forked)
 
 
 def _drop(model: Model, sample: Sample, choose: Chooser) -> Report:
-    """Dropped rows are gone, in whatever order the cache got them; trimmed rows too.
+    """The rows of a dropped lane are gone, in whatever order the cache got them.
 
-    Independent lanes only: others keep what they took over from a dropped lane while it was there.
+    Independent lanes only: rows of other lanes that read the dropped lane keep its influence.
     """
     sample = sample.with_mask(LaneMask.independent(sample.mask.n))
     lane = some_lane(sample, choose)
     cache = _filled(model, sample)
     cache.drop(lane)
-    return _probe(model, sample, cache, sample.select(sample.lanes != lane), "drop")
+    return _same_rows("drop", model, sample, cache, sample.select(sample.lanes != lane))
 
 
 def _trim(model: Model, sample: Sample, choose: Chooser) -> Report:
-    """Trimming leaves the rows before a position, as if nothing had come after."""
+    """After `trim` the cache holds the rows before a position, and nothing of later ones."""
     cache = _filled(model, sample)
     position = choose.integer(int(sample.positions.min()), int(sample.positions.max()) + 1)
     cache.trim(position)
     kept = sample.select(sample.positions < position)
-    return _probe(model, sample, cache, kept, "trim")
+    return _same_rows("trim", model, sample, cache, kept)
 
 
 def _copy(model: Model, sample: Sample, choose: Chooser) -> Report:
-    """A copy of a cache goes its own way: what the original is fed does not turn up in it."""
+    """A copied cache does not share rows: what the original is fed does not appear in the copy."""
     cache = _filled(model, sample)
     twin = cache.copy()
     span = int(np.ptp(sample.positions)) + 1
@@ -258,7 +247,7 @@ def _copy(model: Model, sample: Sample, choose: Chooser) -> Report:
         model(*rows.rows, cache=held)
     every = [np.concatenate([a, b]) for a, b in zip(sample.rows, more.rows, strict=True)]
     both = replace(sample, tokens=every[0], positions=every[1], lanes=every[2])
-    return _probe(model, both, twin, both, "copy")
+    return _same_rows("copy", model, both, twin, both)
 
 
 def _decoding(model: Model, sample: Sample, choose: Chooser) -> Report:
@@ -270,7 +259,7 @@ def _decoding(model: Model, sample: Sample, choose: Chooser) -> Report:
     rng = np.random.default_rng(choose.integer(0, 999))
     n, vocab = sample.mask.n, sample.vocab
     prompt = rng.integers(vocab, size=choose.integer(1, 4)).tolist()
-    own = [rng.integers(vocab, size=choose.integer(0, 3)).tolist() for _ in range(n)]
+    lane_prompts = [rng.integers(vocab, size=choose.integer(0, 3)).tolist() for _ in range(n)]
     sampler = Sampler(
         temperature=choose.pick((1.0, 0.7, 0.0)),
         top_p=choose.pick((1.0, 0.9)),
@@ -278,20 +267,12 @@ def _decoding(model: Model, sample: Sample, choose: Chooser) -> Report:
     )
     seed, count = choose.integer(0, 999), choose.integer(1, 5)
     fast = Decoding(
-        model,
-        prompt,
-        n,
-        max_tokens=count,
-        sampler=sampler,
-        lane_rope=sample.rope,
-        lane_mask=sample.mask,
-        lane_prompts=own,
-        seed=seed,
-        chunk=choose.integer(1, 5),
-    )
+        model, prompt, n, max_tokens=count, sampler=sampler, lane_rope=sample.rope,
+        lane_mask=sample.mask, lane_prompts=lane_prompts, seed=seed, chunk=choose.integer(1, 5),
+    )  # fmt: skip
     for _ in fast:
         pass
-    slow = naive(model, prompt, own, count, sampler, sample.rope, sample.mask, seed)
+    slow = naive(model, prompt, lane_prompts, count, sampler, sample.rope, sample.mask, seed)
     worst, compared = 0.0, 0
     for a, b in zip(fast.lanes, slow, strict=True):
         same = a.tokens == b.tokens and a.finish_reason == b.finish_reason
@@ -300,20 +281,18 @@ def _decoding(model: Model, sample: Sample, choose: Chooser) -> Report:
         report = Report("decoding", worst, 1e-9, compared, a.index)
         if not worst <= report.allowed:
             detail = f"lane {a.index} wrote {a.tokens} ({a.finish_reason}), the oracle "
-            detail += f"{b.tokens} ({b.finish_reason}); prompt {prompt}, lane prompts {own}"
+            detail += f"{b.tokens} ({b.finish_reason}); prompt {prompt}, {lane_prompts=}"
             raise LawViolation(report, sample, detail)
     return report
 
 
-EXTRA = {
-    law.name: law
-    for law in (
-        Law(0, "definition", "the logits are those of a decoder in complex numbers", _definition),
-        Law(0, "permutation", "Omega = 0 cannot tell joint lanes apart", _permutation),
-        Law(0, "fork", "a forked lane has the keys of its own lane", _fork),
-        Law(0, "drop", "a dropped lane leaves no rows", _drop),
-        Law(0, "trim", "trimming leaves what was before", _trim),
-        Law(0, "copy", "a copied cache does not share rows", _copy),
-        Law(0, "decoding", "the cached generator writes what the uncached one writes", _decoding),
-    )
-}
+_EXTRA = (
+    Law(0, "definition", "the logits are those of a decoder in complex numbers", _definition),
+    Law(0, "permutation", "Omega = 0 cannot tell joint lanes apart", _permutation),
+    Law(0, "fork", "a forked lane has the keys of its own lane", _fork),
+    Law(0, "drop", "a dropped lane leaves no rows", _drop),
+    Law(0, "trim", "trimming leaves what was before", _trim),
+    Law(0, "copy", "a copied cache does not share rows", _copy),
+    Law(0, "decoding", "the cached generator writes what the uncached one writes", _decoding),
+)
+EXTRA = {law.name: law for law in _EXTRA}

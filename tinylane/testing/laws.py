@@ -1,14 +1,14 @@
 """The thirteen laws (method, section 5), each as an assertion about a callable.
 
-`f(tokens, positions, lanes) -> logits (T, V)` closes over its own mask and rotation; the sample
-says which, for the laws that must know. A law that varies the mask or the rotation calls
-`f(..., lane_mask=...)` or `f(..., lane_rope=...)`: a `tinylane.Model` is such a callable as it is.
+`f(tokens, positions, lanes) -> logits (T, V)` has a mask and a rotation; the sample must hold the
+same two, because some laws use them. A law that changes the mask or the rotation calls
+`f(..., lane_mask=...)` or `f(..., lane_rope=...)`; a `tinylane.Model` takes both.
 `plain(tokens, positions, visible=None)` is the unmodified model; `visible` is a (T, T) boolean
 matrix, None for causal.
 
-Logits may be arrays of any library (`numbers`). Errors are differences in float64; what a law
-calls exact is compared bit for bit. `dtype` is that of the model's activations (`tolerances`). NaN
-is never equal to anything.
+Logits may be arrays of any library (`numbers`). Errors are differences in float64. Where a law says
+"exactly", values are compared bit for bit. `dtype` is that of the model's activations
+(`tolerances`). NaN is never equal to anything.
 
     T rows   N lanes   V vocab
 """
@@ -32,7 +32,7 @@ Logits = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Report:
-    """What a law found: the worst difference of a logit and what was allowed (0 is exact).
+    """The worst difference of a logit that a law met, and the most that it allows (0: none).
 
     compared: how many rows; row: the worst of them (-1 where none was compared).
     """
@@ -42,6 +42,13 @@ class Report:
     allowed: float
     compared: int
     row: int = -1
+
+    @property
+    def used(self) -> float:
+        """The worst difference as a share of what is allowed; above 1 is a violation."""
+        if self.allowed:
+            return self.worst / self.allowed
+        return np.inf if self.worst else 0.0
 
     def __str__(self) -> str:
         return (
@@ -63,8 +70,10 @@ class LawViolation(AssertionError):
 
 
 def numbers(logits: Any) -> np.ndarray:
-    """Logits of any library as NumPy float64: what `numpy.asarray` takes, and what it does not, a
-    PyTorch tensor that has a gradient, is on a GPU or in bfloat16, and bfloat16 of MLX.
+    """Logits of any library as NumPy float64.
+
+    Takes what `numpy.asarray` takes, PyTorch tensors with a gradient, on a GPU or in bfloat16, and
+    bfloat16 arrays of MLX and JAX.
     """
     if hasattr(logits, "detach"):  # PyTorch
         logits = logits.detach().cpu().double()
@@ -86,8 +95,8 @@ def assert_equal(
 ) -> Report:
     """`got` equals `expected`, both (T, V), in the rows that `rows` picks (default all).
 
-    dtype None: bit for bit. angle: the largest angle in radians (default the sample's). Raises
-    LawViolation; sample is for the message. Raises TinylaneError for logits of another shape.
+    dtype None: bit for bit. angle: the largest angle in radians (default the sample's). sample,
+    detail: for the message. Raises LawViolation; TinylaneError for logits of another shape.
     """
     a, b = numbers(got), numbers(expected)
     if a.shape != b.shape or a.ndim != 2:
@@ -97,7 +106,7 @@ def assert_equal(
         )
     index = np.arange(len(a)) if rows is None else np.arange(len(a))[rows]
     if len(index) == 0:
-        return Report(law, 0.0, 0.0, 0)
+        return nothing_to_compare(law)
     error = np.abs(a - b)[index].max(axis=1)
     error = np.where(np.isnan(error), np.inf, error)
     worst = int(error.argmax())
@@ -111,24 +120,23 @@ def assert_equal(
     return report
 
 
-def _worst(reports: Sequence[Report]) -> Report:
-    """Several comparisons of one law as one report: the one nearest to what it allows."""
-    top = max(reports, key=lambda r: r.worst / r.allowed if r.allowed else r.worst)
-    return replace(top, compared=sum(r.compared for r in reports))
+def worst_of(reports: Sequence[Report]) -> Report:
+    """Several comparisons of one law as one report: the one that uses most of what is allowed."""
+    worst = max(reports, key=lambda report: report.used)
+    return replace(worst, compared=sum(report.compared for report in reports))
+
+
+def nothing_to_compare(law: str) -> Report:
+    """The sample has no rows that the law speaks of."""
+    return Report(law, 0.0, 0.0, 0)
 
 
 def assert_token_shift(f: Logits, sample: Sample, shift: int, *, dtype: str = "float64") -> Report:
     """Law 1: adding `shift` to every position changes no logits."""
     tokens, positions, lanes = sample.rows
-    return assert_equal(
-        "token shift",
-        f(tokens, positions + shift, lanes),
-        f(*sample.rows),
-        sample,
-        dtype=dtype,
-        angle=sample.angle + abs(shift),
-        detail=f"shift {shift}",
-    )
+    moved, still = f(tokens, positions + shift, lanes), f(*sample.rows)
+    how: dict[str, Any] = {"angle": sample.angle + abs(shift), "detail": f"shift {shift}"}
+    return assert_equal("token shift", moved, still, sample, dtype=dtype, **how)
 
 
 def assert_lane_shift(f: Logits, sample: Sample, shift: int, *, dtype: str = "float64") -> Report:
@@ -137,38 +145,22 @@ def assert_lane_shift(f: Logits, sample: Sample, shift: int, *, dtype: str = "fl
     f takes `lane_mask`: the lanes move, and the mask with them.
     """
     tokens, positions, lanes = sample.rows
-    n = sample.mask.n
-    seen = np.eye(n + shift, dtype=bool)
+    seen = np.eye(sample.mask.n + shift, dtype=bool)
     seen[shift:, shift:] = sample.mask.visibility
-    moved = f(
-        tokens,
-        positions,
-        np.where(lanes == SHARED, SHARED, lanes + shift),
-        lane_mask=LaneMask(seen, sample.mask.lag),
-    )
-    return assert_equal(
-        "lane shift",
-        moved,
-        f(*sample.rows, lane_mask=sample.mask),
-        sample,
-        dtype=dtype,
-        angle=sample.angle + shift * sample.turn,
-        detail=f"shift {shift}",
-    )
+    lanes = np.where(lanes == SHARED, SHARED, lanes + shift)
+    moved = f(tokens, positions, lanes, lane_mask=LaneMask(seen, sample.mask.lag))
+    still = f(*sample.rows, lane_mask=sample.mask)
+    how: dict[str, Any] = {"angle": sample.angle + shift * sample.turn, "detail": f"shift {shift}"}
+    return assert_equal("lane shift", moved, still, sample, dtype=dtype, **how)
 
 
 def assert_storage_order(
     f: Logits, sample: Sample, order: np.ndarray, *, dtype: str = "float64"
 ) -> Report:
     """Law 3: permuting rows with their coordinates permutes the logits. order: (T,) indices."""
-    return assert_equal(
-        "storage order",
-        f(*sample.select(order).rows),
-        numbers(f(*sample.rows))[order],
-        sample,
-        dtype=dtype,
-        detail=f"order {order.tolist()}",
-    )
+    permuted, expected = f(*sample.select(order).rows), numbers(f(*sample.rows))[order]
+    detail = f"order {order.tolist()}"
+    return assert_equal("storage order", permuted, expected, sample, dtype=dtype, detail=detail)
 
 
 def assert_causality(f: Logits, sample: Sample, row: int, by: int = 1) -> Report:
@@ -178,33 +170,20 @@ def assert_causality(f: Logits, sample: Sample, row: int, by: int = 1) -> Report
     j, n = i[row], m[row]
     late = (m != n) & (n != SHARED)
     before = np.where(late, i < j + sample.mask.lag, i < j)
-    return assert_equal(
-        "causality",
-        f(*sample.change([row], by).rows),
-        f(*sample.rows),
-        sample,
-        dtype=None,
-        rows=before,
-        detail=f"token of row {row} (position {j}, lane {n}) changed",
-    )
+    detail = f"token of row {row} (position {j}, lane {n}) changed"
+    changed, kept = f(*sample.change([row], by).rows), f(*sample.rows)
+    return assert_equal("causality", changed, kept, sample, dtype=None, rows=before, detail=detail)
 
 
 def assert_isolation(f: Logits, sample: Sample, lane: int, by: int = 1) -> Report:
-    """Law 5: lanes that do not reach `lane` through visibility, and the shared rows, do not change
-    at all when its tokens do."""
-    reach = np.linalg.matrix_power(
-        (sample.mask.visibility | np.eye(sample.mask.n, dtype=bool)).astype(float), sample.mask.n
-    )
-    deaf = (sample.lanes == SHARED) | (reach[sample.lanes, lane] == 0)
-    return assert_equal(
-        "isolation",
-        f(*sample.change(sample.lanes == lane, by).rows),
-        f(*sample.rows),
-        sample,
-        dtype=None,
-        rows=deaf,
-        detail=f"tokens of lane {lane} changed",
-    )
+    """Law 5: other tokens in `lane` change exactly nothing in the shared rows and in lanes that do
+    not read it, directly or through others. by: 1 .. V - 1, added to the tokens."""
+    seen = sample.mask.visibility | np.eye(sample.mask.n, dtype=bool)
+    reach = np.linalg.matrix_power(seen.astype(float), sample.mask.n)
+    isolated = (sample.lanes == SHARED) | (reach[sample.lanes, lane] == 0)
+    changed, kept = f(*sample.change(sample.lanes == lane, by).rows), f(*sample.rows)
+    how: dict[str, Any] = {"rows": isolated, "detail": f"tokens of lane {lane} changed"}
+    return assert_equal("isolation", changed, kept, sample, dtype=None, **how)
 
 
 def assert_one_lane(
@@ -217,7 +196,7 @@ def assert_one_lane(
     sample = sample.prompt_first()
     one = sample.select((sample.lanes == SHARED) | (sample.lanes == lane))
     if len(one.tokens) == 0:
-        return Report("one lane", 0.0, 0.0, 0)
+        return nothing_to_compare("one lane")
     expected = plain(one.tokens, one.positions)
     return assert_equal("one lane", f(*one.rows), expected, one, dtype=dtype)
 
@@ -237,7 +216,7 @@ def assert_independent(
         expected = got.copy()
         expected[mine] = numbers(plain(sample.tokens[mine], sample.positions[mine]))
         reports.append(assert_equal("independent", got, expected, sample, dtype=dtype, rows=mine))
-    return _worst(reports)
+    return worst_of(reports)
 
 
 def assert_steps(
@@ -250,9 +229,9 @@ def assert_steps(
 ) -> Report:
     """Law 8: the rows in pieces, each seeing what came before, equal one pass over all rows.
 
-    start: gives a fresh `feed(tokens, positions, lanes) -> logits` with an empty cache. cuts: where
-    to cut (0 < cut < T); a cut within a position moves on to its end, for there lanes see each
-    other. The sample's rows stand in order of arrival.
+    start: gives a new `feed(tokens, positions, lanes) -> logits` with an empty cache. cuts: where
+    to cut (0 < cut < T). Lanes see each other within a position, so a cut there moves to its end.
+    The sample's rows are in order of arrival.
     """
     count, positions = len(sample.tokens), sample.positions
     ends = set()
@@ -265,19 +244,14 @@ def assert_steps(
         if end > begin:
             pieces.append(numbers(feed(*sample.select(slice(begin, end)).rows)))
         begin = end
-    return assert_equal(
-        "steps",
-        np.concatenate(pieces),
-        f(*sample.rows),
-        sample,
-        dtype=dtype,
-        detail=f"cut at {sorted(ends)}",
-    )
+    stepped, whole = np.concatenate(pieces), f(*sample.rows)
+    detail = f"cut at {sorted(ends)}"
+    return assert_equal("steps", stepped, whole, sample, dtype=dtype, detail=detail)
 
 
 class CopiedPrompt(LaneMask):
-    """A mask over copies of the prompt, one a lane: whatever stands before position `first` in a
-    lane is its copy, which no other lane sees. Not to be made by hand: `CopiedPrompt.of`."""
+    """A mask over copies of the prompt, one per lane: the rows before position `first` in a lane
+    are its copy, which no other lane sees. Made by `CopiedPrompt.of`."""
 
     first: int
 
@@ -295,8 +269,8 @@ class CopiedPrompt(LaneMask):
         key_lanes: np.ndarray,
     ) -> np.ndarray:
         seen = super().visible(positions, lanes, key_positions, key_lanes)
-        own = lanes[:, None] == key_lanes[None, :]
-        return seen & (own | (key_positions >= self.first))
+        same_lane = lanes[:, None] == key_lanes[None, :]
+        return seen & (same_lane | (key_positions >= self.first))
 
 
 def assert_shared_prompt(f: Logits, sample: Sample, *, dtype: str = "float64") -> Report:
@@ -310,19 +284,14 @@ def assert_shared_prompt(f: Logits, sample: Sample, *, dtype: str = "float64") -
     shared, n = np.flatnonzero(lanes == SHARED), sample.mask.n
     rest = np.flatnonzero(lanes != SHARED)
     if len(shared) == 0 or len(rest) == 0:
-        return Report("shared prompt", 0.0, 0.0, 0)
-    # Copies first, lane by lane, then the lanes' rows; `source` is the row each one stands for.
+        return nothing_to_compare("shared prompt")
+    # Copies first, lane by lane, then the lanes' rows; `source` is the row that each one copies.
     source = np.concatenate([np.tile(shared, n), rest])
-    copied = CopiedPrompt.of(sample.mask, int(positions[shared].max()) + 1)
-    own = np.concatenate([np.repeat(np.arange(n), len(shared)), lanes[rest]])
-    logits = numbers(f(*sample.rows, lane_mask=sample.mask))
-    return assert_equal(
-        "shared prompt",
-        f(tokens[source], positions[source], own, lane_mask=copied),
-        logits[source],
-        sample,
-        dtype=dtype,
-    )
+    copy_lanes = np.concatenate([np.repeat(np.arange(n), len(shared)), lanes[rest]])
+    mask = CopiedPrompt.of(sample.mask, int(positions[shared].max()) + 1)
+    copies = f(tokens[source], positions[source], copy_lanes, lane_mask=mask)
+    expected = numbers(f(*sample.rows, lane_mask=sample.mask))[source]
+    return assert_equal("shared prompt", copies, expected, sample, dtype=dtype)
 
 
 def assert_periodicity(
@@ -332,15 +301,10 @@ def assert_periodicity(
     `lane_rope`."""
     rope = sample.rope
     more = LaneRoPE(rope.omega + 2 * np.pi * np.asarray(turns), rope.prompt_lane)
-    return assert_equal(
-        "periodicity",
-        f(*sample.rows, lane_rope=more),
-        f(*sample.rows, lane_rope=rope),
-        sample,
-        dtype=dtype,
-        angle=sample.with_rope(more).angle,
-        detail=f"turns {np.asarray(turns).tolist()}",
-    )
+    turned, still = f(*sample.rows, lane_rope=more), f(*sample.rows, lane_rope=rope)
+    detail = f"turns {np.asarray(turns).tolist()}"
+    how: dict[str, Any] = {"angle": sample.with_rope(more).angle, "detail": detail}
+    return assert_equal("periodicity", turned, still, sample, dtype=dtype, **how)
 
 
 def assert_group_think(
@@ -357,15 +321,10 @@ def assert_group_think(
     tokens, positions, lanes = sample.rows
     rope = LaneRoPE.group_think(theta, slot, prompt_lane=0)
     virtual = positions + np.maximum(lanes, 0) * slot
-    return assert_equal(
-        "group think",
-        f(*sample.rows, lane_rope=rope),
-        plain(tokens, virtual, visible_by_definition(positions, lanes, sample.mask)),
-        sample,
-        dtype=dtype,
-        angle=sample.with_rope(rope).angle,
-        detail=f"slot {slot}",
-    )
+    visible = visible_by_definition(positions, lanes, sample.mask)
+    got, expected = f(*sample.rows, lane_rope=rope), plain(tokens, virtual, visible)
+    how: dict[str, Any] = {"angle": sample.with_rope(rope).angle, "detail": f"slot {slot}"}
+    return assert_equal("group think", got, expected, sample, dtype=dtype, **how)
 
 
 def assert_backends(models: Mapping[str, Logits], exact: Logits, sample: Sample) -> Report:
@@ -373,27 +332,19 @@ def assert_backends(models: Mapping[str, Logits], exact: Logits, sample: Sample)
 
     models: by name, which ends in the dtype ("mlx float32"); exact: in float64.
     """
-    expected = exact(*sample.rows)
-    return _worst(
-        [
-            assert_equal(
-                "backends", f(*sample.rows), expected, sample, dtype=name.split()[-1], detail=name
-            )
-            for name, f in models.items()
-        ]
-    )
+    expected, reports = exact(*sample.rows), []
+    for name, f in models.items():
+        how: dict[str, Any] = {"dtype": name.split()[-1], "detail": name}
+        reports.append(assert_equal("backends", f(*sample.rows), expected, sample, **how))
+    return worst_of(reports)
 
 
 def assert_company(f: Logits, sample: Sample, lane: int, *, dtype: str = "float64") -> Report:
     """Law 13: without a lane that nobody sees, nobody else changes. f's mask silences `lane`."""
     others = sample.lanes != lane
     if not others.any():
-        return Report("company", 0.0, 0.0, 0)
-    return assert_equal(
-        "company",
-        f(*sample.select(others).rows),
-        numbers(f(*sample.rows))[others],
-        sample.select(others),
-        dtype=dtype,
-        detail=f"without lane {lane}",
-    )
+        return nothing_to_compare("company")
+    without = sample.select(others)
+    got, expected = f(*without.rows), numbers(f(*sample.rows))[others]
+    detail = f"without lane {lane}"
+    return assert_equal("company", got, expected, without, dtype=dtype, detail=detail)

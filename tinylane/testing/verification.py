@@ -1,10 +1,10 @@
 """The laws on a real checkpoint at its real size: what `tinylane verify` runs.
 
-The rows are those of a joint decoding: a prompt, lanes that begin early, join late or stop early.
-The first sample has the mask and the rotation that the model was trained with; the others have
-what the laws must hold for as well: other masks, lags, Omegas, both prompt lanes, positions at the
-end of the context, and Hogwild!'s rotation (the laws that are not Omega's). Nothing is learned here
-about how good the model is.
+The rows are those of a joint decoding: a prompt, and lanes that begin early, join late or stop
+early. The first sample has the mask and the rotation that the model was trained with. The others
+have other masks, lags and Omegas, both prompt lanes, positions at the end of the context, and
+Hogwild!'s rotation (for the laws that are not about Omega). It says nothing about how good the
+model is.
 
     T rows   N lanes   V vocab
 """
@@ -25,26 +25,32 @@ from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.core.model import Model
 from tinylane.testing import laws
-from tinylane.testing.checks import EXTRA, LAWS, Law, bound, plain
-from tinylane.testing.laws import LawViolation, Report, assert_equal
+from tinylane.testing.checks import EXTRA, LAWS, Law, bound, plain, steps
+from tinylane.testing.laws import (
+    LawViolation,
+    Report,
+    assert_equal,
+    nothing_to_compare,
+    worst_of,
+)
 from tinylane.testing.reference import reference, visible_by_definition
 from tinylane.testing.samples import Chooser, RandomChooser, Sample, random_lane_rope, random_mask
 from tinylane.testing.tolerances import TOLERANCES, at_sensitivity
 
 PROMPT = 16  # tokens of a random prompt
-LONGEST = 128  # tokens of a user's: the definition is quadratic in rows, with a large factor
+LONGEST = 128  # tokens of a given prompt; the definition is slow, and quadratic in rows
 STEPS = 6  # tokens of a lane
-NOISE = 1e-9  # small enough for its effect to be in proportion, large enough for float64
-SLOT = 64  # positions between lanes, for a model that has no Omega of its own
+NOISE = 1e-9  # small enough to act linearly, large enough to show in float64
+SLOT = 64  # positions between lanes, for a model without an Omega
 
 
 def prompt_rows(
     prompt: Sequence[int], n: int, vocab: int, rng: np.random.Generator, origin: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens, positions, lanes (T,) of N lanes behind a prompt, in order of arrival.
+    """Tokens, positions, lanes (T,) of N lanes after a prompt, in order of arrival.
 
-    Lane prompts of 0, 1 or 2 tokens, so that all lanes generate from the same position; the last
-    lane joins late and lane 1 stops early. What the lanes write is random.
+    Lane prompts of 0, 1 or 2 tokens end together; the last lane joins late and lane 1 stops early.
+    The tokens of the lanes are random.
     """
     clock = len(prompt) + 2
     rows = [(token, i, SHARED) for i, token in enumerate(prompt)]
@@ -57,8 +63,8 @@ def prompt_rows(
     return tokens, positions + origin, lanes
 
 
-def own_settings(model: Model, n: int) -> tuple[LaneMask, LaneRoPE]:
-    """The mask and rotation that the model was trained with; joint and `ntk` if it was not."""
+def trained_settings(model: Model, n: int) -> tuple[LaneMask, LaneRoPE]:
+    """The mask and rotation that the model was trained with; `joint` and `ntk` if it was not."""
     mask = model.mask(n) if model.trained_for_lanes else LaneMask.joint(n)
     rope = model.lane_rope
     if rope is None or not rope.omega.any():
@@ -69,19 +75,19 @@ def own_settings(model: Model, n: int) -> tuple[LaneMask, LaneRoPE]:
 def samples_for(
     model: Model, n: int, count: int, seed: int = 0, prompt: Sequence[int] = ()
 ) -> dict[str, Sample]:
-    """`count` >= 1 samples of n lanes with random prompts, by name, one turned by Hogwild!, and one
-    with `prompt`'s first `LONGEST` tokens if it is given. The same for every backend and dtype."""
+    """`count` >= 1 samples of n lanes with random prompts, by name; one with Hogwild!'s rotation;
+    one with `prompt`'s first `LONGEST` tokens if given. The same for every backend and dtype."""
     vocab, layers = model.config.vocab, model.config.layers
-    found = {}
+    samples = {}
     if len(prompt):
-        mask, rope = own_settings(model, n)
+        mask, rope = trained_settings(model, n)
         rows = prompt_rows(prompt[:LONGEST], n, vocab, np.random.default_rng(seed))
-        found["prompt"] = Sample(*rows, mask, rope, vocab)
+        samples["prompt"] = Sample(*rows, mask, rope, vocab)
     for k in range(count):
         rng = np.random.default_rng([seed, k])
         choose, origin = RandomChooser(rng), 0
         if k == 0:
-            mask, rope = own_settings(model, n)
+            mask, rope = trained_settings(model, n)
         elif k == 1:
             origin = max(model.config.context - 64, 0)
             mask = LaneMask.star(n, lag=1)
@@ -90,11 +96,11 @@ def samples_for(
             mask = random_mask(choose, n)
             rope = random_lane_rope(choose, model.theta, layers, n)
         rows = prompt_rows(rng.integers(vocab, size=PROMPT).tolist(), n, vocab, rng, origin)
-        found[f"random {k}"] = Sample(*rows, mask, rope, vocab)
+        samples[f"random {k}"] = Sample(*rows, mask, rope, vocab)
     rng = np.random.default_rng([seed, count])
     rows = prompt_rows(rng.integers(vocab, size=PROMPT).tolist(), n, vocab, rng)
-    found["hogwild"] = Sample(*rows, own_settings(model, n)[0], Hogwild(), vocab)
-    return found
+    samples["hogwild"] = Sample(*rows, trained_settings(model, n)[0], Hogwild(), vocab)
+    return samples
 
 
 def exact(model: Model, sample: Sample, noise: float = 0.0) -> np.ndarray:
@@ -103,8 +109,8 @@ def exact(model: Model, sample: Sample, noise: float = 0.0) -> np.ndarray:
     return reference(model.config, model.params, *sample.rows, sample.rope, visible, noise)
 
 
-# What differs from `checks` at this size: chosen rows, lanes, cuts; for law 12 the definition in
-# place of a second model in float64, for which a large checkpoint has no room.
+# What differs from `checks` at this size: rows, lanes and cuts are chosen; law 12 compares with the
+# definition, because there is no memory for a second large model in float64.
 
 
 def _causality(model: Model, sample: Sample, choose: Chooser) -> Report:
@@ -112,7 +118,7 @@ def _causality(model: Model, sample: Sample, choose: Chooser) -> Report:
     for rows in _prompt_and_lanes(sample):
         middle = int(rows[len(rows) // 2])
         reports.append(laws.assert_causality(bound(model, sample), sample, middle, by))
-    return _worst(reports)
+    return worst_of(reports)
 
 
 def _prompt_and_lanes(sample: Sample) -> list[np.ndarray]:
@@ -121,26 +127,25 @@ def _prompt_and_lanes(sample: Sample) -> list[np.ndarray]:
 
 
 def _isolation(model: Model, sample: Sample, choose: Chooser) -> Report:
-    lane = int(sample.mask.visibility.sum(axis=0).argmin())  # the one that the fewest read
+    lane = int(sample.mask.visibility.sum(axis=0).argmin())  # the one that fewest lanes read
     by = choose.integer(1, sample.vocab - 1)
     return laws.assert_isolation(bound(model, sample), sample, lane, by)
 
 
-OF_OMEGA = (
-    "shared prompt",
-    "periodicity",
-    "group think",
-)  # or of where the prompt stands in a view
+ABOUT_OMEGA = ("shared prompt", "periodicity", "group think")  # or about the prompt's lane
 
 
-def asked(law: Law, sample: Sample) -> bool:
+def applies(law: Law, sample: Sample) -> bool:
     """Whether the law says anything about the sample's rotation."""
-    return isinstance(sample.rope, LaneRoPE) or law.name not in OF_OMEGA
+    return isinstance(sample.rope, LaneRoPE) or law.name not in ABOUT_OMEGA
 
 
 def gapless(sample: Sample) -> Sample:
-    """The prompt from 0 and every lane right behind it: as the unmodified model counts the rows of
-    a Hogwild! view, which closes gaps. Samples turned by an Omega stay as they are."""
+    """The sample with the prompt from position 0 and every lane directly after it.
+
+    A Hogwild! view closes gaps, so only this equals the unmodified model. A sample with an Omega is
+    returned as it is.
+    """
     if isinstance(sample.rope, LaneRoPE):
         return sample
     positions, shared = sample.positions.copy(), sample.lanes == SHARED
@@ -162,11 +167,7 @@ def _cuts(sample: Sample) -> list[int]:
 
 
 def _steps(model: Model, sample: Sample, choose: Chooser) -> Report:
-    def start() -> Callable[..., Any]:
-        return partial(model, cache=model.new_cache(sample.rope, sample.mask))
-
-    f, cuts = bound(model, sample), _cuts(sample)
-    return laws.assert_steps(f, start, sample, cuts, dtype=model.dtype)
+    return steps(model, sample, _cuts(sample))
 
 
 AT_SIZE = [
@@ -183,9 +184,9 @@ AT_SIZE.sort(key=lambda law: law.number)
 
 @dataclass(frozen=True)
 class Finding:
-    """One law over all samples: the comparison nearest to (or furthest beyond) what is allowed.
+    """One law over all samples: the comparison that uses most of what is allowed.
 
-    sample, row: where. violation: what is wrong, empty where the law holds.
+    sample, row: where it is. violation: what is wrong; empty where the law holds.
     """
 
     number: int
@@ -209,38 +210,26 @@ class Finding:
         return "holds" if self.compared else "nothing to compare"
 
 
-def _worst(reports: Sequence[Report]) -> Report:
-    top = max(reports, key=_severity)
-    return replace(top, compared=sum(r.compared for r in reports))
-
-
-def _severity(report: Report) -> float:
-    """Above 1: a violation."""
-    if report.allowed:
-        return report.worst / report.allowed
-    return np.inf if report.worst else 0.0
-
-
 def _finding(law: Law, checks: Iterable[tuple[str, Callable[[], Report]]]) -> Finding:
-    """Make a law's comparisons, by the names of their samples; violations are findings too."""
-    found = []
-    for name, compare in checks:
+    """Run a law's checks, each with its sample's name; a violation becomes part of the finding."""
+    outcomes = []
+    for name, check in checks:
         try:
-            found.append((name, compare(), ""))
+            outcomes.append((name, check(), ""))
         except LawViolation as error:
-            found.append((name, error.report, str(error).split("; sample ")[0]))
-    nothing = ("", Report(law.name, 0.0, 0.0, 0), "")
+            outcomes.append((name, error.report, str(error).split("; sample ")[0]))
+    most = lambda outcome: (bool(outcome[2]), outcome[1].used)
     name, report, violation = max(
-        found, key=lambda entry: (bool(entry[2]), _severity(entry[1])), default=nothing
+        outcomes, key=most, default=("", nothing_to_compare(law.name), "")
     )
-    compared = sum(entry[1].compared for entry in found)
+    compared = sum(each.compared for _, each, _ in outcomes)
     worst, allowed, row = report.worst, report.allowed, report.row
     return Finding(law.number, law.name, law.says, worst, allowed, compared, name, row, violation)
 
 
 @dataclass(frozen=True)
-class Run:
-    """What `verify` found of a model on one backend and in one dtype.
+class Verification:
+    """The laws checked on a model, on one backend and in one dtype.
 
     sensitivity: how much rounding is amplified (see `tolerances`). logits: (T, V) of every sample.
     """
@@ -258,7 +247,8 @@ class Run:
 
     @property
     def blurred(self) -> bool:
-        """Whether rounding alone may move logits by their own size: only exact laws tell then."""
+        """Whether rounding alone may change logits by their own size, so that only exact laws
+        mean anything."""
         entry = TOLERANCES[self.dtype]
         return entry.k * self.sensitivity * entry.eps >= 1
 
@@ -268,10 +258,11 @@ def verify(
     samples: Mapping[str, Sample],
     seed: int = 0,
     on_law: Callable[[str], None] = lambda name: None,
-) -> Run:
-    """Check every law of `AT_SIZE` on all samples. on_law is called before each law, by name."""
+) -> Verification:
+    """Check every law of `AT_SIZE` on all samples. on_law is called with each law's name before
+    it is checked."""
     began, findings = time.perf_counter(), []
-    with np.errstate(all="ignore"):  # what is not finite is found by the laws
+    with np.errstate(all="ignore"):  # the laws report what is not finite
         on_law("sensitivity")
         logits = {name: np.array(bound(model, s)(*s.rows)) for name, s in samples.items()}
         expected = {name: exact(model, s) for name, s in samples.items()}
@@ -281,7 +272,7 @@ def verify(
                 on_law(law.name)
                 checks = []
                 for k, (name, sample) in enumerate(samples.items()):
-                    if not asked(law, sample):
+                    if not applies(law, sample):
                         continue
                     choose = RandomChooser(np.random.default_rng([seed, k, law.number]))
                     check: Any = partial(law.check, model, sample, choose)
@@ -291,17 +282,17 @@ def verify(
                     checks.append((name, check))
                 findings.append(_finding(law, checks))
     seconds = time.perf_counter() - began
-    return Run(model.backend, model.dtype, findings, amplified, logits, seconds)
+    return Verification(model.backend, model.dtype, findings, amplified, logits, seconds)
 
 
 def _sensitivity(model: Model, sample: Sample, expected: np.ndarray) -> float:
     moved = np.abs(exact(model, sample, NOISE) - expected).max()
-    found = float(moved) / (NOISE * max(float(np.abs(expected).max()), 1.0))
-    return found if np.isfinite(found) else 1.0  # NaN is no excuse
+    amplified = float(moved) / (NOISE * max(float(np.abs(expected).max()), 1.0))
+    return amplified if np.isfinite(amplified) else 1.0  # NaN must not widen the tolerance
 
 
-def compare(runs: Sequence[Run], samples: Mapping[str, Sample]) -> list[Finding]:
-    """Law 12 for every two runs. What is allowed is the coarser dtype's tolerance."""
+def compare(runs: Sequence[Verification], samples: Mapping[str, Sample]) -> list[Finding]:
+    """Law 12 for every two verifications, with the tolerance of the coarser dtype."""
     findings = []
     for one, other in combinations(runs, 2):
         dtype = max((one.dtype, other.dtype), key=lambda name: TOLERANCES[name].eps)
@@ -316,7 +307,7 @@ def compare(runs: Sequence[Run], samples: Mapping[str, Sample]) -> list[Finding]
     return findings
 
 
-# How long it will take, told before: one pass is measured and the passes are counted.
+# How long it will take: passes are counted, and a few are measured.
 
 
 def passes(sample: Sample) -> tuple[list[int], int]:
@@ -337,17 +328,20 @@ def passes(sample: Sample) -> tuple[list[int], int]:
 
 
 @dataclass(frozen=True)
-class Forecast:
-    """Seconds, of so many passes and so many runs of the definition."""
+class TimeEstimate:
+    """How long `verify` will take.
+
+    definitions: how often the definition is computed. rows: of the largest sample.
+    """
 
     seconds: float
     passes: int
     definitions: int
-    rows: int  # the most of one pass that is no copy
+    rows: int
 
 
-def forecast(model: Model, samples: Mapping[str, Sample]) -> Forecast:
-    """Measure a pass of a few rows and one of many, and the definition; count; add up."""
+def estimate_time(model: Model, samples: Mapping[str, Sample]) -> TimeEstimate:
+    """Measures a pass of a few rows, one of many, and the definition, and adds up `passes`."""
     largest = max(samples.values(), key=lambda s: len(s.tokens))
     few = largest.select(slice(0, largest.mask.n))
 
@@ -356,9 +350,9 @@ def forecast(model: Model, samples: Mapping[str, Sample]) -> Forecast:
         run()
         return time.perf_counter() - began
 
-    def checked(sample: Sample) -> None:  # a pass, and the half of a comparison that it stands for
+    def checked(sample: Sample) -> None:  # a pass, and its half of a comparison of two passes
         got = np.asarray(bound(model, sample)(*sample.rows))
-        assert_equal("forecast", got[::2], got[::2], sample, dtype=model.dtype)
+        assert_equal("estimate", got[::2], got[::2], sample, dtype=model.dtype)
 
     with np.errstate(all="ignore"), contextlib.suppress(LawViolation):  # NaN equals nothing
         checked(few)  # the first pass is slow
@@ -373,4 +367,4 @@ def forecast(model: Model, samples: Mapping[str, Sample]) -> Forecast:
         total += sum(small + slope * max(r - len(few.tokens), 0) for r in rows)
         total += times * exact * len(sample.tokens) / len(largest.tokens)
         count, definitions = count + len(rows), definitions + times
-    return Forecast(total, count, definitions, len(largest.tokens))
+    return TimeEstimate(total, count, definitions, len(largest.tokens))
