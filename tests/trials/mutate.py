@@ -8,7 +8,7 @@ mutmut (`pip install mutmut==3.8.1`) makes the changes: an operator, a number, a
 or an assignment at a time. It works in a copy of the checkout, and runs those of a file's tests
 that reach the changed function, the quickest first, until one fails. Not changed: properties and
 other decorated functions, calls of `len` and `isinstance`, annotations, and what stands outside of
-functions (constants, the regular expressions of `select.py`, the fields of dataclasses).
+functions (constants, the regular expressions of `answers.py`, the fields of dataclasses).
 
 A change that no test notices must stand in `data/mutation_survivors.json`, with the reason, and
 what stands there must survive. A change that keeps the tests from ending counts as noticed, in a
@@ -44,24 +44,34 @@ WANTED = 95.0  # per cent
 COPIED = ("tinylane", "tests", "weights", "pyproject.toml", "README.md")
 STILL = 600  # seconds after which a run that does nothing is given up; it does not count
 
-# The tests that are about a file, and (-) those of them that spend seconds on one import; what
-# these compare with is recorded in tests/data too. Bugs that are planted in a source want it whole.
-PLANTED = "-test_blas.py::test_a_planted_bug_is_caught"
+# The tests that are about a file, in tests/, and (-) those that are left out because they spend
+# seconds on one import. What these compare with is recorded in tests/data too. Bugs that are planted
+# in a source need the source whole.
+PLANTED = "-core/test_numpy_ops.py::test_a_planted_bug_is_caught"
 TESTS = {
-    "rope": [
-        "test_rope.py",
-        "-test_rope.py::test_frequencies_are_those_of_the_installed_transformers",
+    "core/rope": [
+        "core/test_rope.py",
+        "-core/test_rope.py::test_frequencies_are_those_of_the_installed_transformers",
     ],
-    "lanes": ["test_lanes.py", "test_model.py"],
-    "sampling": [
-        "test_sampling.py",
-        "-test_sampling.py::test_the_record_is_what_the_installed_transformers_says",
-        "-test_sampling.py::test_filters_equal_transformers_live",
+    "core/lanes": ["core/test_lanes.py", "core/test_decoder.py"],
+    "core/sampling": [
+        "core/test_uniform.py",
+        "core/test_sampling.py",
+        "core/test_sampling_draws.py",
+        "-core/test_sampling.py::test_the_record_is_what_the_installed_transformers_says",
+        "-core/test_sampling.py::test_filters_equal_transformers_live",
     ],
-    "select": ["test_select.py"],
-    "cache": ["test_cache.py", "test_cache_buffers.py"],
-    "model": ["test_model.py", "test_fast.py", "test_blas.py", PLANTED],
-    "blas": ["test_blas.py", "test_model.py", PLANTED],
+    "core/cache": ["core/test_cache.py", "core/test_cache_buffers.py"],
+    "core/decoder": [
+        "core/test_decoder.py",
+        "core/test_model.py",
+        "core/test_mlx_ops.py",
+        "core/test_numpy_ops.py",
+        PLANTED,
+    ],
+    "core/model": ["core/test_model.py", "core/test_decoder.py"],
+    "core/numpy_ops": ["core/test_numpy_ops.py", "core/test_decoder.py", PLANTED],
+    "evaluate/answers": ["evaluate/test_answers.py"],
 }
 
 NOTICED, TIMEOUT, SURVIVED = "noticed", "timed out", "survived"
@@ -110,7 +120,7 @@ def pytest_collection_modifyitems(items):
 class Change(NamedTuple):
     """What was changed, said so that it stays true when lines move and others are changed."""
 
-    where: str  # module.function or module.Class.method
+    where: str  # file.function or file.Class.method; the file without its folder
     was: str
     becomes: str
 
@@ -119,17 +129,17 @@ def main() -> int:
     options = arguments()
     if (installed := importlib.metadata.version("mutmut")) != MUTMUT:
         sys.exit(f"mutmut {installed} makes other changes; expected {MUTMUT}")
-    modules = options.only or list(TESTS)
+    modules = [m for m in TESTS if not options.only or short(m) in options.only]
     reasons = read_list(modules)
     totals: dict[str, Counter[str]] = {}
     alive: Counter[Change] = Counter()
     began = time.perf_counter()
     with folder(options.work) as work:
         for module in modules:
-            outcomes = run(module, work / module, options.jobs)
+            outcomes = run(module, work / short(module), options.jobs)
             totals[module] = Counter(outcomes.values())
             names = [name for name, o in outcomes.items() if o not in (NOTICED, TIMEOUT)]
-            alive.update(changes(names, module, work / module))
+            alive.update(changes(names, module, work / short(module)))
             print(f"{module}: {time.perf_counter() - began:.0f} s", flush=True)
     print(table(totals, alive, reasons))
     listed = Counter({which: count for which, (count, _, _) in reasons.items()})
@@ -141,10 +151,15 @@ def main() -> int:
     return 0 if good and not low else 1
 
 
+def short(module: str) -> str:
+    """The name of a file: core/rope -> rope."""
+    return module.rpartition("/")[2]
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
-        "--only", nargs="+", choices=list(TESTS), metavar="FILE", help=str([*TESTS])
+        "--only", nargs="+", choices=[*map(short, TESTS)], metavar="FILE", help=str([*TESTS])
     )
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="changes tried at a time")
     parser.add_argument("--work", type=Path, help="a folder for the copies, kept")
@@ -249,16 +264,16 @@ def changes(names: list[str], module: str, copy: Path) -> list[Change]:
         [sys.executable, "-c", script, f"tinylane/{module}.py"],
         cwd=copy, input=json.dumps(names), capture_output=True, text=True, check=True,
     )  # fmt: skip
-    found = []
+    changed = []
     for name, diff in zip(names, json.loads(said.stdout), strict=True):
         lines = [line for line in diff.splitlines() if not line.startswith(("---", "+++"))]
         was, becomes = (
             " ".join(line[1:].strip() for line in lines if line.startswith(sign)) for sign in "-+"
         )
-        function = name.removeprefix(f"tinylane.{module}.x").partition("__mutmut_")[0]
+        function = name.removeprefix(f"tinylane.{module.replace('/', '.')}.x").partition("__mutmut_")[0]
         function = function[1:].replace("ǁ", ".")  # x_function, xǁClassǁmethod
-        found.append(Change(f"{module}.{function}", was, becomes))
-    return found
+        changed.append(Change(f"{short(module)}.{function}", was, becomes))
+    return changed
 
 
 # The list, and the result.
@@ -266,14 +281,14 @@ def changes(names: list[str], module: str, copy: Path) -> list[Change]:
 
 def read_list(modules: list[str]) -> dict[Change, tuple[int, str, bool]]:
     """What is said to survive in these files: how often, why, and whether nothing is changed."""
-    found: dict[Change, tuple[int, str, bool]] = {}
+    listed: dict[Change, tuple[int, str, bool]] = {}
     for entry in json.loads(LISTED.read_text()):
-        if entry["in"].partition(".")[0] in modules:
+        if entry["in"].partition(".")[0] in map(short, modules):
             for was, becomes in entry["changes"]:
                 which = Change(entry["in"], was, becomes)
-                count = found[which][0] if which in found else 0
-                found[which] = count + 1, entry["why"], entry["equivalent"]
-    return found
+                count = listed[which][0] if which in listed else 0
+                listed[which] = count + 1, entry["why"], entry["equivalent"]
+    return listed
 
 
 def score(counts: Counter[str], left_out: int = 0) -> float:
@@ -293,7 +308,7 @@ def table(
     for which, count in alive.items():
         if which in reasons and reasons[which][2]:
             same[which.where.partition(".")[0]] += count
-    rows = [(module, counts, same[module]) for module, counts in totals.items()]
+    rows = [(short(m), counts, same[short(m)]) for m, counts in totals.items()]
     if len(rows) > 1:
         rows.append(("all", sum(totals.values(), Counter()), same.total()))
     for name, counts, equal in rows:
