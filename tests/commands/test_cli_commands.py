@@ -111,7 +111,7 @@ def test_train_goes_on_where_it_stopped_and_exports(ask: Any, tmp_path: Path) ->
     code, text, _ = ask("generate", "--model", out, "--backend", "numpy", "--lanes", 2)
     assert code == 0 and "vote: " in text
     code, _, err = ask(*argv, "--seed", 1)
-    assert (code, err.count("\n")) == (2, 1) and "another recipe" in err
+    assert (code, err.count("\n")) == (2, 1) and "another configuration" in err
 
 
 def test_training_without_mlx_says_what_installs_it(

@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 
 from tinylane.core.errors import TinylaneError
-from tinylane.files import jsonl
-from tinylane.files import run_dir as journal
+from tinylane.files import jsonl, run_dir
 from tinylane.files.fields import Fields
-from tinylane.files.io import hold
-from tinylane.files.run_dir import MAX_RESULT, Journal, differing, read_run
+from tinylane.files.io import replacing
+from tinylane.files.run_dir import MAX_RESULT, Journal, claim, differing, hold, locked, read_run
 
 # JSON Lines.
 
@@ -107,7 +106,7 @@ def test_a_torn_line_is_cut_off_wherever_it_was_torn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every prefix of the file that a kill could leave gives its whole lines and takes new ones."""
-    monkeypatch.setattr(journal, "revision", lambda: None)  # it asks git, a hundred times here
+    monkeypatch.setattr(run_dir, "revision", lambda: None)  # it asks git, a hundred times here
     with Journal(tmp_path / "run", SETTINGS) as made:
         for k in range(3):
             made.append({"k": k, "text": "é" * 5})
@@ -180,15 +179,97 @@ def test_a_result_of_a_rank_is_a_result(tmp_path: Path) -> None:
     assert read_run(tmp_path / "run")[0]["settings"] == SETTINGS
 
 
-def test_a_lock_is_held_once_and_freed_with_its_descriptor(tmp_path: Path) -> None:
+def test_a_lock_is_held_once_and_freed_when_it_is_released_or_gone(tmp_path: Path) -> None:
     first = hold(tmp_path / "lock")
     assert first is not None and hold(tmp_path / "lock") is None
-    os.close(first)
+    first.release()
     second = hold(tmp_path / "lock")
-    assert second is not None
-    os.close(second)
-    with pytest.raises(TinylaneError, match="cannot be written"):
-        hold(tmp_path / "none" / "lock")
+    assert second is not None and hold(tmp_path / "lock") is None
+    del second
+    third = hold(tmp_path / "lock")
+    assert third is not None
+    third.release()
+    assert (tmp_path / "lock").exists()  # who waits for a lock must wait for this very file
+    with pytest.raises(TinylaneError, match="cannot be locked"):
+        hold(tmp_path / "lock" / "lock")
+
+
+# What tinylane did before it used `filelock`; a process of that version may be at work.
+FORMER = """
+import fcntl, os, sys
+handle = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o666)
+try:
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    print("held by another", flush=True)
+else:
+    print("mine", flush=True)
+    sys.stdin.read()
+"""
+
+
+def former(path: Path) -> tuple[subprocess.Popen, str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", FORMER, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+def test_an_earlier_version_and_this_one_keep_each_other_out(tmp_path: Path) -> None:
+    """Also with the lock file that a finished run of the earlier version left."""
+    for kept in ("", "made before"):
+        path = tmp_path / "lock"
+        path.write_text(kept)
+        process, state = former(path)
+        assert state == "mine" and hold(path) is None
+        process.communicate("")
+        lock = hold(path)
+        assert lock is not None
+        process, state = former(path)
+        process.communicate("")
+        assert state == "held by another"
+        lock.release()
+        process, state = former(path)
+        process.communicate("")
+        assert state == "mine"
+        assert path.read_text() == kept
+
+
+def test_a_lock_file_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("text")
+    (tmp_path / "lock").symlink_to(victim)
+    with pytest.raises(TinylaneError, match="cannot be locked"):
+        hold(tmp_path / "lock")
+    assert victim.read_text() == "text"
+
+
+def test_half_files_are_swept_unless_somebody_writes_them(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    killed = [tmp_path / ".state.x1.tmp", tmp_path / "adapter" / ".a.abcdefgh.tmp"]
+    for path in killed:
+        path.write_text("half")
+    with replacing(tmp_path / "figure.svg") as file:
+        with locked(tmp_path):
+            assert not any(path.exists() for path in killed)
+        file.write(b"whole")
+    assert (tmp_path / "figure.svg").read_bytes() == b"whole"
+
+
+def test_claimed_settings_stay_and_notes_are_not_compared(tmp_path: Path) -> None:
+    claim(tmp_path, {"lr": 1e-3, "lanes": (1, 2), "nested": {"x": 1}}, {"path": "/a"})
+    written = (tmp_path / "recipe.json").read_bytes()
+    assert json.loads(written)["notes"] == {"path": "/a"}
+    claim(tmp_path, {"lr": 1e-3, "lanes": [1, 2], "nested": {"x": 1.0}}, {"path": "/b"})
+    with pytest.raises(TinylaneError, match=r"another configuration \(nested\.x was 1, now 2\)"):
+        claim(tmp_path, {"lr": 1e-3, "lanes": [1, 2], "nested": {"x": 2}})
+    assert (tmp_path / "recipe.json").read_bytes() == written
+    claim(tmp_path, {"table": "bases"}, name="settings.json")
+    assert json.loads((tmp_path / "settings.json").read_bytes()) == {"table": "bases"}
 
 
 def test_settings_differ_where_types_do() -> None:
@@ -241,10 +322,10 @@ def test_a_full_disk_keeps_whole_lines(tmp_path: Path, monkeypatch: pytest.Monke
             room[0] -= count
             return count
 
-        monkeypatch.setattr(journal.os, "write", write)
-        with pytest.raises(TinylaneError, match=r"No space left on device; 1 results are kept"):
+        monkeypatch.setattr(run_dir.os, "write", write)
+        with pytest.raises(TinylaneError, match=r"No space left on device\); 1 results are kept"):
             made.append({"k": 1})
-        monkeypatch.setattr(journal.os, "write", real)
+        monkeypatch.setattr(run_dir.os, "write", real)
         assert made.path.read_bytes() == b'{"k":0}\n'
         made.append({"k": 1})
     assert [row["k"] for _, row in read_run(tmp_path / "run")[1]] == [0, 1]
@@ -261,8 +342,8 @@ def test_what_cannot_be_a_run_directory_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_checkout_knows_its_revision() -> None:
-    found = journal.revision()
-    root = Path(journal.__file__).parents[2]
+    found = run_dir.revision()
+    root = Path(run_dir.__file__).parents[2]
     if (root / ".git").exists():
         assert found is not None and len(found.rstrip("+")) == 40
     else:

@@ -21,7 +21,7 @@ mx = pytest.importorskip("mlx.core", exc_type=ImportError)
 import helpers_tune  # noqa: E402 - imports MLX
 from helpers_tune import KTO, command, disturb, several, transcript, tuner  # noqa: E402
 
-from tinylane.train import rundir  # noqa: E402
+from tinylane.files import run_dir  # noqa: E402
 from tinylane.train.data import Transcript, read_transcripts  # noqa: E402
 from tinylane.train.from_scratch import Recipe, Trainer  # noqa: E402
 from tinylane.train.parameters import Choice  # noqa: E402
@@ -67,17 +67,17 @@ def test_a_log_that_a_kill_tore_is_taken_as_far_as_it_is_whole(tmp_path: Path) -
     lines = [json.dumps({"step": k, "seconds": 1.5 * k}) for k in range(1, 6)]
     for torn in ('{"step": 4, "sec', "[]", '{"step": null}', '{"seconds": 1}'):
         (tmp_path / "log.jsonl").write_text("\n".join([*lines[:3], torn, *lines[4:]]) + "\n")
-        log = rundir.Log(tmp_path, step=5)
+        log = run_dir.Log(tmp_path, step=5)
         assert [entry["step"] for entry in log.entries] == [1, 2, 3] and log.seconds == 4.5
         assert (tmp_path / "log.jsonl").read_text().splitlines() == lines[:3]
-    log = rundir.Log(tmp_path, step=2)
+    log = run_dir.Log(tmp_path, step=2)
     log.add({"step": 3, "seconds": 9.0})
     assert [json.loads(x)["seconds"] for x in (tmp_path / "log.jsonl").open()] == [1.5, 3.0, 9.0]
 
 
 def test_a_log_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(TinylaneError, match=r"log\.jsonl: cannot be written \(No such file"):
-        rundir.append(tmp_path / "gone" / "log.jsonl", {})
+        run_dir.append_line(tmp_path / "gone" / "log.jsonl", "{}")
 
 
 def test_a_reference_of_fewer_values_than_its_batch_is_completed(

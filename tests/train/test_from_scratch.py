@@ -168,7 +168,7 @@ def test_a_run_that_was_killed_between_saves_loses_only_what_was_not_saved(tmp_p
 def test_a_folder_with_another_recipe_is_refused(tmp_path: Path) -> None:
     train(TINY, tmp_path, stop_at=1)
     before = (tmp_path / "recipe.json").read_bytes()
-    with pytest.raises(TinylaneError, match=r"another recipe \(lr 0\.001 there, 0\.002 here"):
+    with pytest.raises(TinylaneError, match=r"another configuration \(lr was 0\.001, now 0\.002\)"):
         train(dataclasses.replace(TINY, lr=2e-3), tmp_path)
     assert (tmp_path / "recipe.json").read_bytes() == before
 

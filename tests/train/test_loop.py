@@ -21,7 +21,7 @@ import helpers_tune
 from helpers_cli import unmeasured, write_checkpoint
 from helpers_tune import KTO, command, losses
 
-from tinylane.train import rundir
+from tinylane.files import run_dir
 from tinylane.train.parameters import Choice
 from tinylane.train.recipe import TuneRecipe
 from tinylane.train.setup import prepare, start_model
@@ -110,11 +110,11 @@ def test_a_state_of_the_right_step_only(ask: Any, base: Path, data: Path, tmp_pa
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (("--lr", "1e-3", "--lora-rank", 2), "lr 0.0001 there, 0.001 here"),
-        (("--seed", 3), "seed 0 there, 3 here"),
-        (("--no-tune-biases",), "tune_biases True there, False here"),
-        (("--omega", "none"), "omega_start 'learned' there, 'none' here"),
-        (("--lag", 1, "--visibility", "star"), "visibility 'joint' there, 'star' here"),
+        (("--lr", "1e-3", "--lora-rank", 2), "lr was 0.0001, now 0.001"),
+        (("--seed", 3), "seed was 0, now 3"),
+        (("--no-tune-biases",), "tune_biases was True, now False"),
+        (("--omega", "none"), "omega_start was 'learned', now 'none'"),
+        (("--lag", 1, "--visibility", "star"), "visibility was 'joint', now 'star'"),
     ],
 )
 def test_a_run_directory_of_another_configuration_is_refused(
@@ -125,7 +125,7 @@ def test_a_run_directory_of_another_configuration_is_refused(
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     code, _, err = ask(*command("sft", base, data, tmp_path, *change))
     assert code == 2 and err.splitlines()[-1].startswith("tinylane: error:")
-    assert "another recipe" in err and named in err
+    assert "another configuration" in err and named in err
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
@@ -138,11 +138,11 @@ def test_other_data_and_another_model_are_another_configuration(
     fewer.write_text("".join(data.read_text().splitlines(keepends=True)[:-1]))
     other = write_checkpoint(tmp_path / "other", seed=1)
     for argv, named in (
-        (command("sft", base, fewer, out), "data '"),
-        (command("sft", other, data, out), "model '"),
+        (command("sft", base, fewer, out), "data was '"),
+        (command("sft", other, data, out), "model was '"),
     ):
         code, _, err = ask(*argv)
-        assert code == 2 and "another recipe" in err and named in err
+        assert code == 2 and "another configuration" in err and named in err
     again = tmp_path / "copy.jsonl"
     again.write_text(data.read_text())
     assert ask(*command("sft", base, again, out))[0] == 0  # the same data by another name
@@ -151,9 +151,9 @@ def test_other_data_and_another_model_are_another_configuration(
 def test_a_second_process_on_one_directory_is_refused(
     ask: Any, base: Path, data: Path, tmp_path: Path
 ) -> None:
-    with rundir.locked(tmp_path):
+    with run_dir.locked(tmp_path):
         code, _, err = ask(*command("sft", base, data, tmp_path))
-        assert code == 2 and "another process is at work there" in err
+        assert code == 2 and "another process is writing this run" in err
     assert ask(*command("sft", base, data, tmp_path, "--stop-at", 1))[0] == 0
 
 
@@ -249,11 +249,11 @@ def test_kto_of_a_resumed_run_keeps_its_untuned_reference(
 def test_pid_files_do_not_outlive_a_killed_process(tmp_path: Path) -> None:
     """The lock is the system's: it goes with the process, so no stale lock keeps a user out."""
     code = (
-        "import os, signal\nfrom pathlib import Path\nfrom tinylane.train.rundir import locked\n"
+        "import os, signal\nfrom pathlib import Path\nfrom tinylane.files.run_dir import locked\n"
         f"with locked(Path({str(tmp_path)!r})):\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], env=dict(os.environ))
     assert done.returncode == -signal.SIGKILL
     (tmp_path / ".state.safetensors.x1.tmp").write_text("half")
-    with rundir.locked(tmp_path):
+    with run_dir.locked(tmp_path):
         assert not list(tmp_path.glob(".*.tmp"))

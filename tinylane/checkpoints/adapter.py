@@ -21,11 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from tinylane.checkpoints.weights import inside
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import MAX_LANES, LaneMask, LaneRoPE
-from tinylane.files.io import read_json, write_json
+from tinylane.files.io import inside, make_folder, read_json, write_json
 from tinylane.files.safetensors import DENSE, TensorFile, widen, write_tensors
 
 CONFIG, TENSORS, OMEGA = "adapter_config.json", "adapters.safetensors", "lane_rope.omega"
@@ -83,10 +82,7 @@ def save_adapter(
     # angles are kept in float64 throughout
     plain = {k: _plain(v, np.float64 if k == OMEGA else np.float32) for k, v in tensors.items()}
     _build(folder, config, plain, record)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TinylaneError(f"{folder}: cannot be made ({error.strerror})") from error
+    make_folder(folder)
     write_tensors(folder / TENSORS, plain, {"format": FORMAT})
     write_json(folder / CONFIG, record)
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError, show
-from tinylane.files.fields import Fields
 from tinylane.core.rope import RopeConfig
+from tinylane.files.fields import Fields
 from tinylane.files.io import read_json
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from tinylane.checkpoints.config_json import parse_config
 from tinylane.core.errors import TinylaneError, show
-from tinylane.files.io import inside, read_bytes, replacing, write_json
+from tinylane.files.io import inside, make_folder, read_bytes, replacing, write_json
 from tinylane.files.safetensors import write_tensors
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -84,14 +84,6 @@ def write_checkpoint(
         write_json(out / "model.safetensors.index.json", index)
     copy_beside(beside, out)
     write_json(out / "config.json", dict(raw))
-
-
-def make_folder(out: Path) -> None:
-    """Make a folder and those above it. Raises TinylaneError."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TinylaneError(f"{out}: cannot be made ({error.strerror})") from None
 
 
 def copy_beside(source: Path, out: Path) -> None:

@@ -20,13 +20,13 @@ import numpy as np
 
 from tinylane.checkpoints.adapter import OMEGA, Adapter, save_adapter
 from tinylane.checkpoints.config_json import config_to_dict, parse_config
-from tinylane.checkpoints.export import make_folder, write_checkpoint
+from tinylane.checkpoints.export import write_checkpoint
 from tinylane.checkpoints.hub import resolve
 from tinylane.checkpoints.plan import Plan
 from tinylane.checkpoints.weights import WeightFiles
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError
-from tinylane.files.io import read_json, write_text
+from tinylane.files.io import make_folder, read_json, write_text
 
 UNFINISHED = ".unfinished"  # is in a folder until its merge is complete
 

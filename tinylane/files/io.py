@@ -2,8 +2,7 @@
 
 Regular files only (a FIFO would hang the reader), bounded in size, strict JSON: no duplicate keys,
 no NaN, no number that Python would take seconds to parse. Writing goes to a temporary file beside
-the target and is renamed into place; what a kill leaves of it, the next writing removes. `hold`
-keeps a second process out of a folder.
+the target and is renamed into place; what a kill leaves of it, the next writing removes.
 """
 
 from __future__ import annotations
@@ -61,25 +60,13 @@ def open_writable(path: str | os.PathLike[str], flags: int) -> int:
     return handle
 
 
-def hold(path: str | os.PathLike[str]) -> int | None:
-    """Hold a lock file, made if need be, until its descriptor is closed; None if another holds it.
-
-    flock: the lock ends with the process, however it ends. Nothing removes the file, for whoever
-    waits would then hold a file that is gone. Raises TinylaneError where it cannot be made, and on
-    a file system that has no locks.
-    """
-    import fcntl  # not on Windows
-
-    handle = open_writable(path, os.O_RDWR | os.O_CREAT)
+def make_folder(folder: Path) -> Path:
+    """The folder, made with those above it if need be. Raises TinylaneError if it cannot be."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        return None
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        os.close(handle)
-        raise TinylaneError(f"{os.fspath(path)}: cannot be locked ({error.strerror})") from error
-    return handle
+        raise TinylaneError(f"{folder}: cannot be made ({error.strerror})") from error
+    return folder
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -217,7 +204,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """
     target = Path(path)
     try:
-        _sweep(target)
+        sweep(target.parent, f".{glob.escape(target.name)}.????????.tmp")
         handle, name = _temporary(target)
     except OSError as error:
         raise TinylaneError(f"{target}: cannot be written ({error.strerror})") from error
@@ -253,11 +240,12 @@ def _temporary(target: Path) -> tuple[int, str]:
         os.close(handle)  # swept between its making and its lock
 
 
-def _sweep(target: Path) -> None:
+def sweep(folder: Path, pattern: str) -> None:
+    """Remove the temporary files that match and that nobody is writing."""
     with contextlib.suppress(ImportError, OSError):
         import fcntl
 
-        for left in target.parent.glob(f".{glob.escape(target.name)}.????????.tmp"):
+        for left in folder.glob(pattern):
             with contextlib.suppress(OSError):
                 handle = os.open(left, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
                 try:

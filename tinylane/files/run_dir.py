@@ -1,14 +1,15 @@
-"""A run directory that survives a kill at any instant: settings, whole lines of results, a lock.
+"""A run directory that survives a kill at any instant: settings, whole lines, a lock.
 
-    settings.json   what was asked for, and every start of it: time, versions, git revision
-    results.jsonl   one JSON object a line, in the order in which they were done
-    lock            held (flock) by the one process that may write
+    what            evaluation, transcripts   training          a part of the study
+    settings        settings.json             recipe.json       settings.json
+    lines           results.jsonl             log.jsonl
+    lock            lock                      .lock             .part.lock
 
-A line counts when its newline is on disk: it is appended in one write and synced before the next
-piece of work begins, and a line that a kill tore is cut off at the next start. So a restart loses
-what was in flight and nothing else. Settings that differ are refused once there is a result to
-lose: what stopped before its first may be corrected. Not handled: file systems on which flock or
-fsync do nothing (some network shares).
+One process works in a folder at a time. The lock file stays there; the lock on it (flock) ends with
+the process, however it ends. Settings are fixed: other ones are refused. A line counts once its
+newline is on disk, and a line that a kill tore is cut off at the next start. A log of training is
+cut back to the step of the saved state when a run goes on, so that no step stands there twice. Not
+handled: file systems on which flock or fsync do nothing (some network shares).
 """
 
 from __future__ import annotations
@@ -19,99 +20,227 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinylane.core import __version__
 from tinylane.core.errors import TinylaneError, show
 from tinylane.files import jsonl
-from tinylane.files.io import hold, inside, open_writable, read_json, write_json
+from tinylane.files.io import inside, make_folder, open_writable, read_json, sweep, write_json
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 RESULTS, SETTINGS, LOCK = "results.jsonl", "settings.json", "lock"
+RECIPE, LOG = "recipe.json", "log.jsonl"
 MAX_RESULT = 1 << 24  # bytes of a line: some hundred thousand tokens, as in a run file
 MAX_SETTINGS = 16 << 20
 MAX_STARTS = 1000  # remembered
 
 
-class Journal:
-    """A run directory that this process alone may add to.
+# ---------------------------------------------------------------------------------- the lock
 
-    settings: plain JSON values; a directory with results of others is refused. what: a line's name
-    in messages ("results"). Use as a context manager, or `close` it. Raises TinylaneError, in one
-    line, for a folder that cannot be written, one that another process holds, one of other
-    settings, and results that are not whole lines of JSON.
+
+def hold(path: Path) -> FileLock | None:
+    """The lock on a file, which is made if need be; None if another process has it.
+
+    It is held until `release` is called or the object is gone. Raises TinylaneError where the file
+    cannot be made, and on a file system that has no locks.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path, timeout=0, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return None
+    except OSError as error:
+        raise TinylaneError(f"{path}: cannot be locked ({error.strerror})") from error
+    return lock
+
+
+@contextlib.contextmanager
+def locked(folder: Path, name: str = ".lock") -> Iterator[None]:
+    """Make the folder if need be and hold it, rid of files that a killed run left half-written.
+
+    Raises TinylaneError if another process holds it.
+    """
+    make_folder(folder)
+    lock = hold(folder / name)
+    if lock is None:
+        raise TinylaneError(
+            f"{folder}: another process is writing this run; wait until it ends, or give another "
+            "folder"
+        )
+    try:
+        sweep(folder, ".*.tmp")
+        sweep(folder / "adapter", ".*.tmp")
+        yield
+    finally:
+        lock.release()
+
+
+# ------------------------------------------------------------------------------ the settings
+
+
+def claim(
+    folder: Path,
+    settings: Mapping[str, Any],
+    notes: Mapping[str, Any] | None = None,
+    name: str = RECIPE,
+) -> None:
+    """Write the settings that a folder's run has, or check that it has the same.
+
+    notes: kept for people (paths, versions), not compared. Raises TinylaneError if it has others.
+    """
+    plain = json.loads(json.dumps(settings))  # tuples are lists in a file
+    path = inside(folder, name)
+    if path.exists():
+        before = read_json(path, MAX_SETTINGS)
+        before.pop("notes", None)
+        _refuse(folder, differing(before, plain))
+    else:
+        write_json(path, {**plain, "notes": dict(notes)} if notes else plain)
+
+
+def _refuse(folder: Path, difference: str) -> None:
+    if difference:
+        raise TinylaneError(
+            f"{folder}: holds a run of another configuration ({difference}); give another folder"
+        )
+
+
+def differing(before: Any, now: Any, name: str = "") -> str:
+    """Where two settings first differ, in words: "" if they do not."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in [*now, *(k for k in before if k not in now)]:
+            inner = f"{name}.{key}" if name else str(key)
+            if difference := differing(before.get(key), now.get(key), inner):
+                return difference
+        return ""
+    if before == now and isinstance(before, bool) == isinstance(now, bool):
+        return ""
+    return f"{name or 'settings'} was {show(before, 60)}, now {show(now, 60)}"
+
+
+# --------------------------------------------------------------------------------- the lines
+
+
+def append_line(path: Path, line: str, kept: str = "") -> None:
+    """Add a line to a file, which is made if need be, and wait until it is on disk.
+
+    Raises TinylaneError where that fails (a full disk): the file is cut back to its whole lines.
+    kept: what the error says then.
+    """
+    handle = open_writable(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    size = os.fstat(handle).st_size
+    try:
+        left = memoryview(line.encode("utf-8", "backslashreplace") + b"\n")
+        while left:
+            left = left[os.write(handle, left) :]
+        os.fsync(handle)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.ftruncate(handle, size)
+        raise TinylaneError(f"{path}: cannot be written ({error.strerror}){kept}") from error
+    finally:
+        os.close(handle)
+
+
+def cut(path: Path, size: int | None = None) -> None:
+    """Cut a file, which is made if need be, to `size` bytes; None: to its whole lines."""
+    handle = open_writable(path, os.O_RDWR | os.O_CREAT)
+    try:
+        end = os.fstat(handle).st_size if size is None else size
+        while size is None and end > 0:
+            begin = max(end - (1 << 16), 0)
+            newline = os.pread(handle, end - begin, begin).rfind(b"\n")
+            end = begin + newline + 1
+            if newline >= 0:
+                break
+        if end < os.fstat(handle).st_size:
+            os.ftruncate(handle, end)
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class Log:
+    """log.jsonl of a training run that goes on at `step`; lines of later steps are cut off."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.path = inside(folder, LOG)
+        self.entries: list[dict[str, Any]] = []
+        cut(self.path)
+        size = 0
+        for _, line in jsonl.lines(self.path, limit=MAX_RESULT):
+            try:
+                entry = json.loads(line)
+                if entry["step"] > step:
+                    break
+            except (ValueError, KeyError, TypeError):
+                break  # damaged; what follows cannot be trusted either
+            self.entries.append(entry)
+            size += len(line)
+        cut(self.path, size)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training until the last line."""
+        return float(self.entries[-1].get("seconds", 0.0)) if self.entries else 0.0
+
+    def add(self, entry: dict[str, Any]) -> None:
+        """Append a line. Raises TinylaneError when it cannot be written."""
+        append_line(self.path, json.dumps(entry))
+        self.entries.append(entry)
+
+
+class Journal:
+    """The results of an evaluation, which this process alone may add to.
+
+    settings: plain JSON values; a directory with results of others is refused, one without results
+    takes them. what: a line's name in messages ("results"). Use as a context manager, or `close`
+    it. Raises TinylaneError, in one line, for a folder that cannot be written, one that another
+    process holds, one of other settings, and results that are not whole lines of JSON.
     """
 
     def __init__(
         self, folder: str | os.PathLike[str], settings: dict[str, Any], what: str = "results"
-    ):
+    ) -> None:
         self.folder, self.what = Path(folder), what
         self.path = self.folder / RESULTS
-        self._file = self._lock = -1
-        settings = json.loads(json.dumps(settings, allow_nan=False))  # tuples are lists in a file
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TinylaneError(f"{self.folder}: cannot be made ({error.strerror})") from error
-        try:
-            held = hold(self.folder / LOCK)
-            if held is None:
-                raise TinylaneError(
-                    f"{self.folder}: another process is writing this run; wait until it ends, or "
-                    "give another folder"
-                )
-            self._lock = held
+        settings = json.loads(json.dumps(settings, allow_nan=False))
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(locked(self.folder, LOCK))
             for name in (SETTINGS, RESULTS):
                 inside(self.folder, name)  # a link of somebody else's is not written through
             self._agree(settings)
-            self._file = open_writable(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
-            self._size = self._repair()
+            cut(self.path)
             self.count = sum(1 for _ in self.rows())
-        except BaseException:
-            self.close()
-            raise
+            self._lock = stack.pop_all()
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The results so far."""
         return (row for _, row in jsonl.read(self.path, limit=MAX_RESULT))
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add a line and wait until it is on disk.
-
-        Raises TinylaneError, saying what was kept, where that fails (a full disk): the file is cut
-        back to its whole lines.
-        """
-        data = json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        line = data.encode("utf-8", "backslashreplace") + b"\n"
-        if len(line) > MAX_RESULT:
+        """Add a line and wait until it is on disk. Raises TinylaneError, saying what was kept."""
+        line = json.dumps(row, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        size = len(line.encode("utf-8", "backslashreplace")) + 1
+        if size > MAX_RESULT:
             raise TinylaneError(
-                f"{self.path}: a line of {len(line):,} bytes; only {MAX_RESULT:,} could be read "
-                "again. Ask for fewer lanes or tokens"
+                f"{self.path}: a line of {size:,} bytes; only {MAX_RESULT:,} could be read again. "
+                "Ask for fewer lanes or tokens"
             )
-        try:
-            left = memoryview(line)
-            while left:
-                left = left[os.write(self._file, left) :]
-            os.fsync(self._file)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._file, self._size)
-            raise TinylaneError(
-                f"{self.path}: {error.strerror}; {self.count} {self.what} are kept; the same "
-                "command goes on from there"
-            ) from error
-        self._size += len(line)
+        kept = f"; {self.count} {self.what} are kept; the same command goes on from there"
+        append_line(self.path, line, kept)
         self.count += 1
 
     def close(self) -> None:
         """Let others in."""
-        for handle in (self._file, self._lock):
-            if handle >= 0:
-                with contextlib.suppress(OSError):
-                    os.close(handle)
-        self._file = self._lock = -1
+        self._lock.close()
 
     def __enter__(self) -> Journal:
         return self
@@ -130,13 +259,10 @@ class Journal:
         if path.exists():
             before = read_json(path, MAX_SETTINGS)
             difference = differing(before.get("settings"), settings)
-            if difference and self._holds_results():
-                raise TinylaneError(
-                    f"{self.folder}: holds a run of another configuration ({difference}); give "
-                    "another folder"
-                )
-            said = [] if difference else before.get("starts")
-            starts = said[-MAX_STARTS:] if isinstance(said, list) else []
+            if self._holds_results():
+                _refuse(self.folder, difference)
+            past = [] if difference else before.get("starts")
+            starts = past[-MAX_STARTS:] if isinstance(past, list) else []
         elif self.path.exists() and self.path.stat().st_size:
             raise TinylaneError(
                 f"{self.folder}: has {RESULTS} but no {SETTINGS}; give another folder"
@@ -148,33 +274,8 @@ class Journal:
         files = [self.path, *self.folder.glob(f"rank-*/{RESULTS}")]
         return any(path.exists() and path.stat().st_size for path in files)
 
-    def _repair(self) -> int:
-        """Cut off a line that was not finished; the size of what is left."""
-        end = size = os.fstat(self._file).st_size
-        while end > 0:
-            begin = max(end - (1 << 16), 0)
-            found = os.pread(self._file, end - begin, begin).rfind(b"\n")
-            if found >= 0:
-                end = begin + found + 1
-                break
-            end = begin
-        if end < size:
-            os.ftruncate(self._file, end)
-            os.fsync(self._file)
-        return end
 
-
-def differing(before: Any, now: Any, name: str = "") -> str:
-    """Where two settings first differ, in words: "" if they do not."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in [*now, *(k for k in before if k not in now)]:
-            inner = f"{name}.{key}" if name else str(key)
-            if found := differing(before.get(key), now.get(key), inner):
-                return found
-        return ""
-    if before == now and type(before) is type(now):
-        return ""
-    return f"{name or 'settings'} was {show(before, 60)}, now {show(now, 60)}"
+# ------------------------------------------------------------------------------ what is said of it
 
 
 def start() -> dict[str, Any]:

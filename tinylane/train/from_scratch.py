@@ -23,7 +23,7 @@ import mlx.optimizers as optim
 import numpy as np
 
 from tinylane.checkpoints.adapter import OMEGA, save_adapter
-from tinylane.checkpoints.export import make_folder, write_checkpoint
+from tinylane.checkpoints.export import write_checkpoint
 from tinylane.core.config import ModelConfig
 from tinylane.core.decoder import forward
 from tinylane.core.errors import TinylaneError
@@ -32,9 +32,9 @@ from tinylane.core.mlx_ops import OPS
 from tinylane.core.random_weights import random_params
 from tinylane.core.rope import RopeConfig, frequencies
 from tinylane.evaluate.tasks.shell_game import END, ShellGame
-from tinylane.files.io import write_json, write_text
+from tinylane.files.io import make_folder, write_json, write_text
+from tinylane.files.run_dir import Log, claim, locked
 from tinylane.train.omega import TrainingPlan
-from tinylane.train.rundir import Log, claim, locked
 from tinylane.train.state import STATE, file_layout, load_state, save_state
 
 FORMAT = "tinylane training 1"
@@ -275,7 +275,7 @@ def train(
     `check_every` steps the share of exact problems), state.safetensors every `save_every` steps,
     and at the end the checkpoint. stop_at: end the run at this step; its schedule stays the
     recipe's. trainer_of: makes the trainer from the recipe. Raises TinylaneError if `out` holds a
-    run of another recipe, if another process works there, or if the loss diverges.
+    run of another configuration, if another process works there, or if the loss diverges.
     """
     out = Path(out)
     with locked(out):

@@ -21,9 +21,9 @@ import mlx.core as mx
 from tinylane.core.errors import TinylaneError
 from tinylane.files.io import write_text
 from tinylane.files.memory import memory
+from tinylane.files.run_dir import Log, append_line, claim, locked
 from tinylane.train.data import Transcript
 from tinylane.train.parameters import Groups
-from tinylane.train.rundir import Log, append, claim, locked
 from tinylane.train.setup import Session
 from tinylane.train.state import STATE
 from tinylane.train.step import Outcome, Tuner
@@ -160,7 +160,8 @@ def _fill_reference(tuner: Tuner, path: Path, settings: Mapping[str, Any], say: 
     for k in range(len(kept) - 1, len(chunks)):
         values = tuner.refer(chunks[k])
         tuner.reference |= dict(zip(map(int, chunks[k]), values, strict=True))
-        append(path, [(matched, None if math.isnan(pair) else pair) for matched, pair in values])
+        pairs = [(matched, None if math.isnan(pair) else pair) for matched, pair in values]
+        append_line(path, json.dumps(pairs))
         say({"reference": k + 1, "of": len(chunks)})
 
 

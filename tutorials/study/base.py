@@ -20,6 +20,7 @@ import tinylane
 from tinylane.core.lanes import LaneMask
 from tinylane.core.model import Model
 from tinylane.evaluate.tasks.shell_game import ShellGame
+from tinylane.files.io import write_json
 from tutorials.study import record
 from tutorials.study.cells import StudyRecipe
 from tutorials.study.fold import SharesGame
@@ -86,7 +87,7 @@ def train_base(
         shutil.rmtree(folder / "adapter")  # a plain checkpoint: nothing about lanes is known yet
         model = tinylane.load(folder, backend="mlx", dtype="float32", adapter=False)
         alone_right = {n: alone(model, recipe.game, n) for n in recipe.lanes}
-        record.write_json(
+        write_json(
             folder / record.RESULT,
             {
                 "seed": recipe.seed,

@@ -9,54 +9,33 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tinylane.commands.bench_machine import describe
-from tinylane.core.errors import TinylaneError, show
-from tinylane.files.io import hold, read_json, write_json, write_text
-from tinylane.files.run_dir import revision
+from tinylane.files import run_dir
+from tinylane.files.io import make_folder, read_json, write_text
 from tutorials.study.score_one import Score
 
-RESULT, SETTINGS = "result.json", "settings.json"
-
-
-def make(folder: Path) -> Path:
-    """The folder, made if need be. Raises TinylaneError if it cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TinylaneError(f"{folder}: cannot be made ({error.strerror})") from None
-    return folder
+RESULT = "result.json"
 
 
 def claim(folder: Path, settings: dict[str, Any]) -> None:
     """Make a folder the home of these settings. Raises TinylaneError if it has others."""
-    path, plain = make(folder) / SETTINGS, json.loads(json.dumps(settings))
-    if path.exists():
-        there = read_json(path)
-        for key in [*plain, *there]:
-            if there.get(key) != plain.get(key):
-                raise TinylaneError(
-                    f"{folder} is of another configuration ({key} {show(there.get(key), 40)} there,"
-                    f" {show(plain.get(key), 40)} here); choose another folder"
-                )
-        return
-    write_json(path, plain)
+    run_dir.claim(make_folder(folder), settings, name=run_dir.SETTINGS)
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[bool]:
     """Whether this process may work in the folder: False if another does. Ends with the process."""
-    handle = hold(make(folder) / ".part.lock")
+    lock = run_dir.hold(make_folder(folder) / ".part.lock")
     try:
-        yield handle is not None
+        yield lock is not None
     finally:
-        if handle is not None:
-            os.close(handle)
+        if lock is not None:
+            lock.release()
 
 
 def done(folder: Path) -> dict[str, Any] | None:
@@ -90,7 +69,7 @@ def about(command: str) -> dict[str, Any]:
     return {
         "command": command,
         "versions": versions,
-        "revision": revision(),
+        "revision": run_dir.revision(),
         "machine": describe(),
     }
 
@@ -100,5 +79,5 @@ def publish(table: dict[str, Any], paths: Sequence[Path]) -> None:
     text = json.dumps(table, indent=1, ensure_ascii=False)
     text = re.sub(r"\[\n[-\d.e+,\s]+\]", lambda m: "[" + " ".join(m[0][1:-1].split()) + "]", text)
     for path in paths:
-        make(path.parent)
+        make_folder(path.parent)
         write_text(path, text + "\n")

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import tinylane
+from tinylane.files.io import write_json
 from tutorials.study import record
 from tutorials.study.cells import CELLS, LAW7, Cell, StudyRecipe
 from tutorials.study.score import score
@@ -59,7 +60,7 @@ def scratch(
             with record.locked(out / "law7") as mine:
                 if mine and not record.done(out / "law7"):
                     found = compare(base, seed, law7, say)
-                    record.write_json(out / "law7" / record.RESULT, found)
+                    write_json(out / "law7" / record.RESULT, found)
     table = collect(out, base, count)
     record.publish(table, publish)
     return table
@@ -114,7 +115,7 @@ def _part(
         "score_seconds": round(time.monotonic() - began, 1),
         **record.about(f"python tutorials/study scratch (cell {cell.name}, seed {recipe.seed})"),
     }
-    record.write_json(folder / record.RESULT, result)
+    write_json(folder / record.RESULT, result)
 
 
 def compare(base: StudyRecipe, seed: int, steps: int, say: Say) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import tinylane
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.model import Model
 from tinylane.evaluate.tasks.shell_game import END, ShellGame
+from tinylane.files.io import write_json
 from tutorials.study import record
 from tutorials.study.base import BaseRecipe, train_base
 from tutorials.study.fold import SharesGame, head
@@ -166,7 +167,7 @@ def starts(
                     "shares": {str(n): together(model, mine.game, start, n, count) for n in many},
                 }
                 say(f"seed {seed}, {name}: " + ", ".join(f"{x['accuracy']:.1%}" for x in lanes))
-            record.write_json(path, {"seed": seed, "starts": rows})
+            write_json(path, {"seed": seed, "starts": rows})
         parts.append({**record.read_json(path), "base": record.done(folder)})
     table = {
         "table": "starts",

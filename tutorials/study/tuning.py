@@ -32,7 +32,7 @@ from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.sampling import Sampler
 from tinylane.evaluate.tasks.shell_game import ShellGame
-from tinylane.files.io import write_text
+from tinylane.files.io import make_folder, write_json, write_text
 from tutorials.study import record
 from tutorials.study.base import BaseRecipe, alone, train_base
 from tutorials.study.score import score
@@ -235,7 +235,7 @@ def finetune(
         base = train_base(bases, dataclasses.replace(recipe, seed=seed), stop_at, say)
         if base is None:
             continue
-        data = record.make(out / f"data-{seed}")
+        data = make_folder(out / f"data-{seed}")
         with record.locked(data) as mine:
             if not mine:
                 say(f"{data.name}: another process is at it")
@@ -327,7 +327,7 @@ def _part(
         + ", ".join(f"{n} lanes {s['accuracy']:.1%}" for n, s in result["scores"].items())
         + f"; one lane alone {result['alone']['right'] / count:.1%}"
     )
-    record.write_json(folder / record.RESULT, result)
+    write_json(folder / record.RESULT, result)
 
 
 def _train(argv: list[str], stop_at: int | None, say: Say, name: str) -> str:
