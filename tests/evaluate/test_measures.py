@@ -367,7 +367,7 @@ def test_answers_called_the_same_vote_together() -> None:
     task = Task("t", lambda c, s: [], {}, right=lambda a, b: values.get(a) == values.get(b))
     groups = results.Groups(task, "0.5")
     assert [groups.number(a) for a in ("1/2", "2", "0.5", "1/2")] == [0, 1, 0, 0]
-    assert [g["correct"] for g in groups.found] == [True, False]
+    assert [g["correct"] for g in groups.listed] == [True, False]
     apart = results.Groups(Task("t", lambda c, s: [], {}), "0.5")
     assert [apart.number(a) for a in ("1/2", "2", "0.5")] == [0, 1, 2]
 
@@ -382,9 +382,9 @@ def test_a_flood_of_answers_is_compared_as_text() -> None:
 
     groups = results.Groups(Task("t", lambda c, s: [], {}, right=right), "900")
     numbers = [groups.number(str(k)) for k in range(1000)]
-    assert numbers == list(range(1000)) and groups.found[900]["correct"]
+    assert numbers == list(range(1000)) and groups.listed[900]["correct"]
     assert len(asked) <= results.COMPARED * (results.COMPARED + 3) // 2
-    assert not groups.found[900]["readable"]
+    assert not groups.listed[900]["readable"]
 
 
 def test_an_unfinished_lane_has_only_what_it_has_marked(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 `extract` looks where models are taught to write their answer: the last `\\boxed{...}` (MATH), a
 `#### answer` line (GSM8K), else the last number. `vote` counts answers that `normalise` makes
 equal. It compares text and does no algebra: `1/2` and `0.5` are two answers, unless a `key` says
-otherwise. Every search takes linear time in the text, a user's own pattern excepted.
+otherwise. Every search takes linear time in the text, except with a user's own pattern.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def extract(
     else:
         rest = iter(()) if marked else _matches(text, NUMBER)
         candidates = chain(_boxes(text), _hashes(text), rest)
-    return next((answer for found in candidates if (answer := normalise(found))), None)
+    return next((answer for candidate in candidates if (answer := normalise(candidate))), None)
 
 
 def _compiled(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
@@ -147,7 +147,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class _Entry:
-    """One lane of a `Result`, or one of a plain list of texts."""
+    """One lane of a `Result`, or one text of a plain list."""
 
     lane: Any
     text: str

@@ -1,7 +1,7 @@
-"""Beam search, a baseline on the lanes' machinery: beams are independent lanes of one prompt.
+"""Beam search, a baseline that runs on lanes: beams are independent lanes of one prompt.
 
-The prompt is cached once. A beam that dies leaves its lane to a sibling of one that goes on: the
-first continuation of a beam stays in its lane, any other is forked into a free one. Scores and
+The prompt is cached once. The first continuation of a beam stays in its lane, any other is forked
+into the lane of a beam that was dropped. Scores and
 stopping follow transformers' `generate(num_beams=...)`, version 5; there is no sampling, no
 constraint and no group.
 
@@ -54,10 +54,11 @@ def beam_search(
 ) -> list[Hypothesis]:
     """The best finished beams, at most `beams`, best first.
 
-    length_penalty: above 0 favours long texts, below 0 short ones. early_stopping: True stops when
-    there are `beams` finished ones; False when none that runs is better, as long as it now is, than
-    the worst of them; "never" when none could become better. template: as in `Decoding`. Raises
-    TinylaneError for settings out of range and what `encode_prompt` refuses.
+    length_penalty: above 0 favours long texts, below 0 short ones. early_stopping: True stops as
+    soon as `beams` beams are finished; False when also no running beam, at its present length,
+    scores better than the worst of them; "never" when no running beam could still become better.
+    template: as in `Decoding`. Raises TinylaneError for settings out of range and what
+    `encode_prompt` refuses.
     """
     for name, value, most in (("beams", beams, MAX_LANES), ("max_tokens", max_tokens, 1 << 31)):
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
@@ -80,9 +81,9 @@ def beam_search(
     running, finished = [_Beam(0.0, [], 0)], list[Hypothesis]()
     for length in range(1, longest + 1):
         parents = np.array([beam.logprob for beam in running])
-        found = _continuations(running, logprobs + parents[:, None], keep)
+        longer = _continuations(running, logprobs + parents[:, None], keep)
         running = []
-        for rank, beam in enumerate(found):
+        for rank, beam in enumerate(longer):
             if beam.tokens[-1] not in ends and length < longest:
                 running.append(beam)
             elif rank < beams and not (early_stopping is True and len(finished) == beams):

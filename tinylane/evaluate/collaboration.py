@@ -1,18 +1,18 @@
-"""Collaboration prompts: what lets an untuned checkpoint make something of the other lanes.
+"""Collaboration prompts: they let an untuned checkpoint make use of the other lanes.
 
-Four texts, each a file that anyone can edit (`tinylane/prompts/collaboration`): a system text that
+Four texts, each a file that anyone can edit (`tinylane/evaluate/prompts`): a system text that
 explains the lanes, how every lane begins, a nudge ("am I repeating others?") every so many tokens,
 and a finish that asks each lane for its answer while the budget still has room for one. After
-Hogwild! (arXiv:2504.06261), whose authors saw such prompts help large reasoning models, and no
-prompt help those of 1.7B parameters and fewer.
+Hogwild! (arXiv:2504.06261), whose authors saw such prompts help large reasoning models, but not
+models of 1.7B parameters and fewer.
 
-Nudge and finish are tokens that the model did not choose. `Dictation` is the sampler that says
-them: it stands in for the decoding's own and, where a token is given, gives that one, with its
-log-probability under the model's logits. So the decoding, its laws and the replay of a saved run
-stay what they are: a given token is fed at the lane's next position like any other. It takes a step
-and the random number that a drawn token would have taken; other lanes' numbers are untouched.
+Nudge and finish are tokens that the model did not choose. `Dictation` is a sampler that says them:
+it replaces the decoding's sampler and, where a token is given, returns that token with its
+log-probability under the model's logits. So the decoding, its laws and the replay of a saved run do
+not change: a given token is fed at the lane's next position like any other. It takes a step and the
+random number that a drawn token would have taken; the numbers of other lanes do not change.
 
-Not handled: a budget for all lanes together is shared equally in finding the time of the finish.
+Not handled: lanes of unequal length. The finish is timed as if all lanes shared a budget equally.
 
     N lanes   T rows of a pass   V vocab
 """
@@ -45,8 +45,8 @@ CERTAIN = 1e30  # a logit bias that no logit beats, and float32 holds
 
 @dataclass(frozen=True)
 class Collaboration:
-    """The four texts ("" is off) and when they are said. `{lanes}` and `{lane}` (from 1 on) in a
-    text are filled in; the system text is for all lanes and has no `{lane}`.
+    """The four texts ("" is off) and when they are said. `{lanes}` and `{lane}` (from 1) in a text
+    are filled in; the system text is for all lanes and has no `{lane}`.
 
     nudge_every: tokens of a lane from its beginning, or from its last nudge, to the next. A nudge
     that is due waits for the end of a line, a quarter of that time at most. finish_at: how many
@@ -105,12 +105,12 @@ def read(
             f"{place}: no collaboration prompts ({', '.join(p.name for p in texts.values())}); "
             f"begin with a copy of {FOLDER}"
         )
-    found = {
+    given = {
         name: _text(path)
         for name, path in texts.items()
-        if name not in without and path.exists()  # what is there and is no file is an error
+        if name not in without and path.exists()  # a folder of this name is an error
     }
-    return Collaboration(**found, nudge_every=nudge_every, finish_at=finish_at)
+    return Collaboration(**given, nudge_every=nudge_every, finish_at=finish_at)
 
 
 def _text(path: Path) -> str:
@@ -146,8 +146,8 @@ def with_system(
     if takes_system(model, template):
         if messages and prompt[0].get("role") == "system":  # type: ignore[union-attr, index]
             return _before(text, prompt, 0), template
-        own = (template or {}).get("system")
-        return prompt, {**(template or {}), "system": "\n\n".join(filter(None, [text, own]))}
+        before = (template or {}).get("system")
+        return prompt, {**(template or {}), "system": "\n\n".join(filter(None, [text, before]))}
     if not messages:
         return f"{text}\n\n{prompt}", template
     roles = [message.get("role") for message in prompt]  # type: ignore[union-attr]
@@ -198,8 +198,8 @@ class Given:
 class Dictation(Sampler):
     """A decoding's sampler that gives some tokens instead of drawing them.
 
-    What is given depends on what the lane has written and on nothing else, and a step that was
-    interrupted gives the same again. given: per lane, in order, what it was given.
+    What is given depends only on what the lane has written, so a step that was interrupted gives
+    the same again. given: of every lane, in order, what it was given.
     """
 
     together: Collaboration
@@ -209,10 +209,10 @@ class Dictation(Sampler):
 
     def __init__(self, together: Collaboration, decoding: Decoding) -> None:
         super().__init__(**{k: getattr(decoding.sampler, k) for k in Sampler.__dataclass_fields__})
-        own = {"together": together, "decoding": decoding, "given": {}, "_encoded": {}}
-        for name, value in own.items():
+        more = {"together": together, "decoding": decoding, "given": {}, "_encoded": {}}
+        for name, value in more.items():
             object.__setattr__(self, name, value)  # a Sampler is frozen; these are no fields
-        for lane in decoding.lanes:  # what cannot be said is an error before the first step
+        for lane in decoding.lanes:  # a text that cannot be said is an error before the first step
             self._finish(lane)
             if together.nudge:
                 self._ids("nudge", together.nudge, lane)
@@ -231,12 +231,12 @@ class Dictation(Sampler):
 
     def record(self) -> list[list[list[Any]]]:
         """For every lane [kind, start, stop] of each range of its tokens that it was given."""
-        found = []
+        of_lanes = []
         for lane in self.decoding.lanes:
             ranges = [(g.kind, g.start, g.start + len(g.ids)) for g in self._plan(lane)]
             end = len(lane.tokens)
-            found.append([[kind, a, min(b, end)] for kind, a, b in ranges if a < end])
-        return found
+            of_lanes.append([[kind, a, min(b, end)] for kind, a, b in ranges if a < end])
+        return of_lanes
 
     def _plan(self, lane: Lane) -> list[Given]:
         if lane.index not in self.given:
@@ -310,7 +310,7 @@ class Dictation(Sampler):
 
 
 def dictate(together: Collaboration, decoding: Decoding) -> Dictation:
-    """Have nudges and finish said in a decoding that has just been made (or goes on).
+    """Make a decoding say the nudges and the finish; it may be new or have begun.
 
     Raises TinylaneError for a model without a tokenizer, a finish that leaves no room for an
     answer, and a text that holds an end token or a stop text.

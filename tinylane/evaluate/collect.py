@@ -1,14 +1,14 @@
-"""Labelled transcripts of lanes at work: what `tinylane train sft` and `kto` learn from.
+"""Labelled transcripts of what lanes wrote, for `tinylane train sft` and `kto` to learn from.
 
-A sample is one run of N lanes on one problem; sample 0 is what `tinylane eval` with the same
-settings would see. A line holds the prompt, what the lanes wrote, and whether that was good:
+A sample is one run of N lanes on one problem. Sample 0 is what `tinylane eval` with the same
+settings gets. A line holds the prompt, what the lanes wrote, and whether that was good:
 
     {"problem": id, "sample": s, "prompt": text, "lanes": [text, ...], "finished": [true, ...],
      "label": true, ...}
 
-as `tinylane.train.data` reads it. Text is kept as ids as well ("prompt_ids", "lane_ids")
-where encoding it would not give the ids that the model saw: a prompt put by a chat template; a lane
-with half a character, a special token inside, a stop string, or an unusual way of spelling.
+as `tinylane.train.data` reads it. Text is kept as ids too ("prompt_ids", "lane_ids") where encoding
+it would not give the ids that the model saw: a prompt from a chat template; a lane with half a
+character, a special token inside, a stop string, or words drawn in unusual pieces.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def fields(label_by: str) -> tuple[str, ...]:
 
 
 def check(label_by: str, samples: int, cell: Cell, conditions: Conditions) -> None:
-    """Raise TinylaneError for settings that make no transcripts worth having."""
+    """Raise TinylaneError for settings that make no useful transcripts."""
     if label_by not in LABELS:
         raise TinylaneError(f"label by {show(label_by, 40)}; expected {', '.join(LABELS)}")
     if not 1 <= samples <= MAX_SAMPLES:
@@ -63,16 +63,16 @@ def sample(
 ) -> list[dict[str, Any]]:
     """Sample `number` of a problem: its transcript, or with label_by="lane" one of each lane.
 
-    A transcript is good if the majority's answer is right ("majority"), that of any lane, or of all
-    lanes; a lane's if its own is. Every sample has its own random numbers, which depend on nothing
-    but the seed, the problem and its number.
+    label_by: a transcript is good if the answer of the majority, of any lane, or of all lanes is
+    right; with "lane" if the lane's own is. The random numbers of a sample depend only on the seed,
+    the problem and the number.
     """
     # Above the seeds that `runner.problem_seed` makes of the command line's, which are below 2**64.
     apart = replace(conditions, seed=conditions.seed + (number << 64))
     record, decoding = runner.decode(model, task, problem, index, cell, apart)
-    own = runner.prompts_of_lanes(task, conditions, cell.lanes)
+    told = runner.prompts_of_lanes(task, conditions, cell.lanes)
     rewritten = conditions.together is not None or bool(conditions.template)
-    whole = _transcript(model, problem, record, decoding, own, rewritten)
+    whole = _transcript(model, problem, record, decoding, told, rewritten)
     whole = {"problem": problem.id, "sample": number, **whole}
     right = [bool(lane["correct"]) for lane in record["lane"]]
     if label_by == "lane":
@@ -95,18 +95,19 @@ def _transcript(
     problem: Problem,
     record: dict[str, Any],
     decoding: Decoding,
-    own: list[str] | None,
+    told: list[str] | None,
     rewritten: bool,
 ) -> dict[str, Any]:
-    """What the lanes wrote, without a label. rewritten: the prompt is not the problem's alone."""
+    """What the lanes wrote, without a label. told: each lane's own prompt. rewritten: the model saw
+    more than the problem's prompt."""
     ends, lanes = end_ids(model), decoding.lanes
     finished = [bool(lane.tokens) and lane.tokens[-1] in ends for lane in lanes]
     asked = problem.prompt
     row: dict[str, Any] = {"prompt" if isinstance(asked, str) else "messages": asked}
     if rewritten or (model.tokenizer is not None and model.tokenizer.chat_template is not None):
         row["prompt_ids"] = list(decoding.prompt)
-    if own is not None and any(own):
-        row["lane_prompts"] = own
+    if told is not None and any(told):
+        row["lane_prompts"] = told
     row |= {"lanes": [lane.text for lane in lanes], "finished": finished}
     if any(
         spelled(model, lane.text, done) != lane.tokens

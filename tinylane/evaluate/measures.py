@@ -1,17 +1,17 @@
-"""What a run says, each number with its 95% interval.
+"""What the results of a run say, each number with its 95% interval.
 
     one        a lane by itself is right (the mean over the lanes)
     majority   the answer that most lanes give is right
     any        at least one lane is right
 
 as functions of a budget: decoding steps, tokens of all lanes together, or seconds since the prompt
-was first read. A budget is what a run limited to it would have had (`results.state`). Then distinct
-answers, the lead of the winning answer, and how much lanes repeat one another.
+was first read. At a budget stands what a run with that limit would have answered (`results.state`).
+Further: distinct answers, the lead of the winning answer, and how much lanes repeat one another.
 
 Intervals: Wilson's for proportions (doi:10.1080/01621459.1927.10502953); the bootstrap over
 problems for means and paired differences (`scipy.stats.bootstrap`, percentile, from a fixed seed).
-Lanes of one problem are not independent, so a mean over lanes is given the interval of as many
-trials as there are problems: too wide rather than too narrow.
+Lanes of one problem are not independent, so a mean over lanes has the interval of as many trials
+as there are problems: too wide rather than too narrow.
 
 Comparisons are paired by problem, at a budget that both have used: the same steps for each lane,
 and the same tokens in all. N lanes at equal steps write up to N times what one lane writes; at
@@ -66,23 +66,22 @@ def as_json(value: Any) -> Any:
     return None if value != value else value
 
 
-def wilson(right: float, count: int, level: float = LEVEL) -> Estimate:
+def wilson(right: float, count: int) -> Estimate:
     """`right` of `count` trials and Wilson's interval; `right` may be a sum of means."""
     if count < 1:
         return Estimate(math.nan, math.nan, math.nan)
-    z = NormalDist().inv_cdf(0.5 + level / 2)
+    z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
     p, n = right / count, count
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return Estimate(p, max(0.0, centre - half), min(1.0, centre + half))
 
 
-def mean(values: Any, level: float = LEVEL, interval: bool = True) -> Estimate:
-    """The mean of one number a problem, NaN left out, with a bootstrap interval over problems.
+def mean(values: Any, interval: bool = True) -> Estimate:
+    """The mean of a number for each problem, without NaN, with a bootstrap interval over problems.
 
-    No interval where all are equal: there is nothing to resample, which does not make it sure.
-    Paired differences are such numbers. Raises TinylaneError where scipy is not installed, which
-    only an interval needs.
+    No interval where all numbers are equal: there is nothing to resample, which does not make the
+    mean certain. Raises TinylaneError where scipy, which an interval needs, is not installed.
     """
     x = np.asarray(values, dtype=np.float64)
     x = x[~np.isnan(x)]
@@ -101,7 +100,7 @@ def mean(values: Any, level: float = LEVEL, interval: bool = True) -> Estimate:
         np.mean,
         n_resamples=RESAMPLES,
         batch=max(1, 2_000_000 // len(x)),
-        confidence_level=level,
+        confidence_level=LEVEL,
         method="percentile",
         rng=np.random.default_rng(0),
     ).confidence_interval
@@ -131,7 +130,7 @@ def most(rows: Sequence[AnswerRow], axis: Axis) -> float:
 
 
 def grid(rows: Sequence[AnswerRow], axis: Axis, points: int = 64) -> np.ndarray:
-    """(G,) budgets from the smallest to the largest that means anything here."""
+    """(G,) budgets, from the first that a result can have to the largest that a problem took."""
     top = most(rows, axis)
     if axis == "seconds":
         return np.linspace(0.0, top, points)
@@ -140,26 +139,26 @@ def grid(rows: Sequence[AnswerRow], axis: Axis, points: int = 64) -> np.ndarray:
 
 
 def outcomes(row: AnswerRow, steps: Any) -> np.ndarray:
-    """(3, G): `one`, `majority`, `any` of a problem after each of (G,) numbers of steps."""
+    """(3, G): MEASURES of a problem after each of (G,) numbers of steps."""
     steps = np.asarray(steps, int)
     changes = np.unique(np.concatenate([at for at, _ in row.answers])) if row.answers else steps[:0]
     piece = np.searchsorted(changes, steps, side="right")  # answers are constant within a piece
-    found = np.zeros((3, len(steps)))
+    right_at = np.zeros((3, len(steps)))
     for k in np.unique(piece):
         if k == 0:
             continue
         groups, _ = state(row, int(changes[k - 1]))
         right = np.array([g >= 0 and bool(row.correct[g]) for g in groups])
         inside = piece == k
-        found[0, inside], found[2, inside] = right.mean(), right.any()
+        right_at[0, inside], right_at[2, inside] = right.mean(), right.any()
         values, votes = np.unique(groups[groups >= 0], return_counts=True)
         tied = row.correct[values[votes == votes.max(initial=0)]]
         if len(tied) and tied.all() == tied.any():
-            found[1, inside] = bool(tied.all())
+            right_at[1, inside] = bool(tied.all())
         else:  # log-probabilities decide, and they change with every token
             for j in np.flatnonzero(inside):
-                found[1, j] = right_of(row, *state(row, int(steps[j])))
-    return found
+                right_at[1, j] = right_of(row, *state(row, int(steps[j])))
+    return right_at
 
 
 def right_of(row: AnswerRow, groups: np.ndarray, means: np.ndarray) -> bool:
@@ -319,8 +318,10 @@ class Comparison:
 def compare(
     cell: Sequence[AnswerRow], other: Sequence[AnswerRow], names: tuple[str, str], axis: Axis
 ) -> list[Comparison]:
-    """`cell` minus `other`, paired by problem, at equal budgets: the largest that both of them
-    took, and the larger of the two if nothing of the other was cut off, so that it stands as it is.
+    """`cell` minus `other`, paired by problem, at equal budgets.
+
+    The budgets are the largest that both took, and the larger of the two if the other was not cut
+    off, so that more would have changed nothing.
 
     Raises TinylaneError where they have no problem in common, or scipy is not installed.
     """
@@ -334,10 +335,10 @@ def compare(
     budgets = {most(less, axis)}
     if not any(row.cut for row in less):
         budgets.add(most(more, axis))
-    found = []
+    comparisons = []
     for budget in sorted(budgets):
         x, y = table_at(a, axis, budget), table_at(b, axis, budget)
         values = {m: (float(x[k].mean()), float(y[k].mean())) for k, m in enumerate(MEASURES)}
         differences = {m: mean(x[k] - y[k]) for k, m in enumerate(MEASURES)}
-        found.append(Comparison(*names, axis, budget, len(shared), values, differences))
-    return found
+        comparisons.append(Comparison(*names, axis, budget, len(shared), values, differences))
+    return comparisons

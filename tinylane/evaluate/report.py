@@ -1,8 +1,8 @@
-"""Runs put side by side: which belong together, what is compared with what, and the page about it.
+"""Runs side by side: which belong together, what is compared with what, and the page about them.
 
 Runs of the same task, problems and seed make one section, in which every comparison is paired by
-problem. Only problems that all of a section's cells have done count, so that a run that is still
-going on is read as fairly as one that is complete.
+problem. Only problems that all cells of a section have done count, so that a run that still goes on
+can be read fairly.
 """
 
 from __future__ import annotations
@@ -38,28 +38,29 @@ from tinylane.evaluate.tables import comparisons_table, end_table, group_table, 
 from tinylane.files.display import one_line
 
 CAPTION_END = (
-    "Share of problems right, with 95% Wilson intervals. *One lane*: the mean over the lanes, with "
-    "the interval of as many trials as there are problems. *Tokens a lane*: what each may write."
+    "The share of problems that are right, with 95% Wilson intervals. *One lane*: the mean over "
+    "the lanes, with the interval of as many trials as there are problems. *Tokens a lane*: the "
+    "limit of each lane."
 )
 CAPTION_WRITING = (
-    "Means over problems, with 95% bootstrap intervals. *Repeated*: the share of a lane's runs of "
-    f"{results.NGRAM} tokens that another lane wrote too. *Identical*: problems in which two lanes "
-    "wrote the same, token for token. *No answer*: lanes. *Cut*: problems in which a lane reached "
-    "its number of tokens."
+    "Means over problems, with 95% bootstrap intervals. *Repeated*: the share of a lane's "
+    f"sequences of {results.NGRAM} tokens that another lane wrote too. *Identical*: problems in "
+    "which two lanes wrote the same, token for token. *No answer*: lanes without one. *Cut*: "
+    "problems in which a lane reached its limit of tokens."
 )
 CAPTION_K = (
-    "At the end, over all choices of k of the lanes; 95% Wilson intervals, k = N as above. Lanes "
-    "that read each other were not alone when they wrote."
+    "At the end of a run, the mean over all choices of k of the N lanes, with 95% Wilson "
+    "intervals; k = N is the result above. Lanes that read each other read all N lanes, not k."
 )
 CAPTION_COMPARE = (
-    "The same problems, prompts and random numbers on both sides, paired by problem; differences "
-    "in percentage points with 95% bootstrap intervals over problems (*all alike*: no two problems "
-    "differ, so there is nothing to resample). *Steps* gives every lane the same length, so that N "
-    "lanes write up to N times what one lane writes. *Tokens* counts those of all lanes together, "
-    "so that one lane goes on N times as long. `independent` with as many lanes is equal in both: "
-    "N samples of one prompt. The budget is the largest that both sides have used, and the larger "
-    "one too where the other side ended by itself. A lane that has not ended by then has the "
-    "answer that its text has marked, or none."
+    "The same problems, prompts and random numbers on both sides, paired by problem. Differences "
+    "are in percentage points, with 95% bootstrap intervals over problems (*all alike*: the same "
+    "difference in every problem, so there is nothing to resample). Equal *steps*: every lane may"
+    " write the same number of tokens, so N lanes write up to N times what one lane writes. Equal"
+    " *tokens*: all lanes together may write the same number, so one lane writes N times as long."
+    " `independent` with as many lanes is equal in both: N samples of one prompt. The budget is "
+    "the largest that both sides have used, and also the larger one if the other side ended by "
+    "itself. A lane that has not ended by then has the answer that its text has marked, or none."
 )
 
 
@@ -174,17 +175,17 @@ def _section(runs: list[EvalRun]) -> Section:
             f"{', '.join(names)}: no problem that all cells have done; let the run go on a little"
         )
     order = [row.problem for row in next(iter(cells.values())) if row.problem in shared]
-    found = {}
+    done_by_all = {}
     for label, rows in cells.items():
         by_id = {row.problem: row for row in rows}
-        found[label] = [by_id[problem] for problem in order]
-    return Section(runs, found, limits, len(known) - len(shared))
+        done_by_all[label] = [by_id[problem] for problem in order]
+    return Section(runs, done_by_all, limits, len(known) - len(shared))
 
 
 def pairs(section: Section) -> list[tuple[str, str]]:
     """(cell, what it is compared with): independent lanes of the same number, one lane, and the
     same cell of the first run."""
-    found = []
+    compared = []
     for label in section.cells:
         prefix, _, cell = label.rpartition(": ")
         prefix = f"{prefix}: " if prefix else ""
@@ -197,13 +198,13 @@ def pairs(section: Section) -> list[tuple[str, str]]:
         first = next(iter(section.cells)).rpartition(": ")[0]
         if prefix and prefix != f"{first}: ":
             others.append(f"{first}: {cell}")
-        found += [(label, other) for other in others if other in section.cells]
-    return found
+        compared += [(label, other) for other in others if other in section.cells]
+    return compared
 
 
 @dataclass(frozen=True)
 class Findings:
-    """A section in numbers."""
+    """A section in numbers. of_k: by label and k, the majority of k lanes and any of k."""
 
     section: Section
     summaries: dict[str, Summary]
@@ -224,7 +225,7 @@ class Findings:
 
 def find(section: Section) -> Findings:
     """Everything that is measured. Raises TinylaneError where scipy is not installed."""
-    mean([0.0, 1.0])  # scipy is there, or the line that says what to install
+    mean([0.0, 1.0])  # raises without scipy
     summaries = {label: summary(rows) for label, rows in section.cells.items()}
     of_k = {
         label: {
@@ -249,39 +250,39 @@ def find(section: Section) -> Findings:
 def curves(section: Section) -> dict[str, Any]:
     """Every cell's accuracy as a function of steps, tokens and seconds, plain JSON values: one
     lane, majority and any, and on a coarser grid the majority of k lanes and any of k."""
-    found: dict[str, Any] = {}
+    by_label: dict[str, Any] = {}
     for label, rows in section.cells.items():
-        found[label] = {}
+        by_label[label] = {}
         for axis in AXES:
             budgets, coarse = grid(rows, axis), grid(rows, axis, 9)
-            here: dict[str, Any] = {"budgets": _rounded(budgets)}
+            lines: dict[str, Any] = {"budgets": _rounded(budgets)}
             for name, line in curve(rows, axis, budgets).items():
-                here[name] = [_rounded([e.value, e.low, e.high]) for e in line]
+                lines[name] = [_rounded([e.value, e.low, e.high]) for e in line]
             of_k: dict[str, Any] = {"budgets": _rounded(coarse)}
             for k in powers(rows[0].lanes)[:-1]:
                 for name, line in zip(
                     ("majority", "any"), curve_of_k(rows, axis, coarse, k), strict=True
                 ):
                     of_k[f"{name} of {k}"] = [_rounded([e.value, e.low, e.high]) for e in line]
-            found[label][axis] = {**here, "of_k": of_k}
-    return found
+            by_label[label][axis] = {**lines, "of_k": of_k}
+    return by_label
 
 
 def _rounded(values: Any) -> list[float]:
     return [float(f"{float(x):.5g}") for x in values]
 
 
-def page(found: Sequence[Findings], pictures: Mapping[int, Sequence[tuple[str, str]]]) -> str:
+def page(every: Sequence[Findings], pictures: Mapping[int, Sequence[tuple[str, str]]]) -> str:
     """The Markdown. pictures: per section (file name, alt text)."""
     parts = ["# Evaluation"]
-    for k, findings in enumerate(found):
+    for k, findings in enumerate(every):
         section = findings.section
         parts.append(f"## {section.title}")
         parts += [_about(run) for run in section.runs]
         if apart := differences(section.runs):
             parts.append(
                 f"**These runs differ in more than their modes**: {', '.join(apart)}. A comparison "
-                "of two of them is of that too."
+                "of two runs compares these too."
             )
         if section.skipped:
             parts.append(
@@ -311,16 +312,16 @@ def differences(runs: Sequence[EvalRun]) -> list[str]:
 
 
 def warnings(findings: Findings) -> list[str]:
-    """What a reader must know before the numbers."""
+    """What a reader must know before reading the numbers."""
     told = findings.section.runs[0].settings.get("told_apart") is True
-    found = []
+    lines = []
     for label, s in findings.summaries.items():
         if s.twins and not told:
-            found.append(
+            lines.append(
                 f"**Warning**: {_plain(label)}: two lanes wrote the same, token for token, in "
                 f"{s.twins} of {s.count} problems. They are one sample, not two."
             )
-    return found
+    return lines
 
 
 def _about(run: EvalRun) -> str:

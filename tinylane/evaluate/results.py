@@ -1,18 +1,18 @@
-"""One problem, answered once by N lanes: what a line of results.jsonl holds, and what follows.
+"""Results: one problem, answered once by N lanes. A result is a line of results.jsonl.
 
-A record keeps, for every lane, at which of its tokens its answer changed. So what the lanes had
+A result says for every lane at which of its tokens its answer changed. So what the lanes had
 answered after any number of steps, of tokens in all, or of seconds is a pure function of it:
 
-    state(record, s)    every lane's answer after s steps, and its mean log-probability until then
+    state(row, s)    every lane's answer after s steps, and its mean log-probability until then
 
-which is what a run with `max_tokens=s` would have ended with (`max_tokens` decides nothing else,
-unless Omega's slot is made to follow it): a lane that has not ended by itself has the answer that
-its text so far has marked, or none (`answer_of` of `tinylane.evaluate.tasks.task`). After b tokens
-in all means after the last step that does not take the lanes beyond b tokens together, as
-`total_tokens=b`. One thing does depend on the whole budget: a collaboration prompt's forced finish.
+This is what a run with `max_tokens=s` would have ended with (`max_tokens` decides nothing else,
+unless Omega's slot follows it). A lane that has not ended by itself has the answer that its text so
+far has marked, or none (`answer_of` of `tinylane.evaluate.tasks.task`). "After b tokens in all"
+means after the last step at which the lanes have written at most b tokens together, as with
+`total_tokens=b`. One thing depends on the whole budget: the finish of the collaboration prompts.
 
 Answers of one problem are put into groups that `Task.right` calls the same, so that reading a
-record needs neither the task nor math-verify.
+result needs neither the task nor math-verify.
 
     S steps of the run   N lanes
 """
@@ -31,36 +31,39 @@ from tinylane.core.errors import TinylaneError, show
 from tinylane.evaluate.tasks.task import Problem, Task
 
 COMPARED = 64  # different answers of a problem that are compared as more than text
-FLOOR = -1e9  # for the log-probability of what cannot be
+FLOOR = -1e9  # stands for a log-probability of minus infinity
 
 
 class Groups:
-    """The different answers of one problem. number(answer) gives the group, a new one if needed."""
+    """The different answers of one problem, in groups that count as the same."""
 
     def __init__(self, task: Task, truth: str) -> None:
         self.task, self.truth = task, truth
-        self.found: list[dict[str, Any]] = []
+        self.listed: list[dict[str, Any]] = []
         self._known: dict[str, int] = {}
 
     def number(self, answer: str) -> int:
-        """The first group whose answer `right` calls the same. Of more than COMPARED different
-        texts (a model that writes nothing but boxes) the rest is compared as text."""
+        """The number of the first group whose answer `right` calls the same, or of a new one.
+
+        After COMPARED different texts (of a model that writes nothing but boxes) the rest is
+        compared as text.
+        """
         if answer in self._known:
             return self._known[answer]
         few = len(self._known) < COMPARED
         readable = few and self.task.readable(answer)
-        k = len(self.found)
+        k = len(self.listed)
         if readable:
             same = (
                 j
-                for j, group in enumerate(self.found)
+                for j, group in enumerate(self.listed)
                 if group["readable"] and self.task.right(answer, group["answer"])
             )
             k = next(same, k)
-        if k == len(self.found):
+        if k == len(self.listed):
             right = self.task.right(answer, self.truth) if few else answer == self.truth
             group = {"answer": answer, "correct": bool(right), "readable": bool(readable)}
-            self.found.append(group)
+            self.listed.append(group)
         self._known[answer] = k
         return k
 
@@ -102,12 +105,12 @@ def make(
     result: Result,
     watch: Watch,
 ) -> dict[str, Any]:
-    """The record of a finished decoding, plain JSON values. index: of the problem. mode: a label.
+    """The result of a finished decoding, plain JSON values. index: of the problem. mode: a label.
 
     answers: of every lane [step, group] where its answer changed, group None for none. clock: the
     seconds at which every step was done. Log-probabilities keep six digits.
     """
-    groups = watch.groups.found
+    groups = watch.groups.listed
     lanes = []
     for lane, answers in zip(result.lanes, watch.answers, strict=True):
         last = answers[-1][1] if answers else None
@@ -141,7 +144,7 @@ def make(
         "lane": lanes,
         "clock": watch.clock,
     }
-    winner = vote(*state(read(record, "this record"), result.steps))
+    winner = vote(*state(read(record, "this result"), result.steps))
     record["answer"] = None if winner is None else groups[winner]["answer"]
     record["correct"] = winner is not None and groups[winner]["correct"]
     return record
@@ -153,11 +156,13 @@ def _six(x: float) -> float:
 
 @dataclass(frozen=True)
 class AnswerRow:
-    """What the measures need of a record. lengths: (N,) tokens of every lane. cut: whether a lane
-    was ended by its number of tokens. answers: per lane (steps, groups), where they changed; -1 is
-    no answer. logprobs: per lane the sum after 0, 1, .. tokens. correct, readable: per group.
-    clock: (S,) s. copied: share of the lanes' n-grams that another lane has too (NaN: no n-grams).
-    twins: whether two lanes wrote the same tokens."""
+    """What the measures need of a result.
+
+    lengths: (N,) tokens of every lane. cut: whether a lane was ended by its limit of tokens.
+    answers: of every lane the (steps, groups) at which its answer changed; -1 is no answer.
+    logprobs: of every lane the sums after 0, 1, ... tokens. correct, readable: of every group.
+    clock: (S,) seconds. copied: see `copied`. twins: whether two lanes wrote the same tokens.
+    """
 
     problem: str
     mode: str
@@ -184,10 +189,12 @@ def read(
     where: str,
     limit: int | Mapping[tuple[str, int], int] | None = None,
 ) -> AnswerRow:
-    """A record as read from a file. limit: max_tokens of the run, or of each of its cells, by mode
-    and number of lanes; a lane that reached it was cut.
+    """A result as read from a file.
 
-    Raises TinylaneError, naming `where`, for what is no record: the file may have been edited.
+    where: file and line, for messages. limit: max_tokens of the run, or of each of its cells, by
+    mode and number of lanes; a lane that reached it was cut.
+
+    Raises TinylaneError, naming `where`, for what is no result: the file may have been edited.
     """
     try:
         if isinstance(limit, Mapping):
@@ -264,8 +271,8 @@ def copied(
     """The share of the lanes' n-grams of tokens that at least one other lane has too.
 
     Counted with repetition, over all lanes that are long enough. NaN for one lane or no n-grams.
-    given: for every lane the ranges of its tokens that it was given by collaboration prompts; they
-    are the same in all lanes, and n-grams that touch them do not count.
+    given: for every lane the ranges of tokens that collaboration prompts gave it; they are the same
+    in all lanes, so n-grams that touch them do not count.
     """
     told = [{k for a, b in lane for k in range(a, b)} for lane in given or [()] * len(tokens)]
     grams = [
@@ -295,8 +302,8 @@ def state(row: AnswerRow, step: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def vote(groups: np.ndarray, means: np.ndarray) -> int | None:
-    """The group that most lanes gave, as `tinylane.vote` decides: among equals the one with the
-    likeliest lane, then with the lowest. None if there is no answer."""
+    """The group that most lanes gave, None if there is no answer. As `tinylane.vote` decides: among
+    equals the group with the likeliest lane, then the one with the lowest lane."""
     best: tuple[int, float, int] | None = None
     winner = None
     for group in {int(g) for g in groups if g >= 0}:

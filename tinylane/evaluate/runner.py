@@ -1,14 +1,14 @@
-"""Runs a task: every problem in every cell, one after another, each answer written down at once.
+"""Runs a task: every problem in every cell, one after another.
 
-A cell is a mode and a number of lanes. The order is problem by problem, so that a run that was
-stopped has asked all cells the same. What a cell does to a problem (`solve`) depends on the
-settings, the problem and the cell only: a run that was interrupted and goes on, in one process or
-several, gives the records of one that was not.
+A cell is a mode and a number of lanes. The work goes problem by problem, so that a run that was
+stopped has asked all cells the same problems. The result of a cell for a problem (`solve`) depends
+only on the settings, the problem and the cell. So a run that was interrupted and goes on, in one
+process or several, gives the results of a run that was not.
 
 Fair by default: every cell gets the same prompts and, lane by lane, the same random numbers
-(`problem_seed`), and may write the same number of tokens in all: `max_tokens` is for each lane
-where there are most lanes, and fewer lanes may write as much more (`allowance`). So cells can be
-compared at equal steps, and at equal total tokens, from one run.
+(`problem_seed`), and may write the same number of tokens in all. `max_tokens` is the limit of each
+lane in the cells with most lanes; with fewer lanes each may write more (`allowance`). So cells can
+be compared at equal steps, and at equal total tokens, from one run.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from tinylane.core.model import Model
 
 MAX_TOKENS = 256
-FIELDS = ("problem", "mode", "lanes")  # that tell a record from the others of its run
+FIELDS = ("problem", "mode", "lanes")  # that tell a result from the others of its run
 PATTERNS = ("star", "neighbours")
+PLAIN_CONDITIONS = ("seed", "template", "slot", "scale", "prompt_lane", "lag")
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What is the same for all cells. Fields as of `Decoding` and `tinylane.core.modes.mode`.
+    """What is the same for all cells. Fields: those of `Decoding` and `tinylane.core.modes.mode`.
 
     seed: of the run; a problem's own is `problem_seed`. together: collaboration prompts.
     """
@@ -99,22 +100,25 @@ def cells(
 
     max_tokens: see `allowance`; None takes what the task needs, or MAX_TOKENS.
     """
-    found: list[Cell] = []
+    chosen: list[Cell] = []
     for n in lanes:
         task.lane_prompts(n)  # refuses other numbers before any work is done
         for label in modes if n > 1 else ["independent"]:
             cell = Cell(label, n, allowance(task, n, lanes, max_tokens, equal))
-            if cell not in found:
-                found.append(cell)
-    return found
+            if cell not in chosen:
+                chosen.append(cell)
+    return chosen
 
 
 def allowance(
     task: Task, n: int, lanes: Sequence[int], max_tokens: int | None, equal: str = "tokens"
 ) -> int:
-    """How many tokens each of n lanes may write: `max_tokens` where there are most lanes, and with
-    equal="tokens" as much more with fewer that all cells may write the same in all; with "steps"
-    max_tokens everywhere. Without max_tokens what the task says it needs."""
+    """How many tokens each of n lanes may write.
+
+    max_tokens: of each lane where there are most lanes; None takes what the task says it needs.
+    equal: "tokens" lets fewer lanes write more each, so that all cells may write the same in all;
+    "steps" gives every lane max_tokens.
+    """
     needed = task.max_tokens(n)
     if max_tokens is None and needed is not None:
         return needed
@@ -184,8 +188,8 @@ def prompts_of_lanes(task: Task, conditions: Conditions, n: int) -> list[str] | 
 def reading(model: Model, cell: Cell, c: Conditions) -> tuple[Any, LaneMask]:
     """The rotation and the mask of a cell: its label, and the conditions that this mode takes.
 
-    What the conditions say about Omega is for the joint cells that do not say it themselves. The
-    slot is the cell's max_tokens unless it is given.
+    The conditions' Omega is for joint cells whose label names none. The slot is the cell's
+    max_tokens unless the conditions give one.
     """
     given = parse_mode(cell.mode)
     if given["name"] != "independent":
@@ -229,7 +233,7 @@ def settings(
     conditions: Conditions,
     **more: Any,
 ) -> dict[str, Any]:
-    """Whatever decides the results of a run, as plain JSON values; what a run directory remembers.
+    """Everything that decides the results of a run, as plain JSON values, for settings.json.
 
     more: further values.
     """
@@ -240,7 +244,6 @@ def settings(
     return {
         "task": task.describe(),
         "count": len(problems),
-        "seed": c.seed,
         "model": model.identity,
         "trained": _trained(model),
         "backend": model.backend,
@@ -248,26 +251,22 @@ def settings(
         "cells": [asdict(cell) for cell in cells],
         "sampler": asdict(sampler),
         "stop": list(c.stop),
-        "template": c.template,
         "omega": c.omega.tolist() if hasattr(c.omega, "tolist") else c.omega,
-        "slot": c.slot,
-        "scale": c.scale,
-        "prompt_lane": c.prompt_lane,
-        "lag": c.lag,
+        **{name: getattr(c, name) for name in PLAIN_CONDITIONS},
         **more,
     }
 
 
 def _trained(model: Model) -> dict[str, Any] | None:
-    """How the model was trained to read, which its identity does not cover (Omega apart)."""
+    """How the model's lanes read each other by default, which its identity does not cover."""
     import hashlib
 
-    own = model.lane_rope
-    if own is None:
+    rope = model.lane_rope
+    if rope is None:
         return None
     return {
-        "omega": hashlib.sha256(own.omega.tobytes()).hexdigest(),
-        "prompt_lane": own.prompt_lane,
+        "omega": hashlib.sha256(rope.omega.tobytes()).hexdigest(),
+        "prompt_lane": rope.prompt_lane,
         "lag": model.lag,
     }
 
@@ -275,7 +274,7 @@ def _trained(model: Model) -> dict[str, Any] | None:
 def check_prompts(model: Model, problems: Sequence[Problem]) -> None:
     """Raise TinylaneError for a question that is longer than the context, before any work is done.
 
-    Without the chat template, which adds some more and is rendered when the problem's turn comes.
+    The chat template is not counted: it is rendered when the problem is decoded.
     """
     if model.tokenizer is None:
         raise TinylaneError("this checkpoint has no tokenizer.json; tasks are text")

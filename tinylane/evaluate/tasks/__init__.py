@@ -1,7 +1,7 @@
-"""Tasks: problems with a prompt, an answer that can be checked, and a way to share the work.
+"""Tasks: problems with a prompt and an answer that can be checked.
 
-`task` says what a task is. Each kind is one file with a function `task(options, model) -> Task`;
-a new one is such a file and a line in `KINDS`.
+`tasks/task.py` says what a task is. Each kind is one file with a function
+`task(options, model) -> Task`; a new one is such a file and a line in `KINDS`.
 """
 
 from __future__ import annotations
@@ -24,18 +24,23 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def make(name: str, options: Options, model: Any = None) -> Task:
-    """The task called `name`. model: what it will be asked of (the shell game's size is its).
+    """The task called `name`. model: who will be asked; it decides the size of the shell game.
 
-    Raises TinylaneError for an unknown name, an option that this task does not read, and what the
+    Raises TinylaneError for an unknown name, an option that this task does not use, and what the
     task itself refuses.
     """
     if name not in KINDS:
-        raise TinylaneError(f"task {name[:60]!r}; expected {', '.join(KINDS)}")
+        raise TinylaneError(f"task {show(name, 60)}; expected {', '.join(KINDS)}")
     module, reads = KINDS[name]
     for field in options.__dataclass_fields__:
         if field not in reads and getattr(options, field) is not None:
             raise TinylaneError(
-                f"{field} {show(getattr(options, field), 40)} says nothing to {name}, which reads "
-                f"{', '.join(reads)}"
+                f"{name} does not use {_flag(field)}; it uses {', '.join(map(_flag, reads))}"
             )
     return import_module(module).task(options, model)
+
+
+def _flag(field: str) -> str:
+    """The flag that sets a field of `Options`."""
+    named = {"question": "question-field", "answer": "answer-field", "pattern": "answer-pattern"}
+    return f"--{named.get(field, field)}"

@@ -30,8 +30,11 @@ def task(options: Options, model: Any = None) -> Task:
 
 
 def of_file(name: str, options: Options, truth: Callable[[str, str], str]) -> Task:
-    """A task whose problems are the lines of a file; truth(answer field, file and line) is the
-    answer in what the field says."""
+    """A task whose problems are the lines of a file.
+
+    truth(text, where): the answer in the text of the answer field; where is file and line. Raises
+    TinylaneError for options that cannot be right and a file that cannot be read.
+    """
     if options.data is None:
         raise TinylaneError(f"{name} needs --data FILE, a JSON Lines file with its problems")
     data = options.data
@@ -44,7 +47,7 @@ def of_file(name: str, options: Options, truth: Callable[[str, str], str]) -> Ta
     pattern = options.pattern
 
     def problems(count: int | None, seed: int) -> list[Problem]:
-        found = []
+        listed = []
         for number, row in jsonl.read(data, rows=MAX_PROBLEMS):
             where = f"{data}, line {number}"
             fields = Fields(row, where)
@@ -52,8 +55,8 @@ def of_file(name: str, options: Options, truth: Callable[[str, str], str]) -> Ta
             asked = fields.spelled(question)
             said = fields.spelled(options.answer or "answer")
             prompt = template.replace("{question}", asked)
-            found.append(Problem(str(number), prompt, truth(said, where)))
-        return first(found, count, data)
+            listed.append(Problem(str(number), prompt, truth(said, where)))
+        return first(listed, count, data)
 
     settings: dict[str, Any] = {"data": file_digest(data), "template": template, "compare": compare}
     settings |= {"question": options.question, "answer": options.answer, "pattern": pattern}
@@ -66,8 +69,10 @@ def of_file(name: str, options: Options, truth: Callable[[str, str], str]) -> Ta
 
 
 def file_digest(path: str) -> str:
-    """SHA-256 of a data file, in hexadecimal. Raises TinylaneError where it cannot be read, and for
-    lines too long or too many: there may be no end of them."""
+    """SHA-256 of a data file, in hexadecimal.
+
+    Raises TinylaneError where it cannot be read, and for lines that are too long or too many.
+    """
     import hashlib
 
     digest = hashlib.sha256()

@@ -20,6 +20,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -78,14 +79,17 @@ class ShellGame:
     @cached_property
     def move_numbers(self) -> np.ndarray:
         """The arrangement number of every move."""
-        numbers = []
-        for move in self.moves:
-            letters = list(self.arrangements[0])
+        one_each = [self._swapped([k]) for k in range(len(self.moves))]
+        return np.array([self.arrangements.index(word) for word in one_each])
+
+    def _swapped(self, moves: Iterable[int]) -> str:
+        """The arrangement after some moves, one after another."""
+        letters = list(self.arrangements[0])
+        for move in (self.moves[k] for k in moves):
             if move != STAY:
                 i, j = (int(x) - 1 for x in move.split("-"))
                 letters[i], letters[j] = letters[j], letters[i]
-            numbers.append(self.arrangements.index("".join(letters)))
-        return np.array(numbers)
+        return "".join(letters)
 
     # Words and token ids.
 
@@ -129,21 +133,16 @@ class ShellGame:
 
     def answer(self, moves: np.ndarray) -> str:
         """Where everything is, by doing the swaps one after another."""
-        letters = list(self.arrangements[0])
-        for k in moves:
-            if self.moves[k] != STAY:
-                i, j = (int(x) - 1 for x in self.moves[k].split("-"))
-                letters[i], letters[j] = letters[j], letters[i]
-        return "".join(letters)
+        return self._swapped(moves)
 
     def parse(self, text: str) -> np.ndarray:
         """(K,) move numbers from a user's text, such as "1-3, 2-4 1-2"; shorter lists are padded.
 
         Raises TinylaneError for a swap that does not exist, none at all, or too many.
         """
-        found = re.finditer(r"[0-9]+\s*-\s*[0-9]+|--", text)
+        words = re.finditer(r"[0-9]+\s*-\s*[0-9]+|--", text)
         moves = []
-        for word in (match[0] for match in itertools.islice(found, self.swaps + 1)):
+        for word in (match[0] for match in itertools.islice(words, self.swaps + 1)):
             if word == STAY:
                 moves.append(len(self.moves) - 1)
                 continue

@@ -1,8 +1,8 @@
 """The shell game as a task: for the model that was trained on it, or in words for any other.
 
-A model whose adapter names the shell game gets its own notation, its size, a tag for each lane and
-as many tokens as the work needs. Any other model gets the same problems in plain English, of the
-size that `--cups` and `--swaps` say.
+A model whose adapter names the shell game is asked in the game's notation, at its size, with a tag
+for each lane and as many tokens as the work needs. Any other model gets the same problems in plain
+English, of the size that `--cups` and `--swaps` say.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tinylane.evaluate.tasks.task import Options, Problem, Task, answer_of
 if TYPE_CHECKING:
     from tinylane.core.model import Model
 
-# Apart from training's streams of random numbers, which are [seed, step] and [seed, 1 << 40, ..].
+# Differs from training's streams of random numbers, which are [seed, step] and [seed, 1 << 40, ..].
 EVALUATION = 1 << 41
 COUNT = 1000
 MAX_COUNT = 1_000_000
@@ -79,8 +79,8 @@ def in_words(game: ShellGame) -> Task:
         ]
 
     def extract(text: str, finished: bool) -> str | None:
-        found = answer_of(text, finished)
-        letters = "".join(c for c in found or "" if c.isalpha()).upper()
+        answer = answer_of(text, finished)
+        letters = "".join(c for c in answer or "" if c.isalpha()).upper()
         return letters or None
 
     settings = {"cups": game.cups, "swaps": game.swaps, "form": "words"}

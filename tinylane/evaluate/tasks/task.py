@@ -1,8 +1,8 @@
 """What a task is: problems, how an answer is found in a lane's text, and when it is right.
 
-A `Task` is data and a few plain functions; the runner, the collector of transcripts and the
-distributed run use nothing else of it. Whatever decides the problems and their scoring stands in
-`settings`, which a run directory remembers.
+A `Task` is data and a few plain functions; the runner and the collector of transcripts use nothing
+else. Everything that decides the problems and their scoring is in `settings`, which settings.json
+of a run holds.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line may say about a task; each task reads its own, and no other is taken.
+    """What the command line may say about a task. A task refuses the options that it does not use.
 
     data: a JSONL file. question, answer: names of its fields (None: the usual ones). template: a
     text with `{question}` in it. compare: "math", "exact" or None for the task's own. pattern: a
@@ -48,10 +48,10 @@ def answer_of(text: str, finished: bool, pattern: str | None = None) -> str | No
     """The answer in a lane's text so far, normalised; None where there is none (yet).
 
     A lane that ended by itself is read as `tinylane.extract` reads it, down to the last number. In
-    the text of a lane that was cut off only an answer that it has marked counts (a complete
-    `\\boxed{}`, a `####` line, a match of `pattern`): the last number of half a calculation is no
-    answer. The same holds for a lane that still writes, so that its answer after s tokens is the
-    answer of a run that ends there.
+    the text of a lane that was cut off, only a marked answer counts (a complete `\\boxed{}`, a
+    `####` line, a match of `pattern`): the last number of half a calculation is no answer. The same
+    holds for a lane that still writes, so that its answer after s tokens is the answer of a run
+    that ends there.
     """
     return find_answer(text, pattern, marked=not finished)
 
@@ -69,11 +69,11 @@ class Task:
     for none and for more than there are. extract(text, finished): the answer in a lane's text,
     None for none; finished says whether the lane ended by itself. right(answer, truth): whether
     they agree; also decides which lanes vote for the same. readable(answer): whether `right` could
-    make sense of it (what it could not is compared as text, and counted). lane_prompts(n): what
-    each of n lanes is told apart from the prompt, or None. max_tokens(n): tokens that a lane needs,
-    or None. sampling: how it is asked where nothing else is said, as fields of `Sampler`; None
-    leaves it to the checkpoint. lanes: with how many, where nothing else is said. title: what it is
-    called above a table. settings: whatever decides problems and scoring, plain JSON values.
+    read it (what it could not read is compared as text, and counted). lane_prompts(n): what each of
+    n lanes is told apart from the prompt, or None. max_tokens(n): tokens that a lane needs, or
+    None. sampling: default fields of `Sampler`; None leaves them to the checkpoint. lanes: the
+    default numbers of lanes. title: its name above a table. settings: everything that decides
+    problems and scoring, plain JSON values.
     """
 
     name: str
