@@ -1,7 +1,7 @@
-"""run.json: a finished (or interrupted) decoding with all that it takes to check it again.
+"""run.json: a finished (or interrupted) decoding, with all that is needed to check it again.
 
-Written whole or not at all; read without believing anything in it. `replay` (from
-`tinylane.view.replay`) recomputes every log-probability.
+Written whole or not at all; every value is checked when it is read. `tinylane.view.replay`
+recomputes every log-probability.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 FORMAT = "tinylane run 1"
 MAX_RUN = 16 << 20  # bytes: 64 lanes of 7,500 tokens; as objects they take ten times that
-_PLAIN = (1 << 53) - 1  # larger numbers are no integers to many readers of JSON
+_PLAIN = (1 << 53) - 1  # many readers of JSON round larger integers
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run file holds. result: as it was saved; the rest: its settings, checked."""
+    """What a run file holds. result: as it was saved; the rest: its settings, as objects."""
 
     result: Result
     model_source: str
@@ -62,13 +62,15 @@ def save_run(
 ) -> None:
     """Write a run file, whole or not at all.
 
-    model_source: the folder or hub id that loads the model, if known. extra: anything of the
-    caller's that is JSON, given back by `load_run`. Raises TinylaneError if it is not, or if the
-    file cannot be written.
+    model_source: the folder or hub id that loads the model, if known. extra: any JSON values of the
+    caller's; `load_run` gives them back. Raises TinylaneError if they are not JSON, or if the file
+    cannot be written.
     """
     settings = json.loads(json.dumps(result.settings, default=dict))
-    settings["seed"] = _seed(result.settings["seed"])
-    bias = result.settings["sampler"]["logit_bias"]
+    if settings["seed"] > _PLAIN:
+        settings["seed"] = str(settings["seed"])
+    bias, tokenizer = result.settings["sampler"]["logit_bias"], model.tokenizer
+    text = "" if tokenizer is None else tokenizer.decode(result.prompt, skip_special=False)
     settings["sampler"]["logit_bias"] = [
         [int(token), None if value == -math.inf else float(value)]  # null: banned
         for token, value in (bias or {}).items()
@@ -82,7 +84,7 @@ def save_run(
             "backend": model.backend,
             "dtype": model.dtype,
         },
-        "prompt": {"text": _text(model, result.prompt), "ids": result.prompt},
+        "prompt": {"text": text, "ids": result.prompt},
         "settings": settings,
         "lanes": [vars(lane) for lane in result.lanes],
         "steps": result.steps,
@@ -97,27 +99,19 @@ def save_run(
         ]
     except (TypeError, ValueError) as error:
         raise TinylaneError(f"{os.fspath(path)}: the run is not JSON ({error})") from error
-    # Half a surrogate pair, which UTF-8 lacks, becomes the escape that JSON has for it.
+    # UTF-8 cannot hold half a surrogate pair; JSON's escape can.
     data = ("{\n" + ",\n".join(lines) + "\n}\n").encode("utf-8", "backslashreplace")
     if len(data) > MAX_RUN:
         warnings.warn(
             f"{os.fspath(path)}: a run of {len(data):,} bytes, more than replay reads "
-            f"({MAX_RUN:,}); it is saved all the same",
+            f"({MAX_RUN:,}); it is saved, but cannot be loaded",
             stacklevel=2,
         )
     with replacing(path) as file:
         file.write(data)
 
 
-def _seed(seed: int) -> int | str:
-    return seed if seed <= _PLAIN else str(seed)
-
-
-def _text(model: Model, ids: list[int]) -> str:
-    return model.tokenizer.decode(ids, skip_special=False) if model.tokenizer is not None else ""
-
-
-# Loading: nothing in the file is believed.
+# Loading: every value is checked before it is used.
 
 
 def load_run(path: str | os.PathLike[str]) -> Run:
@@ -133,30 +127,21 @@ def load_run(path: str | os.PathLike[str]) -> Run:
 
 def _run(file: dict[str, Any]) -> Run:
     raw = Fields(file)
-    model, prompt, settings = map(raw.fields, ("model", "prompt", "settings"))
+    model, prompt, settings = (raw.fields(name) for name in ("model", "prompt", "settings"))
     ids = prompt.ids("ids")
     if not ids:
-        raise TinylaneError("prompt.ids is empty")
-    sampler = dict(settings.fields("sampler").raw)
-    if set(sampler) != set(Sampler.__dataclass_fields__):
-        raise TinylaneError(f"sampler has fields {show(sorted(sampler))}")
-    sampler["logit_bias"] = _bias(settings.fields("sampler").items("logit_bias"))
-    seed = settings.get("seed")
-    if isinstance(seed, str):
-        seed = int(seed) if seed.isascii() and seed.isdigit() and len(seed) < 40 else -1
-    if type(seed) is not int or not 0 <= seed < 1 << 128:
-        raise TinylaneError("seed is not a whole number from 0 to 2**128 - 1")
+        raise TinylaneError("prompt.ids is empty; expected at least one token id")
     rope = _rotation(settings)
     mask = LaneMask(_matrix(settings, "visibility"), settings.whole("lag"))
+    sampler, seed = _sampler(settings.fields("sampler")), _seed_of(settings)
     settings.items("stop", str)
     lanes = [_lane(lane, index, len(ids)) for index, lane in enumerate(raw.items("lanes"))]
     if not 1 <= len(lanes) <= mask.n:
         raise TinylaneError(f"{len(lanes)} lanes, but visibility is {mask.n} x {mask.n}")
-    checked = Sampler(**sampler)
-    given = {**settings.raw, "seed": seed, "sampler": {**vars(checked)}}
+    checked = {**settings.raw, "seed": seed, "sampler": {**vars(sampler)}}
     seconds = [raw.real(name, least=0, below=1e12) for name in ("prefill_seconds", "seconds")]
     return Run(
-        Result(ids, lanes, raw.whole("steps"), seconds[0], seconds[1], given),
+        Result(ids, lanes, raw.whole("steps"), seconds[0], seconds[1], checked),
         model.text("source"),
         model.text("identity"),
         model.text("backend"),
@@ -164,7 +149,7 @@ def _run(file: dict[str, Any]) -> Run:
         prompt.text("text"),
         rope,
         mask,
-        checked,
+        sampler,
         seed,
         raw.text("tinylane"),
         raw.fields("extra").raw,
@@ -172,7 +157,7 @@ def _run(file: dict[str, Any]) -> Run:
 
 
 def _rotation(settings: Fields) -> Rotation:
-    """A LaneRoPE, as in every file until there was another, or the one that is named."""
+    """The rotation that is named; a LaneRoPE where none is."""
     if "rotation" not in settings.raw:
         return LaneRoPE(_matrix(settings, "omega"), settings.get("prompt_lane"))
     if settings.get("rotation") != "hogwild":
@@ -180,34 +165,53 @@ def _rotation(settings: Fields) -> Rotation:
     return Hogwild()
 
 
-def _lane(lane: Any, index: int, prompt: int) -> Lane:
-    raw = Fields(lane, parent=f"lane {index}")
-    if set(raw.raw) != set(Lane.__dataclass_fields__):
-        raise TinylaneError(f"lane {index} is {show(lane)}; expected a lane's fields")
+def _sampler(raw: Fields) -> Sampler:
+    if set(raw.raw) != set(Sampler.__dataclass_fields__):
+        raise TinylaneError(f"{raw.parent} has fields {show(sorted(raw.raw))}")
+    pairs = raw.items("logit_bias", list)
+    for pair in pairs:
+        if len(pair) != 2 or type(pair[0]) is not int:
+            raise TinylaneError(f"logit_bias holds {show(pair)}; expected pairs of id and number")
+    bias = {token: -math.inf if value is None else value for token, value in pairs}
+    return Sampler(**{**raw.raw, "logit_bias": bias or None})
+
+
+def _seed_of(settings: Fields) -> int:
+    """A number, or a text of digits where the number is large."""
+    seed = settings.get("seed")
+    if isinstance(seed, str) and seed.isascii() and seed.isdigit() and len(seed) < 40:
+        seed = int(seed)
+    if type(seed) is not int or not 0 <= seed < 1 << 128:
+        settings.fail("seed", "a whole number from 0 to 2**128 - 1")
+    return seed
+
+
+def _lane(value: Any, index: int, prompt: int) -> Lane:
+    raw = Fields(value, parent=f"lane {index}")
+    if set(value) != set(Lane.__dataclass_fields__):
+        raise TinylaneError(f"{raw.parent} is {show(value)}; expected a lane's fields")
     raw.whole("index", index, index)
-    lane_prompt, tokens = raw.ids("prompt"), raw.ids("tokens")
-    start = raw.whole("start", len(lane_prompt) + prompt)
-    logprobs = raw.items("logprobs")
-    if len(logprobs) != len(tokens) or not all(
-        type(p) in (int, float) and p < 1e-3
-        for p in logprobs  # rounding may lift a 0
-    ):
-        raise TinylaneError(f"lane {index}: logprobs are not {len(tokens)} numbers of 0 or less")
-    forked = raw.get("forked")
-    if forked is not None:
-        if not isinstance(forked, list) or [type(x) for x in forked] != [int, int]:
-            raise TinylaneError(f"lane {index}: forked is {show(forked)}; expected lane, position")
-        if not (0 <= forked[0] < index and start <= forked[1] <= start + len(tokens)):
-            raise TinylaneError(f"lane {index} cannot be forked from {show(forked)}")
+    own, tokens = raw.ids("prompt"), raw.ids("tokens")
+    start = raw.whole("start", len(own) + prompt)
     end = start + len(tokens)
+    logprobs = raw.items("logprobs")
+    numbers = all(type(p) in (int, float) and p < 1e-3 for p in logprobs)  # rounding may lift a 0
+    if len(logprobs) != len(tokens) or not numbers:
+        raw.fail("logprobs", f"{len(tokens)} numbers of 0 or less")
+    forked = raw.items("forked", int, default=None)
+    if forked is not None:
+        if len(forked) != 2:
+            raw.fail("forked", "lane and position")
+        if not (0 <= forked[0] < index and start <= forked[1] <= end):
+            raise TinylaneError(f"lane {index} cannot be forked from {show(forked)}")
     return Lane(
         index,
-        lane_prompt,
+        own,
         start,
         raw.whole("max_tokens", 1),
         tokens,
         [float(p) for p in logprobs],
-        raw.text("finish_reason", None),
+        raw.text("finish_reason", default=None),
         raw.text("text"),
         None if forked is None else (forked[0], forked[1]),
         raw.whole("dropped", end, default=None),
@@ -222,10 +226,3 @@ def _matrix(raw: Fields, name: str) -> np.ndarray:
     if not same or not all(type(x) in (int, float) for row in rows for x in row):
         raw.fail(name, "numbers in equally long lists")
     return np.array(value, dtype=np.float64)
-
-
-def _bias(raw: list[Any]) -> dict[int, float] | None:
-    for pair in raw:
-        if not isinstance(pair, list) or len(pair) != 2 or type(pair[0]) is not int:
-            raise TinylaneError(f"logit_bias holds {show(pair)}; expected pairs of id and number")
-    return {token: -math.inf if value is None else value for token, value in raw} or None
