@@ -104,9 +104,10 @@ def test_a_lane_that_wrote_nothing_has_no_curve_and_no_share() -> None:
 
 def test_a_page_of_one_lane_ranks_heads_though_none_listens() -> None:
     model, run = decoded(lanes=1, lane_prompts=None, max_tokens=4)
-    html, said = page(record(run, model), None)
+    found = record(run, model)
+    html, said = page(found, None)
     assert "<html" in html and said
-    assert paging._listening(record(run, model), record(run, model).views[1]) == 0.0
+    assert paging.ranked(found)[0] == 1 and (found.to_others(1) == 0.0).all()
 
 
 def test_half_a_character_at_the_end_of_a_lane_is_shown_as_what_it_is() -> None:

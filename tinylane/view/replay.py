@@ -1,12 +1,12 @@
 """A saved run once more, without sampling: all rows at their coordinates, in one pass.
 
-More rows than fit into memory go in as few passes as fit, on either backend. A lane that joined
-late or was dropped is handled exactly: `_History` is the run's mask with the times at which rows
-came and went. `passes` is the loop; `replay` compares log-probabilities, `tinylane.view` looks at
-attention and silences lanes.
+Rows that do not fit into memory together go through in several passes, on either backend. A lane
+that joined late or was dropped is handled exactly: `_History` is the run's mask with the times at
+which rows came and went. `passes` is the loop. `replay` compares log-probabilities;
+`tinylane.view.replay_record` looks at attention and silences lanes.
 
-Not handled: a fork of a lane that reads others. Its copied rows hold what the source had read
-from where the source stood (`LaneCache.fork`), which no pass over its tokens gives.
+Not handled: a fork of a lane that reads others. Its copied rows hold what the source lane had read
+at the source's own coordinates (`LaneCache.fork`); no pass over the fork's tokens gives that.
 
     T rows of the run
 """
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from tinylane.core.model import Model
     from tinylane.view.run_file import Run
 
-# What one pass may take at most: rows, and elements of its logits and of one layer's scores.
+Token = tuple[int, int]  # a drawn token: its lane, and its index there
+# The most that one pass may hold: rows, and elements of its logits and of one layer's scores.
 ROWS, LOGITS, SCORES = 2048, 1 << 27, 1 << 27
 _NEVER = np.iinfo(np.int64).max
 
@@ -42,7 +43,7 @@ class Replay:
 
     logprobs: list[list[float]]
     by_lane: list[float]
-    worst: tuple[int, int] | None
+    worst: Token | None
 
     @property
     def difference(self) -> float:
@@ -53,9 +54,9 @@ class Replay:
 @dataclass(frozen=True, eq=False)
 class _History(LaneMask):
     """A mask that knows when rows came and went. A row is fed at the step after it was drawn, and
-    not before its lane joined or was forked; a dropped lane's rows are not seen any more."""
+    not before its lane joined or was forked; a dropped lane's rows are no longer seen."""
 
-    begun: Any = None  # (N,) the position of the clock when the lane came to be
+    begun: Any = None  # (N,) the position of the clock when the lane joined or was forked
     gone: Any = None  # (N,) when it was dropped
 
     def visible(
@@ -67,12 +68,10 @@ class _History(LaneMask):
     ) -> np.ndarray:
         """As `LaneMask.visible`, and another lane's row only while it was in the cache."""
         seen = super().visible(positions, lanes, key_positions, key_lanes)
-        asked = self.fed(positions, lanes)[:, None]
-        there = (self.fed(key_positions, key_lanes)[None, :] <= asked) & (
-            asked < self.gone[key_lanes]
-        )
-        mine = (key_lanes == SHARED) | (key_lanes[None, :] == lanes[:, None])
-        return seen & (mine | there)
+        now = self.fed(positions, lanes)[:, None]
+        cached = (self.fed(key_positions, key_lanes) <= now) & (now < self.gone[key_lanes])
+        mine = (key_lanes == SHARED) | (key_lanes == lanes[:, None])
+        return seen & (mine | cached)
 
     def fed(self, positions: np.ndarray, lanes: np.ndarray) -> np.ndarray:
         """The clock at the step that fed each row."""
@@ -84,14 +83,14 @@ class ReplayRows:
     """All rows of a run in the order in which they were fed, and what is asked of which of them.
 
     tokens, positions, lanes: (T,). history: the run's mask, with the times at which rows came and
-    went. asked: (position, lane) of a row -> the (lane, index) of the tokens drawn from its logits.
+    went. asked: (position, lane) of a row -> the tokens drawn from its logits.
     """
 
     tokens: np.ndarray
     positions: np.ndarray
     lanes: np.ndarray
     history: _History
-    asked: dict[tuple[int, int], list[tuple[int, int]]]
+    asked: dict[tuple[int, int], list[Token]]
 
     def silenced(self, lane: int) -> _History:
         """The run's mask, had nobody ever read `lane`."""
@@ -104,14 +103,13 @@ def replay(run: Run, model: Model) -> Replay:
     Raises TinylaneError for a run of another model, and for forks that no pass can give (above).
     """
     rows, lanes = rows_of(run, model), run.result.lanes
-    found: dict[tuple[int, int], float] = {}
+    again: dict[Token, float] = {}
     for _, asked, logits in passes(run, model, rows):
         for row, drawn in zip(logits, asked, strict=True):
-            wide = row.astype(np.float64) - row.max()
-            total = np.log(np.exp(wide).sum())
+            of_row = log_softmax(row)
             for lane, index in drawn:
-                found[lane, index] = float(wide[lanes[lane].tokens[index]] - total)
-    logprobs = [[found[lane.index, k] for k in range(len(lane.tokens))] for lane in lanes]
+                again[lane, index] = float(of_row[lanes[lane].tokens[index]])
+    logprobs = [[again[lane.index, k] for k in range(len(lane.tokens))] for lane in lanes]
     off = [
         np.abs(np.array(ours) - np.array(lane.logprobs))
         for ours, lane in zip(logprobs, lanes, strict=True)
@@ -120,6 +118,13 @@ def replay(run: Run, model: Model) -> Replay:
     worst = int(np.argmax(by_lane))
     at_worst = (worst, int(off[worst].argmax())) if off[worst].size else None
     return Replay(logprobs, by_lane, at_worst)
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """(..., V) float64, natural logarithms."""
+    x = logits.astype(np.float64)
+    x -= x.max(axis=-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
 
 
 def rows_of(run: Run, model: Model) -> ReplayRows:
@@ -146,12 +151,12 @@ def rows_of(run: Run, model: Model) -> ReplayRows:
     for lane in lanes:
         begun[lane.index] = lane.forked[1] if lane.forked else lane.start
         gone[lane.index] = _NEVER if lane.dropped is None else lane.dropped
-        # A last token is the query of nothing, but others saw it: unless it ended its lane.
+        # The last token was drawn and fed, so that others saw it, unless it ended its lane.
         unfed = lane.finish_reason == "stop"
         fed = [*lane.prompt, *lane.tokens[: len(lane.tokens) - unfed]]
         rows += [(t, lane.start - len(lane.prompt) + k, lane.index) for k, t in enumerate(fed)]
     history = _History(run.lane_mask.visibility, run.lane_mask.lag, begun, gone)
-    asked: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    asked: dict[tuple[int, int], list[Token]] = {}
     for lane in lanes:
         for k in range(len(lane.tokens)):
             at = (lane.start - 1 + k, lane.index) if k or lane.prompt else (P - 1, SHARED)
@@ -166,15 +171,15 @@ def passes(
     model: Model,
     rows: ReplayRows,
     mask: LaneMask | None = None,
-    before: Callable[[slice, list[int]], None] | None = None,
+    before: Callable[[slice, list[tuple[int, list[Token]]]], None] | None = None,
     limit: int = ROWS,
-) -> Iterator[tuple[slice, list[list[tuple[int, int]]], np.ndarray]]:
-    """Feed the rows in as few passes as memory allows; what each pass gives, in order.
+) -> Iterator[tuple[slice, list[list[Token]], np.ndarray]]:
+    """Feed the rows in as few passes as memory allows; yields what each pass gives, in order.
 
-    Yields the rows of the pass, for each row that is asked the (lane, index) of the tokens drawn
-    from it, and the logits of these rows, in the order of the rows. mask: instead of the run's
-    history. before: called ahead of a pass with its rows and which of them are asked. limit: rows
-    of a pass; those of one position are never parted.
+    Yields a slice, the rows of the pass; for each of its rows from whose logits tokens were drawn,
+    which tokens; and the logits of these rows (rows, V). mask: instead of the run's history.
+    before: called ahead of a pass with its slice and (row of the pass, tokens drawn from it).
+    limit: rows of a pass; rows of one position stay in one pass.
     """
     count = len(rows.tokens)
     cache = model.new_cache(run.lane_rope, rows.history if mask is None else mask)
@@ -189,7 +194,7 @@ def passes(
         drawn = [(k, rows.asked[place]) for k, place in enumerate(places) if place in rows.asked]
         wanted = [k for k, _ in drawn]
         if before is not None:
-            before(part, wanted)
+            before(part, drawn)
         logits = model(
             rows.tokens[part],
             rows.positions[part],
@@ -204,16 +209,15 @@ def passes(
 def _check_fork(run: Run, lane: Lane) -> None:
     if lane.forked is None:
         return
-    source, alone = lane.forked[0], np.eye(run.lane_mask.n, dtype=bool)
-    for m in (source, lane.index):
+    source, alone, reason = lane.forked[0], np.eye(run.lane_mask.n, dtype=bool), ""
+    for m in (lane.index, source):
         if (run.lane_mask.visibility & ~alone)[m].any():
-            raise TinylaneError(
-                f"lane {lane.index} was forked from lane {source}, and lane {m} reads other lanes: "
-                "its rows cannot be recomputed from tokens"
-            )
+            reason = f"and lane {m} reads other lanes"
     rope = run.lane_rope
     if isinstance(rope, LaneRoPE) and rope.prompt_lane == 0 and rope.omega.any():
+        reason = reason or "with the prompt at lane 0"
+    if reason:
         raise TinylaneError(
-            f"lane {lane.index} was forked from lane {source}, with the prompt at lane 0: "
-            "its rows cannot be recomputed from tokens"
+            f"lane {lane.index} was forked from lane {source}, {reason}: its rows cannot be "
+            "recomputed from tokens"
         )

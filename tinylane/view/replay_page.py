@@ -1,9 +1,9 @@
 """A record of a replayed run as one HTML file that needs nothing else: no network, no server.
 
 Text goes into the page as data and is shown as text. Numbers are packed: rounded to 8 or 16 bits
-(`_packed`), split into planes of bytes, deflated, in base64; the page's JavaScript undoes that.
-Whole layers and heads are kept as long as the page stays below `size`, those first that listened to
-other lanes most; of every head the run's averages are kept. The page says what was left out.
+(`_packed`), split into planes of bytes, deflated, in base64; the page's JavaScript unpacks them.
+Layers and heads that listened to other lanes most come first, as many as fit into `size`; the run's
+averages of every head are always there. The page says what was left out.
 """
 
 from __future__ import annotations
@@ -33,33 +33,26 @@ PER_NAT = 1000  # log-probabilities and KL are kept to a thousandth of a nat
 
 
 def page(record: Record, tokenizer: Tokenizer | None = None, size: float = SIZE) -> tuple[str, str]:
-    """The HTML file, and a sentence on what of the attention is in it.
+    """The HTML file, and a sentence that says how much of the attention it holds.
 
-    tokenizer: to show tokens as text; None shows their ids. size: MB that layers and heads may fill
-    the page up to. The mean of all layers and heads is in it whatever that takes.
+    tokenizer: to show tokens as text; None shows their ids. size: MB (10**6 bytes) that layers and
+    heads may fill the page up to; the mean of all layers and heads is there even if it is larger.
     """
     texts = Texts(record, tokenizer)
     data = _data(record, texts)
     css, script = page_css() + _asset("replay.css"), _asset("replay.js")
     frame = _asset("replay.html")
-    ranked = sorted(
-        range(1, len(record.views)),
-        key=lambda k: (-_listening(record, record.views[k]), record.views[k].head is not None, k),
-    )
-    kept = [_view(record.views[0], 65535)]
-    room = size * 1e6 - len(frame) - len(css) - len(script) - len(_json(data)) - 4096
-    room -= len(_json(kept))
-    chosen = []
-    for k in ranked:
+    mean = _view(record.views[0], 65535)
+    room = size * 1e6 - 4096 - sum(map(len, (frame, css, script, _json(data), _json([mean]))))
+    chosen = {}
+    for k in ranked(record):
         packed = _view(record.views[k], 255)
-        cost = len(_json(packed)) + 1
-        if cost > room:
+        room -= len(_json(packed)) + 1
+        if room < 0:
             break
-        room -= cost
-        chosen.append((k, packed))
-    kept += [packed for _, packed in sorted(chosen, key=lambda pair: pair[0])]
+        chosen[k] = packed
     said = _said(record, len(chosen))
-    data |= {"views": kept, "kept": said}
+    data |= {"views": [mean, *(chosen[k] for k in sorted(chosen))], "kept": said}
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     parts = {
         "title": html.escape(data["title"]),
@@ -108,7 +101,7 @@ def _data(record: Record, texts: Texts) -> dict[str, Any]:
         "sentences": sentences(record, texts.shown),
         "first": first_shown(record),
         "about": about(record),
-        "ids_only": texts.plain,
+        "ids_only": texts.ids_only,
         "symbols": SYMBOLS,
         "colours": len(COLOURS),
         "prompt": len(run.result.prompt),
@@ -137,15 +130,12 @@ def _data(record: Record, texts: Texts) -> dict[str, Any]:
     }
 
 
-def _listening(record: Record, view: View) -> float:
-    """The mean share to other lanes, by which layers and heads are ranked."""
-    if record.n < 2:
-        return 0.0
-    heard = record.heard[view.layer]
-    by_lane = heard.mean(axis=0) if view.head is None else heard[view.head]
-    counts = np.bincount(record.of[~record.copied], minlength=record.n)
-    others = by_lane[:, 1:] * (1 - np.eye(record.n))
-    return round(float(counts @ others.sum(axis=1) / max(counts.sum(), 1)), 9)
+def ranked(record: Record) -> list[int]:
+    """The layers and heads that were recorded, as places in `views`: those that listened to other
+    lanes most come first."""
+    shares = [record.to_others(k)[~record.copied].mean() for k in range(len(record.views))]
+    order = lambda k: (-round(float(shares[k]), 9), record.views[k].head is not None, k)
+    return sorted(range(1, len(record.views)), key=order)
 
 
 def _view(view: View, top: int) -> dict[str, Any]:
@@ -229,29 +219,22 @@ def _nats(values: np.ndarray) -> np.ndarray:
 class Texts:
     """Every row's text, from a table of different texts; control characters are visible in it.
 
-    ids, number: (R,) the token and its place in `table`. special: places of special tokens' names.
+    ids, number: (R,) the token, and its place in `table`. Without a tokenizer, ids are the texts.
     """
 
     def __init__(self, record: Record, tokenizer: Tokenizer | None) -> None:
-        self._tok, self._at = tokenizer, {"": 0}
-        self.table, self._special, self._names = [""], set(), {}  # type: ignore[var-annotated]
+        self._tok, self._at, self.table = tokenizer, {"": 0}, [""]
+        self.ids_only = tokenizer is None
+        self._special: set[int] = set()
+        self._names: dict[int, int] = {}
         run = record.run.result
-        number = self._stretch(run.prompt)
-        for lane in run.lanes:
-            number += self._stretch([*lane.prompt, *lane.tokens])
-        self.number = np.array(number, dtype=np.int64)
-        self.ids = np.concatenate(
-            [np.array([*run.prompt, *(t for x in run.lanes for t in [*x.prompt, *x.tokens])])]
-        ).astype(np.int64)
-
-    @property
-    def plain(self) -> bool:
-        """Whether ids are shown, there being no tokenizer."""
-        return self._tok is None
+        parts = [run.prompt, *([*lane.prompt, *lane.tokens] for lane in run.lanes)]
+        self.ids = np.array([token for part in parts for token in part], dtype=np.int64)
+        self.number = np.array([k for part in parts for k in self._stretch(part)], dtype=np.int64)
 
     @property
     def special(self) -> list[int]:
-        """Places of names in `table`, not of texts that were written."""
+        """Places in `table` of special tokens' names, which are not texts that were written."""
         return sorted(self._special)
 
     def shown(self, token: int) -> str:
@@ -274,29 +257,29 @@ class Texts:
 
     def _name(self, token: int) -> int:
         """A special token, one that the tokenizer lacks, or an id where there is no tokenizer."""
-        name = None if self._tok is None else self._tok.core.id_to_token(token)
-        place = self._place(str(token) if self._tok is None else name or f"[{token}]")
-        if self._tok is not None:
-            self._special.add(place)
+        if self._tok is None:
+            return self._place(str(token))
+        place = self._place(self._tok.core.id_to_token(token) or f"[{token}]")
+        self._special.add(place)
         return place
 
     def _stretch(self, ids: list[int]) -> list[int]:
         """The texts of tokens that follow one another; a character counts to its last token."""
         if self._tok is None:
             return [self._name(token) for token in ids]
-        stream, found, last = self._tok.stream(), [], -1
+        stream, places, last = self._tok.stream(), [], -1
         for k, token in enumerate(ids):
-            said = stream.push(token)
+            text = stream.push(token)
             if self._tok.is_special(token):
-                found.append(self._name(token))
-                continue
-            found.append(self._place(said or PART))
-            last = k
+                places.append(self._name(token))
+            else:
+                places.append(self._place(text or PART))
+                last = k
         rest = stream.flush()
         if rest and last >= 0:  # half a character at the end
-            before = self.table[found[last]]
-            found[last] = self._place(rest if before == PART else before + rest)
-        return found
+            before = self.table[places[last]]
+            places[last] = self._place(rest if before == PART else before + rest)
+        return places
 
     def _place(self, text: str) -> int:
         text = printable(text)
