@@ -1,7 +1,7 @@
-"""`python -m tinylane`, and the installed command: the command line, and Ctrl-C at any instant.
+"""`python -m tinylane`, and the installed command `tinylane`: the command line, and Ctrl-C.
 
-Ctrl-C may come before there is a command line to handle it (while Python imports it), and libraries
-may make another error of it, or none. So it is remembered here, and has the last word.
+Ctrl-C may come while Python still imports the command line, and libraries may turn it into another
+error, or into none. So it is remembered here, and decides the exit code.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 
 
 def main() -> int:
-    """Run `tinylane.commands.cli.main` for the process; the exit code. 130 after Ctrl-C, with one line."""
-    asked: list[bool] = []
+    """Run the command line; returns the exit code. After Ctrl-C: 130, with one line on stderr."""
+    pressed: list[bool] = []
 
     def interrupt(*_: Any) -> None:
-        asked.append(True)
+        pressed.append(True)
         raise KeyboardInterrupt
 
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not so under nohup
@@ -27,11 +27,11 @@ def main() -> int:
 
         code = run()
     except BaseException:
-        if not asked:
+        if not pressed:
             raise
         code = 130
         os.write(2, b"tinylane: error: interrupted\n")
-    # Nothing is left to do; the interpreter's own shutdown would die of a Ctrl-C, or trace it.
+    # Nothing is left to do; a Ctrl-C while the interpreter shuts down would print a traceback.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     return code
 

@@ -1,7 +1,7 @@
 """Claims about the programs that tinylane starts, run as programs: JSON in, JSON out, then an end.
 
 `tinylane.evaluate.tasks.mathematics` has its own run in an interpreter that takes nothing from its
-surroundings, where no coverage can be measured; `tutorials.bench` kills its own. Here what they
+surroundings, where no coverage can be measured; `tinylane bench` kills its own. Here what they
 compute is called directly.
 """
 
@@ -16,11 +16,13 @@ from typing import Any
 
 import pytest
 
+from tinylane.commands import bench_worker
+from tinylane.commands.bench_engine import BenchCase, random_prompt
 from tinylane.commands.bench_shapes import shape, write_random
 from tinylane.evaluate.tasks import math_worker
 from tinylane.files.worker import Limits, Worker, WorkerEnded
-from tutorials.bench import worker as bench_worker
-from tutorials.bench.engines import Case, build, random_prompt
+from tutorials.bench import engines
+from tutorials.bench.engines import build
 
 MIB = 1 << 20
 
@@ -81,13 +83,16 @@ def test_one_process_makes_many_comparisons_and_ends_at_a_limit() -> None:
 # ---------------------------------------------------------------------------------------- bench
 
 
-def test_a_contestant_s_program_answers_every_line_and_ends_with_its_input(tmp_path: Path) -> None:
+@pytest.mark.parametrize("module", (bench_worker, engines))
+def test_an_engine_s_program_answers_every_line_and_ends_with_its_input(
+    module: Any, tmp_path: Path
+) -> None:
     """Load, a case, a profile and the bandwidth; an error is an answer, and what follows counts."""
     write_random(shape("tiny"), tmp_path)
-    case = Case(random_prompt(512, 5, 0), 2, 4, "joint")
+    case = BenchCase(random_prompt(512, 5, 0), 2, 4, "joint")
     load = {"do": "load", "name": "tinylane numpy", "dtype": "float32", "threads": 1}
     code, replies, _ = program(
-        bench_worker,
+        module,
         load | {"folder": str(tmp_path / "none"), "adapter": None},
         load | {"folder": str(tmp_path), "adapter": None},
         {"do": "run", "case": case.__dict__},
@@ -99,6 +104,6 @@ def test_a_contestant_s_program_answers_every_line_and_ends_with_its_input(tmp_p
     assert "none" in wrong["error"] and loaded["dtype"] == "float32"
     engine = build("tinylane numpy", tmp_path, "float32", 1)
     assert run["tokens"] == engine.run(case).tokens and len(run["steps"]) == 3
-    assert run["step_bytes"] == engine.step_bytes(case)  # type: ignore[attr-defined]
+    assert run["step_bytes"] == engine.step_bytes(case)
     assert profile["build"] is None and profile["step"] > 0
     assert bandwidth["bytes_per_second"] > 0

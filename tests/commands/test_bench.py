@@ -16,14 +16,13 @@ import pytest
 
 from tinylane.checkpoints.load import load
 from tinylane.commands import bench_machine, bench_measure
-from tinylane.commands.bench_profile import PARTS, profile
+from tinylane.commands.bench import PARTS
+from tinylane.commands.bench import SHAPES as LISTED
+from tinylane.commands.bench_engine import BenchCase, engine, random_prompt
+from tinylane.commands.bench_profile import profile
 from tinylane.commands.bench_shapes import SHAPES, shape, write_random
-from tinylane.core.config import ModelConfig
 from tinylane.files import memory
 from tinylane.files.memory import forecast
-from tinylane.flags.tools import SHAPES as LISTED
-from tutorials.bench import engines
-from tutorials.bench.engines import Case, Tinylane, build, random_prompt
 
 ask, game = helpers_cli.ask, helpers_cli.game  # fixtures
 TINY = ("--shape", "tiny", "--prompt-tokens", 6, "-m", 4, "--repeats", 1, "--read-mib", 1)
@@ -38,98 +37,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
-    """One run with everything on, in JSON, and its plot."""
-    pytest.importorskip("matplotlib")
-    import contextlib
-    import io
-
-    from tinylane.commands.cli import main
-
-    plot, out = tmp_path_factory.mktemp("plot") / "steps.svg", io.StringIO()
-    words = [*TINY, "--prompt-tokens", 6, 12, "--lanes", 1, 2, "--repeats", 2, "--profile"]
-    words += ["--against", "llama3.np", "--json", "--quiet", "--plot", plot]
-    with contextlib.redirect_stdout(out):
-        assert main(["bench", *map(str, words)]) == 0
-    return json.loads(out.getvalue()), plot.read_text()
-
-
-# What it reports.
-
-
-def test_every_contestant_lane_count_length_and_mode_is_reported(report: Any) -> None:
-    found, _ = report
-    cases = {(r["engine"], r["mode"], r["lanes"], r["prompt_tokens"]) for r in found["results"]}
-    assert cases == {
-        (engine, mode, lanes, prompt)
-        for engine in ("tinylane numpy", "llama3.np")
-        for mode in ("independent", "joint")
-        for lanes in (1, 2)
-        for prompt in (6, 12)
-        if mode == "independent" or (lanes == 2 and engine == "tinylane numpy")
-    }
-
-
-def test_the_report_names_machine_versions_and_settings(report: Any) -> None:
-    found, _ = report
-    assert found["model"] == {
-        "name": "tiny",
-        "random_weights": True,
-        "layers": 2,
-        "weight_bytes": forecast(shape("tiny")).weights,
-    }
-    assert found["machine"]["threads"] == 1 and found["machine"]["cores"] >= 1
-    assert found["versions"]["numpy"] == np.__version__ and found["dtype"] == "float32"
-    assert found["settings"]["lanes"] == [1, 2] and found["settings"]["repeats"] == 2
-    assert found["bandwidth_bytes_per_second"]["tinylane numpy"] > 0
-    assert set(found["load_seconds"]) == {"tinylane numpy", "llama3.np"}
-
-
-def test_a_result_holds_times_memory_and_bytes(report: Any) -> None:
-    found, _ = report
-    for r in found["results"]:
-        step = r["step_seconds"]
-        assert 0 < step["p10"] <= step["median"] <= step["p90"]
-        assert r["first_token_seconds"] > 0 and r["tokens_per_second"] > 0
-        assert r["total_seconds"] > 0 and r["peak_memory_bytes"] > 0
-        assert r["rounds"] == 2 and len(r["steps_by_index"]) == r["max_tokens"] - 1
-        ours = r["engine"] == "tinylane numpy"
-        assert (r["bytes_per_step"] is not None) == (r["bandwidth_share"] is not None) == ours
-
-
-def test_bytes_of_a_step_are_the_weights_and_half_of_what_is_written(report: Any) -> None:
-    r = next(x for x in report[0]["results"] if x["lanes"] == 2 and x["prompt_tokens"] == 12)
-    row = forecast(shape("tiny")).kv_per_token
-    # tied: the table is read as the head, once
-    assert r["bytes_per_step"] == forecast(shape("tiny")).weights + row * (12 + 2 * 4 // 2)
-
-
-def test_ratios_are_pairs_with_the_same_tokens(report: Any) -> None:
-    ratios = report[0]["ratios"]
-    assert [(r["lanes"], r["prompt_tokens"]) for r in ratios] == [(1, 6), (2, 6), (1, 12), (2, 12)]
-    for r in ratios:
-        assert r["against"] == "llama3.np" and r["same_tokens"] == r["max_tokens"] == 4
-        for key in ("tokens_per_second", "first_token", "total"):
-            assert 0 < r[key]["low"] <= r[key]["median"] <= r[key]["high"]
-
-
-def test_joint_cost_slope_and_profile_are_there(report: Any) -> None:
-    found, _ = report
-    assert [(r["lanes"], r["prompt_tokens"]) for r in found["joint_cost"]] == [(2, 6), (2, 12)]
-    slopes = {(r["engine"], r["mode"], r["lanes"]) for r in found["context_slope"]}
-    assert ("tinylane numpy", "joint", 2) in slopes and len(slopes) == 5
-    assert len(found["profiles"]) == 6
-    for r in found["profiles"]:
-        assert tuple(r["parts"]) == PARTS and r["step"] > 0
-        assert all(r["parts"][part] > 0 for part in PARTS)
-
-
-def test_the_plot_is_an_svg_with_a_line_for_every_contestant(report: Any) -> None:
-    _, plot = report
-    assert plot.startswith("<?xml") and "</svg>" in plot
-    for label in ("tinylane numpy", "tinylane numpy, joint", "llama3.np", "rows in the cache"):
-        assert f"<!-- {label} -->" in plot
+# What it reports. `test_bench_peers` reads the document of a run with everything on.
 
 
 def test_plain_columns_say_what_the_document_says(ask: Any) -> None:
@@ -140,6 +48,20 @@ def test_plain_columns_say_what_the_document_says(ask: Any) -> None:
     assert all(line.startswith("tinylane: note: ") for line in err.splitlines()) and err
 
 
+def test_the_document_the_profile_and_the_plot(ask: Any, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    plot = tmp_path / "steps.svg"
+    more = ("--lanes", 2, "--mode", "joint", "--profile", "--json", "--quiet", "--plot", plot)
+    code, out, err = ask("bench", *TINY, *more)
+    document = json.loads(out)
+    assert (code, err) == (0, "") and "ratios" not in document
+    (result,), (parts,) = document["results"], document["profiles"]
+    assert (result["engine"], result["mode"], result["lanes"]) == ("tinylane numpy", "joint", 2)
+    assert result["bandwidth_share"] > 0 and result["tokens_per_second"] > 0
+    assert tuple(parts["parts"]) == PARTS and all(part > 0 for part in parts["parts"].values())
+    assert "<!-- tinylane numpy, joint -->" in plot.read_text()
+
+
 def test_a_checkpoint_keeps_its_adapter_and_context(ask: Any, game: str) -> None:
     words = ("--model", game, "--prompt-tokens", 9, *TINY[4:], "--lanes", 2, "--json", "--quiet")
     code, out, err = ask("bench", *words)
@@ -147,7 +69,7 @@ def test_a_checkpoint_keeps_its_adapter_and_context(ask: Any, game: str) -> None
     assert json.loads(out)["model"]["random_weights"] is False
 
 
-# Contestants.
+# Engines.
 
 
 def test_shapes_have_the_sizes_of_the_models_they_are_named_after() -> None:
@@ -168,46 +90,17 @@ def test_a_random_checkpoint_loads_as_its_shape_and_no_two_rows_are_alike(tiny: 
     assert abs(table.std() - 0.02) < 1e-3
 
 
-@pytest.mark.parametrize("family", ("llama", "qwen2", "qwen3"))
-def test_contestants_write_the_same_tokens(family: str, tmp_path: Path) -> None:
-    """Lane for lane and family for family; otherwise they would not do the same work."""
-    flags = {"qkv_bias": family == "qwen2", "qk_norm": family == "qwen3", "family": family}
-    config: ModelConfig = replace(shape("tiny"), tied=family != "qwen3", **flags)
-    write_random(config, tmp_path)
-    prompt = random_prompt(config.vocab, 7, 1)
-    one = build("tinylane numpy", tmp_path, "float32", 1).run(Case(prompt, 1, 9))
-    assert len(one.tokens) == 9 and len(one.steps) == 8
-    for lanes in (1, 3):
-        peer = build("llama3.np", tmp_path, "float32", 1).run(Case(prompt, lanes, 9))
-        assert peer.tokens == one.tokens
-
-
-@pytest.mark.parametrize("names", (("tinylane mlx",), ("mlx-lm", "transformers")))
-def test_other_libraries_write_the_same_tokens(names: tuple[str, ...], tiny: Path) -> None:
-    """mlx-lm imports transformers, which takes seconds: one test for both."""
-    for name in names:
-        pytest.importorskip({"tinylane mlx": "mlx", "mlx-lm": "mlx_lm"}.get(name, "torch"))
-    prompt = random_prompt(512, 7, 1)
-    one = build("tinylane numpy", tiny, "float32", 1).run(Case(prompt, 1, 5))
-    for name in names:
-        engine = build(name, tiny, "float32", 1)
-        for lanes in (1, 2):
-            run = engine.run(Case(prompt, lanes, 5))
-            assert run.tokens == one.tokens and len(run.steps) == 4 and run.first > 0
-        engine.reset()
-        assert engine.peak() >= 0 and engine.versions
-
-
 def test_numpy_has_no_allocator_of_its_own_whose_peak_would_count(tiny: Path) -> None:
-    engine = Tinylane(tiny, "numpy", "float32")
-    engine.reset()
-    engine.run(Case(random_prompt(512, 5, 0), 1, 3))
-    assert engine.peak() == 0 and set(engine.versions) == {"numpy"}
+    loaded = engine("tinylane numpy", tiny, "float32", 1)
+    loaded.reset()
+    loaded.run(BenchCase(random_prompt(512, 5, 0), 1, 3))
+    assert loaded.peak() == 0 and set(loaded.versions) == {"numpy"}
 
 
 def test_the_profile_of_mlx_knows_the_time_of_building_the_graph(tiny: Path) -> None:
     pytest.importorskip("mlx")
-    found = profile(Tinylane(tiny, "mlx", "float32"), Case(random_prompt(512, 5, 0), 2, 4, "joint"))
+    case = BenchCase(random_prompt(512, 5, 0), 2, 4, "joint")
+    found = profile(engine("tinylane mlx", tiny, "float32", 1), case)
     assert found["build"] > 0 and found["python_per_layer"] == found["build"] / 2
     assert all(found["parts"][part] > 0 for part in PARTS)
 
@@ -220,14 +113,13 @@ def test_the_profile_of_mlx_knows_the_time_of_building_the_graph(tiny: Path) -> 
     (
         (("--shape", "tiniest"), "SmolLM2-135M"),
         (("--shape", "tiny", "--model", "x"), "leave out --model"),
-        (("--against", "vllm"), "expected transformers, mlx-lm, llama3.np"),
+        (("--against", "mlx-lm"), "python tutorials/bench"),
         (("--shape", "tiny", "--lanes", 0), "--lanes 0"),
         (("--shape", "tiny", "-m", 2), "--max-tokens 2"),
         (("--shape", "tiny", "--repeats", 0), "--repeats 0"),
         (("--shape", "tiny", "--threads", 0), "--threads 0"),
         (("--shape", "tiny", "--prompt-tokens", 4095), "context is 4096"),
         (("--model", "no/such folder"), "no/such folder"),
-        (("--against", "llama3.np", "--adapter-path", "x"), "leave one"),
         (("--mode", "solo"), "invalid choice"),
     ),
 )
@@ -240,9 +132,6 @@ def test_bad_input_is_one_line(ask: Any, words: Any, said: str) -> None:
 def test_what_is_not_installed_is_named_with_how_to_get_it(
     ask: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "find_spec", lambda name: None)
-    code, _, err = ask("bench", *TINY, "--against", "mlx-lm")
-    assert code == 2 and "mlx_lm is not installed: pip install mlx-lm" in err
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     code, _, err = ask("bench", *TINY, "--plot", "x.svg")
     assert code == 2 and "pip install 'tinylane[plot]'" in err
@@ -256,7 +145,7 @@ def test_too_little_memory_is_said_before_weights_are_written(
     assert code == 2 and "fewer of them at a time" in err
 
 
-def test_a_contestant_that_fails_is_named_and_its_process_is_gone(tmp_path: Path) -> None:
+def test_an_engine_that_fails_is_named_and_its_process_is_gone(tmp_path: Path) -> None:
     from tinylane.core.errors import TinylaneError
 
     with bench_measure.Worker("tinylane numpy", 1) as worker:

@@ -108,7 +108,7 @@ def test_flags_are_those_of_mlx_lm_where_it_has_them() -> None:
 def test_the_recipe_s_fields_are_flags_of_train() -> None:
     pytest.importorskip("mlx.core")
     words = "train shell-game --out o --cups 3 --lanes 1 2 --shares 0.5 0.5 --no-learn-omega"
-    args = parser(words.split()).parse_args(words.split())
+    args = parser().parse_args(words.split())
     assert (args.cups, args.lanes, args.shares, args.learn_omega) == (3, [1, 2], [0.5, 0.5], False)
 
 

@@ -12,7 +12,7 @@ import helpers_cli
 import pytest
 from helpers_cli import in_a_terminal
 
-from tinylane.commands.tune import span
+from tinylane.commands.train import span
 from tinylane.testing import checks
 
 game = helpers_cli.game  # a fixture
@@ -49,7 +49,7 @@ def test_training_from_scratch_shows_a_bar(tmp_path: Path) -> None:
     sizes += " --head-dim 8 --mlp-width 32 --steps 4 --warmup 2 --rows 128 --every 2"
     sent = in_a_terminal("train", "shell-game", "--out", str(tmp_path), *sizes.split())
     shown = lines(sent)
-    assert any(re.match(r"training .*100%", line) for line in shown)
+    assert any(re.match(r"training .*4/4", line) for line in shown)
     assert any(re.match(r"step 4 of 4, \d+ s; loss 1 lanes", line) for line in shown)
     assert shown[-1].startswith("trained: ")
 
@@ -76,9 +76,9 @@ def test_verify_names_the_law_at_work_and_ends_with_a_table(game: str) -> None:
 
 
 def test_bench_shows_tables_with_ratios_and_profiles() -> None:
-    words = "bench --shape tiny --prompt-tokens 6 -m 4 --repeats 1 --read-mib 1 --backend numpy"
+    words = "--shape tiny --prompt-tokens 6 -m 4 --repeats 1 --read-mib 1 --backend numpy"
     words += " --threads 1 --lanes 2 --mode independent --against llama3.np --profile"
-    shown = lines(in_a_terminal(*words.split(), columns=200))
+    shown = lines(in_a_terminal(*words.split(), columns=200, program=("tutorials/bench",)))
     rows = [[c.strip() for c in line.split("│")[1:-1]] for line in shown if line[0] == "│"]
     of = lambda count: [row for row in rows if len(row) == count]  # each table has its own width
     (ratio,) = of(8)

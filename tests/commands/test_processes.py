@@ -12,10 +12,10 @@ from tinylane.core.errors import TinylaneError
 from tinylane.evaluate.tasks import mathematics
 from tutorials.build import __main__ as docs
 
-# Contestants and judges.
+# Engines and judges.
 
 
-def test_a_contestant_that_was_killed_is_named_with_its_exit_code() -> None:
+def test_an_engine_that_was_killed_is_named_with_its_exit_code() -> None:
     with Worker("tinylane numpy", 1) as worker:
         worker.process.kill()
         worker.process.wait()
@@ -83,5 +83,7 @@ def test_the_site_is_built_in_a_checkout_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(docs, "ROOT", tmp_path)
-    with pytest.raises(SystemExit, match="works in a checkout"):
+    with pytest.raises(
+        SystemExit, match=r"run python tutorials/build in a checkout"
+    ):
         docs.main([])

@@ -7,29 +7,29 @@ import io
 import pytest
 from rich.console import Console
 
-from tinylane.commands.terminal import Cell, Columns, Lines, side_by_side
+from tinylane.commands.terminal import Columns, LaneView, Lines, side_by_side
 
 
 def console(width: int = 80, height: int = 24) -> Console:
     return Console(file=io.StringIO(), width=width, height=height, force_terminal=True, record=True)
 
 
-def shown(cells: list[Cell], width: int = 80, height: int | None = None) -> str:
+def shown(views: list[LaneView], width: int = 80, height: int | None = None) -> str:
     out = console(width)
-    out.print(side_by_side(cells, out, height))
+    out.print(side_by_side(views, out, height))
     return out.export_text()
 
 
-def cells(n: int, words: int = 12) -> list[Cell]:
+def views(n: int, words: int = 12) -> list[LaneView]:
     return [
-        Cell(f"lane {m}", " ".join(f"w{m}.{k}" for k in range(words)), "foot") for m in range(n)
+        LaneView(f"lane {m}", " ".join(f"w{m}.{k}" for k in range(words)), "foot") for m in range(n)
     ]
 
 
 @pytest.mark.parametrize("n", [1, 2, 4, 5, 8, 16, 64])
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
 def test_the_final_view_holds_every_label_and_every_word(n: int, width: int) -> None:
-    text = shown(cells(n), width)
+    text = shown(views(n), width)
     for m in range(n):
         assert f"lane {m}" in text
         for k in range(12):
@@ -41,33 +41,33 @@ def test_the_final_view_holds_every_label_and_every_word(n: int, width: int) -> 
 @pytest.mark.parametrize("width", [10, 40, 80])
 @pytest.mark.parametrize("height", [5, 12, 24, 50])
 def test_the_live_view_never_exceeds_the_screen(n: int, width: int, height: int) -> None:
-    lines = shown(cells(n, words=400), width, height).splitlines()
+    lines = shown(views(n, words=400), width, height).splitlines()
     assert len(lines) <= height
     assert max(map(len, lines)) <= width
 
 
 def test_the_live_view_shows_the_end_of_a_long_text() -> None:
-    text = shown(cells(2, words=5000), 80, 24)
+    text = shown(views(2, words=5000), 80, 24)
     assert "w0.4999" in text and "w1.4999" in text and "w0.100 " not in text
 
 
 def test_lines_of_the_live_view_do_not_flow_at_every_token() -> None:
     """A cut of the text that moves with its end would wrap every line anew at each step."""
     text = "".join(f"word{k:04} " for k in range(2000))
-    one = shown([Cell("a", text), Cell("b")], 80, 24).splitlines()
-    two = shown([Cell("a", text + "more"), Cell("b")], 80, 24).splitlines()
+    one = shown([LaneView("a", text), LaneView("b")], 80, 24).splitlines()
+    two = shown([LaneView("a", text + "more"), LaneView("b")], 80, 24).splitlines()
     assert len(set(one) & set(two)) > 15
 
 
 def test_lanes_that_do_not_fit_are_counted() -> None:
-    assert "and 61 more lanes" in shown(cells(64), 40, 4)
+    assert "and 61 more lanes" in shown(views(64), 40, 4)
 
 
 def test_model_text_is_neutralised_and_no_markup_is_read() -> None:
     evil = "\x1b[2J\x1b]0;title\x07[bold red]x[/] \u202e \r\x08"
     out = console()
-    out.print(side_by_side([Cell(evil, evil, evil), Cell("b", "fine")], out))
-    out.print(side_by_side([Cell(evil, evil, evil)] * 50, out, 10))
+    out.print(side_by_side([LaneView(evil, evil, evil), LaneView("b", "fine")], out))
+    out.print(side_by_side([LaneView(evil, evil, evil)] * 50, out, 10))
     raw = out.file.getvalue()  # type: ignore[attr-defined]
     for part in ("\x1b[2J", "\x1b]0", "\x07", "\u202e", "\r", "\x08"):
         assert part not in raw
@@ -76,22 +76,22 @@ def test_model_text_is_neutralised_and_no_markup_is_read() -> None:
 
 def test_lanes_differ_by_colour_and_by_label_and_without_colour_by_label() -> None:
     out = console()
-    out.print(side_by_side(cells(2), out))
+    out.print(side_by_side(views(2), out))
     raw = out.file.getvalue()  # type: ignore[attr-defined]
     assert "\x1b[1;94m" in raw and "\x1b[1;31m" in raw
     grey = Console(file=io.StringIO(), width=80, no_color=True, color_system=None)
-    grey.print(side_by_side(cells(2), grey))
+    grey.print(side_by_side(views(2), grey))
     assert "lane 0" in grey.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_wide_characters_do_not_break_the_frame() -> None:
-    text = shown([Cell("a", "杯子游戏 " * 40), Cell("b", "🥤👩‍🚀 " * 40)], 60, 20)
+    text = shown([LaneView("a", "杯子游戏 " * 40), LaneView("b", "🥤👩‍🚀 " * 40)], 60, 20)
     assert all(line[-1] in "╮│┤╯" for line in text.rstrip().splitlines())
 
 
 def test_columns_draw_while_they_run_and_leave_the_whole_text() -> None:
     out = console(80, 12)
-    some = [Cell("lane 0"), Cell("lane 1")]
+    some = [LaneView("lane 0"), LaneView("lane 1")]
     with Columns(some, out) as view:
         for k in range(300):
             some[0].text += f"a{k} "
@@ -104,7 +104,7 @@ def test_columns_draw_while_they_run_and_leave_the_whole_text() -> None:
 def test_columns_leave_the_text_at_an_interrupt_and_nothing_at_an_error() -> None:
     for error, left in ((KeyboardInterrupt, True), (ValueError, False)):
         out = console(80, 12)
-        with pytest.raises(error), Columns([Cell("lane 0", "text"), Cell("lane 1")], out):
+        with pytest.raises(error), Columns([LaneView("lane 0", "text"), LaneView("lane 1")], out):
             raise error
         assert ("text" in out.export_text()) == left
 

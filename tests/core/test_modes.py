@@ -13,13 +13,13 @@ import pytest
 from helpers_lanes import FREE, ids, model_of, omega
 
 from tinylane import plot
-from tinylane.commands.lanes import parse_omega
+from tinylane.commands import generate as command
+from tinylane.commands.shared_flags import parse_omega
 from tinylane.core.decoding import generate
 from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.core.modes import MODES, STARTS, check_mode, lane_rope, mode
-from tinylane.flags import common as flags
 
 ask, game, plain = helpers_cli.ask, helpers_cli.game, helpers_cli.plain  # fixtures
 F64 = model_of("numpy", "float64")
@@ -34,7 +34,7 @@ def test_every_mode_is_what_its_table_says() -> None:
         "group_think": (LaneRoPE.group_think(THETA, 64, 0), everybody),
         "hogwild": (Hogwild(), everybody),
     }
-    assert tuple(expected) == MODES == flags.MODES
+    assert tuple(expected) == MODES == command.MODES
     for name, (rope, mask) in expected.items():
         found = mode(name, F64, 3, slot=64)
         assert found[0].same_as(rope) and found[1].same_as(mask)

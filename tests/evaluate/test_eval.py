@@ -21,7 +21,7 @@ import pytest
 from helpers_eval import BIAS, checkpoint, gsm8k
 
 import tinylane
-from tinylane.commands.evaluate import Progress, duration
+from tinylane.commands.progress import Progress, duration
 from tinylane.evaluate import runner, tasks
 from tinylane.evaluate.tasks.task import Options
 from tinylane.files.run_dir import read_run
@@ -133,8 +133,8 @@ def test_a_terminal_sees_a_bar_with_the_time_left(
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with Progress(10, 4, quiet=False) as progress:
-        cell = runner.Cell("joint", 4, 8)
-        for _ in progress.following([(k, cell) for k in range(6)]):
+        for k in range(6):
+            progress.at(name=f"problem {k + 1}")
             progress.done()
     said = capsys.readouterr().err
     assert "4 of 10 done before; going on" in said and "10/10" in said and "left" in said

@@ -105,11 +105,11 @@ def test_an_error_in_a_trainer_is_not_taken_for_a_missing_mlx(
     without: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`pip install mlx` would be bad advice where something else cannot be imported."""
-    from tinylane.commands import train, tune
+    from tinylane.commands import train
 
     for command, name in (
         (train.recipe, "from_scratch"),
-        (lambda: tune.asked(None), "parameters"),
+        (lambda: train.tuning(None), "parameters"),
     ):
         without(f"tinylane.train.{name}")
         with pytest.raises(ImportError, match=f"train.{name}"):

@@ -23,7 +23,7 @@ from tinylane.checkpoints import weights as weightfiles
 from tinylane.checkpoints.config_json import parse_config
 from tinylane.checkpoints.export import write_checkpoint as export
 from tinylane.checkpoints.tokenizer import Tokenizer
-from tinylane.commands import common, evaluate
+from tinylane.commands import common, eval
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.evaluate import runner, tables
@@ -89,7 +89,7 @@ def test_a_folder_that_may_not_be_written_to_is_refused_before_the_work(
 ) -> None:
     monkeypatch.setattr(os, "access", lambda path, how: False)  # root may write anywhere
     with pytest.raises(TinylaneError, match=f"--out .*new: {tmp_path} cannot be written to"):
-        evaluate.check_folder(tmp_path / "new")
+        eval.check_folder(tmp_path / "new")
 
 
 def test_ctrl_c_in_an_eval_that_keeps_nothing_is_an_ordinary_interruption(

@@ -153,14 +153,16 @@ def subprocess_run(*argv: str, **kwargs: Any) -> subprocess.CompletedProcess[str
     )
 
 
-def in_a_terminal(*argv: str, columns: int = 100) -> str:
-    """What a terminal of 24 lines is sent."""
+def in_a_terminal(
+    *argv: str, columns: int = 100, program: tuple[str, ...] = ("-m", "tinylane")
+) -> str:
+    """What a terminal of 24 lines is sent. program: what Python runs."""
     main, child = pty.openpty()
     fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     env = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
     env |= {"TERM": "xterm-256color"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "tinylane", *argv], stdout=child, stderr=child, env=env
+        [sys.executable, *program, *argv], stdout=child, stderr=child, env=env
     )
     os.close(child)
     seen = b""

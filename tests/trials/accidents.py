@@ -191,7 +191,7 @@ class Place:
         return outcome, {n for n in names if not n.endswith("lock")}, times
 
 
-IMPORTS = ["tinylane.commands.generate", "tinylane.commands.evaluate", "tinylane.commands.collect"]
+IMPORTS = ["tinylane.commands.generate", "tinylane.commands.eval", "tinylane.commands.collect"]
 IMPORTS += [
     "tinylane.commands.fuse",
     "tinylane.files.cache_file",
@@ -199,7 +199,7 @@ IMPORTS += [
     "tokenizers",
 ]
 MLX = ["mlx.core", "mlx.optimizers", "tinylane.train.from_scratch", "tinylane.train.loop"]
-MLX += ["tinylane.train.setup", "tinylane.commands.tune", "tinylane.commands.train"]
+MLX += ["tinylane.train.setup", "tinylane.commands.train"]
 
 
 def has(name: str) -> bool:

@@ -29,8 +29,8 @@ from accidents_soak import resident
 from hostile import MEMORY, SECONDS
 
 Argv = list[str]
-IMPORTS = ["tinylane.commands.generate", "tinylane.commands.evaluate", "tinylane.commands.replay"]
-IMPORTS += ["tinylane.commands.tune", "tinylane.commands.report", "tinylane.train.loop"]
+IMPORTS = ["tinylane.commands.generate", "tinylane.commands.eval", "tinylane.commands.replay"]
+IMPORTS += ["tinylane.commands.train", "tinylane.commands.report", "tinylane.train.loop"]
 IMPORTS += ["tinylane.evaluate.runner", "mlx.core", "mlx.optimizers", "tokenizers", "matplotlib"]
 SHORT = ["--max-tokens", "2", "--quiet", "--backend", "numpy"]
 

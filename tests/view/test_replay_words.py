@@ -12,7 +12,7 @@ import pytest
 from helpers_view import decoded
 
 from tinylane import plot
-from tinylane.commands.terminal import Cell, Lines, side_by_side
+from tinylane.commands.terminal import LaneView, Lines, side_by_side
 from tinylane.commands.view import _now_and_then
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.sampling import Sampler
@@ -143,7 +143,7 @@ def test_lanes_too_narrow_for_columns_keep_their_whole_text_and_their_foot() -> 
     from rich.console import Console
 
     out = Console(file=io.StringIO(), width=6, record=True)
-    cells = [Cell("a", " ".join(f"w{k}" for k in range(9)), "done"), Cell("b", "")]
+    cells = [LaneView("a", " ".join(f"w{k}" for k in range(9)), "done"), LaneView("b", "")]
     out.print(side_by_side(cells, out), soft_wrap=True)
     lines = out.export_text().split("\n")
     assert lines[0] == "a: w0 w1 w2 w3 w4 w5 w6 w7 w8  [done]" and lines[1] == "b: ..."

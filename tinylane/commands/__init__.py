@@ -1,1 +1,1 @@
-"""The commands of `tinylane.commands.cli`, one module each; a command imports what it needs when it runs."""
+"""One module for each command: its flags and its `run`, which imports what it needs."""

@@ -1,65 +1,100 @@
-"""`tinylane bench`: decoding timed on this machine, beside the peers that are installed."""
+"""`tinylane bench`: how long decoding takes on this machine, step by step, and where the time goes.
+
+`python tutorials/bench` times other programs beside it; it uses `timed` and `show`.
+"""
 
 from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tinylane.checkpoints.config_json import read_config
-from tinylane.commands import bench_machine, common
-from tinylane.commands.bench_measure import Settings, environment, measure
-from tinylane.commands.bench_profile import PARTS
-from tinylane.commands.bench_shapes import shape, write_random
-from tinylane.core import __version__
+from tinylane.commands import common, shared_flags
 from tinylane.core.errors import TinylaneError
-from tinylane.core.lanes import MAX_LANES
-from tinylane.view import figure_style
-from tinylane.view.bench_figure import step_times
-from tutorials.bench.engines import MODES, check_peer
 
-Rows = list[list[str]]
+MODES = ("independent", "joint")
+SHAPES = "SmolLM2-135M, Qwen2.5-0.5B, Qwen3-0.6B, Llama-3.2-1B, tiny"
+PARTS = ("projections", "head", "attention", "norms and gate", "cache", "sampling", "plan", "rest")
+
+
+def flags(p: Any) -> None:
+    """Add the command's flags."""
+    p.description += " Engines run in turn, each in its own process."
+    shared_flags.model_flags(p)
+    p.add_argument("--shape", metavar="NAME", help=f"instead: random weights; {SHAPES}")
+    p.add_argument("--backend", choices=shared_flags.BACKENDS, nargs="+", default=["auto"])
+    p.add_argument("--dtype", choices=shared_flags.DTYPES, default="auto")
+    g = p.add_argument_group("what is decoded")
+    g.add_argument("--lanes", type=int, nargs="+", default=[1], metavar="N", help="default: 1")
+    g.add_argument("--prompt-tokens", type=int, nargs="+", metavar="N", help="default: 512")
+    g.add_argument("--max-tokens", "-m", type=int, default=128, metavar="N", help="default: 128")
+    g.add_argument("--mode", choices=MODES, nargs="+", help="default: both, with several lanes")
+    g.add_argument("--prompt-lane", choices=("own", "0"), default="own", help="of joint lanes")
+    g.add_argument("--seed", type=int, default=0, metavar="S", help="of prompt and weights")
+    g = p.add_argument_group("how")
+    g.add_argument("--repeats", type=int, default=5, metavar="N", help="rounds; default: 5")
+    g.add_argument("--threads", type=int, metavar="N", help="default: all processors")
+    g.add_argument(
+        "--against",
+        metavar="NAMES",
+        help="other programs, with commas: transformers, mlx-lm, llama3.np; only in a checkout of "
+        "the repository: python tutorials/bench",
+    )
+    g.add_argument("--profile", action="store_true", help="where the time of a step goes")
+    g.add_argument(
+        "--read-mib", type=int, default=512, metavar="N", help="read to measure the bandwidth"
+    )
+    g = p.add_argument_group("output")
+    g.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    g.add_argument("--plot", metavar="FILE", help="step time against lanes and context, an SVG")
+    g.add_argument("--plain", action="store_true", help="plain columns, in a terminal too")
+    g.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def run(args: Any) -> int:
-    """Run the command; the exit code."""
+    """Run the command; returns the exit code."""
+    if args.against is not None:
+        raise TinylaneError(
+            "--against: other programs are timed by python tutorials/bench, in a checkout of the "
+            "repository, with the same flags"
+        )
+    document, _ = timed(args)
+    show(args, document)
+    return 0
+
+
+def timed(
+    args: Any, peers: Sequence[str] = (), worker: str | None = None
+) -> tuple[dict[str, Any], list[Any]]:
+    """Time what the flags ask for: the document that --json prints, and the rounds of every case.
+
+    peers: engines of other programs, which the module `worker` knows (`bench_measure.measure`).
+    Raises TinylaneError for wrong flags, too little memory, or an engine that fails.
+    """
+    from tinylane.checkpoints.config_json import read_config
     from tinylane.checkpoints.hub import resolve
     from tinylane.checkpoints.plan import choose_backend
+    from tinylane.commands import bench_machine
+    from tinylane.commands.bench_measure import WORKER, BenchSettings, environment, measure
+    from tinylane.commands.bench_shapes import shape, write_random
+    from tinylane.core import __version__
     from tinylane.files.memory import forecast
 
     backends = list(dict.fromkeys(choose_backend(name) for name in args.backend))
     modes = list(dict.fromkeys(args.mode or (MODES if max(args.lanes) > 1 else MODES[:1])))
-    against = list(dict.fromkeys(args.against.split(","))) if args.against else []
-    for peer in against:
-        check_peer(peer)
-    if against and args.adapter_path is not None:
-        raise TinylaneError("--against and --adapter-path: peers know no lane adapters; leave one")
-    if args.shape is not None and (args.model or args.adapter_path or args.revision):
-        raise TinylaneError("--shape has random weights; leave out --model and what goes with it")
-    if args.plot is not None:
-        figure_style.check(args.plot)
-    whole = {
-        "--lanes": args.lanes,
-        "--prompt-tokens": args.prompt_tokens or [1],
-        "--repeats": [args.repeats],
-        "--threads": [1 if args.threads is None else args.threads],
-    }
-    for flag, values in whole.items():
-        if min(values) < 1 or (flag == "--lanes" and max(values) > MAX_LANES):
-            raise TinylaneError(f"{flag} {min(values)}; expected whole numbers, at least 1")
-    if args.max_tokens < 3:
-        raise TinylaneError(f"--max-tokens {args.max_tokens}; expected at least 3: 2 timed steps")
+    _check(args)
     with ExitStack() as stack:
         if args.shape is not None:
             config, name = shape(args.shape), args.shape
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tinylane-")))
         else:
             name = common.name_of(args)
-            folder = resolve(args.model or common.embedded(), args.revision)
+            folder = resolve(common.source(args), args.revision)
             config = read_config(folder)
-        dtype = args.dtype if args.dtype != "auto" else "float32" if against else "auto"
+        dtype = args.dtype if args.dtype != "auto" else "float32" if peers else "auto"
         prompts = args.prompt_tokens or [max(min(512, config.context - args.max_tokens), 1)]
         if max(prompts) + args.max_tokens > config.context:
             raise TinylaneError(
@@ -68,21 +103,20 @@ def run(args: Any) -> int:
             )
         planned = "float32" if dtype == "auto" else dtype
         needs = forecast(config, planned, max(args.lanes), max(prompts), args.max_tokens)
-        total, contestants = needs.total, len(backends) + len(against)
-        if needs.available is not None and total * contestants > needs.available:
+        engines = len(backends) + len(peers)
+        if needs.available is not None and needs.total * engines > needs.available:
             raise TinylaneError(
-                f"{contestants} contestants need {common.mebibytes(total)} each and "
+                f"{engines} engines need {common.mebibytes(needs.total)} each and "
                 f"{common.mebibytes(needs.available)} are available: fewer of them at a time, or "
                 "a smaller model"
             )
         if args.shape is not None:
             common.note(f"writing random weights of {name}", args.quiet)
             write_random(config, folder, args.seed)
-        settings = Settings(
+        settings = BenchSettings(
             folder=folder,
             config=config,
             backends=backends,
-            against=against,
             dtype=dtype,
             lanes=args.lanes,
             prompts=prompts,
@@ -94,11 +128,13 @@ def run(args: Any) -> int:
             seed=args.seed,
             profile=args.profile,
             read=args.read_mib << 20,
-            adapter=False if against else args.adapter_path,
+            adapter=False if peers else args.adapter_path,
+            peers=peers,
+            worker=worker or WORKER,
         )
-        found = measure(settings, lambda line: common.note(line, args.quiet))
-    preload = {n: environment(n, 1).get("LD_PRELOAD") for n in ("tinylane mlx", "mlx-lm")}
-    report = {
+        results, rounds = measure(settings, lambda line: common.note(line, args.quiet))
+    preload = environment("mlx", 1).get("LD_PRELOAD") if "mlx" in backends else None
+    document = {
         "tinylane": __version__,
         "machine": {**bench_machine.describe(), "threads": settings.threads},
         "model": {
@@ -115,21 +151,50 @@ def run(args: Any) -> int:
             "prompt_lane": args.prompt_lane,
             "repeats": args.repeats,
             "seed": args.seed,
-            "preload": preload["tinylane mlx"] if "mlx" in backends else None,
+            "preload": preload,
         },
-        **found,
+        **results,
     }
+    return document, rounds
+
+
+def _check(args: Any) -> None:
+    if args.shape is not None and (args.model or args.adapter_path or args.revision):
+        raise TinylaneError("--shape has random weights; leave out --model and what goes with it")
     if args.plot is not None:
-        figure_style.save(step_times(report), args.plot)
+        from tinylane.view import figure_style
+
+        figure_style.check(args.plot)
+    from tinylane.core.lanes import MAX_LANES
+
+    whole = {
+        "--lanes": args.lanes,
+        "--prompt-tokens": args.prompt_tokens or [1],
+        "--repeats": [args.repeats],
+        "--threads": [1 if args.threads is None else args.threads],
+    }
+    for flag, values in whole.items():
+        if min(values) < 1 or (flag == "--lanes" and max(values) > MAX_LANES):
+            raise TinylaneError(f"{flag} {min(values)}; expected whole numbers, at least 1")
+    if args.max_tokens < 3:
+        raise TinylaneError(f"--max-tokens {args.max_tokens}; expected at least 3: 2 timed steps")
+
+
+def show(args: Any, document: dict[str, Any]) -> None:
+    """Print the document, as JSON or as tables, and draw --plot."""
+    if args.plot is not None:
+        from tinylane.view import figure_style
+        from tinylane.view.bench_figure import step_times
+
+        figure_style.save(step_times(document), args.plot)
         common.note(f"wrote {args.plot}", args.quiet)
     if args.json:
-        common.print_json(report)
+        common.print_json(document)
     else:
-        _show(report, args.plain or not sys.stdout.isatty())
-    return 0
+        _tables(document, args.plain or not sys.stdout.isatty())
 
 
-def _show(report: dict[str, Any], plain: bool) -> None:
+def _tables(report: dict[str, Any], plain: bool) -> None:
     box, made = report["machine"], report["model"]
     speeds = report["bandwidth_bytes_per_second"].items()
     versions = ", ".join(f"{name} {v}" for name, v in report["versions"].items())
@@ -148,43 +213,51 @@ def _show(report: dict[str, Any], plain: bool) -> None:
         f"versions: {versions}" + f"; preloaded {settings['preload']}" * bool(settings["preload"])
     )
     print(f"memory read at best at: {read}; loaded in: {loads}")
-    head = ["engine", "mode", "lanes", "prompt", "first(ms)", "step(ms)", "10-90%", "tokens/s"]
-    head += ["total(s)", "peak", "share", "of best"]
-    _table("", head, [_result(r) for r in report["results"]], plain)
-    title = "ratios, pair by pair: median (low-high) of the rounds; above 1 tinylane is faster"
-    head = ["engine", "against", "lanes", "prompt", "tokens/s", "first", "total", "same"]
-    _table(title, head, [_ratio(r) for r in report["ratios"]], plain)
-    title = "time of a joint step over an independent one"
-    rows = [
-        [r["engine"], str(r["lanes"]), str(r["prompt_tokens"]), _spread(r["step"])]
-        for r in report["joint_cost"]
-    ]
-    _table(title, ["engine", "lanes", "prompt", "step"], rows, plain)
-    title = "time of a step for every row in the cache; over reading it at the measured bandwidth"
-    rows = [
+    place = ["engine", "mode", "lanes", "prompt"]
+    head = [*place, "first(ms)", "step(ms)", "10-90%", "tokens/s", "total(s)", "peak", "share"]
+    head += ["of best"]
+    common.print_table("", head, [_result(r) for r in report["results"]], (0, 1), plain)
+    common.print_table(
+        "time of a joint step over an independent one",
+        ["engine", "lanes", "prompt", "step"],
+        [[_case(r)[0], *_case(r)[2:], spread(r["step"])] for r in report["joint_cost"]],
+        (0,),
+        plain,
+    )
+    common.print_table(
+        "time of a step for every row in the cache; over reading it at the measured bandwidth",
+        ["engine", "mode", "lanes", "us/row", "over"],
         [
-            r["engine"],
-            r["mode"],
-            str(r["lanes"]),
-            f"{r['seconds_per_row'] * 1e6:.2f}",
-            f"{r['over_bandwidth']:.2f}",
-        ]
-        for r in report["context_slope"]
-    ]
-    _table(title, ["engine", "mode", "lanes", "us/row", "over"], rows, plain)
-    title = "where a step goes, ms; Python is us a step and layer (MLX: seams forced one by one)"
-    head = ["engine", "mode", "lanes", "prompt", *PARTS, "step", "Python"]
-    _table(title, head, [_profile(r) for r in report["profiles"]], plain)
+            [
+                r["engine"],
+                r["mode"],
+                str(r["lanes"]),
+                f"{r['seconds_per_row'] * 1e6:.2f}",
+                f"{r['over_bandwidth']:.2f}",
+            ]
+            for r in report["context_slope"]
+        ],
+        (0, 1),
+        plain,
+    )
+    common.print_table(
+        "where a step goes, ms; Python is us a step and layer (MLX: every operation waited for)",
+        [*place, *PARTS, "step", "Python"],
+        [_profile(r) for r in report["profiles"]],
+        (0, 1),
+        plain,
+    )
+
+
+def _case(r: dict[str, Any]) -> list[str]:
+    return [r["engine"], r["mode"], str(r["lanes"]), str(r["prompt_tokens"])]
 
 
 def _result(r: dict[str, Any]) -> list[str]:
     step = r["step_seconds"]
     shares = (r["bandwidth_share"], r["bandwidth_share_of_best"])
     return [
-        r["engine"],
-        r["mode"],
-        str(r["lanes"]),
-        str(r["prompt_tokens"]),
+        *_case(r),
         f"{r['first_token_seconds'] * 1000:.1f}",
         f"{step['median'] * 1000:.2f}",
         f"{step['p10'] * 1000:.2f}-{step['p90'] * 1000:.2f}",
@@ -195,54 +268,11 @@ def _result(r: dict[str, Any]) -> list[str]:
     ]
 
 
-def _ratio(r: dict[str, Any]) -> list[str]:
-    return [
-        r["engine"],
-        r["against"],
-        str(r["lanes"]),
-        str(r["prompt_tokens"]),
-        *(_spread(r[key]) for key in ("tokens_per_second", "first_token", "total")),
-        f"{r['same_tokens']} of {r['max_tokens']}",
-    ]
-
-
 def _profile(r: dict[str, Any]) -> list[str]:
-    return [
-        r["engine"],
-        r["mode"],
-        str(r["lanes"]),
-        str(r["prompt_tokens"]),
-        *(f"{r['parts'][part] * 1000:.2f}" for part in PARTS),
-        f"{r['step'] * 1000:.2f}",
-        f"{r['python_per_layer'] * 1e6:.0f}",
-    ]
+    parts = [f"{r['parts'][part] * 1000:.2f}" for part in PARTS]
+    return [*_case(r), *parts, f"{r['step'] * 1000:.2f}", f"{r['python_per_layer'] * 1e6:.0f}"]
 
 
-def _spread(values: dict[str, float]) -> str:
+def spread(values: dict[str, float]) -> str:
+    """A median and its range, as text."""
     return f"{values['median']:.2f} ({values['low']:.2f}-{values['high']:.2f})"
-
-
-def _table(title: str, head: list[str], rows: Rows, plain: bool) -> None:
-    if not rows:
-        return
-    words = sum(isinstance(cell, str) and not cell[:1].isdigit() for cell in rows[0][:2])
-    if plain:
-        if title:
-            print(title)
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        for row in [head, *rows]:
-            cells = [
-                cell.ljust(width) if k < words else cell.rjust(width)
-                for k, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ]
-            print("  ".join(cells).rstrip())
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title or None, title_justify="left", safe_box=True)
-    for k, name in enumerate(head):
-        table.add_column(name, justify="left" if k < words else "right")
-    for row in rows:
-        table.add_row(*row)
-    Console(markup=False, emoji=False).print(table)

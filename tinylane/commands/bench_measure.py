@@ -1,15 +1,14 @@
-"""The rounds: contestants in turn, case by case, and what the times amount to.
+"""Engines timed in turn, case by case, and what the times amount to.
 
-In a round every contestant decodes the case once, in an order that turns from round to round.
-Ratios are taken within a round and their median over the rounds, so that a machine which is busy
-for a while is busy for both. All are above 1 where tinylane is faster.
+An engine (tinylane on NumPy, on MLX) is a process of its own that loads the checkpoint and then
+waits. In a round every engine decodes the case once, in an order that turns from round to round, so
+that a machine which is busy for a while is busy for all of them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes.util
-import functools
 import itertools
 import json
 import os
@@ -18,14 +17,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tinylane.commands.bench_engine import BenchCase, random_prompt
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError
-from tutorials.bench.engines import Case, random_prompt
 
 THREADS = (
     "OPENBLAS_NUM_THREADS",
@@ -35,14 +34,20 @@ THREADS = (
 )
 
 
+WORKER = "tinylane.commands.bench_worker"
+
+
 @dataclass
-class Settings:
-    """What is measured. folder: the checkpoint that all contestants load."""
+class BenchSettings:
+    """What is measured. folder: the checkpoint that all engines load.
+
+    peers: engines of other programs, which the module `worker` knows; they decode independent
+    lanes only. read: bytes that are read to measure the bandwidth.
+    """
 
     folder: Path
     config: ModelConfig
     backends: Sequence[str]
-    against: Sequence[str]
     dtype: str
     lanes: Sequence[int]
     prompts: Sequence[int]
@@ -53,18 +58,20 @@ class Settings:
     threads: int
     seed: int
     profile: bool
-    read: int  # bytes read to measure the bandwidth
+    read: int
     adapter: Any = None
+    peers: Sequence[str] = ()
+    worker: str = WORKER
 
 
 class Worker:
-    """A contestant's process (`tutorials.bench.worker`)."""
+    """An engine's process. module: what it runs (`bench_worker`)."""
 
-    def __init__(self, name: str, threads: int) -> None:
+    def __init__(self, name: str, threads: int, module: str = WORKER) -> None:
         self.name = name
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115, closed in `close`
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tutorials.bench.worker"],
+            [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -110,13 +117,13 @@ class Worker:
 def environment(name: str, threads: int) -> dict[str, str]:
     """A worker's environment: threads; no network; OpenBLAS for MLX where its wheel lacks one.
 
-    On Linux MLX's wheel links the reference BLAS, 40 times slower; both MLX contestants get the
-    system's OpenBLAS if there is one, by LD_PRELOAD, unless the caller has set that.
+    On Linux MLX's wheel links the reference BLAS, 40 times slower; engines on MLX get the system's
+    OpenBLAS if there is one, by LD_PRELOAD, unless the caller has set that.
     """
     env = dict(os.environ)
     env.update({variable: str(threads) for variable in THREADS})
     env.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
-    here = str(Path(__file__).parents[2])  # this very package, wherever it was started from
+    here = str(Path(__file__).parents[2])  # this package, wherever it was started from
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [here, env.get("PYTHONPATH")]))
     library = openblas()
     if "mlx" in name and library is not None and "LD_PRELOAD" not in env:
@@ -129,8 +136,14 @@ def openblas() -> str | None:
     return ctypes.util.find_library("openblas") if sys.platform == "linux" else None
 
 
-def measure(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
-    """Run it all. `say` gets lines about the progress. Raises TinylaneError; ends its processes."""
+def measure(
+    settings: BenchSettings, say: Callable[[str], None]
+) -> tuple[dict[str, Any], list[Rounds]]:
+    """Time everything: the results as JSON values, and the rounds of every case.
+
+    say: is called with lines about the progress. Raises TinylaneError where an engine fails; the
+    engines' processes are ended.
+    """
     ours = [f"tinylane {backend}" for backend in settings.backends]
     read = {"do": "bandwidth", "threads": settings.threads, "size": settings.read}
     speed: dict[str, float] = {}
@@ -138,9 +151,9 @@ def measure(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
         workers: dict[str, Worker] = {}
         loads: dict[str, dict[str, Any]] = {}
         dtype = settings.dtype
-        for name in [*ours, *settings.against]:
+        for name in [*ours, *settings.peers]:
             say(f"{name}: loading")
-            workers[name] = stack.enter_context(Worker(name, settings.threads))
+            workers[name] = stack.enter_context(Worker(name, settings.threads, settings.worker))
             if name in ours:
                 backend = name.split()[1]
                 speed[name] = workers[name].ask(backend=backend, **read)["bytes_per_second"]
@@ -152,68 +165,64 @@ def measure(settings: Settings, say: Callable[[str], None]) -> dict[str, Any]:
                 threads=settings.threads,
                 adapter=settings.adapter,
             )
-            dtype = loads[name].get("dtype", dtype)  # the first one's "auto" is everybody's
+            dtype = loads[name].get("dtype", dtype)  # what "auto" was for the first holds for all
         cases = _cases(settings)
-        rounds = [_rounds(workers, ours, case, settings, say) for case in cases]
+        rounds = [Rounds(case, _rounds(workers, ours, case, settings, say)) for case in cases]
         profiles = []
         if settings.profile:
             for name, case in itertools.product(ours, cases):
                 say(f"{name}: profile, {_told(case)}")
                 where = workers[name].ask(do="profile", case=asdict(case))
-                profiles.append({**_labels(name, case), **where})
+                profiles.append({**labels(name, case), **where})
         for name in ours:  # again: the least disturbed reading counts
             backend = name.split()[1]
             again = workers[name].ask(backend=backend, **read)["bytes_per_second"]
             speed[name] = max(speed[name], again)
-    found = [
-        result
-        for case, runs in zip(cases, rounds, strict=True)
-        for result in _results(case, runs, loads, speed)
-    ]
-    row = _row_bytes(settings.config, dtype)
-    return {
+    results = [result for one in rounds for result in _results(one, loads, speed)]
+    document = {
         "dtype": dtype,
         "bandwidth_bytes_per_second": speed,
         "versions": {k: v for load in loads.values() for k, v in load["versions"].items()},
         "load_seconds": {name: load["seconds"] for name, load in loads.items()},
-        "results": found,
-        "ratios": _ratios(cases, rounds, ours, settings.against),
-        "joint_cost": _joint_cost(cases, rounds, ours),
-        "context_slope": _slopes(found, row),
+        "results": results,
+        "joint_cost": _joint_cost(rounds, ours),
+        "context_slope": _slopes(results, _row_bytes(settings.config, dtype)),
         "profiles": profiles,
     }
+    return document, rounds
 
 
 @dataclass
-class _Runs:
-    """Every round of one case: contestant -> the workers' answers, in order."""
+class Rounds:
+    """Every round of one case. answers: engine -> the answers of its process, in order."""
 
-    by_name: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    case: BenchCase
+    answers: dict[str, list[dict[str, Any]]]
 
 
-def _cases(settings: Settings) -> list[Case]:
-    """Joint decoding of one lane is decoding it alone: only where that was not asked for."""
+def _cases(settings: BenchSettings) -> list[BenchCase]:
+    """Of one lane joint decoding is the same as independent: it is left out if both are asked."""
     cases = []
     for length, lanes in itertools.product(settings.prompts, settings.lanes):
         prompt = random_prompt(settings.config.vocab, length, settings.seed)
         for mode in settings.modes:
             if lanes == 1 and mode == "joint" and len(settings.modes) > 1:
                 continue
-            cases.append(Case(prompt, lanes, settings.count, mode, settings.prompt_lane))
+            cases.append(BenchCase(prompt, lanes, settings.count, mode, settings.prompt_lane))
     return cases
 
 
 def _rounds(
     workers: dict[str, Worker],
     ours: list[str],
-    case: Case,
-    settings: Settings,
+    case: BenchCase,
+    settings: BenchSettings,
     say: Callable[[str], None],
-) -> _Runs:
+) -> dict[str, list[dict[str, Any]]]:
     read = {"threads": settings.threads, "size": settings.read}
-    names = ours + [peer for peer in settings.against if case.mode == "independent"]
-    runs = _Runs({name: [] for name in names})
-    warm = Case(case.prompt, case.lanes, min(case.count, 4), case.mode, case.prompt_lane)
+    names = ours + [peer for peer in settings.peers if case.mode == "independent"]
+    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    warm = BenchCase(case.prompt, case.lanes, min(case.count, 4), case.mode, case.prompt_lane)
     say(f"{_told(case)}: {', '.join(names)}")
     for name in names:
         workers[name].ask(do="run", case=asdict(warm))
@@ -221,16 +230,17 @@ def _rounds(
         at = turn % len(names)
         for name in names[at:] + names[:at]:
             beside = {"read": {**read, "backend": name.split()[1]}} if name in ours else {}
-            runs.by_name[name].append(workers[name].ask(do="run", case=asdict(case), **beside))
-    return runs
+            answers[name].append(workers[name].ask(do="run", case=asdict(case), **beside))
+    return answers
 
 
-def _told(case: Case) -> str:
+def _told(case: BenchCase) -> str:
     lanes = f"{case.lanes} lane{'s' if case.lanes > 1 else ''}"
     return f"{lanes}, {case.mode}, prompt of {len(case.prompt)}"
 
 
-def _labels(name: str, case: Case) -> dict[str, Any]:
+def labels(name: str, case: BenchCase) -> dict[str, Any]:
+    """What a result is of: the engine and the case."""
     return {
         "engine": name,
         "mode": case.mode,
@@ -241,10 +251,10 @@ def _labels(name: str, case: Case) -> dict[str, Any]:
 
 
 def _results(
-    case: Case, runs: _Runs, loads: dict[str, dict[str, Any]], speed: dict[str, float]
+    rounds: Rounds, loads: dict[str, dict[str, Any]], speed: dict[str, float]
 ) -> list[dict[str, Any]]:
-    out = []
-    for name, answers in runs.by_name.items():
+    out, case = [], rounds.case
+    for name, answers in rounds.answers.items():
         steps = [s for answer in answers for s in answer["steps"]]
         median = statistics.median(steps)
         totals = [answer["first"] + sum(answer["steps"]) for answer in answers]
@@ -253,11 +263,11 @@ def _results(
         shares = [moved / statistics.median(a["steps"]) / a["bandwidth"] for a in answers if moved]
         out.append(
             {
-                **_labels(name, case),
+                **labels(name, case),
                 "load_seconds": loads[name]["seconds"],
                 "first_token_seconds": statistics.median(a["first"] for a in answers),
                 "step_seconds": {"median": median, **_spread(steps)},
-                "tokens_per_second": statistics.median(_rate(case, a) for a in answers),
+                "tokens_per_second": statistics.median(rate(case, a) for a in answers),
                 "total_seconds": statistics.median(totals),
                 "peak_memory_bytes": max(peaks, default=None),
                 "loaded_memory_bytes": loads[name]["bytes"] or None,
@@ -275,7 +285,7 @@ def _results(
     return out
 
 
-def _rate(case: Case, answer: dict[str, Any]) -> float:
+def rate(case: BenchCase, answer: dict[str, Any]) -> float:
     """Tokens per second of all lanes together, after the first token."""
     return case.lanes * len(answer["steps"]) / sum(answer["steps"])
 
@@ -286,56 +296,25 @@ def _spread(values: list[float]) -> dict[str, float]:
     return {"p10": at(0.1), "p90": at(0.9)}
 
 
-def _middle(values: list[float]) -> dict[str, float]:
+def middle(values: list[float]) -> dict[str, float]:
+    """The median, the lowest and the highest."""
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}
 
 
-def _ratios(
-    cases: list[Case], rounds: list[_Runs], ours: list[str], peers: Sequence[str]
-) -> list[dict[str, Any]]:
-    """Every backend of ours against every peer, pair by pair within the rounds."""
-    out = []
-    for case, runs in zip(cases, rounds, strict=True):
-        for name, peer in itertools.product(ours, peers):
-            if peer not in runs.by_name:
-                continue
-            pairs = list(zip(runs.by_name[name], runs.by_name[peer], strict=True))
-            rate = functools.partial(_rate, case)
-            total = lambda a: a["first"] + sum(a["steps"])
-            ahead = lambda a, b: next(
-                (k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), len(a)
-            )
-            out.append(
-                {
-                    **_labels(name, case),
-                    "against": peer,
-                    "tokens_per_second": _middle([rate(a) / rate(b) for a, b in pairs]),
-                    "first_token": _middle([b["first"] / a["first"] for a, b in pairs]),
-                    "total": _middle([total(b) / total(a) for a, b in pairs]),
-                    "same_tokens": ahead(pairs[0][0]["tokens"], pairs[0][1]["tokens"]),
-                }
-            )
-    return out
-
-
-def _joint_cost(cases: list[Case], rounds: list[_Runs], ours: list[str]) -> list[dict[str, Any]]:
+def _joint_cost(rounds: Sequence[Rounds], ours: list[str]) -> list[dict[str, Any]]:
     """Time of a joint step over that of an independent one, round by round."""
-    alone = {
-        (case.lanes, len(case.prompt)): runs
-        for case, runs in zip(cases, rounds, strict=True)
-        if case.mode == "independent"
-    }
+    size = lambda case: (case.lanes, len(case.prompt))
+    alone = {size(one.case): one.answers for one in rounds if one.case.mode == "independent"}
     out = []
-    for case, runs in zip(cases, rounds, strict=True):
-        other = alone.get((case.lanes, len(case.prompt)))
-        if case.mode != "joint" or other is None:
+    for one in rounds:
+        if one.case.mode != "joint" or size(one.case) not in alone:
             continue
         for name in ours:
-            pairs = zip(runs.by_name[name], other.by_name[name], strict=True)
+            pairs = zip(one.answers[name], alone[size(one.case)][name], strict=True)
             ratio = [
                 statistics.median(a["steps"]) / statistics.median(b["steps"]) for a, b in pairs
             ]
-            out.append({**_labels(name, case), "step": _middle(ratio)})
+            out.append({**labels(name, one.case), "step": middle(ratio)})
     return out
 
 
@@ -345,8 +324,8 @@ def _row_bytes(config: ModelConfig, dtype: str) -> int:
 
 
 def _slopes(results: list[dict[str, Any]], row: int) -> list[dict[str, Any]]:
-    """Seconds a step for every cached row, by least squares over the prompt lengths, and how often
-    the time that reading a row's keys and values takes at the bandwidth beside it that is."""
+    """Seconds a step for every cached row, by least squares over the prompt lengths; and the same
+    over the time in which a row's keys and values (`row` bytes) are read at the bandwidth."""
     groups: dict[tuple[str, str, int], list[tuple[float, float]]] = {}
     speeds: dict[str, list[float]] = {}
     for r in results:

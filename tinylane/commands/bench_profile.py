@@ -1,10 +1,10 @@
-"""Where a decoding step goes, by timing the decoder's seams.
+"""Where the time of a decoding step goes, by timing the decoder's operations.
 
-The seams are replaced by timed ones in a copy of the model; what is in none of them (residual sums,
-reshapes, the loop) is "rest". MLX computes late, so there every seam is made to compute at once:
-that takes longer, and its parts are shares of the longer step, while "build" is the time in which
-Python builds the graph of an undisturbed step. On NumPy the time that is Python's is that of a
-model of the same layers whose arrays are next to nothing.
+In a copy of the model the operations are replaced by timed ones; what is in none of them (residual
+sums, reshapes, the loop) is "rest". MLX computes lazily, so there every operation is made to
+compute at once. That takes longer: the parts are shares of the longer step, while "build" is the
+time in which Python builds the graph of an ordinary step. On NumPy Python's time is measured with a
+model of as many layers whose arrays have almost no numbers.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
+from tinylane.commands.bench import PARTS
+from tinylane.commands.bench_engine import BenchCase, Tinylane, random_prompt
 from tinylane.core import decoder, pipeline
 from tinylane.core import model as core_model
-from tinylane.core.model import Model
 from tinylane.core.random_weights import random_params
-from tutorials.bench.engines import Case, Tinylane, random_prompt
 
-PARTS = ("projections", "head", "attention", "norms and gate", "cache", "sampling", "plan", "rest")
 PASSES = (decoder, core_model)  # what uses make_plan and forward
 TINY: dict[str, Any] = {
     "vocab": 32,
@@ -36,9 +35,9 @@ TINY: dict[str, Any] = {
 }
 
 
-def profile(engine: Tinylane, case: Case) -> dict[str, Any]:
-    """Seconds, medians over the steps: of each part, of the undisturbed step, of building the graph
-    (MLX, else None), and of Python for every layer of a step."""
+def profile(engine: Tinylane, case: BenchCase) -> dict[str, Any]:
+    """Seconds, medians over the steps: of each part, of a step that is not taken apart, of building
+    the graph (None on NumPy), and of Python for every layer of a step."""
     step = statistics.median(engine.run(case).steps)
     build = _building(engine, case) if engine.model.backend == "mlx" else None
     layers = engine.model.config.layers
@@ -50,15 +49,8 @@ def profile(engine: Tinylane, case: Case) -> dict[str, Any]:
     }
 
 
-def with_model(model: Model) -> Tinylane:
-    """An engine around a model that is already there."""
-    engine = object.__new__(Tinylane)
-    engine.model, engine.versions = model, {}
-    return engine
-
-
 class _Clock:
-    """Adds up what passes inside of the functions it wraps, by part."""
+    """Adds up the time inside the functions that it wraps, by part."""
 
     def __init__(self, settle: Callable[[Any], Any] | None = None) -> None:
         self.spent: dict[str, float] = defaultdict(float)
@@ -81,7 +73,7 @@ class _Clock:
 
 @contextmanager
 def _replaced(name: str, new: Any, *modules: Any) -> Iterator[None]:
-    """Each of the modules that use the function by this name sees `new`."""
+    """In each of these modules the name stands for `new`."""
     with ExitStack() as stack:
         for module in modules:
             stack.callback(setattr, module, name, getattr(module, name))
@@ -89,23 +81,23 @@ def _replaced(name: str, new: Any, *modules: Any) -> Iterator[None]:
         yield
 
 
-def _parts(engine: Tinylane, case: Case) -> dict[str, float]:
+def _parts(engine: Tinylane, case: BenchCase) -> dict[str, float]:
     settle = None
     if engine.model.backend == "mlx":
         import mlx.core as mx
 
         settle = mx.eval
-    clock, seams, model = _Clock(settle), engine.model.ops, replace(engine.model)
-    model.ops = decoder.Ops(
-        linear=clock.wrap("projections", seams.linear),
-        linears=clock.wrap("projections", seams.linears),
-        embed=clock.wrap("rest", seams.embed),
-        rms_norm=clock.wrap("norms and gate", seams.rms_norm),
-        rotate=clock.wrap("attention", seams.rotate),
-        gated=clock.wrap("norms and gate", seams.gated),
-        attention=clock.wrap("attention", seams.attention),
+    clock, ops, timed = _Clock(settle), engine.model.ops, Tinylane(engine.model)
+    timed.model.ops = decoder.Ops(
+        linear=clock.wrap("projections", ops.linear),
+        linears=clock.wrap("projections", ops.linears),
+        embed=clock.wrap("rest", ops.embed),
+        rms_norm=clock.wrap("norms and gate", ops.rms_norm),
+        rotate=clock.wrap("attention", ops.rotate),
+        gated=clock.wrap("norms and gate", ops.gated),
+        attention=clock.wrap("attention", ops.attention),
     )
-    decoding: Any = with_model(model).decoding(case)
+    decoding: Any = timed.decoding(case)
     decoding.step()
     decoding.cache.put = clock.wrap("cache", decoding.cache.put)
     decoding._draw = clock.wrap("sampling", decoding._draw, wait=False)
@@ -122,7 +114,7 @@ def _parts(engine: Tinylane, case: Case) -> dict[str, float]:
     return {part: statistics.median(step[part] for step in steps) for part in PARTS}
 
 
-def _building(engine: Tinylane, case: Case) -> float:
+def _building(engine: Tinylane, case: BenchCase) -> float:
     clock, steps = _Clock(), []
     with _replaced("forward", clock.wrap("build", decoder.forward), *PASSES):
         decoding = engine.decoding(case)
@@ -134,8 +126,8 @@ def _building(engine: Tinylane, case: Case) -> float:
     return statistics.median(steps)
 
 
-def _python(engine: Tinylane, case: Case) -> float:
-    """What a layer of next to no arithmetic adds to a step."""
+def _python(engine: Tinylane, case: BenchCase) -> float:
+    """Seconds that a layer with almost no arithmetic adds to a step."""
     layers = engine.model.config.layers
 
     def step(count: int) -> float:
@@ -144,6 +136,6 @@ def _python(engine: Tinylane, case: Case) -> float:
             engine.model, config=config, params=random_params(config, 0), lane_rope=None, task=None
         )
         small = replace(case, prompt=random_prompt(config.vocab, 8, 0), count=65)
-        return statistics.median(with_model(probe).run(small).steps)
+        return statistics.median(Tinylane(probe).run(small).steps)
 
     return (step(2 * layers) - step(layers)) / layers

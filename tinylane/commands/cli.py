@@ -1,7 +1,7 @@
-"""The command line: what can be asked, and how every answer ends.
+"""The command line: its commands, and how every one of them ends.
 
-Flags are named like those of mlx-lm where it has the same thing. Building the parser imports
-nothing heavy: a command's module is imported when it runs. Errors are one line on stderr; exit
+Flags are named like those of mlx-lm where it has the same thing. A command's module is imported
+only when that command is asked for; it adds its flags and runs. Errors are one line on stderr; exit
 codes are 0, 1 (a check failed), 2 (bad input), 130 (Ctrl-C) and 141 (nobody reads the output).
 """
 
@@ -12,29 +12,88 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any, NoReturn
 
 from tinylane.core import __version__
 from tinylane.core.errors import TinylaneError
-from tinylane.flags import collaborate, decode, evaluate, tools, train
+
+# Each is a module of this folder, with `flags(parser)` and `run(args)`.
+COMMANDS = {
+    "generate": "decode lanes jointly",
+    "eval": "measure accuracy on the problems of a task",
+    "report": "tables and plots of eval runs",
+    "collect": "sample lanes on a task, as labelled transcripts for train sft and kto",
+    "train": "train the model inside from scratch, or tune a checkpoint on lane transcripts "
+    "(needs MLX)",
+    "fuse": "merge an adapter into its checkpoint",
+    "replay": "recompute a saved run's log-probabilities in one pass",
+    "view": "a saved run as one HTML page: who listened to whom",
+    "inspect": "what the loader chooses, from which file, and its memory",
+    "verify": "check the laws of lanes on a model at its real size",
+    "bench": "time decoding on this machine",
+}
 
 
-class _Parser(argparse.ArgumentParser):
-    """Errors as TinylaneError: one line, like all others."""
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are TinylaneErrors, and whose flags may be added when it is used."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs["allow_abbrev"] = False
-        super().__init__(*args, **kwargs)
+    later: Callable[[Parser], None] | None = None  # adds them
 
     def error(self, message: str) -> NoReturn:
         raise TinylaneError(f"{message}; see {self.prog} --help")
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._add_flags()
+        return super().parse_known_args(args, namespace)
+
+    def format_help(self) -> str:
+        self._add_flags()
+        return super().format_help()
+
+    def _add_flags(self) -> None:
+        add, self.later = self.later, None
+        if add is not None:
+            add(self)
+
+
+def parser() -> Parser:
+    """The parser of all commands; a command's flags are added when its parser is used."""
+    top = Parser(
+        prog="tinylane",
+        description="N generations of one prompt that read each other while they write.",
+        epilog="tinylane generate, without arguments, plays a shell game with four lanes.",
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"tinylane {__version__}")
+    commands = top.add_subparsers(metavar="command", required=True, parser_class=Parser)
+    for name, says in COMMANDS.items():
+        description = f"{says[0].upper()}{says[1:]}."
+        one = commands.add_parser(name, help=says, description=description, allow_abbrev=False)
+        one.later = partial(_flags_of, name)
+    return top
+
+
+def _flags_of(name: str, to: Parser) -> None:
+    module = import_module(f"tinylane.commands.{name}")
+    module.flags(to)
+    to.set_defaults(run=module.run)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code. argv: without the program's name; None takes sys.argv."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    """Run one command; returns the exit code. argv: without the program's name; None: sys.argv."""
+
+    def command() -> int:
+        args = parser().parse_args(argv)
+        return args.run(args)
+
+    return exit_code(command)
+
+
+def exit_code(command: Callable[[], int]) -> int:
+    """Run a command; its errors and warnings become lines on stderr. Returns the exit code."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # an ASCII terminal shows escapes, not a traceback
             stream.reconfigure(errors="backslashreplace")
@@ -42,8 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = _warn
         try:
-            args = parser(argv).parse_args(argv)
-            code = import_module(f"tinylane.commands.{args.module}").run(args)
+            code = command()
             sys.stdout.flush()
             return code
         except TinylaneError as error:
@@ -56,33 +114,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             named = f"{error.filename}: " if error.filename else ""
             return _fail(f"{named}{error.strerror or error}", 2)
         except MemoryError as error:
-            return _fail(f"out of memory ({error or 'no more to be had'})", 2)
+            return _fail(f"out of memory ({error or 'no more is available'})", 2)
         except KeyboardInterrupt as error:  # some commands say what they have kept
             return _fail(str(error) or "interrupted", 130)
-
-
-def parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """The parser. The flags of `train shell-game` are read from its recipe, which needs MLX, so
-    they are there only when `argv` asks for them."""
-    top = _Parser(
-        prog="tinylane",
-        description="N generations of one prompt that read each other while they write.",
-        epilog="tinylane generate, without arguments, plays a shell game with four lanes.",
-    )
-    top.add_argument("--version", action="version", version=f"tinylane {__version__}")
-    commands = top.add_subparsers(metavar="command", required=True, parser_class=_Parser)
-    decode.generate(commands)
-    collaborate.collect(commands)
-    evaluate.eval(commands)
-    evaluate.report(commands)
-    tools.bench(commands)
-    train.fuse(commands)
-    tools.inspect(commands)
-    decode.replay(commands)
-    decode.view(commands)
-    tools.verify(commands)
-    train.train(commands, full=list(argv[:2]) == ["train", "shell-game"])
-    return top
 
 
 def _warn(message: Any, *_: Any, **__: Any) -> None:
@@ -100,7 +134,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def _drop_output() -> None:
-    """Let the interpreter's own flush at exit go nowhere, instead of failing once more."""
+    """Send what is still buffered nowhere: the interpreter's flush at exit would fail again."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

@@ -8,26 +8,52 @@ file.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tinylane.commands import common, evaluate
+from tinylane.commands import common, eval, shared_flags
+from tinylane.commands.progress import Progress
 from tinylane.core.errors import TinylaneError
-from tinylane.evaluate import collect, runner
+from tinylane.evaluate import collect, runner, tasks
 from tinylane.evaluate.shards import key_of, open_run
 
-if TYPE_CHECKING:
-    pass
+
+def flags(p: Any) -> None:
+    """Add the command's flags."""
+    p.description += f" {shared_flags.RESUME}"
+    p.add_argument("task", choices=tuple(tasks.KINDS))
+    shared_flags.model_flags(p)
+    shared_flags.engine_flags(p)
+    eval.task_flags(p)
+    g = p.add_argument_group("what is sampled")
+    eval.mode_flag(g, default="joint")
+    g.add_argument("--lanes", type=int, metavar="N", help="default: the task's, at most 4")
+    shared_flags.rotation_flags(g, "with --mode joint: as --mode joint:O, or @file.json")
+    g.add_argument("--samples", type=int, default=1, metavar="S", help="of a problem; default: 1")
+    g.add_argument(
+        "--label-by",
+        choices=("majority", "any", "all", "lane"),
+        default="majority",
+        help="a transcript is good if the majority's answer is right (default), any lane's, or all "
+        "lanes'; lane: one transcript of every lane, by its own answer (independent lanes)",
+    )
+    eval.length_flags(p)
+    shared_flags.collaborate_flags(p)
+    g = p.add_argument_group("output")
+    g.add_argument("--out", metavar="DIR", required=True, help="for results.jsonl and settings")
+    eval.shard_flag(g)
+    g.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    g.add_argument("--quiet", action="store_true", help="no progress")
 
 
 def run(args: Any) -> int:
-    """Run the command, or one shard of it; the exit code."""
+    """Run the command, or one shard of it; returns the exit code."""
     args.mode, args.lanes = [args.mode], None if args.lanes is None else [args.lanes]
     if args.out.endswith(".jsonl"):
         raise TinylaneError(
             f"--out {args.out}: expected a folder; the transcripts will be results.jsonl in it"
         )
     most = lambda task: [max((n for n in task.lanes if n <= 4), default=1)]
-    setup = evaluate.prepare(args, most, "tokens")
+    setup = eval.prepare(args, most, "tokens")
     model, task, problems = setup.model, setup.task, setup.problems
     (cell,) = setup.cells
     collect.check(args.label_by, args.samples, cell, setup.conditions)
@@ -37,13 +63,13 @@ def run(args: Any) -> int:
     keys = lambda item: [(problems[item[0]].id, item[1], m)[: len(fields)] for m in parts]
     work = setup.share([(k, s) for k in range(len(problems)) for s in range(args.samples)])
     order = [key for item in work for key in keys(item)]
-    evaluate.notes(setup)
+    eval.notes(setup)
     assert setup.out is not None
     with open_run(setup.out, settings, fields, order, "transcripts") as journal:
         todo, done = runner.remaining(work, keys, journal.rows(), fields)
         with (
-            evaluate.saying_what_is_kept(journal, len(order)),
-            evaluate.Progress(len(order), len(done), args.quiet) as progress,
+            eval.saying_what_is_kept(journal, len(order)),
+            Progress(len(order), len(done), args.quiet) as progress,
         ):
             for k, number in todo:
                 for row in collect.sample(

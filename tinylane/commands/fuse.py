@@ -5,16 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tinylane.commands import common
+from tinylane.commands import common, shared_flags
+
+
+def flags(p: Any) -> None:
+    """Add the command's flags."""
+    shared_flags.model_flags(p)
+    p.add_argument("--save-path", required=True, metavar="DIR", help="the merged checkpoint")
+    p.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        help="of its files; default: as in the checkpoint",
+    )
+    p.add_argument(
+        "--dequantize", action="store_true", help="write a quantized checkpoint as plain arrays"
+    )
 
 
 def run(args: Any) -> int:
-    """Run the command; the exit code."""
+    """Run the command; returns the exit code."""
     from tinylane.checkpoints.fuse import fuse
 
     out = Path(args.save_path)
     notes = fuse(
-        args.model if args.model is not None else common.embedded(),
+        common.source(args),
         out,
         args.adapter_path,
         dtype=args.dtype,

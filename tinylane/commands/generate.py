@@ -1,75 +1,159 @@
 """`tinylane generate`: decode lanes jointly and show them; without arguments, a shell game.
 
-Everything that can be wrong with the flags is found before a model is loaded. What was asked for
-goes to stdout (the lanes, their answers, the vote), everything about the run to stderr.
+All flags are checked before a model is loaded. The results (the lanes, their answers, the vote) go
+to stdout, everything about the run to stderr.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinylane.commands import beams, common, lanes
-from tinylane.commands.generate_output import Report
-from tinylane.core.decoding import Decoding, Result
+from tinylane.commands import common, shared_flags
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import MAX_LANES, LaneMask
-from tinylane.core.model import Model
-from tinylane.core.prompt import Prompt
-from tinylane.core.sampling import Sampler
-from tinylane.evaluate import collaboration
-from tinylane.evaluate.collaboration import Dictation
-from tinylane.evaluate.tasks.shell_game import ShellGame
-from tutorials.study.score_one import game_of
+
+if TYPE_CHECKING:
+    from tinylane.commands.generate_output import GenerateOutput
+    from tinylane.core.decoding import Decoding, Result
+    from tinylane.core.lanes import Rotation
+    from tinylane.core.model import Model
+    from tinylane.core.sampling import Sampler
+    from tinylane.evaluate.collaboration import Dictation
+    from tinylane.evaluate.tasks.shell_game import ShellGame
+
+MODES = ("independent", "joint", "group_think", "hogwild")  # those of core.modes
+
+
+def flags(p: Any) -> None:
+    """Add the command's flags."""
+    p.description += (
+        " Without arguments: a random shell game, solved by four lanes of the model inside."
+    )
+    shared_flags.model_flags(p)
+    shared_flags.engine_flags(p)
+    g = p.add_argument_group("prompt")
+    g.add_argument("--prompt", "-p", metavar="TEXT", help='"-" reads it from standard input')
+    shared_flags.prompt_flags(g)
+    g.add_argument(
+        "--lane-prompt",
+        metavar="TEXT",
+        action="extend",
+        nargs="+",
+        help="one text a lane, after the prompt that all share",
+    )
+    g = p.add_argument_group("lanes")
+    g.add_argument("--lanes", type=int, metavar="N", help="default: 1; of the shell game: 4")
+    g.add_argument(
+        "--mode",
+        choices=MODES,
+        help="visibility and rotation by name: independent; joint; group_think; "
+        "hogwild, where every lane reads one text, its own part last",
+    )
+    g.add_argument(
+        "--visibility",
+        metavar="V",
+        help="who reads whom: joint, independent, star, neighbours:K, a JSON matrix, @file.json "
+        "(default: as the model was trained; independent if it was not)",
+    )
+    shared_flags.rotation_flags(g)
+    g = p.add_argument_group("length and sampling (defaults: the model's generation_config)")
+    g.add_argument("--max-tokens", "-m", type=int, metavar="N", help="of each lane; default: 256")
+    g.add_argument("--total-tokens", type=int, metavar="N", help="of all lanes together")
+    shared_flags.sampling_flags(g)
+    g.add_argument("--seed", type=int, metavar="S", help="default: a new one, which is shown")
+    shared_flags.collaborate_flags(p)
+    g = p.add_argument_group("answers")
+    g.add_argument(
+        "--vote",
+        action=argparse.BooleanOptionalAction,
+        help=r"take the majority (default: if a lane marks its answer by \boxed{} or ####)",
+    )
+    g.add_argument(
+        "--answer-pattern", metavar="RE", help="what an answer looks like; turns --vote on"
+    )
+    g.add_argument("--best-of", action="store_true", help="name the likeliest lane")
+    g.add_argument("--beams", type=int, metavar="N", help="beam search instead, as a baseline")
+    g = p.add_argument_group("output")
+    g.add_argument("--save", metavar="FILE", help="write the run, for tinylane replay and view")
+    g.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    g.add_argument("--plain", action="store_true", help="lines, in a terminal too")
+    g.add_argument("--quiet", action="store_true", help="no notes and no statistics")
+    g.add_argument(
+        "--pace",
+        type=float,
+        metavar="S",
+        help="seconds that a step stays on the screen at least; default: 0, shell game: 0.1",
+    )
 
 
 def run(args: Any) -> int:
-    """Run the command; the exit code."""
-    given = check(args)
-    together = common.parse_collaboration(args)
+    """Run the command; returns the exit code."""
+    given = parse_flags(args)
+    together = shared_flags.collaboration(args)
+    template = shared_flags.template(args)
     seed = args.seed if args.seed is not None else int.from_bytes(os.urandom(4), "little")
-    prompt = _prompt(args)
-    model = common.load(args, lanes=_count(args) or 1, max_tokens=args.max_tokens or 256)
-    game = None if args.raw else game_of(model)
-    moves = None
+    prompt = _standard_input() if args.prompt == "-" else args.prompt
+    n = args.lanes
+    if n is None and args.lane_prompt:
+        n = len(args.lane_prompt)
+    model = common.load(args, lanes=n or 1, max_tokens=args.max_tokens or 256)
+    if n is None and args.visibility and args.visibility.startswith(("@", "[")):
+        n = shared_flags.parse_mask(args.visibility, None, 0).n
+    game = moves = truth = None
+    max_tokens, lane_prompts = args.max_tokens or 256, args.lane_prompt
+    if model.task is not None and not args.raw:
+        from tinylane.evaluate.tasks.shell_game import game_of
+
+        game = game_of(model)
     if game is not None:
         if together is not None:
             raise TinylaneError(
                 "--collaborate: this model was trained on the shell game alone; give --model"
             )
+        if n is None:
+            n = 1 if args.beams else max((k for k in game.lanes if k <= 4), default=1)
         moves = _moves(game, prompt, seed)
         prompt = game.prompt(moves)
+        tags = game.lane_prompts(n)  # refuses other numbers of lanes
+        lane_prompts = lane_prompts or tags
+        max_tokens = args.max_tokens or game.steps(n) + 1  # and the end token
     elif prompt is None:
         raise TinylaneError('--prompt is missing; give a text, or "-" to read standard input')
-    n = _lanes(args, game)
-    max_tokens = args.max_tokens
-    if max_tokens is None:
-        max_tokens = 256 if game is None else game.steps(n) + 1  # and the end token
-    sampler = Sampler(**{**_fields(Sampler.from_config(model.sampling)), **given})
-    lane_prompts = args.lane_prompt
-    if game is not None and lane_prompts is None:
-        lane_prompts = game.lane_prompts(n)
+    n = n or 1
     if args.beams is not None:
-        truth = None if game is None or moves is None else game.answer(moves)
-        if game is not None:
-            prompt = f"{prompt} {game.lane_prompts(1)[0]}"  # alone: the tag of the only lane
-        return beams.search(args, model, prompt, max_tokens, common.template(args), truth)
-    report = Report(args, model, game, moves, n, seed, prompt)
-    asked: Prompt = prompt
-    template = common.template(args)
+        from tinylane.commands import generate_beams
+
+        if game is not None and moves is not None:
+            truth = game.answer(moves)
+            prompt = f"{prompt} {game.lane_prompts(1)[0]}"  # one lane, with its tag
+        return generate_beams.search(args, model, prompt, max_tokens, template, truth)
+
+    from tinylane.commands.generate_output import GenerateOutput
+    from tinylane.core.decoding import Decoding
+    from tinylane.core.sampling import Sampler
+
+    sampler = Sampler.from_config(model.sampling)
+    if given:
+        sampler = replace(sampler, **given)
+    output = GenerateOutput(args, model, game, moves, n, seed, prompt)
+    asked: Any = prompt
     if together is not None:
+        from tinylane.evaluate import collaboration
+
         asked, template = collaboration.with_system(together, model, prompt, n, template)
         lane_prompts = lane_prompts or collaboration.lane_prompts(together, n)
-    rope, mask = lanes.settings(args, model, n, max_tokens, args.mode)
-    report.settings(sampler, given, mask or model.mask(n))
+    rope, mask = lane_settings(args, model, n, max_tokens)
+    output.settings(sampler, given, mask or model.mask(n))
     _notes(args, model, n, mask or model.mask(n), sampler, lane_prompts)
     decoding = Decoding(
         model,
@@ -86,55 +170,55 @@ def run(args: Any) -> int:
         template=template,
     )
     if together is not None:
-        report.dictation = collaboration.dictate(together, decoding)
+        output.dictation = collaboration.dictate(together, decoding)
         common.note(together.describe(), args.quiet)
-    interrupted = decode(decoding, report)
+    interrupted = decode(decoding, output)
     result = decoding.result()
-    failure = _save(args, result, model, report.dictation)
-    report.finish(result)
+    failure = _save(args, result, model, output.dictation)
+    output.finish(result)
     if failure is not None:
         raise failure
     return 130 if interrupted else 0
 
 
-def decode(decoding: Decoding, report: Report) -> bool:
-    """Run to the end, or to Ctrl-C; whether it was interrupted.
+def decode(decoding: Decoding, output: GenerateOutput) -> bool:
+    """Run to the end, or to Ctrl-C; returns whether it was interrupted.
 
     The first Ctrl-C lets the step finish, so that every lane's tokens and log-probabilities agree;
-    a second one does not wait, and the token that has none is taken back.
+    a second one does not wait, and a token without a log-probability is removed.
     """
-    with _asked_to_stop() as asked, report:
+    with _interrupts() as interrupted, output:
         try:
             for step in decoding:
-                report.step(decoding, step)
-                if asked():
+                output.step(decoding, step)
+                if interrupted():
                     break
         except KeyboardInterrupt:
             pass
-        left = decoding.live
-        for lane in left:
+        unfinished = decoding.live
+        for lane in unfinished:
             del lane.tokens[len(lane.logprobs) :]
             decoding.finish(lane.index)
-        report.settle(decoding)
-        return bool(left)
+        output.settle(decoding)
+        return bool(unfinished)
 
 
 @contextmanager
-def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C as a question that can be asked between steps; the second time, as an exception."""
-    asked: list[bool] = []
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """A function that says whether Ctrl-C was pressed; the second Ctrl-C is an exception."""
+    pressed: list[bool] = []
 
     def on_signal(number: int, frame: Any) -> None:
-        if asked:
+        if pressed:
             raise KeyboardInterrupt
-        asked.append(True)
+        pressed.append(True)
 
-    if threading.current_thread() is not threading.main_thread():  # no signals to be had
+    if threading.current_thread() is not threading.main_thread():  # only that one gets signals
         yield lambda: False
         return
     before = signal.signal(signal.SIGINT, on_signal)
     try:
-        yield lambda: bool(asked)
+        yield lambda: bool(pressed)
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -142,85 +226,118 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
 # The flags.
 
 
-def check(args: Any) -> dict[str, Any]:
-    """Raise TinylaneError for flags that cannot be right; what was said about sampling."""
+def parse_flags(args: Any) -> dict[str, Any]:
+    """Check the flags and return those of sampling. Raises TinylaneError for what is wrong."""
     if args.lanes is not None and not 1 <= args.lanes <= MAX_LANES:
         raise TinylaneError(f"--lanes is {args.lanes}; expected 1 to {MAX_LANES}")
-    for flag in ("max_tokens", "total_tokens"):
-        value = getattr(args, flag)
-        if value is not None and value < 1:
-            raise TinylaneError(f"--{flag.replace('_', '-')} is {value}; expected 1 or more")
+    common.check_least(args, 1, "max_tokens", "total_tokens", "beams")
     if args.seed is not None and not 0 <= args.seed < 1 << 128:
         raise TinylaneError(f"--seed is {args.seed}; expected 0 or more, below 2**128")
     if args.pace is not None and not 0 <= args.pace <= 60:
         raise TinylaneError(f"--pace is {args.pace}; expected 0 to 60 seconds")
-    if any(not text for text in args.stop or ()):
-        raise TinylaneError("--stop is empty; expected a text of a character or more")
     if args.lane_prompt and args.lanes not in (None, len(args.lane_prompt)):
         raise TinylaneError(
             f"{len(args.lane_prompt)} lane prompts for {args.lanes} lanes; expected one a lane"
         )
     if args.beams is not None:
-        beams.check(args)
+        from tinylane.commands import generate_beams
+
+        generate_beams.check(args)
     if args.json and args.plain:
         raise TinylaneError("--json and --plain are both given; expected one of them")
-    lanes.check(args, _count(args), args.mode)
+    if any(getattr(args, name) is not None for name in LANE_FLAGS):
+        _check_lanes(args)
     if args.answer_pattern is not None:
         from tinylane.evaluate.answers import extract
 
         extract("", args.answer_pattern)
     if args.save is not None:
-        _check_target(Path(args.save))
-    common.template(args)
-    return common.sampling(args)
+        common.check_target("--save", args.save)
+    return shared_flags.sampling(args)
 
 
-def _check_target(path: Path) -> None:
-    """Refuse a file that cannot be written while nothing has been computed yet."""
-    folder = path.parent
-    if path.is_dir():
-        raise TinylaneError(f"--save {path}: is a folder; expected a file to write")
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise TinylaneError(f"--save {path}: no folder {folder} that can be written to")
+LANE_FLAGS = ("mode", "visibility", "lag", "omega", "slot", "omega_scale", "prompt_lane")
 
 
-def _count(args: Any) -> int | None:
-    """The number of lanes, as far as the flags say."""
-    if args.lanes is not None:
-        return args.lanes
-    return len(args.lane_prompt) if args.lane_prompt else None
+def _check_lanes(args: Any) -> None:
+    n = args.lanes if args.lanes is not None else len(args.lane_prompt or ()) or None
+    LaneMask.joint(1, args.lag or 0)  # refuses a lag out of range
+    if args.visibility:
+        shared_flags.parse_mask(args.visibility, n, args.lag or 0)
+    omega = shared_flags.parse_omega(args.omega)
+    if args.mode is not None:
+        from tinylane.core.modes import check_mode
+
+        check_mode(
+            args.mode,
+            omega=omega,
+            scale=args.omega_scale,
+            prompt_lane=args.prompt_lane,
+            visibility=_pattern(args.visibility),
+        )
+    start = "group_think" if args.mode == "group_think" else args.omega
+    if args.slot is not None and start not in ("group_think", "ntk"):
+        raise TinylaneError("--slot needs --mode group_think, --omega group_think or --omega ntk")
+    if args.omega_scale is not None and start != "ntk":
+        raise TinylaneError("--omega-scale needs --omega ntk")
 
 
-def _lanes(args: Any, game: ShellGame | None) -> int:
-    n = _count(args)
-    if n is None and args.visibility and args.visibility.startswith(("@", "[")):
-        n = common.parse_mask(args.visibility, None, 0).n
-    if game is None:
-        return n or 1
-    if n is None:
-        n = 1 if args.beams else max((k for k in game.lanes if k <= 4), default=1)
-    game.lane_prompts(n)  # refuses other numbers
-    return n
+def lane_settings(
+    args: Any, model: Model, n: int, max_tokens: int
+) -> tuple[Rotation | None, LaneMask | None]:
+    """The rotation and mask that the flags ask for; None is the model's own.
+
+    A lane's slot is max_tokens unless --slot says otherwise.
+    """
+    if all(getattr(args, name) is None for name in LANE_FLAGS):
+        return None, None
+    from tinylane.core.modes import lane_rope, mode
+
+    slot = max_tokens if args.slot is None else args.slot
+    omega = shared_flags.parse_omega(args.omega)
+    if args.mode is not None:
+        visibility: Any = _pattern(args.visibility)
+        if args.visibility and visibility is None:
+            lag = model.lag if args.lag is None else args.lag
+            visibility = shared_flags.parse_mask(args.visibility, n, lag)
+        return mode(
+            args.mode,
+            model,
+            n,
+            slot=slot,
+            omega=omega,
+            scale=args.omega_scale,
+            prompt_lane=args.prompt_lane,
+            visibility=visibility,
+            lag=args.lag,
+        )
+    mask = None
+    if args.visibility:
+        mask = shared_flags.parse_mask(args.visibility, n, args.lag or 0)
+    elif args.lag is not None:
+        mask = LaneMask(model.mask(n).visibility, args.lag)
+    if omega is None and args.prompt_lane is None:
+        return None, mask
+    return lane_rope(model, n, omega, slot, args.omega_scale, args.prompt_lane), mask
 
 
-def _prompt(args: Any) -> str | None:
-    if args.prompt != "-":
-        return args.prompt
+def _pattern(visibility: str | None) -> str | None:
+    """A visibility given by name; None for a matrix."""
+    return None if not visibility or visibility.startswith(("@", "[")) else visibility
+
+
+def _moves(game: ShellGame, prompt: str | None, seed: int) -> np.ndarray:
+    """The user's swaps, or random ones."""
+    if prompt is not None:
+        return game.parse(prompt)
+    return game.draw(1, np.random.default_rng(seed))[0]
+
+
+def _standard_input() -> str:
     try:
         return sys.stdin.read().removesuffix("\n")
     except UnicodeDecodeError as error:
         raise TinylaneError(f"--prompt -: not UTF-8 text (byte {error.start})") from None
-
-
-def _fields(sampler: Sampler) -> dict[str, Any]:
-    return {name: getattr(sampler, name) for name in sampler.__dataclass_fields__}
-
-
-def _moves(game: ShellGame, prompt: str | None, seed: int) -> np.ndarray:
-    """The user's swaps, or some drawn from the seed."""
-    if prompt is not None:
-        return game.parse(prompt)
-    return game.draw(1, np.random.default_rng(seed))[0]
 
 
 # What to expect.
@@ -234,7 +351,7 @@ def _notes(
     sampler: Sampler,
     lane_prompts: list[str] | None,
 ) -> None:
-    """Say once what the user may not expect."""
+    """Print once what the user may not expect."""
     alone = not (mask.visibility[:n, :n] & ~np.eye(n, dtype=bool)).any()
     alike = not lane_prompts or len(set(lane_prompts)) == 1
     if n > 1 and not model.trained_for_lanes:
@@ -247,18 +364,19 @@ def _notes(
             )
         elif not alone:
             common.note(f"{untrained}; expect degraded or corrupt text", args.quiet)
-    if n > 1 and alone and alike and sampler.temperature == 0:
-        common.note(
-            f"greedy and independent: all {n} lanes will be identical; give --temp", args.quiet
-        )
     if sampler.temperature == 0:
-        idle = [f"--{f.replace('_', '-')}" for f in ("top_p", "top_k", "min_p") if getattr(args, f)]
-        if idle:
-            common.note(f"{', '.join(idle)}: no effect when greedy; give --temp", args.quiet)
+        if n > 1 and alone and alike:
+            common.note(
+                f"greedy and independent: all {n} lanes will be identical; give --temp", args.quiet
+            )
+        given = [flag for flag in ("top_p", "top_k", "min_p") if getattr(args, flag)]
+        if given:
+            names = ", ".join(f"--{flag.replace('_', '-')}" for flag in given)
+            common.note(f"{names}: no effect when greedy; give --temp", args.quiet)
 
 
 def _save(args: Any, result: Result, model: Model, dictation: Dictation | None) -> Exception | None:
-    """Write the run; an error waits until what there is has been shown."""
+    """Write the run. An error is returned: the results are shown before it is raised."""
     if args.save is None:
         return None
     from tinylane.view.run_file import save_run

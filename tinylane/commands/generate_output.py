@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tinylane.commands import common
-from tinylane.commands.terminal import Cell, Columns, Lines
-from tinylane.core import __version__
-from tinylane.core.decoding import Decoding, Lane, Result, Step
-from tinylane.core.lanes import LaneMask
-from tinylane.core.model import Model
-from tinylane.core.sampling import Sampler
-from tinylane.evaluate.answers import Answer, best_of, extract, vote
-from tinylane.evaluate.collaboration import Dictation
-from tinylane.evaluate.tasks.shell_game import ShellGame
-from tinylane.files.display import printable
-from tutorials.study.score_one import last_word
+
+if TYPE_CHECKING:
+    from tinylane.commands.terminal import Columns, LaneView, Lines
+    from tinylane.core.decoding import Decoding, Lane, Result, Step
+    from tinylane.core.lanes import LaneMask
+    from tinylane.core.model import Model
+    from tinylane.core.sampling import Sampler
+    from tinylane.evaluate.answers import Answer
+    from tinylane.evaluate.collaboration import Dictation
+    from tinylane.evaluate.tasks.shell_game import ShellGame
 
 SHELL_GAME_PACE = 0.1  # s a step: its tiny model writes faster than anybody can read
-NEUTRAL = Sampler()
 
 
-class Report:
-    """Shows a run while it goes (`step`, inside `with`) and its outcome (`finish`)."""
+class GenerateOutput:
+    """Shows a run while it goes (`step`, inside `with`) and its results (`finish`).
+
+    game, moves: the shell game and its swaps, where that is what is decoded.
+    """
 
     def __init__(
         self,
@@ -43,22 +43,24 @@ class Report:
         self.args, self.model, self.game, self.moves = args, model, game, moves
         self.n, self.seed, self.prompt = n, seed, prompt
         self.dictation: Dictation | None = None
-        own = game.lane_prompts(n) if game is not None else [str(m) for m in range(n)]
-        self.cells = [Cell(f"lane {name}") for name in own]
-        live = sys.stdout.isatty() and not args.plain and not args.json
+        tags = game.lane_prompts(n) if game is not None else range(n)
+        self.labels = [f"lane {tag}" for tag in tags]
         self.columns: Columns | None = None
         self.lines: Lines | None = None
+        live = sys.stdout.isatty() and not args.plain and not args.json
         if live and (n > 1 or game is not None):
-            pace = args.pace
-            if pace is None:
-                pace = SHELL_GAME_PACE if game is not None else 0.0
-            self.columns = Columns(self.cells, pace=pace)
+            from tinylane.commands.terminal import Columns, LaneView
+
+            pace = 0.0 if game is None else SHELL_GAME_PACE
+            views = [LaneView(label) for label in self.labels]
+            self.columns = Columns(views, pace=pace if args.pace is None else args.pace)
         elif not args.json and game is None:
-            self.lines = Lines([cell.label for cell in self.cells])
-        self._stack = ExitStack()
+            from tinylane.commands.terminal import Lines
+
+            self.lines = Lines(self.labels)
 
     def settings(self, sampler: Sampler, given: dict[str, Any], mask: LaneMask) -> None:
-        """The line about what is run, and the problem."""
+        """Print the line about what is run, and the problem."""
         if not self.args.quiet and not self.args.json:
             model = f"{common.name_of(self.args)} ({self.model.backend}, {self.model.dtype})"
             lanes = "1 lane" if self.n == 1 else f"{self.n} lanes, {describe_mask(mask, self.n)}"
@@ -72,10 +74,9 @@ class Report:
         if self.game is not None and not self.args.json:
             print(self.prompt, flush=True)
 
-    def __enter__(self) -> Report:
-        self._stack.__enter__()
+    def __enter__(self) -> GenerateOutput:
         if self.columns is not None:
-            self._stack.enter_context(self.columns)
+            self.columns.__enter__()
         return self
 
     def __exit__(
@@ -86,22 +87,27 @@ class Report:
     ) -> None:
         if self.lines is not None and kind is None:
             self.lines.close()
-        self._stack.__exit__(kind, error, at)
+        if self.columns is not None:
+            self.columns.__exit__(kind, error, at)
 
     def step(self, decoding: Decoding, step: Step) -> None:
         """Show what a step gave."""
         if self.lines is not None:
             self.lines.add(step.texts, step.finished)
         if self.columns is not None:
-            self._fill(decoding.lanes)
+            self.columns.views[:] = self._views(decoding.lanes)
             self.columns.draw()
 
     def settle(self, decoding: Decoding) -> None:
-        """Let the last view say how every lane ended."""
-        self._fill(decoding.lanes)
+        """Make the last view show how every lane ended."""
+        if self.columns is not None:
+            self.columns.views[:] = self._views(decoding.lanes)
 
     def finish(self, result: Result) -> None:
-        """The answers, the vote, the statistics; or the JSON document."""
+        """Print the answers, the vote and the statistics; or the JSON document."""
+        from tinylane.evaluate.answers import best_of
+        from tinylane.files.display import printable
+
         answers = [self.answer(lane) for lane in result.lanes]
         voted = self._vote(result)
         best = best_of(result) if self.args.best_of else None
@@ -112,30 +118,35 @@ class Report:
             common.print_json(self._document(result, answers, voted, best, truth))
             return
         if self.game is not None and self.columns is None:
-            self._fill(result.lanes)
-            for cell in self.cells:
-                words = ", ".join(" ".join(line.split()) for line in cell.text.split("\n"))
-                print(f"{cell.label} | {words} | {cell.foot}")
+            for view in self._views(result.lanes):
+                words = ", ".join(" ".join(line.split()) for line in view.text.split("\n"))
+                print(f"{view.label} | {words} | {view.foot}")
         elif self.game is None and voted is not None and self.n > 1:
-            for cell, lane, answer in zip(self.cells, result.lanes, answers, strict=True):
+            for label, lane, answer in zip(self.labels, result.lanes, answers, strict=True):
                 said = printable(answer) if answer is not None else "none"
-                print(f"{cell.label}: answer {said} ({lane.finish_reason})")
+                print(f"{label}: answer {said} ({lane.finish_reason})")
         if voted is not None:
             print(self._verdict(voted, truth))
         if best is not None:
             mean = sum(best.logprobs) / max(len(best.logprobs), 1)
-            print(f"likeliest: {self.cells[best.index].label}, mean log-probability {mean:.3f}")
+            print(f"likeliest: {self.labels[best.index]}, mean log-probability {mean:.3f}")
         if not self.args.quiet:
             print(self._statistics(result), file=sys.stderr)
 
     def answer(self, lane: Lane) -> str | None:
-        """The answer that a lane gives, if it does."""
+        """The answer that a lane gives; None if it gives none."""
+        from tinylane.evaluate.answers import extract
+        from tinylane.evaluate.tasks.shell_game import last_word
+
         if self.game is None:
             return extract(lane.text, self.args.answer_pattern)
         return None if lane.finish_reason == "interrupted" else last_word(lane.text)
 
     def _vote(self, result: Result) -> Answer | None:
-        """The majority, where one is wanted: asked for, a task, or answers that are marked."""
+        """The majority: of the shell game, if asked for, or if a lane marks its answer."""
+        from tinylane.evaluate.answers import Answer, vote
+        from tinylane.evaluate.tasks.shell_game import last_word
+
         if self.game is not None:
             done = [lane for lane in result.lanes if lane.finish_reason != "interrupted"]
             if not done:
@@ -148,6 +159,8 @@ class Report:
         return vote(result, self.args.answer_pattern) if wanted else None
 
     def _verdict(self, voted: Answer, truth: str | None) -> str:
+        from tinylane.files.display import printable
+
         if voted.text is None:
             line = "vote: no lane gave an answer"
         else:
@@ -175,29 +188,30 @@ class Report:
             f"peak memory {common.mebibytes(peak)}"
         )
 
-    def _fill(self, lanes: list[Lane]) -> None:
-        """What the cells show of the lanes now."""
-        for cell, lane in zip(self.cells, lanes, strict=True):
-            if self.game is None:
-                cell.text = lane.text
-                cell.foot = f"{len(lane.tokens)} tokens, {lane.finish_reason or 'writing'}"
-            else:
-                labels = work(self.game, self.moves, self.n, lane.index)
+    def _views(self, lanes: list[Lane]) -> list[LaneView]:
+        """What is shown of the lanes now."""
+        from tinylane.commands.terminal import LaneView
+
+        views = []
+        for label, lane in zip(self.labels, lanes, strict=True):
+            ended = lane.finish_reason
+            text, foot = lane.text, f"{len(lane.tokens)} tokens, {ended or 'writing'}"
+            if self.game is not None:
+                kinds = work(self.game, self.moves, self.n, lane.index)
                 words = lane.text.split()
-                labels += ["?"] * (len(words) - len(labels))
-                pairs = zip(labels[: len(words)], words, strict=True)
-                cell.text = "\n".join(f"{label:<9}  {word}" for label, word in pairs)
-                cell.foot = "writing"
-            if lane.finish_reason is not None and (
-                self.game is not None or "\\boxed" in lane.text or "####" in lane.text
-            ):
+                kinds += ["?"] * (len(words) - len(kinds))
+                pairs = zip(kinds[: len(words)], words, strict=True)
+                text = "\n".join(f"{kind:<9}  {word}" for kind, word in pairs)
+                foot = "writing"
+            marked = self.game is not None or "\\boxed" in lane.text or "####" in lane.text
+            if ended is not None and marked:
                 answer = self.answer(lane)
-                end = "" if lane.finish_reason == "stop" else f" ({lane.finish_reason})"
-                cell.foot = f"answer {answer}{end}"
-                if answer is None:
-                    cell.foot = f"no answer, {lane.finish_reason}"
-                if lane.finish_reason == "interrupted" and answer is None:
-                    cell.foot = "interrupted"
+                if answer is not None:
+                    foot = f"answer {answer}" + ("" if ended == "stop" else f" ({ended})")
+                else:
+                    foot = "interrupted" if ended == "interrupted" else f"no answer, {ended}"
+            views.append(LaneView(label, text, foot))
+        return views
 
     def _document(
         self,
@@ -207,6 +221,8 @@ class Report:
         best: Lane | None,
         truth: str | None,
     ) -> dict[str, Any]:
+        from tinylane.core import __version__
+
         tokens = sum(len(lane.tokens) for lane in result.lanes)
         out: dict[str, Any] = {
             "tinylane": __version__,
@@ -221,7 +237,7 @@ class Report:
             "lanes": [
                 {
                     "lane": lane.index,
-                    "label": cell.label,
+                    "label": label,
                     "text": lane.text,
                     "answer": answer,
                     "finish_reason": lane.finish_reason,
@@ -229,7 +245,7 @@ class Report:
                     "tokens": lane.tokens,
                     "logprobs": lane.logprobs,
                 }
-                for cell, lane, answer in zip(self.cells, result.lanes, answers, strict=True)
+                for label, lane, answer in zip(self.labels, result.lanes, answers, strict=True)
             ],
             "vote": None
             if voted is None
@@ -285,16 +301,17 @@ def describe_mask(mask: LaneMask, n: int) -> str:
 def describe_sampler(
     sampler: Sampler, given: dict[str, Any], defaults: dict[str, Any] | None
 ) -> str:
-    """How tokens are chosen, and where that was said."""
+    """How tokens are chosen, and where each setting comes from."""
     greedy = sampler.temperature == 0
-    sampled = bool((defaults or {}).get("do_sample"))  # else greedy is what the files amount to
+    sampled = bool((defaults or {}).get("do_sample"))  # else the files ask for greedy
+    neutral = type(sampler)()
     sources: dict[str, list[str]] = {}
     for name in sampler.__dataclass_fields__:
         value = getattr(sampler, name)
         if name == "temperature":
             shown = "greedy" if greedy else f"temperature {value:g}"
-        elif value == getattr(NEUTRAL, name) or (greedy and name in ("top_p", "top_k", "min_p")):
-            continue  # off, or without effect
+        elif value == getattr(neutral, name) or (greedy and name in ("top_p", "top_k", "min_p")):
+            continue  # off, or has no effect
         else:
             shown = (
                 f"{name} of {len(value)} tokens" if name == "logit_bias" else f"{name} {value:g}"

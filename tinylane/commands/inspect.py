@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinylane.commands import common
+from tinylane.commands import common, shared_flags
 from tinylane.files.display import printable
 
 
+def flags(p: Any) -> None:
+    """Add the command's flags."""
+    shared_flags.model_flags(p, positional=True)
+    shared_flags.engine_flags(p)
+    p.add_argument("--lanes", type=int, default=1, metavar="N")
+    p.add_argument("--prompt-tokens", type=int, default=512, metavar="N")
+    p.add_argument("--max-tokens", type=int, default=256, metavar="N", help="of each lane")
+    p.add_argument("--json", action="store_true", help="one JSON document on standard output")
+
+
 def run(args: Any) -> int:
-    """Run the command; the exit code."""
+    """Run the command; returns the exit code."""
     from tinylane.checkpoints.plan import format_report, inspect
 
     common.silence_panics()
     report = inspect(
-        args.model if args.model is not None else common.embedded(),
+        common.source(args),
         args.lanes,
         args.prompt_tokens,
         args.max_tokens,

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinylane.commands import common
+from tinylane.commands import common, shared_flags
 from tinylane.core import __version__
 from tinylane.core.errors import TinylaneError
 from tinylane.files.display import printable
 
-# Natural units of log-probability. One pass and N steps add in different orders; in 16 bits a
-# logit of 20 is itself known to 0.01 (float16) or 0.06 (bfloat16) only.
+# By dtype, in nats. One pass and N steps add in different orders; in 16 bits a logit of 20 is only
+# known to 0.01 (float16) or 0.06 (bfloat16).
 TOLERANCE = {"float64": 1e-8, "float32": 2e-3, "float16": 0.1, "bfloat16": 0.5}
+
+
+def flags(p: Any) -> None:
+    """Add the command's flags."""
+    p.add_argument("file", metavar="RUN", help="written by tinylane generate --save")
+    shared_flags.model_flags(p)
+    shared_flags.engine_flags(p)
+    p.add_argument(
+        "--tolerance", type=float, metavar="T", help="largest difference; default: by dtype"
+    )
+    p.add_argument("--json", action="store_true", help="one JSON document on standard output")
 
 
 def run(args: Any) -> int:

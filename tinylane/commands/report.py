@@ -23,8 +23,25 @@ from tinylane.evaluate.shards import RunFolder, find_runs, write_rows
 from tinylane.files.io import write_json, write_text
 
 
+def flags(p: Any) -> None:
+    """Add the command's flags."""
+    p.description += " Needs scipy and matplotlib: pip install 'tinylane[eval,plot]'."
+    p.add_argument("runs", nargs="+", metavar="RUN", help="the --out of tinylane eval")
+    p.add_argument("--out", metavar="DIR", help="where to write; default: the first run's folder")
+    p.add_argument(
+        "--measure",
+        nargs="+",
+        choices=("majority", "one", "any"),
+        default=["majority"],
+        metavar="M",
+        help="what is plotted: majority, one (lane), any (lane); default: majority",
+    )
+    p.add_argument("--no-plots", action="store_true", help="the tables only")
+    p.add_argument("--json", action="store_true", help="one JSON document on standard output")
+
+
 def run(args: Any) -> int:
-    """Run the command; the exit code."""
+    """Run the command; returns the exit code."""
     out = Path(args.out if args.out is not None else args.runs[0])
     folders = find_runs(args.runs)
     for folder in folders:

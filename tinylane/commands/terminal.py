@@ -1,7 +1,7 @@
 """Lanes side by side in a terminal, redrawn while they write; and as plain lines.
 
 A lane is known by its label; its colour only helps the eye. Model text never reaches the terminal
-as it is: `printable` first, and no markup is read in it.
+unchanged: `printable` shows control characters as escapes, and no markup is read in it.
 
     N lanes
 """
@@ -29,7 +29,7 @@ EVERY = 0.05  # s between redraws, where steps come faster than that
 
 
 @dataclass
-class Cell:
+class LaneView:
     """What is shown of one lane: its name, what it has written, and a line below."""
 
     label: str
@@ -38,19 +38,19 @@ class Cell:
 
 
 class Columns:
-    """A live view of N cells on a terminal; the whole text stays on the screen at the end.
+    """N lanes side by side on a terminal; at the end the whole text stays on the screen.
 
-    While it runs, each lane shows the end of its text, as much as fits. `draw` reads the cells,
-    which the caller changes. pace: seconds that every drawing stays at least.
+    While it runs, each lane shows the end of its text, as much as fits. The caller changes `views`
+    and calls `draw`. pace: seconds that every drawing stays at least.
     """
 
     def __init__(
-        self, cells: list[Cell], console: Console | None = None, pace: float = 0.0
+        self, views: list[LaneView], console: Console | None = None, pace: float = 0.0
     ) -> None:
         from rich.console import Console
         from rich.live import Live
 
-        self.cells, self.pace = cells, pace
+        self.views, self.pace = views, pace
         self.console = console or Console(highlight=False, markup=False, emoji=False)
         self._live = Live(console=self.console, auto_refresh=False, transient=True)
         self._drawn = -math.inf
@@ -67,46 +67,51 @@ class Columns:
     ) -> None:
         self._live.stop()
         if kind is None or kind is KeyboardInterrupt:
-            self.console.print(side_by_side(self.cells, self.console))
+            self.console.print(side_by_side(self.views, self.console))
 
     def draw(self) -> None:
-        """Show the cells as they are, unless that was done a moment ago."""
+        """Show the views as they are now; skipped if the last drawing is less than EVERY old."""
         wait = max(self.pace, EVERY) - (time.monotonic() - self._drawn)
         if wait > 0:
             if not self.pace:
                 return
             time.sleep(wait)
         height = self.console.height - 1
-        self._live.update(side_by_side(self.cells, self.console, height), refresh=True)
+        self._live.update(side_by_side(self.views, self.console, height), refresh=True)
         self._drawn = time.monotonic()
 
 
 def side_by_side(
-    cells: Sequence[Cell], console: Console, height: int | None = None
+    views: Sequence[LaneView], console: Console, height: int | None = None
 ) -> RenderableType:
-    """The cells as columns, in bands of as many as fit the width, all their text.
+    """The lanes as columns with all their text, in as many bands as the width needs.
 
-    With a `height`: of each the end that fits, so that no more than `height` lines are taken.
+    With a `height` only the end of each text, so that no more than `height` lines are taken.
     """
     from rich.console import Group
 
-    per_band = min(len(cells), max(1, (console.width - 1) // (NARROWEST + 3)))
-    bands = math.ceil(len(cells) / per_band)
-    per_band = math.ceil(len(cells) / bands)
+    per_band = min(len(views), max(1, (console.width - 1) // (NARROWEST + 3)))
+    bands = math.ceil(len(views) / per_band)
+    per_band = math.ceil(len(views) / bands)
     width = min(WIDEST, (console.width - 1) // per_band - 3)
     if width < 4 or (height is not None and height // bands <= FRAME):
-        return _one_line_each(cells, console, height)
+        return _one_line_each(views, console, height)
     rows = None if height is None else height // bands - FRAME
     return Group(
         *(
-            _band(cells, start, min(start + per_band, len(cells)), console, width, rows)
-            for start in range(0, len(cells), per_band)
+            _band(views, start, min(start + per_band, len(views)), console, width, rows)
+            for start in range(0, len(views), per_band)
         )
     )
 
 
 def _band(
-    cells: Sequence[Cell], start: int, stop: int, console: Console, width: int, rows: int | None
+    views: Sequence[LaneView],
+    start: int,
+    stop: int,
+    console: Console,
+    width: int,
+    rows: int | None,
 ) -> RenderableType:
     from rich import box
     from rich.table import Table
@@ -114,13 +119,13 @@ def _band(
 
     table = Table(box=box.ROUNDED, show_footer=True, safe_box=True)
     for m in range(start, stop):
-        colour, cell = TERMINAL[m % len(TERMINAL)], cells[m]
+        colour, view = TERMINAL[m % len(TERMINAL)], views[m]
         table.add_column(
-            Text(printable(cell.label), style=f"bold {colour}"),
-            Text(printable(cell.foot) or " ", style=colour, overflow="ellipsis", no_wrap=True),
+            Text(printable(view.label), style=f"bold {colour}"),
+            Text(printable(view.foot) or " ", style=colour, overflow="ellipsis", no_wrap=True),
             width=width,
         )
-    table.add_row(*(_tail(cells[m].text, console, width, rows) for m in range(start, stop)))
+    table.add_row(*(_tail(views[m].text, console, width, rows) for m in range(start, stop)))
     return table
 
 
@@ -138,25 +143,27 @@ def _tail(text: str, console: Console, width: int, rows: int | None) -> Text:
     return Text("\n").join(lines[-rows:])
 
 
-def _one_line_each(cells: Sequence[Cell], console: Console, height: int | None) -> RenderableType:
+def _one_line_each(
+    views: Sequence[LaneView], console: Console, height: int | None
+) -> RenderableType:
     """Where columns do not fit: a line for each lane, with the end of its text."""
     from rich.text import Text
 
-    shown = len(cells) if height is None or len(cells) <= height else max(height - 1, 0)
+    shown = len(views) if height is None or len(views) <= height else max(height - 1, 0)
     lines = []
-    for m, cell in enumerate(cells[:shown]):
-        line = Text(printable(cell.label), style=f"bold {TERMINAL[m % len(TERMINAL)]}")
-        text = " ".join(printable(cell.text).split()) or "..."
+    for m, view in enumerate(views[:shown]):
+        line = Text(printable(view.label), style=f"bold {TERMINAL[m % len(TERMINAL)]}")
+        text = " ".join(printable(view.text).split()) or "..."
         if height is not None:
             text = text[-max(console.width - line.cell_len - 2, 4) :]
-        elif cell.foot:
-            text += f"  [{printable(cell.foot)}]"
+        elif view.foot:
+            text += f"  [{printable(view.foot)}]"
         line.append(f": {text}", style="not bold default")
         if height is not None:
             line.truncate(console.width)
         lines.append(line)
-    if shown < len(cells):
-        lines.append(Text(f"and {len(cells) - shown} more lanes"))
+    if shown < len(views):
+        lines.append(Text(f"and {len(views) - shown} more lanes"))
         lines[-1].truncate(console.width)
     return Text("\n").join(lines)
 

@@ -1,14 +1,63 @@
-"""`tinylane train`: the model inside, from scratch."""
+"""`tinylane train`: the model inside from scratch, or a checkpoint tuned on lane transcripts."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-import sys
+import os
 from pathlib import Path
 from typing import Any
 
-from tinylane.commands import common
+from tinylane.commands import common, shared_flags
+from tinylane.commands.progress import Progress
 from tinylane.core.errors import TinylaneError
+from tinylane.core.lanes import LaneRoPE
+
+TASKS = {
+    "shell-game": "the model inside, from scratch",
+    "sft": "tune on transcripts, by their likelihood",
+    "kto": "tune on transcripts labelled good or bad (arXiv:2402.01306)",
+}
+
+
+def flags(p: Any) -> None:
+    """Add the tasks, each with its flags."""
+    p.description += f" {shared_flags.RESUME}"
+    tasks = p.add_subparsers(metavar="task", required=True, dest="task", parser_class=type(p))
+    for name, says in TASKS.items():
+        description = f"{says[0].upper()}{says[1:]}. {shared_flags.RESUME}"
+        task = tasks.add_parser(name, help=says, description=description, allow_abbrev=False)
+        if name == "shell-game":
+            task.later = _shell_game_flags  # reads the recipe, which needs MLX
+        else:
+            _tune_flags(task, name)
+
+
+def run(args: Any) -> int:
+    """Run the command; returns the exit code."""
+    return _shell_game(args) if args.task == "shell-game" else _tune(args)
+
+
+def _needs_mlx(error: ImportError) -> TinylaneError:
+    """What to say where `error` is that MLX is missing. Raises any other error again."""
+    if (error.name or "").split(".")[0] != "mlx":
+        raise error
+    return TinylaneError('training needs MLX, which is not installed: pip install "tinylane[mlx]"')
+
+
+def _trained(train: Any, out: Path) -> Any:
+    """What `train()` returns. Ctrl-C goes on with a message that says what is kept."""
+    try:
+        return train()
+    except KeyboardInterrupt:
+        state = out / "state.safetensors"
+        kept = "is kept" if state.exists() else "was not reached"
+        raise KeyboardInterrupt(
+            f"interrupted; {state} {kept}: the same command goes on from there"
+        ) from None
+
+
+# The model inside.
 
 
 def recipe() -> Any:
@@ -16,31 +65,48 @@ def recipe() -> Any:
     try:
         from tinylane.train.from_scratch import Recipe
     except ImportError as error:
-        if (error.name or "").split(".")[0] != "mlx":
-            raise
-        raise TinylaneError(
-            'training needs MLX, which is not installed: pip install "tinylane[mlx]"'
-        ) from None
+        raise _needs_mlx(error) from None
     return Recipe
 
 
-def run(args: Any) -> int:
-    """Run the command; the exit code."""
+def _shell_game_flags(p: Any) -> None:
+    p.add_argument("--out", required=True, metavar="DIR", help="checkpoint, state and log")
+    p.add_argument("--stop-at", type=int, metavar="N", help="stop early, at this step")
+    p.add_argument("--every", type=int, default=100, metavar="N", help="steps a progress line; 100")
+    p.add_argument("--check-every", type=int, default=500, metavar="N", help="steps a check; 500")
+    p.add_argument("--save-every", type=int, default=500, metavar="N", help="steps a state; 500")
+    p.add_argument("--quiet", action="store_true", help="no progress")
+    g = p.add_argument_group("recipe")
+    for field in dataclasses.fields(recipe()):
+        default: Any = field.default
+        options: dict[str, Any] = {"type": type(default), "metavar": "X"}
+        shown = str(default)
+        if isinstance(default, bool):
+            options, shown = {"action": argparse.BooleanOptionalAction}, "yes" if default else "no"
+        elif isinstance(default, tuple):
+            options = {"nargs": "+", "type": type(default[0]), "metavar": "N"}
+            shown = " ".join(map(str, default))
+        flag = f"--{field.name.replace('_', '-')}"
+        g.add_argument(flag, default=default, help=f"default: {shown}", **options)
+
+
+def _shell_game(args: Any) -> int:
     settings = {}
     for field in dataclasses.fields(recipe()):
         value = getattr(args, field.name)
         settings[field.name] = tuple(value) if isinstance(value, list) else value
-    for flag in ("stop_at", "every", "check_every", "save_every"):
-        value = getattr(args, flag)
-        if value is not None and value < 1:
-            raise TinylaneError(f"--{flag.replace('_', '-')} is {value}; expected 1 or more")
+    common.check_least(args, 1, "stop_at", "every", "check_every", "save_every")
     from tinylane.train.from_scratch import train
 
-    chosen = recipe()(**settings)
-    out = Path(args.out)
-    with _Progress(chosen.steps, args.quiet) as say:
-        try:
-            trainer = train(
+    chosen, out = recipe()(**settings), Path(args.out)
+    with Progress(chosen.steps, quiet=args.quiet, name="training") as progress:
+
+        def say(entry: dict[str, Any]) -> None:
+            progress.line(describe(entry, chosen.steps))
+            progress.at(entry["step"])
+
+        trainer = _trained(
+            lambda: train(
                 chosen,
                 out,
                 every=args.every,
@@ -48,15 +114,9 @@ def run(args: Any) -> int:
                 save_every=args.save_every,
                 stop_at=args.stop_at,
                 say=say,
-            )
-        except KeyboardInterrupt:
-            kept = out / "state.safetensors"
-            common.say(
-                f"tinylane: interrupted; {kept} {'is kept' if kept.exists() else 'was not reached'}"
-                ": the same command goes on from there",
-                file=sys.stderr,
-            )
-            return 130
+            ),
+            out,
+        )
     if trainer.step >= chosen.steps:
         common.say(f"trained: {out} (tinylane generate --model {out})")
     else:
@@ -64,43 +124,248 @@ def run(args: Any) -> int:
     return 0
 
 
-class _Progress:
-    """A line for every entry of the log; on a terminal a bar below them."""
-
-    def __init__(self, steps: int, quiet: bool) -> None:
-        self.steps, self.quiet = steps, quiet
-        self._bar: Any = None
-        self._task: Any = None
-
-    def __enter__(self) -> _Progress:
-        if sys.stderr.isatty() and not self.quiet:
-            from rich.console import Console
-            from rich.progress import Progress
-
-            self._bar = Progress(console=Console(stderr=True, highlight=False))
-            self._task = self._bar.add_task("training", total=self.steps)
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def __call__(self, entry: dict) -> None:
-        if self.quiet:
-            return
-        text = describe(entry, self.steps)
-        if self._bar is None:
-            print(text, file=sys.stderr, flush=True)
-        else:
-            self._bar.console.print(text, markup=False)
-            self._bar.update(self._task, completed=entry["step"])
-
-
-def describe(entry: dict, steps: int) -> str:
-    """A line of the log, for people."""
+def describe(entry: dict[str, Any], steps: int) -> str:
+    """A line of the log of `train shell-game`, for people."""
     parts = [f"step {entry['step']} of {steps}, {entry['seconds']:.0f} s"]
     parts.append("loss " + ", ".join(f"{n} lanes {x:.4f}" for n, x in entry["loss"].items()))
     if "exact" in entry:
         parts.append("exact " + ", ".join(f"{n} lanes {x:.1%}" for n, x in entry["exact"].items()))
     return "; ".join(parts)
+
+
+# Tuning a checkpoint.
+
+
+def _tune_flags(p: Any, objective: str) -> None:
+    shared_flags.model_flags(p)
+    p.add_argument("--dtype", choices=("auto", "float32", "float16", "bfloat16"), default="auto")
+    p.add_argument(
+        "--from-scratch", action="store_true", help="random weights for the model's config.json"
+    )
+    p.add_argument(
+        "--data", required=True, metavar="FILE", help="transcripts, a JSON object a line"
+    )
+    p.add_argument(
+        "--out", required=True, metavar="DIR", help="adapter (or checkpoint), state, log"
+    )
+    p.add_argument("--valid", metavar="FILE", help="transcripts whose loss is shown")
+    on_off: Any = {"action": argparse.BooleanOptionalAction, "default": True}
+    g = p.add_argument_group("what is tuned")
+    g.add_argument("--tune-omega", help="default: yes", **on_off)
+    g.add_argument("--omega-per-layer", action="store_true", help="an Omega for every layer")
+    g.add_argument("--tune-biases", help="of q, k and v, added where missing; yes", **on_off)
+    _numbers(
+        g,
+        ("--lora-rank", int, "R", "low-rank updates; 0: none", 0),
+        ("--lora-scale", float, "S", "default: 2", 2.0),
+        ("--lora-alpha", float, "A", "instead: scale = A / R"),
+    )
+    g.add_argument(
+        "--lora-targets",
+        "--lora-keys",
+        nargs="+",
+        metavar="P",
+        help="default: self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.o_proj",
+    )
+    g.add_argument("--full", action="store_true", help="every weight")
+    g = p.add_argument_group("lanes")
+    g.add_argument(
+        "--lanes", type=int, nargs="+", metavar="N", help="in the data; default: the first line's"
+    )
+    g.add_argument("--visibility", metavar="V", help="default: the model's own, else joint")
+    shared_flags.rotation_flags(
+        g,
+        "where Omega starts: none, group_think, ntk, learned or @file.json "
+        "(default: learned if the model has it, else ntk)",
+        slot="the longest lane",
+        scale="the largest number of lanes",
+    )
+    shared_flags.prompt_flags(p.add_argument_group("prompts"))
+    g = p.add_argument_group("steps")
+    g.add_argument("--steps", "--iters", type=int, metavar="N", help="default: 1000")
+    g.add_argument(
+        "--grad-accumulation-steps",
+        dest="accumulate",
+        type=int,
+        metavar="N",
+        help="microbatches a step; 1",
+    )
+    g.add_argument("--grad-checkpoint", action="store_true", help="less memory, more time")
+    g.add_argument("--lr", "--learning-rate", type=float, metavar="X", help="of weights; 1e-4")
+    _numbers(
+        g,
+        ("--batch-size", int, "B", "transcripts a microbatch; 8"),
+        ("--omega-lr", float, "X", "learning rate of Omega; 1e-2"),
+        ("--bias-lr", float, "X", "learning rate of biases; 1e-2"),
+        ("--warmup", int, "N", "steps; default: 20"),
+        ("--final", float, "X", "learning rate at the end, of the peak; 0.02"),
+        ("--weight-decay", float, "X", "of matrices; 0.01"),
+        ("--clip", float, "X", "norm of all gradients; 1"),
+    )
+    if objective == "kto":
+        g = p.add_argument_group("kto")
+        _numbers(
+            g,
+            ("--beta", float, "B", "default: 0.1"),
+            ("--desirable", float, "L", "lambda_D; default: 1"),
+            ("--undesirable", float, "L", "lambda_U; default: 1"),
+        )
+        g.add_argument(
+            "--reduce",
+            choices=("sum", "mean"),
+            help="a transcript's log-probability: over all tokens of all lanes; default: sum",
+        )
+    g = p.add_argument_group("run")
+    g.add_argument("--seed", type=int, metavar="S", help="default: 0")
+    g.add_argument("--stop-at", type=int, metavar="N", help="stop early, at this step")
+    g.add_argument(
+        "--every", "--steps-per-report", type=int, default=10, metavar="N", help="steps a line; 10"
+    )
+    g.add_argument("--save-every", type=int, default=100, metavar="N", help="steps a state; 100")
+    g.add_argument(
+        "--valid-every", "--steps-per-eval", type=int, default=100, metavar="N", help="steps; 100"
+    )
+    g.add_argument("--quiet", action="store_true", help="no notes and no progress")
+
+
+def _numbers(g: Any, *flags: Any) -> None:
+    """Flags that take a number: (name, type, metavar, help, and perhaps the default) each."""
+    for name, kind, metavar, says, *default in flags:
+        g.add_argument(name, type=kind, metavar=metavar, help=says, default=(*default, None)[0])
+
+
+def _tune(args: Any) -> int:
+    common.silence_panics()
+    recipe, choice = tuning(args)
+    from tinylane.train import setup
+    from tinylane.train.data import read_transcripts
+    from tinylane.train.loop import Pace, tune
+
+    pace = Pace(args.every, args.save_every, args.valid_every, args.stop_at)
+    omega, template = shared_flags.parse_omega(args.omega), shared_flags.template(args)
+    begin = setup.start_model(
+        common.source(args),
+        args.adapter_path,
+        dtype=args.dtype,
+        revision=args.revision,
+        scratch=args.from_scratch,
+        seed=recipe.seed,
+    )
+    model = begin.model
+    if args.visibility is None and model.visibility is not None:
+        recipe = dataclasses.replace(recipe, visibility=model.visibility)
+        if args.lag is None:
+            recipe = dataclasses.replace(recipe, lag=model.lag)
+    if args.prompt_lane is None and isinstance(model.lane_rope, LaneRoPE):
+        recipe = dataclasses.replace(recipe, prompt_lane=model.lane_rope.prompt_lane)
+    _check_out(Path(args.out), begin.folder, args.adapter_path, choice.full or args.from_scratch)
+    session = setup.prepare(
+        begin,
+        args.data,
+        recipe,
+        choice,
+        omega=omega,
+        slot=args.slot,
+        omega_scale=args.omega_scale,
+        lanes=args.lanes,
+        template=template,
+        checkpoint=args.grad_checkpoint,
+    )
+    data, out, valid = session.data, Path(args.out), []
+    if args.valid is not None:
+        upto = range(1, max(data.counts) + 1)
+        valid = read_transcripts(args.valid, model, lanes=upto, template=template).transcripts
+    counts = ", ".join(map(str, data.counts))
+    common.note(f"{len(data.transcripts):,} transcripts of {counts} lanes", args.quiet)
+    if data.left_out:
+        common.note(f"{data.left_out:,} labelled false are left out; kto uses them", args.quiet)
+    if recipe.objective == "kto":
+        good = sum(bool(t.label) for t in data.transcripts)
+        bad = len(data.transcripts) - good
+        common.note(f"{good:,} good, {bad:,} bad", args.quiet)
+        if not good or not bad:
+            common.note("kto learns from good ones beside bad ones; one kind is missing")
+    common.note(setup.describe(session.tuner.trainable), args.quiet)
+    with Progress(recipe.steps, quiet=args.quiet, name="training") as progress:
+
+        def say(entry: dict[str, Any]) -> None:
+            if "reference" in entry:
+                progress.at(name=f"reference {entry['reference']} of {entry['of']}")
+            elif "at" in entry:
+                progress.at(entry["at"], "training")
+            else:
+                progress.line(describe_tuning(entry, recipe.steps))
+
+        _trained(lambda: tune(session, out, pace, valid=valid, say=say), out)
+    step = session.tuner.step
+    if step < recipe.steps:
+        print(f"stopped at step {step} of {recipe.steps}; the same command goes on")
+    how = f"--model {out}" if choice.full or args.from_scratch else f"--adapter-path {out}"
+    common.say(f"tuned: {out} (tinylane generate {how})")
+    return 0
+
+
+def tuning(args: Any) -> tuple[Any, Any]:
+    """The recipe and what to tune, from the flags. Raises TinylaneError for those out of range."""
+    try:
+        from tinylane.train.parameters import TARGETS, Choice
+    except ImportError as error:
+        raise _needs_mlx(error) from None
+    from tinylane.train.recipe import TuneRecipe
+
+    if args.slot is not None and args.omega not in (None, "group_think", "ntk"):
+        raise TinylaneError("--slot needs --omega group_think or --omega ntk")
+    if args.omega_scale is not None and args.omega not in (None, "ntk"):
+        raise TinylaneError("--omega-scale needs --omega ntk")
+    if args.lora_alpha is not None and not args.lora_rank:
+        raise TinylaneError("--lora-alpha needs --lora-rank")
+    scale = args.lora_scale
+    if args.lora_alpha is not None:
+        scale = args.lora_alpha / args.lora_rank
+    choice = Choice(
+        omega=args.tune_omega,
+        omega_per_layer=args.omega_per_layer,
+        biases=args.tune_biases,
+        lora_rank=args.lora_rank,
+        lora_scale=scale,
+        lora_targets=tuple(args.lora_targets or TARGETS),
+        full=args.full,
+    )
+    visibility: Any = args.visibility or "joint"
+    if visibility.startswith(("@", "[")):
+        mask = shared_flags.parse_mask(visibility, None, args.lag or 0)
+        visibility = mask.visibility.astype(int).tolist()
+    names = {f.name for f in dataclasses.fields(TuneRecipe)}
+    given = {k: v for k, v in vars(args).items() if k in names and v is not None}
+    given |= {"visibility": visibility, "lag": args.lag or 0, "objective": args.task}
+    given["prompt_lane"] = 0 if args.prompt_lane == "0" else "own"
+    return TuneRecipe(**given), choice
+
+
+def _check_out(out: Path, model: Path, adapter: str | None, full: bool) -> None:
+    """Refuse to write over what the run starts from: it could not go on after an interruption."""
+    for source, what in ((model if full else None, "--model"), (adapter, "--adapter-path")):
+        if source is not None and os.path.realpath(source) == os.path.realpath(out):
+            raise TinylaneError(f"--out {out} is {what} itself; choose another folder")
+
+
+def describe_tuning(entry: dict[str, Any], steps: int) -> str:
+    """A line of the log of `train sft` and `train kto`, for people."""
+    parts = [f"step {entry['step']} of {steps}", f"loss {entry['loss']:.4f}"]
+    for key, name in (("good", "good"), ("bad", "bad"), ("kl", "KL")):
+        if entry.get(key) is not None:
+            parts.append(f"{name} {entry[key]:+.2f}")
+    if "valid" in entry:
+        parts.append(f"valid {entry['valid']:.4f}")
+    parts.append(f"{entry['tokens_per_second']:,.0f} tokens/s")
+    parts.append(common.mebibytes(entry["peak_memory"]))
+    parts.append(f"{span(entry['seconds_left'])} left")
+    return ", ".join(parts)
+
+
+def span(seconds: float) -> str:
+    """A time for people: 42 s, 7 min, 2 h 5 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

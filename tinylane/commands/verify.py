@@ -10,20 +10,39 @@ from typing import Any
 import numpy as np
 
 from tinylane.checkpoints.plan import DTYPES, choose_backend
-from tinylane.commands import common
+from tinylane.commands import common, shared_flags
+from tinylane.commands.progress import Progress
 from tinylane.core import __version__
 from tinylane.core.errors import CheckFailed, TinylaneError
 from tinylane.core.lanes import LaneRoPE
 from tinylane.core.model import Model
 from tinylane.core.prompt import encode_prompt
-from tinylane.files.display import printable
+from tinylane.evaluate.tasks.shell_game import game_of
 from tinylane.testing import verification
 from tinylane.testing.samples import Sample
 from tinylane.testing.verification import LONGEST, Finding, Verification
-from tutorials.study.score_one import game_of
 
 LANES = 4
 HEAD = ("", "law", "worst error", "tolerance", "used", "rows", "verdict")
+
+
+def flags(p: Any) -> None:
+    """Add the command's flags."""
+    p.description += (
+        " Random prompts and yours; a table of errors and tolerances; exit 1 where a law fails."
+    )
+    shared_flags.model_flags(p, positional=True)
+    shared_flags.engine_flags(p, every=True)
+    p.add_argument(
+        "--prompt", "-p", metavar="TEXT", help="one more sample; default: the shell game's"
+    )
+    p.add_argument(
+        "--samples", type=int, default=3, metavar="N", help="with random prompts; default: 3"
+    )
+    p.add_argument("--seed", type=int, default=0, metavar="S", help="of the samples; default: 0")
+    p.add_argument("--lanes", type=int, metavar="N", help="default: 4")
+    p.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    p.add_argument("--quiet", action="store_true", help="no notes")
 
 
 def run(args: Any) -> int:
@@ -43,16 +62,15 @@ def run(args: Any) -> int:
         model = common.load(argparse.Namespace(**chosen), lanes=args.lanes or LANES)
         samples = samples or _samples(args, model)
         _say_how_long(model, samples, args.quiet)
-        progress = _Progress(args.quiet)
-        found = verification.verify(model, samples, args.seed, progress)
-        progress.clear()
-        runs.append(found)
+        with Progress(None, quiet=args.quiet) as progress:
+            done = verification.verify(model, samples, args.seed, lambda law: progress.at(name=law))
+        runs.append(done)
         if not args.json:
-            title = f"{common.name_of(args)}, {found.name}, {found.seconds:.1f} s"
-            _show(f"{title}; sensitivity to rounding {found.sensitivity:.1f}", found.findings)
-        if found.blurred:
+            title = f"{common.name_of(args)}, {done.name}, {done.seconds:.1f} s"
+            _show(f"{title}; sensitivity to rounding {done.sensitivity:.1f}", done.findings)
+        if done.blurred:
             common.note(
-                f"{found.name}: rounding may move this model's logits by their own size; "
+                f"{done.name}: rounding may move this model's logits by their own size; "
                 "only the exact laws tell anything",
                 args.quiet,
             )
@@ -108,28 +126,9 @@ def _duration(seconds: float) -> str:
 
 
 def _show(title: str, findings: list[Finding], by_says: bool = False) -> None:
-    """A table: with rules on a terminal, plain lines elsewhere."""
     rows = [_cells(f, by_says) for f in findings]
-    if not sys.stdout.isatty():
-        widths = [max(map(len, column)) for column in zip(HEAD, *rows, strict=True)]
-        print(printable(title))
-        for row in (HEAD, *rows):
-            cells = (
-                c.rjust(w) if k not in (1, 6) else c.ljust(w)
-                for k, (c, w) in enumerate(zip(row, widths, strict=True))
-            )
-            print("  ".join(cells).rstrip())
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=Text(printable(title)), title_justify="left")
-    for k, head in enumerate(HEAD):
-        table.add_column(head, justify="left" if k in (1, 6) else "right")
-    for row, finding in zip(rows, findings, strict=True):
-        table.add_row(*map(Text, row), style=None if finding.holds else "bold red")
-    Console(highlight=False, markup=False, emoji=False).print(table)
+    bad = [k for k, f in enumerate(findings) if not f.holds]
+    common.print_table(title, HEAD, rows, (1, 6), not sys.stdout.isatty(), bad)
 
 
 def _cells(f: Finding, by_says: bool) -> tuple[str, ...]:
@@ -184,18 +183,3 @@ def _document(
         "between": laws(pairs),
         "holds": all(f.holds for r in runs for f in r.findings) and all(f.holds for f in pairs),
     }
-
-
-class _Progress:
-    """On a terminal, what is being checked."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.live = sys.stderr.isatty() and not quiet
-
-    def __call__(self, name: str) -> None:
-        if self.live:
-            print(f"\r{name:<20}", end="", file=sys.stderr, flush=True)
-
-    def clear(self) -> None:
-        if self.live:
-            print("\r" + " " * 20 + "\r", end="", file=sys.stderr, flush=True)

@@ -8,15 +8,48 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tinylane.commands import common
+from tinylane.commands import common, shared_flags
 from tinylane.commands.replay import TOLERANCE
 from tinylane.core.errors import TinylaneError
 from tinylane.files.display import printable
 from tinylane.files.io import write_text
 
 
+def flags(p: Any) -> None:
+    """Add the command's flags."""
+    p.description += " The page needs no network. The run is replayed to see its attention."
+    p.add_argument("file", metavar="RUN", help="written by tinylane generate --save")
+    p.add_argument(
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="the page (default: RUN with .html; none where only --png or --svg is given)",
+    )
+    p.add_argument("--png", metavar="FILE", help="the main panel as a picture, without a browser")
+    p.add_argument("--svg", metavar="FILE", help="the same as SVG")
+    p.add_argument(
+        "--influence",
+        action="store_true",
+        help="also what each next token would have been without each of the lanes: takes one pass "
+        "more for every lane",
+    )
+    p.add_argument(
+        "--keys", type=int, default=8, metavar="K", help="largest keys kept a token; default: 8"
+    )
+    p.add_argument(
+        "--size",
+        type=float,
+        default=2.0,
+        metavar="MB",
+        help="layers and heads are kept while the page stays below this; default: 2",
+    )
+    shared_flags.model_flags(p)
+    shared_flags.engine_flags(p)
+    p.add_argument("--quiet", action="store_true", help="no notes")
+
+
 def run(args: Any) -> int:
-    """Run the command; the exit code. Nothing is written before all of it is known."""
+    """Run the command; returns the exit code. Nothing is written before everything is computed."""
     from tinylane.view import figure_style
     from tinylane.view.run_file import load_run
 
@@ -65,7 +98,7 @@ def run(args: Any) -> int:
 
 
 def _now_and_then(quiet: bool) -> Callable[[str], None]:
-    """Notes on how far it is, one in five seconds: none for a short run."""
+    """Notes on the progress, at most one in five seconds: none in a short run."""
     last = time.monotonic()
 
     def say(text: str) -> None:
@@ -78,7 +111,7 @@ def _now_and_then(quiet: bool) -> Callable[[str], None]:
 
 
 def _targets(args: Any) -> Path | None:
-    """Where the page goes; raises TinylaneError for a place that cannot be written to."""
+    """The file of the page, or None. Raises TinylaneError for one that cannot be written."""
     source = Path(args.file)
     page = args.output
     if page is None and args.png is None and args.svg is None:
@@ -87,14 +120,9 @@ def _targets(args: Any) -> Path | None:
     for flag, name in given:
         if name is None:
             continue
-        path = Path(name)
-        if flag != "--output" and path.suffix != f".{flag[2:]}":
+        if flag != "--output" and Path(name).suffix != f".{flag[2:]}":
             raise TinylaneError(f"{flag} {name}: expected a name that ends in .{flag[2:]}")
-        if path.is_dir():
-            raise TinylaneError(f"{flag} {name}: is a folder; expected a file to write")
-        folder = path.parent
-        if not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise TinylaneError(f"{flag} {name}: no folder {folder} that can be written to")
+        path = common.check_target(flag, name)
         if path.exists() and source.exists() and path.samefile(source):
             raise TinylaneError(f"{flag} {name}: is the run itself; expected another file")
     names = [os.path.abspath(name) for _, name in given if name is not None]

@@ -13,7 +13,7 @@ Both are pure functions of coordinates, to angles (`rotation.views`) and to visi
 (`mask.visible`); decoder, trainer, tests and plots call the same two. `check_mode` refuses what
 contradicts a mode before a model is loaded; `lane_rope` is the table of Omega's starts
 (method, section 2.2).
-On the command line: `tinylane.flags.common.lane_flags`, `tinylane.commands.lanes`.
+On the command line: `tinylane.commands.generate`.
 
 Sources: LaneRoPE (arXiv:2605.27570), Group Think (arXiv:2505.11107), Hogwild! (arXiv:2504.06261).
 """

@@ -23,11 +23,15 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import SHARED
+
+if TYPE_CHECKING:
+    from tinylane.core.model import Model
 
 LANES = (1, 2, 4, 8)
 WORDS = ("<unk>", "<end>", "cups", ",", "swap", ":", "where", "?")
@@ -214,3 +218,27 @@ class ShellGame:
         positions = np.concatenate([np.arange(P), np.tile(np.arange(P, P + L), n)])
         lanes = np.concatenate([np.full(P, SHARED), np.repeat(np.arange(n), L)])
         return positions, lanes
+
+
+def game_of(model: Model) -> ShellGame | None:
+    """The shell game that a model was trained on, None if it was not.
+
+    Raises TinylaneError where the adapter's `task` does not say what it should.
+    """
+    task = getattr(model, "task", None)
+    if not isinstance(task, dict) or task.get("name") != "shell-game":
+        return None
+    lanes = task.get("lanes", LANES)
+    counts = [task.get("cups"), task.get("swaps")]
+    counts += lanes if isinstance(lanes, (list, tuple)) else [None]
+    if any(type(k) is not int or not 1 <= k <= 1024 for k in counts):
+        raise TinylaneError(
+            f"the adapter's task is {show(task)}; expected whole numbers for cups, swaps and lanes"
+        )
+    return ShellGame(task["cups"], task["swaps"], tuple(lanes))
+
+
+def last_word(text: str) -> str | None:
+    """The answer of a lane of the shell game."""
+    words = text.split()
+    return words[-1] if words else None

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinylane.core.errors import TinylaneError, show
-from tinylane.evaluate.tasks.shell_game import LANES, STAY, ShellGame
+from tinylane.core.errors import TinylaneError
+from tinylane.evaluate.tasks.shell_game import STAY, ShellGame, game_of, last_word
 from tinylane.evaluate.tasks.task import Options, Problem, Task, answer_of
 
 if TYPE_CHECKING:
@@ -85,30 +85,6 @@ def in_words(game: ShellGame) -> Task:
 
     settings = {"cups": game.cups, "swaps": game.swaps, "form": "words"}
     return Task("shell-game", problems, settings, extract, lambda a, b: a == b, title=_title(game))
-
-
-def game_of(model: Model) -> ShellGame | None:
-    """The shell game that a model was trained on, None if it was not.
-
-    Raises TinylaneError where the adapter's `task` does not say what it should.
-    """
-    task = getattr(model, "task", None)
-    if not isinstance(task, dict) or task.get("name") != "shell-game":
-        return None
-    lanes = task.get("lanes", LANES)
-    counts = [task.get("cups"), task.get("swaps")]
-    counts += lanes if isinstance(lanes, (list, tuple)) else [None]
-    if any(type(k) is not int or not 1 <= k <= 1024 for k in counts):
-        raise TinylaneError(
-            f"the adapter's task is {show(task)}; expected whole numbers for cups, swaps and lanes"
-        )
-    return ShellGame(task["cups"], task["swaps"], tuple(lanes))
-
-
-def last_word(text: str) -> str | None:
-    """The answer of a lane of the shell game."""
-    words = text.split()
-    return words[-1] if words else None
 
 
 def _title(game: ShellGame) -> str:

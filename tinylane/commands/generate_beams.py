@@ -10,11 +10,11 @@ from tinylane.commands import common
 from tinylane.core import __version__
 from tinylane.core.errors import TinylaneError
 from tinylane.core.model import Model
+from tinylane.evaluate.tasks.shell_game import last_word
 from tinylane.files.display import printable
-from tutorials.study.score_one import last_word
 
-# flags about what beams do not do: they neither sample, nor read each other, nor stop at strings
-OTHERS = (
+# Beams neither sample, nor read each other, nor stop at strings: they do not use these flags.
+UNUSED = (
     "collaborate",
     "lanes",
     "lane_prompt",
@@ -42,27 +42,27 @@ OTHERS = (
 
 
 def check(args: Any) -> None:
-    """Raise TinylaneError for flags that beam search has no use for."""
-    for name in OTHERS:
+    """Raise TinylaneError for flags that beam search does not use."""
+    for name in UNUSED:
         if getattr(args, name) not in (None, False):
             raise TinylaneError(
-                f"--{name.replace('_', '-')} has no meaning with --beams, which searches alone; "
-                "drop one of them"
+                f"--beams does not use --{name.replace('_', '-')}; leave out one of them"
             )
-    if args.beams < 1:
-        raise TinylaneError(f"--beams is {args.beams}; expected 1 or more")
 
 
 def search(
     args: Any, model: Model, prompt: str, max_tokens: int, template: Any, truth: str | None
 ) -> int:
-    """Search, and show the finished beams, best first; the exit code."""
+    """Search and print the finished beams, best first. truth: the shell game's answer.
+
+    Returns the exit code.
+    """
     from tinylane.evaluate.beam import beam_search
 
     began = time.perf_counter()
-    found = beam_search(model, prompt, args.beams, max_tokens, template=template)
+    beams = beam_search(model, prompt, args.beams, max_tokens, template=template)
     seconds = time.perf_counter() - began
-    answer = last_word(found[0].text) if truth is not None and found else None
+    answer = last_word(beams[0].text) if truth is not None and beams else None
     if args.json:
         document: dict[str, Any] = {
             "tinylane": __version__,
@@ -71,7 +71,7 @@ def search(
             "backend": model.backend,
             "dtype": model.dtype,
             "prompt": prompt,
-            "beams": [{"text": x.text, "tokens": x.tokens, "score": x.score} for x in found],
+            "beams": [{"text": x.text, "tokens": x.tokens, "score": x.score} for x in beams],
             "seconds": seconds,
             "peak_memory_bytes": common.peak_memory(model.backend),
         }
@@ -79,7 +79,7 @@ def search(
             document["task"] = {"name": "shell-game", "truth": truth, "correct": answer == truth}
         common.print_json(document)
         return 0
-    for k, one in enumerate(found, 1):
+    for k, one in enumerate(beams, 1):
         print(f"beam {k}, score {one.score:.3f} | {printable(one.text)}")
     if truth is not None:
         verdict = "correct" if answer == truth else "wrong"

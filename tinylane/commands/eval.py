@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from tinylane.commands import common
-from tinylane.commands.lanes import parse_omega
+from tinylane.commands import common, shared_flags
+from tinylane.commands.progress import Progress
 from tinylane.core import __version__
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import MAX_LANES, LaneMask
@@ -37,6 +35,87 @@ if TYPE_CHECKING:
     from tinylane.evaluate.results import AnswerRow
     from tinylane.evaluate.runner import Cell, Conditions
     from tinylane.evaluate.shards import Item
+
+
+def flags(p: Any) -> None:
+    """Add the command's flags."""
+    p.description += f" With --out: {shared_flags.RESUME}"
+    p.add_argument("task", choices=tuple(tasks.KINDS))
+    shared_flags.model_flags(p)
+    shared_flags.engine_flags(p)
+    task_flags(p)
+    g = p.add_argument_group("what is compared")
+    mode_flag(g, nargs="+", default=["joint", "independent"])
+    g.add_argument("--lanes", type=int, nargs="+", metavar="N", help="default: the task's")
+    shared_flags.rotation_flags(g, "with --mode joint: as --mode joint:O, or @file.json")
+    length_flags(p)
+    g.add_argument(
+        "--equal",
+        choices=("tokens", "steps"),
+        default="tokens",
+        help="what is the same for all numbers of lanes: tokens in all (default; fewer lanes may "
+        "write longer), or steps",
+    )
+    shared_flags.collaborate_flags(p)
+    g = p.add_argument_group("output")
+    g.add_argument("--out", metavar="DIR", help="keep every result; needed to go on after a stop")
+    shard_flag(g)
+    g.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    g.add_argument("--quiet", action="store_true", help="no progress")
+
+
+def mode_flag(g: Any, **more: Any) -> None:
+    """Which modes are run; more: of `add_argument`."""
+    default = more["default"]
+    shown = default if isinstance(default, str) else " ".join(default)
+    g.add_argument(
+        "--mode",
+        "--visibility",
+        dest="mode",
+        metavar="M",
+        help="independent, joint, joint:OMEGA (none, group_think, ntk, learned), group_think, "
+        f"hogwild, star, neighbours:K; default: {shown}",
+        **more,
+    )
+
+
+def shard_flag(g: Any) -> None:
+    """Which part of a run this process does."""
+    g.add_argument(
+        "--shard",
+        metavar="K/N",
+        help="do part K of N of the problems, into an --out of its own; `tinylane report` merges "
+        "the parts; under mlx.launch K is the rank + 1 and the parts are folders inside --out",
+    )
+
+
+def task_flags(p: Any) -> None:
+    """Which problems, and how an answer is read."""
+    g = p.add_argument_group("task")
+    g.add_argument("--data", metavar="FILE", help="JSON Lines, for gsm8k and jsonl")
+    g.add_argument("--question-field", metavar="NAME", help="default: question, problem or prompt")
+    g.add_argument("--answer-field", metavar="NAME", help="default: answer")
+    g.add_argument("--template", metavar="TEXT", help="the prompt, with {question} in it")
+    g.add_argument("--compare", choices=("math", "exact"), help="how answers are compared; math")
+    g.add_argument("--answer-pattern", metavar="RE", help="what an answer looks like")
+    g.add_argument("--cups", type=int, metavar="N", help="of the shell game in words")
+    g.add_argument("--swaps", type=int, metavar="N", help="of the shell game in words")
+    g.add_argument("--count", type=int, metavar="N", help="problems; default: all; generated: 1000")
+    g.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
+
+
+def length_flags(p: Any) -> None:
+    """How a prompt is written, how long the lanes may write, and how tokens are chosen."""
+    g = p.add_argument_group("prompt, length and sampling (defaults: the checkpoint's)")
+    shared_flags.prompt_flags(g)
+    g.add_argument(
+        "--max-tokens",
+        "-m",
+        type=int,
+        metavar="N",
+        help="of each lane, for the largest number of lanes; default: the task's, or 256",
+    )
+    shared_flags.sampling_flags(g)
 
 
 @dataclass(frozen=True)
@@ -57,7 +136,7 @@ class Setup:
 
     @property
     def silent(self) -> bool:
-        """Whether another process of mlx.launch speaks for all: that of shard 1."""
+        """Whether another process of mlx.launch, that of shard 1, prints for all."""
         return self.args.shard is None and self.shard is not None and self.shard.number > 1
 
     def settings(self, **more: Any) -> dict[str, Any]:
@@ -76,11 +155,11 @@ class Setup:
 def prepare(args: Any, lanes: Callable[[Task], list[int]], equal: str) -> Setup:
     """Read the flags, load the model and its task. lanes: of the task, where no flag says it.
 
-    Raises TinylaneError for what cannot be right or does not go together.
+    Raises TinylaneError for wrong flags and for flags that contradict each other.
     """
-    sampling = check(args)
-    together = common.parse_collaboration(args)
-    asked = options(args)
+    sampling = parse_flags(args)
+    together = shared_flags.collaboration(args)
+    asked = task_options(args)
     shard, out = assign(args.shard, args.out)
     if out is not None:
         check_folder(Path(out))
@@ -95,7 +174,7 @@ def prepare(args: Any, lanes: Callable[[Task], list[int]], equal: str) -> Setup:
             "it; give --model"
         )
     for cell in cells:
-        runner.reading(model, cell, conditions)  # refuses what does not go together
+        runner.reading(model, cell, conditions)  # refuses settings that contradict each other
     runner.check_prompts(model, problems)
     setup = Setup(args, model, task, problems, cells, conditions, shard, out)
     args.quiet = args.quiet or setup.silent
@@ -103,7 +182,7 @@ def prepare(args: Any, lanes: Callable[[Task], list[int]], equal: str) -> Setup:
 
 
 def run(args: Any) -> int:
-    """Run the command, or one shard of it; the exit code."""
+    """Run the command, or one shard of it; returns the exit code."""
     setup = prepare(args, lambda task: list(task.lanes), args.equal)
     model, task, problems = setup.model, setup.task, setup.problems
     work = setup.share([(index, cell) for index in range(len(problems)) for cell in setup.cells])
@@ -123,7 +202,8 @@ def run(args: Any) -> int:
                 rows.append(results.read(row, f"{journal.path}, line {number}", limits))
         stack.enter_context(saying_what_is_kept(journal, len(work)))
         progress = stack.enter_context(Progress(len(work), len(work) - len(todo), args.quiet))
-        for index, cell in progress.following(todo):
+        for index, cell in todo:
+            progress.at(name=f"problem {index + 1}, {cell.mode}, {cell.lanes} lanes")
             row = runner.solve(model, task, problems[index], index, cell, setup.conditions)
             if journal is not None:
                 journal.append(row)
@@ -148,7 +228,7 @@ def saying_what_is_kept(journal: Journal | None, total: int) -> Iterator[None]:
         ) from None
 
 
-def check(args: Any) -> dict[str, Any]:
+def parse_flags(args: Any) -> dict[str, Any]:
     """Validate the flags and return the sampling overrides. Raises TinylaneError."""
     if (args.count is not None and args.count < 1) or not 0 <= args.seed < 1 << 64:
         raise TinylaneError(
@@ -158,22 +238,19 @@ def check(args: Any) -> dict[str, Any]:
     for n in args.lanes or ():
         if not 1 <= n <= MAX_LANES:
             raise TinylaneError(f"--lanes is {n}; expected 1 to {MAX_LANES}")
-    if args.max_tokens is not None and args.max_tokens < 1:
-        raise TinylaneError(f"--max-tokens is {args.max_tokens}; expected 1 or more")
-    if any(not text for text in args.stop or ()):
-        raise TinylaneError("--stop is empty; expected a text of a character or more")
+    common.check_least(args, 1, "max_tokens")
     _check_modes(args)
     LaneMask.joint(1, args.lag or 0)
-    common.template(args)
-    return common.sampling(args)
+    shared_flags.template(args)
+    return shared_flags.sampling(args)
 
 
 def _check_modes(args: Any) -> None:
-    """Refuse modes that are none, and flags that none of the modes takes: they would do nothing."""
-    asked = [runner.parse_mode(label) for label in args.mode]
-    names = {found["name"] for found in asked}
-    open_joint = any(found["name"] == "joint" and "omega" not in found for found in asked)
-    starts = {found.get("omega", args.omega) for found in asked if found["name"] == "joint"}
+    """Refuse unknown modes, and flags that none of the modes uses."""
+    modes = [runner.parse_mode(label) for label in args.mode]
+    names = {mode["name"] for mode in modes}
+    open_joint = any(mode["name"] == "joint" and "omega" not in mode for mode in modes)
+    starts = {mode.get("omega", args.omega) for mode in modes if mode["name"] == "joint"}
     starts |= {"group_think"} & names
     takes = {
         "omega": (open_joint, "--mode joint"),
@@ -187,8 +264,8 @@ def _check_modes(args: Any) -> None:
             raise TinylaneError(f"--{flag.replace('_', '-')} needs {needs}")
 
 
-def options(args: Any) -> Options:
-    """What the flags say about the task."""
+def task_options(args: Any) -> Options:
+    """The flags about the task."""
     return Options(
         data=args.data,
         question=args.question_field,
@@ -204,13 +281,14 @@ def options(args: Any) -> Options:
 def conditions_of(
     args: Any, model: Model, task: Task, given: dict[str, Any], together: Collaboration | None
 ) -> Conditions:
-    """What is the same for all cells."""
+    """The settings that all cells share. given: the sampling flags."""
+    sampler = Sampler.from_config(model.sampling)
     return runner.Conditions(
         seed=args.seed,
-        sampler=replace(Sampler.from_config(model.sampling), **{**(task.sampling or {}), **given}),
+        sampler=replace(sampler, **{**(task.sampling or {}), **given}),
         stop=tuple(args.stop or ()),
-        template=common.template(args),
-        omega=parse_omega(args.omega),
+        template=shared_flags.template(args),
+        omega=shared_flags.parse_omega(args.omega),
         slot=args.slot,
         scale=args.omega_scale,
         prompt_lane=args.prompt_lane,
@@ -220,21 +298,21 @@ def conditions_of(
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that cannot be written to while nothing has been computed yet.
+    """Refuse a folder that cannot be written to, before anything is computed.
 
     Creates nothing, so that a later refusal leaves no folder.
     """
-    there = folder.absolute()
-    while not os.path.lexists(there):
-        there = there.parent
-    if not there.is_dir():
-        raise TinylaneError(f"--out {folder}: {there} is not a folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise TinylaneError(f"--out {folder}: {there} cannot be written to")
+    existing = folder.absolute()
+    while not os.path.lexists(existing):
+        existing = existing.parent
+    if not existing.is_dir():
+        raise TinylaneError(f"--out {folder}: {existing} is not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise TinylaneError(f"--out {folder}: {existing} cannot be written to")
 
 
 def notes(setup: Setup) -> None:
-    """Say once what the user may not expect."""
+    """Print once what the user may not expect."""
     model, task, problems, cells = setup.model, setup.task, setup.problems, setup.cells
     if setup.args.quiet:
         return
@@ -315,85 +393,3 @@ def _show(setup: Setup, rows: Sequence[AnswerRow]) -> None:
     if args.out is not None:
         others = " and the folders of the other shards" if args.shard is not None else ""
         common.note(f"tables and plots: tinylane report {args.out}{others}", args.quiet)
-
-
-class Progress:
-    """How far a run is: on a terminal a bar with the time left, else a line for every tenth."""
-
-    def __init__(self, total: int, before: int, quiet: bool) -> None:
-        self.total, self.before, self.finished = total, before, before
-        self.live = sys.stderr.isatty() and not quiet
-        self.every = 0 if quiet else max(total // 10, 1)
-        self.began = time.monotonic()
-        self._stack = ExitStack()
-        self._bar: Any = None
-        self._task: Any = None
-
-    def __enter__(self) -> Progress:
-        self._stack.__enter__()
-        if self.before and self.every:
-            left = "nothing left to do" if self.before == self.total else "going on"
-            print(f"{self.before} of {self.total} done before; {left}", file=sys.stderr, flush=True)
-        if self.live and self.before < self.total:
-            from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                TextColumn,
-                TimeElapsedColumn,
-                TimeRemainingColumn,
-            )
-            from rich.progress import Progress as Bar
-
-            self._bar = Bar(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-                speed_estimate_period=600,
-            )
-            self._stack.enter_context(self._bar)
-            self._task = self._bar.add_task("", total=self.total, completed=self.before)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        self._stack.__exit__(kind, error, at)
-
-    def following(self, work: Sequence[tuple[int, Cell]]) -> Iterator[tuple[int, Cell]]:
-        """The same work, saying what is being done."""
-        for index, cell in work:
-            if self._bar is not None:
-                self._bar.update(
-                    self._task, description=f"problem {index + 1}, {cell.mode}, {cell.lanes} lanes"
-                )
-            yield index, cell
-
-    def done(self) -> None:
-        """One more."""
-        self.finished += 1
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self.finished)
-        elif self.every and (self.finished % self.every == 0 or self.finished == self.total):
-            spent = time.monotonic() - self.began
-            left = spent / (self.finished - self.before) * (self.total - self.finished)
-            more = f", {duration(left)} left" if self.finished < self.total else ""
-            print(
-                f"{self.finished} of {self.total}, {duration(spent)}{more}",
-                file=sys.stderr,
-                flush=True,
-            )
-
-
-def duration(seconds: float) -> str:
-    """75 -> "1:15"; 4000 -> "1:06:40"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,192 @@
+"""`python tutorials/bench`: tinylane beside other programs, tiny; no time is asserted."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tinylane.commands.bench import PARTS
+from tinylane.commands.bench_engine import BenchCase, random_prompt
+from tinylane.commands.bench_shapes import shape, write_random
+from tinylane.core.config import ModelConfig
+from tinylane.files.memory import forecast
+from tutorials.bench import __main__ as command
+from tutorials.bench import engines
+from tutorials.bench.engines import build
+
+TINY = ("--shape", "tiny", "--prompt-tokens", 6, "-m", 4, "--repeats", 1, "--read-mib", 1)
+TINY = (*TINY, "--backend", "numpy", "--threads", 1)
+
+
+@pytest.fixture
+def ask(capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run the command in this process: exit code, stdout, stderr."""
+
+    def run(*argv: object) -> tuple[int, str, str]:
+        code = command.main([str(word) for word in argv])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the tiny shape."""
+    folder = tmp_path_factory.mktemp("bench")
+    write_random(shape("tiny"), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
+    """One run with everything on, in JSON, and its plot."""
+    pytest.importorskip("matplotlib")
+    plot, out = tmp_path_factory.mktemp("plot") / "steps.svg", io.StringIO()
+    words = [*TINY, "--prompt-tokens", 6, 12, "--lanes", 1, 2, "--repeats", 2, "--profile"]
+    words += ["--against", "llama3.np", "--json", "--quiet", "--plot", plot]
+    with contextlib.redirect_stdout(out):
+        assert command.main(list(map(str, words))) == 0
+    return json.loads(out.getvalue()), plot.read_text()
+
+
+# What it reports.
+
+
+def test_every_engine_lane_count_length_and_mode_is_reported(report: Any) -> None:
+    found, _ = report
+    cases = {(r["engine"], r["mode"], r["lanes"], r["prompt_tokens"]) for r in found["results"]}
+    assert cases == {
+        (engine, mode, lanes, prompt)
+        for engine in ("tinylane numpy", "llama3.np")
+        for mode in ("independent", "joint")
+        for lanes in (1, 2)
+        for prompt in (6, 12)
+        if mode == "independent" or (lanes == 2 and engine == "tinylane numpy")
+    }
+
+
+def test_ratios_are_pairs_with_the_same_tokens(report: Any) -> None:
+    ratios = report[0]["ratios"]
+    assert [(r["lanes"], r["prompt_tokens"]) for r in ratios] == [(1, 6), (2, 6), (1, 12), (2, 12)]
+    for r in ratios:
+        assert r["against"] == "llama3.np" and r["same_tokens"] == r["max_tokens"] == 4
+        for key in ("tokens_per_second", "first_token", "total"):
+            assert 0 < r[key]["low"] <= r[key]["median"] <= r[key]["high"]
+
+
+def test_the_plot_is_an_svg_with_a_line_for_every_contestant(report: Any) -> None:
+    _, plot = report
+    assert plot.startswith("<?xml") and "</svg>" in plot
+    for label in ("tinylane numpy", "tinylane numpy, joint", "llama3.np", "rows in the cache"):
+        assert f"<!-- {label} -->" in plot
+
+
+def test_the_report_names_machine_versions_and_settings(report: Any) -> None:
+    found, _ = report
+    assert found["model"] == {
+        "name": "tiny",
+        "random_weights": True,
+        "layers": 2,
+        "weight_bytes": forecast(shape("tiny")).weights,
+    }
+    assert found["machine"]["threads"] == 1 and found["machine"]["cores"] >= 1
+    assert found["versions"]["numpy"] == np.__version__ and found["dtype"] == "float32"
+    assert found["settings"]["lanes"] == [1, 2] and found["settings"]["repeats"] == 2
+    assert found["bandwidth_bytes_per_second"]["tinylane numpy"] > 0
+    assert set(found["load_seconds"]) == {"tinylane numpy", "llama3.np"}
+
+
+def test_a_result_holds_times_memory_and_bytes(report: Any) -> None:
+    found, _ = report
+    for r in found["results"]:
+        step = r["step_seconds"]
+        assert 0 < step["p10"] <= step["median"] <= step["p90"]
+        assert r["first_token_seconds"] > 0 and r["tokens_per_second"] > 0
+        assert r["total_seconds"] > 0 and r["peak_memory_bytes"] > 0
+        assert r["rounds"] == 2 and len(r["steps_by_index"]) == r["max_tokens"] - 1
+        ours = r["engine"] == "tinylane numpy"
+        assert (r["bytes_per_step"] is not None) == (r["bandwidth_share"] is not None) == ours
+
+
+def test_bytes_of_a_step_are_the_weights_and_half_of_what_is_written(report: Any) -> None:
+    r = next(x for x in report[0]["results"] if x["lanes"] == 2 and x["prompt_tokens"] == 12)
+    row = forecast(shape("tiny")).kv_per_token
+    # tied: the table is read as the head, once
+    assert r["bytes_per_step"] == forecast(shape("tiny")).weights + row * (12 + 2 * 4 // 2)
+
+
+def test_joint_cost_slope_and_profile_are_there(report: Any) -> None:
+    found, _ = report
+    assert [(r["lanes"], r["prompt_tokens"]) for r in found["joint_cost"]] == [(2, 6), (2, 12)]
+    slopes = {(r["engine"], r["mode"], r["lanes"]) for r in found["context_slope"]}
+    assert ("tinylane numpy", "joint", 2) in slopes and len(slopes) == 5
+    assert len(found["profiles"]) == 6
+    for r in found["profiles"]:
+        assert tuple(r["parts"]) == PARTS and r["step"] > 0
+        assert all(r["parts"][part] > 0 for part in PARTS)
+
+
+# Engines.
+
+
+@pytest.mark.parametrize("family", ("llama", "qwen2", "qwen3"))
+def test_engines_write_the_same_tokens(family: str, tmp_path: Path) -> None:
+    """Lane for lane and family for family; otherwise they would not do the same work."""
+    flags = {"qkv_bias": family == "qwen2", "qk_norm": family == "qwen3", "family": family}
+    config: ModelConfig = replace(shape("tiny"), tied=family != "qwen3", **flags)
+    write_random(config, tmp_path)
+    prompt = random_prompt(config.vocab, 7, 1)
+    one = build("tinylane numpy", tmp_path, "float32", 1).run(BenchCase(prompt, 1, 9))
+    assert len(one.tokens) == 9 and len(one.steps) == 8
+    for lanes in (1, 3):
+        peer = build("llama3.np", tmp_path, "float32", 1).run(BenchCase(prompt, lanes, 9))
+        assert peer.tokens == one.tokens
+
+
+@pytest.mark.parametrize("names", (("tinylane mlx",), ("mlx-lm", "transformers")))
+def test_other_libraries_write_the_same_tokens(names: tuple[str, ...], tiny: Path) -> None:
+    """mlx-lm imports transformers, which takes seconds: one test for both."""
+    for name in names:
+        pytest.importorskip({"tinylane mlx": "mlx", "mlx-lm": "mlx_lm"}.get(name, "torch"))
+    prompt = random_prompt(512, 7, 1)
+    one = build("tinylane numpy", tiny, "float32", 1).run(BenchCase(prompt, 1, 5))
+    for name in names:
+        engine = build(name, tiny, "float32", 1)
+        for lanes in (1, 2):
+            run = engine.run(BenchCase(prompt, lanes, 5))
+            assert run.tokens == one.tokens and len(run.steps) == 4 and run.first > 0
+        engine.reset()
+        assert engine.peak() >= 0 and engine.versions
+
+
+# What it refuses: one line, exit 2, before anything is loaded.
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    (
+        (("--against", "vllm"), "expected transformers, mlx-lm, llama3.np"),
+        (("--against", "llama3.np", "--adapter-path", "x"), "leave one"),
+        (("--shape", "tiny", "--lanes", 0), "--lanes 0"),
+    ),
+)
+def test_bad_input_is_one_line(ask: Any, words: Any, said: str) -> None:
+    code, out, err = ask(*words)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert err.startswith("tinylane: error: ") and said in err
+
+
+def test_a_peer_that_is_not_installed_is_named_with_how_to_get_it(
+    ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "find_spec", lambda name: None)
+    code, _, err = ask(*TINY, "--against", "mlx-lm")
+    assert code == 2 and "mlx_lm is not installed: pip install mlx-lm" in err

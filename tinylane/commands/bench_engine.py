@@ -1,0 +1,122 @@
+"""tinylane as `tinylane bench` times it: what is decoded, and what the decoding took."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinylane.core.decoding import Decoding
+from tinylane.core.lanes import LaneMask, LaneRoPE
+from tinylane.core.model import Model
+from tinylane.core.sampling import Sampler
+
+
+@dataclass(frozen=True)
+class BenchCase:
+    """What is decoded: `lanes` generations of one prompt of token ids, `count` tokens each.
+
+    Greedy, without an end token. prompt_lane: of joint lanes, "own" or 0 (method, section 2).
+    """
+
+    prompt: list[int]
+    lanes: int
+    count: int
+    mode: str = "independent"
+    prompt_lane: Any = "own"
+
+
+@dataclass
+class Timing:
+    """What decoding a case took: seconds to the first token, and of every later step; and the
+    tokens of lane 0."""
+
+    first: float
+    steps: list[float]
+    tokens: list[int]
+
+    @classmethod
+    def of(cls, began: float, marks: list[float], tokens: list[int]) -> Timing:
+        """began, marks: the clock at the beginning and after every token."""
+        steps = [b - a for a, b in pairwise(marks)]
+        return cls(marks[0] - began, steps, [int(token) for token in tokens])
+
+
+class Tinylane:
+    """tinylane, timed on one of its backends; the model's tokenizer and end tokens are not used."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = replace(
+            model, tokenizer=None, config=replace(model.config, eos_ids=()), sampling=None
+        )
+        self.versions = {model.backend: version(model.backend)}
+
+    def decoding(self, case: BenchCase) -> Decoding:
+        """The case after its prefill. Joint lanes of a model without Omega get `LaneRoPE.ntk`."""
+        rope, joint = self.model.lane_rope, case.mode == "joint"
+        if joint and rope is None:
+            lanes = max(case.lanes, 2)
+            rope = LaneRoPE.ntk(self.model.theta, case.count, lanes, case.prompt_lane)
+        named = LaneMask.joint if joint else LaneMask.independent
+        return Decoding(
+            self.model,
+            case.prompt,
+            case.lanes,
+            max_tokens=case.count,
+            sampler=Sampler(temperature=0),
+            lane_rope=rope,
+            lane_mask=named(case.lanes),
+        )
+
+    def run(self, case: BenchCase) -> Timing:
+        """Decode a case."""
+        began = time.perf_counter()
+        decoding = self.decoding(case)
+        marks = []
+        for _ in decoding:
+            marks.append(time.perf_counter())
+        return Timing.of(began, marks, decoding.lanes[0].tokens)
+
+    def step_bytes(self, case: BenchCase) -> int:
+        """Bytes a decoding step reads in the middle of a case: all weights once, and the cache.
+
+        Of an embedding that is not also the head only the tokens' rows are read: not counted.
+        """
+        params, c = self.model.params, self.model.config
+        skip = "model.embed_tokens."
+        weights = sum(w.nbytes for name, w in params.items() if not name.startswith(skip))
+        item = params["model.norm.weight"].itemsize
+        row = 2 * c.layers * c.kv_heads * c.head_dim * item
+        return weights + row * int(len(case.prompt) + case.lanes * case.count / 2)
+
+    def reset(self) -> None:
+        """Begin a new peak of MLX's memory."""
+        if self.model.backend == "mlx":
+            import mlx.core as mx
+
+            mx.reset_peak_memory()
+
+    def peak(self) -> int:
+        """The most bytes that MLX held; 0 on NumPy, whose memory is the process's."""
+        if self.model.backend == "mlx":
+            import mlx.core as mx
+
+            return mx.get_peak_memory()
+        return 0
+
+
+def engine(name: str, folder: Path, dtype: str, threads: int, adapter: Any = None) -> Tinylane:
+    """The engine of that name ("tinylane numpy" or "tinylane mlx") with its checkpoint loaded."""
+    from tinylane.checkpoints.load import load
+
+    return Tinylane(load(folder, backend=name.split()[1], dtype=dtype, adapter=adapter))
+
+
+def random_prompt(vocab: int, length: int, seed: int) -> list[int]:
+    """Token ids drawn from the vocabulary."""
+    return np.random.default_rng(seed).integers(vocab, size=length).tolist()
