@@ -179,7 +179,7 @@ BAD = {
     "--mode group_think --prompt-lane own": "takes no prompt_lane but 0",
     "--mode hogwild --omega @nothing.json": "nothing.json: cannot be read",
     "--mode all": "invalid choice: 'all'",
-    "--mode joint --beams 2": "--mode has no meaning with --beams",
+    "--mode joint --beams 2": "--beams does not use --mode",
 }
 
 

@@ -401,7 +401,7 @@ def test_generate_with_collaboration_prompts(ask: Any, chatty: str, tmp_path: Pa
         (["--collaborate", "/no/such"], "/no/such: no collaboration prompts"),
         (["--collaborate", "--without", "all"], "invalid choice: 'all'"),
         (["--collaborate", "--without", "system", "--max-tokens", "9"], "do not fit"),
-        (["--collaborate", "--beams", "2"], "no meaning with --beams"),
+        (["--collaborate", "--beams", "2"], "--beams does not use"),
     ],
 )
 def test_bad_flags_are_one_line(ask: Any, chatty: str, argv: Any, expected: str) -> None:

@@ -45,7 +45,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if self.before:
-            rest = "nothing is left to do" if self.before == self.total else "going on"
+            rest = "nothing left to do" if self.before == self.total else "going on"
             self.line(f"{self.before} of {self.total} done before; {rest}")
         if self._bar is not None:
             self._bar.start()
