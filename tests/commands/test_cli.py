@@ -336,7 +336,7 @@ def test_chat_flags_reach_the_template(ask: Any, plain: str, tmp_path: Path) -> 
 def test_in_a_terminal_lanes_stand_side_by_side_and_plain_lines_do_not(game: str) -> None:
     live = in_a_terminal("generate", "--model", game, "--seed", "2", "--pace", "0.01")
     last = live[live.rindex("╭") :]
-    assert "\x1b[1;36mlane 1/4" in last and "\x1b[1;33mlane 3/4" in last
+    assert "\x1b[1;94mlane 1/4" in last and "\x1b[1;32mlane 3/4" in last
     assert last.count("answer") >= 4 and "vote: " in last and "tokens/s" in last
     plain = in_a_terminal("generate", "--model", game, "--seed", "2", "--plain")
     assert "\x1b" not in plain and "lane 4/4 | " in plain
