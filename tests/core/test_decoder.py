@@ -17,10 +17,10 @@ from tinylane.core.decoder import (
     gated,
     make_plan,
     rms_norm,
-    spans,
 )
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Places
+from tinylane.core.numpy_ops import spans
 from tinylane.testing import check, example_case
 from tinylane.testing.checks import bound
 

@@ -78,7 +78,7 @@ def model_of(config: ModelConfig = SMALL, dtype: str = "float32") -> Model:
     }
     params = {name: w.astype(getattr(mx, dtype)) for name, w in params.items()}
     mx.eval(params)
-    return Model(config, params, "mlx", dtype, ops_name="fast")
+    return Model(config, params, "mlx", dtype, ops=mlx_ops.OPS)
 
 
 def model_dtype(model: Model) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tinylane.checkpoints.plan import fast_ops
 from tinylane.core.config import ModelConfig
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.core.model import Model
@@ -56,7 +57,13 @@ def small(
         kind = getattr(mx, dtype)
         params = {name: mx.array(w.astype(np.float32)).astype(kind) for name, w in params.items()}
     return Model(
-        config, params, backend, dtype, tokenizer=tokenizer, identity=identity, ops_name="fast"
+        config,
+        params,
+        backend,
+        dtype,
+        tokenizer=tokenizer,
+        identity=identity,
+        ops=fast_ops(backend),
     )
 
 

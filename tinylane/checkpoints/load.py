@@ -19,7 +19,7 @@ import numpy as np
 
 from tinylane.checkpoints.adapter import apply
 from tinylane.checkpoints.hub import resolve
-from tinylane.checkpoints.plan import Plan, choose_backend
+from tinylane.checkpoints.plan import Plan, choose_backend, choose_ops
 from tinylane.checkpoints.weights import CHUNK, EMBED, HEAD, WeightFiles
 from tinylane.files.safetensors import widen
 
@@ -98,7 +98,7 @@ def load(
         identity=plan.identity if tuned is None else tuned.identity(plan.identity),
         task=None if tuned is None else tuned.task,
         report=report,
-        ops_name=ops,
+        ops=choose_ops(ops, backend, config, any(name.endswith(".scales") for name in params)),
     )
 
 

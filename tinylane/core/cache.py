@@ -14,27 +14,16 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import SHARED, LaneMask, Places, Rotation
 from tinylane.core.rope import rotate, table
 
 Array = Any
 BLOCK = 256  # rows
-
-
-class Filler(Protocol):
-    """What a cache asks of the model that fills it."""
-
-    config: ModelConfig
-    backend: str
-    dtype: str
-
-    def array(self, x: np.ndarray) -> Array: ...
 
 
 class LaneCache:
@@ -44,13 +33,11 @@ class LaneCache:
     that use this cache. Keys and values per layer: (K, capacity, D) in the model's dtype.
     """
 
-    def __init__(
-        self, model: Filler, lane_rope: Rotation, lane_mask: LaneMask | None = None
-    ) -> None:
+    def __init__(self, model: Any, lane_rope: Rotation, lane_mask: LaneMask | None = None) -> None:
         self.lane_rope, self.lane_mask = lane_rope, lane_mask
         self.positions = np.zeros(0, dtype=np.int64)
         self.lanes = np.zeros(0, dtype=np.int64)
-        self.model: Any = model
+        self.model = model
         layers = model.config.layers
         self.keys: list[Array] = [None] * layers
         self.values: list[Array] = [None] * layers
@@ -63,7 +50,7 @@ class LaneCache:
         """Bytes of the buffers, spare rows included."""
         return sum(b.nbytes for b in [*self.keys, *self.values] if b is not None)
 
-    def check(self, model: Filler, lane_rope: Rotation | None) -> None:
+    def check(self, model: Any, lane_rope: Rotation | None) -> None:
         """Raise TinylaneError unless this cache was made by `model` for `lane_rope` (or None)."""
         if model is not self.model:
             raise TinylaneError("this cache was made by another model; use model.new_cache()")
@@ -176,7 +163,7 @@ class LaneCache:
     def load(
         cls,
         path: str | Path,
-        model: Filler,
+        model: Any,
         lane_rope: Rotation | None = None,
         lane_mask: LaneMask | None = None,
     ) -> LaneCache:

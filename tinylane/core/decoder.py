@@ -88,18 +88,6 @@ def scores(queries: Sequence[Array], keys: Array, block_of: np.ndarray | None) -
     return result
 
 
-def spans(block_of: np.ndarray, blocks: int) -> list[tuple[int, int]] | None:
-    """Where each block of keys begins and ends, if they follow one another; None if not.
-
-    >>> spans(np.array([0, 0, 0, 1, 1]), 2)
-    [(0, 3), (3, 5)]
-    """
-    if (block_of[1:] < block_of[:-1]).any():
-        return None
-    ends = np.searchsorted(block_of, np.arange(blocks), side="right").tolist()
-    return list(zip([0, *ends], ends, strict=False))
-
-
 def fold(q: Array, kv_heads: int) -> Array:
     """(..., H, T, D) -> (..., K, H/K*T, D), times D^-0.5: the heads of a group as rows of one
     product, so that K and V are never repeated."""

@@ -22,13 +22,13 @@ import numpy as np
 
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, LaneRoPE, Rotation, Row
-from tinylane.core.pipeline import Ahead, worthwhile
 from tinylane.core.prompt import Prompt, encode_lane_prompt, encode_prompt, end_ids
 from tinylane.core.sampling import Sampler, check, uniform
 
 if TYPE_CHECKING:
     from tinylane.core.cache import LaneCache
     from tinylane.core.model import Model
+    from tinylane.core.pipeline import Ahead
 
 
 @dataclass
@@ -356,13 +356,16 @@ class Decoding:
         self._ahead = None
         full = self.clock + 1 >= self.model.config.context
         last = full or all(len(lane.tokens) + 1 >= lane.max_tokens for lane in live)
-        if last or not worthwhile(self.model, self.sampler):
-            tokens, logprobs = self.sampler(logits, draws, history)
-        else:  # MLX: build the next pass while it computes the tokens
-            tokens, logprobs = drawn = self.sampler.draw(logits, draws, history)
-            lanes = [lane.index for lane in live]
-            self._ahead = Ahead(self.model, self.cache, self.mask, self.clock, lanes, drawn)
-            check(logprobs)
+        if self.model.backend == "mlx" and not last:
+            from tinylane.core.pipeline import Ahead, worthwhile
+
+            if worthwhile(self.model, self.sampler):  # build the next pass while MLX computes
+                drawn = tokens, logprobs = self.sampler.draw(logits, draws, history)
+                lanes = [lane.index for lane in live]
+                self._ahead = Ahead(self.model, self.cache, self.mask, self.clock, lanes, drawn)
+                check(logprobs)
+                return tokens.tolist(), logprobs.tolist()
+        tokens, logprobs = self.sampler(logits, draws, history)
         return tokens.tolist(), logprobs.tolist()
 
 

@@ -18,6 +18,7 @@ import mlx.core as mx
 import numpy as np
 
 from tinylane.core import decoder
+from tinylane.core.numpy_ops import spans
 
 Array = mx.array
 Params = dict[str, mx.array]
@@ -101,7 +102,7 @@ def _blocks(
     *batch, H, T, D = queries[0].shape
     K, S = keys.shape[-3:-1]
     folded = [decoder.fold(q, K) for q in queries]
-    if (places := decoder.spans(block_of, len(queries))) is not None:
+    if (places := spans(block_of, len(queries))) is not None:
         parts = zip(folded, places, strict=True)
         products = [q @ keys[..., a:b, :].swapaxes(-1, -2) for q, (a, b) in parts]
         scores = mx.concatenate(products, axis=-1)

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -21,9 +20,6 @@ from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Places, Rotation
 from tinylane.core.rope import frequencies
 
-OPS = ("auto", "plain", "fast")
-SMALL = 1 << 22  # weights of a model for which the fast operations save nothing on a CPU
-
 
 @dataclass
 class Model:
@@ -32,8 +28,7 @@ class Model:
     params: arrays of one library, matrices so that `x @ w` works. dtype: the activations'.
     lane_rope, visibility, lag: what the checkpoint or its adapter was trained with, the defaults
     of every call. sampling: generation_config's defaults. identity: a digest of its files.
-    ops_name: "plain" runs the functions of `decoder.py`, "fast" the backend's versions of them;
-    "auto" chooses, and `ops_name` then says which. Raises TinylaneError for another name.
+    ops: the functions of `decoder.py`, or a backend's faster versions (`tinylane.load` chooses).
     """
 
     config: ModelConfig
@@ -48,15 +43,15 @@ class Model:
     identity: str = ""
     task: dict | None = None  # the task it was trained on, if its adapter names one
     report: Any = None  # what the loader chose and from where
-    ops_name: str = "auto"
+    ops: Ops = PLAIN
 
     def __post_init__(self) -> None:
-        packed = any(key.endswith(".scales") for key in self.params)
-        self.ops_name = choose_ops(self.ops_name, self.backend, self.config, packed)
-        self.ops: Ops = PLAIN
-        if self.ops_name == "fast":  # `numpy_ops` or `mlx_ops`
-            self.ops = import_module(f"tinylane.core.{self.backend}_ops").OPS
         self.theta, self.attention_factor = frequencies(self.config.rope, self.config.head_dim)
+
+    @property
+    def ops_name(self) -> str:
+        """Which operations run: "plain" or "fast"."""
+        return "plain" if self.ops is PLAIN else "fast"
 
     @property
     def trained_for_lanes(self) -> bool:
@@ -174,25 +169,3 @@ def _integers(name: str, x: Any) -> np.ndarray:
             f"{name} has shape {array.shape} and dtype {array.dtype}; expected a flat integer array"
         )
     return array.astype(np.int64)
-
-
-def choose_ops(name: str, backend: str, config: ModelConfig, packed: bool = False) -> str:
-    """The operations that a model runs, "plain" or "fast"; "auto" takes the plain ones where the
-    fast ones save nothing (measured on a CPU; on a GPU, where nothing was timed, the fast ones).
-
-    packed: whether it has MLX-quantized weights, which only MLX's fast operations read. Raises
-    TinylaneError for another name, and for plain ones on packed weights.
-    """
-    if name not in OPS:
-        raise TinylaneError(f"ops is {name!r}; expected {', '.join(OPS)}")
-    if packed and name == "plain":
-        raise TinylaneError("ops plain cannot read packed weights; tinylane.load unpacks them")
-    if packed or name != "auto":
-        return "fast" if packed else name
-    if backend == "mlx":
-        import mlx.core as mx
-
-        if mx.default_device().type == mx.DeviceType.gpu:
-            return "fast"
-    weights = config.layers * 4 * config.width * config.mlp_width
-    return "plain" if weights < SMALL else "fast"

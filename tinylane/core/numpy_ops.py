@@ -132,7 +132,7 @@ def _scores(queries: list[Array], keys: Array, block_of: np.ndarray | None) -> A
     if block_of is None:
         return _product(queries[0], keys)
     block_of = block_of[: keys.shape[-2]]
-    if (places := decoder.spans(block_of, len(queries))) is not None:
+    if (places := spans(block_of, len(queries))) is not None:
         parts = zip(queries, places, strict=True)
         return np.concatenate([_product(q, keys[..., a:b, :]) for q, (a, b) in parts], axis=-1)
     scores = np.empty((*queries[0].shape[:-1], keys.shape[-2]), queries[0].dtype)
@@ -140,6 +140,18 @@ def _scores(queries: list[Array], keys: Array, block_of: np.ndarray | None) -> A
         some = np.flatnonzero(block_of == block)
         scores[..., some] = _product(q, keys[..., some, :])
     return scores
+
+
+def spans(block_of: np.ndarray, blocks: int) -> list[tuple[int, int]] | None:
+    """Where each block of keys begins and ends, if they follow one another; None if not.
+
+    >>> spans(np.array([0, 0, 0, 1, 1]), 2)
+    [(0, 3), (3, 5)]
+    """
+    if (block_of[1:] < block_of[:-1]).any():
+        return None
+    ends = np.searchsorted(block_of, np.arange(blocks), side="right").tolist()
+    return list(zip([0, *ends], ends, strict=False))
 
 
 def _product(q: Array, keys: Array) -> Array:

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from tinylane.checkpoints.plan import choose_ops
 from tinylane.core.config import ModelConfig
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Rotation
 from tinylane.core.model import Model
@@ -142,8 +143,8 @@ class Case:
             import mlx.core as mx
 
             params = {name: mx.array(w).astype(getattr(mx, dtype)) for name, w in params.items()}
-        chosen = ops or ("plain", "fast")[self.seed % 2]
-        return Model(self.config, params, backend, dtype, ops_name=chosen)
+        chosen = choose_ops(ops or ("plain", "fast")[self.seed % 2], backend, self.config)
+        return Model(self.config, params, backend, dtype, ops=chosen)
 
 
 def random_weights(config: ModelConfig, seed: int, adapted: bool = False) -> dict[str, Any]:
