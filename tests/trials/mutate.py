@@ -270,7 +270,9 @@ def changes(names: list[str], module: str, copy: Path) -> list[Change]:
         was, becomes = (
             " ".join(line[1:].strip() for line in lines if line.startswith(sign)) for sign in "-+"
         )
-        function = name.removeprefix(f"tinylane.{module.replace('/', '.')}.x").partition("__mutmut_")[0]
+        function = name.removeprefix(f"tinylane.{module.replace('/', '.')}.x").partition(
+            "__mutmut_"
+        )[0]
         function = function[1:].replace("ǁ", ".")  # x_function, xǁClassǁmethod
         changed.append(Change(f"{short(module)}.{function}", was, becomes))
     return changed
