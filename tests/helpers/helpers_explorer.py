@@ -40,7 +40,7 @@ READ = """() => {
 
 
 class Shown:
-    """What is on the screen now: the controls' values, the tokens, the sentence, the pictures."""
+    """What is on the screen now: the controls' values, the tokens, the sentence, the figures."""
 
     def __init__(self, seen: Visit, query: str | None = None) -> None:
         if query is not None:

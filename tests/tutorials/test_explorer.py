@@ -275,7 +275,7 @@ def test_it_reads_on_a_phone_and_a_desk_by_day_and_night(
     browser: Any, width: int, dark: bool, tmp_path: Path
 ) -> None:
     """No sideways scrolling; every word 4.5:1 on its ground; a mark of its own for every kind of
-    key; a name for every control and picture; nothing too small for a finger."""
+    key; a name for every control and figure; nothing too small for a finger."""
     query = "lanes=8&step=3&see=neighbours:2&lag=1&query=25,3"
     with visit(browser, FOLDER, f"explorer.html?{query}", width=width, dark=dark) as seen:
         seen.page.wait_for_selector(".cell")

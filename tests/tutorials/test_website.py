@@ -39,7 +39,7 @@ class Page(HTMLParser):
         self.links: list[str] = []
         self.loads: list[str] = []
         self.ids: set[str] = set()
-        self.pictures: list[str | None] = []  # alt texts
+        self.images: list[str | None] = []  # alt texts
         self.elements: dict[str, int] = {}
         self.feed(text)
 
@@ -54,9 +54,9 @@ class Page(HTMLParser):
         if tag == "link" and given.get("rel") not in ("canonical", "prev", "next"):
             self.loads.append(given.get("href") or "")
         if tag == "img":
-            self.pictures.append(given.get("alt"))
+            self.images.append(given.get("alt"))
         if tag == "svg" and given.get("role") == "img":
-            self.pictures.append(given.get("aria-label"))
+            self.images.append(given.get("aria-label"))
 
 
 @pytest.fixture(scope="session")
@@ -155,8 +155,8 @@ def test_no_page_loads_anything_from_another_host(site: Path) -> None:
         assert re.findall(r"""(?:url\(|@import)\s*["']?(?:https?:)?//""", text) == [], path
 
 
-def test_every_picture_has_words(site: Path) -> None:
-    found = [(path.name, alt) for path in pages(site) for alt in page(path).pictures]
+def test_every_figure_has_words(site: Path) -> None:
+    found = [(path.name, alt) for path in pages(site) for alt in page(path).images]
     assert len(found) > 15
     assert [name for name, alt in found if not alt or len(alt) < 30] == []
 
@@ -184,7 +184,7 @@ def test_every_page_fits_a_phone_in_the_dark_and_asks_no_other_host(
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("name", ["index.html", "tutorials/06_lanerope.html"])
 def test_pages_on_a_wide_screen(site: Path, browser: Any, name: str, dark: bool) -> None:
-    """It takes the reader's colours, text stands out from its ground, pictures are there."""
+    """It takes the reader's colours, text has contrast, figures are there."""
     with visit(browser, site, name, dark=dark) as seen:
         seen.settled()
         assert seen.overflow == 0

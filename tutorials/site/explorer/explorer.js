@@ -2,7 +2,7 @@
 //
 // The functions at the top are the mathematics of tinylane/core/lanes.py and rope.py once more. A
 // test compares the two over thousands of cases. Below them is the page: one state, which the URL
-// keeps, and a function for every picture. No library, no build step.
+// keeps, and a function for every figure. No library, no build step.
 //
 //   N lanes   P prompt tokens   [i, m]: position and lane of the query   [j, n]: of the key
 
@@ -126,7 +126,7 @@ export function toURL(state) {
 const KINDS = { // all that a token can be for the query: its mark, its name
   query: ["◆", "the query"], shared: ["■", "prompt"], own: ["●", "own lane"],
   other: ["▲", "other lanes"], hidden: ["×", "not read"], lag: ["…", "too recent"],
-  prompt: ["×", "not for the prompt"], later: ["›", "later"], drawn: ["○", "drawn now"],
+  prompt: ["×", "not for the prompt"], later: ["›", "later"], drawn: ["○", "sampled now"],
   future: ["", "not yet written"],
 };
 const number = (x, digits = 0) => x.toFixed(digits).replace("-", "−");
@@ -172,12 +172,12 @@ function sentence(view, key) {
     shared: `the prompt is shared by all lanes, and ${j} ≤ ${i}`,
     own: `it is lane ${m}’s own past: ${j} ≤ ${i}`,
     other: `lane ${m} may read lane ${n}, and ${j} ≤ ${i}${lag ? ` − lag ${lag}` : ""}`,
-    prompt: "a prompt token sees the prompt only: it is computed once, before any lane",
+    prompt: "a prompt token sees the prompt only: it is computed once, before the lanes",
     hidden: `the matrix does not let lane ${m} read lane ${n}`,
     lag: `another lane’s token is read ${lag} late: this one from position ${j + lag} on`,
     later: `it comes later: ${j} > ${i}`,
-    drawn: `it is drawn in this step, ${step}; it is fed, and can be seen, in the next`,
-    future: `at step ${step} nobody has written it yet`,
+    drawn: `it is sampled in this step, ${step}; it is fed, and can be seen, in the next step`,
+    future: `at step ${step} it is not written yet`,
   };
   const seen = ["query", "shared", "own", "other"].includes(kind), share = heard(view)[key];
   const percent = Math.round(share / 10) || "under 1";
@@ -194,13 +194,13 @@ function sentence(view, key) {
 
 /** Where the words come from, and whether the lanes are right. */
 function provenance({ state, data, run }) {
-  if (!run) return "Places only: no run is recorded for this prompt length, lanes, mask and lag.";
+  if (!run) return "Positions only: there is no recording for this prompt, lanes, mask and lag.";
   const last = (words) => words.findLast((word) => word !== "<end>");
   const right = run.lanes.filter((words) => last(words) === data.answer).length;
   return (
-    `Recorded: the model inside, the shell game of seed ${data.seed}. Where is everything? ` +
+    `Recorded: the included model, the shell game of seed ${data.seed}. The answer is ` +
     `${data.answer}; ${right} of ${state.lanes} lanes end with it.` +
-    (run.attention ? " Bars: whom the query listened to (mean of layers and heads)." : "") +
+    (run.attention ? " Bars: the query's attention (mean of layers and heads)." : "") +
     (state.omega === "learned" ? "" : " The words were written with the learned Omega.")
   );
 }
@@ -225,8 +225,8 @@ const text = (x, y, what, anchor = "middle", kind = "") =>
 const hatch = (node) => set(node, { style: "fill: url(#lx-hatch)" });
 const widthFor = (node) => Math.max(node.parentElement.clientWidth, 280);
 
-/** Shapes into a picture of that size; label: what it shows, in words. */
-const picture = (node, width, height, label, shapes) =>
+/** Draws shapes into a figure of that size; label: what it shows, in words. */
+const figure = (node, width, height, label, shapes) =>
   set(node, { width, height, role: "img", "aria-label": label }).replaceChildren(...shapes);
 
 /** Marks for [kind, x, y]: square, circle, triangle for what is seen, a dot for what is not. */
@@ -268,7 +268,7 @@ function layout(state, width) {
   const size = one ? [21, 21] : [42, 74];
   const under = band([SHARED], 0, P, 0, one ? N * high : high, size, "the prompt, for all lanes");
   if (!one) y = under + 18;
-  const lanes = times(N, (m) => m), title = "the lanes, one token a step";
+  const lanes = times(N, (m) => m), title = "the lanes, one token per step";
   return { boxes, axis, height: band(lanes, P, columns, left, high, [39, 74], title) - 6 };
 }
 
@@ -335,7 +335,7 @@ function drawMask({ state, parts }, key) {
   const bands = [rect(0, at(query), side, a, "band"), rect(at(key), 0, a, side, "band")];
   if (at(key) < 0) bands.pop();
   const label = `The mask of ${all.length} tokens: ${points.length} visible pairs`;
-  picture(parts.mask, side, side, label, [...rules, ...marks(points, a * 0.38), ...bands]);
+  figure(parts.mask, side, side, label, [...rules, ...marks(points, a * 0.38), ...bands]);
 }
 
 /** A dial for each plane: dashed the turn by position, an arc the turn by lane, a hand for both. */
@@ -358,7 +358,7 @@ function drawDials({ state, theta, Omega, virtual, parts }, key) {
     ]);
   };
   const height = high * Math.ceil(theta.length / 8);
-  picture(parts.dials, width, height, "The angle of each plane, query to key", theta.map(dial));
+  figure(parts.dials, width, height, "The angle of each plane, query to key", theta.map(dial));
 }
 
 /** The score of a unit query and key: for every difference of lanes a curve over positions. */
@@ -384,7 +384,7 @@ function drawScores({ state, theta }, key, node, Omega, own) {
   shapes.push(line(cx, 0, cx, bottom, "at"), circle(cx, cy, 5, "tip"));
   for (const tick of [-R, 0, R]) shapes.push(text(x(tick), bottom + 14, number(tick)));
   const said = `${number(f(p, l), 3)} at j−i = ${number(p)}, n−m = ${number(l)}`;
-  picture(node, width, bottom + 20, `The score is ${said}`, shapes);
+  figure(node, width, bottom + 20, `The score is ${said}`, shapes);
   node.nextElementSibling.textContent = said;
 }
 
@@ -404,8 +404,8 @@ function drawVirtual(view, key) {
   const [p, l] = difference(query, key, 0);
   const far = p + l * slot, said = `${number(p)} + ${number(l)}·${slot} = ${number(far)}`;
   const shapes = [ahead, ...names, ...marks(points, clamp(step * 0.4, 1.2, 4)), ...pair];
-  picture(parts.line, width, end + 4, `Virtual positions; the distance is ${said}`, shapes);
-  const where = far > 0 ? ", ahead of the query: no pretrained model has met that" : "";
+  figure(parts.line, width, end + 4, `Virtual positions; the distance is ${said}`, shapes);
+  const where = far > 0 ? ", ahead of the query: no pretrained model has seen that" : "";
   parts.far.textContent = `The key is (j−i) + (n−m)·slot = ${said} away${where}.`;
 }
 
