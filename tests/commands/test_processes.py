@@ -83,7 +83,5 @@ def test_the_site_is_built_in_a_checkout_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(docs, "ROOT", tmp_path)
-    with pytest.raises(
-        SystemExit, match=r"run python tutorials/build in a checkout"
-    ):
+    with pytest.raises(SystemExit, match=r"run python tutorials/build in a checkout"):
         docs.main([])

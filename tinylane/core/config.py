@@ -36,10 +36,10 @@ class ModelConfig:
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of a dense file, in file layout (out, in); no `lm_head` when tied."""
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab, self.width)}
+        shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab, self.width)}
         for i in range(self.layers):
             at = f"model.layers.{i}."
-            found[at + "input_layernorm.weight"] = (self.width,)
+            shapes[at + "input_layernorm.weight"] = (self.width,)
             for name, out, into, bias in (
                 ("self_attn.q_proj", q, self.width, self.qkv_bias),
                 ("self_attn.k_proj", kv, self.width, self.qkv_bias),
@@ -49,14 +49,14 @@ class ModelConfig:
                 ("mlp.up_proj", self.mlp_width, self.width, self.mlp_bias),
                 ("mlp.down_proj", self.width, self.mlp_width, self.mlp_bias),
             ):
-                found[at + name + ".weight"] = (out, into)
+                shapes[at + name + ".weight"] = (out, into)
                 if bias:
-                    found[at + name + ".bias"] = (out,)
+                    shapes[at + name + ".bias"] = (out,)
             if self.qk_norm:
-                found[at + "self_attn.q_norm.weight"] = (self.head_dim,)
-                found[at + "self_attn.k_norm.weight"] = (self.head_dim,)
-            found[at + "post_attention_layernorm.weight"] = (self.width,)
-        found["model.norm.weight"] = (self.width,)
+                shapes[at + "self_attn.q_norm.weight"] = (self.head_dim,)
+                shapes[at + "self_attn.k_norm.weight"] = (self.head_dim,)
+            shapes[at + "post_attention_layernorm.weight"] = (self.width,)
+        shapes["model.norm.weight"] = (self.width,)
         if not self.tied:
-            found["lm_head.weight"] = (self.vocab, self.width)
-        return found
+            shapes["lm_head.weight"] = (self.vocab, self.width)
+        return shapes

@@ -84,61 +84,73 @@ class Result:
         return [lane.text for lane in self.lanes]
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What a `Decoding` takes beside the model, the prompt and the number of lanes."""
+
+    max_tokens: int | Sequence[int] = 256  # of each lane; or one number per lane
+    total_tokens: int | None = None  # of all lanes together: no step is taken that goes beyond
+    stop: Sequence[str] = ()  # strings that end a lane
+    sampler: Sampler | None = None  # None takes the checkpoint's generation_config
+    seed: int = 0
+    lane_rope: Rotation | None = None  # None takes what the checkpoint was trained with
+    lane_mask: LaneMask | None = None  # None takes what the checkpoint was trained with
+    lane_prompts: Sequence[str | Sequence[int]] | None = None  # a text or token ids per lane
+    template: dict[str, Any] | None = None  # keyword arguments of `Tokenizer.prompt_ids`
+    chunk: int = 512  # rows of a prefill pass
+
+
 class Decoding:
     """N lanes of one prompt, step by step.
 
-    prompt: text, chat messages, or token ids. lane_prompts: one text or id list per lane.
-    max_tokens: for every lane, or one number per lane; total_tokens: for all lanes together
-    (a step that would go beyond it is not taken).
-    sampler: None takes the checkpoint's generation_config. lane_rope (any `Rotation`), lane_mask:
-    None takes what the checkpoint was trained with (`Model.rope`, `Model.mask`; by name:
-    `tinylane.mode`). stop: strings that end a lane.
-    chunk: rows of a prefill pass. template: keyword arguments of `Tokenizer.prompt_ids`.
-    Raises TinylaneError for an empty prompt, one that leaves no room in the context, and settings
-    out of range. Laws 7, 8, 9 and 13 are about this class (method, section 5).
+    prompt: text, chat messages, or token ids. settings: the fields of `Settings`, by keyword;
+    `tinylane.mode` gives a rotation and a mask by name. Raises TinylaneError for an empty prompt,
+    one that leaves no room in the context, and settings out of range. Laws 7, 8, 9 and 13 are about
+    this class.
+
+    >>> from tinylane.core.config import ModelConfig
+    >>> from tinylane.core.model import Model
+    >>> from tinylane.core.random_weights import random_params
+    >>> config = ModelConfig()
+    >>> model = Model(config, random_params(config, seed=0))
+    >>> decoding = Decoding(model, [5, 6, 7], lanes=2, max_tokens=4)
+    >>> step = decoding.step()  # the prompt stands at positions 0 to 2
+    >>> step.position, len(step.tokens), len(decoding.cache)
+    (3, 2, 3)
+    >>> step = decoding.step()  # the two tokens are fed, and two more are drawn
+    >>> step.position, decoding.cache.lanes.tolist()
+    (4, [-1, -1, -1, 0, 1])
     """
 
-    def __init__(
-        self,
-        model: Model,
-        prompt: Prompt,
-        lanes: int = 1,
-        *,
-        max_tokens: int | Sequence[int] = 256,
-        total_tokens: int | None = None,
-        sampler: Sampler | None = None,
-        lane_rope: Rotation | None = None,
-        lane_mask: LaneMask | None = None,
-        lane_prompts: Sequence[str | Sequence[int]] | None = None,
-        seed: int = 0,
-        stop: Sequence[str] = (),
-        chunk: int = 512,
-        template: dict[str, Any] | None = None,
-    ) -> None:
-        began = time.perf_counter()
-        self.model, self.seed, self.stop = model, _whole("seed", seed, 0, 2**128 - 1), tuple(stop)
+    def __init__(self, model: Model, prompt: Prompt, lanes: int = 1, **settings: Any) -> None:
+        began, s = time.perf_counter(), Settings(**settings)
         n = _whole("lanes", lanes, 1, MAX_LANES)
-        self.mask = lane_mask or model.mask(n)
+        self.model, self.stop = model, tuple(s.stop)
+        self.seed = _whole("seed", s.seed, 0, 2**128 - 1)
+        self.chunk = _whole("chunk", s.chunk, 1)
+        self.total_tokens = s.total_tokens
+        if s.total_tokens is not None:
+            self.total_tokens = _whole("total_tokens", s.total_tokens, n)
+        self.sampler = s.sampler or Sampler.from_config(model.sampling)
+        self.mask = s.lane_mask or model.mask(n)
         if self.mask.n < n:
             raise TinylaneError(f"{n} lanes, but visibility is {self.mask.n} x {self.mask.n}")
-        self.sampler = sampler or Sampler.from_config(model.sampling)
-        rope = model.rope(lane_rope)
+        rope = model.rope(s.lane_rope)
         alone = not (self.mask.visibility & ~np.eye(self.mask.n, dtype=bool)).any()
         if alone and isinstance(rope, LaneRoPE) and rope.prompt_lane == "own":
             rope = LaneRoPE.none(model.theta)  # law 7: the same numbers, with one rotation less
-        self.chunk = _whole("chunk", chunk, 1)
-        budgeted = total_tokens is not None
-        self.total_tokens = _whole("total_tokens", total_tokens, n) if budgeted else None
-        self.prompt = encode_prompt(model, prompt, template)
-        given = [""] * n if lane_prompts is None else lane_prompts
-        own = [encode_lane_prompt(model, p) for p in given]
-        if len(own) != n:
-            raise TinylaneError(f"{len(own)} lane prompts for {n} lanes; expected one per lane")
-        many = isinstance(max_tokens, (Sequence, np.ndarray))
-        budget: list[Any] = list(max_tokens) if many else [max_tokens] * n  # type: ignore[arg-type]
-        if len(budget) != n:
-            raise TinylaneError(f"{len(budget)} values of max_tokens for {n} lanes")
-        self.clock = len(self.prompt) + max(map(len, own))  # of the next tokens to be drawn
+        self.prompt = encode_prompt(model, prompt, s.template)
+        lane_prompts = [""] * n if s.lane_prompts is None else s.lane_prompts
+        lane_ids = [encode_lane_prompt(model, text) for text in lane_prompts]
+        if len(lane_ids) != n:
+            raise TinylaneError(
+                f"{len(lane_ids)} lane prompts for {n} lanes; expected one per lane"
+            )
+        limits: Any = s.max_tokens
+        limits = list(limits) if isinstance(limits, (Sequence, np.ndarray)) else [limits] * n
+        if len(limits) != n:
+            raise TinylaneError(f"{len(limits)} values of max_tokens for {n} lanes")
+        self.clock = len(self.prompt) + max(map(len, lane_ids))  # of the next tokens to be drawn
         if self.clock >= model.config.context:
             raise TinylaneError(
                 f"the prompt has {self.clock} tokens; this model's context is "
@@ -147,14 +159,15 @@ class Decoding:
         self.cache: LaneCache = model.new_cache(rope, self.mask)
         self.lanes: list[Lane] = []
         self.steps = 0
+        self._ends = end_ids(model)
         self._streams: dict[int, Any] = {}
         self._feed: list[Row] = []  # rows for the next pass
         self._logits: dict[int, Any] = {}  # lane -> (V,) logits its next token is drawn from
         self._ahead: Ahead | None = None  # the next pass, if it was built early
         rows = [(token, i, SHARED) for i, token in enumerate(self.prompt)]
         self._prompt_logits = self._forward(rows)[SHARED]
-        for m in range(n):
-            self.join(own[m], max_tokens=budget[m])
+        for ids, limit in zip(lane_ids, limits, strict=True):
+            self.join(ids, max_tokens=limit)
         self.prefill_seconds = time.perf_counter() - began
         self.seconds = 0.0
 
@@ -271,7 +284,7 @@ class Decoding:
             yield self.step()
 
     def result(self) -> Result:
-        """What there is now."""
+        """The state of the lanes now, as a `Result`."""
         settings = {
             "seed": self.seed,
             "sampler": asdict(self.sampler),
@@ -284,10 +297,6 @@ class Decoding:
         return Result(list(self.prompt), list(self.lanes), *counted, settings)
 
     # Within.
-
-    @property
-    def _ends(self) -> frozenset[int]:
-        return end_ids(self.model)
 
     def _lane(self, m: int) -> Lane:
         if not 0 <= m < len(self.lanes):
@@ -324,7 +333,7 @@ class Decoding:
         """Feed rows, in chunks that never part a position: each lane's logits after its last."""
         rows = sorted(rows, key=lambda row: row[1])
         last = {lane: k for k, (_, _, lane) in enumerate(rows)}
-        found: dict[int, Any] = {}
+        logits_of: dict[int, Any] = {}
         start, before = 0, len(self.cache)
         while start < len(rows):
             stop = min(start + self.chunk, len(rows))
@@ -340,11 +349,11 @@ class Decoding:
             except BaseException:  # Ctrl-C above all: earlier chunks must not be fed twice
                 self.cache.rewind(before)
                 raise
-            found.update({lane: logits[k] for k, lane in enumerate(wanted)})
+            logits_of.update({lane: logits[k] for k, lane in enumerate(wanted)})
             start = stop
             if start < len(rows):
                 self.cache.settle()
-        return found
+        return logits_of
 
     def _draw(self, live: list[Lane]) -> tuple[list[int], list[float]]:
         rows = [self._logits[lane.index] for lane in live]

@@ -1,20 +1,20 @@
 """Hogwild! inference (arXiv:2504.06261): every lane reads one text, its own part last.
 
-In the view of lane m the rows that it sees stand as one plain sequence without gaps: the prompt,
-then what each other lane wrote, in the order of lanes, then what m wrote. Keys stay cached as they
-stand in their own block (the prompt or a lane), turned by their index there, and the query moves:
-for each block it is turned to its own place in the view less the place where that block begins,
+For lane m the rows that it sees stand as one plain sequence without gaps: the prompt, then what
+each other lane wrote, in the order of lanes, then what m wrote. This sequence is the lane's view. A
+cached key is turned by its index in its block (the prompt, or a lane), and stays so. The query
+moves: for each block it is turned by its place in the view less the place where the block begins,
 
     R(a) q . R(b + j) k  =  R(a - b) q . R(j) k        a: query's place, b: block's, j: key's index
 
 A query is so turned once for every block, and one softmax runs over all of them. A block is as long
 as the number of its rows that this query sees, counted by the mask: lag, any visibility, lanes that
-join late, are dropped or trimmed need nothing of their own. YaRN's attention factor is in a key
-once and in a query once, as ever. There is nothing to train. N lanes cost N + 1 products of queries
+join late, are dropped or trimmed need no special case. YaRN's attention factor is in each key once
+and in each query once. There is nothing to train. N lanes cost N + 1 products of queries
 and keys in place of one.
 
 Not handled: masks that hide the beginning of a block and show its end. A row that comes after a
-later row of its own block was cached is refused, for the indices of cached rows would change.
+later row of its block was cached is refused, because the indices of cached rows would change.
 
     T query rows      S key rows      B blocks      D channels of one head
 """
@@ -44,11 +44,11 @@ class Hogwild:
         blocks, block_of = np.unique(key_lanes, return_inverse=True)  # SHARED is the first
         seen = mask.visible(*places)
         length = np.stack([seen[:, key_lanes == n].sum(axis=1) for n in blocks], axis=1)  # (T, B)
-        own = lanes[:, None] == blocks
-        others = np.where(own, 0, length)
-        begin = np.where(own, others.sum(axis=1, keepdims=True), others.cumsum(axis=1) - others)
-        index = length[own] - 1  # a row sees itself and the rows of its block before it
-        place = begin[own] + index
+        is_own = lanes[:, None] == blocks
+        others = np.where(is_own, 0, length)
+        begin = np.where(is_own, others.sum(axis=1, keepdims=True), others.cumsum(axis=1) - others)
+        index = length[is_own] - 1  # a row sees itself and the rows of its block before it
+        place = begin[is_own] + index
         keys = index[:, None] * theta
         if len(blocks) == 1:
             return keys, (keys,), None

@@ -230,18 +230,18 @@ class LaneRoPE:
     def views(self, theta: np.ndarray, mask: LaneMask, places: Places) -> Views:
         """As `Rotation.views`: one block, or two for `prompt_lane="own"` (method, section 2.1).
 
-        Two are needed only where a lane other than 0 with a rotation of its own looks at shared
-        and at lane keys in one softmax.
+        Two are needed only where a lane other than 0, turned by Omega, looks at shared keys and at
+        lane keys in one softmax.
         """
         positions, lanes, _, key_lanes = places
         base = positions[:, None] * theta
         layers = range(1 if self.omega.ndim == 1 else len(self.omega))
-        own = [base + self.angles(lanes, layer) for layer in layers]
-        turned = own[0] if self.omega.ndim == 1 else np.stack(own)
+        per_layer = [base + self.angles(lanes, layer) for layer in layers]
+        turned = per_layer[0] if self.omega.ndim == 1 else np.stack(per_layer)
         shared = key_lanes == SHARED
         count = int(shared.sum())
         if self.prompt_lane == "own" and count > 0:
-            if count == len(shared):  # a query that only meets shared keys: its lane adds nothing
+            if count == len(shared):  # queries that only score shared keys
                 return turned, (base,), None
             if self.omega.any() and (lanes > 0).any():
                 return turned, (base, turned), (~shared).astype(np.int32)

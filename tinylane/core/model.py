@@ -70,7 +70,7 @@ class Model:
         return LaneMask(np.asarray(self.visibility)[:n, :n], self.lag)
 
     def rope(self, lane_rope: Rotation | None = None) -> Rotation:
-        """`lane_rope`, checked against this model's sizes, or the model's own, or none."""
+        """`lane_rope`, checked against this model's sizes, else the model's, else no lane rotation."""
         rope = lane_rope or self.lane_rope or LaneRoPE.none(self.theta)
         sizes = (self.config.layers, self.config.head_dim // 2)
         if isinstance(rope, LaneRoPE) and rope.omega.shape not in (sizes, sizes[1:]):
@@ -152,7 +152,7 @@ class Model:
                 f"lane {wrong} is outside the mask's 0 .. {mask.n - 1} (SHARED is {SHARED})"
             )
         plan = self.plan(rope, mask, places)
-        # MLX gathers by 32-bit indices, unchecked: what is out of range must not get there.
+        # MLX gathers by 32-bit indices, unchecked: an index out of range must not get there.
         index = self.array(ids.astype(np.int32))
         some = None if keep is None else self.array(keep.astype(np.int32))
         put = None if cache is None else cache.put

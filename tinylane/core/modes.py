@@ -132,8 +132,8 @@ def lane_rope(
         raise TinylaneError(f"omega is {show(omega, 40)}; expected {', '.join(STARTS)} or numbers")
     if omega == "learned" and model.lane_rope is None:
         raise TinylaneError("omega learned: this model has none; give --adapter-path")
-    own = _fitting(model, model.lane_rope or LaneRoPE.none(model.theta))
-    return own if prompt_lane is None else LaneRoPE(own.omega, where)
+    rope = _fitting(model, model.lane_rope or LaneRoPE.none(model.theta))
+    return rope if prompt_lane is None else LaneRoPE(rope.omega, where)
 
 
 def _fitting(model: Model, rope: LaneRoPE) -> LaneRoPE:

@@ -1,7 +1,6 @@
-"""The oracle of `tinylane.core.decoding`: no cache, no batch, a fresh pass over all rows each token.
+"""The oracle of `decoding`: no cache, no batch, a fresh pass over all rows for each token.
 
-Slow, and short enough to be seen right at a glance. It stays in the package as what the fast path
-is tested against. Not handled: stop strings, budgets, lanes that join or leave.
+Slow, and short enough to check by eye. The fast path is tested against it. Not handled: stop strings, budgets, lanes that join or leave.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def naive(
     """
     clock = len(prompt) + max(map(len, lane_prompts))
     rows: list[Row] = [(token, i, SHARED) for i, token in enumerate(prompt)]
-    lanes = [Lane(m, list(own), clock, max_tokens) for m, own in enumerate(lane_prompts)]
+    lanes = [Lane(m, list(ids), clock, max_tokens) for m, ids in enumerate(lane_prompts)]
     for lane in lanes:
         begin = clock - len(lane.prompt)
         rows += [(token, begin + k, lane.index) for k, token in enumerate(lane.prompt)]

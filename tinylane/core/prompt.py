@@ -1,4 +1,4 @@
-"""From a user's prompt to token ids, by the checkpoint's own tokenizer."""
+"""From a user's prompt to token ids, by the checkpoint's tokenizer."""
 
 from __future__ import annotations
 
@@ -17,17 +17,16 @@ Prompt = str | list[dict] | Sequence[int]
 
 def end_ids(model: Model) -> frozenset[int]:
     """The union of the end tokens that config, generation_config and tokenizer name."""
-    own = model.tokenizer.eos_ids if model.tokenizer is not None else ()
-    return frozenset(model.config.eos_ids) | frozenset(own)
+    named = model.tokenizer.eos_ids if model.tokenizer is not None else ()
+    return frozenset(model.config.eos_ids) | frozenset(named)
 
 
 def end_token(model: Model) -> int | None:
-    """The one that ends a text: the tokenizer's own, else the first that config.json names, else
-    None."""
+    """The token that ends a text: the tokenizer's, else the first in config.json, else None."""
     tok = model.tokenizer
-    own = tok.core.token_to_id(tok.names.get("eos_token", "")) if tok is not None else None
-    if own is not None:
-        return own
+    named = tok.core.token_to_id(tok.names.get("eos_token", "")) if tok is not None else None
+    if named is not None:
+        return named
     return next(iter(model.config.eos_ids or sorted(end_ids(model))), None)
 
 

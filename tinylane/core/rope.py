@@ -104,8 +104,8 @@ def table(angles: np.ndarray, factor: float = 1.0, dtype: Any = np.float32) -> T
     Each plane's cosine stands at both its channels; the sine has the sign of its half.
 
     >>> c, s = table(np.array([[0.0], [np.pi / 2]]))  # one plane at two positions
-    >>> c.round(3).tolist(), s.round(3).tolist()
-    ([[1.0, 1.0], [-0.0, -0.0]], [[-0.0, 0.0], [-1.0, 1.0]])
+    >>> (c.round(3) + 0.0).tolist(), (s.round(3) + 0.0).tolist()
+    ([[1.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [-1.0, 1.0]])
     """
     cos, sin = np.cos(angles) * factor, np.sin(angles) * factor
     c = np.concatenate([cos, cos], axis=-1).astype(dtype)

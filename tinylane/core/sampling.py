@@ -6,7 +6,8 @@ generator to keep: neither other lanes nor the array library can change what a l
 
 The order is that of transformers' `_get_logits_processor`: logit bias, repetition penalty,
 temperature, top-k, top-p, min-p. Each filter keeps the tokens whose weight reaches some floor, so
-equals stand or fall together, where the top-p of transformers cuts a tie as its sort happens to.
+equal tokens are kept or removed together; the top-p of transformers cuts ties in the order of its
+sort.
 
 Not here: stop conditions, beam search, grammars. Dimensions: N lanes, V vocabulary.
 """
@@ -86,7 +87,7 @@ class Sampler:
 
     @classmethod
     def from_config(cls, defaults: Mapping[str, Any] | None) -> Sampler:
-        """From generation_config's fields (`tinylane.checkpoints.plan`); greedy where it says nothing."""
+        """From the fields of generation_config.json; greedy unless it says otherwise."""
         known = {k: v for k, v in (defaults or {}).items() if k in cls.__dataclass_fields__}
         return cls(**{"temperature": 0.0, **known})
 
@@ -136,7 +137,7 @@ class Sampler:
             known = (ids >= 0) & (ids < V)  # an embedding may have more rows than the head
             seen = xp.array(rows[known]), xp.array(ids[known])
             s, penalty = scores[seen], self.repetition_penalty
-            scores[seen] = xp.where(s < 0, s * penalty, s / penalty)  # twice is as once
+            scores[seen] = xp.where(s < 0, s * penalty, s / penalty)  # repeated ids count once
         return scores
 
     def _weights(self, scores: Array) -> Array:
@@ -158,7 +159,7 @@ class Sampler:
 
 
 def check(logprobs: Any) -> None:
-    """Raises TinylaneError naming the first row for which `draw` found no token: NaN."""
+    """Raises TinylaneError naming the first row from which no token can be drawn (NaN)."""
     for row in np.flatnonzero(np.isnan(np.asarray(logprobs))):
         cause = "NaN, +inf, or every token at -inf; look for bad weights or a logit_bias of -inf"
         raise TinylaneError(f"logits of row {row}: no token can be drawn ({cause})")
