@@ -82,18 +82,12 @@ def _flags_of(name: str, to: Parser) -> None:
     to.set_defaults(run=module.run)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code. argv: without the program's name; None: sys.argv."""
+def main(argv: Sequence[str] | None = None, top: Parser | None = None) -> int:
+    """Run one command; its errors and warnings become lines on stderr. Returns the exit code.
 
-    def command() -> int:
-        args = parser().parse_args(argv)
-        return args.run(args)
-
-    return exit_code(command)
-
-
-def exit_code(command: Callable[[], int]) -> int:
-    """Run a command; its errors and warnings become lines on stderr. Returns the exit code."""
+    argv: without the program's name; None: sys.argv. top: a parser that sets `run`, in place of
+    `parser()`.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # an ASCII terminal shows escapes, not a traceback
             stream.reconfigure(errors="backslashreplace")
@@ -101,7 +95,8 @@ def exit_code(command: Callable[[], int]) -> int:
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = _warn
         try:
-            code = command()
+            args = (top or parser()).parse_args(argv)
+            code = args.run(args)
             sys.stdout.flush()
             return code
         except TinylaneError as error:

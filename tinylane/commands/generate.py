@@ -122,7 +122,10 @@ def run(args: Any) -> int:
             )
         if n is None:
             n = 1 if args.beams else max((k for k in game.lanes if k <= 4), default=1)
-        moves = _moves(game, prompt, seed)
+        if prompt is not None:
+            moves = game.parse(prompt)
+        else:
+            moves = game.draw(1, np.random.default_rng(seed))[0]
         prompt = game.prompt(moves)
         tags = game.lane_prompts(n)  # refuses other numbers of lanes
         lane_prompts = lane_prompts or tags
@@ -152,7 +155,9 @@ def run(args: Any) -> int:
 
         asked, template = collaboration.with_system(together, model, prompt, n, template)
         lane_prompts = lane_prompts or collaboration.lane_prompts(together, n)
-    rope, mask = lane_settings(args, model, n, max_tokens)
+    rope = mask = None
+    if _lanes_given(args):
+        rope, mask = lane_settings(args, model, n, max_tokens)
     output.settings(sampler, given, mask or model.mask(n))
     _notes(args, model, n, mask or model.mask(n), sampler, lane_prompts)
     decoding = Decoding(
@@ -245,7 +250,7 @@ def parse_flags(args: Any) -> dict[str, Any]:
         generate_beams.check(args)
     if args.json and args.plain:
         raise TinylaneError("--json and --plain are both given; expected one of them")
-    if any(getattr(args, name) is not None for name in LANE_FLAGS):
+    if _lanes_given(args):
         _check_lanes(args)
     if args.answer_pattern is not None:
         from tinylane.evaluate.answers import extract
@@ -256,7 +261,10 @@ def parse_flags(args: Any) -> dict[str, Any]:
     return shared_flags.sampling(args)
 
 
-LANE_FLAGS = ("mode", "visibility", "lag", "omega", "slot", "omega_scale", "prompt_lane")
+def _lanes_given(args: Any) -> bool:
+    """Whether a flag says how lanes are rotated or how they read each other."""
+    rotation = (args.mode, args.omega, args.slot, args.omega_scale, args.prompt_lane)
+    return {*rotation, args.visibility, args.lag} != {None}
 
 
 def _check_lanes(args: Any) -> None:
@@ -289,8 +297,6 @@ def lane_settings(
 
     A lane's slot is max_tokens unless --slot says otherwise.
     """
-    if all(getattr(args, name) is None for name in LANE_FLAGS):
-        return None, None
     from tinylane.core.modes import lane_rope, mode
 
     slot = max_tokens if args.slot is None else args.slot
@@ -324,13 +330,6 @@ def lane_settings(
 def _pattern(visibility: str | None) -> str | None:
     """A visibility given by name; None for a matrix."""
     return None if not visibility or visibility.startswith(("@", "[")) else visibility
-
-
-def _moves(game: ShellGame, prompt: str | None, seed: int) -> np.ndarray:
-    """The user's swaps, or random ones."""
-    if prompt is not None:
-        return game.parse(prompt)
-    return game.draw(1, np.random.default_rng(seed))[0]
 
 
 def _standard_input() -> str:
@@ -369,9 +368,9 @@ def _notes(
             common.note(
                 f"greedy and independent: all {n} lanes will be identical; give --temp", args.quiet
             )
-        given = [flag for flag in ("top_p", "top_k", "min_p") if getattr(args, flag)]
-        if given:
-            names = ", ".join(f"--{flag.replace('_', '-')}" for flag in given)
+        given = {"--top-p": args.top_p, "--top-k": args.top_k, "--min-p": args.min_p}
+        if any(given.values()):
+            names = ", ".join(flag for flag, value in given.items() if value)
             common.note(f"{names}: no effect when greedy; give --temp", args.quiet)
 
 

@@ -150,7 +150,7 @@ def sampling(args: Any) -> dict[str, Any]:
             given[field] = getattr(args, flag)
     if args.logit_bias:
         given["logit_bias"] = _bias(args.logit_bias)
-    if any(not text for text in args.stop or ()):
+    if "" in (args.stop or ()):
         raise TinylaneError("--stop is empty; expected a text of a character or more")
     if given:
         from tinylane.core.sampling import Sampler

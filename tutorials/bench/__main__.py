@@ -11,9 +11,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # as a script: the checkout it is in
 
-from tinylane.commands import bench, common
+from tinylane.commands import bench, cli, common
 from tinylane.commands.bench_measure import Rounds, labels, middle, rate
-from tinylane.commands.cli import Parser, exit_code
 from tinylane.core.errors import TinylaneError
 from tutorials.bench.engines import check_peer
 
@@ -21,17 +20,18 @@ RATIOS = "ratios, pair by pair: median (low-high) of the rounds; above 1 tinylan
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
-    return exit_code(lambda: run(_parser().parse_args(argv)))
+    """Run the command; returns the exit code, as that of `tinylane`."""
+    return cli.main(argv, _parser())
 
 
-def _parser() -> Parser:
-    top = Parser(
+def _parser() -> cli.Parser:
+    top = cli.Parser(
         prog="python tutorials/bench",
         description="Time decoding on this machine, beside other programs.",
         allow_abbrev=False,
     )
     bench.flags(top)
+    top.set_defaults(run=run)
     return top
 
 
