@@ -37,6 +37,7 @@ def inspect(
     backend: str = "auto",
     dtype: str = "auto",
     revision: str | None = None,
+    ops: str = "auto",
 ) -> dict[str, Any]:
     """The report on a checkpoint without reading its tensors; arguments as in `load`.
 
@@ -44,7 +45,7 @@ def inspect(
     Raises TinylaneError for whatever `load` would refuse, but not for too little memory: the
     forecast says whether it fits.
     """
-    plan = Plan(resolve(source, revision), choose_backend(backend), dtype, adapter)
+    plan = Plan(resolve(source, revision), choose_backend(backend), dtype, adapter, ops)
     with plan.open() as files:
         tokenizer = plan.tokenizer(files.config)
         needs = plan.forecast(files, lanes, prompt_tokens, max_tokens)
@@ -68,6 +69,9 @@ def describe(
     say("model", str(plan.folder), "")
     say("identity", plan.identity, f"config.json, {weights}")
     say("backend", plan.backend, "chosen")
+    packed = plan.keeps_packed and any(how.native for how in files.packings.values())
+    ops = choose_ops(plan.ops_name, plan.backend, config, packed)
+    say("ops", "plain" if ops is PLAIN else "fast", "chosen")
     say("family", config.family, "config.json")
     sizes = ("layers", "width", "heads", "kv_heads", "head_dim", "mlp_width", "vocab", "context")
     say("sizes", {name: getattr(config, name) for name in sizes}, "config.json")

@@ -27,6 +27,7 @@ def flags(p: Any) -> None:
     p.add_argument("--shape", metavar="NAME", help=f"instead: random weights; {SHAPES}")
     p.add_argument("--backend", choices=shared_flags.BACKENDS, nargs="+", default=["auto"])
     p.add_argument("--dtype", choices=shared_flags.DTYPES, default="auto")
+    shared_flags.ops_flag(p)
     g = p.add_argument_group("what is decoded")
     g.add_argument("--lanes", type=int, nargs="+", default=[1], metavar="N", help="default: 1")
     g.add_argument("--prompt-tokens", type=int, nargs="+", metavar="N", help="default: 512")
@@ -129,6 +130,7 @@ def timed(
             profile=args.profile,
             read=args.read_mib << 20,
             adapter=False if peers else args.adapter_path,
+            ops=args.ops,
             peers=peers,
             worker=worker or WORKER,
         )
@@ -199,6 +201,7 @@ def _tables(report: dict[str, Any], plain: bool) -> None:
     speeds = report["bandwidth_bytes_per_second"].items()
     versions = ", ".join(f"{name} {v}" for name, v in report["versions"].items())
     loads = ", ".join(f"{name} {s:.1f} s" for name, s in report["load_seconds"].items())
+    ops = ", ".join(f"{chosen} ({name})" for name, chosen in report["ops"].items())
     read = ", ".join(f"{speed / 1e9:.1f} GB/s ({name})" for name, speed in speeds)
     settings = report["settings"]
     common.say(
@@ -212,7 +215,7 @@ def _tables(report: dict[str, Any], plain: bool) -> None:
     print(
         f"versions: {versions}" + f"; preloaded {settings['preload']}" * bool(settings["preload"])
     )
-    print(f"memory read at best at: {read}; loaded in: {loads}")
+    print(f"operations: {ops}; memory read at best at: {read}; loaded in: {loads}")
     place = ["engine", "mode", "lanes", "prompt"]
     head = [*place, "first(ms)", "step(ms)", "10-90%", "tokens/s", "total(s)", "peak", "share"]
     head += ["of best"]

@@ -110,11 +110,22 @@ class Tinylane:
         return 0
 
 
-def engine(name: str, folder: Path, dtype: str, threads: int, adapter: Any = None) -> Tinylane:
-    """The engine of that name ("tinylane numpy" or "tinylane mlx") with its checkpoint loaded."""
+def engine(
+    name: str,
+    folder: str | Path,
+    dtype: str,
+    threads: int,
+    adapter: Any = None,
+    ops: str = "auto",
+) -> Tinylane:
+    """The engine of that name ("tinylane numpy" or "tinylane mlx") with its checkpoint loaded.
+
+    threads: not used; the environment sets them. Other arguments as of `tinylane.load`.
+    """
     from tinylane.checkpoints.load import load
 
-    return Tinylane(load(folder, backend=name.split()[1], dtype=dtype, adapter=adapter))
+    model = load(folder, backend=name.split()[1], dtype=dtype, adapter=adapter, ops=ops)
+    return Tinylane(model)
 
 
 def random_prompt(vocab: int, length: int, seed: int) -> list[int]:

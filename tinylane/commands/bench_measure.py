@@ -60,6 +60,7 @@ class BenchSettings:
     profile: bool
     read: int
     adapter: Any = None
+    ops: str = "auto"
     peers: Sequence[str] = ()
     worker: str = WORKER
 
@@ -164,6 +165,7 @@ def measure(
                 dtype=dtype,
                 threads=settings.threads,
                 adapter=settings.adapter,
+                ops=settings.ops,
             )
             dtype = loads[name].get("dtype", dtype)  # what "auto" was for the first holds for all
         cases = _cases(settings)
@@ -182,6 +184,7 @@ def measure(
     document = {
         "dtype": dtype,
         "bandwidth_bytes_per_second": speed,
+        "ops": {name: load["ops"] for name, load in loads.items() if "ops" in load},
         "versions": {k: v for load in loads.values() for k, v in load["versions"].items()},
         "load_seconds": {name: load["seconds"] for name, load in loads.items()},
         "results": results,

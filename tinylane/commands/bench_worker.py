@@ -41,7 +41,7 @@ def serve(build: Callable[..., Any] = engine) -> int:
                 at_rest = memory.memory("VmRSS") or 0
                 answer = {"seconds": seconds, "bytes": at_rest, "versions": loaded.versions}
                 if isinstance(loaded, Tinylane):
-                    answer["dtype"] = loaded.model.dtype
+                    answer |= {"dtype": loaded.model.dtype, "ops": loaded.model.ops_name}
             elif kind == "bandwidth":
                 answer = {"bytes_per_second": bandwidth(**question)}
             else:

@@ -54,6 +54,7 @@ def load(args: Any, **planned: Any) -> Model:
         dtype=args.dtype,
         adapter=args.adapter_path,
         revision=args.revision,
+        ops=args.ops,
         **planned,
     )
 

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from tinylane.core.model import Model
     from tinylane.core.sampling import Sampler
     from tinylane.evaluate.collaboration import Dictation
-    from tinylane.evaluate.tasks.shell_game import ShellGame
 
 MODES = ("independent", "joint", "group_think", "hogwild")  # those of core.modes
 

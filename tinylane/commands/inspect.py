@@ -32,6 +32,7 @@ def run(args: Any) -> int:
         backend=args.backend,
         dtype=args.dtype,
         revision=args.revision,
+        ops=args.ops,
     )
     if args.json:
         common.print_json(report)

@@ -51,6 +51,18 @@ def engine_flags(p: Any, every: bool = False) -> None:
     says += "; all: both, compared with each other" * every
     p.add_argument("--backend", choices=(*BACKENDS, *more), default="auto", help=says)
     p.add_argument("--dtype", choices=(*DTYPES, *more), default="auto")
+    ops_flag(p)
+
+
+def ops_flag(p: Any) -> None:
+    """Which versions of the decoder's operations run."""
+    p.add_argument(
+        "--ops",
+        choices=("auto", "plain", "fast"),
+        default="auto",
+        help="plain: the operations as decoder.py has them; fast: the backend's faster ones; auto: "
+        "plain for small models on a CPU, else fast",
+    )
 
 
 def prompt_flags(g: Any) -> None:

@@ -161,7 +161,14 @@ class Llama3Np(Peer):
         return Timing.of(began, marks, tokens)
 
 
-def build(name: str, folder: str | Path, dtype: str, threads: int, adapter: Any = None) -> Any:
+def build(
+    name: str,
+    folder: str | Path,
+    dtype: str,
+    threads: int,
+    adapter: Any = None,
+    ops: str = "auto",
+) -> Any:
     """The engine of that name ("tinylane numpy", "tinylane mlx", or a peer's), loaded."""
     folder = Path(folder)
     makers: dict[str, Callable[[], Any]] = {
@@ -171,7 +178,7 @@ def build(name: str, folder: str | Path, dtype: str, threads: int, adapter: Any 
     }
     if name in makers:
         return makers[name]()
-    return bench_engine.engine(name, folder, dtype, threads, adapter)
+    return bench_engine.engine(name, folder, dtype, threads, adapter, ops)
 
 
 if __name__ == "__main__":
