@@ -1,19 +1,18 @@
 """Laws that anyone can check on any model: `assert_*` for each, and Hypothesis strategies.
 
 Each `assert_*` (in `laws`) takes a callable `f(tokens, positions, lanes) -> logits (T, V)`, a
-`Sample`, and what the law needs besides; it returns a `Report` with the worst error and raises
-`LawViolation` with the law, the sample, the row and the size. The callable may be of any library:
-what it returns has to go through `numpy.asarray` (a PyTorch tensor with a gradient, one on a GPU,
-and bfloat16 will do as well).
+`Sample`, and what the law needs besides. It returns a `Report` with the worst error, or raises
+`LawViolation` with the law, the sample, the row and the size of the error. The callable may use any
+library: its result must be an array that `numpy.asarray` accepts, or a PyTorch tensor.
 
-    samples      Sample, random configs, weights and coordinates, drawn by Hypothesis or a generator
+    samples      Sample; random configs, weights and coordinates
     laws         the thirteen laws; Report, LawViolation
-    checks       the laws and some more applied to a `tinylane.Model`: `LAWS`, `check`
+    checks       the laws and further checks applied to a `tinylane.Model`: `LAWS`, `check`
     reference    the definition: a float64 decoder in complex numbers, in plain loops
     tolerances   C * eps(dtype) * scale, and why
     verification the laws on a real checkpoint at its real size, as `tinylane verify` runs them
-    strategies   Hypothesis strategies
-    machine      state machines over a cache and a decoding; these two need Hypothesis
+    strategies   Hypothesis strategies for samples
+    machine      state machines of a cache and a decoding; both need Hypothesis
     hf           a transformers model as a callable
 """
 

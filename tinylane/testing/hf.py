@@ -1,7 +1,7 @@
 """A transformers model as a callable that the laws can be checked on.
 
-The model has no lanes of its own: positions go in as `position_ids`, and who sees whom as a 4-D
-additive mask, which `eager` and `sdpa` attention take. Not handled: `flash_attention_2`.
+The model knows no lanes: positions are passed as `position_ids`, visibility as a 4-D additive mask,
+which `eager` and `sdpa` attention accept. Not handled: `flash_attention_2`.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def plain(model: Any) -> Callable[..., np.ndarray]:
         weight = next(model.parameters())
         hidden = torch.zeros(visible.shape, dtype=weight.dtype)
         hidden.masked_fill_(torch.from_numpy(~visible), torch.finfo(weight.dtype).min)
-        there = lambda x: x[None].to(weight.device)
+        batch = lambda x: x[None].to(weight.device)
         with torch.no_grad():
             logits = model(
-                input_ids=there(torch.from_numpy(np.asarray(tokens))),
-                position_ids=there(torch.from_numpy(positions)),
-                attention_mask=there(hidden[None]),
+                input_ids=batch(torch.from_numpy(np.asarray(tokens))),
+                position_ids=batch(torch.from_numpy(positions)),
+                attention_mask=batch(hidden[None]),
                 use_cache=False,
             ).logits
         return numbers(logits[0])

@@ -1,17 +1,17 @@
-"""State machines: whatever happens to a cache or a decoding, a pass over all rows says the same.
+"""State machines: after any operations, a cache or a decoding equals one pass over all rows.
 
 Hypothesis picks the operations, their order and their arguments. `CacheMachine` feeds rows in any
-chunks, forks, drops, trims, copies, saves and loads a cache; `DecoderMachine` steps a `Decoding`
+chunks, forks, drops, trims, copies, saves and loads a cache. `DecoderMachine` steps a `Decoding`
 whose lanes join, fork, finish and are dropped, and whose cache is saved and loaded in between.
-What is expected never comes from a cache: after each feed or step the model is run afresh on the
-rows that should be there, by our own account.
+Both keep their own list of rows. After each feed or step the model is run on that list without a
+cache, and the results are compared.
 
-    check_machine(CacheMachine, model)       raises where they differ; either backend
+    check_machine(CacheMachine, model)       raises AssertionError; either backend
     check_machine(DecoderMachine, model)
 
-The model has one layer, so that a row's key depends on its token and coordinate alone: deeper rows
-of a forked lane were computed in the lane they come from, and what others took over from a dropped
-lane stays with them. Needs Hypothesis.
+The model must have one layer, so that a row's key depends on its token and coordinate alone. Deeper
+rows of a forked lane were computed in the lane they come from, and deeper rows of other lanes keep
+the influence of a dropped lane. Needs Hypothesis.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ Row = tuple[int, int, int]  # token, position, lane
 def check_machine(kind: Any, model: Model, **options: Any) -> None:
     """Run a machine of `kind` on a model of one layer; raises AssertionError where it is wrong.
 
-    options: of `hypothesis.settings`; a run has 12 steps unless `stateful_step_count` says else.
-    Raises TinylaneError for a deeper model.
+    options: for `hypothesis.settings`; 12 steps a run, or `stateful_step_count`. Raises
+    TinylaneError for a deeper model.
     """
     if model.config.layers != 1:
         raise TinylaneError(
-            f"the model has {model.config.layers} layers; the machines need one: deeper rows hold "
+            f"the model has {model.config.layers} layers; the machines need one: deeper rows keep "
             "what a lane read before it was forked or dropped"
         )
     machine = type(kind.__name__, (kind,), {"model": model})
@@ -89,11 +89,11 @@ class CacheMachine(RuleBasedStateMachine):
             self.feed(rows[start : start + chunk])
 
     def rotation(self, data: Any) -> Rotation:
-        """What lanes are turned by; a subclass may give another kind."""
+        """The rotation of the lanes; a subclass may draw another kind."""
         return data.draw(lane_ropes(self.model.theta, n=N))
 
     def feed(self, rows: list[Row]) -> None:
-        """Through the cache; the logits must be those of a pass over everything."""
+        """Through the cache; the logits must be those of a pass over all rows."""
         rows = [(token % self.model.config.vocab, i, lane) for token, i, lane in rows]
         got = self.model(*columns(rows), cache=self.cache)
         self.rows += rows
@@ -108,7 +108,7 @@ class CacheMachine(RuleBasedStateMachine):
         gap=st.sampled_from((0, 0, 0, 5)),
     )
     def step(self, tokens: dict[int, int], gap: int) -> None:
-        """One token for some lanes, each its own: lanes join, pause and finish like this."""
+        """One token for each of some lanes, as when lanes join, pause and finish."""
         self.clock += gap
         self.feed([(token, self.clock, lane) for lane, token in sorted(tokens.items())])
         self.clock += 1
@@ -149,7 +149,7 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule()
     def go_on_with_a_copy(self) -> None:
-        """What the original is fed must not show in it."""
+        """What the original is fed must not appear in the copy."""
         left, self.cache = self.cache, self.cache.copy()
         self.model([1], [self.clock], [SHARED], cache=left)
 
@@ -160,17 +160,17 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(token=TOKENS)
     def a_refused_call_leaves_no_trace(self, token: int) -> None:
-        """A token that is none, beside one that is."""
+        """A token outside the vocabulary, beside a valid one."""
         vocab = self.model.config.vocab
         try:
             self.model([token % vocab, vocab], [self.clock] * 2, [0, 1], cache=self.cache)
         except TinylaneError:
             return
-        raise AssertionError(f"token {vocab} of a vocabulary of {vocab} was taken")
+        raise AssertionError(f"token {vocab} of a vocabulary of {vocab} was accepted")
 
     @invariant()
     def coordinates_are_those_of_the_rows(self) -> None:
-        """Also where nothing was fed since."""
+        """Checked after every operation, also one that feeds nothing."""
         if not hasattr(self, "rows"):
             return
         held = list(zip(self.cache.positions.tolist(), self.cache.lanes.tolist(), strict=True))
@@ -187,17 +187,17 @@ def saved_and_loaded(cache: LaneCache) -> LaneCache:
 
 
 class Shadow:
-    """What a decoding must write: all rows so far, and a fresh pass over them for every token.
+    """What a decoding must write: its rows so far, and a pass over all of them for every token.
 
-    A token is right if the fresh logits give it for the lane's random number, or for one beside
-    it by less than what rounding moves a cumulative probability by.
+    A token is right if the pass gives it for the lane's random number, or for a number that differs
+    from it by no more than rounding can change a cumulative probability.
     """
 
-    def __init__(self, decoding: Decoding, own: list[list[int]]) -> None:
+    def __init__(self, decoding: Decoding, lane_prompts: list[list[int]]) -> None:
         self.decoding = decoding
         self.rows: list[Row] = [(token, i, SHARED) for i, token in enumerate(decoding.prompt)]
-        self.written: dict[int, list[int]] = {}  # what each lane drew, by our own account
-        for lane, ids in enumerate(own):
+        self.written: dict[int, list[int]] = {}  # what each lane drew
+        for lane, ids in enumerate(lane_prompts):
             self.join(lane, ids)
 
     def fork(self, source: int, new: int) -> None:
@@ -213,29 +213,29 @@ class Shadow:
         self.rows = [row for row in self.rows if row[2] != lane]
 
     def expected(self) -> dict[int, tuple[set[int], np.ndarray]]:
-        """Of every live lane: the tokens that may come next, and their log-probabilities (V,)."""
+        """For every live lane: the tokens that are right, and all log-probabilities (V,)."""
         d = self.decoding
         model, cache = d.model, d.cache
         logits = model(*columns(self.rows), lane_rope=cache.lane_rope, lane_mask=d.mask)
         # A logit off by t moves a cumulative probability by at most 2 t.
         allowed = 2 * tolerance(model.dtype, float(np.abs(np.asarray(logits)).max()), 1000.0)
-        found = {}
+        expected = {}
         for lane in d.live:
             mine = [k for k, row in enumerate(self.rows) if row[2] == lane.index]
             last = max(mine, key=lambda k: self.rows[k][1]) if mine else len(d.prompt) - 1
-            own = self.written[lane.index]
-            draw, tokens = uniform(d.seed, lane.index, len(own)), set()
-            for beside in (draw - allowed, draw, draw + allowed):
-                beside = np.clip([beside], 2.0**-53, 1.0)
-                history = [[*d.prompt, *lane.prompt, *own]]
-                token, _ = d.sampler(logits[last : last + 1], beside, history)
+            written = self.written[lane.index]
+            history = [[*d.prompt, *lane.prompt, *written]]
+            draw, tokens = uniform(d.seed, lane.index, len(written)), set()
+            for number in (draw - allowed, draw, draw + allowed):
+                number = np.clip([number], 2.0**-53, 1.0)
+                token, _ = d.sampler(logits[last : last + 1], number, history)
                 tokens.add(int(token[0]))
             row = np.asarray(logits[last], dtype=np.float64)
-            found[lane.index] = tokens, row - np.logaddexp.reduce(row)
-        return found
+            expected[lane.index] = tokens, row - np.logaddexp.reduce(row)
+        return expected
 
     def step(self) -> None:
-        """Step the decoding; raises AssertionError for another token or log-probability."""
+        """Step the decoding; raises AssertionError for a wrong token or log-probability."""
         d = self.decoding
         before, clock = self.expected(), d.clock
         step = d.step()
@@ -243,7 +243,7 @@ class Shadow:
         assert drawn.keys() == before.keys(), f"lanes {[*drawn]} wrote, {[*before]} are live"
         for m, token in drawn.items():
             right, logprobs = before[m]
-            assert token in right, f"lane {m} drew {token}, a fresh pass gives {right}"
+            assert token in right, f"lane {m} drew {token}, a pass over all rows gives {right}"
             allowed = 2 * tolerance(d.model.dtype, float(np.abs(logprobs).max()), 1000.0)
             error = abs(step.logprobs[m] - logprobs[token])  # type: ignore[operator]
             assert error <= allowed, f"lane {m}: log-probability off by {error:.2g}"
@@ -261,7 +261,7 @@ class DecoderMachine(RuleBasedStateMachine):
     @initialize(
         mask=masks(LANES), data=st.data(), seed=st.integers(0, 99), chunk=st.integers(1, 4),
         prompt=st.lists(TOKENS, min_size=1, max_size=3),
-        own=st.lists(st.lists(TOKENS, max_size=2), min_size=1, max_size=3),
+        lane_prompts=st.lists(st.lists(TOKENS, max_size=2), min_size=1, max_size=3),
         penalty=st.sampled_from((1.0, 1.4)),
     )  # fmt: skip
     def begin(
@@ -271,29 +271,22 @@ class DecoderMachine(RuleBasedStateMachine):
         seed: int,
         chunk: int,
         prompt: list[int],
-        own: list[list[int]],
+        lane_prompts: list[list[int]],
         penalty: float,
     ) -> None:
-        """Ragged lane prompts, prefilled in chunks."""
+        """Lane prompts of several lengths, prefilled in chunks."""
         vocab = self.model.config.vocab
         prompt = [token % vocab for token in prompt]
-        own = [[token % vocab for token in ids] for ids in own]
+        lane_prompts = [[token % vocab for token in ids] for ids in lane_prompts]
         self.decoding = Decoding(
-            self.model,
-            prompt,
-            len(own),
-            max_tokens=50,
-            sampler=Sampler(repetition_penalty=penalty),
-            lane_rope=self.rotation(data),
-            lane_mask=mask,
-            lane_prompts=own,
-            seed=seed,
-            chunk=chunk,
-        )
-        self.shadow = Shadow(self.decoding, own)
+            self.model, prompt, len(lane_prompts), max_tokens=50, lane_prompts=lane_prompts,
+            sampler=Sampler(repetition_penalty=penalty), seed=seed, chunk=chunk,
+            lane_rope=self.rotation(data), lane_mask=mask,
+        )  # fmt: skip
+        self.shadow = Shadow(self.decoding, lane_prompts)
 
     def rotation(self, data: Any) -> Rotation:
-        """What lanes are turned by; a subclass may give another kind."""
+        """The rotation of the lanes; a subclass may draw another kind."""
         return data.draw(lane_ropes(self.model.theta, n=LANES))
 
     def living(self) -> bool:
@@ -306,7 +299,7 @@ class DecoderMachine(RuleBasedStateMachine):
     @precondition(living)
     @rule()
     def step(self) -> None:
-        """Every live lane draws what a fresh pass gives."""
+        """Every live lane draws what a pass over all rows gives."""
         self.shadow.step()
 
     @precondition(lambda self: len(self.decoding.lanes) < LANES)
@@ -328,12 +321,12 @@ class DecoderMachine(RuleBasedStateMachine):
     @precondition(living)
     @rule(k=st.integers(0, LANES - 1))
     def finish(self, k: int) -> None:
-        """What it wrote stays visible."""
+        """What the lane wrote stays visible."""
         self.decoding.finish(self.some(k))
 
     @rule(k=st.integers(0, LANES - 1))
     def drop(self, k: int) -> None:
-        """Alive or finished, its rows are gone."""
+        """The rows of a live or finished lane are gone."""
         lane = k % len(self.decoding.lanes)
         self.decoding.drop(lane)
         self.shadow.drop(lane)
@@ -344,6 +337,6 @@ class DecoderMachine(RuleBasedStateMachine):
         self.decoding.cache = saved_and_loaded(self.decoding.cache)
 
     def teardown(self) -> None:
-        """One more step, so that the last operation shows."""
+        """One more step, which shows the effect of the last operation."""
         if hasattr(self, "shadow") and self.living():
             self.shadow.step()

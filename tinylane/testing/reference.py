@@ -1,9 +1,9 @@
 """The definition, in float64 (method, section 2 and section 3), without tables and without a cache.
 
-Planes are complex numbers and a score is Re(conj(q) k e^(i delta)) summed over planes, delta being
-the relative angle of key and query: a wrong sign, pairing or frequency cannot hide here as it can
-behind shift invariance. Written to be read beside the papers. Weights are widened one at a time,
-for a large model has no room for all of them in float64.
+Planes are complex numbers, and a score is the sum over planes of Re(conj(q) k e^(i delta)), where
+delta is the relative angle of key and query. A wrong sign, pairing or frequency shows here; a test
+of shift invariance would not see it. Written to be read beside the papers. Weights are widened one
+at a time, because all weights of a large model in float64 would not fit in memory.
 
     T rows   H heads   D head dim   V vocab
 """
@@ -44,16 +44,16 @@ def relative_angles(
     if rope is None:
         return angles
     apart = m[None, :] - m[:, None]
-    if rope.prompt_lane == "own":  # the prompt is a part of whoever looks at it
+    if rope.prompt_lane == "own":  # the prompt has the lane of the row that reads it
         apart = np.where(np.asarray(lanes)[None, :] == SHARED, 0, apart)
     return angles + apart[..., None] * (rope.omega if rope.omega.ndim == 1 else rope.omega[layer])
 
 
 def view_distances(positions: Any, lanes: Any, visible: np.ndarray) -> np.ndarray:
-    """(T, T) whole numbers, Hogwild!: where key s stands in the view of row t, less where t does.
+    """(T, T) integers, Hogwild!: the place of key s in the view of row t, less the place of t.
 
-    The view is written out as one list: the shared rows that t sees, the other lanes' rows lane by
-    lane, its own rows, each in the order of positions. 0 for rows that t does not see.
+    The view is one list: the shared rows that t sees, the rows of other lanes lane by lane, then
+    the rows of t's lane, each in the order of positions. 0 for rows that t does not see.
     """
     apart = np.zeros(visible.shape, dtype=np.int64)
     for t, m in enumerate(lanes):
@@ -76,8 +76,8 @@ def reference(
     """Logits (T, V), float64. Without lanes and rope: the unmodified model.
 
     params: as the decoder takes them, of either library, in any dtype, MLX-quantized ones too.
-    visible: (T, T) booleans; None is causal. noise: the result of every matrix and norm is off by
-    so much of itself (one standard deviation, always the same draw), as if it had been rounded.
+    visible: (T, T) booleans; None is causal. noise: a relative error (one standard deviation) of the
+    result of every matrix and norm, as if it had been rounded; the same error in every call.
     """
     positions = np.asarray(positions)
     lanes = np.zeros_like(positions) if lanes is None else np.asarray(lanes)
@@ -102,8 +102,7 @@ def reference(
 
 
 def widened(params: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The same numbers as NumPy float64 (bfloat16, which NumPy has not, by way of float32)."""
-
+    """The parameters as NumPy float64 (bfloat16, which NumPy does not have, through float32)."""
     return {name: _wide(w) for name, w in params.items()}
 
 
@@ -121,7 +120,7 @@ class _Weights:
         self.rng = np.random.default_rng(0)
 
     def rounded(self, y: np.ndarray) -> np.ndarray:
-        """y with the noise that was asked for."""
+        """y with noise, if any."""
         return y * (1 + self.noise * self.rng.standard_normal(y.shape)) if self.noise else y
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -186,11 +185,11 @@ def _attention(
     q, k = q[..., : D // 2] + 1j * q[..., D // 2 :], k[..., : D // 2] + 1j * k[..., D // 2 :]
     turn, mixed = np.exp(1j * delta), []
     for head in range(config.heads):
-        own = head // group
-        scores = np.einsum("td,sd,tsd->ts", q[:, head].conj(), k[:, own], turn).real
+        kv_head = head // group
+        scores = np.einsum("td,sd,tsd->ts", q[:, head].conj(), k[:, kv_head], turn).real
         scores = np.where(visible, scores * factor**2 / np.sqrt(D), -np.inf)
         weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-        mixed.append(weights / weights.sum(axis=1, keepdims=True) @ v[:, own])
+        mixed.append(weights / weights.sum(axis=1, keepdims=True) @ v[:, kv_head])
     return _linear(get, at + "o_proj", np.concatenate(mixed, axis=1))
 
 

@@ -19,7 +19,7 @@ from tinylane.core.config import ModelConfig
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Rotation
 from tinylane.core.model import Model
 from tinylane.core.random_weights import random_params
-from tinylane.core.rope import RopeConfig
+from tinylane.core.rope import RopeConfig, frequencies
 
 
 class Chooser(Protocol):
@@ -46,9 +46,9 @@ class RandomChooser:
 class Sample:
     """Rows to run a model on: tokens, positions, lanes (T,) int64, the mask and the rotation.
 
-    rope: a LaneRoPE; another `Rotation` where a law says nothing about Omega and the prompt's lane.
-    Rows stand in order of arrival: by position, then lane. A shared row may come late, after rows
-    of lanes: all lanes see it, and it sees none of them.
+    rope: a LaneRoPE, or any `Rotation` for laws that are not about Omega or the prompt's lane. Rows
+    are in order of arrival: by position, then lane. A shared row may come after rows of lanes: all
+    lanes see it, and it sees none of them.
     """
 
     tokens: np.ndarray
@@ -64,31 +64,27 @@ class Sample:
 
     @property
     def angle(self) -> float:
-        """A bound of the angles in radians: the fastest plane turns 1 radian a position."""
+        """A bound of the angles in radians: the fastest plane turns by 1 radian per position."""
         return float(np.abs(self.positions).max()) + self.mask.n * self.turn
 
     @property
     def turn(self) -> float:
-        """The largest angle from a lane to the next in radians; 0 for a rotation without Omega."""
+        """The largest angle between neighbouring lanes in radians; 0 without an Omega."""
         return float(np.abs(self.rope.omega).max()) if isinstance(self.rope, LaneRoPE) else 0.0
 
     def select(self, which: Any) -> Sample:
         """The rows that `which` (booleans or indices) picks, in its order."""
-        return replace(
-            self,
-            tokens=self.tokens[which],
-            positions=self.positions[which],
-            lanes=self.lanes[which],
-        )
+        tokens, positions, lanes = (column[which] for column in self.rows)
+        return replace(self, tokens=tokens, positions=positions, lanes=lanes)
 
     def prompt_first(self) -> Sample:
-        """Without the shared rows that come late: what is left of them is a prompt."""
+        """Without shared rows that come after rows of lanes: the other shared rows are a prompt."""
         lane_rows = self.positions[self.lanes != SHARED]
         first = lane_rows.min(initial=np.iinfo(np.int64).max)
         return self.select((self.lanes != SHARED) | (self.positions < first))
 
     def change(self, which: Any, by: int = 1) -> Sample:
-        """Other tokens in the rows that `which` picks; by: 1 .. V - 1."""
+        """Other tokens in the rows that `which` picks; by: 1 .. V - 1, added to them."""
         tokens = self.tokens.copy()
         tokens[which] = (tokens[which] + by) % self.vocab
         return replace(self, tokens=tokens)
@@ -96,7 +92,7 @@ class Sample:
     def with_rope(
         self, rope: Rotation | None = None, prompt_lane: Literal["own", 0] | None = None
     ) -> Sample:
-        """Another rotation, or the same Omega (if there is one) with another prompt lane."""
+        """With another rotation, or with the same Omega (if any) and another prompt lane."""
         rope = rope or self.rope
         if prompt_lane is not None and isinstance(rope, LaneRoPE):
             rope = LaneRoPE(rope.omega, prompt_lane)
@@ -125,7 +121,7 @@ class Case:
     config: ModelConfig
     seed: int  # of the weights
     sample: Sample
-    choose: Chooser = field(repr=False)  # for what a law still has to choose
+    choose: Chooser = field(repr=False)  # for what a law needs besides
     adapted: bool = False
 
     def model(
@@ -148,10 +144,10 @@ class Case:
 
 
 def random_weights(config: ModelConfig, seed: int, adapted: bool = False) -> dict[str, Any]:
-    """Weights that let nothing hide: large matrices, norms that are not 1, biases that are not 0.
+    """NumPy float32 weights: large matrices, norms that are not 1 and biases that are not 0, so
+    that every part of the model changes the logits.
 
-    adapted: as an adapter leaves it, with biases and a low-rank update in the first query
-    projection, whatever the family. NumPy float32.
+    adapted: with biases and a low-rank update in the first query projection, as from an adapter.
     """
     params = random_params(config, seed, std=1.4 * config.width**-0.5)
     rng = np.random.default_rng(seed + 1)
@@ -208,7 +204,8 @@ def random_mask(choose: Chooser, n: int) -> LaneMask:
 
 
 def random_lane_rope(choose: Chooser, theta: np.ndarray, layers: int, n: int) -> LaneRoPE:
-    """Every start (method, section 2.2), random Omega for all layers or each, both prompt lanes."""
+    """Every start of Omega (method, section 2.2), random ones, shared or per layer; both prompt
+    lanes."""
     kind = choose.pick(("random", "none", "group_think", "ntk", "per layer"))
     prompt_lane = choose.pick(("own", 0))
     if kind == "none":
@@ -237,15 +234,15 @@ def random_rows(choose: Chooser, vocab: int) -> tuple[np.ndarray, int]:
         kind = choose.pick(("ragged", "late", "fork") if m else ("ragged", "late"))
         start = clock + choose.integer(1, 3) if kind == "late" else clock - choose.integer(0, 2)
         length = choose.integer(0, 4)
-        own = [(start + k, int(rng.integers(vocab))) for k in range(length)]
+        text = [(start + k, int(rng.integers(vocab))) for k in range(length)]
         if kind == "fork":
             source = written[choose.integer(0, m - 1)]
             kept = source[: choose.integer(0, len(source))]
             begin = kept[-1][0] + 1 if kept else clock
-            own = kept + [(begin + k, token) for k, (_, token) in enumerate(own)]
-        written.append(own)
+            text = kept + [(begin + k, token) for k, (_, token) in enumerate(text)]
+        written.append(text)
     rows = [(int(rng.integers(vocab)), i, SHARED) for i in range(prompt)]
-    rows += [(token, i, m) for m, own in enumerate(written) for i, token in own]
+    rows += [(token, i, m) for m, text in enumerate(written) for i, token in text]
     if choose.pick((False, False, False, True)):
         rows.append((int(rng.integers(vocab)), clock + choose.integer(0, 3), SHARED))
     rows = rows or [(0, 0, SHARED)]
@@ -264,8 +261,6 @@ def random_sample(choose: Chooser, vocab: int, theta: np.ndarray, layers: int) -
 
 def random_case(choose: Chooser, kinds: Sequence[str] = ()) -> Case:
     """A small model and a sample for it. kinds: the RoPE kinds to choose from (default all)."""
-    from tinylane.core.rope import frequencies
-
     config = random_config(choose, kinds)
     theta, _ = frequencies(config.rope, config.head_dim)
     sample = random_sample(choose, config.vocab, theta, config.layers)
@@ -274,5 +269,5 @@ def random_case(choose: Chooser, kinds: Sequence[str] = ()) -> Case:
 
 
 def example_case(seed: int, kinds: Sequence[str] = ()) -> Case:
-    """The case that a seed stands for, without Hypothesis."""
+    """The same case for the same seed, without Hypothesis."""
     return random_case(RandomChooser(np.random.default_rng(seed)), kinds)

@@ -1,4 +1,4 @@
-"""Hypothesis strategies: what `tinylane.testing.samples` builds, so that structure shrinks."""
+"""Hypothesis strategies for what `tinylane.testing.samples` builds; their structure shrinks."""
 
 from __future__ import annotations
 
@@ -47,13 +47,14 @@ def masks(draw: Any, n: int | None = None) -> LaneMask:
 
 @st.composite
 def lane_ropes(draw: Any, theta: np.ndarray, layers: int = 1, n: int = 4) -> LaneRoPE:
-    """Every start of Omega, (D/2,) and (layers, D/2), both readings of the prompt."""
+    """Every start of Omega, of shape (D/2,) or (layers, D/2); both prompt lanes."""
     return samples.random_lane_rope(DrawChooser(draw), theta, layers, n)
 
 
 @st.composite
 def coordinates(draw: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Positions and lanes (T,): ragged, forked, joined late, finished early, shared or not."""
+    """Positions and lanes (T,): lanes forked, joined late or finished early; with or without a
+    prompt."""
     rows, _ = samples.random_rows(DrawChooser(draw), 2)
     return rows[:, 1].copy(), rows[:, 2].copy()
 
@@ -66,14 +67,14 @@ def rows_for(draw: Any, config: ModelConfig, theta: np.ndarray) -> samples.Sampl
 
 @st.composite
 def cases(draw: Any, kinds: Sequence[str] = ()) -> samples.Case:
-    """A small model and a sample for it; what a law still chooses is drawn as well."""
+    """A small model and a sample for it; what a law needs besides is drawn too."""
     return samples.random_case(DrawChooser(draw), kinds)
 
 
 @st.composite
 def scripts(draw: Any, vocab: int = 11, steps: int = 8) -> list[tuple[Any, ...]]:
-    """What happens to a joint decoding: ("step",), ("join", ids), ("fork", k), ("drop", k) and
-    ("finish", k); k counts modulo the lanes there are. At least one step."""
+    """Operations on a joint decoding: ("step",), ("join", ids), ("fork", k), ("drop", k) and
+    ("finish", k); k is taken modulo the number of lanes. At least one step."""
     ids = st.lists(st.integers(0, vocab - 1), max_size=2)
     event = st.one_of(
         st.just(("step",)),

@@ -1,17 +1,17 @@
-"""How far two computations of the same logits may lie apart, by dtype, and why.
+"""How much two computations of the same logits may differ, by dtype, and why.
 
 An error has two sources: rounding in the decoder, which is relative to the logits and to the
-dtype, and rounding of the angles, which are computed in float64 on the host whatever the dtype is.
-So the tolerance is C * scale * (eps(dtype) + eps(float64) * angle), where scale is the largest
-logit and angle the largest angle in radians that is turned through.
+dtype, and rounding of the angles, which are computed in float64 for every dtype. So the tolerance
+is C * scale * (eps(dtype) + eps(float64) * angle): scale is the largest logit, angle the largest
+rotation angle in radians.
 
-How much rounding is amplified on its way to the logits is the model's own: C covers small ones. Of
-a large one it is measured, as the sensitivity: the change of the logits, relative to the largest,
-when the result of every matrix and norm is off by a unit of itself. It is measured on the
-definition in float64, so no bug of the decoder under test can widen its own tolerance. With it
-(`at_sensitivity`) C is K * sensitivity. In a trained model and in random ones of 1 to 28 layers,
-128 to 1024 wide, errors were 0.4 to 4,000 eps and the sensitivity 1 to 1,500; error over eps *
-sensitivity was at most 4.8 in float32, 0.8 in 16 bits (which sum in float32).
+How much a model amplifies rounding differs from model to model. C covers small models. For a large
+one the sensitivity is measured: the change of the logits relative to the largest, divided by a
+relative error of every matrix and norm result. It is measured on the definition in float64, so
+that a bug in the decoder cannot widen its own tolerance. With it (`at_sensitivity`) C is
+K * sensitivity. In a trained model and in random ones of 1 to 28 layers, 128 to 1024 wide, errors
+were 0.4 to 4,000 eps and the sensitivity 1 to 1,500; error / (eps * sensitivity) was at most 4.8
+in float32 and 0.8 in 16 bits (which sum in float32).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ EPS64 = 2.0**-52
 
 @dataclass(frozen=True)
 class Tolerance:
-    """C and eps of a dtype. `measured`: the worst error / (scale * (eps + eps64 * angle)) in 4,000
-    random models of `samples.random_case`, one or two layers deep. C is four
-    times that, but see bfloat16. k: K, at least three times the worst measured."""
+    """C and eps of a dtype. measured: the worst error / (scale * (eps + eps64 * angle)) in 4,000
+    models of `samples.random_case`, of one or two layers. C is four times that, but see bfloat16.
+    k: K, at least three times the worst measured."""
 
     eps: float
     c: float
@@ -53,8 +53,8 @@ _sensitivity: ContextVar[float | None] = ContextVar("sensitivity", default=None)
 
 @contextmanager
 def at_sensitivity(sensitivity: float) -> Iterator[None]:
-    """Within it `tolerance` is that of a model whose sensitivity to rounding was measured."""
-    token = _sensitivity.set(max(sensitivity, 1.0))  # the logits themselves are rounded
+    """In this context `tolerance` is for a model with this measured sensitivity to rounding."""
+    token = _sensitivity.set(max(sensitivity, 1.0))  # the logits are rounded too
     try:
         yield
     finally:
@@ -62,7 +62,7 @@ def at_sensitivity(sensitivity: float) -> Iterator[None]:
 
 
 def tolerance(dtype: str, scale: float, angle: float = 0.0) -> float:
-    """The largest difference that a law allows in logits of size `scale` (at least 1).
+    """The largest difference that a law allows in logits whose largest is `scale` (1 if smaller).
 
     dtype: of the activations. angle: the largest angle in radians. Raises KeyError for a dtype
     that is not in `TOLERANCES`.
