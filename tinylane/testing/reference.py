@@ -76,7 +76,7 @@ def reference(
     """Logits (T, V), float64. Without lanes and rope: the unmodified model.
 
     params: as the decoder takes them, of either library, in any dtype, MLX-quantized ones too.
-    visible: (T, T) booleans; None is causal. noise: a relative error (one standard deviation) of the
+    visible: (T, T) booleans; None is causal. noise: a relative error (one standard deviation) in the
     result of every matrix and norm, as if it had been rounded; the same error in every call.
     """
     positions = np.asarray(positions)
