@@ -227,7 +227,7 @@ def test_the_slider_and_the_player_write_the_run(browser: Any, shown: Any):
             expected = [q for q in range(len(found.of)) if step_of(found, q) <= step]
             assert there == expected
             late = found.lanes[3]
-            assert ("not there yet" in view.inner_text("#state3")) == (first + step < late.start)
+            assert ("not started" in view.inner_text("#state3")) == (first + step < late.start)
         dropped = found.lanes[0].dropped
         assert dropped is not None
         view.keyboard.press("End")

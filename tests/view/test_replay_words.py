@@ -19,7 +19,7 @@ from tinylane.core.sampling import Sampler
 from tinylane.view import replay_page as paging
 from tinylane.view.replay_page import page
 from tinylane.view.replay_record import record
-from tinylane.view.replay_words import about, describe, first_shown, most_telling, sentences
+from tinylane.view.replay_words import about, describe, first_shown, most_to_others, sentences
 
 ask, game = helpers_cli.ask, helpers_cli.game  # fixtures
 
@@ -69,7 +69,7 @@ def test_who_reads_whom_is_said_by_name_lane_by_lane_or_as_a_count() -> None:
     many = np.eye(20, dtype=bool)
     many[0, :5] = True
     assert describe(LaneMask(many), 20) == "a matrix, 24 of 400 set"
-    assert describe(LaneMask.star(20, lag=1), 20) == "star, 1 steps late"
+    assert describe(LaneMask.star(20, lag=1), 20) == "star, 1 step late"
     assert describe(LaneMask.joint(4), 2) == "joint"
 
 
@@ -83,7 +83,7 @@ def test_what_silence_changes_is_said_as_it_is() -> None:
     assert sentences(nothing)[-1] == (
         "Silencing any one lane would have changed no other lane's next token."
     )
-    assert first_shown(nothing) == most_telling(found)
+    assert first_shown(nothing) == most_to_others(found)
     same = replace(found, silences=[replace(s, drawn=drawn) for s in found.silences])
     assert " would still have written " in sentences(same)[-1]
     assert sentences(same)[-1].endswith("the largest change that silence makes.")

@@ -1,11 +1,11 @@
 // The page of `tinylane view`: a run, step by step, and who listened to whom.
-// All text is set as text (textContent), never as HTML. Numbers come packed; see tinylane/view/replay_page.py.
+// All text is set as text (textContent), never as HTML. Numbers come packed (replay_page.py).
 //
-// A step s has drawn the tokens at position first + s - 1. State: the step, a lane, what attention is
-// looked at (a view), and what the shade shows. Everything that is drawn follows from these.
+// Step s draws the tokens at position first + s - 1. The state is the step, a lane, a view (whose
+// attention is shown) and what the shade shows. Everything on the page follows from the state.
 "use strict";
 
-const FADE = 6; // nats at which a shade is as dark as it gets
+const FADE = 6; // nats at which a shade is strongest
 const $ = (id) => document.getElementById(id);
 
 function make(tag, properties = {}, ...children) {
@@ -42,7 +42,7 @@ const chance = (nats) => {
   const run = JSON.parse($("data").textContent);
   $("title").textContent = run.title;
   $("lead").textContent = run.sentences.join(" ");
-  if (typeof DecompressionStream === "undefined") throw new Error("this browser is too old: it has no DecompressionStream");
+  if (typeof DecompressionStream === "undefined") throw new Error("this browser is too old (it has no DecompressionStream)");
   for (const name of ["heard", "ids", "text", "logprob", "likeliest", "asked"]) run[name] = await unpack(run[name]);
   for (const view of run.views) {
     for (const name of ["shares", "keys", "weights"]) view[name] = await unpack(view[name]);
@@ -150,9 +150,9 @@ const chance = (nats) => {
 
   // What follows from the state.
   function describeShade() {
-    if (state.shade === "logprob") return "Shade: log-probability, the darker the less likely (a probability of 1 is plain, of e⁻⁶ or less darkest). Italics: given, not written.";
-    if (state.shade === "others") return `Shade: share of attention to other lanes (${viewName(run.views[state.view])}), the darker the more. Italics: given, not written.`;
-    return `Shade: how much the next token's distribution changes without lane ${state.shade.slice(1)} (KL, darkest at 6 nats). Wavy underline: another token would have been written.`;
+    if (state.shade === "logprob") return "Shade: log-probability; a stronger shade is less likely (none at probability 1, strongest at e⁻⁶ or less). Italics: given, not written.";
+    if (state.shade === "others") return `Shade: share of attention to other lanes (${viewName(run.views[state.view])}); a stronger shade is more. Italics: given, not written.`;
+    return `Shade: how much the next token's distribution changes without lane ${state.shade.slice(1)} (KL divergence, strongest at 6 nats). Wavy underline: a different token would have been written.`;
   }
   function shadeTokens() {
     const silence = state.shade[0] === "s" ? run.silences[Number(state.shade.slice(1))] : null;
@@ -186,7 +186,7 @@ const chance = (nats) => {
       lane.isGone = isGone;
       let said = `${lane.tokens} tokens`;
       if (isGone) said = `dropped at step ${lane.dropped - firstClock}`;
-      else if (clock < begun) said = `not there yet; joins after step ${begun - firstClock}`;
+      else if (clock < begun) said = `not started; joins after step ${begun - firstClock}`;
       else if (clock >= lane.start + lane.tokens) said += lane.end ? `, ended: ${lane.end}` : "";
       else said = `${Math.max(0, clock - lane.start)} of ${said}`;
       if (lane.forked && clock >= begun) said += `; forked from lane ${lane.forked[0]} after step ${begun - firstClock}`;
@@ -218,7 +218,7 @@ const chance = (nats) => {
       $("chosen-title").textContent = `${symbol(state.lane)} lane ${state.lane}`;
       const early = firstClock + state.step <= lane.start;
       $("chosen-how").textContent =
-        state.step === 0 ? "Nothing is written yet: play, or go a step on." : early ? "This lane has written nothing yet." : `This lane has ended (${lane.end ?? "no reason given"}).`;
+        state.step === 0 ? "Nothing is written yet. Press Play, or go one step on." : early ? "This lane has written nothing yet." : `This lane has ended (${lane.end ?? "no reason given"}).`;
       return;
     }
     const k = q - lane.first, own = lane.row + lane.given + k, view = run.views[state.view], query = run.asked[q];
@@ -236,7 +236,7 @@ const chance = (nats) => {
       `Token ${run.ids[own]} at position ${firstClock + state.step - 1}, probability ${chance(nats(run.logprob[q]))} (log ${(-nats(run.logprob[q])).toFixed(3)})` +
       (others ? `; the likeliest was ${quoted(run.likeliest[q])}. ` : ". ") +
       (copied(lane, k) ? `Written by lane ${lane.forked[0]} and copied here by the fork. ` : "") +
-      `It was chosen at the row before it, ${quoted(run.text[query])}${query < run.prompt ? ", the end of the prompt" : ""} (dashed).`;
+      `It was drawn from the row before it, ${quoted(run.text[query])}${query < run.prompt ? ", the end of the prompt" : ""} (dashed); the attention below is that row’s.`;
 
     const bars = [];
     for (let slot = 0; slot <= N; slot++) {
@@ -312,7 +312,7 @@ const chance = (nats) => {
     const held = document.activeElement?.closest?.("#heads button")?.value;
     $("heads").replaceChildren(...lines);
     if (held !== undefined) $("heads").querySelector(`button[value="${Number(held)}"]`)?.focus();
-    $("heads-note").textContent = "Choose one to see where it looked." + (averages ? " ø: not kept for every token; the lane's average over the run." : "");
+    $("heads-note").textContent = "Choose a head to see where it looked." + (averages ? " ø: only the lane’s average over the run is kept." : "");
   }
   function average(layer, head, m) {
     const one = (h) => {
@@ -352,7 +352,7 @@ const chance = (nats) => {
       said.hidden = silence === null || q < 0 || silence.lane === m;
       if (said.hidden) return;
       const own = quoted(run.text[lane.row + lane.given + q - lane.first]);
-      said.textContent = `Without lane ${silence.lane}, step ${state.step}: ` + (silence.drawn[q] > 0 ? `≠ ${quoted(silence.drawn[q] - 1)}, not ${own}` : `= ${own} all the same`);
+      said.textContent = `Without lane ${silence.lane}, step ${state.step}: ` + (silence.drawn[q] > 0 ? `≠ ${quoted(silence.drawn[q] - 1)}, not ${own}` : `= ${own} as it was`);
     });
   }
 
@@ -376,7 +376,7 @@ const chance = (nats) => {
   $("rows").append(make("div", { className: "axis" }, make("span", { textContent: "step 1" }), make("span", { textContent: `step ${steps}` })));
   function drawTime() {
     const view = run.views[state.view];
-    $("time-note").textContent = `The share of each token's attention that went to other lanes, from 0 to 100% of a line's height: ${viewName(view)}. Click to go there.`;
+    $("time-note").textContent = `The share of each token’s attention that went to other lanes (${viewName(view)}); the height of a band is 100%. Click to go to a step.`;
     plots.forEach(({ plot, path }, m) => {
       const lane = run.lanes[m], x0 = lane.start - firstClock;
       let d = "", sum = 0, top = 0, at = 0;
@@ -401,7 +401,7 @@ const chance = (nats) => {
 
   function drawWhom() {
     const view = run.views[state.view];
-    $("whom-note").textContent = `Of each lane's attention, the share that went to the prompt and to every lane, over the whole run: ${viewName(view)}.`;
+    $("whom-note").textContent = `How each lane divided its attention between the prompt and the lanes, over the whole run (${viewName(view)}).`;
     const head = make("tr", {}, make("th", { scope: "col", textContent: "reader" }), make("th", { scope: "col", textContent: "prompt" }));
     for (let n = 0; n < N; n++) head.append(make("th", { scope: "col", textContent: `${symbol(n)} ${n}`, ariaLabel: `lane ${n}` }));
     const lines = run.lanes.map((lane, m) => {

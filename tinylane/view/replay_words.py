@@ -12,77 +12,76 @@ from tinylane.view.replay_record import Record
 
 
 def sentences(record: Record, shown: Callable[[int], str] = str) -> list[str]:
-    """A few sentences for the head of a view, the most telling first. shown: a token as text."""
+    """A few sentences for the head of a view, the most important first. shown: a token as text."""
     counted = ~record.copied
-    mean = record.views[0].shares[counted].astype(np.float64).mean(axis=0)
+    prompt = float(record.views[0].shares[counted, 0].astype(np.float64).mean())
     others = float(record.to_others()[counted].mean())
-    prompt = float(mean[0])
     split = f"{percent(prompt)} to the prompt, {percent(1 - others - prompt)} to a lane's own text"
     if record.n < 2:
-        return [f"One lane has no other to listen to: of its attention went {split}."]
+        return [f"One lane has no other lane to listen to. Its attention went {split}."]
     shares = record.lane_shares()[:, 1:]
     shares[np.eye(record.n, dtype=bool)] = 0.0
     shares = np.nan_to_num(shares)
     if not shares.any():
-        return [f"No lane listened to another: of all attention went {split}."]
+        return [f"No lane listened to another. Attention went {split}."]
     m, n = (int(x) for x in np.unravel_index(int(shares.argmax()), shares.shape))
-    found = [
+    q = most_to_others(record)
+    return [
         f"{percent(others)} of all attention went to other lanes, {split}.",
         f"Lane {m} listened to lane {n} most: {percent(float(shares[m, n]))} of its attention.",
+        f"Before writing {_quoted(shown(int(record.tokens[q])))} (step {step_of(record, q)}), lane "
+        f"{record.of[q]} gave other lanes {percent(float(record.to_others()[q]))} of its "
+        "attention.",
+        *_silence(record, shown),
     ]
-    q = most_telling(record)
-    lane, step = int(record.of[q]), step_of(record, q)
-    token = one_line(shown(int(record.tokens[q])), 30)
-    found.append(
-        f"Before writing “{token}” (step {step}), lane {lane} gave other lanes "
-        f"{percent(float(record.to_others()[q]))} of its attention."
-    )
-    return found + _silence(record, shown)
 
 
 def _silence(record: Record, shown: Callable[[int], str]) -> list[str]:
     if not record.silences:
         return []
-    k, q = most_silenced(record)
-    silence, written = record.silences[k], int(record.tokens[q])
-    if silence.kl[q] < 0.0005:
+    strongest = strongest_silence(record)
+    if strongest is None:
         return ["Silencing any one lane would have changed no other lane's next token."]
-    changed, word = int(silence.drawn[q]), f"“{one_line(shown(written), 30)}”"
+    silence, q = record.silences[strongest[0]], strongest[1]
+    written, changed = int(record.tokens[q]), int(silence.drawn[q])
+    word = _quoted(shown(written))
     now, then = (float(np.exp(x[q])) for x in (record.logprobs, silence.logprobs))
     moves = "falls" if then < now else "rises"
-    where = f"Had lane {silence.lane} been silent, lane {int(record.of[q])} would"
     likely = f"the probability of {word} {moves} from {percent(now)} to {percent(then)}"
+    step = step_of(record, q)
     if changed == written:
-        return [
-            f"{where} still have written {word} at step {step_of(record, q)}; {likely}, the "
-            "largest change that silence makes."
-        ]
-    other = one_line(shown(changed), 30)
-    return [
-        f"{where} have written “{other}” instead of {word} at step {step_of(record, q)}: {likely}."
-    ]
+        what = f"still have written {word} at step {step}"
+        likely += ", the largest change that silence makes"
+    else:
+        what = f"have written {_quoted(shown(changed))} instead of {word} at step {step}"
+    return [f"Without lane {silence.lane}, lane {record.of[q]} would {what}; {likely}."]
+
+
+def _quoted(text: str) -> str:
+    return f"“{one_line(text, 30)}”"
 
 
 def about(record: Record) -> list[tuple[str, str]]:
     """The run in names and values, for the foot of a view."""
     run = record.run
     s, mask = run.sampler, run.lane_mask
-    chosen = "greedy" if s.temperature == 0 else f"temperature {s.temperature:g}"
-    for name, off in (("top_p", 1.0), ("top_k", 0), ("min_p", 0.0), ("repetition_penalty", 1.0)):
-        if getattr(s, name) != off:
-            chosen += f", {name} {getattr(s, name):g}"
+    sampling = "greedy" if s.temperature == 0 else f"temperature {s.temperature:g}"
+    usual = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+    for name, value in usual.items():
+        if getattr(s, name) != value:
+            sampling += f", {name} {getattr(s, name):g}"
     missed = int((~record.copied & (record.redrawn != record.tokens)).sum())
-    found = [
+    values = [
         ("model", one_line(run.model_source, 120) or "the model inside"),
         ("written by", one_line(f"tinylane {run.version}, {run.backend} {run.dtype}", 80)),
-        ("sampling", f"{chosen}; seed {run.seed}"),
+        ("sampling", f"{sampling}; seed {run.seed}"),
         ("visibility", describe(mask, record.n)),
         ("rotation", _rotation(record)),
         ("check", f"log-probabilities recomputed: largest difference {record.difference:.2g}"),
     ]
     if missed:
-        found.append(("check", f"{missed} tokens would be drawn differently on this machine"))
-    return found
+        values.append(("check", f"{missed} tokens would be drawn differently on this machine"))
+    return values
 
 
 def _rotation(record: Record) -> str:
@@ -97,7 +96,8 @@ def _rotation(record: Record) -> str:
 
 def describe(mask: LaneMask, n: int) -> str:
     """Who reads whom, in a few words."""
-    v, late = mask.visibility[:n, :n], f", {mask.lag} steps late" if mask.lag else ""
+    v, steps = mask.visibility[:n, :n], "step" if mask.lag == 1 else "steps"
+    late = f", {mask.lag} {steps} late" if mask.lag else ""
     for name in ("independent", "joint", "star"):
         if np.array_equal(v | np.eye(n, dtype=bool), LaneMask.named(name, n).visibility):
             return name + late
@@ -113,21 +113,21 @@ def describe(mask: LaneMask, n: int) -> str:
 def first_shown(record: Record) -> int:
     """The drawn token that a view begins with: the one that silence would change most, or else
     the one that listened to other lanes most."""
-    if record.silences:
-        k, q = most_silenced(record)
-        if record.silences[k].kl[q] >= 0.0005:
-            return q
-    return most_telling(record)
+    strongest = strongest_silence(record)
+    return most_to_others(record) if strongest is None else strongest[1]
 
 
-def most_silenced(record: Record) -> tuple[int, int]:
-    """Which silence changes which drawn token most: places in `silences` and in Q."""
+def strongest_silence(record: Record) -> tuple[int, int] | None:
+    """Which silence changes which drawn token most: places in `silences` and in Q. None if none
+    changes any by 0.0005 nats."""
     kl = np.array([np.where(record.copied, 0.0, s.kl) for s in record.silences])
+    if kl.max(initial=0.0) < 0.0005:
+        return None
     k, q = np.unravel_index(int(kl.argmax()), kl.shape)
     return int(k), int(q)
 
 
-def most_telling(record: Record) -> int:
+def most_to_others(record: Record) -> int:
     """The drawn token that gave other lanes the most of its attention; a token that ended its lane
     only if there is no other."""
     ends = np.zeros(len(record.of), dtype=bool)
@@ -147,7 +147,7 @@ def step_of(record: Record, q: int) -> int:
 
 
 def percent(share: float) -> str:
-    """0.123 -> "12%"; small ones are not rounded to nothing."""
+    """0.123 -> "12%"; a small share is not rounded to 0."""
     if 0 < share < 0.01:
         return "under 1%"
     return f"{100 * share:.0f}%"
