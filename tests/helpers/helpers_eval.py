@@ -9,11 +9,14 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import pytest
 from helpers_checkpoint import small, weights, write_checkpoint
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from tinylane.evaluate.results import AnswerRow, read
+from tinylane.files.run_dir import read_run
 
 SHARED = Path(__file__).parents[2] / "../shared/data/gsm8k_test.jsonl"
 END = "</s>"
@@ -107,6 +110,40 @@ def row(
         "lane": lanes,
     }
     return read(json.loads(json.dumps(record)), "by hand", limit)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(checkpoint(tmp_path_factory.mktemp("eval") / "m"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(gsm8k(tmp_path_factory.mktemp("eval"), 6))
+
+
+def flags(model: str, data: str, *more: object) -> list[str]:
+    base = ["eval", "gsm8k", "--data", data, "--model", model, "--backend", "numpy"]
+    base += [
+        "--template",
+        "{question}",
+        "--compare",
+        "exact",
+        "--max-tokens",
+        "12",
+        "--logit-bias",
+        *BIAS,
+    ]
+    return [*base, *(str(word) for word in more)]
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    """The results of a run, without what a clock says."""
+    found = [row for _, row in read_run(folder)[1]]
+    for row in found:
+        for name in ("seconds", "prefill_seconds", "clock"):
+            row.pop(name)
+    return found
 
 
 if __name__ == "__main__":
