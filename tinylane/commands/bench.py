@@ -115,25 +115,12 @@ def timed(
             common.note(f"writing random weights of {name}", args.quiet)
             write_random(config, folder, args.seed)
         settings = BenchSettings(
-            folder=folder,
-            config=config,
-            backends=backends,
-            dtype=dtype,
-            lanes=args.lanes,
-            prompts=prompts,
-            count=args.max_tokens,
-            modes=modes,
-            prompt_lane=0 if args.prompt_lane == "0" else "own",
-            repeats=args.repeats,
+            args, folder, config, backends, modes, prompts, dtype,
             threads=args.threads or bench_machine.cores(),
-            seed=args.seed,
-            profile=args.profile,
-            read=args.read_mib << 20,
             adapter=False if peers else args.adapter_path,
-            ops=args.ops,
             peers=peers,
             worker=worker or WORKER,
-        )
+        )  # fmt: skip
         results, rounds = measure(settings, lambda line: common.note(line, args.quiet))
     preload = environment("mlx", 1).get("LD_PRELOAD") if "mlx" in backends else None
     document = {

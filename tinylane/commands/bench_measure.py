@@ -17,50 +17,37 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from tinylane.commands.bench_engine import BenchCase, random_prompt
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError
+from tinylane.files.memory import forecast
 
-THREADS = (
-    "OPENBLAS_NUM_THREADS",
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "VECLIB_MAXIMUM_THREADS",
-)
-
-
+LIBRARIES = ("OPENBLAS", "OMP", "MKL")
+THREADS = (*(f"{name}_NUM_THREADS" for name in LIBRARIES), "VECLIB_MAXIMUM_THREADS")
 WORKER = "tinylane.commands.bench_worker"
 
 
 @dataclass
 class BenchSettings:
-    """What is measured. folder: the checkpoint that all engines load.
+    """What is measured: the flags (`args`), and what they come to.
 
-    peers: engines of other programs, which the module `worker` knows; they decode independent
-    lanes only. read: bytes that are read to measure the bandwidth.
+    folder: the checkpoint that all engines load. adapter: False where none is used. peers: engines
+    of other programs, which the module `worker` knows; they decode independent lanes only.
     """
 
+    args: Any
     folder: Path
     config: ModelConfig
     backends: Sequence[str]
-    dtype: str
-    lanes: Sequence[int]
-    prompts: Sequence[int]
-    count: int
     modes: Sequence[str]
-    prompt_lane: Any
-    repeats: int
+    prompts: Sequence[int]
+    dtype: str
     threads: int
-    seed: int
-    profile: bool
-    read: int
     adapter: Any = None
-    ops: str = "auto"
     peers: Sequence[str] = ()
     worker: str = WORKER
 
@@ -109,9 +96,7 @@ class Worker:
     def __enter__(self) -> Worker:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: Any, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -126,15 +111,11 @@ def environment(name: str, threads: int) -> dict[str, str]:
     env.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
     here = str(Path(__file__).parents[2])  # this package, wherever it was started from
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [here, env.get("PYTHONPATH")]))
-    library = openblas()
-    if "mlx" in name and library is not None and "LD_PRELOAD" not in env:
-        env["LD_PRELOAD"] = library
+    if "mlx" in name and sys.platform == "linux" and "LD_PRELOAD" not in env:
+        library = ctypes.util.find_library("openblas")
+        if library is not None:
+            env["LD_PRELOAD"] = library
     return env
-
-
-def openblas() -> str | None:
-    """The name of the system's OpenBLAS on Linux, if there is one."""
-    return ctypes.util.find_library("openblas") if sys.platform == "linux" else None
 
 
 def measure(
@@ -146,7 +127,7 @@ def measure(
     engines' processes are ended.
     """
     ours = [f"tinylane {backend}" for backend in settings.backends]
-    read = {"do": "bandwidth", "threads": settings.threads, "size": settings.read}
+    read = {"do": "bandwidth", "threads": settings.threads, "size": settings.args.read_mib << 20}
     speed: dict[str, float] = {}
     with contextlib.ExitStack() as stack:
         workers: dict[str, Worker] = {}
@@ -165,13 +146,13 @@ def measure(
                 dtype=dtype,
                 threads=settings.threads,
                 adapter=settings.adapter,
-                ops=settings.ops,
+                ops=settings.args.ops,
             )
             dtype = loads[name].get("dtype", dtype)  # what "auto" was for the first holds for all
         cases = _cases(settings)
         rounds = [Rounds(case, _rounds(workers, ours, case, settings, say)) for case in cases]
         profiles = []
-        if settings.profile:
+        if settings.args.profile:
             for name, case in itertools.product(ours, cases):
                 say(f"{name}: profile, {_told(case)}")
                 where = workers[name].ask(do="profile", case=asdict(case))
@@ -189,7 +170,7 @@ def measure(
         "load_seconds": {name: load["seconds"] for name, load in loads.items()},
         "results": results,
         "joint_cost": _joint_cost(rounds, ours),
-        "context_slope": _slopes(results, _row_bytes(settings.config, dtype)),
+        "context_slope": _slopes(results, forecast(settings.config, dtype).kv_per_token),
         "profiles": profiles,
     }
     return document, rounds
@@ -205,13 +186,14 @@ class Rounds:
 
 def _cases(settings: BenchSettings) -> list[BenchCase]:
     """Of one lane joint decoding is the same as independent: it is left out if both are asked."""
-    cases = []
-    for length, lanes in itertools.product(settings.prompts, settings.lanes):
-        prompt = random_prompt(settings.config.vocab, length, settings.seed)
+    cases, args = [], settings.args
+    prompt_lane = 0 if args.prompt_lane == "0" else "own"
+    for length, lanes in itertools.product(settings.prompts, args.lanes):
+        prompt = random_prompt(settings.config.vocab, length, args.seed)
         for mode in settings.modes:
             if lanes == 1 and mode == "joint" and len(settings.modes) > 1:
                 continue
-            cases.append(BenchCase(prompt, lanes, settings.count, mode, settings.prompt_lane))
+            cases.append(BenchCase(prompt, lanes, args.max_tokens, mode, prompt_lane))
     return cases
 
 
@@ -222,14 +204,14 @@ def _rounds(
     settings: BenchSettings,
     say: Callable[[str], None],
 ) -> dict[str, list[dict[str, Any]]]:
-    read = {"threads": settings.threads, "size": settings.read}
+    read = {"threads": settings.threads, "size": settings.args.read_mib << 20}
     names = ours + [peer for peer in settings.peers if case.mode == "independent"]
     answers: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    warm = BenchCase(case.prompt, case.lanes, min(case.count, 4), case.mode, case.prompt_lane)
+    warm = replace(case, count=min(case.count, 4))
     say(f"{_told(case)}: {', '.join(names)}")
     for name in names:
         workers[name].ask(do="run", case=asdict(warm))
-    for turn in range(settings.repeats):
+    for turn in range(settings.args.repeats):
         at = turn % len(names)
         for name in names[at:] + names[:at]:
             beside = {"read": {**read, "backend": name.split()[1]}} if name in ours else {}
@@ -319,11 +301,6 @@ def _joint_cost(rounds: Sequence[Rounds], ours: list[str]) -> list[dict[str, Any
             ]
             out.append({**labels(name, one.case), "step": middle(ratio)})
     return out
-
-
-def _row_bytes(config: ModelConfig, dtype: str) -> int:
-    item = {"float64": 8, "float32": 4}.get(dtype, 2)
-    return 2 * config.layers * config.kv_heads * config.head_dim * item
 
 
 def _slopes(results: list[dict[str, Any]], row: int) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,76 +19,30 @@ from tinylane.core.rope import RopeConfig
 from tinylane.files.io import write_json
 from tinylane.files.safetensors import write_tensors
 
+
+def _config(family: str, sizes: str, context: int, rope: RopeConfig, **more: Any) -> ModelConfig:
+    """sizes: vocabulary, width, layers, heads, key and value heads, head dimension, MLP width."""
+    names = ("vocab", "width", "layers", "heads", "kv_heads", "head_dim", "mlp_width")
+    numbers: dict[str, Any] = dict(zip(names, map(int, sizes.split()), strict=True))
+    return ModelConfig(family=family, context=context, rope=rope, tied=True, **numbers, **more)
+
+
+LLAMA = {"norm_eps": 1e-5}
 SHAPES: dict[str, ModelConfig] = {
-    "SmolLM2-135M": ModelConfig(
-        family="llama",
-        vocab=49152,
-        width=576,
-        layers=30,
-        heads=9,
-        kv_heads=3,
-        head_dim=64,
-        mlp_width=1536,
-        context=8192,
-        norm_eps=1e-5,
-        rope=RopeConfig(base=100000.0),
-        tied=True,
+    "SmolLM2-135M": _config(
+        "llama", "49152 576 30 9 3 64 1536", 8192, RopeConfig(base=1e5), **LLAMA
     ),
-    "Qwen2.5-0.5B": ModelConfig(
-        family="qwen2",
-        vocab=151936,
-        width=896,
-        layers=24,
-        heads=14,
-        kv_heads=2,
-        head_dim=64,
-        mlp_width=4864,
-        context=32768,
-        rope=RopeConfig(base=1e6),
-        tied=True,
-        qkv_bias=True,
+    "Qwen2.5-0.5B": _config(
+        "qwen2", "151936 896 24 14 2 64 4864", 32768, RopeConfig(base=1e6), qkv_bias=True
     ),
-    "Qwen3-0.6B": ModelConfig(
-        family="qwen3",
-        vocab=151936,
-        width=1024,
-        layers=28,
-        heads=16,
-        kv_heads=8,
-        head_dim=128,
-        mlp_width=3072,
-        context=40960,
-        rope=RopeConfig(base=1e6),
-        tied=True,
-        qk_norm=True,
+    "Qwen3-0.6B": _config(
+        "qwen3", "151936 1024 28 16 8 128 3072", 40960, RopeConfig(base=1e6), qk_norm=True
     ),
-    "Llama-3.2-1B": ModelConfig(
-        family="llama",
-        vocab=128256,
-        width=2048,
-        layers=16,
-        heads=32,
-        kv_heads=8,
-        head_dim=64,
-        mlp_width=8192,
-        context=131072,
-        norm_eps=1e-5,
-        rope=RopeConfig("llama3", 500000.0, 32.0, 8192),
-        tied=True,
+    "Llama-3.2-1B": _config(
+        "llama", "128256 2048 16 32 8 64 8192", 131072, RopeConfig("llama3", 5e5, 32, 8192), **LLAMA
     ),
-    "tiny": ModelConfig(  # to try the bench itself
-        family="llama",
-        vocab=512,
-        width=64,
-        layers=2,
-        heads=4,
-        kv_heads=2,
-        head_dim=16,
-        mlp_width=128,
-        context=4096,
-        rope=RopeConfig("default", 50000.0),  # nobody's default: a peer must have read it
-        tied=True,
-    ),
+    # To try the bench itself; no model's default base, so that a peer must have read it.
+    "tiny": _config("llama", "512 64 2 4 2 16 128", 4096, RopeConfig("default", 5e4)),
 }
 
 

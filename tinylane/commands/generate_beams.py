@@ -15,30 +15,10 @@ from tinylane.files.display import printable
 
 # Beams neither sample, nor read each other, nor stop at strings: they do not use these flags.
 UNUSED = (
-    "collaborate",
-    "lanes",
-    "lane_prompt",
-    "mode",
-    "visibility",
-    "lag",
-    "omega",
-    "slot",
-    "omega_scale",
-    "prompt_lane",
-    "temp",
-    "top_p",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "logit_bias",
-    "total_tokens",
-    "stop",
-    "vote",
-    "answer_pattern",
-    "best_of",
-    "save",
-    "pace",
-)
+    "collaborate", "lanes", "lane_prompt", "mode", "visibility", "lag", "omega", "slot",
+    "omega_scale", "prompt_lane", "temp", "top_p", "top_k", "min_p", "repetition_penalty",
+    "logit_bias", "total_tokens", "stop", "vote", "answer_pattern", "best_of", "save", "pace",
+)  # fmt: skip
 
 
 def check(args: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -79,16 +78,11 @@ class GenerateOutput:
             self.columns.__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *more: Any) -> None:
         if self.lines is not None and kind is None:
             self.lines.close()
         if self.columns is not None:
-            self.columns.__exit__(kind, error, at)
+            self.columns.__exit__(kind, *more)
 
     def step(self, decoding: Decoding, step: Step) -> None:
         """Show what a step gave."""

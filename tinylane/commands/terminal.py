@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tinylane.files.display import printable
@@ -59,12 +58,7 @@ class Columns:
         self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *more: Any) -> None:
         self._live.stop()
         if kind is None or kind is KeyboardInterrupt:
             self.console.print(side_by_side(self.views, self.console))
