@@ -20,8 +20,7 @@ from safetensors.numpy import load_file
 import tinylane
 from tinylane.checkpoints.adapter import OMEGA, load_adapter, save_adapter
 from tinylane.checkpoints.config_json import read_config
-from tinylane.checkpoints.export import encoded, write_checkpoint
-from tinylane.checkpoints.fuse import fuse
+from tinylane.checkpoints.export import encoded, fuse, write_checkpoint
 from tinylane.core.errors import TinylaneError
 from tinylane.files.safetensors import TensorFile, widen_bfloat16
 

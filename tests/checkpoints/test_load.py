@@ -182,14 +182,14 @@ def test_sampling_defaults_mean_what_transformers_means(generation, expected):
 @pytest.mark.parametrize(
     "generation, words",
     [
-        ({"do_sample": 1}, "do_sample 1"),
+        ({"do_sample": 1}, "do_sample is 1"),
         ({"do_sample": True, "temperature": -1}, "temperature"),
         ({"do_sample": True, "temperature": float("nan")}, "NaN"),
         ({"do_sample": True, "top_p": 2}, "top_p"),
         ({"do_sample": True, "top_k": 1.5}, "top_k"),
-        ({"do_sample": True, "top_k": True}, "expected numbers"),
+        ({"do_sample": True, "top_k": True}, "expected a whole number"),
         ({"repetition_penalty": "1"}, "repetition_penalty"),
-        ({"eos_token_id": 96}, "eos_token_id 96"),
+        ({"eos_token_id": 96}, "eos_token_id is 96"),
     ],
 )
 def test_bad_generation_settings_are_refused_with_their_file(tmp_path, generation, words):

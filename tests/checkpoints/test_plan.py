@@ -61,7 +61,7 @@ def test_the_forecast_counts_the_prompt_once_and_every_lane():
 def test_what_cannot_fit_is_refused_with_the_figures_before_loading(tmp_path, monkeypatch):
     folder = write_checkpoint(tmp_path)
     monkeypatch.setattr(
-        "tinylane.checkpoints.load._read_numpy", lambda *a: pytest.fail("read weights")
+        "tinylane.checkpoints.load.read_numpy", lambda *a: pytest.fail("read weights")
     )
     planned = {"lanes": 1024, "prompt_tokens": 10, "max_tokens": 10**9}
     with pytest.raises(TinylaneError) as caught:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tinylane.core.errors import TinylaneError
-from tinylane.files.fields import LARGEST, Fields
+from tinylane.files.io import LARGEST, Fields
 
 RAW: dict[str, Any] = {
     "n": 3,
@@ -60,9 +60,10 @@ REFUSED: list[tuple[Callable[[Fields], Any], str]] = [
     (lambda f: f.real("x", above=0.5), "x is 0.5; expected a number above 0.5"),
     (
         lambda f: f.real("x", least=0, below=0.5),
-        "x is 0.5; expected a number from 0 on and below 0.5",
+        "x is 0.5; expected a number at least 0 and below 0.5",
     ),
-    (lambda f: f.real("x", least=0.6), "x is 0.5; expected a number from 0.6 on"),
+    (lambda f: f.real("x", least=0.6), "x is 0.5; expected a number at least 0.6"),
+    (lambda f: f.real("n", most=2), "n is 3; expected a number at most 2"),
     (lambda f: f.flag("n"), "n is 3; expected true or false"),
     (lambda f: f.text("n"), "n is 3; expected a text"),
     (lambda f: f.fields("n"), "n is 3; expected an object"),

@@ -15,8 +15,7 @@ import pytest
 
 from tinylane.core.errors import TinylaneError
 from tinylane.files import jsonl, run_dir
-from tinylane.files.fields import Fields
-from tinylane.files.io import replacing
+from tinylane.files.io import Fields, replacing
 from tinylane.files.run_dir import MAX_RESULT, Journal, claim, differing, hold, locked, read_run
 
 # JSON Lines.

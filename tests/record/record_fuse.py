@@ -25,7 +25,7 @@ from parity_files import normal, tokens, write
 import tinylane
 from tinylane.checkpoints.adapter import OMEGA, save_adapter
 from tinylane.checkpoints.config_json import read_config
-from tinylane.checkpoints.fuse import fuse
+from tinylane.checkpoints.export import fuse
 from tinylane.core.config import ModelConfig
 
 DATA = Path(__file__).parents[1] / "data" / "fuse.safetensors"

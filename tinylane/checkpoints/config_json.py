@@ -15,8 +15,7 @@ from typing import Any
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.rope import RopeConfig
-from tinylane.files.fields import Fields
-from tinylane.files.io import read_json
+from tinylane.files.io import Fields, read_json
 
 
 def read_config(path: str | os.PathLike[str]) -> ModelConfig:

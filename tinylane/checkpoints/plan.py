@@ -1,4 +1,7 @@
-"""What the loader chose for a checkpoint, and which file said so: `tinylane inspect`."""
+"""What is chosen for a checkpoint from its small files, before its tensors are read.
+
+`load` follows a `LoadPlan`; `inspect` (and `tinylane inspect`) reports it, and which file said so.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +14,178 @@ from typing import TYPE_CHECKING, Any
 from tinylane.checkpoints.adapter import CONFIG as ADAPTER_CONFIG
 from tinylane.checkpoints.adapter import Adapter, load_adapter
 from tinylane.checkpoints.config_json import read_config, token_ids
-from tinylane.checkpoints.hub import resolve
-from tinylane.checkpoints.weights import WeightFiles, identity, inside
+from tinylane.checkpoints.weights import WeightFiles, identity
 from tinylane.core.config import ModelConfig
 from tinylane.core.decoder import PLAIN, Ops
 from tinylane.core.errors import TinylaneError, show
-from tinylane.files.io import read_json
+from tinylane.files.io import Fields, inside, read_json
 from tinylane.files.memory import ITEMSIZE, Forecast, forecast, size
 
 if TYPE_CHECKING:
-    from tinylane.checkpoints.adapter import Adapter
     from tinylane.checkpoints.tokenizer import Tokenizer
-    from tinylane.checkpoints.weights import WeightFiles
 
+GENERATION = "generation_config.json"
+OPS = ("auto", "plain", "fast")
+SMALL = 1 << 22  # weights of a model for which fast operations save nothing on a CPU
+DTYPES = {"numpy": ("float32", "float64"), "mlx": ("float32", "float16", "bfloat16")}
 NOTHING = "none"
+
+
+def choose_ops(name: str, backend: str, config: ModelConfig, packed: bool = False) -> Ops:
+    """The operations of a model. "auto" takes the plain ones where the fast ones save nothing: for
+    small models on a CPU (measured). On a GPU, where nothing was timed, it takes the fast ones.
+
+    packed: whether weights stay MLX-quantized, which only MLX's fast operations read.
+    """
+    small = config.layers * 4 * config.width * config.mlp_width < SMALL
+    if name == "plain" or (name == "auto" and small and not packed and not _on_gpu(backend)):
+        return PLAIN
+    return fast_ops(backend)
+
+
+def fast_ops(backend: str) -> Ops:
+    """The faster versions of the decoder's operations that "numpy" or "mlx" has."""
+    if backend == "mlx":
+        from tinylane.core import mlx_ops
+
+        return mlx_ops.OPS
+    from tinylane.core import numpy_ops
+
+    return numpy_ops.OPS
+
+
+def _on_gpu(backend: str) -> bool:
+    if backend != "mlx":
+        return False
+    import mlx.core as mx
+
+    return mx.default_device().type == mx.DeviceType.gpu
+
+
+def choose_backend(name: str = "auto") -> str:
+    """ "numpy" or "mlx". Raises TinylaneError for another name, or if MLX is not installed."""
+    if name not in ("auto", *DTYPES):
+        raise TinylaneError(f"backend {show(name)}, expected numpy, mlx or auto")
+    apple = platform.system() == "Darwin" and platform.machine() == "arm64"
+    if name == "numpy" or (name == "auto" and not apple):
+        return "numpy"
+    try:
+        import mlx.core  # noqa: F401
+    except ImportError as error:
+        if name == "auto":
+            return "numpy"
+        raise TinylaneError(
+            'backend mlx is not installed: pip install "tinylane[mlx]"; or choose numpy'
+        ) from error
+    return "mlx"
+
+
+class LoadPlan:
+    """What is chosen from the small files of a checkpoint, before its tensors are read."""
+
+    def __init__(
+        self,
+        folder: Path,
+        backend: str,
+        dtype: str = "auto",
+        adapter: str | os.PathLike[str] | bool | None = None,
+        ops: str = "auto",
+    ) -> None:
+        if ops not in OPS:
+            raise TinylaneError(f"ops is {show(ops)}; expected {', '.join(OPS)}")
+        self.ops_name = ops
+        self.keeps_packed = backend == "mlx" and ops != "plain"  # plain operations read none
+        if dtype != "auto" and dtype not in DTYPES[backend]:
+            names = ", ".join(DTYPES[backend])
+            raise TinylaneError(f"dtype {show(dtype)}, expected auto or, for {backend}, {names}")
+        self.folder, self.backend, self.asked = folder, backend, dtype
+        inside(folder, "config.json")
+        self.config = read_config(folder)
+        self.generation = {}
+        if os.path.exists(inside(folder, GENERATION)):
+            self.generation = read_json(folder / GENERATION)
+        source = str(folder / GENERATION)
+        self.sampling = sampling_defaults(self.generation, source)
+        more = token_ids(
+            self.generation.get("eos_token_id"), self.config.vocab, source, "eos_token_id"
+        )
+        self.eos_ids = tuple(sorted({*self.config.eos_ids, *more}))
+        self.identity = identity(folder)
+        self.adapter_folder = self._adapter_folder(adapter)
+
+    def open(self) -> WeightFiles:
+        return WeightFiles(self.folder, self.config)
+
+    def _adapter_folder(self, given: str | os.PathLike[str] | bool | None) -> Path | None:
+        if given is True:
+            raise TinylaneError("adapter True: expected a folder, a hub id, None or False")
+        if given is None:
+            folder = inside(self.folder, "adapter")
+            return folder if os.path.exists(folder / ADAPTER_CONFIG) else None
+        return None if given is False else find_folder(given)
+
+    def adapter(self, config: ModelConfig) -> Adapter | None:
+        if self.adapter_folder is None:
+            return None
+        return load_adapter(self.adapter_folder, config, self.identity)
+
+    def tokenizer(self, config: ModelConfig) -> Tokenizer | None:
+        """The folder's tokenizer, or None if it has none (prompts are then token ids)."""
+        if not os.path.exists(inside(self.folder, "tokenizer.json")):
+            return None
+        from tinylane.checkpoints.tokenizer import Tokenizer
+
+        return Tokenizer.from_folder(self.folder, config_eos=self.eos_ids, vocab=config.vocab)
+
+    def dtype(self, files: WeightFiles) -> str:
+        if self.asked != "auto":
+            return self.asked
+        if self.backend == "mlx":
+            import mlx.core as mx
+
+            if mx.default_device().type == mx.DeviceType.gpu:
+                return files.float_dtype
+        return "float32"  # MLX's CPU is 40 times slower in 16 bits
+
+    def forecast(
+        self, files: WeightFiles, lanes: int = 1, prompt_tokens: int = 0, max_tokens: int = 0
+    ) -> Forecast:
+        dtype = self.dtype(files)
+        weights = files.final_bytes(ITEMSIZE[dtype], native=self.keeps_packed)
+        return forecast(files.config, dtype, lanes, prompt_tokens, max_tokens, weights)
+
+
+def sampling_defaults(generation: dict[str, Any], source: str = GENERATION) -> dict[str, Any]:
+    """generation_config.json's sampling, as `Sampler.from_config` takes it. Raises TinylaneError.
+
+    As in transformers, without `do_sample: true` decoding is greedy (temperature 0), whatever
+    temperature stands there. Only what the file says is returned: transformers' own default of
+    top_k 50 is not applied.
+    """
+    read = Fields(generation, source)
+    sample = read.flag("do_sample", False)
+    chosen = {
+        "temperature": read.real("temperature", 1.0, least=0, most=1e6) if sample else 0.0,
+        "top_p": read.real("top_p", None, above=0, most=1),
+        "top_k": read.whole("top_k", default=None),
+        "min_p": read.real("min_p", None, least=0, most=1),
+        "repetition_penalty": read.real("repetition_penalty", None, above=0, most=1e6),
+    }
+    given = {name: value for name, value in chosen.items() if value is not None}
+    return {"do_sample": sample, **given}
+
+
+def find_folder(source: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """The folder of a checkpoint or adapter: `source` itself, or a hub id's files (`hub.resolve`).
+
+    Raises TinylaneError if there is none.
+    """
+    folder = Path(os.path.expanduser(os.fspath(source)))
+    if revision is None and os.path.isdir(folder):
+        return folder
+    from tinylane.checkpoints.hub import resolve
+
+    return resolve(source, revision)
 
 
 def inspect(
@@ -45,7 +206,7 @@ def inspect(
     Raises TinylaneError for whatever `load` would refuse, but not for too little memory: the
     forecast says whether it fits.
     """
-    plan = Plan(resolve(source, revision), choose_backend(backend), dtype, adapter, ops)
+    plan = LoadPlan(find_folder(source, revision), choose_backend(backend), dtype, adapter, ops)
     with plan.open() as files:
         tokenizer = plan.tokenizer(files.config)
         needs = plan.forecast(files, lanes, prompt_tokens, max_tokens)
@@ -53,13 +214,13 @@ def inspect(
 
 
 def describe(
-    plan: Plan,
+    plan: LoadPlan,
     files: WeightFiles,
     adapter: Adapter | None,
     tokenizer: Tokenizer | None,
     needs: Forecast,
 ) -> dict[str, Any]:
-    """The report of a plan; also kept by `load` as `Model.report`."""
+    """The report of a plan; a loaded model's is `Model.report`."""
     config, weights = files.config, _names([path.name for path in files.paths])
     report: dict[str, Any] = {}
 
@@ -159,8 +320,8 @@ def format_report(report: dict[str, Any]) -> list[str]:
     )
     have = needs["available"]
     verdict = "fits" if needs["fits"] else "DOES NOT FIT"
-    found = "the system does not say" if have is None else f"{size(have)}: {verdict}"
-    lines.append(f"{'available':<14} {found}")
+    state = "the system does not say" if have is None else f"{size(have)}: {verdict}"
+    lines.append(f"{'available':<14} {state}")
     return lines
 
 
@@ -186,163 +347,3 @@ def _text(key: str, value: Any) -> str:
 
 def _plain(item: Any) -> str:
     return f"{item:g}" if isinstance(item, float) else str(item).replace("\n", " ")
-
-
-GENERATION = "generation_config.json"
-
-
-OPS = ("auto", "plain", "fast")
-SMALL = 1 << 22  # weights of a model for which fast operations save nothing on a CPU
-DTYPES = {"numpy": ("float32", "float64"), "mlx": ("float32", "float16", "bfloat16")}
-
-
-SETTINGS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-
-
-def choose_ops(name: str, backend: str, config: ModelConfig, packed: bool = False) -> Ops:
-    """The operations of a model. "auto" takes the plain ones where the fast ones save nothing: for
-    small models on a CPU (measured). On a GPU, where nothing was timed, it takes the fast ones.
-
-    packed: whether weights stay MLX-quantized, which only MLX's fast operations read.
-    """
-    small = config.layers * 4 * config.width * config.mlp_width < SMALL
-    if name == "plain" or (name == "auto" and small and not packed and not _on_gpu(backend)):
-        return PLAIN
-    return fast_ops(backend)
-
-
-def fast_ops(backend: str) -> Ops:
-    """The faster versions of the decoder's operations that "numpy" or "mlx" has."""
-    if backend == "mlx":
-        from tinylane.core import mlx_ops
-
-        return mlx_ops.OPS
-    from tinylane.core import numpy_ops
-
-    return numpy_ops.OPS
-
-
-def _on_gpu(backend: str) -> bool:
-    if backend != "mlx":
-        return False
-    import mlx.core as mx
-
-    return mx.default_device().type == mx.DeviceType.gpu
-
-
-def choose_backend(name: str = "auto") -> str:
-    """ "numpy" or "mlx". Raises TinylaneError for another name, or if MLX is not installed."""
-    if name not in ("auto", *DTYPES):
-        raise TinylaneError(f"backend {show(name)}, expected numpy, mlx or auto")
-    apple = platform.system() == "Darwin" and platform.machine() == "arm64"
-    if name == "numpy" or (name == "auto" and not apple):
-        return "numpy"
-    try:
-        import mlx.core  # noqa: F401
-    except ImportError as error:
-        if name == "auto":
-            return "numpy"
-        raise TinylaneError(
-            'backend mlx is not installed: pip install "tinylane[mlx]"; or choose numpy'
-        ) from error
-    return "mlx"
-
-
-class Plan:
-    """What is chosen from the small files of a checkpoint, before its tensors are read."""
-
-    def __init__(
-        self,
-        folder: Path,
-        backend: str,
-        dtype: str = "auto",
-        adapter: str | os.PathLike[str] | bool | None = None,
-        ops: str = "auto",
-    ) -> None:
-        if ops not in OPS:
-            raise TinylaneError(f"ops is {show(ops)}; expected {', '.join(OPS)}")
-        self.ops_name = ops
-        self.keeps_packed = backend == "mlx" and ops != "plain"  # plain operations read none
-        if dtype != "auto" and dtype not in DTYPES[backend]:
-            names = ", ".join(DTYPES[backend])
-            raise TinylaneError(f"dtype {show(dtype)}, expected auto or, for {backend}, {names}")
-        self.folder, self.backend, self.asked = folder, backend, dtype
-        inside(folder, "config.json")
-        self.config = read_config(folder)
-        self.generation = {}
-        if os.path.exists(inside(folder, GENERATION)):
-            self.generation = read_json(folder / GENERATION)
-        source = str(folder / GENERATION)
-        self.sampling = sampling_defaults(self.generation, source)
-        own = token_ids(
-            self.generation.get("eos_token_id"), self.config.vocab, source, "eos_token_id"
-        )
-        self.eos_ids = tuple(sorted({*self.config.eos_ids, *own}))
-        self.identity = identity(folder)
-        self.adapter_folder = self._adapter_folder(adapter)
-
-    def open(self) -> WeightFiles:
-        return WeightFiles(self.folder, self.config)
-
-    def _adapter_folder(self, given: str | os.PathLike[str] | bool | None) -> Path | None:
-        if given is True:
-            raise TinylaneError("adapter True: expected a folder, a hub id, None or False")
-        if given is None:
-            own = inside(self.folder, "adapter")
-            return own if os.path.exists(own / ADAPTER_CONFIG) else None
-        return None if given is False else resolve(given)
-
-    def adapter(self, config: ModelConfig) -> Adapter | None:
-        if self.adapter_folder is None:
-            return None
-        return load_adapter(self.adapter_folder, config, self.identity)
-
-    def tokenizer(self, config: ModelConfig) -> Tokenizer | None:
-        """The folder's tokenizer, or None if it has none (prompts are then token ids)."""
-        if not os.path.exists(inside(self.folder, "tokenizer.json")):
-            return None
-        from tinylane.checkpoints.tokenizer import Tokenizer
-
-        return Tokenizer.from_folder(self.folder, config_eos=self.eos_ids, vocab=config.vocab)
-
-    def dtype(self, files: WeightFiles) -> str:
-        if self.asked != "auto":
-            return self.asked
-        if self.backend == "mlx":
-            import mlx.core as mx
-
-            if mx.default_device().type == mx.DeviceType.gpu:
-                return files.float_dtype
-        return "float32"  # MLX's CPU is 40 times slower in 16 bits
-
-    def forecast(
-        self, files: WeightFiles, lanes: int = 1, prompt_tokens: int = 0, max_tokens: int = 0
-    ) -> Forecast:
-        dtype = self.dtype(files)
-        weights = files.final_bytes(ITEMSIZE[dtype], native=self.keeps_packed)
-        return forecast(files.config, dtype, lanes, prompt_tokens, max_tokens, weights)
-
-
-def sampling_defaults(generation: dict[str, Any], source: str = GENERATION) -> dict[str, Any]:
-    """generation_config.json's sampling, as `Sampler.from_config` takes it. Raises TinylaneError.
-
-    As in transformers, without `do_sample: true` decoding is greedy (temperature 0), whatever
-    temperature stands there. Only what the file says is returned: transformers' own default of
-    top_k 50 is not applied.
-    """
-    from tinylane.core.sampling import Sampler
-
-    sample = generation.get("do_sample")
-    if sample is not None and not isinstance(sample, bool):
-        raise TinylaneError(f"{source}: do_sample {show(sample)}, expected true or false")
-    found = {key: generation[key] for key in SETTINGS if generation.get(key) is not None}
-    if any(isinstance(value, bool) for value in found.values()):
-        raise TinylaneError(f"{source}: {show(found)}, expected numbers")
-    if not sample:
-        found["temperature"] = 0.0
-    found.setdefault("temperature", 1.0)
-    try:
-        Sampler(**found)
-    except TinylaneError as error:
-        raise TinylaneError(f"{source}: {error}") from error
-    return {"do_sample": bool(sample), **found}

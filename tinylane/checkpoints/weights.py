@@ -1,7 +1,14 @@
-"""The tensors of a checkpoint folder: which files, which names, and whether they fit the config.
+"""The tensors of a checkpoint folder: which files, which names, whether they fit the config.
 
 Nothing of a tensor is read before every name, dtype and shape in every header agrees with what
-config.json calls for.
+config.json calls for. Then they are read one by one, in pieces, so that the peak of memory is the
+weights in their final type and little more.
+
+How `params` is laid out: every matrix so that `x @ w` works, in both libraries. MLX holds the
+file's (out, in) array and `params` its `.T` view. So does NumPy for tall matrices; wide ones are
+(in, out), and those that read one input are columns of one array (`tinylane.core.numpy_ops`). A
+tied head and its embedding are one array. MLX-quantized layers stay packed in MLX where it has
+kernels for them; everywhere else they are dequantized here.
 """
 
 from __future__ import annotations
@@ -15,14 +22,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 
 from tinylane.checkpoints.quantized import Packing, dequantize, packing
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError, show
-from tinylane.files.io import inside as inside
-from tinylane.files.io import open_regular, read_json
+from tinylane.files.io import inside, open_regular, read_json
 from tinylane.files.memory import available_memory, size
 from tinylane.files.safetensors import DENSE, FLOATS, MAX_HEADER, TensorFile, widen
 
@@ -275,3 +282,111 @@ def _few(items: list[str]) -> str:
     shown = ", ".join(item if len(item) <= 120 else show(item, 120) for item in items[:3])
     shown = shown.replace("\n", " ")
     return shown if len(items) <= 3 else f"{shown} and {len(items) - 3} more"
+
+
+def _finite(chunk: np.ndarray) -> bool:
+    # NaN survives both min and max, and neither needs a second array
+    return not chunk.size or bool(np.isfinite(chunk.min()) and np.isfinite(chunk.max()))
+
+
+def read_numpy(files: WeightFiles, dtype: str, damaged: list[str]) -> dict[str, Any]:
+    """All tensors as NumPy arrays; names with NaN or infinite values are added to `damaged`."""
+    params: dict[str, Any] = {}
+    tied, shapes = files.config.tied, files.config.tensors()
+    stacked = _stacked(shapes, dtype)
+    for name, shape in shapes.items():
+        table = name == f"{HEAD}.weight" or (name == f"{EMBED}.weight" and tied)
+        flipped = table or name in stacked
+        array = stacked.pop(name) if name in stacked else np.empty(shape[:: 1 - 2 * table], dtype)
+        rows, clean = (array.T if flipped else array), True
+        for start, chunk in files.chunks(name):
+            with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite: reported
+                final = chunk.astype(dtype, copy=False)
+            clean = clean and _finite(final)
+            rows[start : start + len(final)] = final
+        if not clean:
+            damaged.append(name)
+        straight = flipped or len(shape) == 1 or name == f"{EMBED}.weight"
+        params[name] = array if straight else array.T  # stored in the file's order
+    if tied:
+        params[f"{HEAD}.weight"] = params[f"{EMBED}.weight"]
+        params[f"{EMBED}.weight"] = params[f"{HEAD}.weight"].T
+    return params
+
+
+def _stacked(shapes: dict[str, tuple[int, ...]], dtype: str) -> dict[str, np.ndarray]:
+    """Room, (in, out), for layers that read one input: columns of one array."""
+    columns: dict[str, np.ndarray] = {}
+    for kinds in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")):
+        for first in [name for name in shapes if name.endswith(f"{kinds[0]}.weight")]:
+            names = [first.replace(kinds[0], kind) for kind in kinds]
+            ends = np.cumsum([shapes[name][0] for name in names])
+            whole = np.empty((shapes[first][1], ends[-1]), dtype)
+            columns.update(zip(names, np.split(whole, ends[:-1], axis=1), strict=True))
+    return columns
+
+
+def read_mlx(
+    files: WeightFiles, dtype: str, damaged: list[str], keeps_packed: bool
+) -> dict[str, Any]:
+    """All tensors as MLX arrays, each made and evaluated before the next is read.
+
+    keeps_packed: layers for which MLX has kernels stay packed.
+    """
+    import mlx.core as mx
+
+    final = getattr(mx, dtype)
+    most = 65504.0 if dtype == "float16" else np.inf  # beyond it a float16 is infinite
+
+    def dense(name: str) -> Any:
+        raw, kind = files.read(name), files.dtype(name)
+        with np.errstate(over="ignore"):
+            raw = raw.astype(np.float32) if kind == "F64" else raw
+        flat, step = raw.reshape(-1), CHUNK // 4
+        for start in range(0, flat.size, step):
+            some = widen(flat[start : start + step], kind)
+            if not (_finite(some) and -most <= some.min() and some.max() <= most):
+                damaged.append(name)
+                break
+        array = mx.array(raw)
+        del raw, flat  # before the conversion: the peak is one tensor, not two
+        array = (array.view(mx.bfloat16) if kind == "BF16" else array).astype(final)
+        mx.eval(array)
+        return array
+
+    def unpacked(name: str, shape: tuple[int, ...]) -> Any:
+        rows = np.empty(shape, np.float32)
+        for start, chunk in files.chunks(name):
+            rows[start : start + len(chunk)] = chunk
+            if not _finite(chunk) and name not in damaged:
+                damaged.append(name)
+        array = mx.array(rows)
+        del rows
+        array = array.astype(final)
+        mx.eval(array)
+        return array
+
+    params: dict[str, Any] = {}
+    for name, shape in files.config.tensors().items():
+        path = name.removesuffix(".weight")
+        how = files.packings.get(path)
+        if how is None or not (keeps_packed and how.native):
+            array = dense(name) if how is None else unpacked(name, shape)
+            params[name] = array.T if len(shape) == 2 and path != EMBED else array
+        else:
+            params[name] = mx.array(files.read(name))
+            for part in (f"{path}.scales", f"{path}.biases"):
+                if how.mode == "mxfp4" and files.has(part):
+                    params[part] = mx.array(files.read(part))
+                elif files.has(part):
+                    params[part] = dense(part)
+        mx.eval(params[name])
+        mx.clear_cache()  # freed buffers would count against the peak
+    if files.config.tied:
+        for part in ("scales", "biases"):
+            if f"{EMBED}.{part}" in params:
+                params[f"{HEAD}.{part}"] = params[f"{EMBED}.{part}"]
+        table = params[f"{EMBED}.weight"]
+        params[f"{HEAD}.weight"] = table if f"{EMBED}.scales" in params else table.T
+        mx.eval(params[f"{HEAD}.weight"])
+    return params

@@ -24,7 +24,7 @@ def flags(p: Any) -> None:
 
 def run(args: Any) -> int:
     """Run the command; returns the exit code."""
-    from tinylane.checkpoints.fuse import fuse
+    from tinylane.checkpoints.export import fuse
 
     out = Path(args.save_path)
     notes = fuse(

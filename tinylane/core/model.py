@@ -8,7 +8,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -42,11 +44,18 @@ class Model:
     sampling: dict | None = None
     identity: str = ""
     task: dict | None = None  # the task it was trained on, if its adapter names one
-    report: Any = None  # what the loader chose and from where
+    describe: Callable[[], dict] | None = None  # gives the report
     ops: Ops = PLAIN
 
-    def __post_init__(self) -> None:
-        self.theta, self.attention_factor = frequencies(self.config.rope, self.config.head_dim)
+    @cached_property
+    def theta(self) -> np.ndarray:
+        """What one position turns each pair of channels by: (D/2,) float64, radians."""
+        return frequencies(self.config.rope, self.config.head_dim)[0]
+
+    @cached_property
+    def report(self) -> dict | None:
+        """What the loader chose and from where; None for a model that was not loaded."""
+        return self.describe() if self.describe is not None else None
 
     @property
     def ops_name(self) -> str:

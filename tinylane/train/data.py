@@ -35,7 +35,7 @@ from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import MAX_LANES, SHARED
 from tinylane.core.prompt import encode_lane_prompt, encode_prompt, end_ids, end_token
 from tinylane.files import jsonl
-from tinylane.files.fields import Fields
+from tinylane.files.io import Fields
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model

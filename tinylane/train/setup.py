@@ -22,9 +22,8 @@ import numpy as np
 from tinylane.checkpoints.adapter import OMEGA, Adapter, save_adapter
 from tinylane.checkpoints.config_json import read_config
 from tinylane.checkpoints.export import write_checkpoint
-from tinylane.checkpoints.hub import resolve
 from tinylane.checkpoints.load import load
-from tinylane.checkpoints.plan import Plan
+from tinylane.checkpoints.plan import LoadPlan, find_folder
 from tinylane.core import __version__
 from tinylane.core.errors import TinylaneError
 from tinylane.core.model import Model
@@ -67,12 +66,12 @@ def start_model(
 
     scratch: take only its config and tokenizer, with random weights drawn from the seed.
     """
-    folder = resolve(source, revision)
+    folder = find_folder(source, revision)
     if scratch:
         if adapter is not None or dtype not in ("auto", "float32"):
             raise TinylaneError("--from-scratch takes no --adapter-path and no --dtype but float32")
         return _from_scratch(folder, seed)
-    plan = Plan(folder, "mlx", dtype, adapter)
+    plan = LoadPlan(folder, "mlx", dtype, adapter)
     model = load(folder, backend="mlx", dtype=dtype, adapter=adapter)
     with plan.open() as files:
         loaded = plan.adapter(files.config)

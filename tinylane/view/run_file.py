@@ -21,8 +21,7 @@ from tinylane.core.errors import TinylaneError, show
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import LaneMask, LaneRoPE, Rotation
 from tinylane.core.sampling import Sampler
-from tinylane.files.fields import Fields
-from tinylane.files.io import read_json, replacing
+from tinylane.files.io import Fields, read_json, replacing
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model

@@ -16,7 +16,7 @@ from tinylane.evaluate.answers import extract as find_answer
 from tinylane.evaluate.tasks.mathematics import Judge
 from tinylane.evaluate.tasks.task import Options, Problem, Task, answer_of, first
 from tinylane.files import jsonl
-from tinylane.files.fields import Fields
+from tinylane.files.io import Fields
 
 QUESTIONS = ("question", "problem", "prompt")
 TEMPLATE = "{question}\n\nReason step by step, and put the final answer in \\boxed{}."
