@@ -52,7 +52,7 @@ def test_joint_starts_omega_anywhere() -> None:
         "ntk": LaneRoPE.ntk(THETA, 7, 3),
         "learned": omega(F64),
     }
-    assert tuple(starts) == STARTS
+    assert list(starts) == list(STARTS)
     for start, rope in starts.items():
         found, mask = mode("joint", trained, 3, slot=7, omega=start)
         assert found.same_as(rope) and mask.same_as(LaneMask.joint(3, lag=1))

@@ -21,6 +21,7 @@ from tinylane.commands.progress import Progress
 from tinylane.core import __version__
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import MAX_LANES, LaneMask
+from tinylane.core.modes import STARTS
 from tinylane.core.sampling import Sampler
 from tinylane.evaluate import results, runner, tasks
 from tinylane.evaluate.measures import as_json, summary
@@ -252,12 +253,13 @@ def _check_modes(args: Any) -> None:
     open_joint = any(mode["name"] == "joint" and "omega" not in mode for mode in modes)
     starts = {mode.get("omega", args.omega) for mode in modes if mode["name"] == "joint"}
     starts |= {"group_think"} & names
+    numbers = {number for start in starts for number in STARTS.get(start, ())}
     takes = {
         "omega": (open_joint, "--mode joint"),
         "prompt_lane": ("joint" in names, "--mode joint"),
         "lag": (names != {"independent"}, "a mode in which lanes read each other"),
-        "slot": (bool(starts & {"group_think", "ntk"}), "group_think or ntk"),
-        "omega_scale": ("ntk" in starts, "ntk"),
+        "slot": ("slot" in numbers, "group_think or ntk"),
+        "omega_scale": ("scale" in numbers, "ntk"),
     }
     for flag, (taken, needs) in takes.items():
         if getattr(args, flag) is not None and not taken:

@@ -272,9 +272,9 @@ def _check_lanes(args: Any) -> None:
     if args.visibility:
         shared_flags.parse_mask(args.visibility, n, args.lag or 0)
     omega = shared_flags.parse_omega(args.omega)
-    if args.mode is not None:
-        from tinylane.core.modes import check_mode
+    from tinylane.core.modes import STARTS, check_mode
 
+    if args.mode is not None:
         check_mode(
             args.mode,
             omega=omega,
@@ -283,9 +283,10 @@ def _check_lanes(args: Any) -> None:
             visibility=_pattern(args.visibility),
         )
     start = "group_think" if args.mode == "group_think" else args.omega
-    if args.slot is not None and start not in ("group_think", "ntk"):
+    numbers = STARTS.get(start, ())
+    if args.slot is not None and "slot" not in numbers:
         raise TinylaneError("--slot needs --mode group_think, --omega group_think or --omega ntk")
-    if args.omega_scale is not None and start != "ntk":
+    if args.omega_scale is not None and "scale" not in numbers:
         raise TinylaneError("--omega-scale needs --omega ntk")
 
 

@@ -311,11 +311,13 @@ def tuning(args: Any) -> tuple[Any, Any]:
         from tinylane.train.parameters import TARGETS, Choice
     except ImportError as error:
         raise _needs_mlx(error) from None
+    from tinylane.core.modes import STARTS
     from tinylane.train.recipe import TuneRecipe
 
-    if args.slot is not None and args.omega not in (None, "group_think", "ntk"):
+    numbers = STARTS.get("ntk" if args.omega is None else args.omega, ())
+    if args.slot is not None and "slot" not in numbers:
         raise TinylaneError("--slot needs --omega group_think or --omega ntk")
-    if args.omega_scale is not None and args.omega not in (None, "ntk"):
+    if args.omega_scale is not None and "scale" not in numbers:
         raise TinylaneError("--omega-scale needs --omega ntk")
     if args.lora_alpha is not None and not args.lora_rank:
         raise TinylaneError("--lora-alpha needs --lora-rank")

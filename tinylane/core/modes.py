@@ -32,7 +32,13 @@ if TYPE_CHECKING:
     from tinylane.core.model import Model
 
 MODES = ("independent", "joint", "group_think", "hogwild")
-STARTS = ("none", "group_think", "ntk", "learned")
+# Where Omega may start, and the numbers that each start uses.
+STARTS: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "group_think": ("slot",),
+    "ntk": ("slot", "scale"),
+    "learned": (),
+}
 # What a mode decides by itself, and the one value (if any) that says the same.
 _DECIDED: dict[str, dict[str, tuple[Any, ...]]] = {
     "independent": {
@@ -120,7 +126,7 @@ def lane_rope(
     where: Any = {None: "own", "0": 0}.get(prompt_lane, prompt_lane)
     if omega is not None and not isinstance(omega, str):
         return _fitting(model, LaneRoPE(omega, where))
-    if omega in ("group_think", "ntk"):
+    if "slot" in STARTS.get(omega or "learned", ()):
         if slot is None:
             raise TinylaneError(f"omega {omega} needs a slot: how many positions a lane takes")
         if omega == "group_think":
