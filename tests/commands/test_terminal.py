@@ -128,3 +128,22 @@ def test_several_lanes_are_whole_lines_behind_their_labels() -> None:
     lines.close()
     expected = ["lane 1 | x", "lane 0 | one two", "lane 1 | yz", "lane 0 | three"]
     assert out.getvalue().splitlines() == expected
+
+
+def test_lanes_too_narrow_for_columns_keep_their_whole_text_and_their_foot() -> None:
+    """Behind the last step nothing may be cut: a narrow terminal scrolls."""
+    out = Console(file=io.StringIO(), width=6, record=True)
+    cells = [LaneView("a", " ".join(f"w{k}" for k in range(9)), "done"), LaneView("b", "")]
+    out.print(side_by_side(cells, out), soft_wrap=True)
+    lines = out.export_text().split("\n")
+    assert lines[0] == "a: w0 w1 w2 w3 w4 w5 w6 w7 w8  [done]" and lines[1] == "b: ..."
+
+
+def test_a_single_lane_s_empty_step_prints_nothing() -> None:
+    """A token that is half a character has no text yet."""
+    out = io.StringIO()
+    lines = Lines(["lane"], out)
+    for text in ("ab", "", "c"):
+        lines.add([text])
+    lines.close()
+    assert out.getvalue() == "abc\n"

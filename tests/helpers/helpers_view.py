@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import zlib
+from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
@@ -10,12 +14,13 @@ from tokenizers import Tokenizer as Core
 from tokenizers import decoders, models, pre_tokenizers
 
 from tinylane.checkpoints.tokenizer import Tokenizer
-from tinylane.core.decoding import Decoding
+from tinylane.core.decoding import Decoding, Lane, Result
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.sampling import Sampler
 from tinylane.view.attention import attention_weights
 from tinylane.view.replay import rows_of
+from tinylane.view.replay_record import Record, Silence, View
 from tinylane.view.run_file import Run
 
 HOSTILE = [
@@ -124,3 +129,67 @@ def hostile(lanes: int = 3, tokens: int = 16, seed: int = 1) -> tuple[Any, Run]:
     )
     list(decoding)
     return model, as_run(model, decoding.result())
+
+
+def large(lanes: int, tokens: int, layers: int, heads: int, silences: bool = True) -> Record:
+    """A record that deflate can do nothing with: all numbers random, every token its own text."""
+    rng = np.random.default_rng(0)
+    vocab, P, keys, few = 30_000, 64, 8, 2
+    Q, R = lanes * tokens, P + lanes * tokens
+    drawn = rng.integers(0, vocab, (lanes, tokens))
+    made = [
+        Lane(m, [], P, tokens, drawn[m].tolist(), [-1.0] * tokens, "length") for m in range(lanes)
+    ]
+    result = Result(rng.integers(0, vocab, P).tolist(), made, tokens, 0.0, 0.0, {})
+    mask, rope = LaneMask.joint(lanes), LaneRoPE(np.zeros(4))
+    run = Run(result, "m", "i", "numpy", "float32", "", rope, mask, Sampler(), 0, "0", {})
+    begins = P + tokens * np.arange(lanes + 1)
+
+    def view(layer: int | None, head: int | None, k: int) -> View:
+        shares = rng.dirichlet(np.ones(lanes + 1), Q).astype(np.float32)
+        weights = np.sort(rng.random((Q, k)), axis=1)[:, ::-1] / k
+        return View(layer, head, shares, rng.integers(0, R, (Q, k)).astype(np.int32), weights)
+
+    names = [(a, b) for a in range(layers) for b in [None, *range(heads)]]
+    row = np.arange(P, R)
+    written = drawn.reshape(-1)
+    silent = [
+        Silence(m, *rng.integers(0, vocab, (2, Q)), -rng.random(Q), rng.random(Q))
+        for m in range(lanes * silences)
+    ]  # fmt: skip
+    return Record(
+        run, begins, np.repeat(np.arange(lanes), tokens), row, row - 1, np.zeros(Q, bool),
+        -5 * rng.random(Q), 0.0, written, written, rng.dirichlet(np.ones(lanes + 1), (layers, heads,
+        lanes)), [view(None, None, keys), *(view(a, b, few) for a, b in names)], silent,
+    )  # fmt: skip
+
+
+def data_of(html: str) -> dict[str, Any]:
+    """The page's data, found as a browser would: by its element."""
+
+    class Finder(HTMLParser):
+        inside = False
+        text = ""
+
+        def handle_starttag(self, tag: str, attrs: Any) -> None:
+            self.inside = tag == "script" and dict(attrs).get("id") == "data"
+
+        def handle_data(self, data: str) -> None:
+            self.text += data if self.inside else ""
+
+    finder = Finder()
+    finder.feed(html)
+    return json.loads(finder.text)
+
+
+def unpacked(packed: list[Any]) -> np.ndarray:
+    """The numbers, by another way than the page's."""
+    width, count, text = packed
+    planes = zlib.decompress(base64.b64decode(text))
+    assert len(planes) == width * count
+    return np.array(
+        [
+            sum(planes[p * count + k] << 8 * p for p in range(width))
+            for k in range(count)
+        ]
+    )  # fmt: skip

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers_lanes import log_softmax, omega
-from helpers_view import decoded, dense
+from helpers_view import as_run, decoded, dense
 
 from tinylane.core.decoding import Lane
 from tinylane.core.errors import TinylaneError
@@ -18,7 +19,7 @@ from tinylane.view import replay_record as recording
 from tinylane.view.replay import ReplayRows, replay, rows_of
 from tinylane.view.replay_record import Record, record
 from tinylane.view.replay_words import first_shown, sentences
-from tinylane.view.run_file import Run
+from tinylane.view.run_file import Run, load_run, save_run
 
 KINDS = ("joint", "lag", "hogwild", "group_think", "star", "independent", "events", "fork")
 EVERY = pytest.mark.parametrize("kind", KINDS)
@@ -293,3 +294,11 @@ def test_sentences_say_what_the_numbers_say():
 def test_omega_of_one_row_for_all_layers_is_viewed_too(kind: str):
     model, run = decoded("joint", lane_rope=omega(decoded()[0], kind))
     check_against_dense(record(run, model), model, run, 1e-6)
+
+
+def test_as_run_is_what_a_file_gives(tmp_path: Path):
+    """The helper of these tests makes the run that `load_run` would."""
+    model, run = decoded("hogwild")
+    save_run(tmp_path / "run.json", run.result, model)
+    loaded = load_run(tmp_path / "run.json")
+    assert loaded.lane_rope == run.lane_rope and loaded.result == as_run(model, run.result).result

@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
-import helpers_cli
 import numpy as np
 import pytest
 from helpers_view import decoded
 
 from tinylane import plot
-from tinylane.commands.terminal import LaneView, Lines, side_by_side
-from tinylane.commands.view import _now_and_then
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.sampling import Sampler
 from tinylane.view import replay_page as paging
 from tinylane.view.replay_page import page
 from tinylane.view.replay_record import record
 from tinylane.view.replay_words import about, describe, first_shown, most_to_others, sentences
-
-ask, game = helpers_cli.ask, helpers_cli.game  # fixtures
 
 
 def test_the_settings_of_a_run_are_named_where_they_are_not_the_usual_ones() -> None:
@@ -131,54 +124,3 @@ def test_half_a_character_at_the_end_of_a_lane_is_shown_as_what_it_is() -> None:
     first = [texts.table[k] for k in texts.number[P : P + 2]]
     second = [texts.table[k] for k in texts.number[P + 2 : P + 4]]
     assert first[0] == "·" and first[1] not in ("", "·") and second[0] == "x" != second[1]
-
-
-# In a terminal.
-
-
-def test_lanes_too_narrow_for_columns_keep_their_whole_text_and_their_foot() -> None:
-    """Behind the last step nothing may be cut: a narrow terminal scrolls."""
-    import io
-
-    from rich.console import Console
-
-    out = Console(file=io.StringIO(), width=6, record=True)
-    cells = [LaneView("a", " ".join(f"w{k}" for k in range(9)), "done"), LaneView("b", "")]
-    out.print(side_by_side(cells, out), soft_wrap=True)
-    lines = out.export_text().split("\n")
-    assert lines[0] == "a: w0 w1 w2 w3 w4 w5 w6 w7 w8  [done]" and lines[1] == "b: ..."
-
-
-def test_a_single_lane_s_empty_step_prints_nothing() -> None:
-    """A token that is half a character has no text yet."""
-    import io
-
-    out = io.StringIO()
-    lines = Lines(["lane"], out)
-    for text in ("ab", "", "c"):
-        lines.add([text])
-    lines.close()
-    assert out.getvalue() == "abc\n"
-
-
-def test_a_replay_says_how_far_it_is_every_five_seconds(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    clock = iter([0.0, 1.0, 5.0, 5.0, 6.0, 11.0, 11.0])
-    monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    say = _now_and_then(False)
-    for k in range(4):
-        say(f"{k} of 4")
-    assert capsys.readouterr().err == "tinylane: note: 1 of 4\ntinylane: note: 3 of 4\n"
-
-
-def test_a_run_that_this_model_would_not_have_given_is_viewed_with_a_note(
-    ask: Any, game: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    saved = tmp_path / "run.json"
-    assert ask("generate", "--model", game, "--save", saved, "--quiet")[0] == 0
-    assert "differ" not in ask("view", saved)[2]
-    monkeypatch.setattr("tinylane.commands.view.TOLERANCE", {"float32": 1e-30})
-    code, out, err = ask("view", saved)
-    assert code == 0 and "attention" in out
-    assert "log-probabilities differ by" in err and "what is shown is the replay's" in err
