@@ -78,7 +78,7 @@ def test_every_dtype_is_widened_exactly(tmp_path, family, dtype, backend):
 
 
 def test_numpy_matrices_are_contiguous_the_way_they_multiply(tmp_path):
-    """Tall ones as in the file, wide ones by columns, side by side: see `tinylane.core.numpy_ops`."""
+    """Tall ones as in the file, wide ones by columns, side by side: see `core/numpy_ops.py`."""
     tied = load(write_checkpoint(tmp_path / "tied", FAMILIES["qwen2"])).params
     untied = load(write_checkpoint(tmp_path / "untied")).params
     stacks = (("self_attn.q", "self_attn.k", "self_attn.v"), ("mlp.gate", "mlp.up"))

@@ -480,7 +480,8 @@ def test_printable_keeps_ordinary_text_and_shows_the_rest():
 
 
 def test_importing_the_tokenizer_imports_no_library():
-    code = "import sys, tinylane.checkpoints.tokenizer, tinylane.checkpoints.chat_template; print(*sys.modules)"
+    names = "tinylane.checkpoints.tokenizer, tinylane.checkpoints.chat_template"
+    code = f"import sys, {names}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"tokenizers", "jinja2", "mlx", "transformers", "rich"} & set(done.stdout.split())
 

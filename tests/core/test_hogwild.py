@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from helpers_lanes import BACKENDS, FREE, TOLERANCE, ids, log_softmax, model_of
 from planting import Patch, Plant, swap
-from plants_decoder import yarn_factor
+from plants_lanes import yarn_factor
 
 from tinylane.core.decoding import generate
 from tinylane.core.hogwild import Hogwild

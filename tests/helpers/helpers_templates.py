@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - templates are kept in the lines of their originals
 """Short forms of the chat templates of five families, and one of odds and ends."""
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from hypothesis import Phase, given, settings
 from planting import Patch, Plant, swap
 from plants_decoder import DECODER
 from plants_decoding import DECODING
+from plants_lanes import LANES
 
 from tinylane.core import cache, decoder, rope
 from tinylane.core.lanes import SHARED, LaneMask
@@ -24,7 +25,7 @@ from tinylane.core.rope import RopeConfig
 from tinylane.testing import EXTRA, LAWS, LawViolation, check, example_case
 
 CASES = range(50)
-PLANTS = [*DECODER, *DECODING]
+PLANTS = [*LANES, *DECODER, *DECODING]
 
 
 def frequencies_as_recorded() -> None:

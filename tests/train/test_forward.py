@@ -226,7 +226,7 @@ def test_gradient_checkpoints_change_no_gradient(full: bool) -> None:
 @pytest.mark.parametrize("name", list(CASES))
 def test_gradients_are_the_central_differences_of_the_numpy_decoder(name: str) -> None:
     """Omega, biases, low-rank updates: float32 by MLX against float64 by NumPy, relative to each
-    tensor's largest derivative. Measured: 8e-6 at worst (`python tests/helpers/helpers_tune.py`)."""
+    tensor's largest derivative. Measured: 8e-6 at worst (`tests/helpers/helpers_tune.py`)."""
     errors = gradient_errors(case(name), probes=2)
     assert {k.rsplit(".", 1)[1] for k, *_ in errors} == {"omega", "bias", "lora_a", "lora_b"}
     for key, largest, _, relative in errors:

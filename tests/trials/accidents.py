@@ -352,9 +352,10 @@ def main(argv: list[str] | None = None) -> int:
                 if args.what == "kill":
                     rows, wrong = kill(place, args.kills, args.seed, args.plant)
                 else:
-                    import accidents_places
+                    from accidents_interrupt import interrupt
+                    from accidents_places import places, second
 
-                    act = getattr(accidents_places, args.what)
+                    act = {"interrupt": interrupt, "places": places, "second": second}[args.what]
                     rows, wrong = act(place, args.times, args.seed, args.only)
             finally:
                 place.close()

@@ -1,4 +1,4 @@
-"""Ctrl-C, full disks, folders that cannot be written, and second processes, for `accidents.py`.
+"""Full disks, folders that cannot be written, and second processes, for `accidents.py`.
 
 Every command that writes is run where its file cannot be: exit 2, one line on standard error, what
 was there before unchanged, nothing left behind.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import random
 import resource
 import shutil
 import signal
@@ -173,7 +172,7 @@ def _full(place: Place) -> Iterator[tuple[str, Prepared]]:
 
         @contextmanager
         def prepared(work: Any) -> Iterator[Any]:
-            folder = _new(place)
+            folder = new_folder(place)
             if not fresh and finish(lambda: work(folder), place.said) != 0:
                 raise Faulty(f"exit code of the first: {place.errors()}")
             _again(folder)
@@ -189,7 +188,7 @@ def _full(place: Place) -> Iterator[tuple[str, Prepared]]:
     def mounted(room: int) -> Prepared:
         @contextmanager
         def prepared(work: Any) -> Iterator[Any]:
-            folder = _new(place)
+            folder = new_folder(place)
             if subprocess.run(
                 ["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(folder)], capture_output=True
             ).returncode:
@@ -217,7 +216,7 @@ def _full(place: Place) -> Iterator[tuple[str, Prepared]]:
 
 
 def can_mount(place: Place) -> bool:
-    folder = _new(place)
+    folder = new_folder(place)
     argv = ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(folder)]
     try:
         if subprocess.run(argv, capture_output=True).returncode:
@@ -247,7 +246,7 @@ def _unwritable(place: Place) -> Iterator[tuple[str, Prepared]]:
 
         return prepared
 
-    below = _new(place) / "file"
+    below = new_folder(place) / "file"
     below.write_text("a file")
     yield "below a file", fixed(below)
     yield "/proc", fixed(Path("/proc"))
@@ -256,7 +255,7 @@ def _unwritable(place: Place) -> Iterator[tuple[str, Prepared]]:
 
         @contextmanager
         def read_only(work: Any) -> Iterator[Any]:
-            folder = _new(place)
+            folder = new_folder(place)
             argv = ["mount", "-t", "tmpfs", "-o", "size=64k,ro", "none", str(folder)]
             subprocess.run(argv, check=True)
             try:
@@ -267,7 +266,7 @@ def _unwritable(place: Place) -> Iterator[tuple[str, Prepared]]:
         yield "a read-only disk", read_only
 
 
-def _new(place: Place) -> Path:
+def new_folder(place: Place) -> Path:
     place.number += 1
     folder = place.root / f"{place.number:05}"
     folder.mkdir()
@@ -326,95 +325,3 @@ def _held(folder: Path) -> bool:
                 except OSError:
                     return True
     return False
-
-
-# Ctrl-C.
-
-BOOT = """
-import os, sys
-from tinylane.__main__ import main
-try:
-    os.write(int(sys.argv.pop(1)), b"x")
-    sys.exit(main())
-except KeyboardInterrupt as error:
-    if error.__traceback__.tb_next is not None:
-        raise
-    sys.exit(0)  # here, not in the command: it had not begun
-"""
-
-
-def interrupt(place: Place, times: int, seed: int, only: list[str] | None) -> Rows:
-    """Ctrl-C at random instants of real processes, as a terminal sends it: to all of the group."""
-    rng, rows, wrong = random.Random(seed), [], []
-    found = commands(place)
-    m, ready = place.materials, place.root / "ready"
-    words = lambda *w: [str(x) for x in w]
-    model = ("--model", m.game, "--backend", "numpy")
-    found["generate"] = lambda f: words("generate", *model, "--lanes", 4, "-m", 30)
-    found["inspect"] = lambda f: words("inspect", m.game)
-    found["replay"] = lambda f: words("replay", ready / "run.json")
-    found["verify"] = lambda f: words("verify", m.game, "--backend", "numpy")
-    for name, argv in found.items():
-        if only and name not in only:
-            continue
-        tally = Counter[str]()
-        length = None
-        while tally["interrupted"] < times and tally["ended before"] < 4 * times + 4:
-            folder = _new(place)
-            if argv is found.get("generate --save"):
-                (folder / "run.json").write_bytes((ready / "run.json").read_bytes())
-            delay = None if length is None else rng.random() * length
-            try:
-                code, said, took = _interrupted(argv(folder), delay)
-                if length is None:
-                    length = took
-                if code == 0:
-                    tally["ended before" if delay is not None else "whole"] += 1
-                else:
-                    _one_line(code, said)
-                    tally["interrupted"] += 1
-                for path in files(folder):
-                    whole(path)
-                if left := [p.name for p in files(folder) if temporary(p)]:
-                    raise Faulty(f"left behind: {left}")
-                if name == "generate --save" and not (folder / "run.json").exists():
-                    raise Faulty("the old run is gone")
-            except Faulty as error:
-                wrong.append(f"{name}, after {delay} s of {length}: {error}")
-                tally["failures"] += 1
-                if tally["failures"] > 3:
-                    break
-            shutil.rmtree(folder)
-        rows.append({"job": name, **tally})
-        print(f"{name:18} {dict(tally)}", flush=True)
-    return rows, wrong
-
-
-def _interrupted(argv: Argv, delay: float | None) -> tuple[int, str, float]:
-    """Exit code, standard error, seconds; None lets it end."""
-    inner, outer = os.pipe()
-    process = subprocess.Popen(
-        [sys.executable, "-c", BOOT, str(outer), *argv],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        pass_fds=(outer,),
-        start_new_session=True,
-        text=True,
-    )
-    os.close(outer)
-    os.read(inner, 1)
-    os.close(inner)
-    began = time.monotonic()
-    if delay is not None:
-        time.sleep(delay)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=300)
-    return process.returncode, said, time.monotonic() - began
-
-
-def _one_line(code: int, said: str) -> None:
-    lines = said.splitlines()
-    ours = [x for x in lines if x.startswith("tinylane: ") and "interrupted" in x]
-    if code != 130 or "Traceback" in said or "Exception" in said or len(ours) > 1:
-        raise Faulty(f"exit code {code}: {said.strip()[-900:]}")

@@ -1,7 +1,7 @@
 """Structured headers for the safetensors reader, as a Hypothesis property and as a fuzz target.
 
     python tests/trials/fuzz_safetensors.py -max_total_time=600    (pip install atheris)
-    python tests/trials/fuzz_safetensors.py --random 600           without it: seconds of random bytes
+    python tests/trials/fuzz_safetensors.py --random 600           seconds of random bytes
 
 Both drive the same strategy through Hypothesis' `fuzz_one_input`: bytes choose a header. What our
 reader accepts the safetensors library must accept, with the same names, shapes and bytes. What was

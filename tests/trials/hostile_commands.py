@@ -27,6 +27,7 @@ sys.path.insert(1, str(Path(__file__).parents[1] / "helpers"))
 import hostile
 from accidents_soak import resident
 from hostile import MEMORY, SECONDS
+from hostile_corpus import make
 
 Argv = list[str]
 IMPORTS = ["tinylane.commands.generate", "tinylane.commands.eval", "tinylane.commands.replay"]
@@ -130,7 +131,7 @@ def main() -> int:
     root = Path(sys.argv[1]).resolve()  # links of the corpus name it
     if not root.exists():
         root.mkdir(parents=True)
-        hostile.make(root)
+        make(root)
     corpus = json.loads((root / "corpus.json").read_text())
     for name in IMPORTS:
         import_module(name)

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from helpers_safetensors import GOOD, contents
-from hostile import Reader, _good_files
+from hostile import Reader
+from hostile_corpus import good_files
 from hostile_texts import put
 from safetensors import deserialize
 
@@ -147,7 +148,7 @@ class Mutations:
 
         base = write_checkpoint(root / "base")
         (root / "good").mkdir()
-        _good_files(base, root / "good")
+        good_files(base, root / "good")
         self.reader, self.root = Reader(root), root
         self.scratch = root / "scratch"
         self.scratch.mkdir()

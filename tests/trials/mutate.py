@@ -44,9 +44,8 @@ WANTED = 95.0  # per cent
 COPIED = ("tinylane", "tests", "weights", "pyproject.toml", "README.md")
 STILL = 600  # seconds after which a run that does nothing is given up; it does not count
 
-# The tests that are about a file, in tests/, and (-) those that are left out because they spend
-# seconds on one import. What these compare with is recorded in tests/data too. Bugs that are planted
-# in a source need the source whole.
+# The tests that are about a file, and (-) those that are left out: some spend seconds on one import
+# (what they compare with is recorded in tests/data too), some plant bugs in an unchanged source.
 PLANTED = "-core/test_numpy_ops.py::test_a_planted_bug_is_caught"
 TESTS = {
     "core/rope": [

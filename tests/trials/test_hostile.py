@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import hostile
+import hostile_corpus
 import hostile_mutations
 import pytest
 from fuzz_safetensors import (
@@ -33,7 +34,7 @@ def test_every_hostile_input_is_refused_in_one_clear_line_within_its_limits(
 ) -> None:
     """Refused by a TinylaneError, 2 s of processor time, 200 MiB; nothing opened outside of its
     folder, nothing started, no file changed, made or left behind."""
-    categories = list(hostile.make(tmp_path))
+    categories = list(hostile_corpus.make(tmp_path))
     before, outcomes, troubles = hostile.state(tmp_path), [], []
     for some in (["template"], [c for c in categories if c != "template"]):
         found, trouble = hostile.try_apart(tmp_path, some)
@@ -75,7 +76,7 @@ SAMPLE = [
 
 def test_the_command_line_says_one_line_and_exits_2(tmp_path: Path) -> None:
     wanted = {(category, name) for _, category, name in SAMPLE}
-    corpus = hostile.make(tmp_path, lambda *which: which in wanted)
+    corpus = hostile_corpus.make(tmp_path, lambda *which: which in wanted)
     here, package = tmp_path / "here", str(Path(hostile.__file__).parents[2])
     here.mkdir()
     env = {**os.environ, "PYTHONPATH": package}

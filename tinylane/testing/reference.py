@@ -76,8 +76,8 @@ def reference(
     """Logits (T, V), float64. Without lanes and rope: the unmodified model.
 
     params: as the decoder takes them, of either library, in any dtype, MLX-quantized ones too.
-    visible: (T, T) booleans; None is causal. noise: a relative error (one standard deviation) in the
-    result of every matrix and norm, as if it had been rounded; the same error in every call.
+    visible: (T, T) booleans; None is causal. noise: the standard deviation of a relative error of
+    each matrix and norm result, as from rounding; the same errors in every call.
     """
     positions = np.asarray(positions)
     lanes = np.zeros_like(positions) if lanes is None else np.asarray(lanes)
