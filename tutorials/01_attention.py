@@ -14,6 +14,7 @@ import numpy as np
 
 from tinylane import plot
 from tinylane.core.decoder import attention as tinylane_attention
+from tinylane.core.decoder import attention_weights
 
 words = ["the", "cup", "on", "the", "left", "moved"]
 T, D = len(words), 8  # rows (tokens), channels
@@ -123,11 +124,13 @@ assert np.array_equal(sharp.argmax(axis=1), scores.argmax(axis=1))
 
 # %% [markdown]
 # ### Solution 2
-# Average the rows of the identity matrix. `tinylane.view.attention.attention_weights` measures
-# whole models.
+# Average the rows of the identity matrix. tinylane's decoder also has a function that returns the
+# weights alone.
 
 # %%
 eye = np.broadcast_to(np.eye(T, D), (K, T, D))  # T <= D here, so one pass is enough
-found = tinylane_attention((many_q,), many_k, eye, visible, None)[..., :T]
-assert np.allclose(found.sum(axis=-1), 1) and (found[:, ~visible] == 0).all()
-assert np.allclose(found[0], softmax(np.where(visible, many_q[0] @ many_k[0].T / D**0.5, -np.inf)))
+theirs = tinylane_attention((many_q,), many_k, eye, visible, None)[..., :T]
+assert np.allclose(theirs.sum(axis=-1), 1) and (theirs[:, ~visible] == 0).all()
+by_hand = softmax(np.where(visible, many_q[0] @ many_k[0].T / np.sqrt(D), -np.inf))
+assert np.allclose(theirs[0], by_hand)
+assert np.allclose(theirs, attention_weights((many_q,), many_k, visible, None))
