@@ -323,7 +323,7 @@ def test_blurred_is_said_where_16_bits_are_too_few(ask, game, monkeypatch: Patch
     monkeypatch.setattr(verification, "_sensitivity", lambda *args: 100.0)
     asked = ("verify", game, "--samples", 1, "--backend", "mlx", "--dtype", "bfloat16")
     code, _, err = ask(*asked)
-    assert code == 0 and "only the exact laws tell anything" in err
+    assert code == 0 and "only the exact laws say anything about it" in err
 
 
 def test_the_package_s_own_model_is_the_default(ask, game, monkeypatch: Patch):

@@ -77,8 +77,8 @@ class Worker:
             line = ""
         if not line:
             self.errors.seek(0)
-            said = self.errors.read().decode(errors="replace").strip().splitlines()
-            last = said[-1] if said else f"exit code {self.process.wait()}"
+            lines = self.errors.read().decode(errors="replace").strip().splitlines()
+            last = lines[-1] if lines else f"exit code {self.process.wait()}"
             raise TinylaneError(f"bench: {self.name} ended: {last}")
         answer = json.loads(line)
         if "error" in answer:
@@ -104,7 +104,7 @@ def environment(name: str, threads: int) -> dict[str, str]:
     """A worker's environment: threads; no network; OpenBLAS for MLX where its wheel lacks one.
 
     On Linux MLX's wheel links the reference BLAS, 40 times slower; engines on MLX get the system's
-    OpenBLAS if there is one, by LD_PRELOAD, unless the caller has set that.
+    OpenBLAS if there is one, by LD_PRELOAD, unless LD_PRELOAD is set.
     """
     env = dict(os.environ)
     env.update({variable: str(threads) for variable in THREADS})

@@ -61,12 +61,12 @@ class _Clock:
     ) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
             began = time.perf_counter()
-            found = function(*args, **kwargs)
+            result = function(*args, **kwargs)
             if wait and self.settle is not None:
-                self.settle(found)
+                self.settle(result)
             head = part == "projections" and args[1] == "lm_head"
             self.spent["head" if head else part] += time.perf_counter() - began
-            return found
+            return result
 
         return timed
 

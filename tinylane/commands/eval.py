@@ -160,12 +160,12 @@ def prepare(args: Any, lanes: Callable[[Task], list[int]], equal: str) -> Setup:
     """
     sampling = parse_flags(args)
     together = shared_flags.collaboration(args)
-    asked = task_options(args)
+    options = task_options(args)
     shard, out = assign(args.shard, args.out)
     if out is not None:
         check_folder(Path(out))
     model = common.load(args, lanes=max(args.lanes or [1]), max_tokens=args.max_tokens or 256)
-    task = tasks.make(args.task, asked, model)
+    task = tasks.make(args.task, options, model)
     problems = task.problems(args.count, args.seed)
     cells = runner.cells(task, args.mode, args.lanes or lanes(task), args.max_tokens, equal)
     conditions = conditions_of(args, model, task, sampling, together)
@@ -341,9 +341,9 @@ def notes(setup: Setup) -> None:
     lengths = {cell.max_tokens for cell in cells}
     if len(lengths) > 1 and task.max_tokens(1) is None:
         budgets = {c.lanes: c.max_tokens for c in cells}
-        said = ", ".join(f"{t} with {n} lane{'s' * (n > 1)}" for n, t in budgets.items())
+        each = ", ".join(f"{t} with {n} lane{'s' * (n > 1)}" for n, t in budgets.items())
         common.note(
-            f"equal tokens in all, so each lane may write {said} (--equal steps: as many with all)"
+            f"equal tokens in all, so each lane may write {each} (--equal steps: as many with all)"
         )
     if max(lengths) >= model.config.context:
         common.note(

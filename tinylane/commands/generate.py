@@ -148,11 +148,11 @@ def run(args: Any) -> int:
     if given:
         sampler = replace(sampler, **given)
     output = GenerateOutput(args, model, game, moves, n, seed, prompt)
-    asked: Any = prompt
+    full_prompt: Any = prompt
     if together is not None:
         from tinylane.evaluate import collaboration
 
-        asked, template = collaboration.with_system(together, model, prompt, n, template)
+        full_prompt, template = collaboration.with_system(together, model, prompt, n, template)
         lane_prompts = lane_prompts or collaboration.lane_prompts(together, n)
     rope = mask = None
     if _lanes_given(args):
@@ -161,7 +161,7 @@ def run(args: Any) -> int:
     _notes(args, model, n, mask or model.mask(n), sampler, lane_prompts)
     decoding = Decoding(
         model,
-        asked,
+        full_prompt,
         n,
         max_tokens=max_tokens,
         total_tokens=args.total_tokens,

@@ -117,8 +117,8 @@ class GenerateOutput:
                 print(f"{view.label} | {words} | {view.foot}")
         elif self.game is None and voted is not None and self.n > 1:
             for label, lane, answer in zip(self.labels, result.lanes, answers, strict=True):
-                said = printable(answer) if answer is not None else "none"
-                print(f"{label}: answer {said} ({lane.finish_reason})")
+                shown = printable(answer) if answer is not None else "none"
+                print(f"{label}: answer {shown} ({lane.finish_reason})")
         if voted is not None:
             print(self._verdict(voted, truth))
         if best is not None:

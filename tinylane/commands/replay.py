@@ -34,11 +34,11 @@ def run(args: Any) -> int:
         raise TinylaneError(f"--tolerance is {args.tolerance}; expected 0 or more")
     saved = load_run(args.file)
     model = common.load_saved(args, saved)
-    found = replay(saved, model)
+    replayed = replay(saved, model)
     tolerance = args.tolerance
     if tolerance is None:
         tolerance = max(TOLERANCE.get(x, 0.0) for x in (saved.dtype, model.dtype))
-    agrees = found.difference <= tolerance  # never for NaN
+    agrees = replayed.difference <= tolerance  # never for NaN
     if args.json:
         common.print_json(
             {
@@ -46,10 +46,10 @@ def run(args: Any) -> int:
                 "run": args.file,
                 "saved": {"backend": saved.backend, "dtype": saved.dtype},
                 "replayed": {"backend": model.backend, "dtype": model.dtype},
-                "logprobs": found.logprobs,
-                "difference_by_lane": found.by_lane,
-                "difference": found.difference,
-                "worst": None if found.worst is None else list(found.worst),
+                "logprobs": replayed.logprobs,
+                "difference_by_lane": replayed.by_lane,
+                "difference": replayed.difference,
+                "worst": None if replayed.worst is None else list(replayed.worst),
                 "tolerance": tolerance,
                 "agrees": agrees,
             }
@@ -61,11 +61,13 @@ def run(args: Any) -> int:
         f"written by {printable(f'{saved.backend} {saved.dtype}')}, "
         f"replayed by {model.backend} {model.dtype}"
     )
-    for lane, off in zip(lanes, found.by_lane, strict=True):
-        print(f"lane {lane.index}: {len(lane.tokens)} tokens, largest difference {off:.2g}")
-    where = "" if found.worst is None else f" (lane {found.worst[0]}, token {found.worst[1]})"
+    for lane, difference in zip(lanes, replayed.by_lane, strict=True):
+        print(f"lane {lane.index}: {len(lane.tokens)} tokens, largest difference {difference:.2g}")
+    where = (
+        "" if replayed.worst is None else f" (lane {replayed.worst[0]}, token {replayed.worst[1]})"
+    )
     print(
-        f"largest difference {found.difference:.2g}{where}, tolerance {tolerance:g}: "
+        f"largest difference {replayed.difference:.2g}{where}, tolerance {tolerance:g}: "
         f"{'agrees' if agrees else 'DIFFERS'}"
     )
     return 0 if agrees else 1

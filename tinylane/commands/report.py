@@ -54,16 +54,16 @@ def run(args: Any) -> int:
     findings = [report.find(section) for section in report.sections(runs)]
     _make(args, out)
     figures: dict[int, list[tuple[str, str]]] = {}
-    for k, found in enumerate(findings):
+    for k, finding in enumerate(findings):
         suffix = f"-{k + 1}" if len(findings) > 1 else ""
-        curves = report.curves(found.section)
+        curves = report.curves(finding.section)
         if not args.no_plots:
-            figures[k] = _draw(found.section, curves, out, suffix, args.measure)
+            figures[k] = _draw(finding.section, curves, out, suffix, args.measure)
         write_json(out / f"curves{suffix}.json", curves)
     page = report.page(findings, figures)
     write_text(out / "report.md", page)
     if args.json:
-        common.print_json({"sections": [found.as_json() for found in findings]})
+        common.print_json({"sections": [finding.as_json() for finding in findings]})
     else:
         common.say(page, end="")
     drawn = sum(map(len, figures.values()))

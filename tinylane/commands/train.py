@@ -284,7 +284,7 @@ def _tune(args: Any) -> int:
         bad = len(data.transcripts) - good
         common.note(f"{good:,} good, {bad:,} bad", args.quiet)
         if not good or not bad:
-            common.note("kto learns from good ones beside bad ones; one kind is missing")
+            common.note("kto needs good and bad transcripts; one kind is missing")
     common.note(setup.describe(session.tuner.trainable), args.quiet)
     with Progress(recipe.steps, quiet=args.quiet, name="training") as progress:
 

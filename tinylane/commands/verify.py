@@ -46,7 +46,7 @@ def flags(p: Any) -> None:
 
 
 def run(args: Any) -> int:
-    """Run the command; the exit code. Raises CheckFailed where a law does not hold."""
+    """Run the command; returns the exit code. Raises CheckFailed where a law does not hold."""
     if args.samples < 1 or args.seed < 0 or args.lanes not in (None, *range(1, 65)):
         raise TinylaneError(
             f"--samples {args.samples}, --seed {args.seed}, --lanes {args.lanes}; "
@@ -58,7 +58,7 @@ def run(args: Any) -> int:
     runs: list[Verification] = []
     for backend, dtype in _asked(args):
         chosen = {**vars(args), "backend": backend, "dtype": dtype}
-        # One model at a time: what is kept of each are its logits.
+        # One model at a time; only its logits are kept.
         model = common.load(argparse.Namespace(**chosen), lanes=args.lanes or LANES)
         samples = samples or _samples(args, model)
         _say_how_long(model, samples, args.quiet)
@@ -71,7 +71,7 @@ def run(args: Any) -> int:
         if done.blurred:
             common.note(
                 f"{done.name}: rounding may move this model's logits by their own size; "
-                "only the exact laws tell anything",
+                "only the exact laws say anything about it",
                 args.quiet,
             )
         identity = model.identity

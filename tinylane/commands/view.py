@@ -69,7 +69,7 @@ def run(args: Any) -> int:
     from tinylane.view.replay_record import record
     from tinylane.view.replay_words import sentences
 
-    found = record(
+    recorded = record(
         saved,
         model,
         keys=args.keys,
@@ -78,21 +78,21 @@ def run(args: Any) -> int:
         progress=_now_and_then(args.quiet),
     )
     tolerance = max(TOLERANCE.get(x, 0.0) for x in (saved.dtype, model.dtype))
-    if not found.difference <= tolerance:
+    if not recorded.difference <= tolerance:
         common.note(
-            f"the replay's log-probabilities differ by {found.difference:.2g} from the saved ones "
+            f"the replay's log-probabilities differ by {recorded.difference:.2g} from the saved ones "
             f"(tolerance {tolerance:g}): what is shown is the replay's",
             args.quiet,
         )
-    texts = Texts(found, model.tokenizer)
-    print(printable(" ".join(sentences(found, texts.shown))))
+    texts = Texts(recorded, model.tokenizer)
+    print(printable(" ".join(sentences(recorded, texts.shown))))
     if target is not None:
-        html, said = page(found, model.tokenizer, args.size)
+        html, summary = page(recorded, model.tokenizer, args.size)
         write_text(target, html)
-        common.note(said, args.quiet)
+        common.note(summary, args.quiet)
         print(f"{printable(str(target))}: {len(html.encode()) / 1e6:.2f} MB")
     for path in figures:
-        figure_style.save(replay(found, texts.shown), path)
+        figure_style.save(replay(recorded, texts.shown), path)
         print(printable(path))
     return 0
 

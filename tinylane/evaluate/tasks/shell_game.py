@@ -63,7 +63,7 @@ class ShellGame:
     @cached_property
     def arrangements(self) -> list[str]:
         """Every arrangement as a word; number 0 is the one in which nothing has moved."""
-        return ["".join(p) for p in itertools.permutations("ABCDE"[: self.cups])]
+        return list(map("".join, itertools.permutations("ABCDE"[: self.cups])))
 
     @cached_property
     def moves(self) -> list[str]:
@@ -132,7 +132,7 @@ class ShellGame:
 
     def prompt(self, moves: np.ndarray) -> str:
         """The text of one problem."""
-        words = " ".join(self.moves[k] for k in moves)
+        words = " ".join(map(self.moves.__getitem__, moves))
         return f"cups {self.arrangements[0]}, swap {words}: where?"
 
     def answer(self, moves: np.ndarray) -> str:
