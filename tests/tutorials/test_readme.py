@@ -132,3 +132,8 @@ def test_the_new_places_in_the_changelog_are_there(heading: str, least: int) -> 
             where = name if name.startswith("tutorials") else f"tinylane.{name}"
             module, _, attribute = where.rpartition(".")
             assert importable(where) or hasattr(importlib.import_module(module), attribute), row
+
+
+def test_every_public_name_is_there() -> None:
+    for name in tinylane.__all__:
+        assert getattr(tinylane, name) is not None
