@@ -66,13 +66,13 @@ def test_a_page_of_any_size_keeps_the_heads_that_listened_and_says_what_is_missi
     kept = {(view["layer"], view["head"]) for view in data["views"][1:]}
     assert len(html) <= bound and 0 < len(kept) < 10
     assert f"for {len(kept)} of 10 layers and heads" in said and data["kept"] == said
-    assert f"of the other {10 - len(kept)} layers and heads" in said
+    assert f"Of the other {10 - len(kept)} layers and heads" in said
     views = list(enumerate(found.views))[1:]
     rank = {(v.layer, v.head): round(found.to_others(k).mean(), 9) for k, v in views}
     left = set(rank) - kept
     assert min(rank[name] for name in kept) >= max(rank[name] for name in left)
     html, said = page(found, size=0)  # the mean is there whatever it takes
-    assert len(data_of(html)["views"]) == 1 and "and for" not in said
+    assert len(data_of(html)["views"]) == 1 and "the same for" not in said
 
 
 @pytest.mark.parametrize("top", [255, 65535])

@@ -1,8 +1,16 @@
-"""Views of lanes: side by side in a terminal while they write; a saved run as a page or a picture.
+"""Saved runs: written, replayed, looked into, and drawn. In reading order:
 
-terminal   columns that are redrawn, and plain lines
-record     a replayed run in numbers: who listened to whom, what silence would change
-facts      the same in words
-page       the record as one HTML file (replay.html, replay.css, replay.js)
-figure     its main panel as a matplotlib figure
+run_file          run.json: settings, tokens and log-probabilities of a decoding
+replay            a saved run again, without sampling; its log-probabilities recomputed
+attention         who listened to whom in a pass
+replay_record     what a replayed run shows: attention, and what silence would change
+replay_words      the same in sentences
+replay_page       the same as one HTML file (replay.html, replay.css, replay.js)
+palette           the colours of all figures, of the page and of the terminal
+figure_style      what all figures share
+figures           masks, angles, scores, attention, lanes (`tinylane.plot`)
+replay_figure     a replayed run
+accuracy_figure   accuracy of evaluation runs
+bench_figure      step times
+training_figure   the curves of a training run
 """

@@ -47,7 +47,7 @@ def accuracy(
     from matplotlib.ticker import PercentFormatter
 
     looks = {mode: k for k, mode in enumerate(dict.fromkeys(map(_mode, curves)))}
-    said: list[str] = []
+    facts: list[str] = []
     handles: dict[str, Any] = {}
     for k, n in enumerate(panels):
         ylabel = f"right: {NAMES[measure]}" if k % columns == 0 else ""
@@ -62,7 +62,7 @@ def accuracy(
             line = _line(axes, x, values, None if alone else looks[_mode(label)])
             handles.setdefault("one lane" if alone else _mode(label), line)
             y, low, high = values[-1]
-            said.append(f"{label}: {y:.1%} ({low:.1%} to {high:.1%}) at {x[-1]:.4g}")
+            facts.append(f"{label}: {y:.1%} ({low:.1%} to {high:.1%}) at {x[-1]:.4g}")
         axes.set_ylim(-0.03, 1.03)
         axes.set_xlim(left=0)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -70,7 +70,7 @@ def accuracy(
     legend_below(figure, list(handles.values()), list(handles))
     text = (
         f"{title}. Share of problems right, {NAMES[measure]}, against {LABELS[axis]}, with 95% "
-        f"intervals. {'; '.join(dict.fromkeys(said))}."
+        f"intervals. {'; '.join(dict.fromkeys(facts))}."
     )
     return finish(figure, text, title)
 

@@ -53,7 +53,7 @@ def listening(model: Model, hear: Hear, block: int = 256) -> Model:
     few times H * block * S numbers, whatever the length of the pass. The twin's logits are the
     model's own, to the bit. A cache for the twin comes from `twin.new_cache`.
     """
-    twin, own, calls = replace(model), model.ops, 0
+    twin, ops, calls = replace(model), model.ops, 0
 
     def attention(queries: Any, keys: Any, values: Any, mask: Any, block_of: Any) -> Any:
         nonlocal calls
@@ -65,9 +65,9 @@ def listening(model: Model, hear: Hear, block: int = 256) -> Model:
             some = tuple(x[..., rows, :] for x in q)
             visible = None if seen is None else seen[rows]
             hear(layer, first, decoder.attention_weights(some, k, visible, block_of))
-        return own.attention(queries, keys, values, mask, block_of)
+        return ops.attention(queries, keys, values, mask, block_of)
 
-    twin.ops = own._replace(attention=attention)
+    twin.ops = ops._replace(attention=attention)
     return twin
 
 

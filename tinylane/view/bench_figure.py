@@ -23,7 +23,7 @@ def step_times(report: dict[str, Any]) -> Figure:
     lines: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for r in results:
         lines.setdefault((r["engine"], r["mode"]), []).append(r)
-    said = []
+    facts = []
     for (engine, mode), group in lines.items():
         colour = COLOURS[ENGINES.index(engine)] if engine in ENGINES else QUIET
         style: dict[str, Any] = {"color": colour, "linestyle": "--" if mode == "joint" else "-"}
@@ -36,7 +36,7 @@ def step_times(report: dict[str, Any]) -> Figure:
         )
         left.plot(x, middle, marker="o", markersize=3, label=label, **style)
         left.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
-        said.append(f"{label} {middle[-1]:.3g} ms at {x[-1]} lanes")
+        facts.append(f"{label} {middle[-1]:.3g} ms at {x[-1]} lanes")
         if not engine.startswith("tinylane"):
             continue  # its batch has a cache for every row: another axis
         for r in group:
@@ -49,4 +49,4 @@ def step_times(report: dict[str, Any]) -> Figure:
     grid(right)
     legend(left)
     title = f"{report['model']['name']}, {report['dtype']}"
-    return finish(figure, f"{title}. Median time of a step: {'; '.join(said)}.", title)
+    return finish(figure, f"{title}. Median time of a step: {'; '.join(facts)}.", title)

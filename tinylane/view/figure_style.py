@@ -118,9 +118,13 @@ def word(text: str, limit: int = 24) -> str:
     return one_line(text, limit) or repr(text)[:limit]
 
 
-def label(axes: Axes, x: float, y: float, text: str, size: float = 8, **style: Any) -> None:
-    """Text centred at a point. It may come from a model: `$` in it starts no formula."""
-    style = {"ha": "center", "va": "center", "color": INK, "parse_math": False, **style}
+def label(
+    axes: Axes, x: float, y: float, text: str, size: float = 8, dark: Any = False, **style: Any
+) -> None:
+    """Text centred at a point. It may come from a model: `$` in it starts no formula. dark: whether
+    it is on a dark ground."""
+    colour = "white" if dark else INK
+    style = {"ha": "center", "va": "center", "color": colour, "parse_math": False, **style}
     axes.text(x, y, text, fontsize=size, **style)
 
 
@@ -132,11 +136,6 @@ def heat_map(axes: Axes, values: Any, top: float = 1.0, reverse: bool = False) -
     return axes.imshow(
         values, cmap=colours, vmin=0, vmax=top, aspect="auto", interpolation="nearest"
     )
-
-
-def ink_on(dark: Any) -> str:
-    """The colour of text on a dark or on a light ground."""
-    return "white" if dark else INK
 
 
 def lanes_by_position(axes: Axes, lanes: Sequence[str], first: int, columns: int) -> None:

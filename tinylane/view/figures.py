@@ -25,7 +25,6 @@ from tinylane.view.figure_style import (
     finish,
     frame,
     heat_map,
-    ink_on,
     label,
     lanes_by_position,
     legend,
@@ -75,7 +74,7 @@ def mask(
         rows, columns = np.nonzero(seen & (kinds == kind))
         if len(rows):
             axes.scatter(columns, rows, s=size, marker=marker, color=colour, label=name)
-    said = ""
+    facts = ""
     if lane_rope is not None:
         if key_positions is not None or theta is None:
             raise TinylaneError("distances need theta, and queries and keys that are the same rows")
@@ -86,7 +85,7 @@ def mask(
             text = f"{back[t, s]:g}"
             low = t + 0.13 * (kinds[t, s] == 2)  # a triangle is widest at its foot
             label(axes, s, low, text, small * min(1, 2.4 / len(text)), color=PAPER)
-        said = (
+        facts = (
             f" Keys stand from {back[seen].min():g} to {back[seen].max():g} positions before their"
             f" queries, in plane {plane}."
         )
@@ -102,7 +101,7 @@ def mask(
         f"{title}: a grid of {len(i)} queries by {len(j)} keys. {int(seen.sum())} pairs are "
         f"visible: {int((seen & (kinds == 0)).sum())} to shared keys, "
         f"{int((seen & (kinds == 1)).sum())} within a lane, "
-        f"{int((seen & (kinds == 2)).sum())} between lanes; lag {lane_mask.lag}.{said}",
+        f"{int((seen & (kinds == 2)).sum())} between lanes; lag {lane_mask.lag}.{facts}",
     )
 
 
@@ -115,14 +114,14 @@ def angles(
     """
     figure = blank(6.4, 3.8)
     axes = frame(figure, title, "plane d", f"radians per {per}")
-    said = []
+    facts = []
     for k, (name, values) in enumerate(frequencies.items()):
         values = np.abs(np.asarray(values, dtype=np.float64))
         if values.ndim != 1:
             raise TinylaneError(f"{name} has shape {values.shape}; expected (D/2,), one layer's")
         shown = np.where(values > 0, values, np.nan)
         axes.plot(shown, label=name, markersize=4, **stroke(k))
-        said.append(f"{name} goes from {values[0]:.3g} in plane 0 to {values[-1]:.3g} in the last")
+        facts.append(f"{name} goes from {values[0]:.3g} in plane 0 to {values[-1]:.3g} in the last")
     axes.set_yscale("log")
     axes.axhline(2 * np.pi, color=QUIET, linewidth=0.8)
     axes.annotate(
@@ -136,7 +135,7 @@ def angles(
         fontsize=8,
     )
     legend(axes)
-    return finish(figure, f"{title}, radians per {per}: {'; '.join(said)}.")
+    return finish(figure, f"{title}, radians per {per}: {'; '.join(facts)}.")
 
 
 def turns(vectors: Mapping[str, Any], title: str = "Vectors, plane by plane") -> Figure:
@@ -160,8 +159,8 @@ def turns(vectors: Mapping[str, Any], title: str = "Vectors, plane by plane") ->
         + ", ".join(f"{np.degrees(np.arctan2(x[d + planes], x[d])):.0f}" for d in range(planes))
         for name, x in named.items()
     ]
-    said = f"{title}. Direction in degrees, by plane: {'; '.join(degrees)}."
-    return finish(figure, said, title)
+    facts = f"{title}. Direction in degrees, by plane: {'; '.join(degrees)}."
+    return finish(figure, facts, title)
 
 
 def scores(
@@ -230,15 +229,15 @@ def attention(
         for (t, s), value in np.ndenumerate(w):
             if value >= 0.005:
                 text = f"{value:.2f}".removeprefix("0") if value < 0.995 else f"{value:.0f}"
-                label(axes, s, t, text, 7, color=ink_on(value >= 0.5 * top))
+                label(axes, s, t, text, 7, dark=value >= 0.5 * top)
     colour_bar(figure, axes, image, names[2])
     if w.size <= 16:
-        said = [f"{queries[t]}, {keys[s]}: {value:.2g}" for (t, s), value in np.ndenumerate(w)]
+        facts = [f"{queries[t]}, {keys[s]}: {value:.2g}" for (t, s), value in np.ndenumerate(w)]
     else:
-        said = [f"{q} most to {keys[int(k)]}" for q, k in zip(queries, w.argmax(1), strict=True)]
-        said = said if len(said) <= 8 else [*said[:8], f"and {len(said) - 8} more"]
+        facts = [f"{q} most to {keys[int(k)]}" for q, k in zip(queries, w.argmax(1), strict=True)]
+        facts = facts if len(facts) <= 8 else [*facts[:8], f"and {len(facts) - 8} more"]
     what = f"{names[2]} by {names[0]} and {names[1]}"
-    return finish(figure, f"{title}: {what}; {', '.join(said)}.")
+    return finish(figure, f"{title}: {what}; {', '.join(facts)}.")
 
 
 def lanes(result: Result, tokenizer: Any = None, title: str = "Lanes over time") -> Figure:
@@ -257,23 +256,23 @@ def lanes(result: Result, tokenizer: Any = None, title: str = "Lanes over time")
     axes = frame(figure, title, "position", "")
     draw_written(figure, axes, cells, (len(result.lanes), shown))
     lanes_by_position(axes, [f"lane {lane.index}" for lane in result.lanes], first, shown)
-    said = [f"lane {lane.index}: {one_line(lane.text, 120)}" for lane in result.lanes[:8]]
+    facts = [f"lane {lane.index}: {one_line(lane.text, 120)}" for lane in result.lanes[:8]]
     cut = f" (the first {shown} of {last - first})" if shown < last - first else ""
-    return finish(figure, f"{title}, from position {first}{cut}. {'; '.join(said)}.")
+    return finish(figure, f"{title}, from position {first}{cut}. {'; '.join(facts)}.")
 
 
 def lines(series: Mapping[str, Any], x: Any, xlabel: str, ylabel: str, title: str) -> Figure:
     """Some curves over the same x, each with a colour, a dash and a marker of its own."""
     figure = blank(6.4, 3.8)
     axes = frame(figure, title, xlabel, ylabel)
-    x, said = np.asarray(x), []
+    x, facts = np.asarray(x), []
     for k, (name, y) in enumerate(series.items()):
         y = np.asarray(y, dtype=np.float64)
         axes.plot(x, y, label=name, markevery=max(1, len(x) // 12), markersize=4, **stroke(k))
-        said.append(f"{name} from {y[0]:.3g} to {y[-1]:.3g}, at most {np.nanmax(y):.3g}")
+        facts.append(f"{name} from {y[0]:.3g} to {y[-1]:.3g}, at most {np.nanmax(y):.3g}")
     legend(axes)
     return finish(
-        figure, f"{title}: {ylabel} over {xlabel} {x[0]:.3g} to {x[-1]:.3g}; {'; '.join(said)}."
+        figure, f"{title}: {ylabel} over {xlabel} {x[0]:.3g} to {x[-1]:.3g}; {'; '.join(facts)}."
     )
 
 
@@ -320,7 +319,7 @@ def draw_written(
             grid[m, column] = chance
         if words:
             slant = "italic" if p is None else "normal"
-            label(axes, column, m, text, color=ink_on(chance < 0.45), style=slant)
+            label(axes, column, m, text, dark=chance < 0.45, style=slant)
     colour_bar(figure, axes, heat_map(axes, grid, reverse=True), "probability")
 
 

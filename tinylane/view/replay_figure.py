@@ -18,7 +18,6 @@ from tinylane.view.figure_style import (
     finish,
     frame,
     heat_map,
-    ink_on,
     label,
     lanes_by_position,
 )
@@ -80,12 +79,12 @@ def shares(
     _bands(frame(figure, title, "position", ""), record, first, columns, view)
     others = record.to_others(view)
     by_lane = [others[record.of == m] for m in range(record.n)]
-    said = [
+    facts = [
         f"lane {m} {mine.mean():.0%} on average, at most {mine.max():.0%}"
         for m, mine in enumerate(by_lane)
         if len(mine)
     ]
-    return finish(figure, f"{title}, by position: {'; '.join(said)}.")
+    return finish(figure, f"{title}, by position: {'; '.join(facts)}.")
 
 
 def _names(record: Record) -> list[str]:
@@ -116,7 +115,7 @@ def _table(axes: Axes, values: np.ndarray, columns: list[str], rows: list[str]) 
     size = 8 - (len(columns) > 6)
     for (m, k), value in np.ndenumerate(values):
         text = "–" if np.isnan(value) else f"{value:.0%}"
-        label(axes, k, m, text, size, color=ink_on(value > 0.5))
+        label(axes, k, m, text, size, dark=value > 0.5)
     axes.set_xticks(range(len(columns)), columns, rotation=90 if len(columns) > 9 else 0)
     axes.set_yticks(range(len(rows)), rows)
     axes.tick_params(labelsize=size)

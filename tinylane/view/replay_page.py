@@ -51,8 +51,8 @@ def page(record: Record, tokenizer: Tokenizer | None = None, size: float = SIZE)
         if room < 0:
             break
         chosen[k] = packed
-    said = _said(record, len(chosen))
-    data |= {"views": [mean, *(chosen[k] for k in sorted(chosen))], "kept": said}
+    note = _kept(record, len(chosen))
+    data |= {"views": [mean, *(chosen[k] for k in sorted(chosen))], "kept": note}
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     parts = {
         "title": html.escape(data["title"]),
@@ -65,7 +65,7 @@ def page(record: Record, tokenizer: Tokenizer | None = None, size: float = SIZE)
         before, mark, after = frame.partition(f"<!--{name}-->")
         assert mark, name
         frame = before + text + after
-    return frame, said
+    return frame, note
 
 
 def _asset(name: str) -> str:
@@ -146,33 +146,34 @@ def _view(view: View, top: int) -> dict[str, Any]:
         "head": view.head,
         "top": top,
         "keys_each": view.keys.shape[1],
-        # One lane after the other, one rank after the other: alike numbers stand together.
+        # Lane after lane and rank after rank: similar numbers side by side deflate better.
         "shares": _packed(_whole_shares(view.shares, top).T),
         "keys": _packed((keys + 1).T),
         "weights": _packed(_scaled(view.weights, top).T),
     }
 
 
-def _said(record: Record, chosen: int) -> str:
+def _kept(record: Record, chosen: int) -> str:
+    """How much of the attention the page holds."""
     mean, views = record.views[0], len(record.views) - 1
     few = record.views[1].keys.shape[1] if views else 0
     everything = record.heard.shape[0] * (record.heard.shape[1] + 1)
-    said = (
-        f"Of every token's attention the page holds the shares that went to the prompt and to each "
-        f"lane, and the {mean.keys.shape[1]} largest keys with their weights (the other keys are "
-        f"left out; the shares contain them), for the mean of all layers and heads"
-    )
+    parts = [
+        "For every token and the mean of all layers and heads, the page holds the shares of "
+        f"attention to the prompt and to each lane, and the {mean.keys.shape[1]} largest keys with "
+        "their weights; the other keys are only in the shares."
+    ]
     if chosen:
-        said += (
-            f"; and for {chosen} of {everything} layers and heads, with {few} keys each, rounded "
-            "to 1/255"
+        parts.append(
+            f"It holds the same for {chosen} of {everything} layers and heads, with {few} keys "
+            "each, rounded to 1/255."
         )
     if chosen < everything:
-        said += (
-            f"; of the other {everything - chosen} layers and heads, those that listened to other "
-            "lanes least, only averages over the run"
+        parts.append(
+            f"Of the other {everything - chosen} layers and heads, which listened to other lanes "
+            "least, it holds only averages over the run."
         )
-    return said + "."
+    return " ".join(parts)
 
 
 def _count(n: int, what: str) -> str:

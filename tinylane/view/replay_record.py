@@ -124,8 +124,8 @@ class Record:
     def to_others(self, view: int = 0) -> np.ndarray:
         """(Q,) the share of each token's attention that went to other lanes."""
         shares = self.views[view].shares.astype(np.float64)
-        own = np.take_along_axis(shares, self.of[:, None] + 1, axis=1)[:, 0]
-        return np.clip(shares[:, 1:].sum(axis=1) - own, 0.0, 1.0)
+        to_self = np.take_along_axis(shares, self.of[:, None] + 1, axis=1)[:, 0]
+        return np.clip(shares[:, 1:].sum(axis=1) - to_self, 0.0, 1.0)
 
     def _by_lane(self, values: np.ndarray) -> np.ndarray:
         """(Q, K) -> (N, K): means over the tokens that each lane drew itself."""

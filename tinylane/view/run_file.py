@@ -190,8 +190,8 @@ def _lane(value: Any, index: int, prompt: int) -> Lane:
     if set(value) != set(Lane.__dataclass_fields__):
         raise TinylaneError(f"{raw.parent} is {show(value)}; expected a lane's fields")
     raw.whole("index", index, index)
-    own, tokens = raw.ids("prompt"), raw.ids("tokens")
-    start = raw.whole("start", len(own) + prompt)
+    given, tokens = raw.ids("prompt"), raw.ids("tokens")
+    start = raw.whole("start", len(given) + prompt)
     end = start + len(tokens)
     logprobs = raw.items("logprobs")
     numbers = all(type(p) in (int, float) and p < 1e-3 for p in logprobs)  # rounding may lift a 0
@@ -205,7 +205,7 @@ def _lane(value: Any, index: int, prompt: int) -> Lane:
             raise TinylaneError(f"lane {index} cannot be forked from {show(forked)}")
     return Lane(
         index,
-        own,
+        given,
         start,
         raw.whole("max_tokens", 1),
         tokens,

@@ -77,13 +77,13 @@ def accuracy(table: dict[str, Any]) -> Figure:
     axes = frame(figure, "", "decoding steps", "problems right")
     lanes = [str(n) for n in table["lanes"]]
     steps = [table["steps"][n] for n in lanes]
-    said = []
+    facts = []
     for name, cell in table["cells"].items():
         colour, dash, marker = STYLES[name]
         shares = np.array([pooled(cell["seeds"], n) for n in lanes])
         axes.plot(steps, shares[:, 0], dash, marker=marker, color=colour, label=NAMES[name])
         axes.fill_between(steps, shares[:, 1], shares[:, 2], color=colour, alpha=0.15, linewidth=0)
-        said.append(f"{NAMES[name]} {shares[-1, 0]:.0%}")
+        facts.append(f"{NAMES[name]} {shares[-1, 0]:.0%}")
     axes.axhline(table["chance"], color=QUIET, linewidth=0.6)
     axes.text(steps[0], table["chance"] - 0.05, "chance", fontsize=8, color=QUIET)
     axes.set_xticks(steps, [f"{s}\nN = {n}" for s, n in zip(steps, lanes, strict=True)])
@@ -91,7 +91,9 @@ def accuracy(table: dict[str, Any]) -> Figure:
     axes.set_ylim(RIGHT)
     grid(axes)
     legend_below(figure, columns=3)
-    text = f"Share of problems right against decoding steps; at N = {lanes[-1]}: {', '.join(said)}."
+    text = (
+        f"Share of problems right against decoding steps; at N = {lanes[-1]}: {', '.join(facts)}."
+    )
     return finish(figure, text)
 
 
@@ -148,7 +150,7 @@ def tuned(table: dict[str, Any]) -> Figure:
     n = str(table["tuning"]["lanes"])
     figure = blank(6.4, 3)
     axes = frame(figure, "", f"problems right, {n} lanes that read each other", "")
-    names, said = list(reversed(table["cells"])), []
+    names, facts = list(reversed(table["cells"])), []
     for row, name in enumerate(names):
         scores = [part["scores"][n] for part in table["cells"][name]["seeds"]]
         mean = float(np.mean([score["accuracy"] for score in scores]))
@@ -157,13 +159,13 @@ def tuned(table: dict[str, Any]) -> Figure:
             share, (low, high) = score["accuracy"], score["interval"]
             bounds = [[share - low], [high - share]]
             axes.errorbar(share, row, xerr=bounds, fmt="o", color=COLOURS[0], ms=4)
-        said.append(f"{name} {mean:.0%}")
+        facts.append(f"{name} {mean:.0%}")
     axes.set_yticks(range(len(names)), names)
     axes.axvline(table["chance"], color=QUIET, linewidth=0.6)
     axes.text(table["chance"] + 0.01, -0.45, "chance", fontsize=8, color=QUIET)
     axes.set_xlim(-0.02, 1.05)
     grid(axes)
-    return finish(figure, f"Share of problems right of {n} lanes: {', '.join(reversed(said))}.")
+    return finish(figure, f"Share of problems right of {n} lanes: {', '.join(reversed(facts))}.")
 
 
 def before(table: dict[str, Any]) -> Figure | None:
@@ -186,8 +188,8 @@ def before(table: dict[str, Any]) -> Figure | None:
             for n, mark in zip(starts[0]["shares"], marks, strict=False)
         ]
         for axes, label, shares, (colour, marker) in columns:
-            said = label if first else None
-            axes.plot(shares, range(len(names)), marker, color=colour, label=said)
+            look: dict[str, Any] = {"color": colour, "label": label if first else None}
+            axes.plot(shares, range(len(names)), marker, **look)
     left.set_yticks(range(len(names)), names)
     left.set(xlabel="exactly right beside another problem's text", xlim=RIGHT)
     right.set(xlabel="lanes with their own share exactly right", xlim=RIGHT)
