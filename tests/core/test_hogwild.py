@@ -76,12 +76,12 @@ def test_decoding_writes_what_the_uncached_generator_writes() -> None:
 
 
 VIEWS = "hogwild.Hogwild.views"
-OTHERS = "np.where(own, 0, length)"
+OTHERS = "np.where(is_own, 0, length)"
 BROKEN = [
     Plant(
         "the own block not last",
         "definition",
-        swap(VIEWS, "np.where(own, others.sum(axis=1, keepdims=True), ", "("),
+        swap(VIEWS, "np.where(is_own, others.sum(axis=1, keepdims=True), ", "("),
     ),
     Plant(
         "the prompt not first",
@@ -93,22 +93,22 @@ BROKEN = [
     Plant(
         "a block as long as its lane, seen or not",
         "company",
-        swap(VIEWS, OTHERS, "np.where(own, 0, (key_lanes == blocks[:, None]).sum(axis=1))"),
+        swap(VIEWS, OTHERS, "np.where(is_own, 0, (key_lanes == blocks[:, None]).sum(axis=1))"),
     ),
     Plant(
         "blocks as long as the first row of a pass sees them",
         "definition",
-        swap(VIEWS, OTHERS, "np.where(own, 0, length[:1])"),
+        swap(VIEWS, OTHERS, "np.where(is_own, 0, length[:1])"),
     ),
     Plant(
         "blocks as long as their part in this pass",
         "steps",
-        swap(VIEWS, OTHERS, "np.where(own, 0, np.minimum(length, len(lanes)))"),
+        swap(VIEWS, OTHERS, "np.where(is_own, 0, np.minimum(length, len(lanes)))"),
     ),
     Plant(
         "a query right behind the prompt",
         "definition",
-        swap(VIEWS, "begin[own] + index", "length[:, 0] + index"),
+        swap(VIEWS, "begin[is_own] + index", "length[:, 0] + index"),
     ),
     Plant(
         "keys turned by their place in the view",

@@ -148,14 +148,14 @@ BUGS = {
         "steps",
     ),
     "a query of Hogwild! right behind the prompt": (
-        swap("hogwild.Hogwild.views", "begin[own] + index", "length[:, 0] + index"),
+        swap("hogwild.Hogwild.views", "begin[is_own] + index", "length[:, 0] + index"),
         "definition",
     ),
     "a block of Hogwild! as long as its lane, seen or not": (
         swap(
             "hogwild.Hogwild.views",
-            "np.where(own, 0, length)",
-            "np.where(own, 0, (key_lanes == blocks[:, None]).sum(axis=1))",
+            "np.where(is_own, 0, length)",
+            "np.where(is_own, 0, (key_lanes == blocks[:, None]).sum(axis=1))",
         ),
         "company",
     ),
