@@ -107,7 +107,7 @@ assert max(curves["mask only"]) <= 15 / 25 and max(curves["neither"]) <= 5 / 25
 # %% [markdown]
 # ## Let them write
 #
-# (The included model learned in this way, in an hour: `tinylane train shell-game --out runs/mine`.)
+# (The model inside learned in this way, in an hour: `tinylane train shell-game --out runs/mine`.)
 
 
 # %%

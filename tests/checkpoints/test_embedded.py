@@ -1,4 +1,4 @@
-"""The trained model in the box: its files, an exact text on every backend, its accuracy."""
+"""The model inside: its files, an exact text on every backend, its accuracy."""
 
 from __future__ import annotations
 

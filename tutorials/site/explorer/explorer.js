@@ -198,7 +198,7 @@ function provenance({ state, data, run }) {
   const last = (words) => words.findLast((word) => word !== "<end>");
   const right = run.lanes.filter((words) => last(words) === data.answer).length;
   return (
-    `Recorded: the included model, the shell game of seed ${data.seed}. The answer is ` +
+    `Recorded: the model inside, the shell game of seed ${data.seed}. The answer is ` +
     `${data.answer}; ${right} of ${state.lanes} lanes end with it.` +
     (run.attention ? " Bars: the query's attention (mean of layers and heads)." : "") +
     (state.omega === "learned" ? "" : " The words were written with the learned Omega.")
