@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,60 @@ class TemplateRefused(TinylaneError):
         super().__init__(_SAYS[kind].format(detail))
         self.kind = kind
         self.detail = detail
+
+
+def prompt_text(
+    template: str,
+    names: Mapping[str, str],
+    prompt: str | Sequence[Mapping[str, Any]],
+    system: str | None,
+    args: Mapping[str, Any],
+) -> str:
+    """The text that opens the assistant's turn, for a user's text or chat messages.
+
+    names: special tokens by role. args: what else the template is given; a UserWarning for each
+    that it does not read. Raises TinylaneError as `render` does, and for a template without a
+    system role where a system prompt is given.
+    """
+    messages = _messages(prompt, system)
+    variables = {**names, "add_generation_prompt": True, **args}
+    try:
+        text = render_named(template, messages, variables, named=args)
+        if system and system.strip() not in text:
+            warnings.warn("the chat template drops the system prompt: no effect", stacklevel=3)
+        return text
+    except TemplateRefused as error:
+        if not system or error.kind not in ("raised", "failed"):
+            raise
+        refused = error
+    try:  # is it the system message? Only the template can tell.
+        render(template, messages[1:], **variables)
+    except TinylaneError:
+        raise refused from None
+    raise TinylaneError(
+        f"this checkpoint's chat template has no system role ({refused.detail}): "
+        "put the system prompt into the prompt"
+    )
+
+
+def _messages(prompt: str | Sequence[Mapping[str, Any]], system: str | None) -> list[dict]:
+    """The conversation, checked, without the keys whose value is None: templates print them."""
+    if isinstance(prompt, str):
+        messages = [{"role": "user", "content": prompt}]
+    else:
+        messages = []
+        for place, message in enumerate(prompt):
+            if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+                raise TinylaneError(
+                    f"message {place} is {one_line(repr(message), 80)}, expected "
+                    '{"role": "user", "content": "..."}'
+                )
+            messages.append({key: value for key, value in message.items() if value is not None})
+        if not messages:
+            raise TinylaneError("the prompt has no messages: give one")
+        if system and messages[0]["role"] == "system":
+            raise TinylaneError("two system prompts, an argument and the first message: drop one")
+    return [{"role": "system", "content": system}, *messages] if system else messages
 
 
 def _ask(request: dict[str, Any]) -> dict[str, Any]:

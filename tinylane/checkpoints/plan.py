@@ -9,20 +9,18 @@ import math
 import os
 import platform
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tinylane.checkpoints.adapter import CONFIG as ADAPTER_CONFIG
 from tinylane.checkpoints.adapter import Adapter, load_adapter
 from tinylane.checkpoints.config_json import read_config, token_ids
+from tinylane.checkpoints.tokenizer import Tokenizer
 from tinylane.checkpoints.weights import WeightFiles, identity
 from tinylane.core.config import ModelConfig
 from tinylane.core.decoder import PLAIN, Ops
 from tinylane.core.errors import TinylaneError, show
 from tinylane.files.io import Fields, inside, read_json
 from tinylane.files.memory import ITEMSIZE, Forecast, forecast, size
-
-if TYPE_CHECKING:
-    from tinylane.checkpoints.tokenizer import Tokenizer
 
 GENERATION = "generation_config.json"
 OPS = ("auto", "plain", "fast")
@@ -133,8 +131,6 @@ class LoadPlan:
         """The folder's tokenizer, or None if it has none (prompts are then token ids)."""
         if not os.path.exists(inside(self.folder, "tokenizer.json")):
             return None
-        from tinylane.checkpoints.tokenizer import Tokenizer
-
         return Tokenizer.from_folder(self.folder, config_eos=self.eos_ids, vocab=config.vocab)
 
     def dtype(self, files: WeightFiles) -> str:

@@ -119,3 +119,23 @@ class TextStream:
 def _is_byte(token: str | None) -> bool:
     """Whether ByteFallback reads the token as a byte: `<0xE2>`."""
     return token is not None and len(token) == 6 and token.startswith("<0x") and token.endswith(">")
+
+
+def bytes_of(token: str) -> bytes:
+    """The bytes that a token of a byte-level vocabulary stands for."""
+    try:
+        return bytes(_BYTE_OF[character] for character in token)
+    except KeyError:  # an added token holds its text as it is
+        return token.encode("utf-8")
+
+
+def _byte_characters() -> dict[str, int]:
+    """GPT-2's table: the character that stands for each byte in a byte-level vocabulary."""
+    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    return {chr(byte): byte for byte in shown} | {
+        chr(256 + place): byte for place, byte in enumerate(hidden)
+    }
+
+
+_BYTE_OF = _byte_characters()

@@ -1,8 +1,8 @@
 """Text to token ids and back: a checkpoint's `tokenizer.json`, chat template and streaming text.
 
-The `tokenizers` library encodes and decodes; what is here is what a decoder needs around it: the
-checked files, the prompt (chat template, or raw text with BOS added once), and the ids that end a
-text. `Tokenizer.stream` turns ids into text as they come.
+The `tokenizers` library encodes and decodes. This adds what a decoder needs: checked files, the
+prompt (by the chat template, or raw text with BOS added once), and the ids that end a text.
+`Tokenizer.stream` turns ids into text as they come.
 
 Not handled: `tokenizer.model` without `tokenizer.json`; tools and images in messages;
 `clean_up_tokenization_spaces` (it rewrites what the model wrote).
@@ -12,24 +12,28 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinylane.checkpoints.text_stream import TextStream
-from tinylane.checkpoints.tokenizer_check import check_tokenizer, largest
 from tinylane.core.errors import TinylaneError, show
 from tinylane.files.display import one_line
-from tinylane.files.io import check_bounds, inside, read_bytes
+from tinylane.files.io import check_bounds, inside, read_bytes, unique_keys
 
 if TYPE_CHECKING:
     import tokenizers
 
+    from tinylane.checkpoints.text_stream import TextStream
+
 MIB = 1 << 20
 LARGEST_TOKENIZER = 64 * MIB  # bytes; Gemma's, the largest in use, has 34 MB
 LARGEST_JSON = 8 * MIB
+LARGEST_TEMPLATE = MIB
+PLAIN, EACH = 1 << 20, 256  # bytes of a file, and as many for each token: those in use take 70-140
+LARGEST_GROWTH = 64  # times that normalizing, or decoding, may lengthen a text
+MOST_STEPS = 256  # entries of all lists in a post-processor
+LONGEST_ADDED = 1 << 20  # characters of all added tokens: the library's automaton takes 75 times it
 # A model's vocabulary is often padded (Qwen2.5-7B: 399 ids more than its tokenizer). Beyond this
 # many, or a tenth of it, the tokenizer is another model's.
 LARGEST_PADDING = 1024
@@ -84,7 +88,6 @@ class Tokenizer:
         self.byte_level = decoders == ["ByteLevel"]
         self.byte_fallback = "ByteFallback" in decoders
         self.lossy_window = "ByteLevel" in decoders and not self.byte_level
-        self._bytes: dict[int, bytes] = {}
 
     @classmethod
     def from_folder(
@@ -123,7 +126,7 @@ class Tokenizer:
             raise TinylaneError(f"{folder}: {error}") from None
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, no special tokens added; those spelled out in it count as themselves."""
+        """Ids of `text`, without added special tokens; one spelled out in it gets its own id."""
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -151,23 +154,24 @@ class Tokenizer:
         asks for it and the text has none, then `prefill`. Raises TinylaneError for an empty prompt
         and for what the template or a missing template cannot take.
         """
-        messages = _messages(prompt, system)
+        if isinstance(prompt, str) and not prompt.strip():
+            raise TinylaneError("the prompt is empty: give a text")
         if not raw and self.chat_template is not None:
-            text = self._render(messages, system, dict(template_args or {}))
+            from tinylane.checkpoints.chat_template import prompt_text
+
+            args = template_args or {}
+            text = prompt_text(self.chat_template, self.names, prompt, system, args)
             ids = self.encode(text + (prefill or ""))
         else:
-            why = "raw text has" if raw else "this checkpoint has"
-            if not isinstance(prompt, str):
-                raise TinylaneError(f"{why} no chat template for messages: give the prompt as text")
-            if system:
-                raise TinylaneError(
-                    f"{why} no chat template for the system prompt: put it in the prompt"
-                )
-            if template_args:
-                raise TinylaneError(
-                    f"{why} no chat template for {', '.join(map(repr, template_args))}: drop them"
-                )
-            ids = self.encode(prompt + (prefill or ""))
+            for given, what, instead in (
+                (not isinstance(prompt, str), "messages", "give the prompt as text"),
+                (system, "the system prompt", "put it in the prompt"),
+                (template_args, ", ".join(map(repr, template_args or ())), "drop them"),
+            ):
+                if given:
+                    why = "raw text has" if raw else "this checkpoint has"
+                    raise TinylaneError(f"{why} no chat template for {what}: {instead}")
+            ids = self.encode(str(prompt) + (prefill or ""))
             if ids[: len(self._prefix)] != self._prefix:
                 ids = self._in_vocab(self._prefix) + ids
         if not ids:
@@ -175,7 +179,7 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
-        """Text of `ids`; ids that the tokenizer does not have (a padded vocabulary) have none."""
+        """Text of `ids`; an id that the tokenizer lacks (a padded vocabulary) has no text."""
         numbers = [int(id) for id in ids]
         if any(not 0 <= id < 1 << 32 for id in numbers):
             raise TinylaneError(f"token ids are 0 or more, got {min(numbers)} to {max(numbers)}")
@@ -184,6 +188,8 @@ class Tokenizer:
 
     def stream(self, stop: Iterable[str] = ()) -> TextStream:
         """A lane's text, given id by id; it ends before the first of the `stop` strings."""
+        from tinylane.checkpoints.text_stream import TextStream
+
         return TextStream(self, stop)
 
     def is_special(self, id: int) -> bool:
@@ -193,38 +199,9 @@ class Tokenizer:
 
     def token_bytes(self, id: int) -> bytes:
         """UTF-8 bytes, perhaps part of a character, that `id` adds (byte-level tokenizers only)."""
-        found = self._bytes.get(id)
-        if found is None:
-            token = self.core.id_to_token(id) or ""
-            try:
-                found = bytes(_BYTE_OF[character] for character in token)
-            except KeyError:  # an added token holds its text as it is
-                found = token.encode("utf-8")
-            self._bytes[id] = found
-        return found
+        from tinylane.checkpoints.text_stream import bytes_of
 
-    def _render(self, messages: list[dict[str, Any]], system: str | None, args: dict) -> str:
-        from tinylane.checkpoints.chat_template import TemplateRefused, render, render_named
-
-        assert self.chat_template is not None
-        variables = {**self.names, "add_generation_prompt": True, **args}
-        try:
-            text = render_named(self.chat_template, messages, variables, named=args)
-            if system and system.strip() not in text:
-                warnings.warn("the chat template drops the system prompt: no effect", stacklevel=3)
-            return text
-        except TemplateRefused as error:
-            if not system or error.kind not in ("raised", "failed"):
-                raise
-            refused = error
-        try:  # is it the system message? Only the template can tell.
-            render(self.chat_template, messages[1:], **variables)
-        except TinylaneError:
-            raise refused from None
-        raise TinylaneError(
-            f"this checkpoint's chat template has no system role ({refused.detail}): "
-            "put the system prompt into the prompt"
-        )
+        return bytes_of(self.core.id_to_token(id) or "")
 
     def _named_id(self, role: str) -> int | None:
         return self.core.token_to_id(self.names[role]) if role in self.names else None
@@ -262,9 +239,9 @@ class Tokenizer:
             )
 
     def _raw_prefix(self, add_bos: bool | None) -> list[int]:
-        """What begins every raw text: the special tokens that the post-processor puts in front.
+        """The special tokens that the post-processor puts in front of every raw text.
 
-        What it puts behind (an EOS) is left out: the text is to be continued.
+        Those that it puts behind (an EOS) are left out: the text is to be continued.
         """
         prefix: list[int] = []
         if self.core.post_processor is not None:
@@ -281,20 +258,8 @@ class Tokenizer:
         return [self.bos_id, *rest] if add_bos else rest
 
 
-def _byte_characters() -> dict[str, int]:
-    """GPT-2's table: the character that stands for each byte in a byte-level vocabulary."""
-    shown = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    hidden = [byte for byte in range(256) if byte not in shown]
-    return {chr(byte): byte for byte in shown} | {
-        chr(256 + place): byte for place, byte in enumerate(hidden)
-    }
-
-
-_BYTE_OF = _byte_characters()
-
-
 def _decoder_kinds(core: tokenizers.Tokenizer) -> list[str]:
-    """Names of the tokenizer's decoders, sequences flattened; none joins tokens by spaces."""
+    """Names of the tokenizer's decoders, sequences flattened; none if it joins tokens by spaces."""
     if core.decoder is None:
         return []
     left, kinds = [json.loads(core.decoder.__getstate__())], []
@@ -309,7 +274,7 @@ def _decoder_kinds(core: tokenizers.Tokenizer) -> list[str]:
 
 @contextmanager
 def _without_stderr() -> Iterator[None]:
-    """The library's panics write to descriptor 2 before they become exceptions: to nowhere."""
+    """Discard what the library's panics write to descriptor 2 before they become exceptions."""
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -334,28 +299,6 @@ def _refusing(what: str) -> Iterator[None]:
         raise
 
 
-def _messages(prompt: str | Sequence[Mapping[str, Any]], system: str | None) -> list[dict]:
-    """The conversation, checked, without the keys whose value is None: templates print them."""
-    if isinstance(prompt, str):
-        if not prompt.strip():
-            raise TinylaneError("the prompt is empty: give a text")
-        messages = [{"role": "user", "content": prompt}]
-    else:
-        messages = []
-        for place, message in enumerate(prompt):
-            if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-                raise TinylaneError(
-                    f"message {place} is {one_line(repr(message), 80)}, expected "
-                    '{"role": "user", "content": "..."}'
-                )
-            messages.append({key: value for key, value in message.items() if value is not None})
-        if not messages:
-            raise TinylaneError("the prompt has no messages: give one")
-        if system and messages[0]["role"] == "system":
-            raise TinylaneError("two system prompts, an argument and the first message: drop one")
-    return [{"role": "system", "content": system}, *messages] if system else messages
-
-
 def _read_bounded(path: Path, limit: int) -> str:
     """A regular file's text of at most `limit` bytes, else TinylaneError."""
     data = read_bytes(path, limit)
@@ -369,12 +312,10 @@ def _read_object(path: Path) -> dict[str, Any]:
     """A JSON object out of a file, empty if there is no such file."""
     if not os.path.exists(inside(path.parent, path.name)):
         return {}
+    source = _read_bounded(path, LARGEST_JSON)
+    check_bounds(source, str(path))
     try:
-        source = _read_bounded(path, LARGEST_JSON)
-        check_bounds(source, str(path))
         value = json.loads(source)
-    except TinylaneError:
-        raise
     except (ValueError, RecursionError) as error:
         raise TinylaneError(f"{path} is not JSON: {one_line(str(error))}") from None
     if not isinstance(value, dict):
@@ -392,7 +333,8 @@ def _read_tokenizer(folder: Path, vocab: int | None) -> tokenizers.Tokenizer:
             f"{folder} has no tokenizer.json{has}: save it with "
             "transformers.AutoTokenizer.from_pretrained(...).save_pretrained(...)"
         )
-    source = _read_bounded(path, largest(vocab, LARGEST_TOKENIZER))
+    most = LARGEST_TOKENIZER if vocab is None else min(LARGEST_TOKENIZER, PLAIN + EACH * vocab)
+    source = _read_bounded(path, most)
     check_tokenizer(source, str(path))
     with _refusing(f"{path} is not a tokenizer"):
         return Core.from_str(source)
@@ -413,34 +355,104 @@ def _special_names(settings: Mapping[str, Any]) -> dict[str, str]:
 
 def _find_template(folder: Path, settings: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """The chat template and the file it is from; the first of three places, as transformers."""
-    from tinylane.checkpoints.chat_template import LONGEST_TEMPLATE
-
     path = inside(folder, "chat_template.jinja")
     if os.path.exists(path):
-        return _read_bounded(path, LONGEST_TEMPLATE), path.name
+        return _read_bounded(path, LARGEST_TEMPLATE), path.name
     sources = {
         "chat_template.json": _read_object(folder / "chat_template.json"),
         "tokenizer_config.json": settings,
     }
     for name, holder in sources.items():
-        found = holder.get("chat_template")
-        if isinstance(found, list):  # named ones: [{"name": "default", "template": "..."}]
-            named = {
-                str(item.get("name")): item.get("template")
-                for item in found
-                if isinstance(item, dict)
-            }
-            found = named.get("default")
-            if found is None:
+        template = holder.get("chat_template")
+        if isinstance(template, list):  # named ones: [{"name": "default", "template": "..."}]
+            named = {str(t.get("name")): t.get("template") for t in template if isinstance(t, dict)}
+            template = named.get("default")
+            if template is None:
                 raise TinylaneError(
-                    f"{folder / name} has chat templates {one_line(str(list(named)), 100)}, "
-                    "and none named 'default'"
+                    f"{folder / name} has chat templates {one_line(str(list(named)), 100)}; "
+                    "expected one named 'default'"
                 )
-        if found is None:
-            continue
-        if not isinstance(found, str):
+        if template is not None and not isinstance(template, str):
             raise TinylaneError(
-                f"{folder / name}: chat_template is a {type(found).__name__}, expected a text"
+                f"{folder / name}: chat_template is a {type(template).__name__}; expected a text"
             )
-        return found, name
+        if template is not None:
+            return template, name
     return None, None
+
+
+# What is checked of a tokenizer.json before the `tokenizers` library sees it. The library ends the
+# process, or takes gigabytes, on files of a few hundred bytes: a character map that claims 2^32
+# units, a subword prefix that cuts a character in two, replacements that double a text thirty
+# times. Expressions are left to it: its own search gives up after ten million steps.
+_KNOWN = {
+    "normalizer": "Sequence NFC NFD NFKC NFKD Nmt Lowercase Strip StripAccents Prepend Replace "
+    "BertNormalizer ByteLevel",
+    "decoder": "Sequence BPEDecoder ByteLevel WordPiece Metaspace CTC Replace Fuse Strip "
+    "ByteFallback",
+}
+
+
+def check_tokenizer(source: str, path: str) -> None:
+    """Raise TinylaneError, naming `path`, for what the library should not be asked to read."""
+    try:
+        # The library acts on the first of two equal keys, and Python would show the last.
+        _check(json.loads(source, object_pairs_hook=unique_keys))
+    except TinylaneError as error:
+        raise TinylaneError(f"{path}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise TinylaneError(f"{path} is not a tokenizer: {error}") from None
+
+
+def _check(raw: Any) -> None:
+    if not isinstance(raw, dict):
+        raise TinylaneError(f"not a tokenizer but {show(raw, 40)}")
+    for part, known in _KNOWN.items():
+        growth = 1.0 if raw.get(part) is None else _growth(raw[part], part, known.split())
+        if growth > LARGEST_GROWTH:
+            raise TinylaneError(f"its {part} lengthens a text {growth:.3g} times; refused")
+    if (steps := _entries(raw.get("post_processor"))) > MOST_STEPS:
+        raise TinylaneError(f"its post-processor has {steps:,} parts, limit {MOST_STEPS}")
+    model = raw.get("model")
+    if isinstance(model, dict) and model.get("type") != "WordPiece":
+        prefix = model.get("continuing_subword_prefix")
+        if prefix not in (None, ""):
+            raise TinylaneError(f"continuing_subword_prefix {show(prefix, 40)} is not implemented")
+    added = raw.get("added_tokens")
+    tokens = added if isinstance(added, list) else []  # the library says what else is wrong
+    texts = [token.get("content") for token in tokens if isinstance(token, dict)]
+    length = sum(len(text) for text in texts if isinstance(text, str))
+    if length > LONGEST_ADDED:
+        raise TinylaneError(f"added tokens of {length:,} characters, limit {LONGEST_ADDED:,}")
+
+
+def _growth(step: Any, part: str, kinds: list[str]) -> float:
+    """How many times longer a step may make a text."""
+    kind = step.get("type") if isinstance(step, dict) else None
+    if kind not in kinds:
+        raise TinylaneError(f"{part} {show(kind or step, 40)} is not implemented")
+    if kind == "Sequence":
+        inner, growth = step.get(part + "s"), 1.0
+        for one in inner if isinstance(inner, list) else ():
+            growth *= _growth(one, part, kinds)
+            if growth > LARGEST_GROWTH:
+                break
+        return growth
+    if kind == "Prepend":
+        return 1.0 + _length(step.get("prepend"))
+    if kind == "Replace":
+        pattern, new = step.get("pattern"), _length(step.get("content"))
+        plain = _length(pattern.get("String")) if isinstance(pattern, dict) else 0
+        return max(1.0, new / plain) if plain else 1.0 + new  # an expression may match nothing
+    return 4.0 if (part, kind) == ("normalizer", "ByteLevel") else 1.0
+
+
+def _length(text: Any) -> int:
+    return len(text) if isinstance(text, str) else 0
+
+
+def _entries(value: Any) -> int:
+    """Entries of all lists in a value."""
+    if isinstance(value, dict):
+        return sum(map(_entries, value.values()))
+    return len(value) + sum(map(_entries, value)) if isinstance(value, list) else 0

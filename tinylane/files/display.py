@@ -6,12 +6,6 @@ some of them: `printable` shows those instead.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
-
 # What a terminal or a reader's eye obeys instead of showing: C0 but newline and tab, DEL, C1,
 # separators that start a line, marks and overrides that reorder what is read (Trojan Source),
 # annotations, and lone surrogates, which no output encoding takes.
