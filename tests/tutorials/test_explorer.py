@@ -243,23 +243,23 @@ CONTRAST = """() => {
     }
     return 'rgb(255, 255, 255)';
   };
-  const found = [];
+  const ratios = [];
   for (const cell of document.querySelectorAll('.cell'))
     for (const words of cell.querySelectorAll('text')) {
       const { fill } = getComputedStyle(cell.querySelector('.box'));
       const under = fill.startsWith('url') ? paper(document.querySelector('.stage')) : fill;
-      if (words.textContent) found.push([cell.getAttribute('class') + ' ' + words.textContent,
+      if (words.textContent) ratios.push([cell.getAttribute('class') + ' ' + words.textContent,
         ratio(getComputedStyle(words).fill, under)]);
     }
   const others = 'svg:not([data-part=grid]) text, [data-part=grid] .axis text';
   for (const node of document.querySelectorAll(`.lane-explorer :is(${others})`))
-    found.push([node.textContent,
+    ratios.push([node.textContent,
       ratio(getComputedStyle(node).fill, paper(node.closest('figure, div')))]);
   const words = 'p, strong, label, button, select, [type=number], figcaption, th, b, span';
   for (const node of document.querySelectorAll(`.lane-explorer :is(${words})`))
-    found.push([node.tagName + ' ' + node.textContent.slice(0, 30),
+    ratios.push([node.tagName + ' ' + node.textContent.slice(0, 30),
       ratio(getComputedStyle(node).color, paper(node))]);
-  return found;
+  return ratios;
 }"""
 
 
@@ -280,9 +280,9 @@ def test_it_reads_on_a_phone_and_a_desk_by_day_and_night(
     with visit(browser, FOLDER, f"explorer.html?{query}", width=width, dark=dark) as seen:
         seen.page.wait_for_selector(".cell")
         assert seen.overflow == 0
-        found = seen.page.evaluate(CONTRAST)
-        assert len(found) > 150
-        assert [entry for entry in found if entry[1] < 4.5] == []
+        ratios = seen.page.evaluate(CONTRAST)
+        assert len(ratios) > 150
+        assert [entry for entry in ratios if entry[1] < 4.5] == []
         marks = seen.page.eval_on_selector_all(
             ".cell", "all => all.map((c) => [c.classList[1], c.lastChild.textContent])"
         )

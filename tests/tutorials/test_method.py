@@ -30,12 +30,12 @@ def cited(text: str) -> Iterator[tuple[str, str]]:
 
 def files() -> list[Path]:
     """Code and pages that people write: no generated page, nothing that git ignores."""
-    found = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "weights" / "README.md"]
+    paths = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "weights" / "README.md"]
     for folder in ("tinylane", "tests", "tutorials"):
         for suffix in ("py", "md", "js", "html"):
-            found += (ROOT / folder).rglob(f"*.{suffix}")
+            paths += (ROOT / folder).rglob(f"*.{suffix}")
     made = ROOT / "tutorials" / "site" / "tutorials"
-    return [path for path in found if path.is_file() and made not in path.parents]
+    return [path for path in paths if path.is_file() and made not in path.parents]
 
 
 def test_the_sections_are_numbered_in_order_and_their_anchors_say_so() -> None:

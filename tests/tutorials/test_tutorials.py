@@ -132,8 +132,8 @@ def test_a_page_is_made_anew_when_what_it_is_made_from_changes(tmp_path: Path) -
 
 
 def test_a_formula_becomes_mathml_and_an_unknown_command_is_refused() -> None:
-    found = mathml(r"\Omega_d = s\,\theta_d\,\lambda^{-2d/(D-2)}", block=True)
-    assert found.startswith("<math") and 'display="block"' in found and "&#x003A9;" in found
+    omega = mathml(r"\Omega_d = s\,\theta_d\,\lambda^{-2d/(D-2)}", block=True)
+    assert omega.startswith("<math") and 'display="block"' in omega and "&#x003A9;" in omega
     assert "&#x0003C;" in mathml("i < j") and " < " not in mathml("i < j")  # the page holds
     for wrong in (r"\nosuchthing x", r"\left( x"):
         with pytest.raises(TinylaneError, match="formula"):

@@ -89,11 +89,11 @@ def pages(site: Path) -> list[Path]:
 
 
 def test_every_public_name_is_in_the_reference(site: Path) -> None:
-    there = set().union(*(page(path).ids for path in (site / "reference").glob("*.html")))
+    documented = set().union(*(page(path).ids for path in (site / "reference").glob("*.html")))
     names = [f"tinylane.{name}" for name in tinylane.__all__ if name != "testing"]
     names += [f"tinylane.testing.{name}" for name in tinylane.testing.__all__]
     assert len(names) > 40
-    assert [name for name in names if name not in there] == []
+    assert [name for name in names if name not in documented] == []
 
 
 def test_every_command_is_in_the_reference(site: Path) -> None:
@@ -125,13 +125,13 @@ def broken(site: Path, path: Path, link: str) -> str:
 
 def test_every_link_leads_somewhere(site: Path) -> None:
     """404.html is left out: its links are absolute, since it is shown at any address."""
-    found = {
+    faults = {
         f"{path.relative_to(site)}: {link}: {wrong}"
         for path in pages(site)
         for link in page(path).links
         if path.name != "404.html" and (wrong := broken(site, path, link))
     }
-    assert found == set()
+    assert faults == set()
     assert sum(len(page(path).links) for path in pages(site)) > 500
 
 
@@ -156,9 +156,9 @@ def test_no_page_loads_anything_from_another_host(site: Path) -> None:
 
 
 def test_every_figure_has_words(site: Path) -> None:
-    found = [(path.name, alt) for path in pages(site) for alt in page(path).images]
-    assert len(found) > 15
-    assert [name for name, alt in found if not alt or len(alt) < 30] == []
+    images = [(path.name, alt) for path in pages(site) for alt in page(path).images]
+    assert len(images) > 15
+    assert [name for name, alt in images if not alt or len(alt) < 30] == []
 
 
 def test_formulas_are_drawn_and_none_is_left_as_source(site: Path) -> None:
