@@ -67,8 +67,8 @@ class Visit:
 
 def executable() -> str | None:
     """An installed Chromium or Chrome, or None."""
-    found = (shutil.which(name) for name in NAMES)
-    return next((path for path in [*found, *MAC] if path and Path(path).exists()), None)
+    installed = (shutil.which(name) for name in NAMES)
+    return next((path for path in [*installed, *MAC] if path and Path(path).exists()), None)
 
 
 def browser_or_reason() -> str:

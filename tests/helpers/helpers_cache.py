@@ -26,16 +26,16 @@ def lane_rows(lane: int, start: int, stop: int, seed: int = 0) -> Rows:
 
 def contents(cache: LaneCache) -> list[np.ndarray]:
     """Every key and value, as copies, 16-bit ones widened."""
-    found = [x for layer in range(len(cache.keys)) for x in cache.rows(layer)]
+    arrays = [x for layer in range(len(cache.keys)) for x in cache.rows(layer)]
     if cache.model.backend == "mlx":
         import mlx.core as mx
 
-        found = [x.astype(mx.float32) for x in found]
-    return [np.array(x, copy=True) for x in found]
+        arrays = [x.astype(mx.float32) for x in arrays]
+    return [np.array(x, copy=True) for x in arrays]
 
 
-def equal(found: LaneCache, expected: LaneCache, tolerance: float = 0.0) -> None:
-    assert found.positions.tolist() == expected.positions.tolist()
-    assert found.lanes.tolist() == expected.lanes.tolist()
-    for a, b in zip(contents(found), contents(expected), strict=True):
+def equal(cache: LaneCache, expected: LaneCache, tolerance: float = 0.0) -> None:
+    assert cache.positions.tolist() == expected.positions.tolist()
+    assert cache.lanes.tolist() == expected.lanes.tolist()
+    for a, b in zip(contents(cache), contents(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)

@@ -33,11 +33,11 @@ def small(family: str = "qwen3", **changes: Any) -> dict[str, Any]:
 def weights(raw: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
     """Random float32 tensors in file layout; their low 16 bits are 0, so bfloat16 holds them."""
     rng = np.random.default_rng(seed)
-    found = {}
+    rounded = {}
     for name, shape in parse_config(raw).tensors().items():
         value = rng.normal(float(name.endswith("norm.weight")), 0.05, shape).astype(np.float32)
-        found[name] = (value.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
-    return found
+        rounded[name] = (value.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+    return rounded
 
 
 def encoded(value: np.ndarray, dtype: str) -> Any:
@@ -93,14 +93,14 @@ def quantized(
     """MLX's own packing of every matrix; `how` by path overrides `default`; None is dense."""
     import mlx.core as mx
 
-    found: dict[str, Any] = {}
+    packed: dict[str, Any] = {}
     for name, value in tensors.items():
         path = name.removesuffix(".weight")
         settings = how.get(path, default)
         if value.ndim != 2 or settings is None:
-            found[name] = value
+            packed[name] = value
             continue
         parts = mx.quantize(mx.array(value).astype(mx.bfloat16), **settings)
         for part, array in zip(("weight", "scales", "biases"), parts, strict=False):
-            found[f"{path}.{part}"] = array
-    return found
+            packed[f"{path}.{part}"] = array
+    return packed

@@ -139,11 +139,11 @@ def flags(model: str, data: str, *more: object) -> list[str]:
 
 def results(folder: Path) -> list[dict[str, Any]]:
     """The results of a run, without what a clock says."""
-    found = [row for _, row in read_run(folder)[1]]
-    for row in found:
+    rows = [row for _, row in read_run(folder)[1]]
+    for row in rows:
         for name in ("seconds", "prefill_seconds", "clock"):
             row.pop(name)
-    return found
+    return rows
 
 
 if __name__ == "__main__":

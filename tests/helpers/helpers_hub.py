@@ -49,8 +49,8 @@ class Hub(BaseHTTPRequestHandler):
             if name in path and "/resolve/" not in path:
                 tree = [{"type": "file", "path": file, "size": 2, "oid": "0" * 40}]
                 info = {"id": name, "sha": COMMIT, "siblings": [{"rfilename": file}]}
-                found = json.dumps(tree if "/tree/" in path else info).encode()
-                return self.reply(200, found, {"Content-Type": "application/json"})
+                body = json.dumps(tree if "/tree/" in path else info).encode()
+                return self.reply(200, body, {"Content-Type": "application/json"})
             if name in path and self.command == "HEAD":
                 return self.reply(200, b"{}", {"ETag": '"0"', "X-Repo-Commit": COMMIT})
             if name in path:

@@ -112,11 +112,11 @@ def one_pass(
     return log_softmax(model(tokens, positions, lanes, rope, mask))
 
 
-def same(found: Any, expected: Any, tolerance: float) -> None:
+def same(lanes: Any, expected: Any, tolerance: float) -> None:
     """Lanes with equal tokens and reasons, and equal log-probabilities within the tolerance."""
-    assert [lane.tokens for lane in found] == [lane.tokens for lane in expected]
-    assert [lane.finish_reason for lane in found] == [lane.finish_reason for lane in expected]
-    for a, b in zip(found, expected, strict=True):
+    assert [lane.tokens for lane in lanes] == [lane.tokens for lane in expected]
+    assert [lane.finish_reason for lane in lanes] == [lane.finish_reason for lane in expected]
+    for a, b in zip(lanes, expected, strict=True):
         np.testing.assert_allclose(a.logprobs, b.logprobs, rtol=0, atol=tolerance)
 
 

@@ -143,15 +143,15 @@ def oracle_logprobs(
     logits = plain(tokens, positions, lanes, LaneRoPE(omega, r.prompt_lane), mask)
     top = logits.max(axis=-1, keepdims=True)
     logp = logits - top - np.log(np.exp(logits - top).sum(axis=-1, keepdims=True))
-    found = []
+    by_lane = []
     for m in range(n):
         before = clock - 1  # its position, in the lane or (without a lane prompt) the last shared
         at = {int(i): row for row, i in enumerate(positions) if lanes[row] == m}
         if before not in at:
             at[before] = P - 1
         drawn = one.lanes[m]
-        found.append(np.array([logp[at[before + k], token] for k, token in enumerate(drawn)]))
-    return found
+        by_lane.append(np.array([logp[at[before + k], token] for k, token in enumerate(drawn)]))
+    return by_lane
 
 
 def oracle_score(t: Tuner, one: Transcript, groups: Any = None) -> float:
@@ -171,14 +171,14 @@ def gradient_errors(
     MLX's float32 gradients of a step's loss against central differences, in float64, of the same
     loss by the oracle: in the largest entries, in random ones, and in a random direction.
     """
-    found = t.outcome(step).grads
-    assert found is not None
+    grads = t.outcome(step).grads
+    assert grads is not None
     base = {name: wide(group) for name, group in t.groups.items()}
     loss = oracle_loss(t, step)
     rng, rows = np.random.default_rng(0), []
     for group, tensors in base.items():
         for key, value in tensors.items():
-            gradient = np.asarray(found[group][key]).astype(np.float64)
+            gradient = np.asarray(grads[group][key]).astype(np.float64)
             flat = np.abs(gradient).ravel()
             picks = [*np.argsort(flat)[-probes // 2 :], *rng.integers(0, flat.size, probes // 2)]
             directions = [np.eye(1, flat.size, int(k)).reshape(value.shape) for k in picks]

@@ -32,10 +32,10 @@ def model_of(case: dict[str, Any], backend: str = "numpy", dtype: str = "float32
 
 def cases() -> list[dict[str, Any]]:
     """Settings that differ in everything that decides when a beam ends."""
-    found = []
+    made = []
     settings = itertools.product([1, 2, 3, 5], [-0.5, 0.0, 1.0, 2.0], [True, False, "never"])
     for k, (beams, penalty, early) in enumerate(settings):
-        found.append(
+        made.append(
             {
                 "seed": k % 7,
                 "ends": ENDS[: k % 3],
@@ -46,7 +46,7 @@ def cases() -> list[dict[str, Any]]:
                 "early_stopping": early,
             }
         )
-    return found
+    return made
 
 
 def theirs(case: dict[str, Any]) -> list[dict[str, Any]]:
@@ -78,13 +78,13 @@ def theirs(case: dict[str, Any]) -> list[dict[str, Any]]:
         return_dict_in_generate=True,
         output_scores=True,
     )
-    found = []
+    hypotheses = []
     for row, score in zip(out.sequences, getattr(out, "sequences_scores", [None]), strict=True):
         tokens = row[len(case["prompt"]) :].tolist()
         ends = [k for k, token in enumerate(tokens) if token in case["ends"]]
         tokens = tokens[: ends[0] + 1] if ends else tokens
-        found.append({"tokens": tokens, "score": None if score is None else float(score)})
-    return found
+        hypotheses.append({"tokens": tokens, "score": None if score is None else float(score)})
+    return hypotheses
 
 
 def main() -> None:

@@ -87,13 +87,13 @@ def main() -> None:
     from record_parity import distance, mlx_lm_logits, transformers_logits
     from safetensors.numpy import save_file
 
-    found = {}
+    logits = {}
     with tempfile.TemporaryDirectory() as scratch:
         for family, case in CASES.items():
             base, tuned, out = merged(case, Path(scratch))
             ids = tokens(case)[: ROWS[-1] + 1]
             expected = transformers_logits(out, ids, np.arange(len(ids)))[ROWS]
-            found[family] = np.ascontiguousarray(expected)
+            logits[family] = np.ascontiguousarray(expected)
             ours = distance(logits_with_adapter(case, base, tuned), expected)
             try:
                 other = f"{distance(mlx_lm_logits(out, ids)[ROWS], expected):.1e}"
@@ -101,7 +101,7 @@ def main() -> None:
                 other = f"refused ({str(error).splitlines()[0][:60]})"
             print(f"{family:8} tinylane, not merged: {ours:.1e}; mlx-lm, merged: {other}")
     if "--check" not in sys.argv:
-        save_file(found, DATA)
+        save_file(logits, DATA)
 
 
 if __name__ == "__main__":

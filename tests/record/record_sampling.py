@@ -72,12 +72,12 @@ def expected(case: dict[str, Any], logits: np.ndarray, history: list[list[int]])
 
 def record() -> dict[str, np.ndarray]:
     logits = inputs()
-    found = [expected(case, logits, HISTORY) for case in CASES]
+    tables = [expected(case, logits, HISTORY) for case in CASES]
     return {
         "logits": logits,
         "history": np.array(HISTORY),
         "cases": np.array([json.dumps(case) for case in CASES]),
-        "probabilities": np.stack(found).astype(np.float32),
+        "probabilities": np.stack(tables).astype(np.float32),
     }
 
 

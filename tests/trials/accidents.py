@@ -84,8 +84,8 @@ def wait(pid: int, seconds: float = LONGEST) -> int:
     inner, said = _OUTPUT.pop(pid)
     text, status = b"", None
     while status is None:
-        done, found = os.waitpid(pid, os.WNOHANG)
-        status = found if done else None
+        done, code = os.waitpid(pid, os.WNOHANG)
+        status = code if done else None
         with contextlib.suppress(BlockingIOError):
             while piece := os.read(inner, 1 << 16):
                 text += piece
@@ -317,8 +317,8 @@ def _examine(
 
 def _show(row: dict[str, Any]) -> None:
     keys = ("kills", "absent", "old", "whole", "torn line", "temporary", "continued", "failures")
-    found = ", ".join(f"{k} {row.get(k, 0)}" for k in keys)
-    print(f"{row['job']:18} {found} ({row['seconds']} s)", flush=True)
+    counts = ", ".join(f"{k} {row.get(k, 0)}" for k in keys)
+    print(f"{row['job']:18} {counts} ({row['seconds']} s)", flush=True)
 
 
 # The command line.

@@ -102,7 +102,7 @@ class Materials:
         rows = [json.dumps({"question": q, "answer": a}) for q, a in helpers_eval.QUESTIONS]
         self.questions = folder / "questions.jsonl"
         self.questions.write_text("\n".join(rows) + "\n")
-        rng, found = np.random.default_rng(0), []
+        rng, drawn = np.random.default_rng(0), []
         for k in range(12):
             moves = GAME.draw(1, rng)
             written, good = GAME.write(moves, 2)[0], k % 3 > 0
@@ -111,9 +111,10 @@ class Materials:
             texts = [" ".join(GAME.arrangements[a] for a in lane) for lane in written]
             tags = GAME.lane_prompts(2)
             prompt = GAME.prompt(moves[0])
-            found.append({"prompt": prompt, "lanes": texts, "lane_prompts": tags, "label": good})
+            line = {"prompt": prompt, "lanes": texts, "lane_prompts": tags, "label": good}
+            drawn.append(line)
         self.transcripts = folder / "transcripts.jsonl"
-        self.transcripts.write_text("".join(json.dumps(x) + "\n" for x in found))
+        self.transcripts.write_text("".join(json.dumps(x) + "\n" for x in drawn))
         self.hub_home = folder / "home"
 
     def asked(self) -> list[str]:
@@ -216,18 +217,18 @@ def cache(m: Materials) -> Job:
         from tinylane.core.cache import LaneCache
 
         model = tinylane.load(m.game, backend="numpy")
-        found = model.new_cache(model.rope())
+        cache = model.new_cache(model.rope())
         for k in range(rows):
-            model(np.arange(8) % 20, np.arange(8), np.full(8, k), cache=found)
-        return model, found, LaneCache
+            model(np.arange(8) % 20, np.arange(8), np.full(8, k), cache=cache)
+        return model, cache, LaneCache
 
     def run(folder: Path) -> int:
-        model, found, kind = filled(200)
+        model, cache, kind = filled(200)
         file = folder / "cache.safetensors"
         if len(kind.load(file, model)) not in (8, 1600):
             raise Faulty("a cache of another size")
         for _ in range(3):
-            found.save(file)
+            cache.save(file)
         return 0
 
     def prepare(folder: Path) -> None:
@@ -269,12 +270,12 @@ def runs(m: Materials) -> list[Job]:
         ("train sft", lambda f: m.tune("sft", f / "run"), trained, True),
         ("train kto", lambda f: m.tune("kto", f / "run"), trained, True),
     ]
-    found = []
+    made = []
     for name, argv, outcome, mlx in table:
         if not mlx:
             argv = lambda f, argv=argv: [*argv(f), "--quiet", "--out", str(f / "run")]
-        found.append(Job(name, command(argv), outcome, mlx=mlx, argv=argv))
-    return found
+        made.append(Job(name, command(argv), outcome, mlx=mlx, argv=argv))
+    return made
 
 
 WEIGHTS = ("model.safetensors", "adapters.safetensors")

@@ -42,7 +42,7 @@ def commands(place: Place) -> dict[str, Callable[[Path], Argv]]:
             if _call(place, argv) != 0:
                 raise Faulty(f"{argv[0]}: {place.errors()}")
     words = lambda *w: [str(x) for x in w]
-    found: dict[str, Callable[[Path], Argv]] = {
+    by_name: dict[str, Callable[[Path], Argv]] = {
         "generate --save": lambda f: m.generate(f / "run.json"),
         "view --output": lambda f: words("view", ready / "run.json", "--output", f / "a.html"),
         "view --png": lambda f: words("view", ready / "run.json", "--png", f / "a.png"),
@@ -60,10 +60,10 @@ def commands(place: Place) -> dict[str, Callable[[Path], Argv]]:
         ),
     }  # fmt: skip
     if place.mlx:
-        found["train shell-game"] = lambda f: m.scratch(f / "run")
-        found["train sft"] = lambda f: m.tune("sft", f / "run")
-        found["train kto"] = lambda f: m.tune("kto", f / "run")
-    return found
+        by_name["train shell-game"] = lambda f: m.scratch(f / "run")
+        by_name["train sft"] = lambda f: m.tune("sft", f / "run")
+        by_name["train kto"] = lambda f: m.tune("kto", f / "run")
+    return by_name
 
 
 def _eval(m: Any, out: Path) -> Argv:
@@ -84,10 +84,10 @@ def _cache(place: Place) -> Callable[[Path], int]:
         import tinylane
 
         model = tinylane.load(place.materials.game, backend="numpy")
-        found = model.new_cache(model.rope())
-        model([1, 2, 3], [0, 1, 2], [0, 0, 0], cache=found)
+        cache = model.new_cache(model.rope())
+        model([1, 2, 3], [0, 1, 2], [0, 0, 0], cache=cache)
         try:
-            found.save(folder / "cache.safetensors")
+            cache.save(folder / "cache.safetensors")
         except TinylaneError as error:
             print(f"tinylane: error: {error}", file=sys.stderr)
             return 2
@@ -97,11 +97,11 @@ def _cache(place: Place) -> Callable[[Path], int]:
 
 
 def _works(place: Place, only: list[str] | None) -> dict[str, Callable[[Path], int]]:
-    found: dict[str, Callable[[Path], int]] = {
+    works: dict[str, Callable[[Path], int]] = {
         name: lambda folder, argv=argv: main(argv(folder)) for name, argv in commands(place).items()
     }
-    found["cache save"] = _cache(place)
-    return {name: work for name, work in found.items() if not only or name in only}
+    works["cache save"] = _cache(place)
+    return {name: work for name, work in works.items() if not only or name in only}
 
 
 def _state(folder: Path) -> dict[str, str]:

@@ -250,30 +250,30 @@ def _reset_peak() -> int:
 
 def faults(outcome: Outcome) -> list[str]:
     """What is wrong with an outcome; nothing, if the input was refused as it should be."""
-    found = []
+    wrong = []
     if outcome.kind != "refused":
-        found.append(f"{outcome.kind}: {outcome.message}")
+        wrong.append(f"{outcome.kind}: {outcome.message}")
     elif "\n" in outcome.message or not outcome.message.isprintable():
-        found.append(f"not one clear line: {outcome.message!r}")
+        wrong.append(f"not one clear line: {outcome.message!r}")
     elif not 10 <= len(outcome.message) <= 1000:
-        found.append(f"a line of {len(outcome.message)} characters")
+        wrong.append(f"a line of {len(outcome.message)} characters")
     if "canary" in outcome.message or CANARY in outcome.message:
-        found.append("it tells the environment")
+        wrong.append("it tells the environment")
     if outcome.seconds > SECONDS:
-        found.append(f"{outcome.seconds:.1f} s of processor time")
+        wrong.append(f"{outcome.seconds:.1f} s of processor time")
     if outcome.memory > MEMORY:
-        found.append(f"{outcome.memory:.0f} MiB")
-    return [*found, *outcome.opened]
+        wrong.append(f"{outcome.memory:.0f} MiB")
+    return [*wrong, *outcome.opened]
 
 
 def state(root: Path) -> dict[str, tuple[int, int]]:
     """Every file of the corpus with its size and time of change."""
-    found = {}
+    files = {}
     for folder, _, names in os.walk(root):
         for name in names:
             info = os.lstat(os.path.join(folder, name))
-            found[os.path.join(folder, name)] = (info.st_size, info.st_mtime_ns)
-    return found
+            files[os.path.join(folder, name)] = (info.st_size, info.st_mtime_ns)
+    return files
 
 
 def try_apart(root: Path, categories: list[str], timeout: float = 300) -> tuple[list[Outcome], str]:
@@ -337,9 +337,9 @@ def main() -> int:
     corpus = json.loads((args.folder / "corpus.json").read_text())
     before, outcomes, bad = state(args.folder), [], 0
     for categories in [args.only] if args.only else [[c] for c in corpus]:
-        found, trouble = try_apart(args.folder, categories)
-        outcomes += found
-        for outcome in found:
+        some, trouble = try_apart(args.folder, categories)
+        outcomes += some
+        for outcome in some:
             for fault in faults(outcome):
                 print(f"{outcome.category}: {outcome.name}: {fault}")
                 bad += 1

@@ -35,8 +35,8 @@ def adapters(base: Path) -> Iterator[tuple[str, Make]]:
         return lambda folder: write(folder, {**record, **changes}, {"lane_rope.omega": omega})
 
     def holding(**tensors: Any) -> Make:
-        found = {k.replace("__", "."): v for k, v in tensors.items()}
-        return lambda folder: write(folder, record, found)
+        named = {k.replace("__", "."): v for k, v in tensors.items()}
+        return lambda folder: write(folder, record, named)
 
     for key, values in {
         "base": [[], 3, "x", {**record["base"], "width": 17}, {"width": None}, {"vocab": [1]}],

@@ -64,8 +64,8 @@ def commands(root: Path) -> dict[str, Callable[[str], Argv]]:
     def played(path: str) -> Argv:  # as a game, if it says that it is one
         return [word for word in generate(path) if word != "--raw"]
 
-    found = dict.fromkeys(("weights", "index", "config", "tokenizer"), generate)
-    return found | {
+    by_category = dict.fromkeys(("weights", "index", "config", "tokenizer"), generate)
+    return by_category | {
         "own adapter": played,
         "template": played,
         "prefix": weights,
@@ -110,18 +110,18 @@ def ask(argv: Argv, said: Path) -> tuple[int, str, float, float]:
 
 def faults(code: int, said: str, seconds: float, memory: float) -> list[str]:
     """What is wrong with an answer."""
-    found = []
+    wrong = []
     if code != 2:
-        found.append(f"exit code {code}: {said[-300:]!r}")
+        wrong.append(f"exit code {code}: {said[-300:]!r}")
     elif not said.startswith("tinylane: error: ") or said.count("\n") != 1:
-        found.append(f"not one line: {said[:300]!r}")
+        wrong.append(f"not one line: {said[:300]!r}")
     elif not said[:-1].isprintable():
-        found.append(f"not clear text: {said!r}")
+        wrong.append(f"not clear text: {said!r}")
     if seconds > SECONDS:
-        found.append(f"{seconds:.1f} s of processor time")
+        wrong.append(f"{seconds:.1f} s of processor time")
     if memory > MEMORY:
-        found.append(f"{memory:.0f} MiB")
-    return found
+        wrong.append(f"{memory:.0f} MiB")
+    return wrong
 
 
 def main() -> int:

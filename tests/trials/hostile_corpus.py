@@ -33,7 +33,7 @@ def folders(base: Path) -> dict[str, Callable[[], Iterator[tuple[str, Any]]]]:
 
 
 def own_adapters(base: Path) -> Callable[[], Iterator[tuple[str, Any]]]:
-    def found() -> Iterator[tuple[str, Any]]:
+    def cases() -> Iterator[tuple[str, Any]]:
         def linked(folder: Path) -> None:
             shutil.rmtree(folder / "adapter")
             (folder / "adapter").symlink_to(base / "adapter")
@@ -46,7 +46,7 @@ def own_adapters(base: Path) -> Callable[[], Iterator[tuple[str, Any]]]:
         yield "a link outside", linked
         yield "a link to the checkpoint", itself
 
-    return found
+    return cases
 
 
 def make(

@@ -139,20 +139,20 @@ def test_two_models_in_two_threads_write_what_each_writes_alone(kinds: Any) -> N
         return [(lane.tokens, lane.logprobs) for lane in result.lanes]
 
     expected = [run(0), run(1)]
-    found: dict[int, list[Any]] = {0: [], 1: []}
+    results: dict[int, list[Any]] = {0: [], 1: []}
     ready = threading.Barrier(2)
 
     def work(k: int) -> None:
         ready.wait()
         for _ in range(3):
-            found[k].append(run(k))
+            results[k].append(run(k))
 
     threads = [threading.Thread(target=work, args=(k,)) for k in (0, 1)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == {k: [expected[k]] * 3 for k in (0, 1)}
+    assert results == {k: [expected[k]] * 3 for k in (0, 1)}
     assert expected[0] != expected[1]
 
 

@@ -37,8 +37,8 @@ def test_every_hostile_input_is_refused_in_one_clear_line_within_its_limits(
     categories = list(hostile_corpus.make(tmp_path))
     before, outcomes, troubles = hostile.state(tmp_path), [], []
     for some in (["template"], [c for c in categories if c != "template"]):
-        found, trouble = hostile.try_apart(tmp_path, some)
-        outcomes += found
+        tried, trouble = hostile.try_apart(tmp_path, some)
+        outcomes += tried
         troubles += [trouble] if trouble else []
     wrong = [f"{o.category}: {o.name}: {fault}" for o in outcomes for fault in hostile.faults(o)]
     assert not troubles + wrong, "\n".join(troubles + wrong)
