@@ -27,13 +27,13 @@ from tutorials.study import record
 from tutorials.study.__main__ import main
 from tutorials.study.base import BaseRecipe, alone
 from tutorials.study.cells import CELLS, StudyRecipe
+from tutorials.study.finetune import corrupted
 from tutorials.study.fold import FoldedGame, SharesGame, head
 from tutorials.study.score import batched, greedy, prompts, score
 from tutorials.study.score_one import evaluate
 from tutorials.study.scratch import compare
 from tutorials.study.starts import company, omegas, together
 from tutorials.study.trainer import StudyTrainer
-from tutorials.study.tuning import corrupted
 
 ROOT = Path(__file__).parents[2]
 DATA = Path(__file__).parents[2] / "tutorials" / "study"

@@ -16,8 +16,8 @@ from tutorials.study import record
 from tutorials.study.__main__ import changed, main
 from tutorials.study.base import BaseRecipe
 from tutorials.study.cells import StudyRecipe
+from tutorials.study.finetune import TuneSettings
 from tutorials.study.trainer import Mixed, StudyTrainer
-from tutorials.study.tuning import Tuning, start_of
 
 DATA = Path(__file__).parents[2] / "tutorials" / "study"
 MINI = ["swaps=4", "lanes=1,2", "shares=0.5,0.5", "width=16", "layers=2", "heads=2"]
@@ -159,5 +159,5 @@ def test_omega_before_tuning_is_the_one_that_is_named() -> None:
         "ntk": LaneRoPE.ntk(theta, 32.0, 4),
     }
     for name, expected in starts.items():
-        assert np.array_equal(start_of(theta, Tuning(omega=name)).omega, expected.omega)
+        assert np.array_equal(TuneSettings(omega=name).start(theta).omega, expected.omega)
     assert BaseRecipe().learn_omega is False

@@ -126,20 +126,32 @@ def lane_rope(
     where: Any = {None: "own", "0": 0}.get(prompt_lane, prompt_lane)
     if omega is not None and not isinstance(omega, str):
         return _fitting(model, LaneRoPE(omega, where))
-    if "slot" in STARTS.get(omega or "learned", ()):
-        if slot is None:
-            raise TinylaneError(f"omega {omega} needs a slot: how many positions a lane takes")
-        if omega == "group_think":
-            return LaneRoPE.group_think(model.theta, slot, where)
-        return LaneRoPE.ntk(model.theta, slot, lanes if scale is None else scale, where)
-    if omega == "none":
-        return LaneRoPE.none(model.theta, where)
-    if omega not in (None, "learned"):
+    if omega not in (None, *STARTS):
         raise TinylaneError(f"omega is {show(omega, 40)}; expected {', '.join(STARTS)} or numbers")
+    if omega not in (None, "learned"):
+        return omega_start(omega, model.theta, slot, lanes if scale is None else scale, where)
     if omega == "learned" and model.lane_rope is None:
         raise TinylaneError("omega learned: this model has none; give --adapter-path")
     rope = _fitting(model, model.lane_rope or LaneRoPE.none(model.theta))
     return rope if prompt_lane is None else LaneRoPE(rope.omega, where)
+
+
+def omega_start(
+    name: str, theta: np.ndarray, slot: float | None, scale: float, prompt_lane: Any = "own"
+) -> LaneRoPE:
+    """The rotation before any training: none, group_think or ntk, of the planes theta (D/2,).
+
+    slot, scale: as of `mode`; none does not use them. Raises TinylaneError for another name.
+    """
+    if name == "none":
+        return LaneRoPE.none(theta, prompt_lane)
+    if "slot" not in STARTS.get(name, ()):
+        raise TinylaneError(f"Omega start {show(name, 40)}; expected none, group_think or ntk")
+    if slot is None:
+        raise TinylaneError(f"omega {name} needs a slot: how many positions a lane takes")
+    if name == "group_think":
+        return LaneRoPE.group_think(theta, slot, prompt_lane)
+    return LaneRoPE.ntk(theta, slot, scale, prompt_lane)
 
 
 def _fitting(model: Model, rope: LaneRoPE) -> LaneRoPE:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from tinylane.core.decoder import forward
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.mlx_ops import OPS
+from tinylane.core.modes import omega_start
 from tinylane.core.random_weights import random_params
 from tinylane.core.rope import RopeConfig, frequencies
 from tinylane.evaluate.tasks.shell_game import END, ShellGame
@@ -97,15 +98,9 @@ class Recipe:
         )
 
     def start(self) -> LaneRoPE:
-        """Omega before the first step."""
+        """Omega before the first step. Raises TinylaneError for an unknown name."""
         theta, _ = frequencies(self.config.rope, self.head_dim)
-        if self.omega == "none":
-            return LaneRoPE.none(theta)
-        if self.omega == "group_think":
-            return LaneRoPE.group_think(theta, self.slot)
-        if self.omega == "ntk":
-            return LaneRoPE.ntk(theta, self.slot, max(self.lanes))
-        raise TinylaneError(f"Omega start {self.omega!r}; expected none, group_think or ntk")
+        return omega_start(self.omega, theta, self.slot, max(self.lanes))
 
 
 class Trainer:
@@ -173,10 +168,15 @@ class Trainer:
 
         return step
 
+    def chances(self, step: int) -> Sequence[float] | np.ndarray:
+        """The probability of each number of lanes at a step."""
+        return self.recipe.shares
+
     def batch(self, step: int) -> tuple[int, np.ndarray, np.ndarray]:
-        """The problems of a step, from (seed, step) alone: lanes, tokens, what follows."""
+        """The problems of a step, a function of the seed and the step: (number of lanes, tokens
+        (B, P + n*L), the tokens that follow (B, n*L))."""
         rng = np.random.default_rng([self.recipe.seed, step])
-        n = int(rng.choice(self.recipe.lanes, p=self.recipe.shares))
+        n = int(rng.choice(self.recipe.lanes, p=self.chances(step)))
         width = len(self.game.coordinates(n)[0])
         stay = rng.random() if rng.random() < self.recipe.stay else 0.0
         moves = self.game.draw(max(self.recipe.rows // width, 1), rng, stay)

@@ -15,14 +15,14 @@ from tinylane.core.errors import TinylaneError, show
 
 
 class _Parser(argparse.ArgumentParser):
-    """Errors as TinylaneError: one line, like the command line's."""
+    """Raises TinylaneError for wrong arguments, so that the message is one line."""
 
     def error(self, message: str) -> NoReturn:
         raise TinylaneError(f"{message}; see {self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
+    """Run one command. Returns the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
     try:
         args = _parser().parse_args(argv)
         return args.run(args)
@@ -42,12 +42,24 @@ def _parser() -> _Parser:
     p = tables.add_parser("scratch", help="table 1: mask and encoding, from scratch")
     _common(p, _scratch)
     p.add_argument("--cells", nargs="+", metavar="CELL", help="only these")
-    p.add_argument("--law7", type=int, default=300, metavar="N", help="steps of that comparison")
-    p = tables.add_parser("finetune", help="table 2: what is tuned, and by what")
+    p.add_argument(
+        "--law7",
+        type=int,
+        default=300,
+        metavar="N",
+        help="steps of the comparison of the independent cells; 0 for none",
+    )
+    p = tables.add_parser("finetune", help="table 2: what is tuned, and how")
     _common(p, _finetune)
     p.add_argument("--cells", nargs="+", metavar="CELL", help="only these")
-    p.add_argument("--bases", metavar="DIR", help="the --out of `starts`: its checkpoints")
-    p.add_argument("--tuning", nargs="+", default=[], metavar="NAME=VALUE", help="as --set, of it")
+    p.add_argument("--bases", metavar="DIR", help="use the checkpoints in the --out of `starts`")
+    p.add_argument(
+        "--tuning",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="other numbers for the tuning, such as steps=100",
+    )
     p = tables.add_parser("starts", help="table 3: other lanes, before any tuning")
     _common(p, _starts)
     p = tables.add_parser("plot", help="SVG figures of the tables in a folder")
@@ -61,8 +73,13 @@ def _parser() -> _Parser:
 
 def _common(p: argparse.ArgumentParser, run: Any) -> None:
     p.set_defaults(run=run)
-    p.add_argument("--out", required=True, metavar="DIR", help="where the runs are, or go on")
-    p.add_argument("--publish", metavar="FILE", help="write the table's JSON here as well")
+    p.add_argument(
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="the folder of the runs; they go on where they were stopped",
+    )
+    p.add_argument("--publish", metavar="FILE", help="write the table's JSON also here")
     p.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N")
     p.add_argument("--count", type=int, default=500, metavar="N", help="problems to score on")
     p.add_argument("--stop-at", type=int, metavar="N", help="end each training at this step")
@@ -71,18 +88,19 @@ def _common(p: argparse.ArgumentParser, run: Any) -> None:
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
-        help="other numbers for the recipe, such as steps=100 (its table is another one)",
+        help="other numbers for the recipe, such as steps=100 (that gives another table)",
     )
 
 
-def changed(recipe: Any, settings: Sequence[str]) -> Any:
-    """A recipe with other values, from texts like "steps=100". Raises TinylaneError."""
+def changed(recipe: Any, settings: Sequence[str], flag: str = "--set") -> Any:
+    """A recipe with other values, from texts like "steps=100". flag: the one that they were given
+    by. Raises TinylaneError for an unknown name or a value of another type."""
     changes: dict[str, Any] = {}
     fields = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
     for text in settings:
         name, _, value = text.partition("=")
         if name not in fields:
-            raise TinylaneError(f"--set {show(text, 60)}; expected one of {', '.join(fields)}")
+            raise TinylaneError(f"{flag} {show(text, 60)}; expected one of {', '.join(fields)}")
         kind = type(fields[name])
         try:
             if kind is tuple:
@@ -94,27 +112,29 @@ def changed(recipe: Any, settings: Sequence[str]) -> Any:
                 changes[name] = kind(value)
         except (ValueError, KeyError):
             raise TinylaneError(
-                f"--set {show(text, 60)}; expected a value like {show(fields[name], 40)}"
+                f"{flag} {show(text, 60)}; expected a value like {show(fields[name], 40)}"
             ) from None
     return dataclasses.replace(recipe, **changes)
 
 
-def _checked(args: Any) -> None:
+def _checked(args: Any) -> tuple[Path, dict[str, Any]]:
+    """--out, and the arguments that all tables take. Raises TinylaneError for those out of range,
+    and if MLX is missing."""
     if args.count < 1:
         raise TinylaneError(f"--count is {args.count}; expected 1 or more")
     if args.stop_at is not None and args.stop_at < 1:
         raise TinylaneError(f"--stop-at is {args.stop_at}; expected 1 or more")
     if min(args.seeds) < 0 or len(set(args.seeds)) < len(args.seeds):
         raise TinylaneError(f"--seeds {args.seeds}; expected different numbers from 0")
-
-
-def _needs_mlx() -> None:
     try:
         import mlx.core  # noqa: F401
     except ImportError:
         raise TinylaneError(
             'the study trains with MLX, which is not installed: pip install "tinylane[mlx]"'
         ) from None
+    publish = [Path(args.publish)] if args.publish else []
+    common = {"count": args.count, "stop_at": args.stop_at, "publish": publish, "say": _say}
+    return Path(args.out), common
 
 
 def _say(line: str) -> None:
@@ -122,64 +142,36 @@ def _say(line: str) -> None:
 
 
 def _scratch(args: Any) -> int:
-    _checked(args)
-    _needs_mlx()
+    out, common = _checked(args)
     from tutorials.study.cells import StudyRecipe, chosen
     from tutorials.study.scratch import scratch
 
-    scratch(
-        Path(args.out),
-        chosen(args.cells),
-        args.seeds,
-        changed(StudyRecipe(), args.set),
-        count=args.count,
-        law7=args.law7,
-        stop_at=args.stop_at,
-        publish=[Path(args.publish)] if args.publish else [],
-        say=_say,
-    )
-    print(f"{Path(args.out) / 'scratch.json'}")
+    cells, recipe = chosen(args.cells), changed(StudyRecipe(), args.set)
+    scratch(out, cells, args.seeds, recipe, law7=args.law7, **common)
+    print(out / "scratch.json")
     return 0
 
 
 def _finetune(args: Any) -> int:
-    _checked(args)
-    _needs_mlx()
+    out, common = _checked(args)
     from tutorials.study.base import BaseRecipe
-    from tutorials.study.tuning import Tuning, chosen, finetune
+    from tutorials.study.finetune import TuneSettings, chosen, finetune
 
-    finetune(
-        Path(args.out),
-        chosen(args.cells),
-        args.seeds,
-        changed(BaseRecipe(), args.set),
-        changed(Tuning(), args.tuning),
-        bases=Path(args.bases) if args.bases else None,
-        count=args.count,
-        stop_at=args.stop_at,
-        publish=[Path(args.publish)] if args.publish else [],
-        say=_say,
-    )
-    print(f"{Path(args.out) / 'finetune.json'}")
+    methods, recipe = chosen(args.cells), changed(BaseRecipe(), args.set)
+    tuning = changed(TuneSettings(), args.tuning, "--tuning")
+    bases = Path(args.bases) if args.bases else None
+    finetune(out, methods, args.seeds, recipe, tuning, bases=bases, **common)
+    print(out / "finetune.json")
     return 0
 
 
 def _starts(args: Any) -> int:
-    _checked(args)
-    _needs_mlx()
+    out, common = _checked(args)
     from tutorials.study.base import BaseRecipe
     from tutorials.study.starts import starts
 
-    starts(
-        Path(args.out),
-        args.seeds,
-        changed(BaseRecipe(), args.set),
-        count=args.count,
-        stop_at=args.stop_at,
-        publish=[Path(args.publish)] if args.publish else [],
-        say=_say,
-    )
-    print(f"{Path(args.out) / 'starts.json'}")
+    starts(out, args.seeds, changed(BaseRecipe(), args.set), **common)
+    print(out / "starts.json")
     return 0
 
 

@@ -1,7 +1,8 @@
-"""The cells of table 1 as data: which mask, which encoding, and the one recipe that all share.
+"""The cells of table 1 as data: which mask, which encoding, and the recipe that all share.
 
-Law 7 makes four of them one: where no lane reads another and every lane sees the prompt as its own,
-Omega changes nothing. `scratch.law7` measures that once; the cell is trained without Omega.
+By law 7 four of them are the same: where no lane reads another and every lane sees the prompt as
+its own, Omega changes nothing. `scratch.compare` measures that once, and the cell is trained
+without Omega.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from tutorials.study.fold import FoldedGame
 
 @dataclass(frozen=True)
 class StudyRecipe(Recipe):
-    """The shell game's recipe, made cheap enough to train it eighteen times.
+    """The shell game's recipe, cheap enough to be trained eighteen times.
 
-    muon: peak learning rate of Muon, which takes the blocks' matrices (lr is AdamW's, which takes
-    the rest). stage: a larger number of lanes joins the batches every so many steps. newest: how
-    much likelier the newest is than each of the others. fold: the lanes are to write `FoldedGame`.
+    muon: peak learning rate of Muon, which trains the blocks' matrices (lr is AdamW's, for the
+    rest). stage: steps until the next larger number of lanes joins the batches. newest: a factor of
+    the probability of the number of lanes that joined last. fold: the lanes write `FoldedGame`.
     """
 
     cups: int = 3
     shares: tuple[float, ...] = (0.25, 0.25, 0.25, 0.25)
-    base: float = 100.0  # 46 positions: of 10,000's planes most would hardly turn
+    base: float = 100.0  # there are 46 positions: with 10,000 most planes would hardly turn
     rows: int = 512
     lr: float = 3e-3
     muon: float = 0.02
@@ -43,10 +44,11 @@ class StudyRecipe(Recipe):
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One cell. omega: where Omega starts. learn: whether it is trained. fold: see StudyRecipe.
+class StudyCell:
+    """One cell of table 1.
 
-    longer, slower: factors of the recipe's steps, and of the steps before the next stage.
+    omega: where Omega starts. learn: whether it is trained. fold: as in StudyRecipe. longer,
+    slower: factors of the recipe's steps, and of the steps of a stage.
     """
 
     name: str
@@ -74,24 +76,24 @@ class Cell:
 CELLS = {
     cell.name: cell
     for cell in (
-        Cell("joint-none", "joint"),
-        Cell("joint-group_think", "joint", "group_think"),
-        Cell("joint-ntk", "joint", "ntk"),
-        Cell("joint-learned", "joint", "group_think", learn=True),
-        Cell("independent", "independent"),
-        Cell("fold", "independent", fold=True),
-        Cell("fold-long", "independent", fold=True, longer=3, slower=5),
+        StudyCell("joint-none", "joint"),
+        StudyCell("joint-group_think", "joint", "group_think"),
+        StudyCell("joint-ntk", "joint", "ntk"),
+        StudyCell("joint-learned", "joint", "group_think", learn=True),
+        StudyCell("independent", "independent"),
+        StudyCell("fold", "independent", fold=True),
+        StudyCell("fold-long", "independent", fold=True, longer=3, slower=5),
     )
 }
-LAW7 = (  # the four cells that are one
-    Cell("independent-none", "independent"),
-    Cell("independent-group_think", "independent", "group_think"),
-    Cell("independent-ntk", "independent", "ntk"),
-    Cell("independent-learned", "independent", "group_think", learn=True),
+LAW7 = (  # the four cells that are the same
+    StudyCell("independent-none", "independent"),
+    StudyCell("independent-group_think", "independent", "group_think"),
+    StudyCell("independent-ntk", "independent", "ntk"),
+    StudyCell("independent-learned", "independent", "group_think", learn=True),
 )
 
 
-def chosen(names: list[str] | None) -> list[Cell]:
+def chosen(names: list[str] | None) -> list[StudyCell]:
     """The cells of these names, in the order of CELLS; None: all. Raises TinylaneError."""
     for name in names or ():
         if name not in CELLS:

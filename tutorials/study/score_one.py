@@ -1,6 +1,6 @@
-"""The shell game scored from Python: greedy, one number of lanes and one way of reading at a time.
+"""The shell game scored one problem at a time: greedy, one number of lanes, one visibility.
 
-`tinylane eval` does this and more; both run what `tinylane.evaluate.runner` runs.
+`tinylane eval` does this and more; both use `tinylane.evaluate.runner`.
 """
 
 from __future__ import annotations
@@ -9,21 +9,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tinylane.evaluate.measures import wilson
 from tinylane.evaluate.tasks.shell_game import ShellGame
-from tinylane.evaluate.tasks.shell_game_task import EVALUATION, game_of, last_word, trained
+from tinylane.evaluate.tasks.shell_game_task import trained
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model
 
-__all__ = ["EVALUATION", "Score", "evaluate", "game_of", "last_word"]
-
 
 @dataclass(frozen=True)
 class Score:
-    """The outcome for one number of lanes and one way of reading.
+    """The score of one number of lanes with one visibility.
 
-    right: problems that the majority got right, of `count`. per_lane: the same for each lane by
-    itself. tokens: that each lane may write, the end token included. steps: of all problems.
+    right: problems of `count` for which the majority is right. per_lane: the same for each lane.
+    tokens: how many each lane may write, the end token included. steps: of all problems together.
     """
 
     lanes: int
@@ -37,16 +36,14 @@ class Score:
 
     @property
     def accuracy(self) -> float:
-        """Share of problems that the majority got right."""
+        """The share of problems for which the majority is right."""
         return self.right / self.count
 
     @property
     def interval(self) -> tuple[float, float]:
         """Wilson's 95% interval of `accuracy`."""
-        from tinylane.evaluate.measures import wilson
-
-        found = wilson(self.right, self.count)
-        return found.low, found.high
+        estimate = wilson(self.right, self.count)
+        return estimate.low, estimate.high
 
 
 def evaluate(
@@ -59,10 +56,10 @@ def evaluate(
     seed: int = 0,
     on_problem: Callable[[int], None] = lambda done: None,
 ) -> Score:
-    """Decode `count` unseen problems greedily and compare with the truth.
+    """Decode `count` new problems greedily and compare the answers with the truth.
 
-    visibility: a label of `tinylane.evaluate.runner.parse_mode`; the model's lag and Omega.
-    on_problem is called with the number of problems done. Raises TinylaneError for settings out of
+    visibility: a label of `tinylane.evaluate.runner.parse_mode`. Lag and Omega are the model's.
+    on_problem: called with the number of problems done. Raises TinylaneError for settings out of
     range.
     """
     from tinylane.core.sampling import Sampler

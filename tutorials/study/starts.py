@@ -1,10 +1,10 @@
-"""Table 3: what lanes do to a checkpoint that has never met another lane, before any tuning.
+"""Table 3: what other lanes do to a checkpoint that has never read one, before any tuning.
 
-A lane writes its usual transcript (the whole list, tag 1/1) while it sees a second lane with other
-text: the transcript of another problem, as fluent as its own. Nothing it reads is of use, so
-whatever changes is harm. Measured by starts of Omega, teacher-forced: the share of problems whose
-every token is still the likeliest (by causality that is greedy decoding, exactly right), and the
-mean negative log-probability of the right tokens.
+A lane writes its usual transcript (the whole list, tag 1/1) while it reads a second lane: the
+transcript of another problem, as fluent as its own. Nothing in it is useful, so every change is
+harm. For each start of Omega two things are measured on the right text: the share of problems for
+which every token still has the highest probability (by causality, greedy decoding is then exactly
+right), and the mean negative log-probability of the right tokens.
 
     B problems   L rows of a lane   V vocab
 """
@@ -12,56 +12,49 @@ mean negative log-probability of the right tokens.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import tinylane
-from tinylane.core.lanes import LaneMask, LaneRoPE
+from tinylane.core.lanes import LaneMask
 from tinylane.core.model import Model
+from tinylane.core.modes import omega_start
 from tinylane.evaluate.tasks.shell_game import END, ShellGame
-from tinylane.files.io import write_json
+from tinylane.evaluate.tasks.shell_game_task import EVALUATION
+from tinylane.files.io import read_json, write_json
 from tutorials.study import record
 from tutorials.study.base import BaseRecipe, train_base
 from tutorials.study.fold import SharesGame, head
 from tutorials.study.score import BATCH, batched
-from tutorials.study.score_one import EVALUATION, Score
 
-Say = Callable[[str], None]
 SLOTS = (8.0, 32.0, 128.0)
 LANES = 2
 
 
 def omegas(theta: np.ndarray, slots: Sequence[float] = SLOTS) -> dict[str, dict[str, Any]]:
-    """Every start that is compared, by name."""
-    found: dict[str, dict[str, Any]] = {
+    """All starts that are compared, by name."""
+    starts: dict[str, dict[str, Any]] = {
         "independent": {"omega": "none", "slot": None, "prompt_lane": "own", "sees": False},
         "none": {"omega": "none", "slot": None, "prompt_lane": "own", "sees": True},
     }
     for slot in slots:
         for name, prompt_lane in (("group_think", "own"), ("group_think", 0), ("ntk", "own")):
             key = f"{name}-{slot:g}" + ("" if prompt_lane == "own" else "-prompt0")
-            found[key] = {"omega": name, "slot": slot, "prompt_lane": prompt_lane, "sees": True}
-    for start in found.values():
-        if start["omega"] == "none":
-            start["rope"] = LaneRoPE.none(theta)
-        elif start["omega"] == "ntk":
-            start["rope"] = LaneRoPE.ntk(theta, start["slot"], LANES)
-        else:
-            start["rope"] = LaneRoPE(
-                LaneRoPE.group_think(theta, start["slot"]).omega, start["prompt_lane"]
-            )
-    return found
+            starts[key] = {"omega": name, "slot": slot, "prompt_lane": prompt_lane, "sees": True}
+    for s in starts.values():
+        s["rope"] = omega_start(s["omega"], theta, s["slot"], LANES, s["prompt_lane"])
+    return starts
 
 
 def company(
     model: Model, game: ShellGame, start: dict[str, Any], which: int, count: int
 ) -> dict[str, Any]:
-    """The measures of one start for lane `which` of two; the other writes another problem's text.
+    """The measures of one start for lane `which` of two; the other lane has another problem's text.
 
-    In `prompt_lane=0` the two lanes are not alike: lane 0 stands with the prompt.
+    With `prompt_lane=0` the two lanes differ: lane 0 is where the prompt is.
     """
     rng = np.random.default_rng([1, EVALUATION])
     moves, other = game.draw(count, rng), game.draw(count, rng)
@@ -74,23 +67,19 @@ def company(
     tokens = np.concatenate([head(game, moves), *lanes], axis=1)
     follows = np.concatenate([written, np.full_like(tag, words[END])], axis=1)
     mask = LaneMask.joint(LANES) if start["sees"] else LaneMask.independent(LANES)
-    logits = batched(model, _Whole(game), LANES, mask, start["rope"])  # type: ignore[arg-type]
+    logits = batched(model, game, LANES, mask, start["rope"], steps=game.swaps)
     exact, nll, tokens_right = 0, 0.0, 0
     for at in range(0, count, BATCH):
-        found = logits(tokens[at : at + BATCH])[:, which * L : (which + 1) * L].astype(np.float64)
+        values = logits(tokens[at : at + BATCH])[:, which * L : (which + 1) * L].astype(np.float64)
         wanted = follows[at : at + BATCH]
-        right = found.argmax(axis=-1) == wanted
+        right = values.argmax(axis=-1) == wanted
         exact += int(right.all(axis=-1).sum())
         tokens_right += int(right.sum())
-        top = found.max(axis=-1, keepdims=True)
-        total = top[..., 0] + np.log(np.exp(found - top).sum(axis=-1))
-        nll += float((total - np.take_along_axis(found, wanted[..., None], -1)[..., 0]).sum())
-    low, high = Score(1, "", count, exact, (), 0, 0, 0.0).interval
+        top = values.max(axis=-1, keepdims=True)
+        total = top[..., 0] + np.log(np.exp(values - top).sum(axis=-1))
+        nll += float((total - np.take_along_axis(values, wanted[..., None], -1)[..., 0]).sum())
     return {
-        "count": count,
-        "right": exact,
-        "accuracy": exact / count,
-        "interval": [round(low, 5), round(high, 5)],
+        **record.share(exact, count),
         "tokens_right": tokens_right / follows.size,
         "nll": round(nll / follows.size, 5),
         "perplexity": round(float(np.exp(nll / follows.size)), 5),
@@ -100,10 +89,10 @@ def company(
 def together(
     model: Model, game: SharesGame, start: dict[str, Any], n: int, count: int
 ) -> dict[str, Any]:
-    """n lanes, each with its own tag and share: of all count * n lanes, those exactly right.
+    """n lanes, each with its own tag and share: how many of all count * n lanes are exactly right.
 
-    By causality this is greedy decoding, as long as every lane is right; where one errs, the others
-    are measured beside the text it should have written.
+    By causality this is greedy decoding as long as every lane is right. Where one is wrong, the
+    others are measured beside the text that it should have written.
     """
     moves = game.draw(count, np.random.default_rng([1, EVALUATION]))
     words, L = game.ids, 1 + game.steps(n)
@@ -116,25 +105,9 @@ def together(
     logits = batched(model, game, n, mask, start["rope"])
     right = 0
     for at in range(0, count, BATCH):
-        found = logits(tokens[at : at + BATCH]).argmax(axis=-1).reshape(-1, n, L)
-        right += int((found == follows[at : at + BATCH]).all(axis=-1).sum())
-    low, high = Score(n, "", count * n, right, (), 0, 0, 0.0).interval
-    return {
-        "count": count * n,
-        "right": right,
-        "accuracy": right / (count * n),
-        "interval": [round(low, 5), round(high, 5)],
-    }
-
-
-class _Whole:
-    """A game in which each of the lanes writes the whole list (for `score.lane_rows`)."""
-
-    def __init__(self, game: ShellGame) -> None:
-        self.swaps = game.swaps
-
-    def steps(self, _: int) -> int:
-        return self.swaps
+        best = logits(tokens[at : at + BATCH]).argmax(axis=-1).reshape(-1, n, L)
+        right += int((best == follows[at : at + BATCH]).all(axis=-1).sum())
+    return record.share(right, count * n)
 
 
 def starts(
@@ -145,11 +118,11 @@ def starts(
     count: int = 500,
     stop_at: int | None = None,
     publish: Sequence[Path] = (),
-    say: Say = print,
+    say: record.Say = print,
 ) -> dict[str, Any]:
     """Train the bases that are missing and measure every start on each; the table."""
     record.claim(out, {"table": "bases", "recipe": dataclasses.asdict(recipe)})
-    parts = []
+    measured = []
     for seed in seeds:
         mine = dataclasses.replace(recipe, seed=seed)
         folder = train_base(out, mine, stop_at, say)
@@ -168,7 +141,7 @@ def starts(
                 }
                 say(f"seed {seed}, {name}: " + ", ".join(f"{x['accuracy']:.1%}" for x in lanes))
             write_json(path, {"seed": seed, "starts": rows})
-        parts.append({**record.read_json(path), "base": record.done(folder)})
+        measured.append({**read_json(path), "base": record.done(folder)})
     table = {
         "table": "starts",
         "asked": "Before any tuning: does reading another lane corrupt what a lane writes, and "
@@ -177,7 +150,7 @@ def starts(
         "problem. `lanes` has the measures of lane 0 and of lane 1. `shares`: n lanes that each "
         "write their own share, of all lanes those exactly right",
         "count": count,
-        "seeds": parts,
+        "seeds": measured,
         **record.about("python tutorials/study starts"),
     }
     record.publish(table, [out / "starts.json", *publish])

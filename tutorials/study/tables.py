@@ -1,7 +1,7 @@
 """The study's tables as Markdown, from the JSON files alone: `python tutorials/study tables DIR`.
 
-A share is over all seeds of a cell together, with Wilson's 95% interval of that count; behind it
-the seeds one by one. All seeds answer the same problems, so the interval is about these models.
+A share is over all seeds of a cell together, with Wilson's 95% interval, followed by the share of
+each seed. All seeds answer the same problems, so the interval is about these trained models.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 
 from tinylane.core.errors import TinylaneError
+from tinylane.evaluate.measures import wilson
 from tinylane.files.io import read_json
 from tutorials.study.figures import LIMIT, NAMES
-from tutorials.study.score_one import Score
 
 
 def tables(folder: Path) -> str:
-    """Every table there is in a folder. Raises TinylaneError if there is none."""
+    """All tables in a folder, as Markdown. Raises TinylaneError if there is none."""
     makers = {"scratch": scratch, "scratch-4000": scratch, "finetune": finetune, "starts": starts}
-    found = {name: folder / f"{name}.json" for name in makers}
+    paths = {name: folder / f"{name}.json" for name in makers}
     parts = [
-        make(read_json(found[name], LIMIT))
+        make(read_json(paths[name], LIMIT))
         for name, make in makers.items()
-        if found[name].is_file()
+        if paths[name].is_file()
     ]
     if not parts:
         raise TinylaneError(f"{folder}: no scratch.json, finetune.json or starts.json to read")
@@ -34,8 +34,8 @@ def tables(folder: Path) -> str:
 def share(parts: list[dict[str, Any]]) -> str:
     """`35.2% (31.1 to 39.5); 35, 36, 34` of scores with their counts."""
     right, count = sum(p["right"] for p in parts), sum(p["count"] for p in parts)
-    low, high = Score(1, "", count, right, (), 0, 0, 0.0).interval
-    text = f"{right / count:.1%} ({100 * low:.1f} to {100 * high:.1f})"
+    estimate = wilson(right, count)
+    text = f"{right / count:.1%} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
     each = [f"{100 * p['right'] / p['count']:.0f}" for p in parts]
     return text if len(parts) < 2 else f"{text}; {', '.join(each)}"
 
@@ -91,14 +91,14 @@ def starts(table: dict[str, Any]) -> str:
     head += [f"{n} lanes, own shares right" for n in many]
     rows = []
     for name in parts[0]["starts"]:
-        found = [part["starts"][name] for part in parts]
-        worse = np.mean([max(lane["perplexity"] for lane in one["lanes"]) for one in found])
+        measured = [part["starts"][name] for part in parts]
+        worse = np.mean([max(lane["perplexity"] for lane in one["lanes"]) for one in measured])
         rows.append(
             [
                 name,
-                *(share([one["lanes"][k] for one in found]) for k in (0, 1)),
+                *(share([one["lanes"][k] for one in measured]) for k in (0, 1)),
                 f"{worse:.3f}",
-                *(share([one["shares"][n] for one in found]) for n in many),
+                *(share([one["shares"][n] for one in measured]) for n in many),
             ]
         )
     return _lines(head, rows)

@@ -1,13 +1,13 @@
-"""Table 2: what has to be tuned before lanes cooperate, and whether by likelihood or by KTO.
+"""Table 2: what must be tuned before lanes cooperate, and whether by likelihood or by KTO.
 
-The base (`study.base`) does its share of a list and stops; it never met another lane. It is tuned
-with `tinylane train sft` and `tinylane train kto` on the transcripts of four lanes that share a
-list, each time with Omega and biases alone, with low-rank updates as well, and in full.
+The base (`tutorials.study.base`) does its share of a list and stops; it has never read another
+lane. It is tuned with `tinylane train sft` and `tinylane train kto` on the transcripts of four
+lanes that share a list: only Omega and biases, or low-rank updates as well, or all weights.
 
-sft learns from right transcripts. kto gets as many bad ones: one in eight is what the untuned base
-writes itself when its lanes are decoded jointly, the others are right ones in which one arrangement
-of one lane, and all that this lane makes of it, is wrong. both is kto after sft, as it is mostly
-used: on what the model tuned by sft writes itself, right or wrong.
+sft learns from right transcripts. kto gets as many bad ones in addition. One in eight is written by
+the untuned base, its lanes decoded jointly. The others are right ones with a mistake in one lane:
+one wrong arrangement, and all that this lane makes of it. both is kto after sft, as it is usually
+done: its transcripts, right or wrong, are written by the model that sft has tuned.
 
     B problems   n lanes   L tokens of a lane
 """
@@ -20,7 +20,7 @@ import io
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,14 @@ import numpy as np
 import tinylane
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import LaneMask, LaneRoPE
+from tinylane.core.modes import omega_start
 from tinylane.core.sampling import Sampler
 from tinylane.evaluate.tasks.shell_game import ShellGame
-from tinylane.files.io import make_folder, write_json, write_text
+from tinylane.files.io import write_json, write_text
 from tutorials.study import record
 from tutorials.study.base import BaseRecipe, alone, train_base
 from tutorials.study.score import score
 
-Say = Callable[[str], None]
 TRANSCRIPTS = 1 << 42  # the stream of their problems, apart from those of training and scoring
 EVERYWHERE = (
     "self_attn.q_proj",
@@ -51,8 +51,8 @@ EVERYWHERE = (
 
 
 @dataclass(frozen=True)
-class Tuning:
-    """What all cells of table 2 share. transcripts: good ones (kto: as many bad ones as well)."""
+class TuneSettings:
+    """What all cells of table 2 share. transcripts: good ones; kto gets as many bad ones, too."""
 
     lanes: int = 4
     transcripts: int = 4000
@@ -68,36 +68,40 @@ class Tuning:
     bias_lr: float = 1e-2
     beta: float = 0.1
 
+    def start(self, theta: np.ndarray) -> LaneRoPE:
+        """Omega before the tuning."""
+        return omega_start(self.omega, theta, self.slot, self.lanes)
+
     def flags(self, method: str) -> list[str]:
-        """What `tinylane train sft|kto` is asked for one of METHODS. Raises TinylaneError."""
+        """The flags of `tinylane train sft` or `kto` for one of METHODS."""
         objective, _, what = method.partition("-")
         rate = AFTER if objective == "both" else 1.0
-        found = [
+        flags = [
             *("--lanes", str(self.lanes), "--visibility", "joint"),
             *("--steps", str(self.steps), "--warmup", str(self.warmup)),
             *("--batch-size", str(self.batch_size)),
             *("--omega-lr", str(rate * self.omega_lr), "--bias-lr", str(rate * self.bias_lr)),
         ]
-        if objective != "both":  # which goes on from the Omega of the sft before it
-            found += ["--omega", self.omega]
-            found += [] if self.omega == "none" else ["--slot", str(self.slot)]
+        if objective != "both":  # kto after sft goes on from the Omega of sft
+            flags += ["--omega", self.omega]
+            flags += [] if self.omega == "none" else ["--slot", str(self.slot)]
         if objective != "sft":
-            found += ["--beta", str(self.beta)]
+            flags += ["--beta", str(self.beta)]
         if what == "lora":
-            found += ["--lora-rank", str(self.lora_rank), "--lr", str(rate * self.lora_lr)]
-            found += ["--lora-targets", *EVERYWHERE]
+            flags += ["--lora-rank", str(self.lora_rank), "--lr", str(rate * self.lora_lr)]
+            flags += ["--lora-targets", *EVERYWHERE]
         elif what == "full":
-            found += ["--full", "--lr", str(self.full_lr)]
-        return found
+            flags += ["--full", "--lr", str(self.full_lr)]
+        return flags
 
 
 WHAT = ("omega_biases", "lora", "full")
 METHODS = (*(f"{o}-{what}" for o in ("sft", "kto") for what in WHAT), "both-lora")
-AFTER = 0.1  # of the learning rates, for kto on top of sft
+AFTER = 0.1  # factor of the learning rates, for kto after sft
 
 
 def chosen(names: Sequence[str] | None) -> list[str]:
-    """The methods of these names, in order; None: all. Raises TinylaneError for another."""
+    """The methods of these names, in the order of METHODS; None: all. Raises TinylaneError."""
     for name in names or ():
         if name not in METHODS:
             raise TinylaneError(f"cell {show(name)}; expected some of {', '.join(METHODS)}")
@@ -115,11 +119,13 @@ def good(game: ShellGame, moves: np.ndarray, n: int) -> list[list[str]]:
 def corrupted(
     game: ShellGame, moves: np.ndarray, n: int, rng: np.random.Generator
 ) -> list[list[str]]:
-    """Right transcripts but for one lane, which goes wrong at some step and builds on it."""
+    """Right transcripts with a mistake in one lane at one step; later steps build on the mistake."""
     written = game.write(moves, n).copy()
     for b in range(len(moves)):
         lane, at = rng.integers(n), rng.integers(written.shape[2])
-        wrong = rng.integers(1, len(game.arrangements))  # multiply by anything but the identity
+        wrong = rng.integers(
+            1, len(game.arrangements)
+        )  # multiply by any arrangement but the identity
         written[b, lane, at:] = game.compose[wrong, written[b, lane, at:]]
     return [[" ".join(game.arrangements[a] for a in lane) for lane in p] for p in written]
 
@@ -128,15 +134,17 @@ def sampled(
     base: Path,
     game: ShellGame,
     moves: np.ndarray,
-    tuning: Tuning,
+    tuning: TuneSettings,
     seed: int,
     adapter: Path | None = None,
 ) -> list[dict[str, Any]]:
-    """What the base writes itself, untuned or with an adapter, lanes decoded jointly at
-    temperature 1; labelled by whether every lane wrote what it should."""
+    """What the base writes, untuned or with an adapter, its lanes decoded jointly at temperature 1.
+
+    Each is labelled: whether every lane wrote what it should.
+    """
     model = tinylane.load(base, dtype="float32", backend="numpy", adapter=adapter or False)
-    rope = None if adapter else start_of(model.theta, tuning)
-    found = []
+    rope = None if adapter else tuning.start(model.theta)
+    transcripts = []
     for b, problem in enumerate(moves):
         result = tinylane.generate(
             model,
@@ -151,27 +159,13 @@ def sampled(
         )
         right = good(game, problem[None], tuning.lanes)[0]
         finished = [lane.finish_reason == "stop" for lane in result.lanes]
-        found.append(
-            {
-                "lanes": result.texts,
-                "finished": finished,
-                "label": bool(result.texts == right and all(finished)),
-            }
-        )
-    return found
-
-
-def start_of(theta: np.ndarray, tuning: Tuning) -> LaneRoPE:
-    """Omega before tuning."""
-    if tuning.omega == "none":
-        return LaneRoPE.none(theta)
-    if tuning.omega == "group_think":
-        return LaneRoPE.group_think(theta, tuning.slot)
-    return LaneRoPE.ntk(theta, tuning.slot, tuning.lanes)
+        label = bool(result.texts == right and all(finished))
+        transcripts.append({"lanes": result.texts, "finished": finished, "label": label})
+    return transcripts
 
 
 def write_transcripts(
-    folder: Path, base: Path, game: ShellGame, tuning: Tuning, seed: int
+    folder: Path, base: Path, game: ShellGame, tuning: TuneSettings, seed: int
 ) -> dict[str, Path]:
     """sft.jsonl and kto.jsonl, if they are not there yet."""
     paths = {name: folder / f"{name}.jsonl" for name in ("sft", "kto")}
@@ -181,17 +175,18 @@ def write_transcripts(
     rng = np.random.default_rng([seed, TRANSCRIPTS])
     moves, other = game.draw(count, rng), game.draw(count, rng)
     few = count // 8
-    own = sampled(base, game, other[:few], tuning, seed)
-    bad = [{"lanes": x} for x in corrupted(game, other[few:], n, rng)]
-
-    line = lambda problem, rest: _line(game, n, problem, rest)
-    rows = [
-        line(m, {"lanes": x, "label": True})
-        for m, x in zip(moves, good(game, moves, n), strict=True)
+    bad = sampled(base, game, other[:few], tuning, seed)
+    bad += [{"lanes": lanes} for lanes in corrupted(game, other[few:], n, rng)]
+    right = [
+        _line(game, n, problem, {"lanes": lanes, "label": True})
+        for problem, lanes in zip(moves, good(game, moves, n), strict=True)
     ]
-    others = [line(m, {"label": False, **x}) for m, x in zip(other, [*own, *bad], strict=True)]
-    write_text(paths["sft"], "".join(rows))
-    write_text(paths["kto"], "".join(a + b for a, b in zip(rows, others, strict=True)))
+    wrong = [
+        _line(game, n, problem, {"label": False, **transcript})
+        for problem, transcript in zip(other, bad, strict=True)
+    ]
+    write_text(paths["sft"], "".join(right))
+    write_text(paths["kto"], "".join(a + b for a, b in zip(right, wrong, strict=True)))
     return paths
 
 
@@ -201,15 +196,15 @@ def _line(game: ShellGame, n: int, problem: np.ndarray, rest: dict[str, Any]) ->
 
 
 def write_own(
-    path: Path, base: Path, adapter: Path, game: ShellGame, tuning: Tuning, seed: int
+    path: Path, base: Path, adapter: Path, game: ShellGame, tuning: TuneSettings, seed: int
 ) -> None:
-    """What a model tuned by sft writes itself, right or wrong, if it is not there yet."""
+    """What the model tuned by sft writes, right or wrong, if it is not there yet."""
     if not path.exists():
         rng = np.random.default_rng([seed, TRANSCRIPTS, 1])
         moves = game.draw(tuning.transcripts, rng)
-        own = sampled(base, game, moves, tuning, seed, adapter)
-        rows = [_line(game, tuning.lanes, m, x) for m, x in zip(moves, own, strict=True)]
-        write_text(path, "".join(rows))
+        transcripts = sampled(base, game, moves, tuning, seed, adapter)
+        pairs = zip(moves, transcripts, strict=True)
+        write_text(path, "".join(_line(game, tuning.lanes, m, t) for m, t in pairs))
 
 
 def finetune(
@@ -217,63 +212,59 @@ def finetune(
     methods: Sequence[str],
     seeds: Sequence[int],
     recipe: BaseRecipe,
-    tuning: Tuning,
+    tuning: TuneSettings,
     *,
     bases: Path | None = None,
     count: int = 500,
     stop_at: int | None = None,
     publish: Sequence[Path] = (),
-    say: Say = print,
+    say: record.Say = print,
 ) -> dict[str, Any]:
-    """Train what is missing and score it; the table. bases: where table 3 keeps its bases."""
+    """Train and score what is missing; returns the table. bases: where table 3 has its bases."""
     bases = bases or out / "bases"
     record.claim(bases, {"table": "bases", "recipe": dataclasses.asdict(recipe)})
     settings = {"table": "finetune", "tuning": dataclasses.asdict(tuning), "count": count}
     record.claim(out, {**settings, "recipe": dataclasses.asdict(recipe)})
+    publish = [out / "finetune.json", *publish]
     game = recipe.shared_game
     for seed in seeds:
         base = train_base(bases, dataclasses.replace(recipe, seed=seed), stop_at, say)
         if base is None:
             continue
-        data = make_folder(out / f"data-{seed}")
-        with record.locked(data) as mine:
+        data = out / f"data-{seed}"
+        with record.locked(data, say) as mine:
             if not mine:
-                say(f"{data.name}: another process is at it")
                 continue
             paths = write_transcripts(data, base, game, tuning, seed)
         for method in ("untuned", *methods):
             folder = out / f"{method}-{seed}"
-            if record.done(folder):
-                continue
-            with record.locked(folder) as mine:
-                if not mine:
-                    say(f"{folder.name}: another process is at it")
-                elif not record.done(folder):
-                    _part(folder, method, base, paths, game, tuning, seed, count, stop_at, say)
-            record.publish(collect(out, recipe, tuning, count), [out / "finetune.json", *publish])
+            with record.part(folder, say) as mine:
+                if mine:
+                    _make_part(folder, method, base, paths, game, tuning, seed, count, stop_at, say)
+                    record.publish(collect(out, recipe, tuning, count), publish)
     table = collect(out, recipe, tuning, count)
-    record.publish(table, [out / "finetune.json", *publish])
+    record.publish(table, publish)
     return table
 
 
-def _part(
+def _make_part(
     folder: Path,
     method: str,
     base: Path,
     paths: dict[str, Path],
     game: ShellGame,
-    tuning: Tuning,
+    tuning: TuneSettings,
     seed: int,
     count: int,
     stop_at: int | None,
-    say: Say,
+    say: record.Say,
 ) -> None:
     """One cell: tune, load what was written as a user would, score, write result.json."""
     began = time.monotonic()
     result: dict[str, Any] = {"method": method, "seed": seed}
     if method == "untuned":
         model = tinylane.load(base, backend="mlx", dtype="float32", adapter=False)
-        model.lane_rope = start_of(model.theta, tuning)
+        model.lane_rope = tuning.start(model.theta)
     else:
         objective, _, what = method.partition("-")
         run, before, data = (
@@ -317,7 +308,7 @@ def _part(
     assert isinstance(rope, LaneRoPE)
     result["alone"] = alone(model, game, 1, count, rope=rope)
     result["omega"] = {
-        "start": np.round(start_of(model.theta, tuning).omega, 5).tolist(),
+        "start": np.round(tuning.start(model.theta).omega, 5).tolist(),
         "tuned": np.round(rope.omega, 5).tolist(),
     }
     result["seconds"] = round(time.monotonic() - began, 1)
@@ -330,8 +321,8 @@ def _part(
     write_json(folder / record.RESULT, result)
 
 
-def _train(argv: list[str], stop_at: int | None, say: Say, name: str) -> str:
-    """`tinylane train`, in this process; what it says of the share of parameters it tunes."""
+def _train(argv: list[str], stop_at: int | None, say: record.Say, name: str) -> str:
+    """Run `tinylane train` in this process; returns its line on the share of parameters."""
     from tinylane.commands.cli import main
 
     if stop_at:
@@ -349,13 +340,11 @@ def _train(argv: list[str], stop_at: int | None, say: Say, name: str) -> str:
     return next((line for line in lines if "%" in line and "parameters" in line), "")
 
 
-def collect(out: Path, recipe: BaseRecipe, tuning: Tuning, count: int) -> dict[str, Any]:
+def collect(out: Path, recipe: BaseRecipe, tuning: TuneSettings, count: int) -> dict[str, Any]:
     """The table of all parts that are done in a folder."""
     cells: dict[str, Any] = {}
     for method in ("untuned", *METHODS):
-        found = [record.done(folder) for folder in sorted(out.glob(f"{method}-[0-9]*"))]
-        parts = sorted((part for part in found if part), key=lambda part: part["seed"])
-        if parts:
+        if parts := record.parts(out, method):
             cells[method] = {"seeds": parts}
     return {
         "table": "finetune",
