@@ -220,7 +220,8 @@ def test_the_shell_game_needs_no_extra(
 
 
 def test_the_python_entry_counts_what_the_command_counts(ask: Any, game: str) -> None:
-    from tutorials.study.score_one import evaluate, game_of
+    from tinylane.evaluate.tasks.shell_game_task import game_of
+    from tutorials.study.score_one import evaluate
 
     loaded = tinylane.load(game, backend="numpy")
     size = game_of(loaded)

@@ -24,9 +24,9 @@ import tinylane
 from tinylane.commands.common import embedded
 from tinylane.core.lanes import SHARED, LaneMask
 from tinylane.core.model import Model
+from tinylane.evaluate.tasks.shell_game_task import game_of
 from tinylane.files.io import write_text
 from tinylane.view.attention import attention_weights
-from tutorials.study.score_one import game_of
 
 FILE = Path(__file__).parents[2] / "tutorials" / "site" / "explorer" / "shell-game.json"
 SEED = 7

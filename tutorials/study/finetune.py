@@ -119,7 +119,7 @@ def good(game: ShellGame, moves: np.ndarray, n: int) -> list[list[str]]:
 def corrupted(
     game: ShellGame, moves: np.ndarray, n: int, rng: np.random.Generator
 ) -> list[list[str]]:
-    """Right transcripts with a mistake in one lane at one step; later steps build on the mistake."""
+    """Right transcripts with a mistake in one lane at one step, on which later steps build."""
     written = game.write(moves, n).copy()
     for b in range(len(moves)):
         lane, at = rng.integers(n), rng.integers(written.shape[2])

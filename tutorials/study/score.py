@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from tinylane.core.decoder import forward, make_plan
+from tinylane.core.decoder import forward
 from tinylane.core.decoding import generate
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Places
 from tinylane.core.model import Model
@@ -77,8 +77,7 @@ def batched(
     P, L = game.swaps + 7, 1 + (game.steps(n) if steps is None else steps)
     i = np.concatenate([np.arange(P), np.tile(np.arange(P, P + L), n)])
     m = np.concatenate([np.full(P, SHARED), np.repeat(np.arange(n), L)])
-    places = Places(i, m, i, m)
-    plan = make_plan(model.config, model.rope(rope), mask, places, array=model.array)
+    plan = model.plan(model.rope(rope), mask, Places(i, m, i, m))
     rows = model.array(np.arange(P, len(i), dtype=np.int32))
 
     def logits(tokens: np.ndarray) -> np.ndarray:

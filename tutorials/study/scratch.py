@@ -170,7 +170,7 @@ def collect(out: Path, base: StudyRecipe, count: int) -> dict[str, Any]:
         "scored_on": {"problems": count, "seed": SEED, "decoding": "greedy, majority of the lanes"},
         "lanes": list(base.lanes),
         "steps": {str(n): base.game.steps(n) for n in base.lanes},
-        # a swap changes the parity, so after a known number of swaps half of the arrangements remain
+        # a swap changes the parity: after a known number of swaps half of the arrangements remain
         "chance": 2 / math.factorial(base.cups),
         "cells": cells,
     }
