@@ -197,15 +197,15 @@ def test_an_interrupted_collection_says_what_is_kept_and_goes_on(
     model = helpers_eval.checkpoint(tmp_path / "m")
     whole = collecting(model, questions, tmp_path / "whole")
     assert ask(*whole)[0] == 0
-    solve, done = runner.solve, []
+    decode, done = runner.decode, []
 
     def stop(*args: Any, **named: Any) -> Any:
         if len(done) == 3:
             raise KeyboardInterrupt
         done.append(1)
-        return solve(*args, **named)
+        return decode(*args, **named)
 
-    monkeypatch.setattr(runner, "solve", stop)
+    monkeypatch.setattr(runner, "decode", stop)
     code, _, err = ask(*collecting(model, questions, tmp_path / "cut"))
     last = err.splitlines()[-1]
     assert code == 130 and "3 of 6 transcripts are kept in" in last and "goes on from there" in last

@@ -31,7 +31,7 @@ from helpers_tune import (
 
 import tinylane
 from tinylane.core.decoder import forward, make_plan
-from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
+from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Places
 from tinylane.core.model import Model
 from tinylane.train import forward as blocks
 from tinylane.train.data import Transcript, mismatched, rows
@@ -184,10 +184,8 @@ def test_block_by_block_is_forward(family: str, checkpoint: bool) -> None:
     t = tuner(several(), base=model(config))
     found = rows(t.transcripts[1])
     rope, mask = LaneRoPE(t.trainable.omega_start), t.recipe.mask(3)
-    plan = make_plan(
-        config, rope, mask, found.positions, found.lanes, found.positions, found.lanes, np.float32,
-        mx.array,
-    )  # fmt: skip
+    places = Places(found.positions, found.lanes, found.positions, found.lanes)
+    plan = make_plan(config, rope, mask, places, array=mx.array)
     params, _ = t.trainable.params(t.groups)
     tokens = mx.array(found.tokens.astype(np.int32))[None]
     expected = forward(params, config, tokens, plan, blocks.TRAINING)
