@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers_checkpoint import small, weights, write_checkpoint
+from helpers_checkpoint import refusal, small, weights, write_checkpoint
 from helpers_text import EOS, byte_level, write_folder
 
 import tinylane
 from tinylane.checkpoints.config_json import parse_config
 from tinylane.checkpoints.load import load
-from tinylane.checkpoints.plan import format_report, inspect
+from tinylane.checkpoints.plan import format_report, inspect, sampling_defaults
 from tinylane.checkpoints.weights import identity
 from tinylane.core.errors import TinylaneError
 from tinylane.files.memory import available_memory, forecast
@@ -199,3 +199,38 @@ def test_the_peak_is_the_weights_plus_the_largest_tensor_plus_150_mib(large, bac
     print(f"{backend} {dtype}: {held >> 20} MiB held, peak {peak >> 20} MiB")
     assert held > (280 << 20) * itemsize // 2
     assert peak <= held + count * itemsize + (150 << 20)
+
+
+@pytest.mark.parametrize(
+    "generation, expected",
+    [
+        ({}, {"do_sample": False, "temperature": 0.0}),
+        ({"temperature": 0.6}, {"do_sample": False, "temperature": 0.0}),
+        ({"do_sample": False, "top_k": 5}, {"do_sample": False, "temperature": 0.0, "top_k": 5}),
+        ({"do_sample": True}, {"do_sample": True, "temperature": 1.0}),
+        (
+            {"do_sample": True, "min_p": 0.1, "repetition_penalty": 1.1, "top_p": None},
+            {"do_sample": True, "temperature": 1.0, "min_p": 0.1, "repetition_penalty": 1.1},
+        ),
+    ],
+)
+def test_sampling_defaults_mean_what_transformers_means(generation, expected):
+    assert sampling_defaults(generation) == expected
+
+
+@pytest.mark.parametrize(
+    "generation, words",
+    [
+        ({"do_sample": 1}, "do_sample is 1"),
+        ({"do_sample": True, "temperature": -1}, "temperature"),
+        ({"do_sample": True, "temperature": float("nan")}, "NaN"),
+        ({"do_sample": True, "top_p": 2}, "top_p"),
+        ({"do_sample": True, "top_k": 1.5}, "top_k"),
+        ({"do_sample": True, "top_k": True}, "expected a whole number"),
+        ({"repetition_penalty": "1"}, "repetition_penalty"),
+        ({"eos_token_id": 96}, "eos_token_id is 96"),
+    ],
+)
+def test_bad_generation_settings_are_refused_with_their_file(tmp_path, generation, words):
+    line = refusal(write_checkpoint(tmp_path, generation=generation))
+    assert words in line and "generation_config.json" in line

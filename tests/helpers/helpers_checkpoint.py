@@ -7,8 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from tinylane.checkpoints.config_json import parse_config
+from tinylane.checkpoints.load import load
+from tinylane.core.errors import TinylaneError
+from tinylane.core.lanes import SHARED
 from tinylane.files.safetensors import write_tensors
 
 SMALL = {
@@ -104,3 +108,18 @@ def quantized(
         for part, array in zip(("weight", "scales", "biases"), parts, strict=False):
             packed[f"{path}.{part}"] = array
     return packed
+
+
+def refusal(folder: Path, **arguments: object) -> str:
+    """The one line with which `load` refuses a folder."""
+    with pytest.raises(TinylaneError) as caught:
+        load(folder, **arguments)  # type: ignore[arg-type]
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+def logits(model: Any) -> np.ndarray:
+    """What a small model computes for seven tokens of a prompt."""
+    n = 7
+    return np.asarray(model(np.arange(n) * 5 % 96, np.arange(n), np.full(n, SHARED)))

@@ -3,7 +3,7 @@
     python tests/record/record_fuse.py            # record tests/data/fuse.safetensors
     python tests/record/record_fuse.py --check    # compute anew, print the distances, write nothing
 
-Needs torch and transformers (extra `parity`) and mlx-lm; `test_fuse.py` needs none of them. Each
+Needs torch and transformers (extra `parity`) and mlx-lm; `test_export.py` needs none of them. Each
 family's base checkpoint is `parity_files`'s, byte for byte; the adapter's numbers come from the
 same generator. While recording, mlx-lm reads every merged folder too, where it reads the family.
 """

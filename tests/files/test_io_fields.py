@@ -78,6 +78,8 @@ REFUSED: list[tuple[Callable[[Fields], Any], str]] = [
     (lambda f: f.ids("mixed"), "mixed is ['a', [1]]; expected token ids"),
     (lambda f: f.spelled("blank"), "blank is empty; expected text"),
     (lambda f: f.spelled("mixed"), "mixed is ['a', [1]]; expected text or a number"),
+    (lambda f: f.spelled("yes"), "yes is True; expected text or a number"),
+    (lambda f: f.spelled("nothing"), "nothing is missing; expected text or a number"),
     (lambda f: f.spelled("z"), "no field 'z'; it has 'n', 'x', 'yes', 'word'"),
 ]
 
