@@ -65,7 +65,7 @@ def test_a_format_that_is_not_known_is_refused_and_nothing_written(tmp_path: Pat
         plot.save(figures()["mask"], tmp_path / "nowhere" / "mask.png")
 
 
-def test_a_mask_s_picture_has_a_mark_for_every_visible_pair() -> None:
+def test_a_mask_s_figure_has_a_mark_for_every_visible_pair() -> None:
     lane_mask = LaneMask.star(2, lag=1)
     seen = lane_mask.visible(POSITIONS, LANES, POSITIONS, LANES)
     marks = plot.mask(lane_mask, POSITIONS, LANES).axes[0].collections

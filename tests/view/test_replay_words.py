@@ -124,3 +124,18 @@ def test_half_a_character_at_the_end_of_a_lane_is_shown_as_what_it_is() -> None:
     first = [texts.table[k] for k in texts.number[P : P + 2]]
     second = [texts.table[k] for k in texts.number[P + 2 : P + 4]]
     assert first[0] == "·" and first[1] not in ("", "·") and second[0] == "x" != second[1]
+
+
+def test_the_token_that_ended_a_lane_is_shown_only_if_there_is_no_other() -> None:
+    model, run = decoded("joint")
+    found = record(run, model)
+    q = most_to_others(found)
+    lane = run.result.lanes[int(found.of[q])]
+    last = int(np.flatnonzero(found.of == lane.index)[-1])
+    shares = found.views[0].shares.copy()
+    shares[last] = 0.0
+    shares[last, 1 + (lane.index + 1) % found.n] = 1.0  # all of it to another lane
+    loudest = replace(found, views=[replace(found.views[0], shares=shares)])
+    assert most_to_others(loudest) == last
+    lane.finish_reason = "stop"
+    assert most_to_others(loudest) != last

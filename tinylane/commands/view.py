@@ -25,7 +25,7 @@ def flags(p: Any) -> None:
         metavar="FILE",
         help="the page (default: RUN with .html; none where only --png or --svg is given)",
     )
-    p.add_argument("--png", metavar="FILE", help="the main panel as a picture, without a browser")
+    p.add_argument("--png", metavar="FILE", help="the main panel as a figure, without a browser")
     p.add_argument("--svg", metavar="FILE", help="the same as SVG")
     p.add_argument(
         "--influence",
