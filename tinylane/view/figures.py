@@ -58,8 +58,9 @@ def mask(
     """Which keys each query sees, and why: shared, its own lane, another lane.
 
     positions, lanes: (T,) of the queries; key_positions, key_lanes: (S,), default the same rows.
-    lane_rope, theta: a rotation of any kind and the model's frequencies: a number in every mark
-    says how many positions before the query the key stands, in `plane` (of the same rows only).
+    lane_rope, theta: with a rotation and the model's frequencies (D/2,), a number in every mark
+    says how many positions before the query the key stands, in `plane`. Raises TinylaneError if
+    one of the two is missing, or if the keys are not the same rows.
     """
     i, m = np.asarray(positions), np.asarray(lanes)
     j = i if key_positions is None else np.asarray(key_positions)
@@ -110,7 +111,8 @@ def angles(
 ) -> Figure:
     """Radians by which one step turns each plane, on a logarithmic scale.
 
-    frequencies: by name, (D/2,) radians each, such as theta and an Omega; the size is drawn.
+    frequencies: by name, (D/2,) radians each, such as theta and an Omega; absolute values are
+    drawn. Raises TinylaneError for another shape.
     """
     figure = blank(6.4, 3.8)
     axes = frame(figure, title, "plane d", f"radians per {per}")
@@ -139,8 +141,10 @@ def angles(
 
 
 def turns(vectors: Mapping[str, Any], title: str = "Vectors, plane by plane") -> Figure:
-    """The planes of some vectors (D,), each as an arrow in a circle of its own: plane d holds
-    channels d and d + D/2. At most six vectors of at most 16 channels."""
+    """Vectors (D,) as lines from the origin, plane by plane: plane d holds channels d and d + D/2.
+
+    Readable for at most six vectors of at most 16 channels.
+    """
     named = {name: np.asarray(x, dtype=np.float64) for name, x in vectors.items()}
     planes = len(next(iter(named.values()))) // 2
     figure = blank(2.1 * planes + 0.4, 3.0)
@@ -174,7 +178,8 @@ def scores(
 ) -> Figure:
     """q . R(theta * (j - i) + Omega * (n - m)) k, as a map over (j - i, n - m).
 
-    query, key: (D,); theta, omega: (D/2,); positions, lanes: the differences to draw.
+    query, key: (D,); theta, omega: (D/2,) radians; positions, lanes: the differences to draw.
+    Raises TinylaneError for other shapes.
     """
     values = difference_scores(query, key, theta, omega, positions, lanes)
     figure = blank(7.0, 0.35 * len(lanes) + 1.9)
@@ -207,9 +212,10 @@ def attention(
     title: str = "Attention",
     names: tuple[str, str, str] = ("query", "key", "weight"),
 ) -> Figure:
-    """Attention weights (T, S) as a map, with the numbers written in where there are few.
+    """Attention weights (T, S) as a map, with the numbers written in if there are few columns.
 
-    names: what rows, columns and values are, where they are something else.
+    queries, keys: the texts of the rows and of the columns. names: what rows, columns and values
+    are, if not these. Raises TinylaneError if weights and texts do not fit together.
     """
     w = np.asarray(weights, dtype=np.float64)
     queries, keys = [word(q) for q in queries], [word(k) for k in keys]
@@ -241,9 +247,9 @@ def attention(
 
 
 def lanes(result: Result, tokenizer: Any = None, title: str = "Lanes over time") -> Figure:
-    """What every lane wrote, a column for each position; shade is the log-probability.
+    """What every lane wrote, a column for each position; the shade is its probability.
 
-    tokenizer: to write tokens as text; None writes their ids. At most 64 positions are drawn.
+    tokenizer: to show tokens as text; None shows their ids. At most 64 positions are drawn.
     """
     first = min(lane.start - len(lane.prompt) for lane in result.lanes)
     last = max(lane.start + len(lane.tokens) for lane in result.lanes)
@@ -262,7 +268,10 @@ def lanes(result: Result, tokenizer: Any = None, title: str = "Lanes over time")
 
 
 def lines(series: Mapping[str, Any], x: Any, xlabel: str, ylabel: str, title: str) -> Figure:
-    """Some curves over the same x, each with a colour, a dash and a marker of its own."""
+    """Curves over the same x, each with its own colour, dash and marker.
+
+    series: by name, as many numbers as x has.
+    """
     figure = blank(6.4, 3.8)
     axes = frame(figure, title, xlabel, ylabel)
     x, facts = np.asarray(x), []
@@ -288,8 +297,8 @@ def written_cells(
     first: int,
     columns: int,
 ) -> list[WrittenToken]:
-    """All that the lanes hold in `columns` positions from `first`; a token that was given, not
-    drawn, has no log-probability. logprobs: of each lane's tokens. token: an id as text."""
+    """All tokens of the lanes in `columns` positions from `first`; a given token has no
+    log-probability. logprobs: of each lane's drawn tokens. token: an id as text."""
     cells: list[WrittenToken] = []
     for m, lane in enumerate(lanes):
         chances = [None] * len(lane.prompt) + list(logprobs[m])
