@@ -27,7 +27,7 @@ def flags(p: Any) -> None:
     p.add_argument("--shape", metavar="NAME", help=f"instead: random weights; {SHAPES}")
     p.add_argument("--backend", choices=shared_flags.BACKENDS, nargs="+", default=["auto"])
     p.add_argument("--dtype", choices=shared_flags.DTYPES, default="auto")
-    shared_flags.ops_flag(p)
+    p.add_argument("--ops", **shared_flags.OPS)
     g = p.add_argument_group("what is decoded")
     g.add_argument("--lanes", type=int, nargs="+", default=[1], metavar="N", help="default: 1")
     g.add_argument("--prompt-tokens", type=int, nargs="+", metavar="N", help="default: 512")

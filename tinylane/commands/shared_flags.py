@@ -20,6 +20,12 @@ OMEGA = (
     "lane rotation: none, group_think, ntk, learned or @file.json "
     "(default: learned if the model has it, else none)"
 )
+OPS: Any = {
+    "choices": ("auto", "plain", "fast"),
+    "default": "auto",
+    "help": "plain: the operations as decoder.py has them; fast: the backend's faster ones; auto: "
+    "plain for small models on a CPU, else fast",
+}
 RESUME = "A run that was stopped goes on where it was: give the same command again."
 # flag -> the field of Sampler that it sets
 SAMPLING = {
@@ -45,24 +51,13 @@ def model_flags(p: Any, positional: bool = False) -> None:
 
 
 def engine_flags(p: Any, every: bool = False) -> None:
-    """Backend and dtype. every: "all" is a choice too."""
+    """Backend, dtype and operations. every: "all" is a choice too."""
     more = ("all",) if every else ()
     says = "auto: MLX on Apple silicon, else NumPy"
     says += "; all: both, compared with each other" * every
     p.add_argument("--backend", choices=(*BACKENDS, *more), default="auto", help=says)
     p.add_argument("--dtype", choices=(*DTYPES, *more), default="auto")
-    ops_flag(p)
-
-
-def ops_flag(p: Any) -> None:
-    """Which versions of the decoder's operations run."""
-    p.add_argument(
-        "--ops",
-        choices=("auto", "plain", "fast"),
-        default="auto",
-        help="plain: the operations as decoder.py has them; fast: the backend's faster ones; auto: "
-        "plain for small models on a CPU, else fast",
-    )
+    p.add_argument("--ops", **OPS)
 
 
 def prompt_flags(g: Any) -> None:

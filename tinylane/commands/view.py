@@ -80,8 +80,8 @@ def run(args: Any) -> int:
     tolerance = max(TOLERANCE.get(x, 0.0) for x in (saved.dtype, model.dtype))
     if not recorded.difference <= tolerance:
         common.note(
-            f"the replay's log-probabilities differ by {recorded.difference:.2g} from the saved ones "
-            f"(tolerance {tolerance:g}): what is shown is the replay's",
+            "the replay's log-probabilities differ from the saved ones by "
+            f"{recorded.difference:.2g} (tolerance {tolerance:g}): the replay's are shown",
             args.quiet,
         )
     texts = Texts(recorded, model.tokenizer)
