@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import importlib.util
 import os
 import re
@@ -16,6 +15,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from filelock import FileLock
 from helpers_browser import visit
 
 import tinylane
@@ -64,8 +64,7 @@ def site() -> Iterator[Path]:
     """The built site; one worker of a run builds it, the others wait and take it."""
     SITE.parent.mkdir(exist_ok=True)
     run, mark = os.environ.get("PYTEST_XDIST_TESTRUNUID", ""), SITE.parent / ".site-of"
-    with open(SITE.parent / ".site-lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(SITE.parent / ".site-lock"):
         if not run or not mark.exists() or mark.read_text() != run:
             done = subprocess.run(
                 [sys.executable, str(ROOT / "tutorials" / "build")],

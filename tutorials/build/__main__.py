@@ -13,10 +13,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # as a script: the checkout it is in
 
@@ -38,7 +38,8 @@ def make(path: Path, fresh: bool = False) -> str:
     Returns the error message, or "". fresh: make it in any case. One process at a time makes a
     page; others wait and use it.
     """
-    with _alone(PAGES, path.stem):
+    PAGES.mkdir(parents=True, exist_ok=True)
+    with FileLock(PAGES / f".{path.stem}.lock"):
         done = render.stamp(path, PAGES)
         if not fresh and done.exists() and done.read_text() == render.key(path):
             return ""
@@ -81,17 +82,6 @@ def _environment() -> dict[str, str]:
     commands = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     settings |= {**os.environ, "PYTHONPATH": path, "PATH": commands, "MPLBACKEND": "Agg"}
     return settings
-
-
-@contextmanager
-def _alone(folder: Path, name: str) -> Iterator[None]:
-    """A lock per name: two workers of a test run may want the same page."""
-    import fcntl  # not on Windows, where tinylane is not built
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f".{name}.lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 if __name__ == "__main__":
