@@ -1,4 +1,4 @@
-"""Hypothesis profiles, and what the property tests tried and measured, after the run.
+"""Hypothesis profiles; after the run, a summary of what the property tests tried and measured.
 
 Profiles: `dev` (default), `ci` (chosen where CI is set: the same examples every time, no database),
 `thorough`. Choose by `--hypothesis-profile`. MLX does not compile kernels in tests.
@@ -40,15 +40,15 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    """Count the examples of a test's properties, the ones it defines inside itself too."""
+    """Count the examples of a test's properties, also of those that it defines inside itself."""
     texts: list[str] = []
     began = time.perf_counter()
     with collector.with_value(lambda stats: texts.append(describe_statistics(stats))):
         yield
     texts.append(getattr(item, "hypothesis_statistics", ""))
-    found = [int(count) for text in texts for count in re.findall(r"(\d+) passing", text)]
-    if found:
-        item.user_properties.append(("examples", (sum(found), time.perf_counter() - began)))
+    counts = [int(count) for text in texts for count in re.findall(r"(\d+) passing", text)]
+    if counts:
+        item.user_properties.append(("examples", (sum(counts), time.perf_counter() - began)))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -53,7 +53,7 @@ def test_a_uniform_is_an_output_of_philox_under_the_documented_key_and_counter(s
     assert uniform(seed, lane, index) == ((bits >> 11) + 1) * 2.0**-53
 
 
-def test_a_uniform_is_the_same_for_ever():
+def test_a_uniform_stays_the_same_in_every_version():
     """A saved run replays only while these numbers stand."""
     assert [uniform(0, 0, 0), uniform(0, 1, 0), uniform(0, 0, 1), uniform(1, 0, 0)] == GOLDEN[:4]
     assert [uniform(2**128 - 1, 9999, 2**64 - 1), uniform(2**64, 0, 0)] == GOLDEN[4:]
@@ -79,7 +79,7 @@ def test_uniforms_are_uniform_and_uncorrelated_along_every_axis(axis):
 
 
 def test_the_smallest_uniform_is_not_zero_and_the_largest_is_one(monkeypatch):
-    """At 0 the inverse of the distribution is no token; 53 bits and a half would round to it."""
+    """At 0 the inverse of the distribution gives no token; 53 bits and a half would round to it."""
     for bits, u in ((0, 2.0**-53), (2**64 - 1, 1.0)):
         stream = type("Philox", (), {"random_raw": lambda self, n, b=bits: np.full(n, b, "u8")})
         monkeypatch.setattr(np.random, "Philox", lambda s=stream, **_: s())

@@ -1,4 +1,4 @@
-"""A headless page for tests: a folder served on the loopback; what the page said and asked for.
+"""A headless page for tests: a folder served on the loopback; its messages and its requests.
 
     def test_it(browser, tmp_path):
         with visit(browser, folder, "index.html", width=375, dark=True) as seen:
@@ -6,7 +6,7 @@
             seen.settled()  # no console error, no failed request, none to another host
 
 Browser: a Chromium or Chrome that is installed (Playwright's own download is not used). Where there
-is none, tests that want one fail in CI (CI is set) and are skipped elsewhere, with the reason.
+is none, tests that need one fail in CI (CI is set) and are skipped elsewhere, with the reason.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Visit:
         )
 
     def settled(self) -> None:
-        """Wait for the network, then assert that nothing went wrong and nothing went abroad."""
+        """Wait for the network, then assert that all went well and no request left the folder."""
         self.page.wait_for_load_state("networkidle")
         assert self.console == [] and self.failed == [] and self.foreign == []
 

@@ -115,7 +115,7 @@ def game(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A checkpoint that knows nothing of lanes and samples by default."""
+    """A checkpoint without lanes that samples by default."""
     generation = {"do_sample": True, "temperature": 0.6, "top_p": 0.95}
     folder = tmp_path_factory.mktemp("cli") / "plain"
     return str(write_checkpoint(folder, adapter=False, generation=generation))

@@ -35,7 +35,7 @@ def tokenizer() -> str:
 
 
 def checkpoint(folder: Path, seed: int = 0, context: int = 2048) -> Path:
-    """A Qwen3 of random weights. It likes the words of WORDS, so that it gives answers."""
+    """A Qwen3 of random weights. Its head prefers the words of WORDS, so that it gives answers."""
     end = 256
     raw = small(vocab_size=257 + len(WORDS), eos_token_id=end, max_position_embeddings=context)
     raw |= {"tie_word_embeddings": False}
@@ -138,7 +138,7 @@ def flags(model: str, data: str, *more: object) -> list[str]:
 
 
 def results(folder: Path) -> list[dict[str, Any]]:
-    """The results of a run, without what a clock says."""
+    """The results of a run, without measured times."""
     rows = [row for _, row in read_run(folder)[1]]
     for row in rows:
         for name in ("seconds", "prefill_seconds", "clock"):

@@ -71,7 +71,7 @@ def follow(
     chunk: int,
     penalty: float,
 ) -> None:
-    """Decode as the script says; every token of every step is the one that a fresh pass gives."""
+    """Decode as the script says; every token must be the one that a pass over all rows gives."""
     d = Decoding(
         small("numpy", "float64"),
         prompt,

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from tinylane.core import decoder, numpy_ops  # noqa: F401 (blas is planted in: it must have been imported)
+from tinylane.core import decoder, numpy_ops  # noqa: F401 - so that bugs can be planted in it
 
 Patch = pytest.MonkeyPatch
 
 
 @dataclass(frozen=True)
 class Plant:
-    """A bug, who must catch it, and how it is planted."""
+    """A bug, the law that must catch it, and how it is planted."""
 
     bug: str
     law: str
@@ -28,7 +28,7 @@ class Plant:
 
 
 def swap(target: str, old: str, new: str) -> Callable[[Patch], None]:
-    """Replace `old`, which stands once in the source of `target`, by `new`."""
+    """Replace `old`, which must occur once in the source of `target`, by `new`."""
 
     def plant(patch: Patch) -> None:
         module_name, *path = target.split(".")
@@ -50,26 +50,25 @@ def swap(target: str, old: str, new: str) -> Callable[[Patch], None]:
 
 
 def put(patch: Patch, owner: Any, name: str, new: Any) -> None:
-    """Set it wherever the package has imported it, and in the seams. The tester keeps its own.
+    """Set it wherever the package has imported it, and in the tables of operations.
 
-    A bug in the text of a seam is planted in the decoder on NumPy, which then runs the text in the
-    place of its quicker twin (`tinylane.core.numpy_ops`, whose own bugs are in `test_blas.py`).
+    `tinylane.testing` keeps the old one. A bug in a plain operation is planted in the place of
+    NumPy's fast one too (bugs of the fast ones are in `test_numpy_ops.py`).
     """
     old = inspect.getattr_static(owner, name)
-    text = getattr(decoder.PLAIN, name, None) is old
+    plain = getattr(decoder.PLAIN, name, None) is old
     patch.setattr(owner, name, new)
     for key, module in list(sys.modules.items()):
         if key.startswith("tinylane.") and not key.startswith("tinylane.testing"):
             if module.__dict__.get(name) is old:
                 patch.setattr(module, name, new)
-            for seams in ("PLAIN", "OPS"):
-                table = module.__dict__.get(seams)
-                mine = getattr(table, name, None)
-                if mine is not None and (
-                    mine is old or (text and key == "tinylane.core.numpy_ops")
-                ):
+            for ops in ("PLAIN", "OPS"):
+                table = module.__dict__.get(ops)
+                current = getattr(table, name, None)
+                replaced = current is old or (plain and key == "tinylane.core.numpy_ops")
+                if current is not None and replaced:
                     also = {"linears": decoder.linears} if name == "linear" else {}
-                    patch.setattr(module, seams, table._replace(**{name: new}, **also))
+                    patch.setattr(module, ops, table._replace(**{name: new}, **also))
 
 
 def instead(owner: Any, name: str, make: Callable[[Any], Any]) -> Callable[[Patch], None]:

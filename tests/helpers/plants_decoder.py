@@ -11,7 +11,7 @@ from tinylane.core import decoder, numpy_ops
 
 
 def separate_softmax(old: Any) -> Any:
-    """Each block under a softmax of its own, the results averaged."""
+    """A softmax for each block, and the mean of the results."""
 
     def attention(queries: Any, keys: Any, values: Any, mask: Any, block_of: Any) -> Any:
         if len(queries) == 1:

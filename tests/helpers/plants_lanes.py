@@ -18,7 +18,7 @@ def interleaved(x: Any, c: Any, s: Any) -> Any:
 
 
 def remembered(old: Any) -> Any:
-    """A mask kept by the number of rows, as a memo table keyed by too little would."""
+    """A mask remembered by the number of rows only, which is too little to tell masks apart."""
     known: dict[tuple[int, int], Any] = {}
 
     def visible(self: Any, i: Any, m: Any, j: Any, n: Any) -> Any:

@@ -9,7 +9,7 @@
 Totals are printed as a table and as one line of JSON; the exit code is 1 if anything was lost.
 Every second kill is on a slow disk: each sync, rename and append waits up to 20 ms before and
 after, so that the instants around them get their share. --plant writes files in place (kill) or
-keeps every decoding (soak): bugs that must be found.
+keeps every decoding (soak): bugs that the trial must find.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def start(work: Callable[[], int], said: Path, before: Callable[[], None] | None
 
 
 def wait(pid: int, seconds: float = LONGEST) -> int:
-    """The exit code, negative for a signal; a process that hangs is killed and said to."""
+    """The exit code, negative for a signal; a process that hangs is killed, and an error."""
     until = time.monotonic() + seconds
     inner, said = _OUTPUT.pop(pid)
     text, status = b"", None

@@ -33,7 +33,7 @@ except KeyboardInterrupt as error:
 
 
 def interrupt(place: Place, times: int, seed: int, only: list[str] | None) -> Rows:
-    """Ctrl-C at random instants of real processes, as a terminal sends it: to all of the group."""
+    """Ctrl-C at random instants of real processes, sent to the whole group, as a terminal does."""
     rng, rows, wrong = random.Random(seed), [], []
     argv_of = commands(place)
     m, ready = place.materials, place.root / "ready"
@@ -80,7 +80,7 @@ def interrupt(place: Place, times: int, seed: int, only: list[str] | None) -> Ro
 
 
 def _interrupted(argv: Argv, delay: float | None) -> tuple[int, str, float]:
-    """Exit code, standard error, seconds; None lets it end."""
+    """Exit code, standard error, seconds. delay None: not interrupted."""
     inner, outer = os.pipe()
     process = subprocess.Popen(
         [sys.executable, "-c", BOOT, str(outer), *argv],

@@ -1,8 +1,7 @@
 """The jobs of `accidents.py`: a command each, and what its folder may hold after an accident.
 
-A job says how to run it in a folder, what may stand there at any instant (`check`: every file is
-absent, old or whole), and what must stand there in the end (`outcome`, compared with that of a run
-that was left alone).
+A job says how to run it in a folder, and what must be in the folder in the end (`outcome`, compared
+with that of an undisturbed run). At any instant every file must be absent, old or whole.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ Argv = list[str]
 
 @dataclass
 class Job:
-    """run: do it in a folder, the exit code. prepare: what stands there before. mlx: needs it."""
+    """run: in a folder; returns the exit code. prepare: fills the folder before. mlx: needs MLX."""
 
     name: str
     run: Callable[[Path], int]
@@ -78,7 +77,7 @@ def files(folder: Path) -> list[Path]:
 
 
 def plain(row: Any) -> Any:
-    """A line or document without what a clock says."""
+    """A line or document without measured times."""
     if isinstance(row, dict):
         return {k: plain(v) for k, v in row.items() if k not in TIMES}
     return [plain(v) for v in row] if isinstance(row, list) else row
@@ -93,7 +92,7 @@ def digest(path: Path) -> str:
 
 
 class Materials:
-    """Checkpoints and data, made once. folder: they lie in it; url: of the stand-in hub."""
+    """Checkpoints and data, made once in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -210,7 +209,7 @@ def save(m: Materials) -> Job:
 
 
 def cache(m: Materials) -> Job:
-    """`LaneCache.save` over another cache, and what is there is loaded."""
+    """`LaneCache.save` over another cache, after the file that is there is loaded."""
 
     def filled(rows: int) -> Any:
         import tinylane

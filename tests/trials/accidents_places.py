@@ -1,7 +1,7 @@
 """Full disks, folders that cannot be written, and second processes, for `accidents.py`.
 
-Every command that writes is run where its file cannot be: exit 2, one line on standard error, what
-was there before unchanged, nothing left behind.
+Every command that writes is run where its file cannot be written: exit 2, one line on standard
+error, old files unchanged, no new ones.
 """
 
 from __future__ import annotations
@@ -119,8 +119,7 @@ def _refused(place: Place, code: int) -> None:
 
 
 def places(place: Place, times: int, seed: int, only: list[str] | None) -> Rows:
-    """Each command on a disk that takes no more, and in folders that cannot be written. times: 1
-    tries one of each only."""
+    """Each command on full disks and in folders without rights. times: 1 tries one of each."""
     from accidents import finish
 
     rows, wrong = [], []
@@ -228,7 +227,7 @@ def can_mount(place: Place) -> bool:
 
 
 def _again(folder: Path) -> None:
-    """So that a finished evaluation has something left to do: its last result goes."""
+    """Remove the last result of a finished evaluation, so that it has something to do."""
     for path in files(folder):
         if path.name == "results.jsonl":
             *kept, _ = path.read_bytes().splitlines(keepends=True)
@@ -277,7 +276,7 @@ def new_folder(place: Place) -> Path:
 
 
 def second(place: Place, times: int, seed: int, only: list[str] | None) -> Rows:
-    """The first is stopped where it holds the lock; the second is refused; the first ends well."""
+    """The first is stopped while it holds the lock; the second is refused; the first goes on."""
     from accidents import finish, start, wait
 
     rows, wrong = [], []

@@ -72,7 +72,7 @@ def soak(
 
 
 def _one(model: Any, rng: random.Random, steps: int, tally: Counter[str]) -> tuple[Any, int]:
-    """One decoding to its end (or `steps`), with lanes coming and going; rows of its cache."""
+    """One decoding to its end (or `steps`), while lanes join and leave; rows in its cache."""
     decoding = Decoding(
         model,
         [rng.randrange(4, VOCAB) for _ in range(8)],
@@ -125,7 +125,7 @@ def _active(backend: str) -> int:
 
 
 def _sample(decoding: Any, backend: str, rows: int) -> dict[str, Any]:
-    """At a decoding's end: what is held in all but the cache."""
+    """At a decoding's end: the memory held beyond the cache."""
     decoding.cache.settle()
     traced, active = tracemalloc.get_traced_memory()[0], _active(backend)
     cache = int(decoding.cache.nbytes)
@@ -133,7 +133,7 @@ def _sample(decoding: Any, backend: str, rows: int) -> dict[str, Any]:
 
 
 def _ends(values: list[int]) -> tuple[int, int]:
-    """Medians of the first and of the last quarter; the very first warms things up."""
+    """Medians of the first and of the last quarter; the first decoding is left out."""
     values = values[1:] if len(values) > 2 else values
     part = max(1, len(values) // 4)
     return int(statistics.median(values[:part])), int(statistics.median(values[-part:]))

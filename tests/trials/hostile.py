@@ -5,8 +5,8 @@
     python tests/trials/hostile.py --mutations 1000000 --seed 7
 
 Every input must be refused by one clear line (TinylaneError), in 2 s of processor time and 200 MiB,
-without running anything, opening a file outside its folder or changing one. A category is tried in
-a process of its own, so that a crash or a bomb ends that and not the tests.
+without running anything, opening a file outside its folder or changing one. Each category is tried
+in a process of its own, so that a crash ends that process and not the tests.
 """
 
 from __future__ import annotations
@@ -249,7 +249,7 @@ def _reset_peak() -> int:
 
 
 def faults(outcome: Outcome) -> list[str]:
-    """What is wrong with an outcome; nothing, if the input was refused as it should be."""
+    """What is wrong with an outcome; empty if the input was refused as it should be."""
     wrong = []
     if outcome.kind != "refused":
         wrong.append(f"{outcome.kind}: {outcome.message}")

@@ -4,9 +4,9 @@
 
 `hostile.py` reads each input with the package's functions, and watches what is opened. Here the
 command that a user would give it to is run, each in a process of its own (a fork that has imported
-the package): its exit code, what it says on standard error, its processor time, and its memory
-above the process it was forked from. A category without a command of its own is read where a
-checkpoint would hold it.
+the package): its exit code, what it prints on standard error, its processor time, and its memory
+beyond that of the process it was forked from. A category that no command takes is read from the
+place in a checkpoint where it belongs.
 """
 
 from __future__ import annotations

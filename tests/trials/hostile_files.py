@@ -30,7 +30,7 @@ def prefixes() -> Iterator[tuple[str, bytes]]:
 
 
 def headers() -> Iterator[tuple[str, bytes]]:
-    """Single weight files that no reader may take."""
+    """Single weight files that every reader must refuse."""
     yield from CRAFTED.items()
     for length in (0, 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63, 2**64 - 8):
         yield f"header of {length} bytes", struct.pack("<Q", length) + b"{}" + bytes(100)
@@ -84,7 +84,7 @@ def headers() -> Iterator[tuple[str, bytes]]:
 
 
 def weights(base: Path) -> Iterator[tuple[str, Make]]:
-    """Checkpoint folders whose tensors are not what the config calls for."""
+    """Checkpoint folders whose tensors do not fit the config."""
     with TensorFile.open(base / "model.safetensors") as file:
         good = {name: file.read(name) for name in file.names}
     first, norm = "model.layers.0.self_attn.q_proj.weight", "model.norm.weight"
@@ -186,7 +186,7 @@ KINDS = {"positions": "I64", "lanes": "I64", "lane_rope.omega": "F64", "lane_mas
 
 
 def sparse(path: Path, shapes: dict[str, tuple[int, ...]], **meta: str) -> None:
-    """A file whose header is honest and whose tensors are one hole of the file system."""
+    """A file with a correct header whose tensors take no room on the disk."""
     header: dict[str, Any] = {"__metadata__": meta} if meta else {}
     end = 0
     for name, shape in shapes.items():

@@ -19,7 +19,7 @@ WRONG: tuple[Any, ...] = ("x", -1, 1.5, 10**19, [[1]], {}, None, True)
 
 
 def lines_that_are_none(good: bytes) -> Iterator[tuple[str, Make]]:
-    """What may stand in any file of JSON Lines; `good` is its first line."""
+    """Bad lines for any file of JSON Lines; `good` is a good first line."""
     deep = b'{"a":' * 3000 + b"1" + b"}" * 3000
     for what, data in {
         "a list": b"[1, 2]\n",

@@ -1,7 +1,7 @@
 """Mutated checkpoints: small good files with bytes, tokens and structures changed at random.
 
-Whatever happens, the answer is a value or one TinylaneError, within a second; and a safetensors
-file that our reader accepts, the safetensors library accepts with the same names, shapes and bytes.
+Every one must give a value or one TinylaneError within a second. A safetensors file that our reader
+accepts must give the same names, shapes and bytes with the safetensors library.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def tensors_mutated(data: bytes, rng: random.Random) -> bytes:
     kind = rng.random()
     if kind < 0.1:
         return bytes_mutated(data, rng)
-    if kind < 0.15:  # only what the header says nothing about
+    if kind < 0.15:  # only the data, which the header does not describe
         return data[: -len(rest)] + rng.randbytes(len(rest)) if rest else data
     if kind < 0.6:
         header = bytes_mutated(header, rng)

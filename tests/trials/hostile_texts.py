@@ -35,13 +35,13 @@ def text(name: str, data: bytes | str) -> Make:
 
 
 def put(path: Path, data: bytes | str) -> None:
-    """Write a file anew: what is there may be a link to the base's."""
+    """Write a file, after removing the old one, which may be a link to the base's."""
     path.unlink(missing_ok=True)
     path.write_bytes(data if isinstance(data, bytes) else data.encode("utf-8", "surrogatepass"))
 
 
 def not_json(name: str, base: Path) -> Iterator[tuple[str, Make]]:
-    """What may stand in the place of any JSON object."""
+    """Bad contents for any file that should hold a JSON object."""
     for what, data in {
         "empty": b"",
         "a list": b"[]",

@@ -10,13 +10,13 @@ that reach the changed function, the quickest first, until one fails. Not change
 other decorated functions, calls of `len` and `isinstance`, annotations, and what stands outside of
 functions (constants, the regular expressions of `answers.py`, the fields of dataclasses).
 
-A change that no test notices must stand in `data/mutation_survivors.json`, with the reason, and
-what stands there must survive. A change that keeps the tests from ending counts as noticed, in a
-column of its own; what is bounded is the processor's time, so a busy machine changes nothing.
+A change that no test notices must be listed in `data/mutation_survivors.json` with the reason, and
+what is listed must survive. A change that keeps the tests from ending counts as noticed, in a
+column of its own; the limit is on processor time, so a busy machine changes nothing.
 Exit code 1: a file's score (noticed / all, nothing left out) is below 95%, or the list is wrong.
 
-With --work, what was noticed in a former run stands unless its function was changed, while the
-survivors are tried again. To begin anew, remove DIR.
+With --work, a change that was noticed in a former run is not tried again unless its function
+changed; survivors are. To begin anew, remove DIR.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def pytest_collection_modifyitems(items):
 
 
 class Change(NamedTuple):
-    """What was changed, said so that it stays true when lines move and others are changed."""
+    """A change, described by its text, so that it stays valid when lines move."""
 
     where: str  # file.function or file.Class.method; the file without its folder
     was: str
@@ -192,7 +192,7 @@ def run(module: str, copy: Path, jobs: int) -> dict[str, str]:
 
 
 def update(copy: Path) -> None:
-    """Bring a copy up to date; a file that is the same keeps its time, which mutmut goes by."""
+    """Update a copy; an unchanged file keeps its time, which mutmut compares."""
     for folder in (copy / "tests", copy / "mutants" / "tests"):
         shutil.rmtree(folder, ignore_errors=True)
     for name in COPIED:
@@ -281,7 +281,7 @@ def changes(names: list[str], module: str, copy: Path) -> list[Change]:
 
 
 def read_list(modules: list[str]) -> dict[Change, tuple[int, str, bool]]:
-    """What is said to survive in these files: how often, why, and whether nothing is changed."""
+    """The listed survivors of these files: how often, why, and whether the change has no effect."""
     listed: dict[Change, tuple[int, str, bool]] = {}
     for entry in json.loads(LISTED.read_text()):
         if entry["in"].partition(".")[0] in map(short, modules):
@@ -301,7 +301,7 @@ def table(
     alive: Counter[Change],
     reasons: dict[Change, tuple[int, str, bool]],
 ) -> str:
-    """A line for every file: of how many changes what became, and the two scores."""
+    """A line for every file: its changes by outcome, and the two scores."""
     lines = [
         "".join([f"{'file':10}{'changes':>9}", *(f"{c:>12}" for c in COLUMNS), "   score   *"])
     ]
@@ -320,7 +320,7 @@ def table(
 
 
 def differences(what: str, changes: Counter[Change]) -> bool:
-    """Print them; whether there are none."""
+    """Print them; returns whether there are none."""
     for which in sorted(changes.elements()):
         print(f"{what}: {which.where}\n  - {which.was}\n  + {which.becomes}")
     return not changes

@@ -1,6 +1,7 @@
-"""No accident loses a file: killed, interrupted, locked out, without room, in threads, for long.
+"""No file is lost when a process is killed, interrupted, locked out or the disk is full.
 
-A small share of what `accidents.py` does; its docstring has the commands that do it all.
+Also: threads, and memory over a long time. A small share of what `accidents.py` does; its docstring
+has the commands for all of it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ MLX = ("mlx", "float32")
 
 
 def accidents(tmp_path: Path, *words: object, code: int = 0) -> tuple[dict[str, int], str]:
-    """Run the script: its totals and all that it said."""
+    """Run the script; its totals and its output."""
     done = subprocess.run(
         [sys.executable, str(HERE / "accidents.py"), *map(str, words)],
         env={**os.environ, "PYTHONPATH": str(HERE.parents[1]), "TMPDIR": str(tmp_path)},
@@ -40,8 +41,8 @@ def accidents(tmp_path: Path, *words: object, code: int = 0) -> tuple[dict[str, 
 
 
 def test_killed_at_random_instants_every_file_is_absent_old_or_whole(tmp_path: Path) -> None:
-    """Download, load, generate --save, cache save, eval, collect and training: killed, looked at,
-    and given again until the result is that of a run left alone."""
+    """Download, load, generate --save, cache save, eval, collect and training are killed, their
+    files checked, and run again until the result is that of an undisturbed run."""
     total, _ = accidents(tmp_path, "--kills", 9)
     assert total["kills"] == 9 and total["wrong"] == 0 and total["continued"] > 0
 
@@ -72,7 +73,7 @@ def test_ctrl_c_is_one_line_and_keeps_what_was_there(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_while_the_command_line_is_imported_is_one_line(tmp_path: Path) -> None:
-    """Before there is anything that could handle it; libraries may make another error of it."""
+    """Before anything could handle it; a library may turn it into another error."""
     code = (
         "import signal, sys, types\nimport tinylane.__main__ as entry\n"
         "class Slow(types.ModuleType):\n"
@@ -92,7 +93,8 @@ def test_ctrl_c_while_the_command_line_is_imported_is_one_line(tmp_path: Path) -
 def test_what_a_killed_writer_left_the_next_one_removes_and_a_live_one_keeps(
     tmp_path: Path,
 ) -> None:
-    """A temporary file without its process is nobody's; others' and other names' are let be."""
+    """A temporary file of a process that ended is removed; those of live processes and of other
+    names are kept."""
     target = tmp_path / "run.json"
     code = (
         "import os, signal, sys\nfrom tinylane.files.io import replacing\n"
@@ -176,8 +178,8 @@ def test_a_decoding_that_is_kept_is_found_by_the_soak() -> None:
 
 
 def test_a_merge_that_was_not_finished_begins_again(tmp_path: Path, monkeypatch: Any) -> None:
-    """It left weights and no config.json, and was refused for the weights; and a kill between
-    config.json and Omega's adapter left what looked complete, and read without its lanes."""
+    """Once it left weights without a config.json, and the next try was refused for the weights. A
+    kill between config.json and Omega's adapter left a folder that was read without its lanes."""
     from helpers_cli import write_checkpoint
 
     import tinylane

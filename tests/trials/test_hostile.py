@@ -1,4 +1,4 @@
-"""No file, prompt or setting of somebody else's crashes, hangs, runs, escapes or leaves a trace.
+"""Hostile files, prompts and settings are refused: no crash, no hang, nothing run or written.
 
 The corpus is made by `hostile.py`, by name and category. TINYLANE_MUTATIONS: how many mutated
 files to try (50,000); `python tests/trials/hostile.py --mutations 1000000` does it by itself.
