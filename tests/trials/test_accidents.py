@@ -183,7 +183,7 @@ def test_a_merge_that_was_not_finished_begins_again(tmp_path: Path, monkeypatch:
     from helpers_cli import write_checkpoint
 
     import tinylane
-    from tinylane.checkpoints import export, fuse
+    from tinylane.checkpoints import export
 
     base, out = write_checkpoint(tmp_path / "base"), tmp_path / "out"
     original = export.write_json
@@ -195,11 +195,11 @@ def test_a_merge_that_was_not_finished_begins_again(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(export, "write_json", full)
     with pytest.raises(TinylaneError, match="no room"):
-        fuse.fuse(base, out, base / "adapter")
-    assert (out / "model.safetensors").exists() and (out / fuse.UNFINISHED).exists()
+        export.fuse(base, out, base / "adapter")
+    assert (out / "model.safetensors").exists() and (out / export.UNFINISHED).exists()
     monkeypatch.undo()
-    fuse.fuse(base, out, base / "adapter")
-    assert not (out / fuse.UNFINISHED).exists()
+    export.fuse(base, out, base / "adapter")
+    assert not (out / export.UNFINISHED).exists()
     assert tinylane.load(out, backend="numpy").trained_for_lanes
     with pytest.raises(TinylaneError, match="already holds weights"):
-        fuse.fuse(base, out, base / "adapter")
+        export.fuse(base, out, base / "adapter")
