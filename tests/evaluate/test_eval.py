@@ -15,7 +15,7 @@ from helpers_eval import checkpoint, data, flags, model, results  # noqa: F401 -
 
 import tinylane
 from tinylane.commands.progress import Progress, duration
-from tinylane.evaluate import runner, tasks
+from tinylane.evaluate import tasks
 from tinylane.evaluate.tasks.task import Options
 from tinylane.files.run_dir import read_run
 

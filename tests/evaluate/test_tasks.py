@@ -72,7 +72,7 @@ def test_any_fields_of_any_file(tmp_path: Path) -> None:
     assert [p.truth for p in problems] == ["\\frac{1}{2}", "73", "27"]
     assert problems[1].prompt == "Q: AIME asks.\nA:"
     assert task.right("0.5", problems[0].truth) and not task.right("0.6", problems[0].truth)
-    named = Options(data=str(path), question="level", answer="problem", compare="exact")
+    named = Options(data=str(path), question_field="level", answer_field="problem", compare="exact")
     with pytest.raises(TinylaneError, match="line 2: no field 'level'"):
         tasks.make("jsonl", named).problems(None, 0)
 
@@ -95,7 +95,7 @@ def test_what_decides_the_problems_is_in_the_settings(tmp_path: Path) -> None:
         (Options(data="/no/such"), "/no/such"),
         (Options(data="EMPTY"), "no problems in it"),
         (Options(data="GOOD", template="no place"), "expected {question} in it"),
-        (Options(data="GOOD", pattern="("), "not a regular expression"),
+        (Options(data="GOOD", answer_pattern="("), "not a regular expression"),
         (Options(data="GOOD", compare="roughly"), "expected math or exact"),
     ],
 )
@@ -146,6 +146,14 @@ def test_the_shell_game_in_words_is_the_same_game() -> None:
     assert task.extract("so BAC", False) is None
     with pytest.raises(TinylaneError, match="give --cups and --swaps"):
         tasks.make("shell-game", Options(), None)
+
+
+def test_a_flag_of_another_task_is_refused_by_name(tmp_path: Path) -> None:
+    options = Options(data=str(gsm8k(tmp_path, 2)), cups=3)
+    with pytest.raises(TinylaneError, match=r"^gsm8k does not use --cups; it uses --data, --q"):
+        tasks.make("gsm8k", options)
+    with pytest.raises(TinylaneError, match=r"^shell-game does not use --answer-pattern; it uses "):
+        tasks.make("shell-game", Options(answer_pattern="x"))
 
 
 # Answers as mathematics.

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -160,7 +160,7 @@ def prepare(args: Any, lanes: Callable[[Task], list[int]], equal: str) -> Setup:
     """
     sampling = parse_flags(args)
     together = shared_flags.collaboration(args)
-    options = task_options(args)
+    options = Options(**{field.name: getattr(args, field.name) for field in fields(Options)})
     shard, out = assign(args.shard, args.out)
     if out is not None:
         check_folder(Path(out))
@@ -264,20 +264,6 @@ def _check_modes(args: Any) -> None:
     for flag, (taken, needs) in takes.items():
         if getattr(args, flag) is not None and not taken:
             raise TinylaneError(f"--{flag.replace('_', '-')} needs {needs}")
-
-
-def task_options(args: Any) -> Options:
-    """The flags about the task."""
-    return Options(
-        data=args.data,
-        question=args.question_field,
-        answer=args.answer_field,
-        template=args.template,
-        compare=args.compare,
-        pattern=args.answer_pattern,
-        cups=args.cups,
-        swaps=args.swaps,
-    )
 
 
 def conditions_of(

@@ -26,7 +26,13 @@ from tinylane.files.io import write_json, write_text
 def flags(p: Any) -> None:
     """Add the command's flags."""
     p.description += " Needs scipy and matplotlib: pip install 'tinylane[eval,plot]'."
-    p.add_argument("runs", nargs="+", metavar="RUN", help="the --out of tinylane eval")
+    p.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="the --out of tinylane eval; those of all shards of a run count as one, and "
+        "transcripts of the shards of tinylane collect become one file",
+    )
     p.add_argument("--out", metavar="DIR", help="where to write; default: the first run's folder")
     p.add_argument(
         "--measure",

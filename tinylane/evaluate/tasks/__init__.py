@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tinylane.evaluate.tasks.task import Options, Task
 
 # name on the command line -> the module that makes it, and the fields of `Options` that it reads
-FILE = ("data", "question", "answer", "template", "compare", "pattern")
+FILE = ("data", "question_field", "answer_field", "template", "compare", "answer_pattern")
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "shell-game": ("tinylane.evaluate.tasks.shell_game_task", ("cups", "swaps")),
     "gsm8k": ("tinylane.evaluate.tasks.gsm8k", FILE),
@@ -34,13 +34,6 @@ def make(name: str, options: Options, model: Any = None) -> Task:
     module, reads = KINDS[name]
     for field in options.__dataclass_fields__:
         if field not in reads and getattr(options, field) is not None:
-            raise TinylaneError(
-                f"{name} does not use {_flag(field)}; it uses {', '.join(map(_flag, reads))}"
-            )
+            flags = [f"--{word.replace('_', '-')}" for word in (field, *reads)]
+            raise TinylaneError(f"{name} does not use {flags[0]}; it uses {', '.join(flags[1:])}")
     return import_module(module).task(options, model)
-
-
-def _flag(field: str) -> str:
-    """The flag that sets a field of `Options`."""
-    named = {"question": "question-field", "answer": "answer-field", "pattern": "answer-pattern"}
-    return f"--{named.get(field, field)}"

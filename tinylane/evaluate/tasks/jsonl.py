@@ -44,22 +44,28 @@ def of_file(name: str, options: Options, truth: Callable[[str, str], str]) -> Ta
     compare = options.compare or "math"
     if compare not in COMPARE:
         raise TinylaneError(f"--compare {show(compare, 40)}; expected {' or '.join(COMPARE)}")
-    pattern = options.pattern
+    pattern = options.answer_pattern
 
     def problems(count: int | None, seed: int) -> list[Problem]:
         listed = []
         for number, row in jsonl.read(data, rows=MAX_PROBLEMS):
             where = f"{data}, line {number}"
             fields = Fields(row, where)
-            question = options.question or next((k for k in QUESTIONS if k in row), QUESTIONS[0])
-            asked = fields.spelled(question)
-            said = fields.spelled(options.answer or "answer")
+            usual = next((name for name in QUESTIONS if name in row), QUESTIONS[0])
+            asked = fields.spelled(options.question_field or usual)
+            said = fields.spelled(options.answer_field or "answer")
             prompt = template.replace("{question}", asked)
             listed.append(Problem(str(number), prompt, truth(said, where)))
         return first(listed, count, data)
 
-    settings: dict[str, Any] = {"data": file_digest(data), "template": template, "compare": compare}
-    settings |= {"question": options.question, "answer": options.answer, "pattern": pattern}
+    settings = {
+        "data": file_digest(data),
+        "template": template,
+        "compare": compare,
+        "question": options.question_field,
+        "answer": options.answer_field,
+        "pattern": pattern,
+    }
     find_answer("", pattern)  # a bad pattern is an error before anything else is done
     extract = lambda text, finished: answer_of(text, finished, pattern)
     if compare == "exact":

@@ -29,17 +29,18 @@ class Problem:
 class Options:
     """What the command line may say about a task. A task refuses the options that it does not use.
 
-    data: a JSONL file. question, answer: names of its fields (None: the usual ones). template: a
-    text with `{question}` in it. compare: "math", "exact" or None for the task's own. pattern: a
-    regular expression for answers. cups, swaps: the size of the shell game.
+    Every field is named like its flag. data: a JSON Lines file. question_field, answer_field: names
+    of its fields (None: the usual ones). template: a text with `{question}` in it. compare: "math",
+    "exact" or None for the task's default. answer_pattern: a regular expression. cups, swaps: the
+    size of the shell game.
     """
 
     data: str | None = None
-    question: str | None = None
-    answer: str | None = None
+    question_field: str | None = None
+    answer_field: str | None = None
     template: str | None = None
     compare: str | None = None
-    pattern: str | None = None
+    answer_pattern: str | None = None
     cups: int | None = None
     swaps: int | None = None
 
