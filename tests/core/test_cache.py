@@ -12,6 +12,7 @@ from helpers_lanes import TOLERANCE, ids, omega, one_pass, small
 from tinylane.core.cache import BLOCK
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
+from tinylane.files.cache_file import typed
 
 # Rows.
 
@@ -25,7 +26,7 @@ def test_growing_across_blocks_keeps_every_row_to_the_bit(kind):
     put: list[np.ndarray] = []
     for count in (1, BLOCK - 2, 1, 1, 3, 2 * BLOCK, 1, 40, BLOCK):
         new = rng.standard_normal((2, 2, count, 8)).astype(np.float32)
-        keys, values = cache.put(0, model.typed(new[0]), model.typed(new[1]))
+        keys, values = cache.put(0, typed(model, new[0]), typed(model, new[1]))
         first = len(cache)
         cache.commit(np.arange(first, first + count), np.zeros(count, dtype=np.int64))
         put.append(new)

@@ -14,6 +14,7 @@ from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask
 from tinylane.core.model import Model
+from tinylane.files.cache_file import typed
 
 ANY = pytest.mark.parametrize("kind", BACKENDS, ids="-".join)
 
@@ -21,7 +22,7 @@ ANY = pytest.mark.parametrize("kind", BACKENDS, ids="-".join)
 def put(cache: LaneCache, count: int) -> None:
     """Put and commit `count` rows of zeros in every layer."""
     config = cache.model.config
-    new = cache.model.typed(np.zeros((config.kv_heads, count, config.head_dim), dtype=np.float32))
+    new = typed(cache.model, np.zeros((config.kv_heads, count, config.head_dim), dtype=np.float32))
     for layer in range(config.layers):
         cache.put(layer, new, new)
     cache.commit(np.arange(len(cache), len(cache) + count), np.full(count, SHARED))

@@ -16,6 +16,7 @@ from tinylane.core.decoder import (
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Places
 from tinylane.core.model import Model
+from tinylane.files.cache_file import typed
 from tinylane.testing import Case, check, example_case
 from tinylane.testing.checks import bound
 from tinylane.testing.samples import random_weights
@@ -58,7 +59,9 @@ def test_what_a_call_refuses_and_how(call: dict[str, Any], message: str) -> None
 
 
 def test_ten_thousand_lanes_are_refused_before_anything_is_allocated() -> None:
-    with pytest.raises(TinylaneError, match="10000 lanes; expected a whole number from 1 to 1024"):
+    with pytest.raises(
+        TinylaneError, match="lanes is 10000; expected a whole number from 1 to 1024"
+    ):
         MODEL([1], [0], [9_999])
 
 
@@ -191,10 +194,10 @@ def test_typed_reads_bfloat16_bits() -> None:
     mx = pytest.importorskip("mlx.core")
     model = Model(CONFIG, {}, "mlx", "bfloat16")
     bits = np.array([0x3F80, 0xC000], dtype=np.uint16)
-    assert model.typed(bits).tolist() == [1.0, -2.0] and model.typed(bits).dtype == mx.bfloat16
+    assert typed(model, bits).tolist() == [1.0, -2.0] and typed(model, bits).dtype == mx.bfloat16
     floats = np.array([[1.5, -2.0], [3.0, 0.5]], dtype=np.float32)
-    assert model.typed(floats).tolist() == floats.tolist()
-    found = MODEL.typed(floats.T)
+    assert typed(model, floats).tolist() == floats.tolist()
+    found = typed(MODEL, floats.T)
     assert found.tolist() == floats.T.tolist() and found.dtype == np.float64
     assert found.flags.c_contiguous  # a product of others is 12 times slower
 

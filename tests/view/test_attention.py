@@ -12,6 +12,7 @@ from helpers_lanes import OMEGAS, ids, omega, small
 
 from tinylane.core import decoder
 from tinylane.core.lanes import SHARED, LaneMask
+from tinylane.files.cache_file import typed
 from tinylane.testing import example_case
 from tinylane.view.attention import attention_weights, listening
 
@@ -28,7 +29,7 @@ def by_identity(model: Any, rows: Any, rope: Any, mask: Any) -> np.ndarray:
         S, D = keys.shape[-2:]
         columns = []
         for start in range(0, S, D):
-            one = model.typed(np.eye(S, D, -start, dtype=np.float32))
+            one = typed(model, np.eye(S, D, -start, dtype=np.float32))
             each = one.__array_namespace__().stack([one] * keys.shape[-3])
             part = decoder.attention(queries, keys, each, mask, block_of)
             columns.append(np.array(part.astype(part.__array_namespace__().float32)))

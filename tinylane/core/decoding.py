@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinylane.core.errors import TinylaneError
+from tinylane.core.errors import TinylaneError, whole
 from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, LaneRoPE, Rotation, Row
-from tinylane.core.prompt import Prompt, encode_lane_prompt, encode_prompt, end_ids
-from tinylane.core.sampling import Sampler, check, uniform
+from tinylane.core.prompt import Prompt, encode_lane_prompt, encode_prompt, end_ids, text_stream
+from tinylane.core.sampling import Sampler, uniform
 
 if TYPE_CHECKING:
     from tinylane.core.cache import LaneCache
@@ -124,13 +124,13 @@ class Decoding:
 
     def __init__(self, model: Model, prompt: Prompt, lanes: int = 1, **settings: Any) -> None:
         began, s = time.perf_counter(), Settings(**settings)
-        n = _whole("lanes", lanes, 1, MAX_LANES)
+        n = whole("lanes", lanes, 1, MAX_LANES)
         self.model, self.stop = model, tuple(s.stop)
-        self.seed = _whole("seed", s.seed, 0, 2**128 - 1)
-        self.chunk = _whole("chunk", s.chunk, 1)
+        self.seed = whole("seed", s.seed, 0, 2**128 - 1)
+        self.chunk = whole("chunk", s.chunk, 1)
         self.total_tokens = s.total_tokens
         if s.total_tokens is not None:
-            self.total_tokens = _whole("total_tokens", s.total_tokens, n)
+            self.total_tokens = whole("total_tokens", s.total_tokens, n)
         self.sampler = s.sampler or Sampler.from_config(model.sampling)
         self.mask = s.lane_mask or model.mask(n)
         if self.mask.n < n:
@@ -192,13 +192,13 @@ class Decoding:
                 f"the lane's prompt has {len(ids)} tokens, but the clock is only "
                 f"{self.clock - len(self.prompt)} past the shared prompt"
             )
-        lane = Lane(m, ids, self.clock, _whole("max_tokens", max_tokens, 1))
+        lane = Lane(m, ids, self.clock, whole("max_tokens", max_tokens, 1))
         if ids:
             self._feed += [(t, self.clock - len(ids) + k, m) for k, t in enumerate(ids)]
         else:
             self._logits[m] = self._prompt_logits
         self.lanes.append(lane)
-        self._streams[m] = self._stream()
+        self._streams[m] = text_stream(self.model, self.stop)
         return lane
 
     def fork(self, source: int, *, max_tokens: int | None = None) -> Lane:
@@ -211,7 +211,7 @@ class Decoding:
         if parent.finish_reason is not None:
             raise TinylaneError(f"fork: lane {source} has finished ({parent.finish_reason})")
         self._room(m)
-        limit = parent.max_tokens if max_tokens is None else _whole("max_tokens", max_tokens, 1)
+        limit = parent.max_tokens if max_tokens is None else whole("max_tokens", max_tokens, 1)
         self.cache.fork(source, m)
         self._feed += [(t, i, m) for t, i, lane in self._feed if lane == source]
         if source in self._logits:
@@ -220,7 +220,7 @@ class Decoding:
         lane.tokens, lane.logprobs = list(parent.tokens), list(parent.logprobs)
         lane.forked = (source, self.clock)
         self.lanes.append(lane)
-        self._streams[m] = self._stream()
+        self._streams[m] = text_stream(self.model, self.stop)
         for token in lane.tokens:
             self._say(lane, token)
         return lane
@@ -310,23 +310,15 @@ class Decoding:
                 "give a lane_mask for all lanes that will join"
             )
 
-    def _stream(self) -> Any:
-        tokenizer = self.model.tokenizer
-        return None if tokenizer is None else tokenizer.stream(self.stop)
-
     def _say(self, lane: Lane, token: int) -> bool:
         """Add a token's text to its lane; whether that completed a stop string."""
         stream = self._streams[lane.index]
-        if stream is None:
-            return False
         lane.text += stream.push(token)
         return stream.stopped
 
     def _end(self, lane: Lane, reason: str) -> None:
         lane.finish_reason = reason
-        stream = self._streams[lane.index]
-        if stream is not None:
-            lane.text += stream.flush()
+        lane.text += self._streams[lane.index].flush()
         self._logits.pop(lane.index, None)
 
     def _forward(self, rows: list[Row]) -> dict[int, Any]:
@@ -362,19 +354,19 @@ class Decoding:
         history: list[list[int]] = [[] for _ in live]
         if self.sampler.repetition_penalty != 1:
             history = [self.prompt + lane.prompt + lane.tokens for lane in live]
-        self._ahead = None
         full = self.clock + 1 >= self.model.config.context
         last = full or all(len(lane.tokens) + 1 >= lane.max_tokens for lane in live)
+        self._ahead = None
         if self.model.backend == "mlx" and not last:
-            from tinylane.core.pipeline import Ahead, worthwhile
+            from tinylane.core.pipeline import draw
 
-            if worthwhile(self.model, self.sampler):  # build the next pass while MLX computes
-                drawn = tokens, logprobs = self.sampler.draw(logits, draws, history)
-                lanes = [lane.index for lane in live]
-                self._ahead = Ahead(self.model, self.cache, self.mask, self.clock, lanes, drawn)
-                check(logprobs)
-                return tokens.tolist(), logprobs.tolist()
-        tokens, logprobs = self.sampler(logits, draws, history)
+            lanes = [lane.index for lane in live]
+            row = (self.cache, self.mask, self.clock, lanes)
+            tokens, logprobs, self._ahead = draw(
+                self.model, self.sampler, logits, draws, history, row
+            )
+        else:
+            tokens, logprobs = self.sampler(logits, draws, history)
         return tokens.tolist(), logprobs.tolist()
 
 
@@ -396,11 +388,3 @@ def generate(
         if on_step is not None:
             on_step(step)
     return decoding.result()
-
-
-def _whole(name: str, value: Any, least: int, most: int | None = None) -> int:
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or value < least or (most is not None and value > most):
-        upto = "" if most is None else f" and at most {most}"
-        raise TinylaneError(f"{name} is {value!r}; expected a whole number, at least {least}{upto}")
-    return int(value)

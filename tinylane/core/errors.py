@@ -42,3 +42,15 @@ def show(value: object, limit: int = 80) -> str:
     except ValueError:  # an integer beyond Python's limit of digits
         text = f"a {type(value).__name__} too long to print"
     return text if len(text) <= limit else f"{text[: limit - 23]} ... {text[-18:]}"
+
+
+def whole(name: str, value: object, least: int, most: int | None = None) -> int:
+    """`value` as an int. Raises TinylaneError unless it is a whole number from `least` to `most`."""
+    try:
+        number = None if isinstance(value, bool) else int(value)  # type: ignore[call-overload]
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None or number != value or number < least or (most is not None and number > most):
+        upto = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise TinylaneError(f"{name} is {show(value)}; expected a whole number {upto}")
+    return number

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from tinylane.core.errors import TinylaneError
+from tinylane.core.errors import TinylaneError, whole
 
 SHARED = -1  # the lane of prompt tokens that every lane sees
 MAX_LANES = 1024
@@ -41,17 +41,13 @@ class LaneMask:
         v = np.array(self.visibility)
         if v.ndim != 2 or v.shape[0] != v.shape[1]:
             raise TinylaneError(f"visibility has shape {v.shape}; expected N x N, one row a lane")
-        if not 1 <= v.shape[0] <= MAX_LANES:
-            raise TinylaneError(f"{v.shape[0]} lanes; expected 1 to {MAX_LANES}")
+        _count(len(v))
         if v.dtype != bool and not np.isin(v, (0, 1)).all():
             raise TinylaneError("visibility holds values other than true and false")
-        within = 0 <= self.lag <= MAX_STEPS  # before int(), which takes no infinity
-        if isinstance(self.lag, bool) or not within or int(self.lag) != self.lag:
-            raise TinylaneError(f"lag is {self.lag}; expected a whole number of steps >= 0")
         v = v.astype(bool)
         v.setflags(write=False)
         object.__setattr__(self, "visibility", v)
-        object.__setattr__(self, "lag", int(self.lag))
+        object.__setattr__(self, "lag", whole("lag", self.lag, 0, MAX_STEPS))
 
     @property
     def n(self) -> int:
@@ -71,10 +67,9 @@ class LaneMask:
     @classmethod
     def neighbours(cls, n: int, k: int = 1, lag: int = 0) -> LaneMask:
         """Lane m reads the lanes m-k .. m+k (no wrap-around)."""
-        if isinstance(k, bool) or int(k) != k or k < 0:
-            raise TinylaneError(f"neighbours({k}); expected a whole number >= 0")
         index = np.arange(_count(n))
-        return cls(np.abs(index[:, None] - index[None, :]) <= k, lag)
+        near = np.abs(index[:, None] - index[None, :]) <= whole("neighbours", k, 0)
+        return cls(near, lag)
 
     @classmethod
     def star(cls, n: int, lag: int = 0) -> LaneMask:
@@ -263,9 +258,7 @@ class LaneRoPE:
 
 
 def _count(n: int) -> int:
-    if isinstance(n, bool) or int(n) != n or not 1 <= n <= MAX_LANES:
-        raise TinylaneError(f"{n} lanes; expected a whole number from 1 to {MAX_LANES}")
-    return int(n)
+    return whole("lanes", n, 1, MAX_LANES)
 
 
 def _slot(slot: float) -> float:

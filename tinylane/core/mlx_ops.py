@@ -17,7 +17,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from tinylane.core import decoder
+from tinylane.core import decoder, rope
 from tinylane.core.numpy_ops import spans
 
 Array = mx.array
@@ -58,12 +58,7 @@ def _compiled(function: Callable[..., Array]) -> Callable[..., Array]:
     return mx.compile(function) if mx.default_device() == mx.Device(mx.gpu) else function
 
 
-@_compiled
-def rotate(x: Array, c: Array, s: Array) -> Array:
-    """As `rope.rotate`, in one kernel."""
-    half = x.shape[-1] // 2
-    flipped = mx.concatenate([x[..., half:], x[..., :half]], axis=-1)
-    return (x * c + flipped * s).astype(x.dtype)
+rotate = _compiled(rope.rotate)  # in one kernel
 
 
 @_compiled

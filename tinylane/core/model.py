@@ -96,16 +96,6 @@ class Model:
 
         return mx.array(x)
 
-    def typed(self, x: np.ndarray) -> Array:
-        """A NumPy array of floats (bfloat16 as uint16 bits) in the activations' dtype."""
-        if self.backend == "numpy":
-            return np.ascontiguousarray(x, dtype=self.dtype)
-        import mlx.core as mx
-
-        bits = mx.array(x)
-        bits = bits.view(mx.bfloat16) if x.dtype == np.uint16 else bits
-        return bits.astype(getattr(mx, self.dtype))
-
     def plan(self, rope: Rotation, mask: LaneMask, places: Places) -> Plan:
         """`make_plan` for this model, in its backend's arrays."""
         dtype = np.float64 if self.dtype == "float64" else np.float32

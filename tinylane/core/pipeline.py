@@ -24,7 +24,7 @@ from tinylane.core.cache import LaneCache
 from tinylane.core.decoder import forward
 from tinylane.core.lanes import LaneMask, Row
 from tinylane.core.model import Model
-from tinylane.core.sampling import Sampler
+from tinylane.core.sampling import History, Sampler, check
 
 Array = Any  # mlx.core.array
 SMALL = 1 << 24  # weights of a model whose pass takes no longer than building the next one
@@ -82,14 +82,26 @@ class Ahead:
         return {lane: self.logits[k] for k, lane in enumerate(self.lanes)}
 
 
-def worthwhile(model: Model, sampler: Sampler) -> bool:
-    """Whether to build passes early: MLX only, and computing takes longer than building.
+def draw(
+    model: Model,
+    sampler: Sampler,
+    logits: Array,
+    uniforms: np.ndarray,
+    history: History,
+    rows: tuple[LaneCache, LaneMask, int, list[int]],
+) -> tuple[Array, Array, Ahead | None]:
+    """As `Sampler.__call__`, and the next pass, which is built while the tokens are computed.
 
-    Not for a sampler of another class, which may look at what it draws.
+    rows: the cache, the mask, the position and the lanes of the next pass. None in its place for a
+    small model, and for a sampler of another class, which may look at what it draws.
     """
-    if model.backend != "mlx" or type(sampler) is not Sampler:
-        return False
-    return 4 * model.config.layers * model.config.width * model.config.mlp_width > SMALL
+    large = 4 * model.config.layers * model.config.width * model.config.mlp_width > SMALL
+    if not large or type(sampler) is not Sampler:
+        return *sampler(logits, uniforms, history), None
+    drawn = sampler.draw(logits, uniforms, history)
+    ahead = Ahead(model, *rows, drawn)
+    check(drawn[1])
+    return *drawn, ahead
 
 
 def _state(cache: LaneCache) -> tuple[Any, ...]:

@@ -55,6 +55,26 @@ def encode_lane_prompt(model: Model, prompt: str | Sequence[int]) -> list[int]:
     return _checked_ids(model, prompt)
 
 
+def text_stream(model: Model, stop: Sequence[str]) -> Any:
+    """A lane's text, token by token: `push(token)`, `flush()`, `stopped` (by a stop string).
+
+    Without a tokenizer there is no text.
+    """
+    return NoText() if model.tokenizer is None else model.tokenizer.stream(stop)
+
+
+class NoText:
+    """The text of a lane whose model has no tokenizer."""
+
+    stopped = False
+
+    def push(self, token: int) -> str:
+        return ""
+
+    def flush(self) -> str:
+        return ""
+
+
 def _checked_ids(model: Model, prompt: Sequence[Any]) -> list[int]:
     for token in prompt:
         if isinstance(token, bool) or not isinstance(token, (int, np.integer)):

@@ -139,11 +139,22 @@ def load_cache(
                 wide = widen(raw, file.dtype(at))
                 if not (np.isfinite(wide.min()) and np.isfinite(wide.max())):
                     raise TinylaneError(f"{path}: {at} holds NaN or infinite values")
-                buffers[layer] = model.typed(raw)
+                buffers[layer] = typed(model, raw)
         if wanted:
             raise TinylaneError(f"{path}: {show(min(wanted))} has no place in a cache")
         cache.positions, cache.lanes = positions, lanes
     return cache
+
+
+def typed(model: Model, x: np.ndarray) -> Any:
+    """A NumPy array of floats (bfloat16 as uint16 bits) as the model's kind of array and dtype."""
+    if model.backend == "numpy":
+        return np.ascontiguousarray(x, dtype=model.dtype)
+    import mlx.core as mx
+
+    bits = mx.array(x)
+    bits = bits.view(mx.bfloat16) if x.dtype == np.uint16 else bits
+    return bits.astype(getattr(mx, model.dtype))
 
 
 def _at(path: str | Path, error: TinylaneError) -> TinylaneError:
