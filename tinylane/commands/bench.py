@@ -50,7 +50,7 @@ def flags(p: Any) -> None:
     )
     g = p.add_argument_group("output")
     g.add_argument("--json", action="store_true", help="one JSON document on standard output")
-    g.add_argument("--plot", metavar="FILE", help="step time against lanes and context: .svg, .png or .pdf")
+    g.add_argument("--plot", metavar="FILE", help="step times as a figure: .svg, .png or .pdf")
     g.add_argument("--plain", action="store_true", help="plain columns, in a terminal too")
     g.add_argument("--quiet", action="store_true", help="no progress")
 
