@@ -98,8 +98,8 @@ def _yarn_attention(rope: RopeConfig) -> float:
     return mscale(1.0)
 
 
-def table(angles: np.ndarray, factor: float = 1.0, dtype: Any = np.float32) -> Table:
-    """Angles (T, D/2) in radians -> the NumPy tables C and S (T, D) that `rotate` multiplies with.
+def table(angles: Array, factor: float = 1.0, dtype: Any = np.float32) -> Table:
+    """Angles (T, D/2) in radians -> the tables C and S (T, D) that `rotate` multiplies with.
 
     Each plane's cosine stands at both its channels; the sine has the sign of its half.
 
@@ -107,9 +107,10 @@ def table(angles: np.ndarray, factor: float = 1.0, dtype: Any = np.float32) -> T
     >>> (c.round(3) + 0.0).tolist(), (s.round(3) + 0.0).tolist()
     ([[1.0, 1.0], [0.0, 0.0]], [[0.0, 0.0], [-1.0, 1.0]])
     """
-    cos, sin = np.cos(angles) * factor, np.sin(angles) * factor
-    c = np.concatenate([cos, cos], axis=-1).astype(dtype)
-    s = np.concatenate([-sin, sin], axis=-1).astype(dtype)
+    xp = angles.__array_namespace__()
+    cos, sin = xp.cos(angles) * factor, xp.sin(angles) * factor
+    c = xp.concatenate([cos, cos], axis=-1).astype(dtype)
+    s = xp.concatenate([-sin, sin], axis=-1).astype(dtype)
     return c, s
 
 

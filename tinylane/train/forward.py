@@ -1,8 +1,8 @@
-"""The decoder's forward pass, block by block, for training: the same functions as `model.forward`.
+"""The decoder's forward pass for training, with the functions of `decoder.forward` and less memory.
 
-What it adds is room. Each block can be a gradient checkpoint (its inside is computed again on the
-way back instead of being kept). Scores of many rows, and logits of a large vocabulary, are computed
-in slices of rows, never all at once. `tests/train/test_forward.py` holds it against `model.forward`.
+Each block can be a gradient checkpoint: what is inside is not kept, but computed again for the
+gradient. Scores of many rows, and logits of a large vocabulary, are computed in slices of rows.
+`tests/train/test_forward.py` compares it with `decoder.forward`.
 
     B batch   T rows   S keys   R rows that predict   H heads   D head dim   C width   V vocab
 """
@@ -17,18 +17,18 @@ from typing import Any
 import mlx.core as mx
 
 from tinylane.core.config import ModelConfig
-from tinylane.core.decoder import Ops, Plan, block
+from tinylane.core.decoder import Plan, block
 from tinylane.core.mlx_ops import OPS
 
-LOGITS = 1 << 26  # elements of logits that are computed at a time
-SCORES = 1 << 27  # and of attention scores
+LOGITS = 1 << 26  # how many logits are computed at a time
+SCORES = 1 << 27  # and how many attention scores
 
 
 def attention(
     queries: tuple[mx.array, ...], keys: mx.array, values: mx.array, mask: Any, block_of: Any
 ) -> mx.array:
-    """As `fast.attention`, in slices of query rows where two blocks of keys share a softmax (which
-    no fused kernel does) and their scores would be many."""
+    """As `mlx_ops.attention`, in slices of query rows where that saves memory: with several blocks
+    of keys, for which there is no fused kernel, and many scores."""
     *batch, H, T, _ = queries[0].shape
     rows = max(SCORES // (math.prod(batch) * H * keys.shape[-2]), 1)
     if len(queries) == 1 or rows >= T:
@@ -55,22 +55,21 @@ def hidden(
     plan: Plan,
     rows: mx.array | None = None,
     live: Collection[str] | None = None,
-    ops: Ops = TRAINING,
 ) -> mx.array:
-    """tokens (..., T) -> what the output head takes, (..., T, C), or of `rows` only.
+    """tokens (..., T) -> the input of the output head, (..., T, C), or of `rows` only.
 
-    live: the names of the parameters that are being differentiated; given, every block is a
-    gradient checkpoint (and only what is handed to it as an argument gets a gradient).
+    live: make every block a gradient checkpoint, and differentiate only the parameters of these
+    names.
     """
-    x = ops.embed(params, tokens)
+    x = TRAINING.embed(params, tokens)
     for layer in range(config.layers):
         if live is None:
-            x = block(params, config, layer, x, plan, ops)
+            x = block(params, config, layer, x, plan, TRAINING)
         else:
-            x = _checkpointed(params, config, layer, x, plan, live, ops)
+            x = _checkpointed(params, config, layer, x, plan, live)
     if rows is not None:
         x = x[..., rows, :]
-    return ops.rms_norm(x, params["model.norm.weight"], config.norm_eps)
+    return TRAINING.rms_norm(x, params["model.norm.weight"], config.norm_eps)
 
 
 def _checkpointed(
@@ -80,29 +79,26 @@ def _checkpointed(
     x: mx.array,
     plan: Plan,
     live: Collection[str],
-    ops: Ops,
 ) -> mx.array:
     prefix = f"model.layers.{layer}."
     mine = {name: params[name] for name in live if name.startswith(prefix)}
 
     def inside(x: mx.array, mine: dict[str, mx.array], keys: Any, queries: Any) -> mx.array:
         here = Plan({layer: keys}, {layer: queries}, plan.block_of, plan.mask)  # type: ignore[arg-type]
-        return block({**params, **mine}, config, layer, x, here, ops)
+        return block({**params, **mine}, config, layer, x, here, TRAINING)
 
     return mx.checkpoint(inside)(x, mine, plan.keys[layer], plan.queries[layer])
 
 
-def logprobs(
-    params: dict[str, mx.array], x: mx.array, follows: mx.array, ops: Ops = TRAINING
-) -> mx.array:
+def logprobs(params: dict[str, mx.array], x: mx.array, follows: mx.array) -> mx.array:
     """Log-softmax of the head's logits at the tokens that follow: (B, R, C), (B, R) -> (B, R).
 
-    In float32, in slices of rows of at most `LOGITS` logits; all but a single slice are computed
-    again on the way back.
+    In float32, in slices of rows with at most `LOGITS` logits. With several slices, their logits
+    are computed again for the gradient.
     """
 
     def some(x: mx.array, head: dict[str, mx.array], follows: mx.array) -> mx.array:
-        logits = ops.linear({**params, **head}, "lm_head", x).astype(mx.float32)
+        logits = TRAINING.linear({**params, **head}, "lm_head", x).astype(mx.float32)
         chosen = mx.take_along_axis(logits, follows[..., None], axis=-1)[..., 0]
         return chosen - mx.logsumexp(logits, axis=-1)
 

@@ -23,6 +23,7 @@ import mlx.optimizers as optim
 import numpy as np
 
 from tinylane.checkpoints.adapter import OMEGA, save_adapter
+from tinylane.checkpoints.config_json import parse_config
 from tinylane.checkpoints.export import write_checkpoint
 from tinylane.core.config import ModelConfig
 from tinylane.core.decoder import forward
@@ -31,7 +32,7 @@ from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.mlx_ops import OPS
 from tinylane.core.modes import omega_start
 from tinylane.core.random_weights import random_params
-from tinylane.core.rope import RopeConfig, frequencies
+from tinylane.core.rope import frequencies
 from tinylane.evaluate.tasks.shell_game import END, ShellGame
 from tinylane.files.io import make_folder, write_json, write_text
 from tinylane.files.run_dir import Log, claim, locked
@@ -78,24 +79,31 @@ class Recipe:
 
     @property
     def config(self) -> ModelConfig:
-        """The decoder: Qwen3's shape."""
-        game = self.game
-        return ModelConfig(
-            family="qwen3",
-            vocab=len(game.vocabulary),
-            width=self.width,
-            layers=self.layers,
-            heads=self.heads,
-            kv_heads=self.kv_heads,
-            head_dim=self.head_dim,
-            mlp_width=self.mlp_width,
-            context=512,
-            norm_eps=1e-6,
-            rope=RopeConfig(base=self.base),
-            tied=True,
-            qk_norm=True,
-            eos_ids=(game.ids[END],),
-        )
+        """The decoder, in the shape of Qwen3."""
+        return parse_config(self.config_json, "recipe")
+
+    @property
+    def config_json(self) -> dict[str, Any]:
+        """The config.json of the checkpoint."""
+        return {
+            "architectures": ["Qwen3ForCausalLM"],
+            "model_type": "qwen3",
+            "vocab_size": len(self.game.vocabulary),
+            "hidden_size": self.width,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_dim,
+            "intermediate_size": self.mlp_width,
+            "max_position_embeddings": 512,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": self.base,
+            "tie_word_embeddings": True,
+            "attention_bias": False,
+            "hidden_act": "silu",
+            "eos_token_id": self.game.ids[END],
+            "torch_dtype": "float32",
+        }
 
     def start(self) -> LaneRoPE:
         """Omega before the first step. Raises TinylaneError for an unknown name."""
@@ -120,24 +128,19 @@ class Trainer:
             "weights": optim.AdamW(self._rate(recipe.lr), weight_decay=recipe.weight_decay),
             "omega": optim.AdamW(self._rate(recipe.omega_lr), weight_decay=0.0),
         }
-        for part, optimizer in self.optimizers.items():
-            optimizer.init(self._trainable(part))
+        self.optimizers["weights"].init(self.state["weights"])
+        self.optimizers["omega"].init({"omega": self.state["omega"]})
         self.plans = {n: self._plan(n) for n in recipe.lanes}
-        self._steps: dict[int, Callable] = {}
 
     def _plan(self, n: int) -> TrainingPlan:
-        positions, lanes = self.game.coordinates(n)
         mask = LaneMask.named(self.recipe.visibility, n, self.recipe.lag)
-        return TrainingPlan(self.config, mask, positions, lanes)
+        return TrainingPlan(self.config, mask, *self.game.coordinates(n))
 
     def _rate(self, peak: float) -> Callable:
         r = self.recipe
         warm = optim.linear_schedule(0.0, peak, r.warmup)
         cosine = optim.cosine_decay(peak, max(r.steps - r.warmup, 1), 0.02 * peak)
         return optim.join_schedules([warm, cosine], [r.warmup])
-
-    def _trainable(self, part: str) -> dict[str, mx.array]:
-        return self.state["weights"] if part == "weights" else {"omega": self.state["omega"]}
 
     def logits(
         self, weights: dict[str, mx.array], omega: mx.array, tokens: mx.array, n: int
@@ -147,26 +150,6 @@ class Trainer:
         P = self.recipe.swaps + 7
         rows = mx.arange(P, tokens.shape[1])
         return forward(params, self.config, tokens, self.plans[n].at(omega), OPS, rows=rows)
-
-    def _step_function(self, n: int) -> Callable:
-        def loss(trainable: dict[str, Any], tokens: mx.array, follows: mx.array) -> mx.array:
-            logits = self.logits(trainable["weights"], trainable["omega"], tokens, n)
-            chosen = mx.take_along_axis(logits, follows[..., None], axis=-1)[..., 0]
-            return (mx.logsumexp(logits, axis=-1) - chosen).mean()
-
-        def step(tokens: mx.array, follows: mx.array) -> mx.array:
-            value, grads = mx.value_and_grad(loss)(self.state, tokens, follows)
-            gradients, _ = optim.clip_grad_norm(grads["weights"], self.recipe.clip)
-            self.state["weights"] = self.optimizers["weights"].apply_gradients(
-                gradients, self.state["weights"]
-            )
-            if self.recipe.learn_omega:
-                self.state["omega"] = self.optimizers["omega"].apply_gradients(
-                    {"omega": grads["omega"]}, {"omega": self.state["omega"]}
-                )["omega"]
-            return value
-
-        return step
 
     def chances(self, step: int) -> Sequence[float] | np.ndarray:
         """The probability of each number of lanes at a step."""
@@ -183,14 +166,25 @@ class Trainer:
         return n, *self.game.rows(moves, n)
 
     def advance(self) -> tuple[int, float]:
-        """One training step: the number of lanes it drew, and its loss."""
-        n, tokens, follows = self.batch(self.step)
-        if n not in self._steps:
-            self._steps[n] = self._step_function(n)
-        value = self._steps[n](mx.array(tokens), mx.array(follows))
+        """One training step. Returns the number of lanes that it drew, and its loss."""
+        n, *drawn = self.batch(self.step)
+        tokens, follows = map(mx.array, drawn)
+
+        def loss(state: dict[str, Any]) -> mx.array:
+            logits = self.logits(state["weights"], state["omega"], tokens, n)
+            chosen = mx.take_along_axis(logits, follows[..., None], axis=-1)[..., 0]
+            return (mx.logsumexp(logits, axis=-1) - chosen).mean()
+
+        value, grads = mx.value_and_grad(loss)(self.state)
+        clipped, _ = optim.clip_grad_norm(grads.pop("weights"), self.recipe.clip)
+        weights = self.optimizers["weights"].apply_gradients(clipped, self.state["weights"])
+        self.state["weights"] = weights
+        if self.recipe.learn_omega:  # its gradient is not clipped
+            omega = {"omega": self.state["omega"]}
+            self.state |= self.optimizers["omega"].apply_gradients(grads, omega)
         mx.eval(value, self.state, [o.state for o in self.optimizers.values()])
         self.step += 1
-        return n, value.item()
+        return n, float(value.item())
 
     def exact(self, n: int, count: int = 64) -> float:
         """The share of new problems for which every row of every lane is predicted right.
@@ -218,44 +212,28 @@ class Trainer:
         self.state.update(saved["state"])
         for part, optimizer in self.optimizers.items():
             optimizer.state = saved[part]
-        self._steps = {}  # they close over the old state
 
     def export(self, folder: Path) -> None:
         """Write a Hugging Face checkpoint with its lane adapter, as `tinylane.load` reads it."""
-        c, game, r = self.config, self.game, self.recipe
-        config = {
-            "architectures": ["Qwen3ForCausalLM"],
-            "model_type": "qwen3",
-            "vocab_size": c.vocab,
-            "hidden_size": c.width,
-            "num_hidden_layers": c.layers,
-            "num_attention_heads": c.heads,
-            "num_key_value_heads": c.kv_heads,
-            "head_dim": c.head_dim,
-            "intermediate_size": c.mlp_width,
-            "max_position_embeddings": c.context,
-            "rms_norm_eps": c.norm_eps,
-            "rope_theta": c.rope.base,
-            "tie_word_embeddings": True,
-            "attention_bias": False,
-            "hidden_act": "silu",
-            "eos_token_id": c.eos_ids[0],
-        }
+        game, recipe = self.game, self.recipe
         tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END}
         weights = self.state["weights"]
         make_folder(folder)
-        write_json(folder / "generation_config.json", {"eos_token_id": c.eos_ids[0]})
+        write_json(folder / "generation_config.json", {"eos_token_id": game.ids[END]})
         write_text(folder / "tokenizer.json", game.tokenizer_json())
         write_json(folder / "tokenizer_config.json", tokenizer)
-        write_checkpoint(folder, config, lambda n: file_layout(n, weights), "float32", folder)
+        write_checkpoint(
+            folder, recipe.config_json, lambda n: file_layout(n, weights), "float32", folder
+        )
         settings = {
             "prompt_lane": "own",
-            "visibility": r.visibility,
-            "lag": r.lag,
-            "lanes": list(r.lanes),
+            "visibility": recipe.visibility,
+            "lag": recipe.lag,
+            "lanes": list(recipe.lanes),
             "task": {"name": "shell-game", "cups": game.cups, "swaps": game.swaps},
         }
-        save_adapter(folder / "adapter", c, {OMEGA: np.asarray(self.state["omega"])}, settings)
+        omega = {OMEGA: np.asarray(self.state["omega"])}
+        save_adapter(folder / "adapter", self.config, omega, settings)
 
 
 def train(
@@ -280,48 +258,39 @@ def train(
     out = Path(out)
     with locked(out):
         claim(out, dataclasses.asdict(recipe))
-        return _train(recipe, out, every, check_every, save_every, stop_at, say, trainer_of)
-
-
-def _train(
-    recipe: Recipe,
-    out: Path,
-    every: int,
-    check_every: int,
-    save_every: int,
-    stop_at: int | None,
-    say: Callable[[dict], None],
-    trainer_of: Callable[[Any], Trainer],
-) -> Trainer:
-    trainer, state = trainer_of(recipe), out / STATE
-    if state.exists():
-        trainer.load(state)
-    log = Log(out, trainer.step)
-    losses: dict[int, list[float]] = {}
-    began = time.monotonic() - log.seconds
-    end = min(stop_at or recipe.steps, recipe.steps)
-    while trainer.step < end:
-        n, loss = trainer.advance()
-        if not math.isfinite(loss):
-            kept = f"the last good state is {state}" if state.exists() else "no state was saved yet"
-            raise TinylaneError(
-                f"the loss is {loss} at step {trainer.step}; {kept}. Lower the learning rate"
-            )
-        losses.setdefault(n, []).append(loss)
-        last = trainer.step == end
-        if trainer.step % every == 0 or last:
-            entry: dict[str, Any] = {
-                "step": trainer.step,
-                "seconds": round(time.monotonic() - began, 1),
-                "loss": {k: round(sum(v) / len(v), 5) for k, v in sorted(losses.items())},
-            }
-            losses = {}
-            if trainer.step % check_every == 0 or last:
-                entry["exact"] = {n: trainer.exact(n) for n in recipe.lanes}
-            log.add(entry)
-            say(entry)
-        if trainer.step % save_every == 0 or last:
-            trainer.save(state)
-    if trainer.step >= recipe.steps:
-        trainer.export(out)
-    return trainer
+        trainer, state = trainer_of(recipe), out / STATE
+        if state.exists():
+            trainer.load(state)
+        log = Log(out, trainer.step)
+        losses: dict[int, list[float]] = {}
+        began = time.monotonic() - log.seconds
+        end = min(stop_at or recipe.steps, recipe.steps)
+        while trainer.step < end:
+            n, loss = trainer.advance()
+            if not math.isfinite(loss):
+                kept = (
+                    f"the last good state is {state}"
+                    if state.exists()
+                    else "no state was saved yet"
+                )
+                raise TinylaneError(
+                    f"the loss is {loss} at step {trainer.step}; {kept}. Lower the learning rate"
+                )
+            losses.setdefault(n, []).append(loss)
+            last = trainer.step == end
+            if trainer.step % every == 0 or last:
+                entry: dict[str, Any] = {
+                    "step": trainer.step,
+                    "seconds": round(time.monotonic() - began, 1),
+                    "loss": {k: round(sum(v) / len(v), 5) for k, v in sorted(losses.items())},
+                }
+                losses = {}
+                if trainer.step % check_every == 0 or last:
+                    entry["exact"] = {n: trainer.exact(n) for n in recipe.lanes}
+                log.add(entry)
+                say(entry)
+            if trainer.step % save_every == 0 or last:
+                trainer.save(state)
+        if trainer.step >= recipe.steps:
+            trainer.export(out)
+        return trainer

@@ -1,9 +1,9 @@
-"""The decoder's plan with a trainable Omega: the decoding mask itself, and tables MLX can derive.
+"""The decoder's plan with a trainable Omega: the mask of decoding, and tables that MLX can derive.
 
-Angles of positions are reduced to one turn on the host in float64. Omega may be split into a start,
-which is added there (slot * theta times a lane is hundreds of turns, too many for float32), and
-what was learned since, which is small. `tests/train/test_from_scratch.py` holds these tables against
-`model.make_plan`'s.
+The angles of positions are reduced to one turn in float64 on the host. Omega is the sum of a start
+and what was learned since. The start is added there, too: slot * theta times a lane is hundreds of
+turns, too many for float32. `tests/train/test_from_scratch.py` compares the tables with those of
+`decoder.make_plan`.
 
     T rows   D channels of one head
 """
@@ -19,13 +19,14 @@ import numpy as np
 from tinylane.core.config import ModelConfig
 from tinylane.core.decoder import Plan, make_plan
 from tinylane.core.lanes import LaneMask, LaneRoPE, Places
-from tinylane.core.rope import frequencies
+from tinylane.core.rope import frequencies, table
 
 
 class TrainingPlan:
-    """Plans for one set of coordinates (all rows in one pass), as a function of Omega.
+    """Plans for T rows in one pass, as a function of Omega.
 
-    start: Omega's part that is not trained, (D/2,) or (layers, D/2), radians, float64; default 0.
+    positions, lanes: (T,). start: the part of Omega that is not trained, (D/2,) or (layers, D/2),
+    in radians, float64; default 0.
     """
 
     def __init__(
@@ -38,42 +39,32 @@ class TrainingPlan:
         start: np.ndarray | None = None,
     ) -> None:
         theta, self.factor = frequencies(config.rope, config.head_dim)
-        some = LaneRoPE(np.ones_like(theta), prompt_lane)  # any Omega but 0, which needs one table
-        plan = make_plan(config, some, mask, Places(positions, lanes, positions, lanes))
-        self.block_of, self.two = plan.block_of, len(plan.queries[0]) == 2
-        self.mask = None if plan.mask is None else mx.array(plan.mask)
-        base = positions[:, None] * theta
-        self.base = _reduced(base)
+        places = Places(positions, lanes, positions, lanes)
+        some = LaneRoPE(np.ones_like(theta), prompt_lane)  # not 0, which has one block of keys
+        self.plan = make_plan(config, some, mask, places, array=mx.array)
+        rope = LaneRoPE(np.zeros_like(theta) if start is None else start, prompt_lane)
+        angles = positions[:, None] * theta
+        layers = range(1 if rope.omega.ndim == 1 else config.layers)
+        self.base = _reduced(angles)
+        self.start = [_reduced(angles + rope.angles(lanes, layer)) for layer in layers]
         self.lanes = mx.array(np.maximum(lanes, 0).astype(np.float32))[:, None]
-        self.layers = config.layers
-        self.turned: list[mx.array] | None = None
-        if start is not None:
-            rope = LaneRoPE(start, prompt_lane)
-            own = range(config.layers if rope.omega.ndim == 2 else 1)
-            self.turned = [_reduced(base + rope.angles(lanes, layer)) for layer in own]
 
     def at(self, omega: mx.array) -> Plan:
-        """omega: (D/2,) or (layers, D/2), float32, added to the start."""
-        keys, queries = [], []
-        per_layer = omega.ndim == 2 or (self.turned is not None and len(self.turned) > 1)
-        for layer in range(self.layers):
-            if layer == 0 or per_layer:
-                own = omega if omega.ndim == 1 else omega[layer]
-                turned = self._table(self._base(layer) + self.lanes * own)
-                on_shared = self._table(self.base)
-            keys.append(turned)
-            queries.append((on_shared, turned) if self.two else (turned,))
-        return Plan(keys, queries, self.block_of, self.mask)
-
-    def _base(self, layer: int) -> mx.array:
-        """What a lane's rows are turned by without `omega`."""
-        if self.turned is None:
-            return self.base
-        return self.turned[layer if len(self.turned) > 1 else 0]
+        """The plan with this Omega added to the start: (D/2,) or (layers, D/2), float32."""
+        added = [omega] if omega.ndim == 1 else list(omega)
+        count = max(len(added), len(self.start))  # 1, or one for every layer
+        turned = [
+            self._table(self.start[k % len(self.start)] + self.lanes * added[k % len(added)])
+            for k in range(count)
+        ]
+        keys = turned * (len(self.plan.keys) // count)
+        shared = self._table(self.base)
+        blocks = len(self.plan.queries[0])
+        queries = [(shared, turn) if blocks == 2 else (turn,) for turn in keys]
+        return self.plan._replace(keys=keys, queries=queries)
 
     def _table(self, angles: mx.array) -> tuple[mx.array, mx.array]:
-        cos, sin = mx.cos(angles) * self.factor, mx.sin(angles) * self.factor
-        return mx.concatenate([cos, cos], axis=-1), mx.concatenate([-sin, sin], axis=-1)
+        return table(angles, self.factor, mx.float32)
 
 
 def _reduced(angles: np.ndarray) -> mx.array:
