@@ -124,6 +124,8 @@ def test_shards_by_hand_give_what_one_process_gives(
     file.write_text("\n".join(lines[:4]) + "\n" + lines[4][:50])
     code, page, _ = ask("report", *folders, "--no-plots", "--out", tmp_path / "page")
     assert code == 0 and "19 of 21 results by 3 shards" in page and "6 problems, seed 0" in page
+    code, _, err = ask("report", folders[1], "--no-plots", "--out", tmp_path / "page")
+    assert code == 0 and "missing, with their problems: 1/3, 3/3\n" in err
     code, _, err = ask(*asked(game, folders[1], "--shard", "2/3"))
     assert code == 0 and "4 of 6 done before; going on" in err
     assert merged(*folders) == results(alone)
@@ -161,7 +163,7 @@ def test_transcripts_of_shards_become_one_file(
         *("report", tmp_path / "two" / "shard-2-of-2", "--out", tmp_path / "half", "--json")
     )
     assert code == 0 and json.loads(said)["missing"] == [1]
-    assert "shards 1 of 2 are missing" in err and err.count("\n") == 1
+    assert "shards are missing, with their problems: 1/2\n" in err and err.count("\n") == 1
     half = results(tmp_path / "half", "transcripts.jsonl")
     assert {row["problem"] for row in half} == {"1", "3"}
     good = sum(row["label"] for row in half)
@@ -231,7 +233,8 @@ def test_shards_of_different_runs_are_not_put_together(ask: Any, game: str, tmp_
     assert ask(*asked(game, tmp_path / "b", "--shard", "2/2", "--seed", 1, count=2))[0] == 0
     code, page, err = ask("report", tmp_path / "a", tmp_path / "b", "--no-plots")
     assert code == 0 and page.count("\n## ") == 2
-    assert "a: shards 2 of 2 are missing" in err and "b: shards 1 of 2 are missing" in err
+    assert "a: these shards are missing, with their problems: 2/2\n" in err
+    assert "b: these shards are missing, with their problems: 1/2\n" in err
     assert "3 of 6 results by 2 shards (without 2)" in page
 
 
@@ -350,6 +353,7 @@ def test_the_launcher_says_which_shard(environment: Any, values: Any, expected: 
         ({"MLX_RANK": "2", "MLX_WORLD_SIZE": "2"}, "MLX_RANK is '2'; expected 0 to 1"),
         ({"MLX_RANK": "-1", "MLX_WORLD_SIZE": "2"}, "MLX_RANK is '-1' of '2'"),
         ({"MLX_RANK": "0", "MLX_WORLD_SIZE": "x"}, "MLX_RANK is '0' of 'x'"),
+        ({"MLX_RANK": "0", "MLX_WORLD_SIZE": "9" * 5000}, "expected whole numbers"),
     ],
 )
 def test_a_launcher_that_cannot_be_is_one_line(

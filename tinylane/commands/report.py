@@ -52,8 +52,8 @@ def run(args: Any) -> int:
     folders = find_runs(args.runs)
     for folder in folders:
         if folder.missing:
-            numbers = ", ".join(map(str, folder.missing))
-            common.note(f"{folder.path}: shards {numbers} of {folder.shards} are missing")
+            names = ", ".join(f"{number}/{folder.shards}" for number in folder.missing)
+            common.note(f"{folder.path}: these shards are missing, with their problems: {names}")
     if any(folder.shards > 1 and folder.transcripts for folder in folders):
         return _merge(args, folders, out)
     runs = [report.read(folder) for folder in folders]

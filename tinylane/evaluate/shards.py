@@ -37,6 +37,7 @@ from tinylane.files.run_dir import RESULTS, SETTINGS, Journal, differing, read_r
 Item = TypeVar("Item", bound="tuple[int, Any]")
 Key = tuple[Any, ...]
 MAX_SHARDS = 1 << 16
+WHOLE = re.compile(r"[0-9]{1,9}")
 INSIDE = ("shard-*-of-*", "rank-*")  # folders of a run's parts, inside its own
 
 
@@ -95,7 +96,7 @@ def launched_shard() -> Shard | None:
             "MLX_RANK is set, but none of MLX_HOSTFILE, MLX_IBV_DEVICES and MLX_WORLD_SIZE: the "
             "number of processes is not known; give --shard K/N"
         )
-    if not (rank.isascii() and rank.isdigit() and size.isascii() and size.isdigit()):
+    if not (WHOLE.fullmatch(rank) and WHOLE.fullmatch(size)):
         raise TinylaneError(
             f"MLX_RANK is {show(rank, 40)} of {show(size, 40)}; expected whole numbers"
         )
@@ -105,7 +106,7 @@ def launched_shard() -> Shard | None:
 
 
 def _hosts(name: str, path: str) -> int:
-    """How many processes a launcher's file lists; an empty file is its way to say one."""
+    """How many processes a launcher's file lists; it is empty where there is one."""
     text = read_bytes(path, 1 << 20).strip()
     try:
         hosts = json.loads(text or b"[[]]")
