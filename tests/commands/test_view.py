@@ -166,4 +166,4 @@ def test_a_run_that_this_model_would_not_have_given_is_viewed_with_a_note(
     monkeypatch.setattr("tinylane.commands.view.TOLERANCE", {"float32": 1e-30})
     code, out, err = ask("view", saved)
     assert code == 0 and "attention" in out
-    assert "log-probabilities differ by" in err and "what is shown is the replay's" in err
+    assert "log-probabilities differ from" in err and "the replay's are shown" in err
