@@ -32,9 +32,9 @@ def test_growing_across_blocks_keeps_every_row_to_the_bit(kind):
         put.append(new)
         expected = np.concatenate(put, axis=2)
         assert keys.shape == values.shape == (2, len(cache), 8)
-        for found in ((keys, values), cache.rows(0)):
-            assert np.array_equal(np.array(found[0]), expected[0].astype(kind[1]))
-            assert np.array_equal(np.array(found[1]), expected[1].astype(kind[1]))
+        for held in ((keys, values), cache.rows(0)):
+            assert np.array_equal(np.array(held[0]), expected[0].astype(kind[1]))
+            assert np.array_equal(np.array(held[1]), expected[1].astype(kind[1]))
     assert cache.keys[0].shape[1] % BLOCK == 0
     assert cache.nbytes == cache.keys[0].nbytes * 2
 
@@ -47,9 +47,9 @@ def test_a_long_text_has_the_same_logits_in_any_chunks(kind, chunk):
     if chunk == 1:
         rows = [*rows[:3], *((t, i - BLOCK + 8, SHARED) for t, i, _ in rows[BLOCK - 5 :])]
     cache = model.new_cache()
-    found = [feed(model, cache, rows[k : k + chunk]) for k in range(0, len(rows), chunk)]
+    chunks = [feed(model, cache, rows[k : k + chunk]) for k in range(0, len(rows), chunk)]
     np.testing.assert_allclose(
-        np.concatenate(found), one_pass(model, rows), rtol=0, atol=TOLERANCE[kind[1]]
+        np.concatenate(chunks), one_pass(model, rows), rtol=0, atol=TOLERANCE[kind[1]]
     )
 
 

@@ -39,10 +39,10 @@ class CacheMachine(RuleBasedStateMachine):
         return max(own, default=-1) + 1
 
     def _feed(self, rows: Rows) -> None:
-        found = feed(MACHINE, self.cache, rows)
+        cached = feed(MACHINE, self.cache, rows)
         self.rows = self.rows + rows
         expected = one_pass(MACHINE, self.rows, ROPE, MASK)[-len(rows) :]
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
+        np.testing.assert_allclose(cached, expected, rtol=0, atol=1e-10)
 
     @rule(lane=st.integers(1, 4), gap=st.integers(0, 2), text=st.lists(
         st.integers(0, VOCAB - 1), min_size=1, max_size=4))  # fmt: skip
@@ -114,9 +114,9 @@ class CacheMachine(RuleBasedStateMachine):
         """Lane 0 reads them all: its logits say whether every row is right."""
         if hasattr(self, "cache"):
             now = max(i for _, i, _ in self.rows) + 1
-            found = feed(MACHINE, self.cache.copy(), [(1, now, 0)])
+            cached = feed(MACHINE, self.cache.copy(), [(1, now, 0)])
             expected = one_pass(MACHINE, [*self.rows, (1, now, 0)], ROPE, MASK)[-1:]
-            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
+            np.testing.assert_allclose(cached, expected, rtol=0, atol=1e-10)
 
     def teardown(self) -> None:
         for cache, rows in getattr(self, "copies", []):

@@ -183,8 +183,8 @@ def test_softmax_bears_scores_of_any_size(attention: Any, dtype: str) -> None:
     values = np.array([[[0.0], [1.0]]], dtype=dtype)
     queries = np.array([[[5000.0], [-5000.0], [0.0], [1e-3]]], dtype=dtype)
     with np.errstate(all="raise", under="ignore"):
-        found = attention((queries,), keys, values, None, None)
-    np.testing.assert_allclose(found[0, :, 0], [1, 0, 0.5, 0.50025], atol=1e-6)
+        weighted = attention((queries,), keys, values, None, None)
+    np.testing.assert_allclose(weighted[0, :, 0], [1, 0, 0.5, 0.50025], atol=1e-6)
 
 
 def test_each_block_is_scored_by_its_own_query() -> None:

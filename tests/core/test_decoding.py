@@ -218,16 +218,16 @@ def test_two_generations_in_two_threads_do_not_disturb_each_other(kind):
         return [lane.tokens for lane in result.lanes]
 
     expected = {seed: run(seed) for seed in range(4)}
-    found: dict[int, Any] = {}
+    results: dict[int, Any] = {}
     threads = [
-        threading.Thread(target=lambda seed=seed: found.update({seed: run(seed)}))
+        threading.Thread(target=lambda seed=seed: results.update({seed: run(seed)}))
         for seed in range(4)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == expected
+    assert results == expected
 
 
 # Errors: one line that names the value.

@@ -212,8 +212,8 @@ def test_one_lane_is_the_plain_model(kind: tuple[str, str]) -> None:
     plain = log_softmax(model(tokens, i, np.full(12, SHARED), LaneRoPE.none(model.theta)))
     for lane in (0, 2):
         lanes = np.where(i < 5, SHARED, lane)
-        found = log_softmax(model(tokens, i, lanes, Hogwild(), LaneMask.joint(3)))
-        assert np.abs(found - plain).max() < TOLERANCE[kind[1]]
+        joint = log_softmax(model(tokens, i, lanes, Hogwild(), LaneMask.joint(3)))
+        assert np.abs(joint - plain).max() < TOLERANCE[kind[1]]
     run = {"lanes": 1, "max_tokens": 8, "sampler": FREE, "seed": 3}
     alone, same = (generate(model, ids(5), **run, lane_rope=r) for r in (None, Hogwild()))
     assert alone.lanes[0].tokens == same.lanes[0].tokens

@@ -201,14 +201,14 @@ def test_every_seam_has_a_twin_of_the_same_signature() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_nothing_on_the_way_is_float64(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU has none. Every array that a seam takes or gives is looked at."""
-    found: list[Any] = []
+    dtypes: list[Any] = []
 
     def watched(seam: Any) -> Any:
         def run(*args: Any) -> Any:
             out = seam(*args)
             for x in [out, *args, *(args[0] if isinstance(args[0], tuple) else ())]:
                 if isinstance(x, mx.array):
-                    found.append(x.dtype)
+                    dtypes.append(x.dtype)
             return out
 
         return run
@@ -218,9 +218,9 @@ def test_nothing_on_the_way_is_float64(dtype: str, monkeypatch: pytest.MonkeyPat
         case = example_case(seed)
         m = case.model("mlx", dtype, "fast")
         mx.eval(m(*case.sample.rows, lane_rope=case.sample.rope, lane_mask=case.sample.mask))
-    assert len(found) > 100
-    assert mx.float64 not in found and mx.complex64 not in found
-    assert {d for d in found if mx.issubdtype(d, mx.floating)} <= {mx.float32, getattr(mx, dtype)}
+    assert len(dtypes) > 100
+    assert mx.float64 not in dtypes and mx.complex64 not in dtypes
+    assert {d for d in dtypes if mx.issubdtype(d, mx.floating)} <= {mx.float32, getattr(mx, dtype)}
 
 
 def test_one_softmax_runs_over_both_blocks_whatever_the_seam() -> None:

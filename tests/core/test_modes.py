@@ -36,8 +36,8 @@ def test_every_mode_is_what_its_table_says() -> None:
     }
     assert tuple(expected) == MODES == command.MODES
     for name, (rope, mask) in expected.items():
-        found = mode(name, F64, 3, slot=64)
-        assert found[0].same_as(rope) and found[1].same_as(mask)
+        given = mode(name, F64, 3, slot=64)
+        assert given[0].same_as(rope) and given[1].same_as(mask)
         for other in expected:
             same = expected[other][0].same_as(rope)
             assert same == (other == name or {other, name} == {"independent", "joint"})
@@ -54,8 +54,8 @@ def test_joint_starts_omega_anywhere() -> None:
     }
     assert list(starts) == list(STARTS)
     for start, rope in starts.items():
-        found, mask = mode("joint", trained, 3, slot=7, omega=start)
-        assert found.same_as(rope) and mask.same_as(LaneMask.joint(3, lag=1))
+        turned, mask = mode("joint", trained, 3, slot=7, omega=start)
+        assert turned.same_as(rope) and mask.same_as(LaneMask.joint(3, lag=1))
         assert lane_rope(trained, 3, start, 7, prompt_lane=0).same_as(LaneRoPE(rope.omega, 0))
     assert mode("joint", trained, 3)[0].same_as(omega(F64))  # learned, where there is something
     assert mode("joint", F64, 3, omega=numbers)[0].same_as(LaneRoPE(numbers))

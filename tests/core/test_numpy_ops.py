@@ -188,10 +188,10 @@ def test_every_row_is_scored_once_against_the_keys_that_it_may_see(monkeypatch: 
     scores = numpy_ops._scores
 
     def watched(folded: Any, keys: Any, block_of: Any) -> np.ndarray:
-        found = scores(folded, keys, block_of)
-        asked.append(found.shape)
-        assert found.dtype == np.float32
-        return found
+        scored = scores(folded, keys, block_of)
+        asked.append(scored.shape)
+        assert scored.dtype == np.float32
+        return scored
 
     monkeypatch.setattr(numpy_ops, "_scores", watched)
     T = 2 * numpy_ops.ROWS + 10

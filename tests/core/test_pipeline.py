@@ -37,7 +37,7 @@ class Both:
         self.taken = 0
 
     def each(self, do: Callable[[Decoding], Any]) -> list[Any]:
-        found = []
+        results = []
         for small_is, decoding in zip((0, float("inf")), self.decodings, strict=True):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(pipeline, "SMALL", small_is)
@@ -45,16 +45,16 @@ class Both:
                 if early is not None and small_is == 0:
                     patch.setattr(early, "logits_of", self._counted(early.logits_of))
                 try:
-                    found.append(do(decoding))
+                    results.append(do(decoding))
                 except TinylaneError as error:
-                    found.append(str(error))
-        return found
+                    results.append(str(error))
+        return results
 
     def _counted(self, logits_of: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*args: Any) -> Any:
-            found = logits_of(*args)
-            self.taken += found is not None
-            return found
+            logits = logits_of(*args)
+            self.taken += logits is not None
+            return logits
 
         return counted
 
@@ -229,9 +229,9 @@ def test_a_sampler_that_looks_at_its_draws_is_asked_as_before(
 
     class Looking(Sampler):
         def __call__(self, *args: Any) -> Any:
-            found = super().__call__(*args)
-            seen.append(found)
-            return found
+            drawn = super().__call__(*args)
+            seen.append(drawn)
+            return drawn
 
     decoding = Decoding(model_of("mlx", "float32"), ids(3), max_tokens=4, sampler=Looking())
     decoding.step()

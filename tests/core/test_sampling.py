@@ -114,10 +114,10 @@ def test_numpy_scalars_do_not_promote_the_logits():
 @pytest.mark.parametrize("i", range(len(CASES)), ids=[str(case) for case in CASES])
 def test_filters_equal_what_transformers_recorded(i, library):
     logits = array(RECORDED["logits"], library)
-    found = probabilities(sampler_of(CASES[i]), logits, RECORDED["history"].tolist())
+    probable = probabilities(sampler_of(CASES[i]), logits, RECORDED["history"].tolist())
     expected = RECORDED["probabilities"][i]
-    assert ((found > 0) == (expected > 0)).all()
-    np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-7)
+    assert ((probable > 0) == (expected > 0)).all()
+    np.testing.assert_allclose(probable, expected, rtol=2e-5, atol=1e-7)
 
 
 def test_the_record_tells_the_cases_apart():
@@ -159,11 +159,11 @@ def test_filters_equal_transformers_live(case, seed, lanes, vocab):
     """In float64, where no two cumulative sums meet a threshold by rounding."""
     logits, history = problem(seed, lanes, vocab, np.float64)
     expected = recorder().expected(case, logits, history)
-    found = probabilities(sampler_of(case), logits, history)
+    probable = probabilities(sampler_of(case), logits, history)
     # MinPLogitsWarper compares rounded probabilities: at min_p = 1 equals can fall out.
     assume(case.get("min_p", 0) < 0.999)
-    assert ((found > 0) == (expected > 0)).all()
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-12)
+    assert ((probable > 0) == (expected > 0)).all()
+    np.testing.assert_allclose(probable, expected, rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

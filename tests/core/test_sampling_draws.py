@@ -148,9 +148,9 @@ def test_log_probabilities_are_those_of_the_raw_logits(library):
     exact -= np.log(np.exp(exact).sum(axis=-1, keepdims=True))
     for sampler in (Sampler(), Sampler(0), SHAPED, Sampler(0.5, logit_bias={3: 9.0})):
         tokens, logprobs = sampler(array(logits, library), uniform(0, np.arange(5), 0), history)
-        found = np.array(logprobs)
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, exact[np.arange(5), np.array(tokens)], atol=2e-5)
+        drawn = np.array(logprobs)
+        assert drawn.dtype == np.float32
+        np.testing.assert_allclose(drawn, exact[np.arange(5), np.array(tokens)], atol=2e-5)
 
 
 def test_float64_logits_give_float64_log_probabilities():
@@ -282,10 +282,10 @@ def test_the_memory_layout_of_the_logits_does_not_matter():
     logits, history = problem(0, 5, 1000)
     u = uniform(0, np.arange(5), 0)
     for layout in (np.asfortranarray(logits), np.repeat(logits, 2, axis=1)[:, ::2]):
-        for found, expected in zip(
+        for drawn, expected in zip(
             SHAPED(layout, u, history), SHAPED(logits, u, history), strict=True
         ):
-            assert (found == expected).all()
+            assert (drawn == expected).all()
 
 
 # Logits that are no distribution.

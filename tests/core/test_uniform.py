@@ -62,8 +62,8 @@ def test_a_uniform_stays_the_same_in_every_version():
 def test_seed_lane_and_index_each_change_the_number():
     """Guards against seeds that are folded: 2**64 must not be seed 0."""
     seeds = [0, 1, 2, 2**32, 2**64 - 1, 2**64, 2**64 + 1, 2**127, 2**128 - 1]
-    found = {uniform(s, lane, i) for s in seeds for lane in (0, 1, 2, 9999) for i in range(5)}
-    assert len(found) == len(seeds) * 4 * 5
+    numbers = {uniform(s, lane, i) for s in seeds for lane in (0, 1, 2, 9999) for i in range(5)}
+    assert len(numbers) == len(seeds) * 4 * 5
 
 
 @pytest.mark.parametrize("axis", ["seed", "lane", "index"])

@@ -179,8 +179,8 @@ def test_a_planted_bug_exits_1_and_the_law_is_named(ask, game, monkeypatch: Patc
     plant, law = BUGS[bug]
     plant(monkeypatch)
     monkeypatch.setattr(cache, "BLOCK", 3)
-    found = violated(verified(ask, game, code=1))
-    assert law in found
+    broken = violated(verified(ask, game, code=1))
+    assert law in broken
     code, out, err = ask("verify", game, "--quiet")
     assert code == 1
     line = next(x for x in out.splitlines() if x.split()[1:3] == law.split()[:2] or law in x)
