@@ -184,7 +184,7 @@ class Trainer:
             self.state |= self.optimizers["omega"].apply_gradients(grads, omega)
         mx.eval(value, self.state, [o.state for o in self.optimizers.values()])
         self.step += 1
-        return n, float(value.item())
+        return n, value.item()  # type: ignore[return-value]
 
     def exact(self, n: int, count: int = 64) -> float:
         """The share of new problems for which every row of every lane is predicted right.
