@@ -66,6 +66,8 @@ def test_every_file_and_folder_named_is_there() -> None:
         for path in re.findall(r"\b(?:tinylane|weights|tests|tutorials)/[\w/]+\.(?:py|md)", text):
             made = re.sub(r"^(tutorials/\d\d_\w+)\.md$", r"\1.py", path)  # a page of a script
             assert (ROOT / made).is_file(), path
+        for path in re.findall(rf"`((?:{'|'.join(reading.DOORS)})/[a-z_]+\.py)", text):
+            assert (ROOT / "tinylane" / path).is_file(), path
     for path in re.findall(
         r"^((?:tinylane|tutorials|tests|weights)[\w/]*/) ", README, re.MULTILINE
     ):
