@@ -256,7 +256,7 @@ def test_what_cannot_be_merged_is_one_line(ask: Any, game: str, tmp_path: Path) 
     (full / "other.safetensors").write_bytes(b"x")
     (tmp_path / "file").write_text("x")
     for argv, expected in (
-        (("--model", bare, "--save-path", tmp_path / "a"), "has no adapter of its own"),
+        (("--model", bare, "--save-path", tmp_path / "a"), "has no adapter; give --adapter-path"),
         (("--model", game, "--save-path", full), "already holds weights"),
         (("--model", game, "--save-path", tmp_path / "file" / "x"), "cannot be made"),
         (("--model", game, "--adapter-path", bare, "--save-path", full), "no adapter_config.json"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -330,3 +331,25 @@ def test_ops_are_chosen_by_name_and_all_give_the_same_logits(tmp_path):
     assert np.allclose(logits["fast"], logits["plain"], atol=1e-5)
     with pytest.raises(TinylaneError, match="ops is 'quick'; expected auto, plain, fast"):
         load(folder, "numpy", ops="quick")
+
+
+def test_loading_the_model_inside_goes_through_few_files(tmp_path):
+    """A reader who follows `load` has to open these; what is imported on the way is not counted."""
+    package = Path(tinylane.__file__).parent
+    folder = package.parent / "weights" / "shell-game"
+    load(folder, "numpy")
+    entered: set[str] = set()
+
+    def note(frame, event, argument) -> None:
+        path = Path(frame.f_code.co_filename)
+        if event == "call" and frame.f_code.co_name != "<module>" and package in path.parents:
+            entered.add(str(path.relative_to(package)))
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        load(folder, "numpy")
+    finally:
+        sys.setprofile(before)
+    assert {"checkpoints/load.py", "checkpoints/plan.py", "checkpoints/weights.py"} <= entered
+    assert len(entered) <= 12, sorted(entered)

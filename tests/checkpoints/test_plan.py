@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from helpers_checkpoint import refusal, small, weights, write_checkpoint
 from helpers_text import EOS, byte_level, write_folder
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import tinylane
 from tinylane.checkpoints.config_json import parse_config
@@ -19,6 +21,7 @@ from tinylane.checkpoints.load import load
 from tinylane.checkpoints.plan import format_report, inspect, sampling_defaults
 from tinylane.checkpoints.weights import identity
 from tinylane.core.errors import TinylaneError
+from tinylane.core.sampling import Sampler
 from tinylane.files.memory import available_memory, forecast
 
 
@@ -148,6 +151,7 @@ PEAK = """
 import sys
 import numpy as np
 import tinylane
+from tinylane.core.sampling import Sampler
 from tinylane.files.memory import memory
 if sys.argv[2] == "mlx":
     import mlx.core
@@ -234,3 +238,22 @@ def test_sampling_defaults_mean_what_transformers_means(generation, expected):
 def test_bad_generation_settings_are_refused_with_their_file(tmp_path, generation, words):
     line = refusal(write_checkpoint(tmp_path, generation=generation))
     assert words in line and "generation_config.json" in line
+
+
+@given(
+    name=st.sampled_from(["temperature", "top_p", "top_k", "min_p", "repetition_penalty"]),
+    value=st.sampled_from([-1, -1e-9, 0, 1e-9, 0.5, 1, 1 + 1e-9, 2, 1e6, 1e6 + 1, 1.5]),
+)
+@settings(max_examples=200, deadline=None)
+def test_the_file_s_sampling_is_refused_exactly_where_the_sampler_refuses_it(name, value):
+    """The ranges stand in both places: the loader names the file, and imports no sampler."""
+
+    def refuses(make) -> bool:
+        try:
+            make()
+        except TinylaneError:
+            return True
+        return False
+
+    by_loader = refuses(lambda: sampling_defaults({"do_sample": True, name: value}))
+    assert by_loader == refuses(lambda: Sampler(**{name: value}))

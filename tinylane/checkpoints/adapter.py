@@ -1,8 +1,8 @@
-"""Adapters: what was tuned for lanes on top of a checkpoint, in a folder of two files.
+"""Adapters: what was trained for lanes on top of a checkpoint, in a folder of two files.
 
 `adapters.safetensors` may hold `lane_rope.omega` ((D/2,) or (layers, D/2)), attention biases
-`model.layers.I.self_attn.{q,k,v}_proj.bias` (they take the place of the checkpoint's, if it has
-any), and low-rank updates `PATH.lora_a` (in, r), `PATH.lora_b` (r, out), scaled by `scale`.
+`model.layers.I.self_attn.{q,k,v}_proj.bias` (they replace the checkpoint's, if it has any), and
+low-rank updates `PATH.lora_a` (in, r), `PATH.lora_b` (r, out), scaled by `scale`.
 `adapter_config.json` says which model it was made for (`base` sizes, and `identity` if recorded)
 and how its lanes read each other (`prompt_lane`, `visibility`, `lag`, `lanes`).
 
@@ -24,7 +24,7 @@ import numpy as np
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import MAX_LANES, LaneMask, LaneRoPE
-from tinylane.files.io import inside, make_folder, read_json, write_json
+from tinylane.files.io import Fields, inside, make_folder, read_json, write_json
 from tinylane.files.safetensors import DENSE, TensorFile, widen, write_tensors
 
 CONFIG, TENSORS, OMEGA = "adapter_config.json", "adapters.safetensors", "lane_rope.omega"
@@ -53,7 +53,7 @@ class Adapter:
         return {"lanes": list(self.lanes), **task} if isinstance(task, dict) else None
 
     def identity(self, base: str) -> str:
-        """The identity of a model with these updates: its own if there are none (Omega apart)."""
+        """The identity of a model with these updates; `base` if there are none (Omega is none)."""
         if not self.tensors:
             return base
         digest = hashlib.sha256(base.encode())
@@ -99,13 +99,12 @@ def load_adapter(
         if not os.path.exists(inside(folder, name)):
             raise TinylaneError(f"{folder}: no {name}; expected an adapter folder")
     record = read_json(folder / CONFIG)
-    base = record.get("base")
-    if base is not None and not isinstance(base, dict):
-        raise TinylaneError(f"{folder / CONFIG}: base {show(base)}, expected sizes by name")
+    read = Fields(record, str(folder / CONFIG))
+    base = read.fields("base").raw if read.has("base") else {}
     ours = _sizes(config)
     other = [
         f"{key} {show(value, 40)} instead of {ours.get(key)!r}"
-        for key, value in (base or {}).items()
+        for key, value in base.items()
         if ours.get(key) != value
     ]
     if other:
@@ -118,7 +117,7 @@ def load_adapter(
         )
     tensors = {}
     with TensorFile.open(folder / TENSORS) as file:
-        # names and shapes before anything is read: a sparse file of terabytes takes no room
+        # check names and shapes before reading: a sparse file of terabytes takes no room on disk
         shapes = {name: file.shape(name) for name in file.names}
         _check_shapes(folder, config, shapes)
         for name in file.names:
@@ -145,23 +144,18 @@ def _build(
     folder: Path, config: ModelConfig, tensors: dict[str, np.ndarray], record: dict[str, Any]
 ) -> Adapter:
     """Check names, shapes, values and settings against the model."""
-    where = folder / CONFIG
+    read = Fields(record, str(folder / CONFIG))
     if record.get("fine_tune_type", "lora") != "lora":
-        raise TinylaneError(
-            f"{where}: fine_tune_type {show(record['fine_tune_type'])} is not implemented"
-        )
-    prompt_lane = record.get("prompt_lane", "own")
-    visibility, lag = record.get("visibility"), record.get("lag", 0)
+        read.fail("fine_tune_type", "lora; others are not implemented")
+    visibility, lag = record.get("visibility"), read.whole("lag", default=0)
     lanes = record.get("lanes", [])
     lanes = lanes if isinstance(lanes, list) else [lanes]
     if any(type(n) is not int or not 1 <= n <= MAX_LANES for n in lanes):
-        raise TinylaneError(f"{where}: lanes {show(lanes)}, expected counts from 1 to {MAX_LANES}")
-    if type(lag) is not int:
-        raise TinylaneError(f"{where}: lag {show(lag)}, expected a whole number from 0")
+        read.fail("lanes", f"counts from 1 to {MAX_LANES}")
     _check_shapes(folder, config, {name: value.shape for name, value in tensors.items()})
     omega, updates = tensors.get(OMEGA), {k: v for k, v in tensors.items() if k != OMEGA}
     try:
-        rope = None if omega is None else LaneRoPE(omega, prompt_lane)
+        rope = None if omega is None else LaneRoPE(omega, record.get("prompt_lane", "own"))
         if isinstance(visibility, str):
             LaneMask.named(visibility, 2, lag)
         elif visibility is not None:
@@ -169,11 +163,14 @@ def _build(
         elif lag:
             raise TinylaneError(f"lag is {lag} without a visibility that it could delay")
     except TinylaneError as error:
-        raise TinylaneError(f"{where}: {error}") from error
+        raise TinylaneError(f"{read.source}: {error}") from error
     for name, value in tensors.items():
         if not np.isfinite(value).all():
             raise TinylaneError(f"{folder}: {name} holds NaN or infinite values")
-    scale = _scale(where, record)
+    source = read
+    if not read.has("scale") and isinstance(record.get("lora_parameters"), dict):
+        source = read.fields("lora_parameters")  # of mlx-lm
+    scale = source.real("scale", 1.0, above=-1e6, below=1e6)
     for name in updates:
         if name.endswith(".lora_b"):
             updates[name] = updates[name] * np.float32(scale)
@@ -187,16 +184,6 @@ def _matrix(visibility: Any) -> np.ndarray:
     if any(value not in (0, 1) for row in rows for value in row):
         raise TinylaneError(f"visibility {show(visibility)} holds values other than 0 and 1")
     return np.array(rows, dtype=bool)
-
-
-def _scale(where: Path, record: dict[str, Any]) -> float:
-    nested = record.get("lora_parameters")
-    scale = record.get("scale", nested.get("scale") if isinstance(nested, dict) else None)
-    if scale is None:
-        return 1.0
-    if type(scale) not in (int, float) or not abs(scale) < 1e6:
-        raise TinylaneError(f"{where}: scale {show(scale)}, expected a number")
-    return float(scale)
 
 
 def _check_shapes(folder: Path, config: ModelConfig, shapes: Mapping[str, tuple]) -> None:

@@ -19,7 +19,7 @@ LARGEST_POWER = 1 << 16  # bits of `a ** b`
 
 
 class Refusal(Exception):
-    """What a template's own `raise_exception(...)` raises: it does not take these messages."""
+    """Raised by a template's `raise_exception(...)`: it refuses these messages."""
 
 
 def environment() -> Any:
@@ -47,7 +47,7 @@ def environment() -> Any:
             return caller()
 
     class Sandbox(ImmutableSandboxedEnvironment):
-        """Refuses by name the two operators that make much out of little in one call."""
+        """Refuses `*` and `**` where one call would make a huge value."""
 
         intercepted_binops = frozenset({"*", "**"})
 
@@ -98,7 +98,7 @@ def environment() -> Any:
         separators: Any = None,
         sort_keys: bool = False,
     ) -> str:
-        # Jinja's own filter escapes for HTML, which no model was trained on.
+        # Jinja's filter escapes for HTML, and no model was trained on that.
         return json.dumps(
             value,
             ensure_ascii=ensure_ascii,
@@ -123,7 +123,7 @@ def prepare() -> None:
 
 @functools.lru_cache(maxsize=1)  # many prompts, one checkpoint
 def compiled(template: str) -> tuple[Any, set[str]]:
-    """The template, in an environment of its own, and the variables that it reads."""
+    """The template, in a new environment, and the variables that it reads."""
     from jinja2 import meta
 
     env = environment()
@@ -161,6 +161,6 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     except RecursionError:
         return {"kind": "failed", "error": "it calls itself without end"}
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        # What an operation of the template's can raise; anything else ends this process, which
-        # the parent reports as well.
+        # What the template's operations can raise. Anything else ends the worker, which is
+        # reported as well.
         return {"kind": "failed", "error": f"{type(error).__name__}: {error}"}

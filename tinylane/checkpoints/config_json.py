@@ -1,16 +1,16 @@
 """`config.json` of a Hugging Face checkpoint, as the few numbers the decoder needs.
 
-Families: llama, mistral, qwen2, qwen3. Absent keys mean what they mean in transformers'
-configuration classes, except that the five sizes which decide every shape must be there and that
-`num_key_value_heads` is the number of heads. What changes the mathematics and is not implemented is
-refused by name, never ignored.
+Families: llama, mistral, qwen2, qwen3. An absent key has the default of transformers' configuration
+classes, with two exceptions: the five sizes that decide every shape are required, and
+`num_key_value_heads` is the number of heads. A setting that changes the mathematics and is not
+implemented is refused by name, never ignored.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError, show
@@ -50,8 +50,8 @@ def parse_config(raw: dict[str, Any], source: str = "config.json") -> ModelConfi
         read.fail("num_key_value_heads", f"a divisor of num_attention_heads ({heads})")
     if head_dim % 2 or head_dim > 1024:
         raise TinylaneError(
-            f"{source}: head_dim {head_dim}, expected an even number up to 1024: "
-            "rotation pairs channels"
+            f"{source}: head_dim {head_dim}; expected an even number up to 1024: RoPE rotates "
+            "pairs of channels"
         )
     refuse_sliding_window(read, family, layers, context)
     attention_bias = read.flag("attention_bias", False)
@@ -86,8 +86,8 @@ def parse_config(raw: dict[str, Any], source: str = "config.json") -> ModelConfi
 def config_to_dict(config: ModelConfig) -> dict[str, Any]:
     """The `config.json` object of this model, in the spelling that transformers 5 writes.
 
-    The rotation stands there in the older spelling too: loaders that do not know
-    `rope_parameters` (mlx-lm) would take their own defaults, and be wrong without a word.
+    The rotation is written in the older spelling too. Loaders that do not know `rope_parameters`
+    (mlx-lm) would use their defaults, and compute something else without a warning.
     `parse_config(config_to_dict(config))` equals `config` up to `source`.
     """
     rope: dict[str, Any] = {"rope_type": config.rope.kind, "rope_theta": config.rope.base}
@@ -172,7 +172,12 @@ def token_ids(value: Any, vocab: int, source: str, key: str) -> tuple[int, ...]:
     return tuple(sorted(set(ids)))
 
 
+def _unknown(read: Fields, what: str, more: str = "") -> NoReturn:
+    raise TinylaneError(f"{read.source}: {what} is not implemented{more}")
+
+
 def family_of(read: Fields) -> str:
+    """The family by model_type and architectures, which must agree."""
     kind = read.get("model_type")
     architectures = read.get("architectures") or []
     if not isinstance(architectures, list):
@@ -181,20 +186,20 @@ def family_of(read: Fields) -> str:
     known = f"tinylane reads {', '.join(ARCHITECTURES)}"
     for name in architectures:
         if not isinstance(name, str) or name not in by_class:
-            raise TinylaneError(
-                f"{read.source}: architecture {show(name)} is not implemented; {known}"
-            )
+            _unknown(read, f"architecture {show(name)}", f"; {known}")
     families = {by_class[name] for name in architectures}
     if kind is None and len(families) == 1:
         return families.pop()
     if not isinstance(kind, str) or kind not in ARCHITECTURES:
-        raise TinylaneError(f"{read.source}: model_type {show(kind)} is not implemented; {known}")
+        _unknown(read, f"model_type {show(kind)}", f"; {known}")
     if families - {kind}:
         read.fail("architectures", f"{ARCHITECTURES[kind]}, since model_type is {kind!r}")
     return kind
 
 
 def refuse_other_mathematics(read: Fields, family: str) -> None:
+    """Raise TinylaneError for a setting that the decoder would have to follow and does not."""
+
     def neutral(value: Any, harmless: Any) -> bool:
         # 0 == False in Python: compare numbers and flags separately
         return value is None or (
@@ -204,25 +209,17 @@ def refuse_other_mathematics(read: Fields, family: str) -> None:
     for harmless, keys in _NEUTRAL:
         for key in keys.split():
             if not neutral(read.get(key), harmless):
-                raise TinylaneError(
-                    f"{read.source}: {key} {show(read.get(key))} is not implemented: "
-                    "it changes the mathematics"
-                )
+                _unknown(read, f"{key} {show(read.get(key))}", ": it changes the mathematics")
     if read.get("hidden_act", "silu") not in ("silu", "swish"):
-        raise TinylaneError(
-            f"{read.source}: hidden_act {show(read.get('hidden_act'))} is not implemented; "
-            "expected 'silu'"
-        )
+        _unknown(read, f"hidden_act {show(read.get('hidden_act'))}", "; expected 'silu'")
     unused = {"llama": (), "mistral": ("attention_bias", "mlp_bias", "qkv_bias")}
     for key in unused.get(family, ("mlp_bias",)):
         if not neutral(read.get(key), False):
-            raise TinylaneError(
-                f"{read.source}: {key} {show(read.get(key))} is not implemented for {family}"
-            )
+            _unknown(read, f"{key} {show(read.get(key))}", f" for {family}")
 
 
 def refuse_sliding_window(read: Fields, family: str, layers: int, context: int) -> None:
-    """A window that is at least the context, or that no layer uses, is no window."""
+    """Refuse a sliding window that is shorter than the context and that some layer uses."""
     window = read.get("sliding_window", 4096 if family in ("mistral", "qwen2", "qwen3") else None)
     types = read.get("layer_types")
     if family in ("qwen2", "qwen3") and not read.flag("use_sliding_window", False):
@@ -234,16 +231,13 @@ def refuse_sliding_window(read: Fields, family: str, layers: int, context: int) 
             read.fail("layer_types", f"a list of {layers} names (num_hidden_layers)")
         for name in types:
             if name not in ("full_attention", "sliding_attention"):
-                raise TinylaneError(f"{read.source}: layer type {show(name)} is not implemented")
+                _unknown(read, f"layer type {show(name)}")
             if name == "sliding_attention" and window is None:
                 read.fail("layer_types", "only 'full_attention', since no sliding window is on")
         if "sliding_attention" not in types:
             window = None
     elif family in ("qwen2", "qwen3") and window is not None:
-        first = read.get("max_window_layers", 28)
-        if type(first) is not int or first < 0:
-            read.fail("max_window_layers", "a whole number")
-        window = None if first >= layers else window
+        window = None if read.whole("max_window_layers", default=28) >= layers else window
     if window is not None and window < context:
         raise TinylaneError(
             f"{read.source}: sliding_window {window} is active (max_position_embeddings {context}) "
@@ -252,29 +246,28 @@ def refuse_sliding_window(read: Fields, family: str, layers: int, context: int) 
 
 
 def dtype_of(read: Fields) -> str:
-    named = [read.get(key) for key in ("dtype", "torch_dtype") if read.get(key) is not None]
-    for name in named:
-        plain = name.removeprefix("torch.") if isinstance(name, str) else name
-        if plain not in ("float32", "float16", "bfloat16", "float64"):
-            key = "dtype" if name is read.get("dtype") else "torch_dtype"
-            read.fail(key, "float32, float16, bfloat16 or float64")
-    return named[0].removeprefix("torch.") if named else "float32"
+    """The dtype that the file names in either spelling; float32 if it names none."""
+    names = []
+    for key in ("dtype", "torch_dtype"):
+        if read.has(key):
+            names.append(str(read.get(key)).removeprefix("torch."))
+            if names[-1] not in ("float32", "float16", "bfloat16", "float64"):
+                read.fail(key, "float32, float16, bfloat16 or float64")
+    return names[0] if names else "float32"
 
 
 def quantization_of(read: Fields) -> dict | None:
-    """MLX's own record; other methods (GPTQ, AWQ, bitsandbytes, fp8) are refused by name."""
-    theirs, ours = read.get("quantization_config"), read.get("quantization")
-    for key, value in (("quantization_config", theirs), ("quantization", ours)):
-        if value is not None and not isinstance(value, dict):
-            read.fail(key, "an object")
-        if value and "quant_method" in value:
-            raise TinylaneError(
-                f"{read.source}: quantization method {show(value['quant_method'])} is not "
-                "implemented; tinylane reads MLX-quantized and unquantized checkpoints"
-            )
-    if ours and theirs and ours != theirs:
-        read.fail("quantization_config", "the same as quantization")
-    return ours or theirs or None
+    """MLX's settings. Other methods (GPTQ, AWQ, bitsandbytes, fp8) are refused by name."""
+    keys = ("quantization", "quantization_config")
+    settings = [read.fields(key).raw for key in keys if read.get(key) is not None]
+    settings = [record for record in settings if record]
+    for record in settings:
+        if "quant_method" in record:
+            what = f"quantization method {show(record['quant_method'])}"
+            _unknown(read, what, "; tinylane reads MLX-quantized and unquantized checkpoints")
+        if record != settings[0]:
+            read.fail("quantization_config", "the same as quantization")
+    return settings[0] if settings else None
 
 
 _CONTEXT = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}
@@ -282,7 +275,7 @@ _YARN = ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim
 
 
 def _rope_settings(read: Fields) -> dict[str, Any]:
-    """All three spellings as one flat dict; values that contradict each other are refused."""
+    """All three spellings as one flat dict; refuses values that contradict each other."""
     merged: dict[str, Any] = {}
 
     def put(key: str, value: Any, where: str) -> None:
@@ -294,12 +287,8 @@ def _rope_settings(read: Fields) -> dict[str, Any]:
             )
         merged[key] = value
 
-    put("rope_theta", read.get("rope_theta"), "config")
-    put(
-        "original_max_position_embeddings",
-        read.get("original_max_position_embeddings"),
-        "config",
-    )
+    for key in ("rope_theta", "original_max_position_embeddings"):
+        put(key, read.get(key), "config")
     for where in ("rope_scaling", "rope_parameters"):
         given = read.get(where)
         if isinstance(given, dict) and isinstance(given.get("full_attention"), dict):
@@ -317,11 +306,8 @@ def _rope(read: Fields, context: int) -> RopeConfig:
     inner = Fields(_rope_settings(read), f"{read.source}: RoPE")
     kind = inner.raw.pop("rope_type", "default")
     if kind not in ("default", "linear", "llama3", "yarn"):
-        raise TinylaneError(
-            f"{read.source}: RoPE scaling {show(kind)} is not implemented; "
-            "expected default, linear, llama3 or yarn"
-        )
-    # what a kind does not use may stand there only at the value at which it does nothing
+        _unknown(read, f"RoPE scaling {show(kind)}", "; expected default, linear, llama3 or yarn")
+    # a setting that the kind does not use must have the value at which it changes nothing
     neutral = {"partial_rotary_factor": 1, "attn_factor": 1, "extrapolation_factor": 1}
     used = {"rope_theta", "original_max_position_embeddings", "finetuned"}
     used |= {"factor"} if kind != "default" else set()
@@ -332,10 +318,7 @@ def _rope(read: Fields, context: int) -> RopeConfig:
     for key, value in inner.raw.items():
         if key in used or (key in neutral and value == neutral[key]) or key in ignored:
             continue
-        raise TinylaneError(
-            f"{read.source}: RoPE setting {show(key)} = {show(value)} is not implemented "
-            f"for kind {kind!r}"
-        )
+        _unknown(read, f"RoPE setting {show(key)} = {show(value)}", f" for kind {kind!r}")
     base = inner.real("rope_theta", 10000.0, above=1.0, below=1e15)
     if kind == "default":
         return RopeConfig(base=base)

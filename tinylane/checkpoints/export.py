@@ -42,7 +42,7 @@ from tinylane.files.safetensors import write_tensors
 
 DTYPES = ("float32", "float16", "bfloat16")
 SHARD = 4 << 30  # bytes
-UNFINISHED = ".unfinished"  # is in a folder until its merge is complete
+UNFINISHED = ".unfinished"  # marks a folder until its merge is complete
 LARGEST_BESIDE = 64 << 20
 BESIDE = (
     "generation_config.json",
@@ -68,7 +68,7 @@ def write_checkpoint(
 ) -> None:
     """Write config.json `raw`, the tensors that it calls for, and copies of the small files.
 
-    tensor: name -> float32 array in file layout (out, in), asked for once each, a shard at a time.
+    tensor: name -> float32 array in file layout (out, in); called once for each, shard by shard.
     dtype: of the file. beside: the folder whose tokenizer and settings are copied. Raises
     TinylaneError when something cannot be written.
     """
@@ -109,7 +109,7 @@ def write_checkpoint(
 
 
 def copy_beside(source: Path, out: Path) -> None:
-    """Copy tokenizer, chat template and generation settings, where there are any."""
+    """Copy the tokenizer, chat template and generation settings that `source` has."""
     if os.path.realpath(source) == os.path.realpath(out):
         return
     for name in BESIDE:
@@ -120,8 +120,10 @@ def copy_beside(source: Path, out: Path) -> None:
 
 
 def encoded(name: str, value: np.ndarray, dtype: str) -> Any:
-    """A float array as `write_tensors` takes it, rounded to nearest even. Raises TinylaneError for
-    what is not finite, or not in the dtype's range."""
+    """A float array as `write_tensors` takes it, rounded to nearest even.
+
+    Raises TinylaneError for values that are not finite, or not in the dtype's range.
+    """
     value = np.ascontiguousarray(value, dtype=np.float32)
     if not np.isfinite(value).all():
         raise TinylaneError(f"{name} holds NaN or infinite values")
@@ -155,7 +157,7 @@ def fuse(
     plan = LoadPlan(folder, "numpy", "auto", adapter)
     tuned = plan.adapter(plan.config)
     if tuned is None and not dequantize:
-        raise TinylaneError(f"{folder}: has no adapter of its own; give --adapter-path")
+        raise TinylaneError(f"{folder}: has no adapter; give --adapter-path")
     tuned = tuned or Adapter(folder)
     mark = out / UNFINISHED
     if list(out.glob("*.safetensors")) and not mark.exists():
@@ -176,7 +178,7 @@ def fuse(
 
 
 def _save_lanes(out: Path, config: ModelConfig, adapter: Adapter) -> None:
-    """What a checkpoint has no place for: Omega, and how lanes read each other."""
+    """Write what a checkpoint cannot hold: Omega, and how lanes read each other."""
     rope = adapter.lane_rope
     if rope is None and adapter.visibility is None:
         return
@@ -216,7 +218,7 @@ class _Merged:
 def _merged_config(
     raw: dict[str, Any], config: ModelConfig, adapter: Adapter
 ) -> tuple[dict[str, Any], list[str]]:
-    """config.json of the merged checkpoint, and what there is to say about it."""
+    """config.json of the merged checkpoint, and notes for people."""
     notes: list[str] = []
     raw = dict(raw)
     for key in ("quantization", "quantization_config"):
@@ -235,13 +237,13 @@ def _merged_config(
 
 
 def _as_llama(raw: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
-    """A Mistral's config.json as a Llama's; what either would read as a default is spelled out."""
+    """A Mistral's config.json as a Llama's, with every default written out."""
     plain = config_to_dict(replace(config, family="llama", quantization=None))
     rope = plain.pop("rope_parameters")
     if "rope_parameters" not in raw:
         plain["rope_theta"] = rope["rope_theta"]
     del plain["dtype"]
-    for key, value in raw.items():  # its own words, where it has any
+    for key, value in raw.items():  # what the file says wins
         if value is not None and key not in ("model_type", "architectures", "layer_types"):
             plain[key] = value
     plain.pop("sliding_window", None)  # at least the context, or it would not have been read

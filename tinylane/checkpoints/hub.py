@@ -1,7 +1,7 @@
-"""From what a user writes after `--model` to a folder: a local one, or a hub id's files.
+"""The folder that a user means by `--model`: a local one, or the downloaded files of a hub id.
 
-Downloads go through `huggingface_hub` into its own cache: only the files that a checkpoint needs,
-only what is not there yet, interrupted ones continued, and from the cache when there is no network.
+`huggingface_hub` downloads into its cache: only the files that a checkpoint needs and that are not
+in the cache yet. It continues interrupted downloads. Without a network the cache is used.
 """
 
 from __future__ import annotations
@@ -72,32 +72,32 @@ def _download(name: str, revision: str | None) -> Path:
         raise TinylaneError(
             f"{name}: no such folder, and downloading needs: pip install huggingface_hub"
         ) from error
-    # the HTTP library's own errors: requests before huggingface_hub 1.0, httpx since
+    refusals: tuple[tuple[type[Exception], str], ...] = (  # a gated repository is "not found" too
+        (GatedRepoError, " is gated: accept its terms on the hub, then `hf auth login`"),
+        (
+            RepositoryNotFoundError,
+            ": no such folder here and no such model on the hub (or it is private)",
+        ),
+        (RevisionNotFoundError, f" has no revision {show(revision)} on the hub"),
+        (
+            LocalEntryNotFoundError,
+            ": no such folder here, no network to the hub, and not (all of it) in the cache",
+        ),
+        (HFValidationError, ": neither a folder here nor a valid hub id"),
+    )
+    # the HTTP library's errors: of requests before huggingface_hub 1.0, of httpx since
     http = cast(tuple[type[Exception], ...], HfHubHTTPError.__bases__)
-    failed: tuple[type[Exception], ...] = (OSError, EntryNotFoundError, *http)
+    failed: tuple[type[Exception], ...] = (OSError, EntryNotFoundError, HFValidationError, *http)
     try:
-        found = Path(snapshot_download(name, revision=revision, allow_patterns=FILES))
-    except GatedRepoError as error:
-        raise TinylaneError(
-            f"{name} is gated: accept its terms on the hub, then log in with `hf auth login`"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise TinylaneError(
-            f"{name}: no such folder here and no such model on the hub (or it is private)"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise TinylaneError(f"{name} has no revision {show(revision)} on the hub") from error
-    except LocalEntryNotFoundError as error:
-        raise TinylaneError(
-            f"{name}: no such folder here, no network to the hub, and not (all of it) in the cache"
-        ) from error
-    except HFValidationError as error:
-        raise TinylaneError(f"{name}: neither a folder here nor a valid hub id") from error
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=FILES))
     except failed as error:
+        for kind, text in refusals:
+            if isinstance(error, kind):
+                raise TinylaneError(name + text) from error
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise TinylaneError(
             f"{name}: download failed ({reason}); run again, it continues where it stopped"
         ) from error
-    if not (found / "config.json").exists() and not (found / "adapter_config.json").exists():
+    if not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
         raise TinylaneError(f"{name}: the hub has no config.json for it; not a checkpoint")
-    return found
+    return folder

@@ -112,6 +112,7 @@ class LoadPlan:
         self.adapter_folder = self._adapter_folder(adapter)
 
     def open(self) -> WeightFiles:
+        """The weight files, checked; a context manager."""
         return WeightFiles(self.folder, self.config)
 
     def _adapter_folder(self, given: str | os.PathLike[str] | bool | None) -> Path | None:
@@ -123,6 +124,7 @@ class LoadPlan:
         return None if given is False else find_folder(given)
 
     def adapter(self, config: ModelConfig) -> Adapter | None:
+        """The adapter, checked against the model's sizes and identity; None if there is none."""
         if self.adapter_folder is None:
             return None
         return load_adapter(self.adapter_folder, config, self.identity)
@@ -134,18 +136,16 @@ class LoadPlan:
         return Tokenizer.from_folder(self.folder, config_eos=self.eos_ids, vocab=config.vocab)
 
     def dtype(self, files: WeightFiles) -> str:
+        """The activations' dtype: what was asked for, or what is fast on the device."""
         if self.asked != "auto":
             return self.asked
-        if self.backend == "mlx":
-            import mlx.core as mx
-
-            if mx.default_device().type == mx.DeviceType.gpu:
-                return files.float_dtype
-        return "float32"  # MLX's CPU is 40 times slower in 16 bits
+        # MLX's CPU is 40 times slower in 16 bits
+        return files.float_dtype if _on_gpu(self.backend) else "float32"
 
     def forecast(
         self, files: WeightFiles, lanes: int = 1, prompt_tokens: int = 0, max_tokens: int = 0
     ) -> Forecast:
+        """The memory that a run will take."""
         dtype = self.dtype(files)
         weights = files.final_bytes(ITEMSIZE[dtype], native=self.keeps_packed)
         return forecast(files.config, dtype, lanes, prompt_tokens, max_tokens, weights)
@@ -154,8 +154,8 @@ class LoadPlan:
 def sampling_defaults(generation: dict[str, Any], source: str = GENERATION) -> dict[str, Any]:
     """generation_config.json's sampling, as `Sampler.from_config` takes it. Raises TinylaneError.
 
-    As in transformers, without `do_sample: true` decoding is greedy (temperature 0), whatever
-    temperature stands there. Only what the file says is returned: transformers' own default of
+    As in transformers, decoding is greedy (temperature 0) without `do_sample: true`, whatever
+    temperature the file gives. Only the file's settings are returned: transformers' default of
     top_k 50 is not applied.
     """
     read = Fields(generation, source)
@@ -246,29 +246,27 @@ def describe(
         rope["original_context"] = config.rope.original_context
     say("rope", rope, "config.json")
     say("quantization", _packed(files), f"{weights}, config.json" if files.packings else weights)
-    where = [name for name, ids in (("config.json", plan.config.eos_ids),) if ids]
+    where = ["config.json"] if plan.config.eos_ids else []
     where += [GENERATION] if plan.generation.get("eos_token_id") is not None else []
-    eos = set(plan.eos_ids)
-    if tokenizer is not None:
-        eos |= set(tokenizer.eos_ids)
-        where += ["tokenizer"] if set(tokenizer.eos_ids) - set(plan.eos_ids) else []
-    say("eos_ids", sorted(eos), _names(where) or NOTHING)
-    say(
-        "tokenizer",
-        None if tokenizer is None else tokenizer.vocab_size,
-        "no tokenizer.json" if tokenizer is None else "tokenizer.json",
-    )
-    template = None if tokenizer is None else tokenizer.chat_template
-    say("chat_template", bool(template), _template_file(tokenizer) if template else NOTHING)
-    said = GENERATION if plan.generation else f"no {GENERATION}"
-    say("sampling", plan.sampling, said)
+    more_eos = set() if tokenizer is None else set(tokenizer.eos_ids) - set(plan.eos_ids)
+    where += ["tokenizer"] if more_eos else []
+    say("eos_ids", sorted({*plan.eos_ids, *more_eos}), _names(where) or NOTHING)
+    if tokenizer is None:
+        say("tokenizer", None, "no tokenizer.json")
+        say("chat_template", False, NOTHING)
+    else:
+        say("tokenizer", tokenizer.vocab_size, "tokenizer.json")
+        source = tokenizer.template_source or "tokenizer_config.json"
+        has_template = bool(tokenizer.chat_template)
+        say("chat_template", has_template, Path(source).name if has_template else NOTHING)
+    say("sampling", plan.sampling, GENERATION if plan.generation else f"no {GENERATION}")
     say("adapter", _adapter(adapter), NOTHING if adapter is None else str(adapter.folder))
     say("forecast", needs.to_dict(), "computed")
     return report
 
 
 def _packed(files: WeightFiles) -> list[str]:
-    """How many layers are packed in which way: ["28 x affine 4 bits, groups of 64", ...]."""
+    """How many layers are packed in each way: ["28 x affine 4 bits, groups of 64", ...]."""
     count: dict[str, int] = {}
     for how in files.packings.values():
         text = f"{how.mode} {how.bits} bits, groups of {how.group_size}"
@@ -288,10 +286,6 @@ def _adapter(adapter: Adapter | None) -> dict[str, Any] | None:
         "lanes": list(adapter.lanes),
         "updates": len(adapter.tensors),
     }
-
-
-def _template_file(tokenizer: Any) -> str:
-    return Path(str(tokenizer.template_source or "tokenizer_config.json")).name
 
 
 def _names(names: list[str]) -> str:
@@ -316,16 +310,16 @@ def format_report(report: dict[str, Any]) -> list[str]:
     )
     have = needs["available"]
     verdict = "fits" if needs["fits"] else "DOES NOT FIT"
-    state = "the system does not say" if have is None else f"{size(have)}: {verdict}"
+    state = "unknown on this system" if have is None else f"{size(have)}: {verdict}"
     lines.append(f"{'available':<14} {state}")
     return lines
 
 
 def _text(key: str, value: Any) -> str:
-    if value is None or value == [] or value is False:
-        return {"tied": "no: output head of its own", "quantization": NOTHING}.get(key, NOTHING)
     if key == "tied":
-        return "yes: the output head is the embedding"
+        return "yes: the output head is the embedding" if value else "no: a separate output head"
+    if value is None or value == [] or value is False:
+        return NOTHING
     if value is True:
         return "yes"
     if key == "parameters":

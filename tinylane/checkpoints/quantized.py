@@ -1,4 +1,4 @@
-"""MLX-quantized layers: how one is packed, told from its shapes, and its values in NumPy.
+"""MLX-quantized layers: how one is packed, as its shapes show, and its values in NumPy.
 
 A layer is quantized if and only if `<path>.scales` is in the file. Values are packed in uint32 as
 one little-endian bit stream along the input axis. affine: w = q * scale + bias per group, 2, 3, 4,
@@ -33,22 +33,23 @@ class Packing(NamedTuple):
 
     @property
     def native(self) -> bool:
-        """Whether MLX has kernels for it; otherwise it is dequantized at load there too."""
+        """Whether MLX has kernels for it; otherwise MLX's weights are dequantized at load too."""
         return self.mode == "mxfp4" or self.group_size in (32, 64, 128)
 
 
 def declared(quantization: dict[str, Any], path: str) -> dict[str, Any] | bool:
-    """What config.json says of one layer by name: settings, True or False; {} if it says nothing.
+    """config.json's entry for one layer: settings, True or False; {} if it has none.
 
-    Converters name paths with or without the leading `model.`. Raises TinylaneError for the rest.
+    Converters name paths with or without the leading `model.`. Raises TinylaneError for an entry of
+    another type.
     """
     for name in (path, path.removeprefix("model.")):
-        found = quantization.get(name)
-        if isinstance(found, (dict, bool)):
-            return found
-        if found is not None:
+        entry = quantization.get(name)
+        if isinstance(entry, (dict, bool)):
+            return entry
+        if entry is not None:
             raise TinylaneError(
-                f"quantization of {name}: {show(found)}, expected an object or a flag"
+                f"quantization of {name} is {show(entry)}; expected an object or a flag"
             )
     return {}
 
@@ -57,11 +58,11 @@ def packing(
     quantization: dict[str, Any] | None,
     path: str,
     shape: tuple[int, ...],
-    found: dict[str, tuple[str, tuple[int, ...]]],
+    parts: dict[str, tuple[str, tuple[int, ...]]],
 ) -> Packing:
-    """Check one quantized layer of the file and say how it is packed. Raises TinylaneError.
+    """How one quantized layer of the file is packed. Raises TinylaneError for a damaged one.
 
-    quantization: config.json's record. shape: (O, I) of the dense layer, from the config. found:
+    quantization: config.json's record. shape: (O, I) of the dense layer, from the config. parts:
     dtype and shape in the file of `weight`, `scales` and, for affine, `biases`. The shapes decide,
     since converters mix bits without saying so; a setting given for this very path must agree.
     """
@@ -74,9 +75,9 @@ def packing(
     named = declared(quantization, path)
     if named is False:
         raise fail("config.json says it is not quantized, but its scales are in the file")
-    if "weight" not in found:
+    if "weight" not in parts:
         raise fail("weight is missing")
-    (weight_dtype, weight), (scale_dtype, scales) = found["weight"], found["scales"]
+    (weight_dtype, weight), (scale_dtype, scales) = parts["weight"], parts["scales"]
     rows, columns = shape
     if weight_dtype != "U32" or len(weight) != 2 or weight[0] != rows:
         raise fail(f"weight {weight_dtype} {weight}, expected U32 ({rows}, packed) of {shape}")
@@ -88,11 +89,11 @@ def packing(
     if mode == "affine":
         if rest or bits not in AFFINE_BITS:
             raise fail(f"weight {weight} for {shape}: no whole number of bits among {AFFINE_BITS}")
-        if found.get("biases") is None:
+        if parts.get("biases") is None:
             raise fail("biases are missing")
-        if found["biases"][0] not in FLOATS or found["biases"][1] != scales:
-            raise fail(f"biases {found['biases'][1]}, expected {scales} as the scales have")
-    elif scale_dtype != "U8" or (bits, rest, group) != (4, 0, 32) or found.get("biases"):
+        if parts["biases"][0] not in FLOATS or parts["biases"][1] != scales:
+            raise fail(f"biases {parts['biases'][1]}, expected {scales} as the scales have")
+    elif scale_dtype != "U8" or (bits, rest, group) != (4, 0, 32) or parts.get("biases"):
         raise fail(f"scales {scale_dtype}, {bits} bits, groups of {group} are not affine or mxfp4")
     actual = {"mode": mode, "bits": bits, "group_size": group}
     for key, value in actual.items():

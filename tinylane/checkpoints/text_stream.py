@@ -10,7 +10,7 @@ from tinylane.core.errors import TinylaneError
 
 
 class Decoder(Protocol):
-    """What a stream asks of its `Tokenizer`, which imports this module."""
+    """The part of `Tokenizer` that a stream uses."""
 
     core: Any
     byte_level: bool
@@ -19,18 +19,17 @@ class Decoder(Protocol):
 
     def decode(self, ids: Iterable[int]) -> str: ...
     def is_special(self, id: int) -> bool: ...
-    def token_bytes(self, id: int) -> bytes: ...
 
 
 class TextStream:
     """The text of one lane, id by id; what `push` and `flush` return adds up to `decode(all ids)`.
 
-    A character is returned when all its bytes are there. Text that may be the beginning of a stop
-    string waits until it is known not to be. A stop string ends the text before it, wherever it
-    lies across tokens: the first to be complete, and of those complete at once the longest.
-    With byte-fallback tokenizers, a run of byte tokens waits for its end: the tokenizer reads it
-    as a whole. Not handled: decoders that look ahead over text (a regular expression with `$`) or
-    strip several spaces; none of the supported families has one.
+    A character is returned when all its bytes have come. Text that may be the beginning of a stop
+    string waits until it cannot be one any more. A stop string ends the text before it, wherever it
+    lies across tokens: the first one to be complete, or the longest of those complete at once.
+    With byte-fallback tokenizers, a run of byte tokens waits for its end, since the tokenizer
+    decodes it as a whole. Not handled: decoders that look ahead over text (a regular expression
+    with `$`) or strip several spaces; none of the supported families has one.
     """
 
     def __init__(self, tok: Decoder, stop: Iterable[str] = ()) -> None:
@@ -38,14 +37,14 @@ class TextStream:
             stop = (stop,)
         self._stop = tuple(stop)
         if not all(isinstance(text, str) and text for text in self._stop):
-            raise TinylaneError(f"stop strings are texts of a character or more, got {self._stop}")
+            raise TinylaneError(f"stop strings {self._stop}; expected texts that are not empty")
         self.stopped = False
         self._tok = tok
         self._parts: list[str] = []  # returned
         self._held = ""  # decoded, and may begin a stop string
         self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
-        # Decoded again with each token: the ids from `_read` on are not returned yet, those before
-        # are there because a token's text can depend on its left neighbour (spaces).
+        # Decoded again with each token. The ids from `_read` on are not returned yet; those before
+        # are kept because a token's text can depend on its left neighbour (spaces).
         self._window: list[int] = []
         self._read = 0
 
@@ -62,7 +61,7 @@ class TextStream:
         if self.stopped or self._tok.is_special(id):
             return ""
         if self._tok.byte_level:
-            return self._emit(self._bytes.decode(self._tok.token_bytes(id)))
+            return self._emit(self._bytes.decode(bytes_of(self._tok.core.id_to_token(id) or "")))
         self._window.append(id)
         if self._tok.byte_fallback and _is_byte(self._tok.core.id_to_token(id)):
             return ""

@@ -21,7 +21,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -123,12 +122,7 @@ class WeightFiles:
     def __enter__(self) -> WeightFiles:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _add(self, file: TensorFile) -> None:
@@ -144,36 +138,48 @@ class WeightFiles:
             self._where[ours] = (file, name)
 
     def has(self, name: str) -> bool:
+        """Whether a file holds this tensor."""
         return name in self._where
 
     def dtype(self, name: str) -> str:
-        file, there = self._where[name]
-        return file.dtype(there)
+        """The file's dtype: F32, BF16, U32, ..."""
+        file, stored_name = self._where[name]
+        return file.dtype(stored_name)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        file, there = self._where[name]
-        return file.shape(there)
+        """The file's shape."""
+        file, stored_name = self._where[name]
+        return file.shape(stored_name)
 
     def read(self, name: str) -> np.ndarray:
         """A tensor as the file has it; BF16 as uint16."""
-        file, there = self._where[name]
-        return file.read(there)
+        file, stored_name = self._where[name]
+        return file.read(stored_name)
+
+    def _rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        file, stored_name = self._where[name]
+        return file.rows(stored_name, start, stop)
+
+    def _parts(self, path: str) -> list[str]:
+        """The tensors of a layer, which has scales and biases if it is quantized."""
+        names = (f"{path}.{part}" for part in ("weight", "scales", "biases"))
+        return [name for name in names if name in self._where]
 
     def _settle_head(self) -> None:
-        """Tied or not, in either file layout: as transformers 5 does, the files have the last word.
+        """Decide whether the head is tied. As in transformers 5, the files overrule config.json.
 
-        Tied with only a head in the file: the head is the embedding. Tied with both: equal ones
-        are tied; different ones are both used.
+        Tied, and the files have only a head: it is the embedding. Tied, and they have both: equal
+        ones are tied; different ones are both used.
         """
         if not self.config.tied or not self.has(f"{HEAD}.weight"):
             return
-        parts = [p for p in ("weight", "scales", "biases") if self.has(f"{HEAD}.{p}")]
+        twins = {name: EMBED + name.removeprefix(HEAD) for name in self._parts(HEAD)}
         if not self.has(f"{EMBED}.weight"):
-            for part in parts:
-                self._where[f"{EMBED}.{part}"] = self._where.pop(f"{HEAD}.{part}")
-        elif all(self._equal(f"{HEAD}.{part}", f"{EMBED}.{part}") for part in parts):
-            for part in parts:
-                del self._where[f"{HEAD}.{part}"]
+            for head, embedding in twins.items():
+                self._where[embedding] = self._where.pop(head)
+        elif all(self._equal(head, embedding) for head, embedding in twins.items()):
+            for head in twins:
+                del self._where[head]
         else:
             self.config, self.untied = replace(self.config, tied=False), True
 
@@ -182,12 +188,10 @@ class WeightFiles:
             return False
         if self.dtype(one) != self.dtype(other):
             return False
-        file, there = self._where[one]
-        bytes_, have = file.nbytes(there), available_memory()
-        if have is not None and bytes_ > have:  # a sparse file takes no room and reads for ever
-            raise TinylaneError(
-                f"{file.path}: {one} has {size(bytes_)}, {size(have)} are available"
-            )
+        file, stored_name = self._where[one]
+        need, have = file.nbytes(stored_name), available_memory()
+        if have is not None and need > have:  # a sparse file of terabytes takes no room on disk
+            raise TinylaneError(f"{file.path}: {one} has {size(need)}, {size(have)} are available")
         return all(
             np.array_equal(a.view(np.uint8), b.view(np.uint8))
             for (_, a), (_, b) in zip(self._raw(one), self._raw(other), strict=True)
@@ -200,10 +204,12 @@ class WeightFiles:
         for name, shape in expected.items():
             path = name.removesuffix(".weight")
             if len(shape) == 2 and self.has(f"{path}.scales"):
-                parts = [p for p in ("weight", "scales", "biases") if self.has(f"{path}.{p}")]
-                found = {p: (self.dtype(f"{path}.{p}"), self.shape(f"{path}.{p}")) for p in parts}
-                self.packings[path] = packing(self.config.quantization, path, shape, found)
-                used.update(f"{path}.{part}" for part in parts)
+                parts = {
+                    part.removeprefix(f"{path}."): (self.dtype(part), self.shape(part))
+                    for part in self._parts(path)
+                }
+                self.packings[path] = packing(self.config.quantization, path, shape, parts)
+                used.update(self._parts(path))
             elif not self.has(name):
                 missing.append(f"{name} {shape}")
             elif self.shape(name) != shape:
@@ -224,7 +230,7 @@ class WeightFiles:
 
     @property
     def float_dtype(self) -> str:
-        """The dtype most of the floating-point bytes are in: float32, float16, bfloat16."""
+        """The dtype that most floating-point values have: float32, float16, bfloat16."""
         count = dict.fromkeys(DENSE, 0)
         for name in self._where:
             if self.dtype(name) in count:
@@ -233,27 +239,24 @@ class WeightFiles:
         return {"F16": "float16", "BF16": "bfloat16"}.get(most, "float32")
 
     def final_bytes(self, itemsize: int, native: bool) -> int:
-        """Bytes of the weights once loaded; native: packed layers stay so where MLX can."""
+        """Bytes of the weights once loaded. native: layers that MLX can use packed stay packed."""
         total = 0
         for name, shape in self.config.tensors().items():
             how = self.packings.get(path := name.removesuffix(".weight"))
             if how is None or not (native and how.native):
                 total += math.prod(shape) * itemsize
                 continue
-            total += 4 * math.prod(self.shape(name))
-            for part in ("scales", "biases"):
-                if self.has(f"{path}.{part}"):
-                    wide = 1 if how.mode == "mxfp4" else itemsize
-                    total += wide * math.prod(self.shape(f"{path}.{part}"))
+            for part in self._parts(path):
+                wide = 4 if part == name else 1 if how.mode == "mxfp4" else itemsize
+                total += wide * math.prod(self.shape(part))
         return total
 
     def _raw(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
-        file, there = self._where[name]
-        shape = file.shape(there)
+        shape = self.shape(name)
         step = max(ROWS, CHUNK // max(1, 4 * math.prod(shape[1:])))
         for start in range(0, shape[0], step):
             stop = min(start + step, shape[0])
-            yield start, file.rows(there, start, stop)
+            yield start, self._rows(name, start, stop)
 
     def chunks(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, rows as float32, or float64 if the file has that), dequantized if packed."""
@@ -267,15 +270,12 @@ class WeightFiles:
         step = max(ROWS, CHUNK // (4 * columns))
         for start in range(0, self.shape(name)[0], step):
             stop = min(start + step, self.shape(name)[0])
-            packed = {}
-            for part in ("weight", "scales", "biases"):
-                if self.has(f"{path}.{part}"):
-                    file, there = self._where[f"{path}.{part}"]
-                    rows = file.rows(there, start, stop)
-                    dtype = file.dtype(there)
-                    packed[part] = widen(rows, dtype) if dtype in FLOATS else rows
-            biases = packed.get("biases")
-            yield start, dequantize(packed["weight"], packed["scales"], biases, how)
+            parts = []
+            for part in self._parts(path):
+                rows, dtype = self._rows(part, start, stop), self.dtype(part)
+                parts.append(widen(rows, dtype) if dtype in FLOATS else rows)
+            biases = parts[2] if len(parts) > 2 else None
+            yield start, dequantize(parts[0], parts[1], biases, how)
 
 
 def _few(items: list[str]) -> str:

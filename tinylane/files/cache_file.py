@@ -2,8 +2,8 @@
 
 Tensors: `positions`, `lanes` (S,) int64; `layers.i.keys`, `layers.i.values` (K, S, D) in the
 model's dtype; `lane_rope.omega`; `lane_mask.visibility`. The metadata holds format, identity,
-sizes, dtype, prompt_lane and lag, all checked at load; `rotation: hogwild` stands for Omega and
-prompt_lane where the keys were turned so.
+sizes, dtype, prompt_lane and lag, all checked at load. Where Hogwild! rotated the keys, it holds
+`rotation: hogwild` instead of Omega and prompt_lane.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def load_cache(
             raise TinylaneError(f"{path}: not a cache saved by tinylane")
 
         def read(name: str, *allowed: tuple[int, ...], dtype: str) -> np.ndarray:
-            """A tensor, once its dtype and shape are known to be right: holes take no room."""
+            """A tensor, after its dtype and shape were checked: a sparse file takes no room."""
             if name not in wanted:
                 raise TinylaneError(f"{path}: {name} is missing")
             wanted.discard(name)
@@ -96,11 +96,11 @@ def load_cache(
                 )
         rope: Rotation = Hogwild()
         if "rotation" not in meta:
-            turn: Any = {"own": "own", "0": 0}.get(meta.get("prompt_lane", ""))
+            prompt_lane: Any = {"own": "own", "0": 0}.get(meta.get("prompt_lane", ""))
             half = c.head_dim // 2
             try:
                 omega = read("lane_rope.omega", (half,), (c.layers, half), dtype="F64")
-                rope = model.rope(LaneRoPE(omega, turn))
+                rope = model.rope(LaneRoPE(omega, prompt_lane))
             except TinylaneError as error:
                 raise _at(path, error) from None
         elif meta["rotation"] != "hogwild":
@@ -141,7 +141,7 @@ def load_cache(
                     raise TinylaneError(f"{path}: {at} holds NaN or infinite values")
                 buffers[layer] = typed(model, raw)
         if wanted:
-            raise TinylaneError(f"{path}: {show(min(wanted))} has no place in a cache")
+            raise TinylaneError(f"{path}: {show(min(wanted))} is no tensor of a cache")
         cache.positions, cache.lanes = positions, lanes
     return cache
 

@@ -1,14 +1,12 @@
-"""Model text on its way to a reader: ids into text as they come, and control characters shown.
+"""Text of models and files, made safe to print.
 
-`TextStream` decodes a lane incrementally. A model can write any character, and a terminal obeys
-some of them: `printable` shows those instead.
+A model can write any character, and a terminal obeys some of them: `printable` shows those instead.
 """
 
 from __future__ import annotations
 
-# What a terminal or a reader's eye obeys instead of showing: C0 but newline and tab, DEL, C1,
-# separators that start a line, marks and overrides that reorder what is read (Trojan Source),
-# annotations, and lone surrogates, which no output encoding takes.
+# Characters that are obeyed instead of shown: C0 except newline and tab, DEL, C1, separators that
+# start a line, marks and overrides that reorder text (Trojan Source), and annotations.
 _OBEYED = [
     *(code for code in range(0x20) if chr(code) not in "\n\t"),
     *range(0x7F, 0xA0),

@@ -1,8 +1,9 @@
 """Small files that cannot be trusted, and files that must never be half-written.
 
-Regular files only (a FIFO would hang the reader), bounded in size, strict JSON: no duplicate keys,
-no NaN, no number that Python would take seconds to parse. Writing goes to a temporary file beside
-the target and is renamed into place; what a kill leaves of it, the next writing removes.
+Reading takes regular files only (a FIFO would block), of bounded size, and strict JSON: no
+duplicate keys, no NaN, no number that Python would take seconds to parse. `Fields` gives an
+object's fields by type. Writing goes to a temporary file beside the target, which is renamed into
+place. A killed process leaves a temporary file; the next writer removes it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, BinaryIO, NoReturn
 from tinylane.core.errors import TinylaneError, show
 
 MAX_JSON = 1 << 20
-# What a value of JSON costs in Python is 20 to 80 times what it takes in a file, so all are counted
+# A JSON value takes 20 to 80 times as much memory in Python as in its file, so values are counted
 # before any is made. A header of 100,000 tensors or a run of a million numbers stays far below.
 MAX_VALUES = 1_500_000  # commas
 MAX_KEYS = 600_000  # colons
@@ -33,29 +34,22 @@ MAX_DIGITS = 20  # 2**64 has 20; Python's own limit (4300) exists from 3.11 on o
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a regular file for reading bytes; raises TinylaneError for anything else.
+    """Open a regular file for reading bytes; raises TinylaneError for anything else."""
+    return os.fdopen(open_descriptor(path, os.O_RDONLY), "rb")
 
-    The test is made on the open descriptor, so nothing can be swapped in between, and the open does
-    not block on a FIFO without a writer.
+
+def open_descriptor(path: str | os.PathLike[str], flags: int) -> int:
+    """A descriptor of a regular file; raises TinylaneError for anything else.
+
+    The open does not block on a FIFO without a writer. The type is checked on the descriptor, so
+    that nobody can exchange the file in between. Child processes do not get it.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        reason = getattr(error, "strerror", None) or str(error)
-        raise TinylaneError(f"{os.fspath(path)}: cannot be read ({reason})") from error
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise TinylaneError(f"{os.fspath(path)}: is not a regular file")
-    return os.fdopen(handle, "rb")
-
-
-def open_writable(path: str | os.PathLike[str], flags: int) -> int:
-    """A descriptor of a regular file, made if `flags` say so, that is not handed on to processes
-    begun here. Raises TinylaneError for anything else."""
-    try:
         handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
-    except OSError as error:
-        raise TinylaneError(f"{os.fspath(path)}: cannot be written ({error.strerror})") from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        done = "read" if flags == os.O_RDONLY else "written"
+        reason = getattr(error, "strerror", None) or str(error)
+        raise TinylaneError(f"{os.fspath(path)}: cannot be {done} ({reason})") from error
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise TinylaneError(f"{os.fspath(path)}: is not a regular file")
@@ -104,12 +98,12 @@ def read_bytes(path: str | os.PathLike[str], limit: int) -> bytes:
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An `object_pairs_hook` for `json` that raises TinylaneError for a key that occurs twice."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    members = dict(pairs)
+    if len(members) != len(pairs):
         seen: set[str] = set()
         again = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
         raise TinylaneError(f"key {show(again)} occurs twice")
-    return found
+    return members
 
 
 def _integer(text: str) -> int:
@@ -132,9 +126,9 @@ def _constant(text: str) -> NoReturn:
 
 
 def check_bounds(data: Any, source: str) -> None:
-    """Raise TinylaneError if JSON in bytes or text would take far more memory than it looks.
+    """Raise TinylaneError if JSON, in bytes or text, would take far more memory than its size.
 
-    Punctuation inside of strings counts too: the limits are wide enough.
+    Punctuation inside strings counts too; the limits are wide enough for that.
     """
     comma, colon, square, curly = (b",", b":", b"[", b"{") if isinstance(data, bytes) else ",:[{"
     for what, count, most in (
@@ -147,8 +141,7 @@ def check_bounds(data: Any, source: str) -> None:
 
 
 def _check_depth(value: Any) -> None:
-    """Raise TinylaneError for nesting that only just went through the parser: what uses the value
-    may recurse as well."""
+    """Raise TinylaneError for nesting that the parser accepts but that later code may not."""
     level, depth = [value], 0
     while level := [
         inner
@@ -322,9 +315,9 @@ class Fields:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when the block ends well, and vanishes otherwise.
+    """A file that replaces `path` when the block ends well, and is removed otherwise.
 
-    What a killed process left of its own attempt at the same file is removed.
+    Half files that killed processes left of the same target are removed.
     """
     target = Path(path)
     try:
@@ -348,8 +341,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             os.unlink(name)
 
 
-# A temporary file is locked as long as somebody writes it. The lock goes with the process, however
-# it ends, so one that can be had belongs to nobody.
+# A temporary file is locked while somebody writes it. The lock ends with the process, so a
+# temporary file that can be locked belongs to nobody.
 
 
 def _temporary(target: Path) -> tuple[int, str]:
@@ -361,7 +354,7 @@ def _temporary(target: Path) -> tuple[int, str]:
             fcntl.flock(handle, fcntl.LOCK_EX)
         if os.fstat(handle).st_nlink or os.name == "nt":
             return handle, name
-        os.close(handle)  # swept between its making and its lock
+        os.close(handle)  # another process swept it before it was locked
 
 
 def sweep(folder: Path, pattern: str) -> None:

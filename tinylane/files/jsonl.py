@@ -1,9 +1,8 @@
-"""JSON Lines that cannot be trusted: one object a line, read as a stream, strict, within bounds.
+"""JSON Lines that cannot be trusted: one object a line, read as a stream, strict and bounded.
 
-Every error names the file and the line. A line is as strict as a file of `tinylane.files.io`: UTF-8,
-no duplicate keys, no NaN, bounded nesting. Empty lines are skipped (they still count). Nothing is
-held but the line at hand, so a file may be larger than memory; the reader who wants a list bounds
-it himself. Writing whole lines that a kill cannot tear is `tinylane.files.run_dir`.
+Every error names the file and the line. Lines are read as strictly as files (`tinylane.files.io`):
+UTF-8, no duplicate keys, no NaN, bounded nesting. Empty lines are skipped, but counted. One line is
+in memory at a time, so a file may be larger than memory. `tinylane.files.run_dir` writes lines.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ def read(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number from 1, object) of every line that is not empty.
 
-    limit: bytes of a line. rows: lines of the file. whole: a last line without a newline, which may
-    still be being written, is left out. Raises TinylaneError, naming file and line, for
-    what is not a regular file, a line too long, too many lines, or a line that is no JSON object.
+    limit: bytes of a line. rows: lines of the file. whole: leave out a last line without a newline,
+    which somebody may be writing. Raises TinylaneError, naming file and line, for what is not a
+    regular file, a line too long, too many lines, or a line that is no JSON object.
     """
     for number, line in lines(path, limit=limit, rows=rows, whole=whole):
         if line.strip():

@@ -1,4 +1,4 @@
-"""How much memory a run will take, told before anything is loaded, and how much there is.
+"""How much memory a run will take, computed before anything is loaded, and how much is available.
 
 Counted: weights in their final type, keys and values of the prompt (cached once for all lanes) and
 of what the lanes will write. Not counted: activations of a pass, spare rows of growing buffers.
@@ -105,8 +105,8 @@ def forecast(
 
 def available_memory() -> int | None:
     """Bytes this process may still take: the least of the machine's and its control group's."""
-    found = [n for n in (_machine(), _control_group()) if n is not None]
-    return min(found) if found else None
+    limits = [n for n in (_machine(), _control_group()) if n is not None]
+    return min(limits) if limits else None
 
 
 def _machine() -> int | None:
@@ -116,14 +116,14 @@ def _machine() -> int | None:
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError, IndexError):
         pass
-    try:  # macOS: all of it, since what is in use there is mostly given back
+    try:  # macOS: all of it, since most of what is in use can be freed
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return None
 
 
 def _control_group(root: str = "/sys/fs/cgroup") -> int | None:
-    """A container's limit less what it cannot give back (version 2, then version 1 names)."""
+    """A container's limit minus what it uses and cannot free (names of version 2, then 1)."""
     for folder, limit, used in (
         (Path(root), "memory.max", "memory.current"),
         (Path(root) / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
@@ -141,7 +141,7 @@ def _control_group(root: str = "/sys/fs/cgroup") -> int | None:
 
 
 def reset_peak() -> None:
-    """Begin a new peak, where the system can (Linux); elsewhere the peak is the process's own."""
+    """Begin a new peak, where the system can (Linux); elsewhere it is the process's peak so far."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 

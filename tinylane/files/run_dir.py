@@ -8,7 +8,7 @@
 One process works in a folder at a time. The lock file stays there; the lock on it (flock) ends with
 the process, however it ends. Settings are fixed: other ones are refused. A line counts once its
 newline is on disk, and a line that a kill tore is cut off at the next start. A log of training is
-cut back to the step of the saved state when a run goes on, so that no step stands there twice. Not
+cut back to the step of the saved state when a run goes on, so that no step is logged twice. Not
 handled: file systems on which flock or fsync do nothing (some network shares).
 """
 
@@ -22,13 +22,12 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from tinylane.core import __version__
 from tinylane.core.errors import TinylaneError, show
 from tinylane.files import jsonl
-from tinylane.files.io import inside, make_folder, open_writable, read_json, sweep, write_json
+from tinylane.files.io import inside, make_folder, open_descriptor, read_json, sweep, write_json
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -134,7 +133,7 @@ def append_line(path: Path, line: str, kept: str = "") -> None:
     Raises TinylaneError where that fails (a full disk): the file is cut back to its whole lines.
     kept: what the error says then.
     """
-    handle = open_writable(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    handle = open_descriptor(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     size = os.fstat(handle).st_size
     try:
         left = memoryview(line.encode("utf-8", "backslashreplace") + b"\n")
@@ -151,7 +150,7 @@ def append_line(path: Path, line: str, kept: str = "") -> None:
 
 def cut(path: Path, size: int | None = None) -> None:
     """Cut a file, which is made if need be, to `size` bytes; None: to its whole lines."""
-    handle = open_writable(path, os.O_RDWR | os.O_CREAT)
+    handle = open_descriptor(path, os.O_RDWR | os.O_CREAT)
     try:
         end = os.fstat(handle).st_size if size is None else size
         while size is None and end > 0:
@@ -215,7 +214,7 @@ class Journal:
         with contextlib.ExitStack() as stack:
             stack.enter_context(locked(self.folder, LOCK))
             for name in (SETTINGS, RESULTS):
-                inside(self.folder, name)  # a link of somebody else's is not written through
+                inside(self.folder, name)  # refuses a link to a file outside
             self._agree(settings)
             cut(self.path)
             self.count = sum(1 for _ in self.rows())
@@ -239,22 +238,17 @@ class Journal:
         self.count += 1
 
     def close(self) -> None:
-        """Let others in."""
+        """Release the lock."""
         self._lock.close()
 
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _agree(self, settings: dict[str, Any]) -> None:
-        """Refuse another configuration; write down that the run was started (again)."""
+        """Refuse another configuration; record this start of the run."""
         path, starts = self.folder / SETTINGS, []
         if path.exists():
             before = read_json(path, MAX_SETTINGS)
@@ -275,7 +269,7 @@ class Journal:
         return any(path.exists() and path.stat().st_size for path in files)
 
 
-# ------------------------------------------------------------------------------ what is said of it
+# ------------------------------------------------------------------------------ where it runs
 
 
 def start() -> dict[str, Any]:
@@ -295,8 +289,10 @@ def start() -> dict[str, Any]:
 
 
 def revision() -> str | None:
-    """The git revision of tinylane's own checkout, "+" after it if the package's files differ; None
-    elsewhere."""
+    """The git revision of tinylane's checkout, with "+" if the package's files differ from it.
+
+    None where tinylane was installed, or git cannot tell.
+    """
     package = Path(__file__).parents[1]
     root = package.parent
     if not (root / ".git").exists():
@@ -324,5 +320,5 @@ def read_run(
     folder = Path(folder)
     if not (folder / SETTINGS).is_file():
         raise TinylaneError(f"{folder}: no {SETTINGS} in it; expected the --out of tinylane eval")
-    found = read_json(inside(folder, SETTINGS), MAX_SETTINGS)
-    return found, jsonl.read(inside(folder, RESULTS), limit=MAX_RESULT, whole=True)
+    settings = read_json(inside(folder, SETTINGS), MAX_SETTINGS)
+    return settings, jsonl.read(inside(folder, RESULTS), limit=MAX_RESULT, whole=True)

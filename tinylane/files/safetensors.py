@@ -1,9 +1,9 @@
 """One checked safetensors reader for both backends, and an atomic writer.
 
-`mx.load` takes overlapping, holed and negative extents that end the process on first read, and
-safetensors takes duplicate names and dies when a mapped file shrinks. So the header is checked
-here, in Python, before anything is believed, and bytes are read, never mapped. What is accepted
-here, the safetensors library accepts too, with the same shapes and bytes
+`mx.load` accepts extents that overlap, leave holes or are negative, and ends the process when they
+are read. The safetensors library accepts duplicate names, and ends the process when a mapped file
+shrinks. So the whole header is checked here first, and bytes are read, never mapped. What is
+accepted here, the safetensors library accepts too, with the same shapes and bytes
 (`tests/files/test_safetensors.py`).
 
 Not handled: dtypes below one byte, float8, complex. BF16 comes as its raw 16 bits: NumPy has no
@@ -17,14 +17,12 @@ import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from tinylane.core.errors import TinylaneError, show
 from tinylane.files.io import open_regular, parse_json, replacing
-from tinylane.files.io import write_text as write_text  # the other writer of checkpoint folders
 
 MAX_HEADER = 8 << 20
 MAX_TENSORS = 100_000
@@ -84,12 +82,7 @@ class TensorFile:
     def __enter__(self) -> TensorFile:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     @property
@@ -104,7 +97,7 @@ class TensorFile:
             raise TinylaneError(f"{self.path}: no tensor {show(name)}") from None
 
     def dtype(self, name: str) -> str:
-        """The file's own word for a tensor's dtype: F32, BF16, U32, ..."""
+        """The dtype that the file names: F32, BF16, U32, ..."""
         return self._entry(name).dtype
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -275,10 +268,10 @@ def _to_numpy(name: str, value: Any) -> tuple[np.ndarray, str]:
             return np.asarray(value.view(mx.uint16)), "BF16"
         value = np.asarray(value)
     array = np.asarray(value)
-    found = _NAME_OF.get(array.dtype.newbyteorder("<"))
-    if found is None:
+    dtype = _NAME_OF.get(array.dtype.newbyteorder("<"))
+    if dtype is None:
         raise TinylaneError(f"tensor {show(name)}: dtype {array.dtype} has no place in safetensors")
-    return array, found
+    return array, dtype
 
 
 FLOATS = ("F32", "F16", "BF16")

@@ -1,12 +1,12 @@
-"""A process of its own that answers questions about untrusted text, one after the other.
+"""A second Python process that evaluates untrusted text, one request after the other.
 
-A chat template is somebody else's program, and an answer to a problem may ask for 10^10^10. Both
-are evaluated in a second Python process, so that they can be stopped. The process is started when
-it is first needed and serves many requests. A request that breaks a limit ends it; the next request
-starts another. It also ends when this process ends, however that happens, because its input ends.
+A chat template is somebody else's program, and an answer to a problem may be 10^10^10. Both are
+evaluated in a second process, so that they can be stopped. It is started at the first request and
+serves many. A request that breaks a limit ends it; the next request starts another one. It also
+ends when this process ends, however that happens, because its input ends then.
 
-The child's side is `tinylane/files/worker_program.py`. Works from any thread: requests wait for
-each other. A forked child has no worker until it asks for one. Needs no signal handlers here.
+`tinylane/files/worker_program.py` is the second process's side. Requests of several threads wait
+for each other. A forked child starts a worker of its own. Nothing here needs signals.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# macOS takes a memory limit and does not enforce it: there, this process looks every so often, and
-# the bound depends on how much can be filled in between.
+# macOS accepts a memory limit and does not enforce it. There, this process looks at the worker's
+# size every so often, and the bound depends on how much can be filled in between.
 WATCHED = sys.platform == "darwin"
 WATCH_EVERY = 0.05  # s
 # What starting Python may need. Not LD_PRELOAD: a BLAS in this process would be dead weight.
@@ -34,10 +34,10 @@ KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TZ", "SYSTE
 
 
 class Limits(NamedTuple):
-    """Of one request. memory: bytes on top of what the process holds before it."""
+    """Limits of one request. memory: bytes on top of what the process holds before it."""
 
     cpu_seconds: float
-    wall_seconds: float  # for a machine too busy to give the processor time; also for the start
+    wall_seconds: float  # in case the machine is too busy; the start has as many
     memory: int
 
 
@@ -96,8 +96,8 @@ class Worker:
     def _start(self, limits: Limits) -> None:
         self._end()
         start = {"program": str(self.program), "folders": self.folders()}
-        # Descriptors are not inheritable in Python, and close_fds=False lets macOS spawn instead of
-        # forking a big process. No buffers: a forked child must not write out a copy of them.
+        # Python's descriptors are not inherited, and close_fds=False lets macOS spawn instead of
+        # forking a big process. Unbuffered, so that a forked child has no buffer to write out.
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(Path(__file__).with_name("worker_program.py"))],
             stdin=subprocess.PIPE,
@@ -142,10 +142,10 @@ class Worker:
             answered.set()
             watcher.join()
         if reply.endswith(b"\n"):
-            said = json.loads(reply)
-            if "why" in said:
-                raise WorkerEnded(said["why"], said["detail"])
-            return said
+            message = json.loads(reply)
+            if "why" in message:
+                raise WorkerEnded(message["why"], message["detail"])
+            return message
         code = self._end()
         if broken:
             raise WorkerEnded(broken[0], "stopped while it grew" if broken[0] == "memory" else "")
@@ -164,7 +164,7 @@ class Worker:
         return code
 
     def _forget(self) -> None:
-        """In a forked child: the process is the parent's, and another thread may hold the lock."""
+        """In a forked child: the process is the parent's, and a thread may have held the lock."""
         process, self._process, self._lock = self._process, None, threading.Lock()
         if process is not None:
             _close_pipes(process)  # else the worker's input would not end with the parent
@@ -178,12 +178,12 @@ def _close_pipes(process: subprocess.Popen[bytes]) -> None:
 
 
 def resident(pid: int) -> int:
-    """Resident bytes of another process, 0 if it cannot be told (it may just have ended)."""
+    """Resident bytes of another process; 0 if unknown (it may just have ended)."""
     try:
-        said = subprocess.run(
+        kib = subprocess.run(
             ["/bin/ps", "-o", "rss=", "-p", str(pid)], capture_output=True, timeout=2, check=False
         ).stdout
-        return int(said) * 1024
+        return int(kib) * 1024
     except (OSError, ValueError, subprocess.TimeoutExpired):
         return 0
 

@@ -1,4 +1,4 @@
-"""The child's side of `tinylane.files.worker`: it serves one program until its input ends.
+"""The second process of `tinylane.files.worker`: it serves one program until its input ends.
 
 Started by path in an isolated interpreter. Only the standard library may be imported, and nothing
 of tinylane. One line of JSON for each message:
@@ -29,7 +29,7 @@ def limited(cpu_seconds: float, memory: int) -> Iterator[None]:
 
     From `memory` bytes above what it holds now, allocations raise MemoryError; 0 sets no limit.
     """
-    timer = getattr(signal, "setitimer", None)  # not on Windows: the parent's clock is what is left
+    timer = getattr(signal, "setitimer", None)  # None on Windows: the parent's clock is left
     limit_memory(memory)
     if timer is not None:
         timer(signal.ITIMER_PROF, cpu_seconds)
@@ -73,7 +73,7 @@ def load(path: str) -> Any:
 
 def main() -> None:
     """Serve until stdin ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which then ends this
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C and ends this process
     if hasattr(signal, "SIGPROF"):
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
     lines, out = sys.stdin.buffer, sys.stdout.buffer
