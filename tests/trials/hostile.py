@@ -139,7 +139,7 @@ class Reader:
         GAME.parse(path.read_text(encoding="utf-8", errors="surrogatepass"))
 
     def matrix(self, path: Path) -> None:
-        from tinylane.commands.shared_flags import parse_mask
+        from tinylane.commands.common import parse_mask
 
         parse_mask(f"@{path}", None, 0)
 

@@ -12,7 +12,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tinylane.commands import common, shared_flags
+from tinylane.commands import common
+from tinylane.commands.terminal import print_table
 from tinylane.core.errors import TinylaneError
 
 MODES = ("independent", "joint")
@@ -23,11 +24,11 @@ PARTS = ("projections", "head", "attention", "norms and gate", "cache", "samplin
 def flags(p: Any) -> None:
     """Add the command's flags."""
     p.description += " Engines run in turn, each in its own process."
-    shared_flags.model_flags(p)
+    common.model_flags(p)
     p.add_argument("--shape", metavar="NAME", help=f"instead: random weights; {SHAPES}")
-    p.add_argument("--backend", choices=shared_flags.BACKENDS, nargs="+", default=["auto"])
-    p.add_argument("--dtype", choices=shared_flags.DTYPES, default="auto")
-    p.add_argument("--ops", **shared_flags.OPS)
+    p.add_argument("--backend", choices=common.BACKENDS, nargs="+", default=["auto"])
+    p.add_argument("--dtype", choices=common.DTYPES, default="auto")
+    p.add_argument("--ops", **common.OPS)
     g = p.add_argument_group("what is decoded")
     g.add_argument("--lanes", type=int, nargs="+", default=[1], metavar="N", help="default: 1")
     g.add_argument("--prompt-tokens", type=int, nargs="+", metavar="N", help="default: 512")
@@ -206,15 +207,15 @@ def _tables(report: dict[str, Any], plain: bool) -> None:
     place = ["engine", "mode", "lanes", "prompt"]
     head = [*place, "first(ms)", "step(ms)", "10-90%", "tokens/s", "total(s)", "peak", "share"]
     head += ["of best"]
-    common.print_table("", head, [_result(r) for r in report["results"]], (0, 1), plain)
-    common.print_table(
+    print_table("", head, [_result(r) for r in report["results"]], (0, 1), plain)
+    print_table(
         "time of a joint step over an independent one",
         ["engine", "lanes", "prompt", "step"],
         [[_case(r)[0], *_case(r)[2:], spread(r["step"])] for r in report["joint_cost"]],
         (0,),
         plain,
     )
-    common.print_table(
+    print_table(
         "time of a step for every row in the cache; over reading it at the measured bandwidth",
         ["engine", "mode", "lanes", "us/row", "over"],
         [
@@ -230,7 +231,7 @@ def _tables(report: dict[str, Any], plain: bool) -> None:
         (0, 1),
         plain,
     )
-    common.print_table(
+    print_table(
         "where a step goes, ms; Python is us a step and layer (MLX: every operation waited for)",
         [*place, *PARTS, "step", "Python"],
         [_profile(r) for r in report["profiles"]],

@@ -1,19 +1,297 @@
-"""What several commands do: load the model, print notes and JSON, check numbers, tell memory."""
+"""What several commands share: flags and how they are read, loading the model, printing."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinylane.core.errors import TinylaneError
+from tinylane.core.errors import TinylaneError, show
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from tinylane.core.lanes import LaneMask
     from tinylane.core.model import Model
+    from tinylane.evaluate.collaboration import Collaboration
     from tinylane.view.run_file import Run
+
+BACKENDS = ("auto", "numpy", "mlx")
+DTYPES = ("auto", "float32", "float64", "float16", "bfloat16")
+OMEGA = (
+    "lane rotation: none, group_think, ntk, learned or @file.json "
+    "(default: learned if the model has it, else none)"
+)
+OPS: Any = {
+    "choices": ("auto", "plain", "fast"),
+    "default": "auto",
+    "help": "plain: the operations as decoder.py has them; fast: the backend's faster ones; auto: "
+    "plain for small models on a CPU, else fast",
+}
+RESUME = "A run that was stopped goes on where it was: give the same command again."
+# flag -> the field of Sampler that it sets
+SAMPLING = {
+    "temp": "temperature",
+    "top_p": "top_p",
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
+}
+LARGEST_MATRIX = 32 << 20  # bytes of a JSON file: 1024 x 1024 lanes with room
+
+
+# Flags that several commands have.
+
+
+def model_flags(p: Any, positional: bool = False) -> None:
+    """Which model, adapter and revision."""
+    names = ("model",) if positional else ("--model",)
+    options = {"nargs": "?", "metavar": "MODEL"} if positional else {"metavar": "M"}
+    p.add_argument(*names, help="a folder or a hub id; default: the model inside", **options)
+    p.add_argument("--adapter-path", metavar="DIR", help="a lane adapter; default: the model's own")
+    p.add_argument("--revision", help="branch, tag or commit of a hub id")
+
+
+def engine_flags(p: Any, every: bool = False) -> None:
+    """Backend, dtype and operations. every: "all" is a choice too."""
+    more = ("all",) if every else ()
+    says = "auto: MLX on Apple silicon, else NumPy"
+    says += "; all: both, compared with each other" * every
+    p.add_argument("--backend", choices=(*BACKENDS, *more), default="auto", help=says)
+    p.add_argument("--dtype", choices=(*DTYPES, *more), default="auto")
+    p.add_argument("--ops", **OPS)
+
+
+def prompt_flags(g: Any) -> None:
+    """How a prompt is written."""
+    g.add_argument("--raw", "--ignore-chat-template", action="store_true", help="no chat template")
+    g.add_argument("--system-prompt", metavar="TEXT")
+    g.add_argument("--prefill-response", metavar="TEXT", help="how every answer begins")
+    g.add_argument("--chat-template-config", metavar="JSON", help='e.g. {"enable_thinking": false}')
+
+
+def sampling_flags(g: Any) -> None:
+    """How tokens are chosen, and which texts end a lane."""
+    more = {"action": "extend", "nargs": "+"}
+    g.add_argument("--stop", metavar="TEXT", help="a text that ends a lane", **more)
+    g.add_argument("--temp", type=float, metavar="T", help="temperature; 0 is greedy")
+    g.add_argument("--top-p", type=float, metavar="P")
+    g.add_argument("--top-k", type=int, metavar="K")
+    g.add_argument("--min-p", type=float, metavar="P")
+    g.add_argument("--repetition-penalty", type=float, metavar="R")
+    g.add_argument("--logit-bias", metavar="ID:BIAS", help="or a JSON object", **more)
+
+
+def rotation_flags(
+    g: Any, omega: str = OMEGA, slot: str = "max-tokens", scale: str = "lanes"
+) -> None:
+    """How lanes are rotated and how late they read. omega: the help; slot, scale: the defaults."""
+    g.add_argument("--lag", type=int, metavar="STEPS", help="lanes read each other this much later")
+    g.add_argument("--omega", metavar="O", help=omega)
+    g.add_argument(
+        "--slot", type=float, metavar="S", help=f"positions a lane takes; default: {slot}"
+    )
+    g.add_argument(
+        "--omega-scale", type=float, metavar="S", help=f"with --omega ntk; default: {scale}"
+    )
+    g.add_argument(
+        "--prompt-lane", choices=("own", "0"), help="the lane in which joint lanes see the prompt"
+    )
+
+
+def collaborate_flags(p: Any) -> None:
+    """`--collaborate` and what changes it."""
+    g = p.add_argument_group("collaboration prompts (for models that were not trained for lanes)")
+    g.add_argument(
+        "--collaborate",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="explain the lanes to the model, ask it while it writes whether it repeats others, "
+        "and at the end for its answer; DIR: your own system.txt, lane.txt, nudge.txt, finish.txt",
+    )
+    g.add_argument(
+        "--without",
+        nargs="+",
+        choices=("system", "lane", "nudge", "finish"),
+        metavar="PART",
+        help="leave out: system, lane, nudge or finish",
+    )
+    g.add_argument(
+        "--nudge-every", type=int, metavar="N", help="tokens between questions; default: 256"
+    )
+    g.add_argument(
+        "--finish-at",
+        type=int,
+        metavar="N",
+        help="tokens of a lane before it is asked for its answer; default: 32 are left for it",
+    )
+
+
+# What their values come to.
+
+
+def check_least(args: Any, least: int, *names: str) -> None:
+    """Raise TinylaneError where a flag of these names was given a number below `least`."""
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and value < least:
+            flag = name.replace("_", "-")
+            raise TinylaneError(f"--{flag} is {value}; expected {least} or more")
+
+
+def check_target(flag: str, name: str) -> Path:
+    """The path of a file that a flag names. Raises TinylaneError unless it can be written.
+
+    Called before anything is computed, so that no result is lost.
+    """
+    path = Path(name)
+    if path.is_dir():
+        raise TinylaneError(f"{flag} {name}: is a folder; expected a file to write")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise TinylaneError(f"{flag} {name}: no folder {path.parent} that can be written to")
+    return path
+
+
+def template(args: Any) -> dict[str, Any] | None:
+    """The prompt flags as keyword arguments of `Tokenizer.prompt_ids`; None where none was given.
+
+    Raises TinylaneError for a --chat-template-config that is not a JSON object.
+    """
+    given: dict[str, Any] = {"raw": True} if args.raw else {}
+    if args.system_prompt is not None:
+        given["system"] = args.system_prompt
+    if args.prefill_response is not None:
+        given["prefill"] = args.prefill_response
+    if args.chat_template_config is not None:
+        value = parse_json(args.chat_template_config, "--chat-template-config")
+        if not isinstance(value, dict):
+            raise TinylaneError(
+                f"--chat-template-config is {show(value, 40)}; expected a JSON object"
+            )
+        given["template_args"] = value
+    return given or None
+
+
+def sampling(args: Any) -> dict[str, Any]:
+    """The sampling flags that were given, as fields of `Sampler`. Raises TinylaneError."""
+    given: dict[str, Any] = {}
+    for flag, field in SAMPLING.items():
+        if getattr(args, flag) is not None:
+            given[field] = getattr(args, flag)
+    if args.logit_bias:
+        given["logit_bias"] = _bias(args.logit_bias)
+    if "" in (args.stop or ()):
+        raise TinylaneError("--stop is empty; expected a text of a character or more")
+    if given:
+        from tinylane.core.sampling import Sampler
+
+        Sampler(**given)  # refuses values out of range
+    return given
+
+
+def _bias(words: list[str]) -> dict[int, float]:
+    pairs: list[tuple[Any, Any]] = []
+    for word in words:
+        if word.lstrip().startswith("{"):
+            value = parse_json(word, "--logit-bias")
+            pairs += value.items()
+        else:
+            token, _, bias = word.rpartition(":")
+            pairs.append((token, bias))
+    try:
+        return {int(token): float(bias) for token, bias in pairs}
+    except (ValueError, TypeError):
+        raise TinylaneError(
+            f"--logit-bias {show(' '.join(words), 60)}; expected ID:BIAS, like 42:-5"
+        ) from None
+
+
+def collaboration(args: Any) -> Collaboration | None:
+    """The collaboration prompts that the flags ask for. Raises TinylaneError for wrong flags."""
+    flags = ("without", "nudge_every", "finish_at")
+    if args.collaborate is None:
+        for flag in flags:
+            if getattr(args, flag) is not None:
+                raise TinylaneError(f"--{flag.replace('_', '-')} needs --collaborate")
+        return None
+    from tinylane.evaluate.collaboration import NUDGE_EVERY, read
+
+    check_least(args, 1, *flags[1:])
+    every = args.nudge_every if args.nudge_every is not None else NUDGE_EVERY
+    return read(args.collaborate or None, args.without or (), every, args.finish_at)
+
+
+def parse_mask(text: str, n: int | None, lag: int) -> LaneMask:
+    """`--visibility` for n lanes. A matrix says itself how many: then n may be None.
+
+    Raises TinylaneError for an unknown name and for a matrix of fewer than n lanes.
+    """
+    from tinylane.core.lanes import LaneMask
+
+    if not text.startswith(("@", "[")):
+        return LaneMask.named(text, n or 1, lag)
+    mask = LaneMask(_matrix(text, "--visibility", "--visibility"), lag)
+    if n is not None and mask.n < n:
+        raise TinylaneError(
+            f"--visibility is {mask.n} x {mask.n}; expected {n} x {n}, for {n} lanes"
+        )
+    return mask
+
+
+def parse_omega(text: str | None) -> Any:
+    """`--omega`: a name of `modes.STARTS` as it is, the array in an @file.json, or None."""
+    if text is None:
+        return None
+    from tinylane.core.modes import STARTS
+
+    if text in STARTS:
+        return text
+    if not text.startswith("@"):
+        raise TinylaneError(
+            f"--omega is {show(text, 40)}; expected {', '.join(STARTS)} or @file.json"
+        )
+    return _matrix(text, "--omega", f"--omega {text}")
+
+
+def parse_json(text: str, what: str) -> Any:
+    """A JSON value from a flag or a file. Raises TinylaneError in one line."""
+    from tinylane.files.io import check_bounds
+
+    check_bounds(text, what)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise TinylaneError(f"{what}: {show(text, 60)} is not JSON ({error})") from None
+
+
+def _matrix(text: str, flag: str, what: str) -> np.ndarray:
+    """The JSON in `text`, or in the file that it names after an @, as an array of numbers."""
+    import numpy as np
+
+    if text.startswith("@"):
+        from tinylane.files.io import read_bytes
+
+        try:
+            data = read_bytes(text[1:], LARGEST_MATRIX).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise TinylaneError(f"{flag} {text}: not UTF-8 text (byte {error.start})") from None
+        value = parse_json(data, f"{flag} {text}")
+    else:
+        value = parse_json(text, flag)
+    try:
+        array = np.array(value)
+    except ValueError:
+        raise TinylaneError(f"{what}: rows of different lengths; expected a matrix") from None
+    if array.dtype.kind not in "biuf":
+        raise TinylaneError(f"{what}: {show(value, 60)}; expected lists of numbers")
+    return array
+
+
+# The model.
 
 
 def embedded() -> Path:
@@ -69,6 +347,9 @@ def load_saved(args: Any, run: Run) -> Model:
     return load(args)
 
 
+# Printing.
+
+
 def name_of(args: Any) -> str:
     """What to call the model."""
     if args.model is None:
@@ -105,69 +386,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
-
-
-def print_table(
-    title: str,
-    head: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    left: Sequence[int],
-    plain: bool,
-    bad: Sequence[int] = (),
-) -> None:
-    """Print a table: plain columns, or with rules for a terminal. Nothing where it has no rows.
-
-    left: which columns are aligned to the left. bad: which rows are red, on a terminal.
-    """
-    if not rows:
-        return
-    if plain:
-        if title:
-            say(title)
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        for row in (head, *rows):
-            cells = [
-                cell.ljust(width) if k in left else cell.rjust(width)
-                for k, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ]
-            print("  ".join(cells).rstrip())
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from tinylane.files.display import printable
-
-    shown = Table(title=Text(printable(title)) if title else None, title_justify="left")
-    for k, name in enumerate(head):
-        shown.add_column(name, justify="left" if k in left else "right")
-    for k, row in enumerate(rows):
-        shown.add_row(*map(Text, row), style="bold red" if k in bad else None)
-    Console(highlight=False, markup=False, emoji=False).print(shown)
-
-
-def check_least(args: Any, least: int, *names: str) -> None:
-    """Raise TinylaneError where a flag of these names was given a number below `least`."""
-    for name in names:
-        value = getattr(args, name)
-        if value is not None and value < least:
-            flag = name.replace("_", "-")
-            raise TinylaneError(f"--{flag} is {value}; expected {least} or more")
-
-
-def check_target(flag: str, name: str) -> Path:
-    """The path of a file that a flag names. Raises TinylaneError unless it can be written.
-
-    Called before anything is computed, so that no result is lost.
-    """
-    import os
-
-    path = Path(name)
-    if path.is_dir():
-        raise TinylaneError(f"{flag} {name}: is a folder; expected a file to write")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise TinylaneError(f"{flag} {name}: no folder {path.parent} that can be written to")
-    return path
 
 
 def peak_memory(backend: str) -> int | None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinylane.commands import common, shared_flags
+from tinylane.commands import common
 from tinylane.commands.progress import Progress
 from tinylane.core import __version__
 from tinylane.core.errors import TinylaneError, show
@@ -40,15 +40,15 @@ if TYPE_CHECKING:
 
 def flags(p: Any) -> None:
     """Add the command's flags."""
-    p.description += f" With --out: {shared_flags.RESUME}"
+    p.description += f" With --out: {common.RESUME}"
     p.add_argument("task", choices=tuple(tasks.KINDS))
-    shared_flags.model_flags(p)
-    shared_flags.engine_flags(p)
+    common.model_flags(p)
+    common.engine_flags(p)
     task_flags(p)
     g = p.add_argument_group("what is compared")
     mode_flag(g, nargs="+", default=["joint", "independent"])
     g.add_argument("--lanes", type=int, nargs="+", metavar="N", help="default: the task's")
-    shared_flags.rotation_flags(g, "with --mode joint: as --mode joint:O, or @file.json")
+    common.rotation_flags(g, "with --mode joint: as --mode joint:O, or @file.json")
     length_flags(p)
     g.add_argument(
         "--equal",
@@ -57,7 +57,7 @@ def flags(p: Any) -> None:
         help="what is the same for all numbers of lanes: tokens in all (default; fewer lanes may "
         "write longer), or steps",
     )
-    shared_flags.collaborate_flags(p)
+    common.collaborate_flags(p)
     g = p.add_argument_group("output")
     g.add_argument("--out", metavar="DIR", help="keep every result; needed to go on after a stop")
     shard_flag(g)
@@ -108,7 +108,7 @@ def task_flags(p: Any) -> None:
 def length_flags(p: Any) -> None:
     """How a prompt is written, how long the lanes may write, and how tokens are chosen."""
     g = p.add_argument_group("prompt, length and sampling (defaults: the checkpoint's)")
-    shared_flags.prompt_flags(g)
+    common.prompt_flags(g)
     g.add_argument(
         "--max-tokens",
         "-m",
@@ -116,7 +116,7 @@ def length_flags(p: Any) -> None:
         metavar="N",
         help="of each lane, for the largest number of lanes; default: the task's, or 256",
     )
-    shared_flags.sampling_flags(g)
+    common.sampling_flags(g)
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def prepare(args: Any, lanes: Callable[[Task], list[int]], equal: str) -> Setup:
     Raises TinylaneError for wrong flags and for flags that contradict each other.
     """
     sampling = parse_flags(args)
-    together = shared_flags.collaboration(args)
+    together = common.collaboration(args)
     options = Options(**{field.name: getattr(args, field.name) for field in fields(Options)})
     shard, out = assign(args.shard, args.out)
     if out is not None:
@@ -242,8 +242,8 @@ def parse_flags(args: Any) -> dict[str, Any]:
     common.check_least(args, 1, "max_tokens")
     _check_modes(args)
     LaneMask.joint(1, args.lag or 0)
-    shared_flags.template(args)
-    return shared_flags.sampling(args)
+    common.template(args)
+    return common.sampling(args)
 
 
 def _check_modes(args: Any) -> None:
@@ -275,8 +275,8 @@ def conditions_of(
         seed=args.seed,
         sampler=replace(sampler, **{**(task.sampling or {}), **given}),
         stop=tuple(args.stop or ()),
-        template=shared_flags.template(args),
-        omega=shared_flags.parse_omega(args.omega),
+        template=common.template(args),
+        omega=common.parse_omega(args.omega),
         slot=args.slot,
         scale=args.omega_scale,
         prompt_lane=args.prompt_lane,

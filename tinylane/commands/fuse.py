@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tinylane.commands import common, shared_flags
+from tinylane.commands import common
 
 
 def flags(p: Any) -> None:
     """Add the command's flags."""
-    shared_flags.model_flags(p)
+    common.model_flags(p)
     p.add_argument("--save-path", required=True, metavar="DIR", help="the merged checkpoint")
     p.add_argument(
         "--dtype",

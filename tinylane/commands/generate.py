@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinylane.commands import common, shared_flags
+from tinylane.commands import common
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import MAX_LANES, LaneMask
 
@@ -38,11 +38,11 @@ def flags(p: Any) -> None:
     p.description += (
         " Without arguments: a random shell game, solved by four lanes of the model inside."
     )
-    shared_flags.model_flags(p)
-    shared_flags.engine_flags(p)
+    common.model_flags(p)
+    common.engine_flags(p)
     g = p.add_argument_group("prompt")
     g.add_argument("--prompt", "-p", metavar="TEXT", help='"-" reads it from standard input')
-    shared_flags.prompt_flags(g)
+    common.prompt_flags(g)
     g.add_argument(
         "--lane-prompt",
         metavar="TEXT",
@@ -64,13 +64,13 @@ def flags(p: Any) -> None:
         help="who reads whom: joint, independent, star, neighbours:K, a JSON matrix, @file.json "
         "(default: as the model was trained; independent if it was not)",
     )
-    shared_flags.rotation_flags(g)
+    common.rotation_flags(g)
     g = p.add_argument_group("length and sampling (defaults: the model's generation_config)")
     g.add_argument("--max-tokens", "-m", type=int, metavar="N", help="of each lane; default: 256")
     g.add_argument("--total-tokens", type=int, metavar="N", help="of all lanes together")
-    shared_flags.sampling_flags(g)
+    common.sampling_flags(g)
     g.add_argument("--seed", type=int, metavar="S", help="default: a new one, which is shown")
-    shared_flags.collaborate_flags(p)
+    common.collaborate_flags(p)
     g = p.add_argument_group("answers")
     g.add_argument(
         "--vote",
@@ -98,8 +98,8 @@ def flags(p: Any) -> None:
 def run(args: Any) -> int:
     """Run the command; returns the exit code."""
     given = parse_flags(args)
-    together = shared_flags.collaboration(args)
-    template = shared_flags.template(args)
+    together = common.collaboration(args)
+    template = common.template(args)
     seed = args.seed if args.seed is not None else int.from_bytes(os.urandom(4), "little")
     prompt = _standard_input() if args.prompt == "-" else args.prompt
     n = args.lanes
@@ -107,7 +107,7 @@ def run(args: Any) -> int:
         n = len(args.lane_prompt)
     model = common.load(args, lanes=n or 1, max_tokens=args.max_tokens or 256)
     if n is None and args.visibility and args.visibility.startswith(("@", "[")):
-        n = shared_flags.parse_mask(args.visibility, None, 0).n
+        n = common.parse_mask(args.visibility, None, 0).n
     game = moves = truth = None
     max_tokens, lane_prompts = args.max_tokens or 256, args.lane_prompt
     if model.task is not None and not args.raw:
@@ -257,7 +257,7 @@ def parse_flags(args: Any) -> dict[str, Any]:
         extract("", args.answer_pattern)
     if args.save is not None:
         common.check_target("--save", args.save)
-    return shared_flags.sampling(args)
+    return common.sampling(args)
 
 
 def _lanes_given(args: Any) -> bool:
@@ -270,8 +270,8 @@ def _check_lanes(args: Any) -> None:
     n = args.lanes if args.lanes is not None else len(args.lane_prompt or ()) or None
     LaneMask.joint(1, args.lag or 0)  # refuses a lag out of range
     if args.visibility:
-        shared_flags.parse_mask(args.visibility, n, args.lag or 0)
-    omega = shared_flags.parse_omega(args.omega)
+        common.parse_mask(args.visibility, n, args.lag or 0)
+    omega = common.parse_omega(args.omega)
     from tinylane.core.modes import STARTS, check_mode
 
     if args.mode is not None:
@@ -300,12 +300,12 @@ def lane_settings(
     from tinylane.core.modes import lane_rope, mode
 
     slot = max_tokens if args.slot is None else args.slot
-    omega = shared_flags.parse_omega(args.omega)
+    omega = common.parse_omega(args.omega)
     if args.mode is not None:
         visibility: Any = _pattern(args.visibility)
         if args.visibility and visibility is None:
             lag = model.lag if args.lag is None else args.lag
-            visibility = shared_flags.parse_mask(args.visibility, n, lag)
+            visibility = common.parse_mask(args.visibility, n, lag)
         return mode(
             args.mode,
             model,
@@ -319,7 +319,7 @@ def lane_settings(
         )
     mask = None
     if args.visibility:
-        mask = shared_flags.parse_mask(args.visibility, n, args.lag or 0)
+        mask = common.parse_mask(args.visibility, n, args.lag or 0)
     elif args.lag is not None:
         mask = LaneMask(model.mask(n).visibility, args.lag)
     if omega is None and args.prompt_lane is None:

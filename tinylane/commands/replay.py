@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinylane.commands import common, shared_flags
+from tinylane.commands import common
 from tinylane.core import __version__
 from tinylane.core.errors import TinylaneError
 from tinylane.files.display import printable
@@ -17,8 +17,8 @@ TOLERANCE = {"float64": 1e-8, "float32": 2e-3, "float16": 0.1, "bfloat16": 0.5}
 def flags(p: Any) -> None:
     """Add the command's flags."""
     p.add_argument("file", metavar="RUN", help="written by tinylane generate --save")
-    shared_flags.model_flags(p)
-    shared_flags.engine_flags(p)
+    common.model_flags(p)
+    common.engine_flags(p)
     p.add_argument(
         "--tolerance", type=float, metavar="T", help="largest difference; default: by dtype"
     )

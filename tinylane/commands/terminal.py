@@ -1,4 +1,4 @@
-"""Lanes side by side in a terminal, redrawn while they write; and as plain lines.
+"""Lanes side by side in a terminal, redrawn while they write; and as plain lines. Tables.
 
 A lane is known by its label; its colour only helps the eye. Model text never reaches the terminal
 unchanged: `printable` shows control characters as escapes, and no markup is read in it.
@@ -199,3 +199,40 @@ class Lines:
     def _put(self, text: str) -> None:
         self.out.write(text)
         self.out.flush()
+
+
+def print_table(
+    title: str,
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    left: Sequence[int],
+    plain: bool,
+    bad: Sequence[int] = (),
+) -> None:
+    """Print a table: plain columns, or with rules for a terminal. Nothing where it has no rows.
+
+    left: which columns are aligned to the left. bad: which rows are red, on a terminal.
+    """
+    if not rows:
+        return
+    if plain:
+        if title:
+            print(printable(title))
+        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+        for row in (head, *rows):
+            cells = [
+                cell.ljust(width) if k in left else cell.rjust(width)
+                for k, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
+            print("  ".join(cells).rstrip())
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(title=Text(printable(title)) if title else None, title_justify="left")
+    for k, name in enumerate(head):
+        shown.add_column(name, justify="left" if k in left else "right")
+    for k, row in enumerate(rows):
+        shown.add_row(*map(Text, row), style="bold red" if k in bad else None)
+    Console(highlight=False, markup=False, emoji=False).print(shown)

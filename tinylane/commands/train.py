@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tinylane.commands import common, shared_flags
+from tinylane.commands import common
 from tinylane.commands.progress import Progress
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneRoPE
@@ -22,10 +22,10 @@ TASKS = {
 
 def flags(p: Any) -> None:
     """Add the tasks, each with its flags."""
-    p.description += f" {shared_flags.RESUME}"
+    p.description += f" {common.RESUME}"
     tasks = p.add_subparsers(metavar="task", required=True, dest="task", parser_class=type(p))
     for name, says in TASKS.items():
-        description = f"{says[0].upper()}{says[1:]}. {shared_flags.RESUME}"
+        description = f"{says[0].upper()}{says[1:]}. {common.RESUME}"
         task = tasks.add_parser(name, help=says, description=description, allow_abbrev=False)
         if name == "shell-game":
             task.later = _shell_game_flags  # reads the recipe, which needs MLX
@@ -137,7 +137,7 @@ def describe(entry: dict[str, Any], steps: int) -> str:
 
 
 def _tune_flags(p: Any, objective: str) -> None:
-    shared_flags.model_flags(p)
+    common.model_flags(p)
     p.add_argument("--dtype", choices=("auto", "float32", "float16", "bfloat16"), default="auto")
     p.add_argument(
         "--from-scratch", action="store_true", help="random weights for the model's config.json"
@@ -173,14 +173,14 @@ def _tune_flags(p: Any, objective: str) -> None:
         "--lanes", type=int, nargs="+", metavar="N", help="in the data; default: the first line's"
     )
     g.add_argument("--visibility", metavar="V", help="default: the model's own, else joint")
-    shared_flags.rotation_flags(
+    common.rotation_flags(
         g,
         "where Omega starts: none, group_think, ntk, learned or @file.json "
         "(default: learned if the model has it, else ntk)",
         slot="the longest lane",
         scale="the largest number of lanes",
     )
-    shared_flags.prompt_flags(p.add_argument_group("prompts"))
+    common.prompt_flags(p.add_argument_group("prompts"))
     g = p.add_argument_group("steps")
     g.add_argument("--steps", "--iters", type=int, metavar="N", help="default: 1000")
     g.add_argument(
@@ -242,7 +242,7 @@ def _tune(args: Any) -> int:
     from tinylane.train.loop import Pace, tune
 
     pace = Pace(args.every, args.save_every, args.valid_every, args.stop_at)
-    omega, template = shared_flags.parse_omega(args.omega), shared_flags.template(args)
+    omega, template = common.parse_omega(args.omega), common.template(args)
     begin = setup.start_model(
         common.source(args),
         args.adapter_path,
@@ -335,7 +335,7 @@ def tuning(args: Any) -> tuple[Any, Any]:
     )
     visibility: Any = args.visibility or "joint"
     if visibility.startswith(("@", "[")):
-        mask = shared_flags.parse_mask(visibility, None, args.lag or 0)
+        mask = common.parse_mask(visibility, None, args.lag or 0)
         visibility = mask.visibility.astype(int).tolist()
     names = {f.name for f in dataclasses.fields(TuneRecipe)}
     given = {k: v for k, v in vars(args).items() if k in names and v is not None}

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from tinylane.checkpoints.plan import DTYPES, choose_backend
-from tinylane.commands import common, shared_flags
+from tinylane.commands import common
 from tinylane.commands.progress import Progress
+from tinylane.commands.terminal import print_table
 from tinylane.core import __version__
 from tinylane.core.errors import CheckFailed, TinylaneError
 from tinylane.core.lanes import LaneRoPE
@@ -31,8 +32,8 @@ def flags(p: Any) -> None:
     p.description += (
         " Random prompts and yours; a table of errors and tolerances; exit 1 where a law fails."
     )
-    shared_flags.model_flags(p, positional=True)
-    shared_flags.engine_flags(p, every=True)
+    common.model_flags(p, positional=True)
+    common.engine_flags(p, every=True)
     p.add_argument(
         "--prompt", "-p", metavar="TEXT", help="one more sample; default: the shell game's"
     )
@@ -128,7 +129,7 @@ def _duration(seconds: float) -> str:
 def _show(title: str, findings: list[Finding], by_says: bool = False) -> None:
     rows = [_cells(f, by_says) for f in findings]
     bad = [k for k, f in enumerate(findings) if not f.holds]
-    common.print_table(title, HEAD, rows, (1, 6), not sys.stdout.isatty(), bad)
+    print_table(title, HEAD, rows, (1, 6), not sys.stdout.isatty(), bad)
 
 
 def _cells(f: Finding, by_says: bool) -> tuple[str, ...]:

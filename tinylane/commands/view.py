@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tinylane.commands import common, shared_flags
+from tinylane.commands import common
 from tinylane.commands.replay import TOLERANCE
 from tinylane.core.errors import TinylaneError
 from tinylane.files.display import printable
@@ -43,8 +43,8 @@ def flags(p: Any) -> None:
         metavar="MB",
         help="layers and heads are kept while the page stays below this; default: 2",
     )
-    shared_flags.model_flags(p)
-    shared_flags.engine_flags(p)
+    common.model_flags(p)
+    common.engine_flags(p)
     p.add_argument("--quiet", action="store_true", help="no notes")
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # as a script: the checkout it is in
 
-from tinylane.commands import bench, cli, common
+from tinylane.commands import bench, cli
 from tinylane.commands.bench_measure import Rounds, labels, middle, rate
+from tinylane.commands.terminal import print_table
 from tinylane.core.errors import TinylaneError
 from tutorials.bench.engines import check_peer
 
@@ -49,7 +50,7 @@ def run(args: Any) -> int:
         head = ["engine", "against", "lanes", "prompt", "tokens/s", "first", "total", "same"]
         rows = [_row(r) for r in document["ratios"]]
         plain = args.plain or not sys.stdout.isatty()
-        common.print_table(RATIOS, head, rows, (0, 1), plain)
+        print_table(RATIOS, head, rows, (0, 1), plain)
     return 0
 
 
