@@ -12,6 +12,7 @@ test against it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -135,7 +136,7 @@ def _scores(queries: list[Array], keys: Array, block_of: np.ndarray | None) -> A
     if (places := spans(block_of, len(queries))) is not None:
         parts = zip(queries, places, strict=True)
         return np.concatenate([_product(q, keys[..., a:b, :]) for q, (a, b) in parts], axis=-1)
-    scores = np.empty((*queries[0].shape[:-1], keys.shape[-2]), queries[0].dtype)
+    scores = np.empty((*queries[0].shape[:-1], keys.shape[-2]), keys.dtype)
     for block, q in enumerate(queries):
         some = np.flatnonzero(block_of == block)
         scores[..., some] = _product(q, keys[..., some, :])
@@ -151,7 +152,7 @@ def spans(block_of: np.ndarray, blocks: int) -> list[tuple[int, int]] | None:
     if (block_of[1:] < block_of[:-1]).any():
         return None
     ends = np.searchsorted(block_of, np.arange(blocks), side="right").tolist()
-    return list(zip([0, *ends], ends, strict=False))
+    return list(pairwise([0, *ends]))
 
 
 def _product(q: Array, keys: Array) -> Array:
