@@ -155,7 +155,7 @@ def with_system(
 
 
 def takes_system(model: Model, template: dict[str, Any] | None = None) -> bool:
-    """Whether prompts are put by a chat template that has a place for a system text. Renders it."""
+    """Whether there is a chat template with a place for a system text. Renders it to find out."""
     tok = model.tokenizer
     if tok is None or tok.chat_template is None or (template or {}).get("raw"):
         return False

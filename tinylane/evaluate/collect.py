@@ -70,9 +70,9 @@ def sample(
     # Above the seeds that `runner.problem_seed` makes of the command line's, which are below 2**64.
     apart = replace(conditions, seed=conditions.seed + (number << 64))
     record, decoding = runner.decode(model, task, problem, index, cell, apart)
-    told = runner.prompts_of_lanes(task, conditions, cell.lanes)
+    lane_prompts = runner.prompts_of_lanes(task, conditions, cell.lanes)
     rewritten = conditions.together is not None or bool(conditions.template)
-    whole = _transcript(model, problem, record, decoding, told, rewritten)
+    whole = _transcript(model, problem, record, decoding, lane_prompts, rewritten)
     whole = {"problem": problem.id, "sample": number, **whole}
     right = [bool(lane["correct"]) for lane in record["lane"]]
     if label_by == "lane":
@@ -95,19 +95,19 @@ def _transcript(
     problem: Problem,
     record: dict[str, Any],
     decoding: Decoding,
-    told: list[str] | None,
+    lane_prompts: list[str] | None,
     rewritten: bool,
 ) -> dict[str, Any]:
-    """What the lanes wrote, without a label. told: each lane's own prompt. rewritten: the model saw
-    more than the problem's prompt."""
+    """What the lanes wrote, without a label. rewritten: the model saw more than the problem's
+    prompt."""
     ends, lanes = end_ids(model), decoding.lanes
     finished = [bool(lane.tokens) and lane.tokens[-1] in ends for lane in lanes]
     asked = problem.prompt
     row: dict[str, Any] = {"prompt" if isinstance(asked, str) else "messages": asked}
     if rewritten or (model.tokenizer is not None and model.tokenizer.chat_template is not None):
         row["prompt_ids"] = list(decoding.prompt)
-    if told is not None and any(told):
-        row["lane_prompts"] = told
+    if lane_prompts is not None and any(lane_prompts):
+        row["lane_prompts"] = lane_prompts
     row |= {"lanes": [lane.text for lane in lanes], "finished": finished}
     if any(
         spelled(model, lane.text, done) != lane.tokens
