@@ -372,6 +372,19 @@ def note(text: str, quiet: bool = False) -> None:
         say(f"tinylane: note: {text}", file=sys.stderr, flush=True)
 
 
+def about(args: Any, model: Model) -> dict[str, Any]:
+    """The version and the model, as a document that --json prints has them."""
+    from tinylane.core import __version__
+
+    return {
+        "tinylane": __version__,
+        "model": args.model,
+        "identity": model.identity,
+        "backend": model.backend,
+        "dtype": model.dtype,
+    }
+
+
 def print_json(value: Any) -> None:
     """Print one JSON document. ASCII, so that no control character of a text is printed."""
     print(json.dumps(_finite(value), indent=2, allow_nan=False))

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from tinylane.commands import common
 from tinylane.commands.progress import Progress
-from tinylane.core import __version__
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import MAX_LANES, LaneMask
 from tinylane.core.modes import STARTS
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 
 def flags(p: Any) -> None:
     """Add the command's flags."""
-    p.description += f" With --out: {common.RESUME}"
+    p.description += f" With --out {common.RESUME[0].lower()}{common.RESUME[1:]}"
     p.add_argument("task", choices=tuple(tasks.KINDS))
     common.model_flags(p)
     common.engine_flags(p)
@@ -356,12 +355,8 @@ def _show(setup: Setup, rows: Sequence[AnswerRow]) -> None:
     if args.json:
         common.print_json(
             {
-                "tinylane": __version__,
+                **common.about(args, model),
                 "task": args.task,
-                "model": args.model,
-                "identity": model.identity,
-                "backend": model.backend,
-                "dtype": model.dtype,
                 "seed": args.seed,
                 "count": count,
                 "shard": None if setup.shard is None else str(setup.shard),

@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 from tinylane.commands import common
-from tinylane.core import __version__
 from tinylane.core.errors import TinylaneError
 from tinylane.core.model import Model
 from tinylane.evaluate.tasks.shell_game import last_word
@@ -45,11 +44,7 @@ def search(
     answer = last_word(beams[0].text) if truth is not None and beams else None
     if args.json:
         document: dict[str, Any] = {
-            "tinylane": __version__,
-            "model": args.model,
-            "identity": model.identity,
-            "backend": model.backend,
-            "dtype": model.dtype,
+            **common.about(args, model),
             "prompt": prompt,
             "beams": [{"text": x.text, "tokens": x.tokens, "score": x.score} for x in beams],
             "seconds": seconds,

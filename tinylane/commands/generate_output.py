@@ -215,15 +215,9 @@ class GenerateOutput:
         best: Lane | None,
         truth: str | None,
     ) -> dict[str, Any]:
-        from tinylane.core import __version__
-
         tokens = sum(len(lane.tokens) for lane in result.lanes)
         out: dict[str, Any] = {
-            "tinylane": __version__,
-            "model": self.args.model,
-            "identity": self.model.identity,
-            "backend": self.model.backend,
-            "dtype": self.model.dtype,
+            **common.about(self.args, self.model),
             "prompt": self.prompt,
             "prompt_tokens": len(result.prompt),
             "mode": self.args.mode,
