@@ -79,7 +79,7 @@ LANES = [
     Plant(
         "cosines laid out interleaved",
         "definition",
-        swap("rope.table", "np.concatenate([cos, cos], axis=-1)", "np.repeat(cos, 2, axis=-1)"),
+        swap("rope.table", "xp.concatenate([cos, cos], axis=-1)", "xp.repeat(cos, 2, axis=-1)"),
     ),
     Plant(
         "frequencies over D/2 channels",
