@@ -202,8 +202,8 @@ def _transcript(raw: Fields, model: Model, template: dict[str, Any] | None) -> T
         raise TinylaneError(f'{where}: "lanes" is empty; expected the text of one lane or more')
     n = len(lanes)
     ids = _per_lane(raw, "lane_ids", n, list)
-    own = _per_lane(raw, "lane_prompt_ids", n, list)
-    own = own or _per_lane(raw, "lane_prompts", n, (str, list)) or [[] for _ in range(n)]
+    prompts = _per_lane(raw, "lane_prompt_ids", n, list)
+    prompts = prompts or _per_lane(raw, "lane_prompts", n, (str, list)) or [[]] * n
     finished = _per_lane(raw, "finished", n, bool) or [True] * n
     label = raw.flag("label", None)
     ends = end_ids(model)
@@ -217,7 +217,12 @@ def _transcript(raw: Fields, model: Model, template: dict[str, Any] | None) -> T
             tokens = encode_lane_prompt(model, lanes[m])
             text = isinstance(lanes[m], str)  # ids have their end token, if any, already
             if text and finished[m] and not (tokens and tokens[-1] in ends):
-                tokens = [*tokens, _end(model, where)]
+                end = end_token(model)
+                if end is None:
+                    raise TinylaneError(
+                        f'{where}: this model names no end token; give "finished": false'
+                    )
+                tokens = [*tokens, end]
         if any(token in ends for token in tokens[:-1]):
             raise TinylaneError(f"{where}: lane {m} goes on after an end token; cut it there")
         drawn.append(tokens)
@@ -225,7 +230,7 @@ def _transcript(raw: Fields, model: Model, template: dict[str, Any] | None) -> T
     one = Transcript(
         where,
         _prompt(raw, model, template),
-        [encode_lane_prompt(model, p) for p in own],
+        [encode_lane_prompt(model, p) for p in prompts],
         drawn,
         ended,
         label,
@@ -264,18 +269,10 @@ def _per_lane(raw: Fields, key: str, n: int, kind: Any) -> list[Any] | None:
     return values
 
 
-def _end(model: Model, where: str) -> int:
-    """The end token of a finished lane."""
-    token = end_token(model)
-    if token is None:
-        raise TinylaneError(f'{where}: this model names no end token; give "finished": false')
-    return token
-
-
 def _given(raw: Fields, drawn: list[list[int]]) -> list[list[int]] | None:
-    """The indices in the ranges of "given", None if there are none."""
+    """The indices that the ranges of "given" cover, for each lane; None if there are none."""
     where, ranges = raw.source, _per_lane(raw, "given", len(drawn), list)
-    found: list[list[int]] = []
+    given: list[list[int]] = []
     for tokens, lane in zip(drawn, ranges or [], strict=False):
         indices: set[int] = set()
         for one in lane:
@@ -289,8 +286,8 @@ def _given(raw: Fields, drawn: list[list[int]]) -> list[list[int]] | None:
                     f'{where}: "given" holds {ends}; expected a range of its {len(tokens)} tokens'
                 )
             indices |= set(range(*ends))
-        found.append(sorted(indices))
-    return found if any(found) else None
+        given.append(sorted(indices))
+    return given if any(given) else None
 
 
 def _spells_more(model: Model, ids: list[int], text: Any, where: str, m: int) -> bool:

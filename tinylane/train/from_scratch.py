@@ -31,13 +31,12 @@ from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.mlx_ops import OPS
 from tinylane.core.modes import omega_start
-from tinylane.core.random_weights import random_params
 from tinylane.core.rope import frequencies
 from tinylane.evaluate.tasks.shell_game import END, ShellGame
 from tinylane.files.io import make_folder, write_json, write_text
 from tinylane.files.run_dir import Log, claim, locked
 from tinylane.train.omega import TrainingPlan
-from tinylane.train.state import STATE, file_layout, load_state, save_state
+from tinylane.train.state import STATE, file_layout, load_state, random_mlx_params, save_state
 
 FORMAT = "tinylane training 1"
 
@@ -117,13 +116,10 @@ class Trainer:
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.game, self.config = recipe, recipe.game, recipe.config
         self.step = 0
-        weights = random_params(self.config, recipe.seed)
-        weights.pop("lm_head.weight")  # tied
-        omega = recipe.start().omega.astype(np.float32)
-        self.state: dict[str, Any] = {
-            "weights": {k: mx.array(np.ascontiguousarray(v)) for k, v in weights.items()},
-            "omega": mx.array(omega),
-        }
+        weights = random_mlx_params(self.config, recipe.seed)
+        weights.pop("lm_head.weight")  # it is the embedding
+        omega = mx.array(recipe.start().omega.astype(np.float32))
+        self.state: dict[str, Any] = {"weights": weights, "omega": omega}
         self.optimizers = {
             "weights": optim.AdamW(self._rate(recipe.lr), weight_decay=recipe.weight_decay),
             "omega": optim.AdamW(self._rate(recipe.omega_lr), weight_decay=0.0),

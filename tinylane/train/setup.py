@@ -16,7 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
 from tinylane.checkpoints.adapter import OMEGA, Adapter, save_adapter
@@ -28,12 +27,11 @@ from tinylane.core import __version__
 from tinylane.core.errors import TinylaneError
 from tinylane.core.model import Model
 from tinylane.core.modes import lane_rope
-from tinylane.core.random_weights import random_params
 from tinylane.files.io import read_json
 from tinylane.train.data import Data, read_transcripts
 from tinylane.train.parameters import Choice, Trainable, adapter_settings, trainable
 from tinylane.train.recipe import TuneRecipe
-from tinylane.train.state import file_layout
+from tinylane.train.state import file_layout, random_mlx_params
 from tinylane.train.step import FORMAT, Tuner
 
 
@@ -85,12 +83,7 @@ def _from_scratch(folder: Path, seed: int) -> StartModel:
         from tinylane.checkpoints.tokenizer import Tokenizer
 
         tokenizer = Tokenizer.from_folder(folder, config_eos=config.eos_ids, vocab=config.vocab)
-    params = {
-        name: mx.array(np.ascontiguousarray(value))
-        for name, value in random_params(config, seed).items()
-    }
-    if config.tied:
-        params["lm_head.weight"] = params["model.embed_tokens.weight"].T
+    params = random_mlx_params(config, seed)
     raw = json.dumps(read_json(folder / "config.json"), sort_keys=True)
     identity = hashlib.sha256(f"{raw}\n{seed}".encode()).hexdigest()
     model = Model(config, params, "mlx", "float32", tokenizer, identity=identity)

@@ -10,7 +10,9 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten, tree_map_with_path
 
+from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError
+from tinylane.core.random_weights import random_params
 from tinylane.files.safetensors import TensorFile, write_tensors
 
 STATE = "state.safetensors"
@@ -38,6 +40,17 @@ def load_state(path: Path, tree: Any, format: str) -> tuple[Any, int, dict[str, 
             raise TinylaneError(f"{path}: its tensors are not those of this recipe")
         saved = tree_map_with_path(lambda name, _: mx.array(file.read(name)), tree)
         return saved, int(step), dict(file.metadata)
+
+
+def random_mlx_params(config: ModelConfig, seed: int) -> dict[str, mx.array]:
+    """`random_params` as MLX arrays, float32; with a tied head, the head is a view."""
+    params = {
+        name: mx.array(np.ascontiguousarray(value))
+        for name, value in random_params(config, seed).items()
+    }
+    if config.tied:
+        params["lm_head.weight"] = params["model.embed_tokens.weight"].T
+    return params
 
 
 def file_layout(name: str, params: Mapping[str, mx.array]) -> np.ndarray:
