@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ MIB = 1 << 20
 LARGEST_TOKENIZER = 64 * MIB  # bytes; Gemma's, the largest in use, has 34 MB
 LARGEST_JSON = 8 * MIB
 LARGEST_TEMPLATE = MIB
-PLAIN, EACH = 1 << 20, 256  # bytes of a file, and as many for each token: those in use take 70-140
+PLAIN, EACH = MIB, 256  # bytes of a file, and more for each token: those in use take 70 to 140
 LARGEST_GROWTH = 64  # times that normalizing, or decoding, may lengthen a text
 MOST_STEPS = 256  # entries of all lists in a post-processor
 LONGEST_ADDED = 1 << 20  # characters of all added tokens: the library's automaton takes 75 times it
@@ -38,7 +38,7 @@ LONGEST_ADDED = 1 << 20  # characters of all added tokens: the library's automat
 # many, or a tenth of it, the tokenizer is another model's.
 LARGEST_PADDING = 1024
 
-# The command line sets this: one line per error. Not in a library, whose other threads write too.
+# Set by the command line, for one line per error; a library's other threads may write there too.
 SILENT_PANICS = False
 
 
@@ -99,7 +99,6 @@ class Tokenizer:
         tokenizer's own. `vocab`: rows of the model's embedding. Raises TinylaneError for files that
         are missing, oversized or not what they should be, and for a tokenizer of another model.
         """
-        folder = Path(folder)
         core = _read_tokenizer(folder, vocab)
         settings = _read_object(folder / "tokenizer_config.json")
         names = _special_names(_read_object(folder / "special_tokens_map.json"))
@@ -221,9 +220,8 @@ class Tokenizer:
         """Refuse a tokenizer that is not this model's."""
         if self.vocab is None:
             return
-        for id in self.eos_ids:
-            if id < 0:
-                raise TinylaneError(f"EOS id {id} is negative")
+        if self.eos_ids and (id := min(self.eos_ids)) < 0:
+            raise TinylaneError(f"EOS id {id} is negative")
         plain = self.core.get_vocab_size(with_added_tokens=False)
         if plain > self.vocab:
             ids = {id: t for t, id in self.core.get_vocab(with_added_tokens=False).items()}
@@ -248,10 +246,9 @@ class Tokenizer:
             with _refusing("the tokenizer cannot encode 'a'"):
                 plain = self.core.encode("a", add_special_tokens=False).ids
                 full = self.core.encode("a", add_special_tokens=True).ids
-            for start in range(len(full) - len(plain) + 1):
-                if full[start : start + len(plain)] == plain:
-                    prefix = full[:start]
-                    break
+            starts = range(len(full) - len(plain) + 1)
+            start = next((k for k in starts if full[k : k + len(plain)] == plain), 0)
+            prefix = full[:start]
         if add_bos is None or self.bos_id is None:
             return prefix
         rest = [id for id in prefix if id != self.bos_id]
@@ -273,30 +270,25 @@ def _decoder_kinds(core: tokenizers.Tokenizer) -> list[str]:
 
 
 @contextmanager
-def _without_stderr() -> Iterator[None]:
-    """Discard what the library's panics write to descriptor 2 before they become exceptions."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
-
-
-@contextmanager
 def _refusing(what: str) -> Iterator[None]:
     """Turn what the `tokenizers` library raises into a TinylaneError that begins with `what`."""
+    stderr = -1
+    if SILENT_PANICS:  # the library writes panics to descriptor 2 before it raises them
+        stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
     try:
-        with _without_stderr() if SILENT_PANICS else nullcontext():
-            yield
+        yield
     except BaseException as error:
         # That is plain Exception, or PanicException, which derives from BaseException and has no
         # importable name. Anything else (Ctrl-C, no memory) is not about the file.
         if type(error) is Exception or type(error).__name__ == "PanicException":
             raise TinylaneError(f"{what}: {one_line(str(error))}") from None
         raise
+    finally:
+        if stderr >= 0:
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
 def _read_bounded(path: Path, limit: int) -> str:

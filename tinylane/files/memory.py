@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tinylane.core.config import ModelConfig
-from tinylane.core.errors import TinylaneError
+from tinylane.core.errors import TinylaneError, whole
 from tinylane.core.lanes import MAX_LANES
 
 ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
@@ -79,15 +79,9 @@ def forecast(
     """
     if dtype not in ITEMSIZE:
         raise TinylaneError(f"dtype {dtype!r}, expected one of {', '.join(ITEMSIZE)}")
-    for name, count, low in (
-        ("lanes", lanes, 1),
-        ("prompt_tokens", prompt_tokens, 0),
-        ("max_tokens", max_tokens, 0),
-    ):
-        if isinstance(count, bool) or not isinstance(count, int) or count < low:
-            raise TinylaneError(f"{name} {count!r}, expected a whole number from {low}")
-    if lanes > MAX_LANES:
-        raise TinylaneError(f"{lanes} lanes, expected at most {MAX_LANES}")
+    lanes = whole("lanes", lanes, 1, MAX_LANES)
+    prompt_tokens = whole("prompt_tokens", prompt_tokens, 0)
+    max_tokens = whole("max_tokens", max_tokens, 0)
     if weights is None:
         weights = sum(math.prod(shape) for shape in config.tensors().values()) * ITEMSIZE[dtype]
     per_token = 2 * config.layers * config.kv_heads * config.head_dim * ITEMSIZE[dtype]
