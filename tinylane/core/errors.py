@@ -45,7 +45,7 @@ def show(value: object, limit: int = 80) -> str:
 
 
 def whole(name: str, value: object, least: int, most: int | None = None) -> int:
-    """`value` as an int. Raises TinylaneError unless it is a whole number from `least` to `most`."""
+    """`value` as an int. Raises TinylaneError unless it is a whole number in least .. most."""
     try:
         number = None if isinstance(value, bool) else int(value)  # type: ignore[call-overload]
     except (TypeError, ValueError, OverflowError):

@@ -1,6 +1,7 @@
 """The oracle of `decoding`: no cache, no batch, a fresh pass over all rows for each token.
 
-Slow, and short enough to check by eye. The fast path is tested against it. Not handled: stop strings, budgets, lanes that join or leave.
+Slow, and short enough to check by eye. The fast path is tested against it. Not handled: stop
+strings, budgets, lanes that join or leave.
 """
 
 from __future__ import annotations
