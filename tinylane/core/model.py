@@ -79,7 +79,7 @@ class Model:
         return LaneMask(np.asarray(self.visibility)[:n, :n], self.lag)
 
     def rope(self, lane_rope: Rotation | None = None) -> Rotation:
-        """`lane_rope`, checked against the model's sizes; else the model's; else no lane rotation."""
+        """`lane_rope`, checked against the model's sizes; else the model's; else no rotation."""
         rope = lane_rope or self.lane_rope or LaneRoPE.none(self.theta)
         sizes = (self.config.layers, self.config.head_dim // 2)
         if isinstance(rope, LaneRoPE) and rope.omega.shape not in (sizes, sizes[1:]):
