@@ -1,1 +1,7 @@
-"""Training: from scratch (`shell_game`). Hangs off the decoder and never reaches into it."""
+"""Training, with MLX and the decoder's own functions.
+
+Read in this order, for a checkpoint tuned on lane transcripts: `data` (transcripts as rows),
+`parameters` (what is trained), `recipe` (settings and order), `omega` and `forward` (one pass),
+`step` (losses and one step), `setup` (from a checkpoint to a run), `loop` (the run). The model
+inside is trained by `from_scratch`. `state` saves both.
+"""

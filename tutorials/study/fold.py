@@ -1,8 +1,8 @@
-"""Games whose lanes need nobody else: the fold, table 1's baseline, and the shares of table 2.
+"""Games whose lanes do not need other lanes: the fold (table 1's baseline) and table 2's shares.
 
 N lanes that share the work write K/N + log2 N arrangements each. A lane that reads no other must do
-all K swaps in as many tokens, so it folds: each token stands for two to four swaps. Nothing forbids
-that (a product of swaps is one of few arrangements), it is only harder to learn.
+all K swaps in as many tokens. So it folds: each token is the result of two to four swaps. That is
+possible, because the product of swaps is one of few arrangements, but it is harder to learn.
 
     B problems   K swaps   n lanes of a run, of which training takes one a problem   L its rows
 """
@@ -16,9 +16,9 @@ from tinylane.evaluate.tasks.shell_game import END, ShellGame
 
 
 class LoneGame(ShellGame):
-    """A shell game that is trained one lane a problem, with each tag in turn.
+    """A shell game that is trained with one lane for each problem, with each tag in turn.
 
-    The other lanes are not seen, so rows are better spent on more problems.
+    Lanes do not see each other, so more problems are a better use of the rows than more lanes.
     """
 
     def rows(self, moves: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -49,8 +49,8 @@ def head(game: ShellGame, moves: np.ndarray) -> np.ndarray:
 
 
 class SharesGame(LoneGame):
-    """Each lane follows its own share of the list and stops: what a lane can know that has never
-    met another. With one lane it is the whole game."""
+    """Each lane follows its own share of the list and stops. A lane can learn this without other
+    lanes. With one lane it is the whole game."""
 
     def steps(self, n: int) -> int:
         """Arrangements of a share."""
@@ -65,8 +65,8 @@ class FoldedGame(LoneGame):
     """The shell game in which every lane writes the running arrangement of the whole list."""
 
     def counts(self, n: int) -> list[int]:
-        """How many swaps each token of a lane stands for, the larger counts first: 16 swaps in 9
-        tokens are 2 2 2 2 2 2 2 1 1."""
+        """How many swaps each token of a lane covers, larger counts first: 16 swaps in 9 tokens are
+        2 2 2 2 2 2 2 1 1."""
         each, more = divmod(self.swaps, self.steps(n))
         return [each + (k < more) for k in range(self.steps(n))]
 
