@@ -21,16 +21,18 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinylane.checkpoints.quantized import Packing, dequantize, packing
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError, show
 from tinylane.files.io import inside, open_regular, read_json
 from tinylane.files.memory import available_memory, size
 from tinylane.files.safetensors import DENSE, FLOATS, MAX_HEADER, TensorFile, widen
+
+if TYPE_CHECKING:
+    from tinylane.checkpoints.quantized import Packing
 
 CHUNK = 1 << 20  # bytes of float32 that are converted at a time: twice as fast as 8 MiB (caches)
 ROWS = 32  # at least so many rows at a time: transposed, they become one run of memory each
@@ -208,6 +210,8 @@ class WeightFiles:
                     part.removeprefix(f"{path}."): (self.dtype(part), self.shape(part))
                     for part in self._parts(path)
                 }
+                from tinylane.checkpoints.quantized import packing
+
                 self.packings[path] = packing(self.config.quantization, path, shape, parts)
                 used.update(self._parts(path))
             elif not self.has(name):
@@ -266,6 +270,8 @@ class WeightFiles:
             for start, raw in self._raw(name):
                 yield start, widen(raw, self.dtype(name))
             return
+        from tinylane.checkpoints.quantized import dequantize
+
         columns = self.shape(name)[1] * 32 // how.bits
         step = max(ROWS, CHUNK // (4 * columns))
         for start in range(0, self.shape(name)[0], step):

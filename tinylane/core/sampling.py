@@ -67,16 +67,17 @@ class Sampler:
     logit_bias: Mapping[int, float] | None = None
 
     def __post_init__(self) -> None:
-        def real(name: str, inside: Any, expected: str) -> None:
-            value = getattr(self, name)
-            if not (isinstance(value, Real) and inside(value)):  # NaN is inside nothing
+        for name, zero, most, expected in (  # zero: whether it may be 0
+            ("temperature", True, 1e6, "a number in [0, 1e6] (0 is greedy)"),
+            ("top_p", False, 1, "a number in (0, 1] (1 keeps every token)"),
+            ("min_p", True, 1, "a number in [0, 1] (0 keeps every token)"),
+            ("repetition_penalty", False, 1e6, "a number in (0, 1e6] (1 is none)"),
+        ):
+            value: Any = getattr(self, name)
+            inside = isinstance(value, Real) and 0 <= value <= most  # type: ignore[operator]
+            if not inside or (value == 0 and not zero):  # NaN is not inside
                 raise TinylaneError(f"{name} {value!r}: expected {expected}")
             object.__setattr__(self, name, float(value))  # np.float64 would promote the logits
-
-        real("temperature", lambda x: 0 <= x <= 1e6, "a number in [0, 1e6] (0 is greedy)")
-        real("top_p", lambda x: 0 < x <= 1, "a number in (0, 1] (1 keeps every token)")
-        real("min_p", lambda x: 0 <= x <= 1, "a number in [0, 1] (0 keeps every token)")
-        real("repetition_penalty", lambda x: 0 < x <= 1e6, "a number in (0, 1e6] (1 is none)")
         if not isinstance(self.top_k, Integral) or self.top_k < 0:
             raise TinylaneError(f"top_k {self.top_k!r}: expected an integer >= 0 (0 is off)")
         object.__setattr__(self, "top_k", int(self.top_k))

@@ -7,16 +7,11 @@ from __future__ import annotations
 
 # Characters that are obeyed instead of shown: C0 except newline and tab, DEL, C1, separators that
 # start a line, marks and overrides that reorder text (Trojan Source), and annotations.
-_OBEYED = [
-    *(code for code in range(0x20) if chr(code) not in "\n\t"),
-    *range(0x7F, 0xA0),
-    0x061C,
-    *range(0x200E, 0x2010),
-    *range(0x2028, 0x202F),
-    *range(0x2066, 0x206A),
-    *range(0xFFF9, 0xFFFC),
-]
-_VISIBLE = {code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" for code in _OBEYED}
+_CONTROLS = [*range(9), *range(0x0B, 0x20), *range(0x7F, 0xA0)]
+_MARKS = [0x061C, *range(0x200E, 0x2010), *range(0x2028, 0x202F), *range(0x2066, 0x206A)]
+_MARKS += range(0xFFF9, 0xFFFC)
+_VISIBLE = dict(zip(_CONTROLS, map(r"\x{:02x}".format, _CONTROLS), strict=True))
+_VISIBLE |= zip(_MARKS, map(r"\u{:04x}".format, _MARKS), strict=True)
 
 
 def printable(text: str) -> str:
