@@ -18,6 +18,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import numpy as np
 
 from tinylane.checkpoints.adapter import OMEGA, Adapter, save_adapter
 from tinylane.checkpoints.config_json import config_to_dict, parse_config
+from tinylane.checkpoints.hub import SMALL_FILES
 from tinylane.checkpoints.plan import LoadPlan, find_folder
 from tinylane.checkpoints.weights import WeightFiles
 from tinylane.core.config import ModelConfig
@@ -44,18 +46,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 SHARD = 4 << 30  # bytes
 UNFINISHED = ".unfinished"  # marks a folder until its merge is complete
 LARGEST_BESIDE = 64 << 20
-BESIDE = (
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "vocab.json",
-    "merges.txt",
-    "tokenizer.model",
-)
+BESIDE = (*SMALL_FILES, "vocab.json", "merges.txt", "tokenizer.model")
 
 
 def write_checkpoint(
@@ -166,13 +157,14 @@ def fuse(
         if files.packings and not dequantize:
             raise TinylaneError(f"{folder} is quantized; give --dequantize to write it dense")
         raw, notes = _merged_config(read_json(folder / "config.json"), files.config, tuned)
-        values = _Merged(files, tuned)
         make_folder(out)
         write_text(mark, "This merge was not finished; the same command begins it again.\n")
         for half in out.glob("model*.safetensors*"):
             half.unlink()
         _save_lanes(out, parse_config(dict(raw)), tuned)
-        write_checkpoint(out, raw, values, dtype or files.float_dtype, folder)
+        write_checkpoint(
+            out, raw, partial(_merged, files, tuned), dtype or files.float_dtype, folder
+        )
     mark.unlink(missing_ok=True)
     return notes
 
@@ -195,24 +187,20 @@ def _save_lanes(out: Path, config: ModelConfig, adapter: Adapter) -> None:
     save_adapter(out / "adapter", config, tensors, settings)
 
 
-class _Merged:
-    """name -> the merged tensor, float32 in file layout."""
-
-    def __init__(self, files: WeightFiles, adapter: Adapter) -> None:
-        self.files, self.updates = files, adapter.tensors
-
-    def __call__(self, name: str) -> np.ndarray:
-        if name in self.updates:  # an adapter's bias takes the place of the checkpoint's
-            return self.updates[name]
-        if not self.files.has(name):  # asked for by the new config only: a bias
-            rows = self.files.config.tensors()[name.removesuffix(".bias") + ".weight"][0]
-            return np.zeros(rows, dtype=np.float32)
-        value = np.concatenate([np.asarray(c, np.float32) for _, c in self.files.chunks(name)])
-        path = name.removesuffix(".weight")
-        if path + ".lora_a" in self.updates:
-            a, b = (self.updates[f"{path}.lora_{x}"].astype(np.float64) for x in "ab")
-            value = (value + (a @ b).T).astype(np.float32)
-        return value
+def _merged(files: WeightFiles, adapter: Adapter, name: str) -> np.ndarray:
+    """One merged tensor, float32 in file layout."""
+    updates = adapter.tensors
+    if name in updates:  # an adapter's bias replaces the checkpoint's
+        return updates[name]
+    if not files.has(name):  # only the new config asks for it: a bias
+        rows = files.config.tensors()[name.removesuffix(".bias") + ".weight"][0]
+        return np.zeros(rows, dtype=np.float32)
+    value = np.concatenate([np.asarray(c, np.float32) for _, c in files.chunks(name)])
+    path = name.removesuffix(".weight")
+    if path + ".lora_a" in updates:
+        a, b = (updates[f"{path}.lora_{x}"].astype(np.float64) for x in "ab")
+        value = (value + (a @ b).T).astype(np.float32)
+    return value
 
 
 def _merged_config(

@@ -13,19 +13,23 @@ from typing import cast
 
 from tinylane.core.errors import TinylaneError, show
 
-# Of the folder itself: a star spans slashes here, but patterns are anchored at the path's start.
-# `consolidated.safetensors` and the like are a second copy of the weights.
-FILES = [
-    "config.json",
+# What stands beside config.json and the weights.
+SMALL_FILES = [
     "generation_config.json",
-    "model*.safetensors",
-    "model.safetensors.index.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
+]
+# What is downloaded. A star also matches slashes, but patterns begin at the folder. Not
+# `consolidated.safetensors` and the like, which are a second copy of the weights.
+FILES = [
+    "config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    *SMALL_FILES,
     "adapter_config.json",
     "adapters.safetensors",
     "adapter/adapter_config.json",
