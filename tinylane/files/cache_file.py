@@ -8,6 +8,8 @@ sizes, dtype, prompt_lane and lag, all checked at load. Where Hogwild! rotated t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,81 +71,98 @@ def load_cache(
     Raises TinylaneError if the file is damaged, was made by another model or in another dtype, or
     with another `lane_rope` or `lane_mask` than the ones given (if given).
     """
-    with TensorFile.open(path) as file:
-        meta = dict(file.metadata)
-        if meta.get("format") != FORMAT:
-            raise TinylaneError(f"{path}: not a cache saved by tinylane")
-
-        def read(name: str, *allowed: tuple[int, ...], dtype: str) -> np.ndarray:
-            """A tensor, after its dtype and shape were checked: a sparse file takes no room."""
-            if name not in wanted:
-                raise TinylaneError(f"{path}: {name} is missing")
-            wanted.discard(name)
-            shape, kind = file.shape(name), file.dtype(name)
-            if shape not in allowed:
-                expected = " or ".join(map(str, allowed))
-                raise TinylaneError(f"{path}: {name} has shape {shape}; expected {expected}")
-            if kind != dtype:
-                raise TinylaneError(f"{path}: {name} is {kind}; expected {dtype}")
-            return file.read(name)
-
-        wanted = set(file.names)
-        c = model.config
+    with TensorFile.open(path) as file, _naming(path):
+        if file.metadata.get("format") != FORMAT:
+            raise TinylaneError("not a cache saved by tinylane")
         for key, value in _stamp(model).items():
-            if meta.get(key) != value:
-                raise TinylaneError(
-                    f"{path}: this cache's {key} is {show(meta.get(key))}; the model's is {value!r}"
-                )
-        rope: Rotation = Hogwild()
-        if "rotation" not in meta:
-            prompt_lane: Any = {"own": "own", "0": 0}.get(meta.get("prompt_lane", ""))
-            half = c.head_dim // 2
-            try:
-                omega = read("lane_rope.omega", (half,), (c.layers, half), dtype="F64")
-                rope = model.rope(LaneRoPE(omega, prompt_lane))
-            except TinylaneError as error:
-                raise _at(path, error) from None
-        elif meta["rotation"] != "hogwild":
-            raise TinylaneError(
-                f"{path}: its rotation is {show(meta['rotation'])}; expected hogwild, or none named"
-            )
+            if file.metadata.get(key) != value:
+                saved = show(file.metadata.get(key))
+                raise TinylaneError(f"this cache's {key} is {saved}; the model's is {value!r}")
+        tensors = _Tensors(file)
+        rope, mask = _rotation(tensors, model), _mask(tensors)
         if lane_rope is not None and not lane_rope.same_as(rope):
-            raise TinylaneError(f"{path}: saved with another Omega or prompt_lane, or rotation")
-        mask = None
-        if "lane_mask.visibility" in wanted:
-            lag = meta.get("lag", "")
-            if not (lag.isascii() and lag.isdigit() and len(lag) < 10):
-                raise TinylaneError(f"{path}: lag is {show(lag)}; expected a whole number >= 0")
-            n = min([*file.shape("lane_mask.visibility"), MAX_LANES])
-            try:
-                mask = LaneMask(read("lane_mask.visibility", (n, n), dtype="U8"), int(lag))
-            except TinylaneError as error:
-                raise _at(path, error) from None
+            raise TinylaneError("saved with another Omega or prompt_lane, or rotation")
         if lane_mask is not None and not lane_mask.same_as(mask):
-            raise TinylaneError(f"{path}: saved with another visibility or lag")
-        cache = LaneCache(model, rope, mask)
-        S = file.shape("positions")[0] if "positions" in wanted and file.shape("positions") else 0
-        _check_room(path, file)
-        positions, lanes = (read(name, (S,), dtype="I64") for name in ("positions", "lanes"))
+            raise TinylaneError("saved with another visibility or lag")
+        need, have = sum(map(file.nbytes, file.names)), available_memory()
+        if have is not None and need > have:
+            raise TinylaneError(f"it needs {size(need)} and {size(have)} are available")
+        cache, c = LaneCache(model, rope, mask), model.config
+        S = (file.shape("positions") or (0,))[0] if "positions" in tensors.left else 0
+        positions, lanes = (
+            tensors.take(name, (S,), dtype="I64") for name in ("positions", "lanes")
+        )
         top = MAX_LANES if mask is None else mask.n
         if S and (lanes.min() < SHARED or lanes.max() >= top):
-            raise TinylaneError(f"{path}: it has lanes outside -1 .. {top - 1}")
+            raise TinylaneError(f"it has lanes outside -1 .. {top - 1}")
         if S and (positions.min() < -MAX_STEPS or positions.max() > MAX_STEPS):
-            raise TinylaneError(f"{path}: it has positions that no text reaches")
+            raise TinylaneError("it has positions that no text reaches")
         if len(np.unique(np.stack([positions, lanes]), axis=1).T) != S:
-            raise TinylaneError(f"{path}: two of its rows have the same position and lane")
+            raise TinylaneError("two of its rows have the same position and lane")
         for layer in range(c.layers if S else 0):
-            for name, buffers in (("keys", cache.keys), ("values", cache.values)):
-                at = f"layers.{layer}.{name}"
-                raw = read(at, (c.kv_heads, S, c.head_dim), dtype=_DTYPE[model.dtype])
-                wide = widen(raw, file.dtype(at))
+            for part, buffers in (("keys", cache.keys), ("values", cache.values)):
+                name, dtype = f"layers.{layer}.{part}", _DTYPE[model.dtype]
+                raw = tensors.take(name, (c.kv_heads, S, c.head_dim), dtype=dtype)
+                wide = widen(raw, dtype)
                 if not (np.isfinite(wide.min()) and np.isfinite(wide.max())):
-                    raise TinylaneError(f"{path}: {at} holds NaN or infinite values")
+                    raise TinylaneError(f"{name} holds NaN or infinite values")
                 buffers[layer] = typed(model, raw)
-        if wanted:
-            raise TinylaneError(f"{path}: {show(min(wanted))} is no tensor of a cache")
+        if tensors.left:
+            raise TinylaneError(f"{show(min(tensors.left))} is no tensor of a cache")
         cache.positions, cache.lanes = positions, lanes
     return cache
+
+
+@contextmanager
+def _naming(path: str | Path) -> Iterator[None]:
+    """Errors in the block begin with the file's name."""
+    try:
+        yield
+    except TinylaneError as error:
+        text = str(error)
+        raise TinylaneError(text if text.startswith(f"{path}: ") else f"{path}: {text}") from None
+
+
+class _Tensors:
+    """The tensors of a file. left: those that nobody has taken."""
+
+    def __init__(self, file: TensorFile) -> None:
+        self.file, self.left = file, set(file.names)
+
+    def take(self, name: str, *shapes: tuple[int, ...], dtype: str) -> np.ndarray:
+        """A tensor, after its dtype and shape were checked: a sparse file takes no room."""
+        if name not in self.left:
+            raise TinylaneError(f"{name} is missing")
+        self.left.discard(name)
+        if self.file.shape(name) not in shapes:
+            expected = " or ".join(map(str, shapes))
+            raise TinylaneError(f"{name} has shape {self.file.shape(name)}; expected {expected}")
+        if self.file.dtype(name) != dtype:
+            raise TinylaneError(f"{name} is {self.file.dtype(name)}; expected {dtype}")
+        return self.file.read(name)
+
+
+def _rotation(tensors: _Tensors, model: Model) -> Rotation:
+    meta, half = tensors.file.metadata, model.config.head_dim // 2
+    if "rotation" not in meta:
+        omega = tensors.take("lane_rope.omega", (half,), (model.config.layers, half), dtype="F64")
+        prompt_lane: Any = {"own": "own", "0": 0}.get(meta.get("prompt_lane", ""))
+        return model.rope(LaneRoPE(omega, prompt_lane))
+    if meta["rotation"] != "hogwild":
+        raise TinylaneError(
+            f"its rotation is {show(meta['rotation'])}; expected hogwild, or none named"
+        )
+    return Hogwild()
+
+
+def _mask(tensors: _Tensors) -> LaneMask | None:
+    name, lag = "lane_mask.visibility", tensors.file.metadata.get("lag", "")
+    if name not in tensors.left:
+        return None
+    if not (lag.isascii() and lag.isdigit() and len(lag) < 10):
+        raise TinylaneError(f"lag is {show(lag)}; expected a whole number >= 0")
+    n = min([*tensors.file.shape(name), MAX_LANES])
+    return LaneMask(tensors.take(name, (n, n), dtype="U8"), int(lag))
 
 
 def typed(model: Model, x: np.ndarray) -> Any:
@@ -155,16 +174,3 @@ def typed(model: Model, x: np.ndarray) -> Any:
     bits = mx.array(x)
     bits = bits.view(mx.bfloat16) if x.dtype == np.uint16 else bits
     return bits.astype(getattr(mx, model.dtype))
-
-
-def _at(path: str | Path, error: TinylaneError) -> TinylaneError:
-    """The same error, naming the file once."""
-    text = str(error)
-    return error if text.startswith(f"{path}: ") else TinylaneError(f"{path}: {text}")
-
-
-def _check_room(path: str | Path, file: TensorFile) -> None:
-    """Refuse a cache that cannot fit before any of it is read."""
-    need, have = sum(map(file.nbytes, file.names)), available_memory()
-    if have is not None and need > have:
-        raise TinylaneError(f"{path}: it needs {size(need)} and {size(have)} are available")
