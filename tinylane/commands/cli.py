@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from tinylane.core import __version__
 from tinylane.core.errors import TinylaneError
+from tinylane.files.display import one_line
 
 # Each is a module of this folder, with `flags(parser)` and `run(args)`.
 COMMANDS = {
@@ -115,14 +116,10 @@ def main(argv: Sequence[str] | None = None, top: Parser | None = None) -> int:
 
 
 def _warn(message: Any, *_: Any, **__: Any) -> None:
-    from tinylane.files.display import one_line
-
     print(f"tinylane: warning: {one_line(str(message))}", file=sys.stderr)
 
 
 def _fail(message: str, code: int) -> int:
-    from tinylane.files.display import one_line
-
     with contextlib.suppress(OSError):
         print(f"tinylane: error: {one_line(message, 1000)}", file=sys.stderr)
     return code

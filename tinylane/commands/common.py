@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinylane.core.errors import TinylaneError, show
+from tinylane.files.display import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -354,15 +355,11 @@ def name_of(args: Any) -> str:
     """What to call the model."""
     if args.model is None:
         return "the model inside"
-    from tinylane.files.display import printable
-
     return printable(str(args.model))
 
 
 def say(text: str, **where: Any) -> None:
     """Print text; control characters in it are shown as escapes, not sent to the terminal."""
-    from tinylane.files.display import printable
-
     print(printable(text), **where)
 
 

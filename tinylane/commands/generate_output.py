@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinylane.commands import common
+from tinylane.files.display import printable
 
 if TYPE_CHECKING:
     from tinylane.commands.terminal import Columns, LaneView, Lines
@@ -100,7 +101,6 @@ class GenerateOutput:
     def finish(self, result: Result) -> None:
         """Print the answers, the vote and the statistics; or the JSON document."""
         from tinylane.evaluate.answers import best_of
-        from tinylane.files.display import printable
 
         answers = [self.answer(lane) for lane in result.lanes]
         voted = self._vote(result)
@@ -153,8 +153,6 @@ class GenerateOutput:
         return vote(result, self.args.answer_pattern) if wanted else None
 
     def _verdict(self, voted: Answer, truth: str | None) -> str:
-        from tinylane.files.display import printable
-
         if voted.text is None:
             line = "vote: no lane gave an answer"
         else:
