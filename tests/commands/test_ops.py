@@ -12,6 +12,7 @@ import pytest
 from helpers_cli import TEXT, generate
 
 import tinylane
+from tinylane.core import decoder, rope
 
 ask, game, plain = helpers_cli.ask, helpers_cli.game, helpers_cli.plain  # fixtures
 BACKENDS = ["numpy"] + ["mlx"] * (importlib.util.find_spec("mlx") is not None)
@@ -28,6 +29,34 @@ def test_plain_and_fast_operations_write_the_same_text(
         ]
         texts = [[lane["tokens"] for lane in run["lanes"]] for run in runs]
         assert texts[0] == texts[1] == texts[2] and any(texts[0])
+
+
+READ = [
+    *(decoder.linear, decoder.linears, decoder.embed, decoder.rms_norm, decoder.gated),
+    *(decoder.scores, decoder.attention_weights, decoder.attention, rope.rotate),
+    *(decoder.self_attention, decoder.feed_forward, decoder.block, decoder.forward),
+]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("function", READ, ids=lambda function: function.__name__)
+def test_the_code_that_is_read_is_the_code_that_runs(
+    ask: Any, monkeypatch: pytest.MonkeyPatch, function: Any, backend: str
+) -> None:
+    """With one of the decoder's functions broken, the command that everybody runs first fails."""
+
+    def broken(*args: Any, **named: Any) -> Any:
+        raise ArithmeticError("broken on purpose")
+
+    ops = "auto"
+    if backend == "mlx":
+        import mlx.core as mx
+
+        if mx.default_device().type == mx.DeviceType.gpu:
+            ops = "plain"  # there auto chooses the fast ones
+    monkeypatch.setattr(function, "__code__", broken.__code__)
+    with pytest.raises(ArithmeticError, match="broken on purpose"):
+        ask("generate", "--seed", 7, "--backend", backend, "--ops", ops)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
