@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any
 
 import mlx.core as mx
@@ -20,8 +21,8 @@ from tinylane.core.model import Model
 
 Group = dict[str, mx.array]
 Groups = dict[str, Group]  # by name: omega, biases, lora, weights, vectors
-BIASED = ("q_proj", "k_proj", "v_proj")
-TARGETS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+BIASED = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+TARGETS = (*BIASED, "self_attn.o_proj")
 ALL_TARGETS = (*TARGETS, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 
 
@@ -137,10 +138,11 @@ def trainable(
     if choice.omega:
         groups["omega"] = {OMEGA: mx.zeros(start.shape, dtype=mx.float32)}
     if choice.biases:
-        groups["biases"] = {
-            name: params[name].astype(mx.float32) if name in params else mx.zeros(width)
-            for name, width in _biases(config)
-        }
+        groups["biases"] = {}
+        for layer, target in product(range(config.layers), BIASED):
+            path = f"model.layers.{layer}.{target}"
+            bias = params.get(path + ".bias", mx.zeros(config.tensors()[path + ".weight"][0]))
+            groups["biases"][path + ".bias"] = bias.astype(mx.float32)
     loaded = {} if adapter is None else adapter.tensors
     updates = {name: value for name, value in loaded.items() if ".lora_" in name}
     if choice.full and updates:
@@ -169,30 +171,20 @@ def trainable(
     return Trainable(model, choice, start, groups, kept)
 
 
-def _biases(config: ModelConfig) -> list[tuple[str, int]]:
-    wide = {"q_proj": config.heads, "k_proj": config.kv_heads, "v_proj": config.kv_heads}
-    return [
-        (f"model.layers.{layer}.self_attn.{name}.bias", wide[name] * config.head_dim)
-        for layer in range(config.layers)
-        for name in BIASED
-    ]
-
-
 def _lora(
     config: ModelConfig, choice: Choice, loaded: Mapping[str, np.ndarray], seed: int
 ) -> Group:
     rng = np.random.default_rng([seed, 0x10A])
     shapes, rank = config.tensors(), choice.lora_rank
     updates: dict[str, np.ndarray] = {}
-    for layer in range(config.layers):
-        for target in choice.lora_targets:
-            path = f"model.layers.{layer}.{target}"
-            out, into = shapes[path + ".weight"]
-            if rank > max(out, into):
-                raise TinylaneError(f"--lora-rank is {rank}; {path} is {out} x {into}")
-            bound = into**-0.5
-            updates[path + ".lora_a"] = rng.uniform(-bound, bound, (into, rank)).astype(np.float32)
-            updates[path + ".lora_b"] = np.zeros((rank, out), dtype=np.float32)
+    for layer, target in product(range(config.layers), choice.lora_targets):
+        path = f"model.layers.{layer}.{target}"
+        out, into = shapes[path + ".weight"]
+        if rank > max(out, into):
+            raise TinylaneError(f"--lora-rank is {rank}; {path} is {out} x {into}")
+        bound = into**-0.5
+        updates[path + ".lora_a"] = rng.uniform(-bound, bound, (into, rank)).astype(np.float32)
+        updates[path + ".lora_b"] = np.zeros((rank, out), dtype=np.float32)
     if loaded:
         expected = {name: value.shape for name, value in updates.items()}
         if expected != {name: value.shape for name, value in loaded.items()}:

@@ -34,20 +34,12 @@ from tinylane.core.modes import omega_start
 from tinylane.core.sampling import Sampler
 from tinylane.evaluate.tasks.shell_game import ShellGame
 from tinylane.files.io import write_json, write_text
+from tinylane.train.parameters import ALL_TARGETS
 from tutorials.study import record
 from tutorials.study.base import BaseRecipe, alone, train_base
 from tutorials.study.score import score
 
 TRANSCRIPTS = 1 << 42  # the stream of their problems, apart from those of training and scoring
-EVERYWHERE = (
-    "self_attn.q_proj",
-    "self_attn.k_proj",
-    "self_attn.v_proj",
-    "self_attn.o_proj",
-    "mlp.gate_proj",
-    "mlp.up_proj",
-    "mlp.down_proj",
-)
 
 
 @dataclass(frozen=True)
@@ -89,7 +81,7 @@ class TuneSettings:
             flags += ["--beta", str(self.beta)]
         if what == "lora":
             flags += ["--lora-rank", str(self.lora_rank), "--lr", str(rate * self.lora_lr)]
-            flags += ["--lora-targets", *EVERYWHERE]
+            flags += ["--lora-targets", *ALL_TARGETS]
         elif what == "full":
             flags += ["--full", "--lr", str(self.full_lr)]
         return flags
