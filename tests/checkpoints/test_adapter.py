@@ -153,10 +153,10 @@ def test_an_adapter_of_another_model_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "tensors, record, words",
     [
-        ({"lane_rope.omega": np.ones(15)}, {}, "Omega has shape (15,), expected (16,) or (2, 16)"),
+        ({"lane_rope.omega": np.ones(15)}, {}, "Omega has shape (15,); expected (16,) or (2, 16)"),
         ({"lane_rope.omega": np.ones((3, 16))}, {}, "Omega has shape (3, 16)"),
         ({"lane_rope.omega": np.full(16, np.nan)}, {}, "NaN"),
-        ({f"{Q}.bias": np.ones(127, np.float32)}, {}, "(127,), expected (128,)"),
+        ({f"{Q}.bias": np.ones(127, np.float32)}, {}, "(127,); expected (128,)"),
         ({f"{Q}.bias": np.full(128, np.inf, np.float32)}, {}, "NaN or infinite"),
         ({f"{Q}.bias": np.ones(128, np.int32)}, {}, "not floats"),
         ({f"{DOWN}.bias": np.ones(64, np.float32)}, {}, "is not a tensor this model can take"),

@@ -258,7 +258,7 @@ def test_sound_weights_warn_of_nothing_and_float16_overflow_is_warned_of(tmp_pat
 
 def test_backends_and_dtypes_that_do_not_exist_are_named(tmp_path, monkeypatch):
     folder = write_checkpoint(tmp_path)
-    assert "backend 'torch', expected numpy, mlx or auto" in refusal(folder, backend="torch")
+    assert "backend 'torch'; expected numpy, mlx or auto" in refusal(folder, backend="torch")
     assert "dtype 'float16'" in refusal(folder, backend="numpy", dtype="float16")
     monkeypatch.setitem(sys.modules, "mlx", None)
     monkeypatch.delitem(sys.modules, "mlx.core", raising=False)

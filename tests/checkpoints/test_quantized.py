@@ -136,7 +136,7 @@ def test_mxfp4_is_told_from_its_byte_scales():
     "change, words",
     [
         ({"weight": ("F32", (8, 16))}, "weight F32"),
-        ({"weight": ("U32", (9, 16))}, r"\(9, 16\), expected U32 \(8, packed\)"),
+        ({"weight": ("U32", (9, 16))}, r"\(9, 16\); expected U32 \(8, packed\)"),
         ({"weight": ("U32", (8, 17))}, "no whole number of bits"),
         ({"weight": ("U32", (8, 28))}, "no whole number of bits"),
         ({"weight": ("U32", (8, 0))}, "no whole number of bits"),
@@ -145,7 +145,7 @@ def test_mxfp4_is_told_from_its_byte_scales():
         ({"scales": ("F16", (8, 0))}, r"scales \(8, 0\)"),
         ({"scales": ("F16", (16,))}, r"scales \(16,\)"),
         ({"scales": ("I8", (8, 2))}, "scales I8"),
-        ({"biases": ("F16", (8, 1))}, r"biases \(8, 1\), expected \(8, 2\)"),
+        ({"biases": ("F16", (8, 1))}, r"biases \(8, 1\); expected \(8, 2\)"),
         ({"biases": None}, "biases are missing"),
     ],
 )

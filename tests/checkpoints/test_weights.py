@@ -23,11 +23,11 @@ def changed(**tensors: object) -> dict:
         (changed(model__norm__weight=None), "missing model.norm.weight (64,)"),
         (
             changed(model__norm__weight=np.ones(65, np.float32)),
-            "model.norm.weight is (65,), expected (64,)",
+            "model.norm.weight is (65,); expected (64,)",
         ),
         (
             changed(model__embed_tokens__weight=np.ones((64, 96), np.float32)),
-            "model.embed_tokens.weight is (64, 96), expected (96, 64)",
+            "model.embed_tokens.weight is (64, 96); expected (96, 64)",
         ),
         (changed(model__layers__2__mlp__up_proj__weight=np.ones((96, 64), np.float32)), "layers.2"),
         (changed(model__norm__bias=np.ones(64, np.float32)), "model.norm.bias (64,)"),

@@ -52,6 +52,19 @@ class Adapter:
         task = self.settings.get("task")
         return {"lanes": list(self.lanes), **task} if isinstance(task, dict) else None
 
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What the report on a checkpoint says of it."""
+        rope = self.lane_rope
+        return {
+            "omega": None if rope is None else list(rope.omega.shape),
+            "prompt_lane": None if rope is None else rope.prompt_lane,
+            "visibility": self.visibility,
+            "lag": self.lag,
+            "lanes": list(self.lanes),
+            "updates": len(self.tensors),
+        }
+
     def identity(self, base: str) -> str:
         """The identity of a model with these updates; `base` if there are none (Omega is none)."""
         if not self.tensors:
@@ -180,7 +193,7 @@ def _build(
 def _matrix(visibility: Any) -> np.ndarray:
     rows = visibility if isinstance(visibility, list) else []
     if not rows or any(not isinstance(row, list) or len(row) != len(rows) for row in rows):
-        raise TinylaneError(f"visibility {show(visibility)}, expected a name or a square matrix")
+        raise TinylaneError(f"visibility {show(visibility)}; expected a name or a square matrix")
     if any(value not in (0, 1) for row in rows for value in row):
         raise TinylaneError(f"visibility {show(visibility)} holds values other than 0 and 1")
     return np.array(rows, dtype=bool)
@@ -193,7 +206,7 @@ def _check_shapes(folder: Path, config: ModelConfig, shapes: Mapping[str, tuple]
         if name == OMEGA:
             if shape not in ((half,), (config.layers, half)):
                 raise TinylaneError(
-                    f"{folder}: Omega has shape {shape}, expected ({half},) or "
+                    f"{folder}: Omega has shape {shape}; expected ({half},) or "
                     f"({config.layers}, {half}) for this model"
                 )
             continue
@@ -204,7 +217,7 @@ def _check_shapes(folder: Path, config: ModelConfig, shapes: Mapping[str, tuple]
         out, into = base[path + ".weight"]
         if lora is None:
             if shape != (out,):
-                raise TinylaneError(f"{folder}: {name} is {shape}, expected ({out},)")
+                raise TinylaneError(f"{folder}: {name} is {shape}; expected ({out},)")
             continue
         other = shapes.get(f"{path}.lora_{'b' if lora[2] == 'a' else 'a'}")
         if other is None:
@@ -213,7 +226,7 @@ def _check_shapes(folder: Path, config: ModelConfig, shapes: Mapping[str, tuple]
         rank = a[-1] if a else 0
         if a != (into, rank) or b != (rank, out) or rank > max(into, out):
             raise TinylaneError(
-                f"{folder}: {path}.lora_a {a} and lora_b {b}, expected ({into}, r) and (r, {out})"
+                f"{folder}: {path}.lora_a {a} and lora_b {b}; expected ({into}, r) and (r, {out})"
             )
 
 

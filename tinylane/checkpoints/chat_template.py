@@ -61,7 +61,7 @@ def render_named(
     """`render`, with a UserWarning for each variable in `named` that the template never reads."""
     if len(template) > LONGEST_TEMPLATE:
         raise TinylaneError(
-            f"the chat template has {len(template)} characters, expected at most {LONGEST_TEMPLATE}"
+            f"the chat template has {len(template)} characters; expected at most {LONGEST_TEMPLATE}"
         )
     if "messages" in variables:
         raise TinylaneError("template argument 'messages' is the conversation itself: drop it")
@@ -132,7 +132,7 @@ def _messages(prompt: str | Sequence[Mapping[str, Any]], system: str | None) -> 
         for place, message in enumerate(prompt):
             if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
                 raise TinylaneError(
-                    f"message {place} is {one_line(repr(message), 80)}, expected "
+                    f"message {place} is {one_line(repr(message), 80)}; expected "
                     '{"role": "user", "content": "..."}'
                 )
             messages.append({key: value for key, value in message.items() if value is not None})

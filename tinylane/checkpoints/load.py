@@ -63,6 +63,7 @@ def load(
                 f"{plan.folder}: NaN or infinite weights in {', '.join(damaged[:3])}{more}",
                 stacklevel=2,
             )
+    summary = None if tuned is None else tuned.summary  # the report must not keep its tensors
     if tuned is not None:
         apply(params, tuned, backend, dtype)
     if tokenizer is not None:
@@ -79,6 +80,6 @@ def load(
         sampling=plan.sampling,
         identity=plan.identity if tuned is None else tuned.identity(plan.identity),
         task=None if tuned is None else tuned.task,
-        describe=partial(describe, plan, files, tuned, tokenizer, needs),
+        describe=partial(describe, plan, files, summary, tokenizer, needs),
         ops=choose_ops(ops, backend, config, any(name.endswith(".scales") for name in params)),
     )

@@ -63,7 +63,7 @@ def _on_gpu(backend: str) -> bool:
 def choose_backend(name: str = "auto") -> str:
     """ "numpy" or "mlx". Raises TinylaneError for another name, or if MLX is not installed."""
     if name not in ("auto", *DTYPES):
-        raise TinylaneError(f"backend {show(name)}, expected numpy, mlx or auto")
+        raise TinylaneError(f"backend {show(name)}; expected numpy, mlx or auto")
     apple = platform.system() == "Darwin" and platform.machine() == "arm64"
     if name == "numpy" or (name == "auto" and not apple):
         return "numpy"
@@ -95,7 +95,7 @@ class LoadPlan:
         self.keeps_packed = backend == "mlx" and ops != "plain"  # plain operations read none
         if dtype != "auto" and dtype not in DTYPES[backend]:
             names = ", ".join(DTYPES[backend])
-            raise TinylaneError(f"dtype {show(dtype)}, expected auto or, for {backend}, {names}")
+            raise TinylaneError(f"dtype {show(dtype)}; expected auto or, for {backend}, {names}")
         self.folder, self.backend, self.asked = folder, backend, dtype
         inside(folder, "config.json")
         self.config = read_config(folder)
@@ -206,17 +206,19 @@ def inspect(
     with plan.open() as files:
         tokenizer = plan.tokenizer(files.config)
         needs = plan.forecast(files, lanes, prompt_tokens, max_tokens)
-        return describe(plan, files, plan.adapter(files.config), tokenizer, needs)
+        tuned = plan.adapter(files.config)
+        summary = None if tuned is None else tuned.summary
+        return describe(plan, files, summary, tokenizer, needs)
 
 
 def describe(
     plan: LoadPlan,
     files: WeightFiles,
-    adapter: Adapter | None,
+    adapter: dict[str, Any] | None,
     tokenizer: Tokenizer | None,
     needs: Forecast,
 ) -> dict[str, Any]:
-    """The report of a plan; a loaded model's is `Model.report`."""
+    """The report of a plan; a loaded model's is `Model.report`. adapter: its `summary`."""
     config, weights = files.config, _names([path.name for path in files.paths])
     report: dict[str, Any] = {}
 
@@ -260,7 +262,7 @@ def describe(
         has_template = bool(tokenizer.chat_template)
         say("chat_template", has_template, Path(source).name if has_template else NOTHING)
     say("sampling", plan.sampling, GENERATION if plan.generation else f"no {GENERATION}")
-    say("adapter", _adapter(adapter), NOTHING if adapter is None else str(adapter.folder))
+    say("adapter", adapter, NOTHING if adapter is None else str(plan.adapter_folder))
     say("forecast", needs.to_dict(), "computed")
     return report
 
@@ -272,20 +274,6 @@ def _packed(files: WeightFiles) -> list[str]:
         text = f"{how.mode} {how.bits} bits, groups of {how.group_size}"
         count[text] = count.get(text, 0) + 1
     return [f"{number} x {text}" for text, number in sorted(count.items())]
-
-
-def _adapter(adapter: Adapter | None) -> dict[str, Any] | None:
-    if adapter is None:
-        return None
-    rope = adapter.lane_rope
-    return {
-        "omega": None if rope is None else list(rope.omega.shape),
-        "prompt_lane": None if rope is None else rope.prompt_lane,
-        "visibility": adapter.visibility,
-        "lag": adapter.lag,
-        "lanes": list(adapter.lanes),
-        "updates": len(adapter.tensors),
-    }
 
 
 def _names(names: list[str]) -> str:

@@ -80,9 +80,9 @@ def packing(
     (weight_dtype, weight), (scale_dtype, scales) = parts["weight"], parts["scales"]
     rows, columns = shape
     if weight_dtype != "U32" or len(weight) != 2 or weight[0] != rows:
-        raise fail(f"weight {weight_dtype} {weight}, expected U32 ({rows}, packed) of {shape}")
+        raise fail(f"weight {weight_dtype} {weight}; expected U32 ({rows}, packed) of {shape}")
     if len(scales) != 2 or scales[0] != rows or not scales[1] or columns % scales[1]:
-        raise fail(f"scales {scales}, expected ({rows}, a divisor of {columns})")
+        raise fail(f"scales {scales}; expected ({rows}, a divisor of {columns})")
     bits, rest = divmod(weight[1] * 32, columns)
     group = columns // scales[1]
     mode = "affine" if scale_dtype in FLOATS else "mxfp4"
@@ -92,7 +92,7 @@ def packing(
         if parts.get("biases") is None:
             raise fail("biases are missing")
         if parts["biases"][0] not in FLOATS or parts["biases"][1] != scales:
-            raise fail(f"biases {parts['biases'][1]}, expected {scales} as the scales have")
+            raise fail(f"biases {parts['biases'][1]}; expected {scales} as the scales have")
     elif scale_dtype != "U8" or (bits, rest, group) != (4, 0, 32) or parts.get("biases"):
         raise fail(f"scales {scale_dtype}, {bits} bits, groups of {group} are not affine or mxfp4")
     actual = {"mode": mode, "bits": bits, "group_size": group}

@@ -311,7 +311,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise TinylaneError(f"{path} is not JSON: {one_line(str(error))}") from None
     if not isinstance(value, dict):
-        raise TinylaneError(f"{path} holds a {type(value).__name__}, expected a JSON object")
+        raise TinylaneError(f"{path} holds a {type(value).__name__}; expected a JSON object")
     return value
 
 

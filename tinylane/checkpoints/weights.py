@@ -52,10 +52,10 @@ def shards(folder: Path) -> list[Path]:
     if os.path.lexists(index):  # a link to nothing is damage, not absence
         placed = read_json(index, MAX_HEADER).get("weight_map")
         if not isinstance(placed, dict) or not placed:
-            raise TinylaneError(f"{index}: weight_map {show(placed, 40)}, expected shards by name")
+            raise TinylaneError(f"{index}: weight_map {show(placed, 40)}; expected shards by name")
         for shard in placed.values():
             if not isinstance(shard, str) or not shard.endswith(".safetensors"):
-                raise TinylaneError(f"{index}: shard {show(shard)}, expected a *.safetensors name")
+                raise TinylaneError(f"{index}: shard {show(shard)}; expected a *.safetensors name")
         names = sorted(set(placed.values()))
         paths = [inside(folder, name) for name in names]
         missing = [path.name for path in paths if not os.path.exists(path)]
@@ -217,9 +217,9 @@ class WeightFiles:
             elif not self.has(name):
                 missing.append(f"{name} {shape}")
             elif self.shape(name) != shape:
-                wrong.append(f"{name} is {self.shape(name)}, expected {shape}")
+                wrong.append(f"{name} is {self.shape(name)}; expected {shape}")
             elif self.dtype(name) not in DENSE:
-                wrong.append(f"{name} is {self.dtype(name)}, expected {', '.join(DENSE)}")
+                wrong.append(f"{name} is {self.dtype(name)}; expected {', '.join(DENSE)}")
             used.add(name)
         if wrong:
             raise TinylaneError(f"{self.folder}: {_few(wrong)} (config.json)")

@@ -78,7 +78,7 @@ def forecast(
     Raises TinylaneError for a dtype or counts that no run can have.
     """
     if dtype not in ITEMSIZE:
-        raise TinylaneError(f"dtype {dtype!r}, expected one of {', '.join(ITEMSIZE)}")
+        raise TinylaneError(f"dtype {dtype!r}; expected one of {', '.join(ITEMSIZE)}")
     lanes = whole("lanes", lanes, 1, MAX_LANES)
     prompt_tokens = whole("prompt_tokens", prompt_tokens, 0)
     max_tokens = whole("max_tokens", max_tokens, 0)

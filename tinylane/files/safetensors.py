@@ -159,7 +159,7 @@ def _read_header(file: BinaryIO, path: str) -> tuple[bytes, dict[str, str], dict
     metadata = raw.pop("__metadata__", None)
     metadata = {} if metadata is None else metadata  # MLX writes null where it has none
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise TinylaneError(f"{path}: __metadata__ {show(metadata)}, expected strings by name")
+        raise TinylaneError(f"{path}: __metadata__ {show(metadata)}; expected strings by name")
     for text in (*raw, *metadata, *metadata.values()):
         if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
             raise TinylaneError(f"{path}: name {show(text)} is not Unicode text (half a surrogate)")
@@ -183,13 +183,13 @@ def _checked(name: str, raw: Any, offset: int, path: str) -> _Entry:
         return TinylaneError(f"{path}: tensor {show(name)}: {what}")
 
     if not isinstance(raw, dict) or set(raw) != {"dtype", "shape", "data_offsets"}:
-        raise fail(f"{show(raw)}, expected exactly dtype, shape and data_offsets")
+        raise fail(f"{show(raw)}; expected exactly dtype, shape and data_offsets")
     dtype, shape, offsets = raw["dtype"], raw["shape"], raw["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise fail(f"dtype {show(dtype)} is not implemented")
     # type() and not isinstance(): True is an int to Python
     if not isinstance(shape, list) or any(type(n) is not int or n < 0 for n in shape):
-        raise fail(f"shape {show(shape)}, expected a list of whole numbers")
+        raise fail(f"shape {show(shape)}; expected a list of whole numbers")
     if len(shape) > MAX_DIMENSIONS:
         raise fail(f"{len(shape)} dimensions, limit {MAX_DIMENSIONS}")
     count = 1
@@ -202,7 +202,7 @@ def _checked(name: str, raw: Any, offset: int, path: str) -> _Entry:
         or len(offsets) != 2
         or any(type(n) is not int or n < 0 for n in offsets)
     ):
-        raise fail(f"data_offsets {show(offsets)}, expected two whole numbers")
+        raise fail(f"data_offsets {show(offsets)}; expected two whole numbers")
     expected = count * DTYPES[dtype].itemsize
     if offsets[1] - offsets[0] != expected:
         raise fail(f"data_offsets {offsets} for {expected:,} bytes of {dtype} {tuple(shape)}")
@@ -233,7 +233,7 @@ def write_tensors(
     if metadata:
         header["__metadata__"] = {key: metadata[key] for key in sorted(metadata)}
         if not all(isinstance(text, str) for text in header["__metadata__"].values()):
-            raise TinylaneError(f"{os.fspath(path)}: metadata {show(metadata)}, expected strings")
+            raise TinylaneError(f"{os.fspath(path)}: metadata {show(metadata)}; expected strings")
     offset = 0
     for name, array, dtype in bare:
         header[name] = {
