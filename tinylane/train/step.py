@@ -210,23 +210,17 @@ class Tuner:
         With sft the last is not used.
         """
         r = self.recipe
-        if not self.kto:
 
-            def sft(groups: Groups) -> tuple[mx.array, mx.array, mx.array]:
-                each = self.logprobs(groups, stack, live=True)
-                return -each.sum(), each, each[:, 0]
-
-            return sft
-        good = mx.array(self._good(which))
-        reference = mx.array([self.reference[int(i)][0] for i in which], dtype=mx.float32)
-
-        def kto(groups: Groups) -> tuple[mx.array, mx.array, mx.array]:
+        def objective(groups: Groups) -> tuple[mx.array, mx.array, mx.array]:
             each = self.logprobs(groups, stack, live=True)
-            ratios = self.reduced(each) - reference
+            if not self.kto:
+                return -each.sum(), each, each[:, 0]
+            reference = mx.array([self.reference[int(i)][0] for i in which], dtype=mx.float32)
+            ratios, good = self.reduced(each) - reference, mx.array(self._good(which))
             losses = kto_losses(ratios, good, z0, r.beta, r.desirable, r.undesirable)
             return losses.sum(), each, ratios
 
-        return kto
+        return objective
 
     def apply(self, grads: Groups) -> float:
         """One step of AdamW with all gradients clipped together; the norm before the clipping."""
