@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from tinylane.checkpoints.load import load as load
     from tinylane.core.cache import LaneCache as LaneCache
     from tinylane.core.decoding import Decoding as Decoding
-    from tinylane.core.decoding import Result as Result
     from tinylane.core.decoding import generate as generate
     from tinylane.core.decoding import stream as stream
     from tinylane.core.errors import CheckFailed as CheckFailed
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from tinylane.core.lanes import LaneRoPE as LaneRoPE
     from tinylane.core.model import Model as Model
     from tinylane.core.modes import mode as mode
+    from tinylane.core.result import Result as Result
     from tinylane.core.sampling import Sampler as Sampler
     from tinylane.evaluate.answers import best_of as best_of
     from tinylane.evaluate.answers import extract as extract
@@ -38,7 +38,7 @@ _HOME = {
     "generate": "core.decoding",
     "stream": "core.decoding",
     "Decoding": "core.decoding",
-    "Result": "core.decoding",
+    "Result": "core.result",
     "vote": "evaluate.answers",
     "best_of": "evaluate.answers",
     "extract": "evaluate.answers",

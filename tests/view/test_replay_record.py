@@ -12,9 +12,9 @@ import pytest
 from helpers_lanes import log_softmax, omega
 from helpers_view import as_run, decoded, dense
 
-from tinylane.core.decoding import Lane
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import SHARED
+from tinylane.core.result import Lane
 from tinylane.view import replay_record as recording
 from tinylane.view.replay import ReplayRows, replay, rows_of
 from tinylane.view.replay_record import Record, record

@@ -24,9 +24,10 @@ from tinylane.core.lanes import MAX_LANES, LaneMask
 
 if TYPE_CHECKING:
     from tinylane.commands.generate_output import GenerateOutput
-    from tinylane.core.decoding import Decoding, Result
+    from tinylane.core.decoding import Decoding
     from tinylane.core.lanes import Rotation
     from tinylane.core.model import Model
+    from tinylane.core.result import Result
     from tinylane.core.sampling import Sampler
     from tinylane.evaluate.collaboration import Dictation
 

@@ -13,9 +13,10 @@ from tinylane.files.display import printable
 
 if TYPE_CHECKING:
     from tinylane.commands.terminal import Columns, LaneView, Lines
-    from tinylane.core.decoding import Decoding, Lane, Result, Step
+    from tinylane.core.decoding import Decoding
     from tinylane.core.lanes import LaneMask
     from tinylane.core.model import Model
+    from tinylane.core.result import Lane, Result, Step
     from tinylane.core.sampling import Sampler
     from tinylane.evaluate.answers import Answer
     from tinylane.evaluate.collaboration import Dictation

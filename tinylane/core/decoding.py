@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,65 +23,13 @@ import numpy as np
 from tinylane.core.errors import TinylaneError, whole
 from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, LaneRoPE, Rotation, Row
 from tinylane.core.prompt import Prompt, encode_lane_prompt, encode_prompt, end_ids, text_stream
+from tinylane.core.result import Lane, Result, Step
 from tinylane.core.sampling import Sampler, uniform
 
 if TYPE_CHECKING:
     from tinylane.core.cache import LaneCache
     from tinylane.core.model import Model
     from tinylane.core.pipeline import Ahead
-
-
-@dataclass
-class Lane:
-    """One generation: its own prompt, the tokens it drew (an end token included), its text.
-
-    logprobs: log-softmax of the raw logits at each drawn token. start: the position of the first
-    generated token. finish_reason: "stop" (end token or stop string), "length", "budget",
-    "dropped", "interrupted", or None while it lives. text holds neither end token nor stop string.
-    forked: the lane it was forked from, and the position of the clock then. dropped: the position
-    of the clock when it was dropped, alive ("dropped") or finished.
-    """
-
-    index: int
-    prompt: list[int]
-    start: int
-    max_tokens: int
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    finish_reason: str | None = None
-    text: str = ""
-    forked: tuple[int, int] | None = None
-    dropped: int | None = None
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one step gave: per lane (None or "" for lanes that took no part) the token drawn, its
-    log-probability and the text that became final; the reasons of the lanes it finished."""
-
-    index: int
-    position: int
-    tokens: list[int | None]
-    logprobs: list[float | None]
-    texts: list[str]
-    finished: dict[int, str]
-
-
-@dataclass
-class Result:
-    """A finished (or interrupted) decoding. `settings` is what `tinylane.view.run_file` writes."""
-
-    prompt: list[int]
-    lanes: list[Lane]
-    steps: int
-    prefill_seconds: float
-    seconds: float
-    settings: dict[str, Any]
-
-    @property
-    def texts(self) -> list[str]:
-        """The text of every lane."""
-        return [lane.text for lane in self.lanes]
 
 
 @dataclass(frozen=True)

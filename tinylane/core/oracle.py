@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinylane.core.decoding import Lane
 from tinylane.core.lanes import SHARED, LaneMask, Rotation, Row
 from tinylane.core.prompt import end_ids
+from tinylane.core.result import Lane
 from tinylane.core.sampling import Sampler, uniform
 
 if TYPE_CHECKING:

@@ -32,8 +32,9 @@ from tinylane.core.sampling import Array, History, Sampler
 from tinylane.files.io import read_bytes
 
 if TYPE_CHECKING:
-    from tinylane.core.decoding import Decoding, Lane
+    from tinylane.core.decoding import Decoding
     from tinylane.core.model import Model
+    from tinylane.core.result import Lane
 
 FOLDER = Path(__file__).parent / "prompts"
 PARTS = ("system", "lane", "nudge", "finish")

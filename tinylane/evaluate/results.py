@@ -26,8 +26,8 @@ from typing import Any
 
 import numpy as np
 
-from tinylane.core.decoding import Result
 from tinylane.core.errors import TinylaneError, show
+from tinylane.core.result import Result
 from tinylane.evaluate.tasks.task import Problem, Task
 
 COMPARED = 64  # different answers of a problem that are compared as more than text

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from tinylane.core.decoding import Lane, Result
+    from tinylane.core.result import Lane, Result
 
 # Why a key is visible: name, marker, colour.
 KINDS = (("shared", "s", QUIET), ("own", "o", COLOURS[0]), ("other lane", "^", COLOURS[1]))

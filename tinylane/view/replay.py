@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinylane.core.decoding import Lane
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
+from tinylane.core.result import Lane
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model

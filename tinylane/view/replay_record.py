@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinylane.core.decoding import Lane
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import SHARED
+from tinylane.core.result import Lane
 from tinylane.core.sampling import uniform
 from tinylane.view.attention import listening
 from tinylane.view.replay import ReplayRows, Token, log_softmax, passes, rows_of

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinylane.core import __version__
-from tinylane.core.decoding import Lane, Result
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import LaneMask, LaneRoPE, Rotation
+from tinylane.core.result import Lane, Result
 from tinylane.core.sampling import Sampler
 from tinylane.files.io import Fields, read_json, replacing
 
