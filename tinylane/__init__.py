@@ -1,7 +1,8 @@
 """tinylane: a small, complete transformer decoder whose N lanes read each other while they write.
 
-Reading order: `rope`, `lanes`, `model`, `cache`, `sampling`, `decoding`; then `fast` (MLX) and
-`oracle` (the slow path). Everything else hangs off these. Names are imported when first used.
+Reading order, in `core`: `rope`, `lanes`, `decoder`, `cache`, `model`, `sampling`, `decoding`. Then
+`mlx_ops` and `numpy_ops` (faster operations) and `oracle` (the slow path). Everything else uses
+these. Names are imported when first used.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from tinylane.evaluate.answers import extract as extract
     from tinylane.evaluate.answers import vote as vote
 
-_HOME = {
+_MODULES = {
     "load": "checkpoints.load",
     "Model": "core.model",
     "generate": "core.decoding",
@@ -53,12 +54,12 @@ _HOME = {
     "CheckFailed": "core.errors",
 }
 
-__all__ = ["__version__", "testing", *_HOME]
+__all__ = ["__version__", "testing", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"tinylane.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return getattr(import_module(f"tinylane.{_MODULES[name]}"), name)
     if name in ("testing", "plot"):
         return import_module(f"tinylane.{name}")
     raise AttributeError(f"module 'tinylane' has no attribute {name!r}")
