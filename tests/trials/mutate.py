@@ -60,7 +60,12 @@ TESTS = {
         "-core/test_sampling.py::test_the_record_is_what_the_installed_transformers_says",
         "-core/test_sampling.py::test_filters_equal_transformers_live",
     ],
-    "core/cache": ["core/test_cache.py", "core/test_cache_buffers.py"],
+    "core/cache": [
+        "core/test_cache.py",
+        "core/test_cache_buffers.py",
+        "core/test_cache_machine.py",
+        "files/test_cache_file.py",
+    ],
     "core/decoder": [
         "core/test_decoder.py",
         "core/test_model.py",
