@@ -182,6 +182,7 @@ def test_an_adapter_of_another_model_is_refused(tmp_path):
         ({}, {"visibility": []}, "square matrix"),
         ({}, {"visibility": "joint", "lag": -1}, "lag"),
         ({}, {"lag": 1.5}, "lag is 1.5"),
+        ({}, {"lag": None}, "lag is missing"),
         ({}, {"lag": 2}, "without a visibility"),
         ({}, {"prompt_lane": "shared"}, "prompt_lane"),
         ({}, {"lanes": [0]}, "lanes is [0]"),

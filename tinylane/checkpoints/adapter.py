@@ -160,7 +160,7 @@ def _build(
     read = Fields(record, str(folder / CONFIG))
     if record.get("fine_tune_type", "lora") != "lora":
         read.fail("fine_tune_type", "lora; others are not implemented")
-    visibility, lag = record.get("visibility"), read.whole("lag", default=0)
+    visibility, lag = record.get("visibility"), read.whole("lag") if "lag" in record else 0
     lanes = record.get("lanes", [])
     lanes = lanes if isinstance(lanes, list) else [lanes]
     if any(type(n) is not int or not 1 <= n <= MAX_LANES for n in lanes):
