@@ -94,6 +94,10 @@ def test_a_copy_and_its_original_go_separate_ways(kind):
     before = contents(cache)
     feed(model, twin, lane_rows(0, 5, 9))
     feed(model, cache, lane_rows(1, 5, 8))
+    fresh = model.new_cache(omega(model), LaneMask.joint(2))
+    feed(model, fresh, PROMPT)
+    feed(model, fresh, lane_rows(0, 5, 9))
+    equal(twin, fresh)  # nothing of the original was written into it
     twin.trim(2)
     feed(model, twin, lane_rows(0, 2, 4))
     assert len(cache) == 8 and len(twin) == 4
