@@ -75,7 +75,7 @@ TESTS = {
     ],
     "core/model": ["core/test_model.py", "core/test_decoder.py"],
     "core/numpy_ops": ["core/test_numpy_ops.py", "core/test_decoder.py", PLANTED],
-    "evaluate/answers": ["evaluate/test_answers.py"],
+    "evaluate/answers": ["evaluate/test_answers.py", "evaluate/test_vote.py"],
 }
 
 NOTICED, TIMEOUT, SURVIVED = "noticed", "timed out", "survived"
