@@ -4,9 +4,12 @@ asserted: a test machine has its own affairs."""
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
+import signal
 import sys
-from dataclasses import replace
+import warnings
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,12 @@ import numpy as np
 import pytest
 
 from tinylane.checkpoints.load import load
-from tinylane.commands import bench_machine, bench_measure
-from tinylane.commands.bench import PARTS
+from tinylane.commands import bench_machine, bench_measure, common
 from tinylane.commands.bench import SHAPES as LISTED
-from tinylane.commands.bench_engine import BenchCase, engine, random_prompt
-from tinylane.commands.bench_profile import profile
+from tinylane.commands.bench_engine import BenchCase, load_engine, random_prompt
+from tinylane.commands.bench_profile import PARTS, profile
 from tinylane.commands.bench_shapes import SHAPES, shape, write_random
+from tinylane.core.errors import TinylaneError
 from tinylane.files import memory
 from tinylane.files.memory import forecast
 
@@ -90,19 +93,32 @@ def test_a_random_checkpoint_loads_as_its_shape_and_no_two_rows_are_alike(tiny: 
     assert abs(table.std() - 0.02) < 1e-3
 
 
-def test_numpy_has_no_allocator_of_its_own_whose_peak_would_count(tiny: Path) -> None:
-    loaded = engine("tinylane numpy", tiny, "float32", 1)
-    loaded.reset()
-    loaded.run(BenchCase(random_prompt(512, 5, 0), 1, 3))
-    assert loaded.peak() == 0 and set(loaded.versions) == {"numpy"}
+def test_numpy_has_no_allocator_of_its_own_whose_peak_would_count(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "memory", lambda which="VmHWM": 7)
+    loaded, facts = bench_measure.timed_load(lambda: load_engine("tinylane numpy", tiny, "float32"))
+    assert set(facts["versions"]) == {"numpy"} and facts["bytes"] == 7
+    done = bench_measure.timed_run(loaded, BenchCase(random_prompt(512, 5, 0), 1, 3))
+    assert done["peak"] == common.peak_memory("numpy") == 7 and "bandwidth" not in done
+
+
+def test_the_peak_of_mlx_is_that_of_its_allocator_where_it_is_larger(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mx = pytest.importorskip("mlx.core")
+    monkeypatch.setattr(memory, "memory", lambda which="VmHWM": 7)
+    loaded = load_engine("tinylane mlx", tiny, "float32")
+    done = bench_measure.timed_run(loaded, BenchCase(random_prompt(512, 5, 0), 1, 3), lambda: 5.0)
+    assert done["peak"] == mx.get_peak_memory() > 7 and done["bandwidth"] == 5.0
 
 
 def test_the_profile_of_mlx_knows_the_time_of_building_the_graph(tiny: Path) -> None:
     pytest.importorskip("mlx")
     case = BenchCase(random_prompt(512, 5, 0), 2, 4, "joint")
-    found = profile(engine("tinylane mlx", tiny, "float32", 1), case)
-    assert found["build"] > 0 and found["python_per_layer"] == found["build"] / 2
-    assert all(found["parts"][part] > 0 for part in PARTS)
+    measured = profile(load_engine("tinylane mlx", tiny, "float32"), case)
+    assert measured["build"] > 0 and measured["python_per_layer"] == measured["build"] / 2
+    assert all(measured["parts"][part] > 0 for part in PARTS)
 
 
 # What it refuses: one line, exit 2, before anything is loaded.
@@ -145,24 +161,60 @@ def test_too_little_memory_is_said_before_weights_are_written(
     assert code == 2 and "fewer of them at a time" in err
 
 
-def test_an_engine_that_fails_is_named_and_its_process_is_gone(tmp_path: Path) -> None:
-    from tinylane.core.errors import TinylaneError
+def work(folder: Path, **more: Any) -> bench_measure.Work:
+    """What an engine is asked to do: a case of two joint lanes, once."""
+    cases = [BenchCase(random_prompt(512, 5, 0), 2, 4, "joint")]
+    settings = {"dtype": "float32", "adapter": None, "ops": "auto", "cases": cases, "repeats": 1}
+    settings |= {"profile": False, "threads": 1, "read": 1 << 20, "quiet": True, **more}
+    return bench_measure.Work(folder=str(folder), **settings)
 
-    with bench_measure.Worker("tinylane numpy", 1) as worker:
-        question = {"do": "load", "name": "tinylane numpy", "dtype": "float32", "threads": 1}
-        with pytest.raises(TinylaneError, match=r"bench: tinylane numpy: .*config\.json"):
-            worker.ask(folder=str(tmp_path), adapter=None, **question)
-        with pytest.raises(TinylaneError, match="bench: tinylane numpy ended: AssertionError"):
-            worker.ask(do="run", case={"prompt": [1], "lanes": 1, "count": 3})
-    assert worker.process.poll() is not None
+
+def test_an_engine_that_fails_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TinylaneError, match=r"bench: tinylane numpy: .*config\.json"):
+        bench_measure.measure(["tinylane numpy"], work(tmp_path))
+
+
+def test_an_engine_that_was_killed_is_named_with_its_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "killed"
+    script.write_text("#!/bin/sh\nkill -9 $$\n")
+    script.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(script))
+    with pytest.raises(TinylaneError, match="bench: tinylane numpy ended: exit code -9"):
+        bench_measure.measure(["tinylane numpy"], work(tmp_path))
+
+
+def test_an_engine_s_process_answers_once_and_an_error_is_an_answer(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def answer(folder: Path) -> dict[str, Any]:
+        question = {"name": "tinylane numpy", **asdict(work(folder, profile=True, quiet=False))}
+        monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(question)))
+        with warnings.catch_warnings():
+            assert bench_measure.main() == 0
+        return json.loads(capsys.readouterr().out)
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        wrong, times = answer(tmp_path / "none"), answer(tiny)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert set(wrong) == {"error"} and "none" in wrong["error"]
+    case, engine = work(tiny).cases[0], load_engine("tinylane numpy", tiny, "float32")
+    (((run,),), (parts,)) = times["rounds"], times["profiles"]
+    assert times["load"]["dtype"] == "float32" and times["bandwidth"] > 0
+    assert run["tokens"] == engine.run(case).tokens and len(run["steps"]) == 3
+    assert run["step_bytes"] == engine.step_bytes(case) and run["bandwidth"] > 0
+    assert parts["build"] is None and parts["step"] > 0
 
 
 # The machine.
 
 
 def test_threads_are_set_for_every_library_and_the_network_is_left_alone() -> None:
-    env = bench_measure.environment("transformers", 3)
-    assert all(env[name] == "3" for name in bench_measure.THREADS)
+    env = bench_machine.environment("transformers", 3)
+    assert all(env[name] == "3" for name in bench_machine.THREADS)
     assert env["HF_HUB_OFFLINE"] == env["TRANSFORMERS_OFFLINE"] == "1"
 
 

@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tinylane.commands.bench import PARTS
 from tinylane.commands.bench_engine import BenchCase, random_prompt
+from tinylane.commands.bench_measure import timed_run
+from tinylane.commands.bench_profile import PARTS
 from tinylane.commands.bench_shapes import shape, write_random
 from tinylane.core.config import ModelConfig
+from tinylane.core.errors import TinylaneError
 from tinylane.files.memory import forecast
 from tutorials.bench import __main__ as command
 from tutorials.bench import engines
 from tutorials.bench.engines import build
+from tutorials.bench.process import Worker
 
 TINY = ("--shape", "tiny", "--prompt-tokens", 6, "-m", 4, "--repeats", 1, "--read-mib", 1)
 TINY = (*TINY, "--backend", "numpy", "--threads", 1)
@@ -163,8 +166,7 @@ def test_other_libraries_write_the_same_tokens(names: tuple[str, ...], tiny: Pat
         for lanes in (1, 2):
             run = engine.run(BenchCase(prompt, lanes, 5))
             assert run.tokens == one.tokens and len(run.steps) == 4 and run.first > 0
-        engine.reset()
-        assert engine.peak() >= 0 and engine.versions
+        assert timed_run(engine, BenchCase(prompt, 1, 3))["peak"] != 0 and engine.versions
 
 
 # What it refuses: one line, exit 2, before anything is loaded.
@@ -190,3 +192,13 @@ def test_a_peer_that_is_not_installed_is_named_with_how_to_get_it(
     monkeypatch.setattr(engines, "find_spec", lambda name: None)
     code, _, err = ask(*TINY, "--against", "mlx-lm")
     assert code == 2 and "mlx_lm is not installed: pip install mlx-lm" in err
+
+
+def test_an_engine_that_fails_is_named_and_its_process_is_gone(tmp_path: Path) -> None:
+    with Worker("tinylane numpy", 1) as worker:
+        question = {"do": "load", "name": "tinylane numpy", "dtype": "float32", "threads": 1}
+        with pytest.raises(TinylaneError, match=r"bench: tinylane numpy: .*config\.json"):
+            worker.ask(folder=str(tmp_path), adapter=None, **question)
+        with pytest.raises(TinylaneError, match="bench: tinylane numpy ended: AssertionError"):
+            worker.ask(do="run", case={"prompt": [1], "lanes": 1, "count": 3})
+    assert worker.process.poll() is not None

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tinylane.commands.bench_measure import Worker
 from tinylane.core.errors import TinylaneError
 from tinylane.evaluate.tasks import mathematics
+from tutorials.bench.process import Worker
 from tutorials.build import __main__ as docs
 
 # Engines and judges.

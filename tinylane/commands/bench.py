@@ -7,23 +7,27 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinylane.commands import common
-from tinylane.commands.terminal import print_table
 from tinylane.core.errors import TinylaneError
+
+if TYPE_CHECKING:
+    from tinylane.commands.bench_engine import BenchCase
+    from tinylane.commands.bench_measure import Work
+
+    Measure = Callable[[Sequence[str], Work], dict[str, dict[str, Any]]]
 
 MODES = ("independent", "joint")
 SHAPES = "SmolLM2-135M, Qwen2.5-0.5B, Qwen3-0.6B, Llama-3.2-1B, tiny"
-PARTS = ("projections", "head", "attention", "norms and gate", "cache", "sampling", "plan", "rest")
 
 
 def flags(p: Any) -> None:
     """Add the command's flags."""
-    p.description += " Engines run in turn, each in its own process."
+    p.description += " Each backend is timed in a process of its own."
     common.model_flags(p)
     p.add_argument("--shape", metavar="NAME", help=f"instead: random weights; {SHAPES}")
     p.add_argument("--backend", choices=common.BACKENDS, nargs="+", default=["auto"])
@@ -63,24 +67,23 @@ def run(args: Any) -> int:
             "--against: other programs are timed by python tutorials/bench, in a checkout of the "
             "repository, with the same flags"
         )
-    document, _ = timed(args)
-    show(args, document)
+    show(args, timed(args)[0])
     return 0
 
 
 def timed(
-    args: Any, peers: Sequence[str] = (), worker: str | None = None
-) -> tuple[dict[str, Any], list[Any]]:
-    """Time what the flags ask for: the document that --json prints, and the rounds of every case.
+    args: Any, peers: Sequence[str] = (), measure: Measure | None = None
+) -> tuple[dict[str, Any], list[BenchCase], dict[str, dict[str, Any]]]:
+    """Time what the flags ask for: the document that --json prints, the cases, and every engine's
+    times (as of `bench_measure.time_engine`).
 
-    peers: engines of other programs, which the module `worker` knows (`bench_measure.measure`).
+    peers: other programs, which `measure` times as well; all engines are then in memory together.
     Raises TinylaneError for wrong flags, too little memory, or an engine that fails.
     """
     from tinylane.checkpoints.config_json import read_config
     from tinylane.checkpoints.hub import resolve
     from tinylane.checkpoints.plan import choose_backend
-    from tinylane.commands import bench_machine
-    from tinylane.commands.bench_measure import WORKER, BenchSettings, environment, measure
+    from tinylane.commands import bench_machine, bench_measure, bench_report
     from tinylane.commands.bench_shapes import shape, write_random
     from tinylane.core import __version__
     from tinylane.files.memory import forecast
@@ -105,28 +108,37 @@ def timed(
             )
         planned = "float32" if dtype == "auto" else dtype
         needs = forecast(config, planned, max(args.lanes), max(prompts), args.max_tokens)
-        engines = len(backends) + len(peers)
-        if needs.available is not None and needs.total * engines > needs.available:
+        engines = [*(f"tinylane {backend}" for backend in backends), *peers]
+        together = len(engines) if peers else 1
+        if needs.available is not None and needs.total * together > needs.available:
             raise TinylaneError(
-                f"{engines} engines need {common.mebibytes(needs.total)} each and "
+                f"{together} engines need {common.mebibytes(needs.total)} each and "
                 f"{common.mebibytes(needs.available)} are available: fewer of them at a time, or "
                 "a smaller model"
             )
         if args.shape is not None:
             common.note(f"writing random weights of {name}", args.quiet)
             write_random(config, folder, args.seed)
-        settings = BenchSettings(
-            args, folder, config, backends, modes, prompts, dtype,
-            threads=args.threads or bench_machine.cores(),
+        work = bench_measure.Work(
+            folder=str(folder),
+            dtype=dtype,
             adapter=False if peers else args.adapter_path,
-            peers=peers,
-            worker=worker or WORKER,
-        )  # fmt: skip
-        results, rounds = measure(settings, lambda line: common.note(line, args.quiet))
-    preload = environment("mlx", 1).get("LD_PRELOAD") if "mlx" in backends else None
+            ops=args.ops,
+            cases=_cases(args, config.vocab, prompts, modes),
+            repeats=args.repeats,
+            profile=args.profile,
+            threads=args.threads or bench_machine.cores(),
+            read=args.read_mib << 20,
+            quiet=args.quiet,
+        )
+        times = (measure or bench_measure.measure)(engines, work)
+    results = bench_report.summary(
+        work.cases, times, forecast(config, times[engines[0]]["load"]["dtype"]).kv_per_token
+    )
+    preload = bench_machine.environment("mlx", 1).get("LD_PRELOAD") if "mlx" in backends else None
     document = {
         "tinylane": __version__,
-        "machine": {**bench_machine.describe(), "threads": settings.threads},
+        "machine": {**bench_machine.describe(), "threads": work.threads},
         "model": {
             "name": name,
             "random_weights": args.shape is not None,
@@ -145,7 +157,23 @@ def timed(
         },
         **results,
     }
-    return document, rounds
+    return document, work.cases, times
+
+
+def _cases(args: Any, vocab: int, prompts: Sequence[int], modes: Sequence[str]) -> list[BenchCase]:
+    """Of one lane joint decoding is the same as independent: it is left out if both are asked."""
+    from tinylane.commands.bench_engine import BenchCase, random_prompt
+
+    prompt_lane = 0 if args.prompt_lane == "0" else "own"
+    return [
+        BenchCase(
+            random_prompt(vocab, length, args.seed), lanes, args.max_tokens, mode, prompt_lane
+        )
+        for length in prompts
+        for lanes in args.lanes
+        for mode in modes
+        if lanes > 1 or mode != "joint" or len(modes) == 1
+    ]
 
 
 def _check(args: Any) -> None:
@@ -181,89 +209,6 @@ def show(args: Any, document: dict[str, Any]) -> None:
     if args.json:
         common.print_json(document)
     else:
-        _tables(document, args.plain or not sys.stdout.isatty())
+        from tinylane.commands.bench_report import print_tables
 
-
-def _tables(report: dict[str, Any], plain: bool) -> None:
-    box, made = report["machine"], report["model"]
-    speeds = report["bandwidth_bytes_per_second"].items()
-    versions = ", ".join(f"{name} {v}" for name, v in report["versions"].items())
-    loads = ", ".join(f"{name} {s:.1f} s" for name, s in report["load_seconds"].items())
-    ops = ", ".join(f"{chosen} ({name})" for name, chosen in report["ops"].items())
-    read = ", ".join(f"{speed / 1e9:.1f} GB/s ({name})" for name, speed in speeds)
-    settings = report["settings"]
-    common.say(
-        f"{made['name']}{', random weights' * made['random_weights']}, {report['dtype']}: "
-        f"{made['layers']} layers, {common.mebibytes(made['weight_bytes'])}; "
-        f"{settings['max_tokens']} new tokens, greedy, {settings['repeats']} rounds"
-    )
-    common.say(
-        f"{box['processor']}, {box['threads']} threads, {box['system']}, Python {box['python']}"
-    )
-    print(
-        f"versions: {versions}" + f"; preloaded {settings['preload']}" * bool(settings["preload"])
-    )
-    print(f"operations: {ops}; memory read at best at: {read}; loaded in: {loads}")
-    place = ["engine", "mode", "lanes", "prompt"]
-    head = [*place, "first(ms)", "step(ms)", "10-90%", "tokens/s", "total(s)", "peak", "share"]
-    head += ["of best"]
-    print_table("", head, [_result(r) for r in report["results"]], (0, 1), plain)
-    print_table(
-        "time of a joint step over an independent one",
-        ["engine", "lanes", "prompt", "step"],
-        [[_case(r)[0], *_case(r)[2:], spread(r["step"])] for r in report["joint_cost"]],
-        (0,),
-        plain,
-    )
-    print_table(
-        "time of a step for every row in the cache; over reading it at the measured bandwidth",
-        ["engine", "mode", "lanes", "us/row", "over"],
-        [
-            [
-                r["engine"],
-                r["mode"],
-                str(r["lanes"]),
-                f"{r['seconds_per_row'] * 1e6:.2f}",
-                f"{r['over_bandwidth']:.2f}",
-            ]
-            for r in report["context_slope"]
-        ],
-        (0, 1),
-        plain,
-    )
-    print_table(
-        "where a step goes, ms; Python is us a step and layer (MLX: every operation waited for)",
-        [*place, *PARTS, "step", "Python"],
-        [_profile(r) for r in report["profiles"]],
-        (0, 1),
-        plain,
-    )
-
-
-def _case(r: dict[str, Any]) -> list[str]:
-    return [r["engine"], r["mode"], str(r["lanes"]), str(r["prompt_tokens"])]
-
-
-def _result(r: dict[str, Any]) -> list[str]:
-    step = r["step_seconds"]
-    shares = (r["bandwidth_share"], r["bandwidth_share_of_best"])
-    return [
-        *_case(r),
-        f"{r['first_token_seconds'] * 1000:.1f}",
-        f"{step['median'] * 1000:.2f}",
-        f"{step['p10'] * 1000:.2f}-{step['p90'] * 1000:.2f}",
-        f"{r['tokens_per_second']:.1f}",
-        f"{r['total_seconds']:.2f}",
-        common.mebibytes(r["peak_memory_bytes"]),
-        *("-" if share is None else f"{share:.0%}" for share in shares),
-    ]
-
-
-def _profile(r: dict[str, Any]) -> list[str]:
-    parts = [f"{r['parts'][part] * 1000:.2f}" for part in PARTS]
-    return [*_case(r), *parts, f"{r['step'] * 1000:.2f}", f"{r['python_per_layer'] * 1e6:.0f}"]
-
-
-def spread(values: dict[str, float]) -> str:
-    """A median and its range, as text."""
-    return f"{values['median']:.2f} ({values['low']:.2f}-{values['high']:.2f})"
+        print_tables(document, args.plain or not sys.stdout.isatty())

@@ -54,6 +54,7 @@ class Tinylane:
         self.model = replace(
             model, tokenizer=None, config=replace(model.config, eos_ids=()), sampling=None
         )
+        self.backend = model.backend
         self.versions = {model.backend: version(model.backend)}
 
     def decoding(self, case: BenchCase) -> Decoding:
@@ -94,38 +95,17 @@ class Tinylane:
         row = 2 * c.layers * c.kv_heads * c.head_dim * item
         return weights + row * int(len(case.prompt) + case.lanes * case.count / 2)
 
-    def reset(self) -> None:
-        """Begin a new peak of MLX's memory."""
-        if self.model.backend == "mlx":
-            import mlx.core as mx
 
-            mx.reset_peak_memory()
-
-    def peak(self) -> int:
-        """The most bytes that MLX held; 0 on NumPy, whose memory is the process's."""
-        if self.model.backend == "mlx":
-            import mlx.core as mx
-
-            return mx.get_peak_memory()
-        return 0
-
-
-def engine(
-    name: str,
-    folder: str | Path,
-    dtype: str,
-    threads: int,
-    adapter: Any = None,
-    ops: str = "auto",
+def load_engine(
+    name: str, folder: str | Path, dtype: str, adapter: Any = None, ops: str = "auto"
 ) -> Tinylane:
     """The engine of that name ("tinylane numpy" or "tinylane mlx") with its checkpoint loaded.
 
-    threads: not used; the environment sets them. Other arguments as of `tinylane.load`.
+    Other arguments as of `tinylane.load`.
     """
     from tinylane.checkpoints.load import load
 
-    model = load(folder, backend=name.split()[1], dtype=dtype, adapter=adapter, ops=ops)
-    return Tinylane(model)
+    return Tinylane(load(folder, backend=name.split()[1], dtype=dtype, adapter=adapter, ops=ops))
 
 
 def random_prompt(vocab: int, length: int, seed: int) -> list[int]:

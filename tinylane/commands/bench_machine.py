@@ -1,9 +1,11 @@
-"""What the machine is: its memory bandwidth as measured, and the memory a process has taken."""
+"""What the machine is, how fast its memory is read, and the surroundings in which it is timed."""
 
 from __future__ import annotations
 
+import ctypes.util
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +15,8 @@ from typing import Any
 import numpy as np
 
 READ = 1 << 29  # bytes: far more than any cache holds
+LIBRARIES = ("OPENBLAS", "OMP", "MKL")
+THREADS = (*(f"{name}_NUM_THREADS" for name in LIBRARIES), "VECLIB_MAXIMUM_THREADS")
 
 
 def cores() -> int:
@@ -38,6 +42,24 @@ def describe() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
+
+
+def environment(name: str, threads: int) -> dict[str, str]:
+    """An engine's environment: threads; no network; OpenBLAS for MLX where its wheel lacks one.
+
+    On Linux MLX's wheel links the reference BLAS, 40 times slower; engines on MLX get the system's
+    OpenBLAS if there is one, by LD_PRELOAD, unless LD_PRELOAD is set.
+    """
+    env = dict(os.environ)
+    env.update({variable: str(threads) for variable in THREADS})
+    env.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    here = str(Path(__file__).parents[2])  # this package, wherever it was started from
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [here, env.get("PYTHONPATH")]))
+    if "mlx" in name and sys.platform == "linux" and "LD_PRELOAD" not in env:
+        library = ctypes.util.find_library("openblas")
+        if library is not None:
+            env["LD_PRELOAD"] = library
+    return env
 
 
 def bandwidth(threads: int, backend: str = "numpy", size: int = READ, tries: int = 4) -> float:

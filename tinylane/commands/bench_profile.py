@@ -17,12 +17,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from tinylane.commands.bench import PARTS
 from tinylane.commands.bench_engine import BenchCase, Tinylane, random_prompt
 from tinylane.core import decoder, pipeline
 from tinylane.core import model as core_model
 from tinylane.core.random_weights import random_params
 
+PARTS = ("projections", "head", "attention", "norms and gate", "cache", "sampling", "plan", "rest")
 PASSES = (decoder, core_model)  # what uses make_plan and forward
 TINY: dict[str, Any] = {
     "vocab": 32,

@@ -5,7 +5,8 @@ the peers) is a process of its own that loads the same checkpoint and then waits
 is given to one of them, in turn, so that other work on the machine disturbs all of them alike, and
 ratios are taken pair by pair within a round.
 
-    engines     the peers as engines, and the process of one engine
+    engines     the peers as engines
+    process     the process of an engine, and the rounds in which they take turns
     llama3np    the plain NumPy decoder that people read, as a peer
     __main__    the command, and the ratios
 """

@@ -12,10 +12,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))  # as a script: the checkout it is in
 
 from tinylane.commands import bench, cli
-from tinylane.commands.bench_measure import Rounds, labels, middle, rate
+from tinylane.commands.bench_engine import BenchCase
+from tinylane.commands.bench_report import labels, middle, rate, spread
 from tinylane.commands.terminal import print_table
 from tinylane.core.errors import TinylaneError
 from tutorials.bench.engines import check_peer
+from tutorials.bench.process import measure
 
 RATIOS = "ratios, pair by pair: median (low-high) of the rounds; above 1 tinylane is faster"
 
@@ -43,8 +45,8 @@ def run(args: Any) -> int:
         check_peer(peer)
     if peers and args.adapter_path is not None:
         raise TinylaneError("--against and --adapter-path: peers know no lane adapters; leave one")
-    document, rounds = bench.timed(args, peers, "tutorials.bench.engines")
-    document["ratios"] = ratios(rounds, peers)
+    document, cases, times = bench.timed(args, peers, measure)
+    document["ratios"] = ratios(cases, times, peers)
     bench.show(args, document)
     if not args.json:
         head = ["engine", "against", "lanes", "prompt", "tokens/s", "first", "total", "same"]
@@ -54,22 +56,24 @@ def run(args: Any) -> int:
     return 0
 
 
-def ratios(rounds: Sequence[Rounds], peers: Sequence[str]) -> list[dict[str, Any]]:
+def ratios(
+    cases: Sequence[BenchCase], times: dict[str, dict[str, Any]], peers: Sequence[str]
+) -> list[dict[str, Any]]:
     """Every backend of tinylane against every peer, pair by pair within the rounds."""
     out = []
-    for one in rounds:
-        ours = [name for name in one.answers if name not in peers]
+    ours = [name for name in times if name not in peers]
+    for k, case in enumerate(cases):
         for name, peer in itertools.product(ours, peers):
-            if peer not in one.answers:
+            if not times[peer]["rounds"][k]:
                 continue
-            pairs = list(zip(one.answers[name], one.answers[peer], strict=True))
-            speed = functools.partial(rate, one.case)
+            pairs = list(zip(times[name]["rounds"][k], times[peer]["rounds"][k], strict=True))
+            speed = functools.partial(rate, case)
             total = lambda a: a["first"] + sum(a["steps"])
             first, second = pairs[0][0]["tokens"], pairs[0][1]["tokens"]
             differ = (k for k, (x, y) in enumerate(zip(first, second, strict=False)) if x != y)
             out.append(
                 {
-                    **labels(name, one.case),
+                    **labels(name, case),
                     "against": peer,
                     "tokens_per_second": middle([speed(a) / speed(b) for a, b in pairs]),
                     "first_token": middle([b["first"] / a["first"] for a, b in pairs]),
@@ -86,7 +90,7 @@ def _row(r: dict[str, Any]) -> list[str]:
         r["against"],
         str(r["lanes"]),
         str(r["prompt_tokens"]),
-        *(bench.spread(r[key]) for key in ("tokens_per_second", "first_token", "total")),
+        *(spread(r[key]) for key in ("tokens_per_second", "first_token", "total")),
         f"{r['same_tokens']} of {r['max_tokens']}",
     ]
 

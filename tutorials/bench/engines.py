@@ -1,7 +1,7 @@
 """Other programs as engines: each loads a checkpoint folder, then decodes one case after another.
 
-The same questions and answers as `tinylane.commands.bench_worker`. Peers decode a batch of equal
-prompts: they cannot share one. `python -m tutorials.bench.engines` is the process of one engine.
+Peers decode a batch of equal prompts: they cannot share one. `python -m tutorials.bench.engines` is
+the process of one engine (`process.serve`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tinylane.commands import bench_engine, bench_worker
-from tinylane.commands.bench_engine import BenchCase, Timing
+from tinylane.commands.bench_engine import BenchCase, Timing, load_engine
 from tinylane.core.errors import TinylaneError
+from tutorials.bench.process import serve
 
 # Peer -> the modules it needs and how to get them.
 PEERS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -36,20 +36,15 @@ def check_peer(name: str) -> None:
 
 
 class Peer:
-    """A loaded checkpoint. versions: of the libraries that do the work."""
+    """A loaded checkpoint. versions: of the libraries that do the work. backend: "mlx" where MLX's
+    own allocator holds the memory."""
 
     versions: dict[str, str]
+    backend = ""
 
     def run(self, case: BenchCase) -> Timing:
         """Decode one case."""
         raise NotImplementedError
-
-    def reset(self) -> None:
-        """Begin a new peak of memory, before a case is measured."""
-
-    def peak(self) -> int:
-        """The most bytes that the library's own allocator held, or 0."""
-        return 0
 
 
 class Transformers(Peer):
@@ -98,6 +93,8 @@ class Transformers(Peer):
 class MlxLm(Peer):
     """mlx-lm: `generate_step` for one lane, its `BatchGenerator` for more."""
 
+    backend = "mlx"
+
     def __init__(self, folder: Path, dtype: str) -> None:
         import mlx.core as mx
         from mlx_lm.utils import load_model
@@ -129,16 +126,6 @@ class MlxLm(Peer):
             tokens += [r.token for r in new if r.uid == ids[0]]
         batch.close()
         return Timing.of(began, marks, tokens)
-
-    def reset(self) -> None:
-        import mlx.core as mx
-
-        mx.reset_peak_memory()
-
-    def peak(self) -> int:
-        import mlx.core as mx
-
-        return mx.get_peak_memory()
 
 
 class Llama3Np(Peer):
@@ -178,8 +165,8 @@ def build(
     }
     if name in makers:
         return makers[name]()
-    return bench_engine.engine(name, folder, dtype, threads, adapter, ops)
+    return load_engine(name, folder, dtype, adapter, ops)
 
 
 if __name__ == "__main__":
-    raise SystemExit(bench_worker.serve(build))
+    raise SystemExit(serve(build))
