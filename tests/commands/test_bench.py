@@ -53,7 +53,7 @@ def test_plain_columns_say_what_the_document_says(ask: Any) -> None:
 
 def test_the_document_the_profile_and_the_plot(ask: Any, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    plot = tmp_path / "steps.svg"
+    plot = tmp_path / "steps.out"  # SVG, whatever the name, but for .png and .pdf
     more = ("--lanes", 2, "--mode", "joint", "--profile", "--json", "--quiet", "--plot", plot)
     code, out, err = ask("bench", *TINY, *more)
     document = json.loads(out)

@@ -55,7 +55,7 @@ def flags(p: Any) -> None:
     )
     g = p.add_argument_group("output")
     g.add_argument("--json", action="store_true", help="one JSON document on standard output")
-    g.add_argument("--plot", metavar="FILE", help="step times as a figure: .svg, .png or .pdf")
+    g.add_argument("--plot", metavar="FILE", help="step times as SVG, or by name as .png or .pdf")
     g.add_argument("--plain", action="store_true", help="plain columns, in a terminal too")
     g.add_argument("--quiet", action="store_true", help="no progress")
 
@@ -182,7 +182,7 @@ def _check(args: Any) -> None:
     if args.plot is not None:
         from tinylane.view import figure_style
 
-        figure_style.check(args.plot)
+        figure_style.blank(1, 1)  # raises where matplotlib is missing
     from tinylane.core.lanes import MAX_LANES
 
     whole = {
@@ -204,7 +204,7 @@ def show(args: Any, document: dict[str, Any]) -> None:
         from tinylane.view import figure_style
         from tinylane.view.bench_figure import step_times
 
-        figure_style.save(step_times(document), args.plot)
+        figure_style.save(step_times(document), args.plot, otherwise="svg")
         common.note(f"wrote {args.plot}", args.quiet)
     if args.json:
         common.print_json(document)

@@ -58,6 +58,10 @@ def run(args: Any) -> int:
         return _merge(args, folders, out)
     runs = [report.read(folder) for folder in folders]
     findings = [report.find(section) for section in report.sections(runs)]
+    if not args.no_plots:
+        from tinylane.view.figure_style import blank
+
+        blank(1, 1, hint=", or --no-plots")  # raises where matplotlib is missing
     _make(args, out)
     figures: dict[int, list[tuple[str, str]]] = {}
     for k, finding in enumerate(findings):

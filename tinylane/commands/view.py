@@ -60,8 +60,8 @@ def run(args: Any) -> int:
         raise TinylaneError(f"--size is {args.size}; expected 0 to 1000 MB")
     saved = load_run(args.file)
     figures = [path for path in (args.png, args.svg) if path is not None]
-    for path in figures:
-        figure_style.check(path)
+    if figures:
+        figure_style.blank(1, 1)  # raises where matplotlib is missing
     model = common.load_saved(args, saved)
 
     from tinylane.view.replay_figure import replay

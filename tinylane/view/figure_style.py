@@ -28,15 +28,19 @@ def alt(figure: Figure) -> str:
     return getattr(figure, "tinylane_alt", "")
 
 
-def save(figure: Figure, path: str | Path) -> Path:
+def save(figure: Figure, path: str | Path, otherwise: str = "") -> Path:
     """Write a figure atomically, in the format of the path's suffix (.png, .svg, .pdf).
 
-    The alt text goes into the file's metadata; the same figure gives the same file. Raises
-    TinylaneError if it cannot be written.
+    otherwise: the format for another suffix. The alt text goes into the file's metadata; the same
+    figure gives the same file. Raises TinylaneError if it cannot be written, and for another suffix
+    without `otherwise`.
     """
     import matplotlib
 
-    kind, text = check(path), alt(figure)
+    suffix, text = Path(path).suffix[1:], alt(figure)
+    kind = suffix if suffix in ("png", "svg", "pdf") else otherwise
+    if not kind:
+        raise TinylaneError(f"{path}: expected a name that ends in .png, .svg or .pdf")
     metadata: dict[str, dict[str, Any]] = {
         "png": {"Description": text},
         "svg": {"Description": text, "Date": None},
@@ -50,16 +54,6 @@ def save(figure: Figure, path: str | Path) -> Path:
         warnings.filterwarnings("ignore", "Glyph")  # a missing glyph is drawn as a box
         figure.savefig(file, format=kind, dpi=150, facecolor=PAPER, metadata=metadata[kind])
     return Path(path)
-
-
-def check(path: str | Path) -> str:
-    """The kind of file that `save` will write: png, svg or pdf. Raises TinylaneError for another
-    suffix, and where matplotlib is not installed."""
-    kind = Path(path).suffix[1:]
-    if kind not in ("png", "svg", "pdf"):
-        raise TinylaneError(f"{path}: expected a name that ends in .png, .svg or .pdf")
-    blank(1, 1)
-    return kind
 
 
 def show(figure: Figure, name: str, folder: str | Path = "runs/figures") -> None:
@@ -81,13 +75,14 @@ def show(figure: Figure, name: str, folder: str | Path = "runs/figures") -> None
     print(f"[figure {save(figure, Path(folder) / f'{name}.png')}: {alt(figure)}]")
 
 
-def blank(width: float, height: float) -> Figure:
-    """An empty figure, inches. Raises TinylaneError where matplotlib is not installed."""
+def blank(width: float, height: float, hint: str = "") -> Figure:
+    """An empty figure, inches. Raises TinylaneError where matplotlib is not installed; `hint` ends
+    its message."""
     try:
         from matplotlib import figure
     except ImportError as error:
         raise TinylaneError(
-            "matplotlib is not installed; figures need it: pip install 'tinylane[plot]'"
+            f"matplotlib is not installed; figures need it: pip install 'tinylane[plot]'{hint}"
         ) from error
     return figure.Figure(figsize=(width, height), layout="constrained", facecolor=PAPER)
 
