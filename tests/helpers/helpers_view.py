@@ -144,7 +144,6 @@ def large(lanes: int, tokens: int, layers: int, heads: int, silences: bool = Tru
     result = Result(rng.integers(0, vocab, P).tolist(), made, tokens, 0.0, 0.0, {})
     mask, rope = LaneMask.joint(lanes), LaneRoPE(np.zeros(4))
     run = Run(result, "m", "i", "numpy", "float32", "", rope, mask, Sampler(), 0, "0", {})
-    begins = P + tokens * np.arange(lanes + 1)
 
     def view(layer: int | None, head: int | None, k: int) -> View:
         shares = rng.dirichlet(np.ones(lanes + 1), Q).astype(np.float32)
@@ -159,7 +158,7 @@ def large(lanes: int, tokens: int, layers: int, heads: int, silences: bool = Tru
         for m in range(lanes * silences)
     ]  # fmt: skip
     return Record(
-        run, begins, np.repeat(np.arange(lanes), tokens), row, row - 1, np.zeros(Q, bool),
+        run, np.repeat(np.arange(lanes), tokens), row, row - 1, np.zeros(Q, bool),
         -5 * rng.random(Q), 0.0, written, written, rng.dirichlet(np.ones(lanes + 1), (layers, heads,
         lanes)), [view(None, None, keys), *(view(a, b, few) for a, b in names)], silent,
     )  # fmt: skip

@@ -93,7 +93,7 @@ def test_a_run_too_long_for_one_pass_is_replayed_in_several(rows, lag, monkeypat
     parts = replay(run, F64)
     assert max(whole.difference, parts.difference) <= 1e-10
     monkeypatch.setattr(rerun, "ROWS", 2048)
-    monkeypatch.setattr(rerun, "LOGITS", rows * VOCAB)
+    monkeypatch.setattr(rerun, "ELEMENTS", rows * VOCAB)
     assert replay(run, F64).difference <= 1e-10
 
 

@@ -8,7 +8,7 @@ which rows came and went. `passes` is the loop. `replay` compares log-probabilit
 Not handled: a fork of a lane that reads others. Its copied rows hold what the source lane had read
 at the source's own coordinates (`LaneCache.fork`); no pass over the fork's tokens gives that.
 
-    T rows of the run
+    T rows fed   Q drawn tokens, lane after lane   N lanes   V vocab
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ if TYPE_CHECKING:
     from tinylane.core.model import Model
     from tinylane.view.run_file import Run
 
-Token = tuple[int, int]  # a drawn token: its lane, and its index there
-# The most that one pass may hold: rows, and elements of its logits and of one layer's scores.
-ROWS, LOGITS, SCORES = 2048, 1 << 27, 1 << 27
+# The most that one pass may hold: rows, and elements of its logits or of one layer's scores.
+ROWS, ELEMENTS = 2048, 1 << 27
 _NEVER = np.iinfo(np.int64).max
 
 
@@ -37,13 +36,13 @@ _NEVER = np.iinfo(np.int64).max
 class Replay:
     """The recomputed log-probabilities (float64) of every lane's tokens, and how far off they are.
 
-    by_lane: the largest |difference| of each lane (0 for one without tokens). worst: lane and index
-    of the token with the largest of all, None if there are no tokens.
+    by_lane: the largest |difference| of each lane (0 for one without tokens). worst: the token with
+    the largest of all, as its lane and its index there; None if there are no tokens.
     """
 
     logprobs: list[list[float]]
     by_lane: list[float]
-    worst: Token | None
+    worst: tuple[int, int] | None
 
     @property
     def difference(self) -> float:
@@ -80,17 +79,26 @@ class _History(LaneMask):
 
 @dataclass(frozen=True, eq=False)
 class ReplayRows:
-    """All rows of a run in the order in which they were fed, and what is asked of which of them.
+    """All rows of a run in the order in which they were fed, and what was drawn from which of them.
 
-    tokens, positions, lanes: (T,). history: the run's mask, with the times at which rows came and
-    went. asked: (position, lane) of a row -> the tokens drawn from its logits.
+    tokens, positions, lanes: (T,). number: (T,) the row's number in the run: the prompt's rows
+    come first, then each lane's prompt and tokens. history: the run's mask, with the times at which
+    rows came and went. of, index, written, row: (Q,) of each drawn token its lane, its index there,
+    its id, and its number. asked: (Q,) the row, an index into `tokens`, whose logits it was drawn
+    from. saved: (Q,) float64, the run's log-probabilities.
     """
 
     tokens: np.ndarray
     positions: np.ndarray
     lanes: np.ndarray
+    number: np.ndarray
     history: _History
-    asked: dict[tuple[int, int], list[Token]]
+    of: np.ndarray
+    index: np.ndarray
+    written: np.ndarray
+    row: np.ndarray
+    asked: np.ndarray
+    saved: np.ndarray
 
     def silenced(self, lane: int) -> _History:
         """The run's mask, had nobody ever read `lane`."""
@@ -102,22 +110,19 @@ def replay(run: Run, model: Model) -> Replay:
 
     Raises TinylaneError for a run of another model, and for forks that no pass can give (above).
     """
-    rows, lanes = rows_of(run, model), run.result.lanes
-    again: dict[Token, float] = {}
-    for _, asked, logits in passes(run, model, rows):
-        for row, drawn in zip(logits, asked, strict=True):
-            of_row = log_softmax(row)
-            for lane, index in drawn:
-                again[lane, index] = float(of_row[lanes[lane].tokens[index]])
-    logprobs = [[again[lane.index, k] for k in range(len(lane.tokens))] for lane in lanes]
-    off = [
-        np.abs(np.array(ours) - np.array(lane.logprobs))
-        for ours, lane in zip(logprobs, lanes, strict=True)
-    ]
-    by_lane = [float(x.max(initial=0.0)) for x in off]
-    worst = int(np.argmax(by_lane))
-    at_worst = (worst, int(off[worst].argmax())) if off[worst].size else None
-    return Replay(logprobs, by_lane, at_worst)
+    rows = rows_of(run, model)
+    again = np.zeros(len(rows.written))
+    for _, drawn, logits in passes(run, model, rows, ELEMENTS):
+        for q, row in zip(drawn, logits, strict=True):
+            again[q] = log_softmax(row)[rows.written[q]]
+    off = np.abs(again - rows.saved)
+    by_lane = [rows.of == m for m in range(len(run.result.lanes))]
+    q = int(off.argmax()) if len(off) else None
+    return Replay(
+        [again[mine].tolist() for mine in by_lane],
+        [float(off[mine].max(initial=0.0)) for mine in by_lane],
+        None if q is None else (int(rows.of[q]), int(rows.index[q])),
+    )
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -148,51 +153,57 @@ def rows_of(run: Run, model: Model) -> ReplayRows:
             )
     begun, gone = np.zeros(run.lane_mask.n, np.int64), np.full(run.lane_mask.n, _NEVER)
     rows = [(token, i, SHARED) for i, token in enumerate(run.result.prompt)]
+    drawn: list[tuple[int, ...]] = []  # lane, index there, id, number, number of the row before it
+    unfed = []
     for lane in lanes:
         begun[lane.index] = lane.forked[1] if lane.forked else lane.start
         gone[lane.index] = _NEVER if lane.dropped is None else lane.dropped
+        text, first = [*lane.prompt, *lane.tokens], len(rows)
+        rows += [(t, lane.start - len(lane.prompt) + k, lane.index) for k, t in enumerate(text)]
+        for k, token in enumerate(lane.tokens):
+            r = first + len(lane.prompt) + k
+            drawn.append((lane.index, k, token, r, P - 1 if r == first else r - 1))
         # The last token was drawn and fed, so that others saw it, unless it ended its lane.
-        unfed = lane.finish_reason == "stop"
-        fed = [*lane.prompt, *lane.tokens[: len(lane.tokens) - unfed]]
-        rows += [(t, lane.start - len(lane.prompt) + k, lane.index) for k, t in enumerate(fed)]
+        if lane.finish_reason == "stop" and lane.tokens:
+            unfed.append(len(rows) - 1)
     history = _History(run.lane_mask.visibility, run.lane_mask.lag, begun, gone)
-    asked: dict[tuple[int, int], list[Token]] = {}
-    for lane in lanes:
-        for k in range(len(lane.tokens)):
-            at = (lane.start - 1 + k, lane.index) if k or lane.prompt else (P - 1, SHARED)
-            asked.setdefault(at, []).append((lane.index, k))
-    tokens, positions, owners = (np.array(column) for column in zip(*rows, strict=True))
+    tokens, positions, owners = np.array(rows).T
     order = np.lexsort((positions, history.fed(positions, owners)))
-    return ReplayRows(tokens[order], positions[order], owners[order], history, asked)
+    order = order[~np.isin(order, unfed)]
+    place = np.zeros(len(rows), np.int64)  # of every row in the order in which they are fed
+    place[order] = np.arange(len(order))
+    of, index, written, row, before = np.array(drawn, np.int64).reshape(-1, 5).T
+    saved = np.concatenate([np.array(lane.logprobs, np.float64) for lane in lanes])
+    fed = (tokens[order], positions[order], owners[order], order)
+    return ReplayRows(*fed, history, of, index, written, row, place[before], saved)
 
 
 def passes(
     run: Run,
     model: Model,
     rows: ReplayRows,
+    elements: int,
     mask: LaneMask | None = None,
-    before: Callable[[slice, list[tuple[int, list[Token]]]], None] | None = None,
-    limit: int = ROWS,
-) -> Iterator[tuple[slice, list[list[Token]], np.ndarray]]:
+    before: Callable[[slice, np.ndarray], None] | None = None,
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
     """Feed the rows in as few passes as memory allows; yields what each pass gives, in order.
 
-    Yields a slice, the rows of the pass; for each of its rows from whose logits tokens were drawn,
-    which tokens; and the logits of these rows (rows, V). mask: instead of the run's history.
-    before: called ahead of a pass with its slice and (row of the pass, tokens drawn from it).
-    limit: rows of a pass; rows of one position stay in one pass.
+    Yields a slice, the rows of the pass; which tokens were drawn from them, indices into Q; and for
+    each of these the logits that it was drawn from (tokens, V). elements: how many a pass may have
+    of logits or of one layer's scores; rows of one position stay in one pass. mask: instead of the
+    run's history. before: called ahead of a pass with its slice and its tokens.
     """
     count = len(rows.tokens)
     cache = model.new_cache(run.lane_rope, rows.history if mask is None else mask)
     c, start = model.config, 0
-    most = max(1, min(limit, ROWS, LOGITS // c.vocab, SCORES // (c.heads * count)))
+    most = max(1, min(ROWS, elements // max(c.vocab, c.heads * count)))
     while start < count:
         stop = min(start + most, count)
         while stop < count and rows.positions[stop] == rows.positions[stop - 1]:
             stop += 1  # rows of one position may see each other
         part = slice(start, stop)
-        places = zip(rows.positions[part].tolist(), rows.lanes[part].tolist(), strict=True)
-        drawn = [(k, rows.asked[place]) for k, place in enumerate(places) if place in rows.asked]
-        wanted = [k for k, _ in drawn]
+        drawn = np.flatnonzero((rows.asked >= start) & (rows.asked < stop))
+        wanted = rows.asked[drawn] - start
         if before is not None:
             before(part, drawn)
         logits = model(
@@ -200,9 +211,9 @@ def passes(
             rows.positions[part],
             rows.lanes[part],
             cache=cache,
-            rows=np.array(wanted or [0]),
+            rows=wanted if len(wanted) else np.zeros(1, int),
         )
-        yield part, [asked for _, asked in drawn], np.asarray(logits)[: len(drawn)]
+        yield part, drawn, np.asarray(logits)[: len(drawn)]
         start = stop
 
 

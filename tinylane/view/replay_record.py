@@ -13,18 +13,17 @@ largest keys with their weights. The other keys' weights are left out; the share
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tinylane.core.errors import TinylaneError
-from tinylane.core.lanes import SHARED
 from tinylane.core.result import Lane
 from tinylane.core.sampling import uniform
 from tinylane.view.attention import listening
-from tinylane.view.replay import ReplayRows, Token, log_softmax, passes, rows_of
+from tinylane.view.replay import ReplayRows, log_softmax, passes, rows_of
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model
@@ -70,16 +69,15 @@ class Silence:
 class Record:
     """A replayed run. Rows are numbered: the prompt's, then each lane's prompt and tokens.
 
-    begins: (N + 1,) the first row of every lane, and the number of rows. of: (Q,) the lane of each
-    drawn token; row: (Q,) its own row; asked: (Q,) the row whose attention chose it; copied: (Q,)
-    whether a fork copied it. logprobs: (Q,) float64, recomputed; difference: the largest
-    distance from the saved ones. likeliest: (Q,) the top token; redrawn: (Q,) what its random
-    number draws in the replay. heard: (layers, H, N, N + 1), the mean shares of each lane's tokens.
-    views: the mean first, then as many layers and heads as were recorded. silences: one a lane.
+    of: (Q,) the lane of each drawn token; row: (Q,) its own row; asked: (Q,) the row whose
+    attention chose it; copied: (Q,) whether a fork copied it. logprobs: (Q,) float64, recomputed;
+    difference: the largest distance from the saved ones. likeliest: (Q,) the top token; redrawn:
+    (Q,) what its random number draws in the replay. heard: (layers, H, N, N + 1), the mean shares
+    of each lane's tokens. views: the mean first, then as many layers and heads as were recorded.
+    silences: one a lane.
     """
 
     run: Run
-    begins: np.ndarray
     of: np.ndarray
     row: np.ndarray
     asked: np.ndarray
@@ -155,36 +153,35 @@ def record(
     if not 1 <= keys <= 1024:
         raise TinylaneError(f"--keys is {keys}; expected 1 to 1024")
     rows, lanes = rows_of(run, model), run.result.lanes
-    count = sum(len(lane.tokens) for lane in lanes)
-    if not count:
+    if not len(rows.of):
         raise TinylaneError("the run has no tokens: there is nothing to view")
     tell = progress or (lambda text: None)
-    attention, draws = _Attention(run, model, rows, keys, note or (lambda text: None)), _Draws(run)
+    places = zip(rows.of.tolist(), rows.index.tolist(), strict=True)
+    copied = np.array([_source(lanes, m, k) != m for m, k in places])
+    attention = _Attention(run, model, rows, copied, keys, note or (lambda text: None))
+    draws = _Draws(run, rows)
     base: list[np.ndarray] | None = None
-    if influence and count * model.config.vocab <= LOGITS:
+    if influence and len(rows.of) * model.config.vocab <= LOGITS:
         base = []
-    limit = _limit(model, len(rows.tokens))
     twin = listening(model, attention.hear)
-    for part, asked, logits in passes(run, twin, rows, before=attention.begin, limit=limit):
+    for part, drawn, logits in passes(run, twin, rows, PASS, before=attention.begin):
         attention.finish()
-        draws.take(asked, logits)
+        draws.take(drawn, logits)
         if base is not None:
             base.append(logits)
         tell(f"attention: {part.stop:,} of {len(rows.tokens):,} rows")
-    saved = np.concatenate([np.asarray(lane.logprobs, dtype=np.float64) for lane in lanes])
     silences = []
     for lane in range(len(lanes) if influence else 0):
         tell(f"silence: {lane} of {len(lanes)} lanes")
         silences.append(_silence(run, model, rows, lane, base, draws))
     return Record(
         run,
-        attention.begins,
-        attention.of,
-        attention.row,
-        attention.asked,
-        attention.copied,
+        rows.of,
+        rows.row,
+        rows.number[rows.asked],
+        copied,
         draws.logprobs,
-        float(np.abs(draws.logprobs - saved).max()),
+        float(np.abs(draws.logprobs - rows.saved).max()),
         draws.likeliest,
         draws.drawn,
         attention.means(),
@@ -194,38 +191,29 @@ def record(
 
 
 class _Attention:
-    """What every drawn token listened to, and the number of every row and token of the run."""
+    """What every drawn token listened to."""
 
     def __init__(
-        self, run: Run, model: Model, rows: ReplayRows, keys: int, note: Callable[[str], None]
+        self,
+        run: Run,
+        model: Model,
+        rows: ReplayRows,
+        copied: np.ndarray,
+        keys: int,
+        note: Callable[[str], None],
     ) -> None:
-        lanes, c = run.result.lanes, model.config
-        N = len(lanes)
-        given, counts, start = np.array(
-            [(len(lane.prompt), len(lane.tokens), lane.start) for lane in lanes]
-        ).T
-        forked = np.array([-1 if lane.forked is None else lane.forked[1] for lane in lanes])
-        self.begins = np.cumsum([len(run.result.prompt), *(given + counts)])
-        self.first = np.cumsum([0, *counts])  # of each lane, in the order of Q
-        self.of = np.repeat(np.arange(N), counts)
-        index = np.arange(len(self.of)) - self.first[self.of]
-        self.row = (self.begins[:-1] + given)[self.of] + index
-        self.copied = start[self.of] + index < forked[self.of]
-        self.asked = np.zeros(len(self.of), np.int64)
-        # Rows of the passes, in their order: which row of the run, and which share they count to.
-        m = np.maximum(rows.lanes, 0)
-        of_lane = self.begins[m] + rows.positions - (start - given)[m]
-        self.place = np.where(rows.lanes == SHARED, rows.positions, of_lane)
-        self.slot = np.eye(N + 1, dtype=np.float32)[rows.lanes + 1]
-        self.layers, self.heads = c.layers, c.heads
-        self._sums = np.zeros((c.layers, c.heads, N, N + 1))
+        self.rows, self.copied = rows, copied
+        self.layers, self.heads = model.config.layers, model.config.heads
+        N = len(run.result.lanes)
+        self.slot = np.eye(N + 1, dtype=np.float32)[rows.lanes + 1]  # the share a row counts to
+        self._sums = np.zeros((self.layers, self.heads, N, N + 1))
         self.views = self._empty_views(keys, note)
 
     def _empty_views(
         self, keys: int, note: Callable[[str], None]
     ) -> dict[tuple[int | None, int | None], View]:
         """As many views as fit into KEPT bytes."""
-        Q, slots = len(self.of), self.slot.shape[1]
+        Q, slots = len(self.rows.of), self.slot.shape[1]
         few = max(2, keys // 4)
         per = Q * (4 * slots + 8 * few)
         self.with_heads = per * self.layers * (self.heads + 1) <= KEPT
@@ -249,25 +237,23 @@ class _Attention:
             views[name] = View(*name, shares, np.full((Q, k), -1, np.int32), weights)
         return views
 
-    def begin(self, part: slice, drawn: list[tuple[int, list[Token]]]) -> None:
+    def begin(self, part: slice, drawn: np.ndarray) -> None:
         """A pass over the rows `part` begins; drawn: as `passes` says."""
-        pairs = [(k, self.first[lane] + j) for k, tokens in drawn for lane, j in tokens]
-        self.pairs = np.array(pairs, dtype=np.int64).reshape(-1, 2)  # row of the pass, token
-        self.asked[self.pairs[:, 1]] = self.place[part][self.pairs[:, 0]]
+        self.tokens, self.asked = drawn, self.rows.asked[drawn] - part.start
         self.stop = part.stop
-        self.mean = np.zeros((len(pairs), part.stop), np.float32)
+        self.mean = np.zeros((len(drawn), part.stop), np.float32)
 
     def hear(self, layer: int, first: int, weights: np.ndarray) -> None:
         """What `listening` tells of a block of this pass's rows."""
-        inside = (self.pairs[:, 0] >= first) & (self.pairs[:, 0] < first + weights.shape[1])
+        inside = (self.asked >= first) & (self.asked < first + weights.shape[1])
         if not inside.any():
             return
-        rows, tokens = self.pairs[inside].T
-        some = weights[:, rows - first].astype(np.float32, copy=False)  # (H, tokens, S)
-        shares = some @ self.slot[: self.stop]
-        written = ~self.copied[tokens]
+        tokens = self.tokens[inside]
+        some = weights[:, self.asked[inside] - first].astype(np.float32, copy=False)
+        shares = some @ self.slot[: self.stop]  # (H, tokens, N + 1)
+        own = ~self.copied[tokens]
         sums = self._sums[layer].swapaxes(0, 1)  # (N, H, N + 1)
-        np.add.at(sums, self.of[tokens[written]], shares[:, written].swapaxes(0, 1))
+        np.add.at(sums, self.rows.of[tokens[own]], shares[:, own].swapaxes(0, 1))
         layer_mean = some.mean(axis=0)
         self.mean[inside] += layer_mean / self.layers
         if self.with_layers:
@@ -277,9 +263,9 @@ class _Attention:
 
     def finish(self) -> None:
         """The pass is over: the mean of all layers and heads is known."""
-        if len(self.pairs):
+        if len(self.tokens):
             shares = self.mean @ self.slot[: self.stop]
-            self._keep(self.views[None, None], self.pairs[:, 1], shares, self.mean)
+            self._keep(self.views[None, None], self.tokens, shares, self.mean)
 
     def _keep(
         self, view: View, tokens: np.ndarray, shares: np.ndarray, weights: np.ndarray
@@ -288,62 +274,56 @@ class _Attention:
         k = min(view.keys.shape[1], weights.shape[1])
         top = np.argpartition(weights, -k, axis=1)[:, -k:]
         largest = np.take_along_axis(weights, top, axis=1)
-        order = np.lexsort((self.place[top], -largest), axis=1)
-        top, largest = (np.take_along_axis(x, order, axis=1) for x in (top, largest))
-        view.keys[tokens, :k] = np.where(largest > 0, self.place[top], -1)
+        numbers = self.rows.number[top]
+        order = np.lexsort((numbers, -largest), axis=1)
+        numbers, largest = (np.take_along_axis(x, order, axis=1) for x in (numbers, largest))
+        view.keys[tokens, :k] = np.where(largest > 0, numbers, -1)
         view.weights[tokens, :k] = largest
 
     def means(self) -> np.ndarray:
         """(layers, H, N, N + 1) mean shares; 0 for a lane that wrote nothing itself."""
-        written = np.bincount(self.of[~self.copied], minlength=self._sums.shape[2])
+        written = np.bincount(self.rows.of[~self.copied], minlength=self._sums.shape[2])
         return self._sums / np.maximum(written, 1)[:, None]
 
 
 class _Draws:
     """What logits say about the tokens that were drawn from them, in the order of Q."""
 
-    def __init__(self, run: Run) -> None:
-        self.run, self.lanes = run, run.result.lanes
-        self.first = np.cumsum([0, *(len(lane.tokens) for lane in self.lanes)])
-        Q = int(self.first[-1])
-        self.likeliest, self.drawn = np.zeros(Q, np.int64), np.zeros(Q, np.int64)
-        self.logprobs, self.kl = np.zeros(Q), np.zeros(Q)
+    def __init__(self, run: Run, rows: ReplayRows) -> None:
+        self.run, self.rows, Q = run, rows, len(rows.of)
+        self.likeliest, self.drawn = np.zeros((2, Q), np.int64)
+        self.logprobs, self.kl = np.zeros((2, Q))
 
-    def take(
-        self, asked: list[list[Token]], logits: np.ndarray, base: np.ndarray | None = None
-    ) -> None:
-        """logits (rows, V), and the tokens drawn from each row. base: what to compare them with."""
-        if not asked:
+    def take(self, q: np.ndarray, logits: np.ndarray, base: np.ndarray | None = None) -> None:
+        """q: tokens; logits (tokens, V), which each was drawn from; base: to compare them with."""
+        if not len(q):
             return
-        wide, top = log_softmax(logits), logits.argmax(axis=-1)
-        kl = np.zeros(len(asked))
+        wide = log_softmax(logits)
+        self.logprobs[q] = wide[np.arange(len(q)), self.rows.written[q]]
+        self.likeliest[q], self.drawn[q] = logits.argmax(axis=-1), self._draw(q, logits)
         if base is not None:
             as_it_was = log_softmax(base)
             kl = (np.exp(as_it_was) * (as_it_was - wide)).sum(axis=-1)
-        tokens = [(k, lane, index) for k, drawn in enumerate(asked) for lane, index in drawn]
-        for token, (k, lane, index) in zip(self._draw(logits, tokens), tokens, strict=True):
-            q = self.first[lane] + index
-            self.logprobs[q] = wide[k, self.lanes[lane].tokens[index]]
-            self.likeliest[q], self.drawn[q], self.kl[q] = top[k], token, max(kl[k], 0.0)
+            self.kl[q] = np.maximum(kl, 0.0)
 
-    def _draw(self, logits: np.ndarray, tokens: list[tuple[int, int, int]]) -> np.ndarray:
+    def _draw(self, q: np.ndarray, logits: np.ndarray) -> np.ndarray:
         """With the run's sampler and the random number that each token was drawn with."""
-        sampler, prompt = self.run.sampler, self.run.result.prompt
-        numbers = [uniform(self.run.seed, self._source(m, k), k) for _, m, k in tokens]
-        history: list[list[int]] = [[] for _ in tokens]
+        sampler, prompt, lanes = self.run.sampler, self.run.result.prompt, self.run.result.lanes
+        places = list(zip(self.rows.of[q].tolist(), self.rows.index[q].tolist(), strict=True))
+        numbers = [uniform(self.run.seed, _source(lanes, m, k), k) for m, k in places]
+        history: list[list[int]] = [[] for _ in places]
         if sampler.repetition_penalty != 1:
-            lanes = self.lanes
-            history = [prompt + lanes[m].prompt + lanes[m].tokens[:k] for _, m, k in tokens]
-        rows = logits[[k for k, _, _ in tokens]]
-        return np.asarray(sampler.draw(rows, np.array(numbers), history)[0])
+            history = [prompt + lanes[m].prompt + lanes[m].tokens[:k] for m, k in places]
+        return np.asarray(sampler.draw(logits, np.array(numbers), history)[0])
 
-    def _source(self, lane: int, index: int) -> int:
-        """The lane whose random number drew a token: a fork's first ones are its source's."""
-        while True:
-            forked = self.lanes[lane].forked
-            if forked is None or self.lanes[lane].start + index >= forked[1]:
-                return lane
-            lane = forked[0]
+
+def _source(lanes: Sequence[Lane], lane: int, index: int) -> int:
+    """The lane whose random number drew a token: a fork's first ones are its source's."""
+    while True:
+        forked = lanes[lane].forked
+        if forked is None or lanes[lane].start + index >= forked[1]:
+            return lane
+        lane = forked[0]
 
 
 def _silence(
@@ -355,24 +335,17 @@ def _silence(
     usual: _Draws,
 ) -> Silence:
     """One lane silenced. base: the logits as they were, or None to compute them again."""
-    draws = _Draws(run)
+    draws = _Draws(run, rows)
     reach = run.lane_mask.reaches()[: len(run.result.lanes), lane]
-    heard = bool(reach.sum() > 1)  # if not, nobody else can have heard of the lane (law 5)
-    if heard:
-        limit = _limit(model, len(rows.tokens))
-        again = passes(run, model, rows, mask=rows.silenced(lane), limit=limit)
-        kept = base or (logits for _, _, logits in passes(run, model, rows, limit=limit))
-        for (_, asked, logits), as_it_was in zip(again, kept, strict=True):
-            draws.take(asked, logits, as_it_was)
+    # If it is the only one, nobody else can have heard of the lane (law 5).
+    reached = reach[rows.of] & (reach.sum() > 1)
+    if reached.any():
+        again = passes(run, model, rows, PASS, mask=rows.silenced(lane))
+        kept = base or (logits for _, _, logits in passes(run, model, rows, PASS))
+        for (_, drawn, logits), as_it_was in zip(again, kept, strict=True):
+            draws.take(drawn, logits, as_it_was)
     # What silence cannot reach it cannot change; there the passes differ by rounding only.
-    for m in np.flatnonzero(~reach | (not heard)):
-        mine = slice(draws.first[m], draws.first[m + 1])
-        for name in ("likeliest", "drawn", "logprobs"):
-            getattr(draws, name)[mine] = getattr(usual, name)[mine]
-        draws.kl[mine] = 0.0
+    for name in ("likeliest", "drawn", "logprobs"):
+        getattr(draws, name)[~reached] = getattr(usual, name)[~reached]
+    draws.kl[~reached] = 0.0
     return Silence(lane, draws.likeliest, draws.drawn, draws.logprobs, draws.kl)
-
-
-def _limit(model: Model, count: int) -> int:
-    """Rows of a pass over a run of `count` rows."""
-    return max(1, PASS // max(model.config.vocab, model.config.heads * count))

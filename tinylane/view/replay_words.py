@@ -140,10 +140,10 @@ def most_to_others(record: Record) -> int:
 
 def step_of(record: Record, q: int) -> int:
     """The step at which a token was drawn, from 1."""
-    lane = record.lanes[int(record.of[q])]
+    lane = record.of[q]
     first = min(x.start for x in record.lanes)
-    index = int(record.row[q] - record.begins[lane.index]) - len(lane.prompt)
-    return lane.start + index - first + 1
+    index = int((record.of[:q] == lane).sum())
+    return record.lanes[lane].start + index - first + 1
 
 
 def percent(share: float) -> str:
