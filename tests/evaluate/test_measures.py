@@ -139,14 +139,12 @@ def by_vote(given: results.AnswerRow, step: int, lanes: list[int] | None = None)
 
 @given(rows())
 def test_measures_at_every_step_are_those_counted_by_hand(given: results.AnswerRow) -> None:
-    """Guards the shortcut that skips the vote where all leading answers are equally right."""
-    steps = np.arange(given.steps + 2)
-    found = measures.outcomes(given, steps)
-    for step in steps:
-        right = [g is not None and bool(given.correct[g]) for g in by_hand(given, int(step))]
-        assert found[0, step] == pytest.approx(np.mean(right))
-        assert found[1, step] == by_vote(given, int(step))
-        assert found[2, step] == any(right)
+    for step in range(given.steps + 2):
+        right = [g is not None and bool(given.correct[g]) for g in by_hand(given, step)]
+        one, majority, some = measures.outcome(given, step)
+        assert one == pytest.approx(np.mean(right))
+        assert majority == by_vote(given, step)
+        assert some == any(right)
 
 
 @given(rows(), st.data())
@@ -156,18 +154,17 @@ def test_k_of_n_is_the_mean_over_all_subsets(given: results.AnswerRow, data: st.
     answers = by_hand(given, given.steps)
     right = [g is not None and bool(given.correct[g]) for g in answers]
     some = np.mean([any(right[m] for m in s) for s in subsets])
-    assert measures.any_of(given, k) == pytest.approx(some)
     votes = np.mean([by_vote(given, given.steps, s) for s in subsets])
-    assert measures.majority_of(given, k) == pytest.approx(votes)
+    assert measures.of_k(given, given.steps, k) == pytest.approx((votes, some))
 
 
 def test_many_lanes_are_sampled_from_a_fixed_seed() -> None:
     """C(20, 10) subsets would take minutes; the estimate is the same each time, and near."""
     given = row([[(1, m % 3)] for m in range(20)], [True, False, False], [1] * 20)
     assert math.comb(20, 10) > measures.SUBSETS
-    assert measures.majority_of(given, 10) == measures.majority_of(given, 10)
-    assert 0.2 < measures.majority_of(given, 10) < 0.8
-    assert measures.majority_of(given, 20) == 1.0  # 7, 7 and 6 lanes; ties go to the lowest
+    half = measures.of_k(given, 1, 10)
+    assert measures.of_k(given, 1, 10) == half and 0.2 < half[0] < 0.8
+    assert measures.of_k(given, 1, 20)[0] == 1.0  # 7, 7 and 6 lanes; ties go to the lowest
 
 
 def test_a_hand_case() -> None:
@@ -178,14 +175,14 @@ def test_a_hand_case() -> None:
         [3, 4, 2],
         logprobs=[[-1.0, -1.0, -1.0], [-2.0, -2.0, -2.0, -2.0], [-1.0, -1.0]],
     )
-    found = measures.outcomes(given, [0, 1, 2, 4])
-    assert found.T.tolist() == [[0, 0, 0], [0, 0, 0], [1 / 3, 1, 1], [1 / 3, 1, 1]]
-    assert measures.distinct(given) == 2 and measures.margin(given) == 0
-    assert measures.without_answer(given) == (1, 0)
+    found = [measures.outcome(given, step) for step in (0, 1, 2, 4)]
+    assert list(map(list, found)) == [[0, 0, 0], [0, 0, 0], [1 / 3, 1, 1], [1 / 3, 1, 1]]
+    assert measures.ending(given) == (2, 0, 1, 0)
     # 3 tokens after a step, 6 after two, then lane 2 is done: 8, then lane 0: 9.
-    at = [results.step_at_tokens(given, b) for b in (0, 2, 3, 5, 6, 7, 8, 9, 100)]
+    at = [measures.step_at(given, "tokens", b) for b in (0, 2, 3, 5, 6, 7, 8, 9, 100)]
     assert at == [0, 0, 1, 1, 2, 2, 3, 4, 4]
-    assert [results.step_at_seconds(given, s) for s in (0.0, 0.1, 0.25, 9.0)] == [0, 1, 2, 4]
+    at = [measures.step_at(given, "seconds", s) for s in (0.0, 0.1, 0.25, 9.0)]
+    assert at == [0, 1, 2, 4]
 
 
 def test_repeated_n_grams_by_hand() -> None:
@@ -292,7 +289,7 @@ def test_a_record_read_at_s_is_the_run_of_s_tokens(
             short = solve(model, task, problem, index, Cell(mode, 3, limit), conditions())
             read = results.read(whole, "test")
             assert answers(short) == answers_at(whole, limit)
-            assert short["correct"] == measures.outcomes(read, [limit])[1, 0]
+            assert short["correct"] == measures.outcome(read, limit)[1]
             winner = results.vote(*results.state(read, limit))
             assert short["answer"] == (
                 None if winner is None else whole["groups"][winner]["answer"]
@@ -323,7 +320,7 @@ def test_a_record_read_at_b_tokens_is_the_run_of_b_tokens(
         for step in decoding:
             watch.step(step, 0.0)
         short = results.make(problem, 0, "independent", 3, decoding.result(), watch)
-        at = results.step_at_tokens(read, total)
+        at = measures.step_at(read, "tokens", total)
         assert short["steps"] == at and short["tokens"] <= total
         assert answers(short) == answers_at(whole, at)
 

@@ -18,7 +18,7 @@ from helpers_eval import row
 from tinylane.core.errors import TinylaneError
 from tinylane.evaluate import report
 from tinylane.evaluate.measures import Estimate
-from tinylane.evaluate.shards import find_runs
+from tinylane.evaluate.shards import RunFolder, find_runs
 from tinylane.evaluate.tables import cell, markdown, number, percent, points
 from tinylane.view.accuracy_figure import accuracy
 from tinylane.view.figure_style import save
@@ -368,12 +368,9 @@ def test_numbers_as_words() -> None:
 def test_sections_need_a_common_problem() -> None:
     one = row([[(1, 0)]], [True], [1], problem="1")
     two = row([[(1, 0)]], [True], [1], problem="2", mode="independent")
-    settings = {
-        "task": {},
-        "seed": 0,
-        "cells": [{"mode": m, "lanes": 1, "max_tokens": 1} for m in ("joint", "independent")],
-    }
-    run = report.EvalRun("r", settings, [], {("joint", 1): [one], ("independent", 1): [two]}, 2)
+    cells = {("joint", 1): [one], ("independent", 1): [two]}
+    folder = RunFolder(Path("r"), {}, {"task": {}, "seed": 0}, [])
+    run = report.EvalRun(folder, cells, dict.fromkeys(cells, 1), 2)
     with pytest.raises(TinylaneError, match="no problem that all cells have done"):
         report.sections([run])
     assert np.isfinite(one.seconds)

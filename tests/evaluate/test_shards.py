@@ -212,8 +212,9 @@ def test_parts_of_another_configuration_are_refused(tmp_path: Path) -> None:
     says = r"shard-1-of-2: is part of a run of another configuration \(seed was 1, now 2\)"
     with pytest.raises(TinylaneError, match=says):
         open_run(tmp_path, {"seed": 2}, ["k"], [(1,)])
-    with open_run(tmp_path, {"seed": 1}, ["k"], [(0,), (1,)]) as journal:  # the lock is free again
-        assert list(journal.rows()) == [{"k": 1}]
+    journal, done = open_run(tmp_path, {"seed": 1}, ["k"], [(0,), (1,)])  # the lock is free again
+    with journal:
+        assert list(journal.rows()) == [{"k": 1}] and done == {(1,)}
 
 
 # What is not a run.

@@ -13,7 +13,7 @@ from typing import Any
 from tinylane.commands import common, eval
 from tinylane.commands.progress import Progress
 from tinylane.core.errors import TinylaneError
-from tinylane.evaluate import collect, runner, tasks
+from tinylane.evaluate import collect, tasks
 from tinylane.evaluate.shards import key_of, open_run
 
 
@@ -65,8 +65,9 @@ def run(args: Any) -> int:
     order = [key for item in work for key in keys(item)]
     eval.notes(setup)
     assert setup.out is not None
-    with open_run(setup.out, settings, fields, order, "transcripts") as journal:
-        todo, done = runner.remaining(work, keys, journal.rows(), fields)
+    journal, done = open_run(setup.out, settings, fields, order, "transcripts")
+    todo = [item for item in work if not done.issuperset(keys(item))]
+    with journal:
         with (
             eval.saying_what_is_kept(journal, len(order)),
             Progress(len(order), len(done), args.quiet) as progress,

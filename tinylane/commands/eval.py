@@ -186,7 +186,7 @@ def run(args: Any) -> int:
     setup = prepare(args, lambda task: list(task.lanes), args.equal)
     model, task, problems = setup.model, setup.task, setup.problems
     work = setup.share([(index, cell) for index in range(len(problems)) for cell in setup.cells])
-    keys = lambda item: [(problems[item[0]].id, *item[1].key)]
+    key = lambda item: (problems[item[0]].id, *item[1].key)
     told_apart = any(task.lane_prompts(cell.lanes) for cell in setup.cells)
     settings = setup.settings(told_apart=told_apart)
     notes(setup)
@@ -195,9 +195,9 @@ def run(args: Any) -> int:
     with ExitStack() as stack:
         journal = None
         if setup.out is not None:
-            order = [key for item in work for key in keys(item)]
-            journal = stack.enter_context(open_run(setup.out, settings, runner.FIELDS, order))
-            todo, _ = runner.remaining(work, keys, journal.rows(), runner.FIELDS)
+            journal, done = open_run(setup.out, settings, runner.FIELDS, [*map(key, work)])
+            stack.enter_context(journal)
+            todo = [item for item in work if key(item) not in done]
             for number, row in enumerate(journal.rows(), 1):
                 rows.append(results.read(row, f"{journal.path}, line {number}", limits))
         stack.enter_context(saying_what_is_kept(journal, len(work)))

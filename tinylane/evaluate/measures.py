@@ -24,7 +24,7 @@ equal steps and equal tokens at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import combinations
 from statistics import NormalDist
@@ -33,7 +33,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tinylane.core.errors import TinylaneError
-from tinylane.evaluate.results import AnswerRow, state, step_at_seconds, step_at_tokens, vote
+from tinylane.evaluate.results import AnswerRow, state, vote
 
 Axis = Literal["steps", "tokens", "seconds"]
 AXES: tuple[Axis, ...] = ("steps", "tokens", "seconds")
@@ -111,22 +111,19 @@ def mean(values: Any, interval: bool = True) -> Estimate:
 
 
 def step_at(row: AnswerRow, axis: Axis, budget: float) -> int:
-    """The last step of a run limited to `budget`."""
+    """The last step of a run limited to `budget`: to so many steps, to so many tokens of all lanes
+    together, or to the steps that were done so many seconds after the prompt was first read."""
     if axis == "steps":
         return min(int(budget), row.steps)
-    if axis == "tokens":
-        return step_at_tokens(row, int(budget))
-    return step_at_seconds(row, budget)
-
-
-def used(row: AnswerRow, axis: Axis) -> float:
-    """What the whole run of a problem took."""
-    return {"steps": row.steps, "tokens": row.tokens, "seconds": row.seconds}[axis]
+    if axis == "seconds":
+        return int(np.searchsorted(row.clock, budget, side="right"))
+    written = np.minimum(np.arange(1, row.steps + 1)[:, None], row.lengths).sum(axis=1)
+    return int(np.searchsorted(written, int(budget), side="right"))
 
 
 def most(rows: Sequence[AnswerRow], axis: Axis) -> float:
     """The largest budget that a problem of this cell took."""
-    return max(used(row, axis) for row in rows)
+    return max(getattr(row, axis) for row in rows)
 
 
 def grid(rows: Sequence[AnswerRow], axis: Axis, points: int = 64) -> np.ndarray:
@@ -138,77 +135,61 @@ def grid(rows: Sequence[AnswerRow], axis: Axis, points: int = 64) -> np.ndarray:
     return np.unique(np.linspace(first, max(top, first), points).round().astype(int))
 
 
-def outcomes(row: AnswerRow, steps: Any) -> np.ndarray:
-    """(3, G): MEASURES of a problem after each of (G,) numbers of steps."""
-    steps = np.asarray(steps, int)
-    changes = np.unique(np.concatenate([at for at, _ in row.answers])) if row.answers else steps[:0]
-    piece = np.searchsorted(changes, steps, side="right")  # answers are constant within a piece
-    right_at = np.zeros((3, len(steps)))
-    for k in np.unique(piece):
-        if k == 0:
-            continue
-        groups, _ = state(row, int(changes[k - 1]))
-        right = np.array([g >= 0 and bool(row.correct[g]) for g in groups])
-        inside = piece == k
-        right_at[0, inside], right_at[2, inside] = right.mean(), right.any()
-        values, votes = np.unique(groups[groups >= 0], return_counts=True)
-        tied = row.correct[values[votes == votes.max(initial=0)]]
-        if len(tied) and tied.all() == tied.any():
-            right_at[1, inside] = bool(tied.all())
-        else:  # log-probabilities decide, and they change with every token
-            for j in np.flatnonzero(inside):
-                right_at[1, j] = right_of(row, *state(row, int(steps[j])))
-    return right_at
+def outcome(row: AnswerRow, step: int) -> tuple[float, float, float]:
+    """MEASURES of a problem after `step` steps."""
+    groups, means = state(row, step)
+    right = row.correct[groups[groups >= 0]]
+    return len(right[right]) / row.lanes, majority_right(row, groups, means), bool(right.any())
 
 
-def right_of(row: AnswerRow, groups: np.ndarray, means: np.ndarray) -> bool:
+def majority_right(row: AnswerRow, groups: np.ndarray, means: np.ndarray) -> bool:
     """Whether the majority of these answers is right."""
     winner = vote(groups, means)
     return winner is not None and bool(row.correct[winner])
 
 
-def table_at(rows: Sequence[AnswerRow], axis: Axis, budget: float) -> np.ndarray:
-    """(3, P): the three measures of every problem at one budget."""
-    return np.stack([outcomes(row, [step_at(row, axis, budget)])[:, 0] for row in rows], axis=1)
+def of_k(row: AnswerRow, step: int, k: int) -> tuple[float, float]:
+    """How often the majority of k of the lanes is right after `step` steps, and any of k.
 
-
-def curve(rows: Sequence[AnswerRow], axis: Axis, budgets: np.ndarray) -> dict[str, list[Estimate]]:
-    """For each measure an estimate at each budget."""
-    total = np.zeros((3, len(budgets)))
-    for row in rows:
-        total += outcomes(row, [step_at(row, axis, b) for b in budgets])
-    return {
-        name: [wilson(float(x), len(rows)) for x in total[k]] for k, name in enumerate(MEASURES)
-    }
-
-
-# Of k lanes, and at the end of a run.
-
-
-def majority_of(row: AnswerRow, k: int, step: int | None = None) -> float:
-    """How often the majority of k of the lanes is right after `step` steps (None: at the end): the
-    mean over all subsets of k lanes, or over SUBSETS of them, from a fixed seed, where there are
-    more."""
-    groups, means = state(row, row.steps if step is None else step)
+    The majority: the mean over all subsets of k lanes, or over SUBSETS of them, from a fixed seed,
+    where there are more. Any: 1 - C(n-c, k) / C(n, k) with c right lanes, the mean over all subsets
+    (Chen et al. 2021, arXiv:2107.03374).
+    """
+    groups, means = state(row, step)
     n, right = row.lanes, row.correct[groups[groups >= 0]]
-    if not right.any():
-        return 0.0
-    if len(right) == n and right.all():
-        return 1.0
+    some = 1.0 - math.comb(n - int(right.sum()), k) / math.comb(n, k)
+    if not right.any() or (len(right) == n and right.all()):
+        return float(right.any()), some
     if math.comb(n, k) <= SUBSETS:
         subsets = [list(s) for s in combinations(range(n), k)]
     else:
         rng = np.random.default_rng([n, k])
         subsets = [sorted(rng.choice(n, k, replace=False)) for _ in range(SUBSETS)]
-    return float(np.mean([right_of(row, groups[s], means[s]) for s in subsets]))
+    return float(np.mean([majority_right(row, groups[s], means[s]) for s in subsets])), some
 
 
-def any_of(row: AnswerRow, k: int, step: int | None = None) -> float:
-    """How often at least one of k of the lanes is right: 1 - C(n-c, k) / C(n, k) with c right
-    lanes, the mean over all subsets (Chen et al. 2021, arXiv:2107.03374)."""
-    groups, _ = state(row, row.steps if step is None else step)
-    right = sum(bool(row.correct[g]) for g in groups if g >= 0)
-    return 1.0 - math.comb(row.lanes - right, k) / math.comb(row.lanes, k)
+def table_at(rows: Sequence[AnswerRow], axis: Axis, budget: float) -> np.ndarray:
+    """(3, P): the three measures of every problem at one budget."""
+    return np.stack([outcome(row, step_at(row, axis, budget)) for row in rows], axis=1)
+
+
+def curve(
+    rows: Sequence[AnswerRow],
+    axis: Axis,
+    budgets: np.ndarray,
+    measure: Callable[[AnswerRow, int], Sequence[float]] = outcome,
+) -> list[list[Estimate]]:
+    """For each number that `measure` gives of a problem after some steps: the mean over the
+    problems at each budget."""
+    total: Any = 0.0
+    for row in rows:
+        steps = [step_at(row, axis, b) for b in budgets]
+        known = {step: measure(row, step) for step in set(steps)}
+        total = total + np.array([known[step] for step in steps], dtype=float).T
+    return [[wilson(float(x), len(rows)) for x in line] for line in total]
+
+
+# At the end of a run.
 
 
 def powers(n: int) -> list[int]:
@@ -216,37 +197,16 @@ def powers(n: int) -> list[int]:
     return [*(1 << j for j in range(n.bit_length()) if 1 << j < n), n]
 
 
-def curve_of_k(
-    rows: Sequence[AnswerRow], axis: Axis, budgets: np.ndarray, k: int
-) -> tuple[list[Estimate], list[Estimate]]:
-    """The majority of k lanes and any of k, an estimate at each budget."""
-    total = np.zeros((2, len(budgets)))
-    for row in rows:
-        at = [step_at(row, axis, b) for b in budgets]
-        known = {s: (majority_of(row, k, s), any_of(row, k, s)) for s in set(at)}
-        total += np.array([known[s] for s in at]).T
-    majority, some = ([wilson(float(x), len(rows)) for x in line] for line in total)
-    return majority, some
-
-
-def distinct(row: AnswerRow) -> int:
-    """How many different answers the lanes gave in the end."""
-    groups, _ = state(row, row.steps)
-    return len(set(groups[groups >= 0].tolist()))
-
-
-def margin(row: AnswerRow) -> int:
-    """By how many votes the winning answer leads the next."""
-    groups, _ = state(row, row.steps)
-    votes = np.sort(np.unique(groups[groups >= 0], return_counts=True)[1])[::-1]
-    return int(votes[0] - (votes[1] if len(votes) > 1 else 0)) if len(votes) else 0
-
-
-def without_answer(row: AnswerRow) -> tuple[int, int]:
-    """(lanes that gave no answer, lanes whose answer could not be read as mathematics)."""
+def ending(row: AnswerRow) -> tuple[int, int, int, int]:
+    """What the lanes answered in the end: how many different answers, by how many votes the winning
+    answer leads the next, lanes without an answer, and lanes whose answer could not be read as
+    mathematics."""
     groups, _ = state(row, row.steps)
     given = groups[groups >= 0]
-    return int((groups < 0).sum()), int((~row.readable[given]).sum())
+    votes = sorted(np.unique(given, return_counts=True)[1].tolist(), reverse=True)
+    first, second = [*votes, 0, 0][:2]
+    missing, unreadable = row.lanes - len(given), int((~row.readable[given]).sum())
+    return len(votes), first - second, missing, unreadable
 
 
 @dataclass(frozen=True)
@@ -275,9 +235,9 @@ class Summary:
 
 def summary(rows: Sequence[AnswerRow], intervals: bool = True) -> Summary:
     """One cell's problems, at least one, in numbers. intervals: of means too (see `mean`)."""
-    ends = np.stack([outcomes(row, [row.steps])[:, 0] for row in rows], axis=1).sum(axis=1)
-    missing, unreadable = np.sum([without_answer(row) for row in rows], axis=0)
-    one, majority, some = (wilson(float(x), len(rows)) for x in ends)
+    right = np.stack([outcome(row, row.steps) for row in rows], axis=1).sum(axis=1)
+    one, majority, some = (wilson(float(x), len(rows)) for x in right)
+    distinct, margin, missing, unreadable = zip(*map(ending, rows), strict=True)
     return Summary(
         mode=rows[0].mode,
         lanes=rows[0].lanes,
@@ -285,11 +245,11 @@ def summary(rows: Sequence[AnswerRow], intervals: bool = True) -> Summary:
         one=one,
         majority=majority,
         any=some,
-        distinct=mean([distinct(row) for row in rows], interval=intervals),
-        margin=mean([margin(row) for row in rows], interval=intervals),
+        distinct=mean(distinct, interval=intervals),
+        margin=mean(margin, interval=intervals),
         copied=mean([row.copied for row in rows], interval=intervals),
-        missing=int(missing),
-        unreadable=int(unreadable),
+        missing=sum(missing),
+        unreadable=sum(unreadable),
         twins=sum(row.twins for row in rows),
         cut=sum(row.cut for row in rows),
         steps=float(np.mean([row.steps for row in rows])),

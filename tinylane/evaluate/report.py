@@ -10,23 +10,23 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from tinylane.core.errors import TinylaneError, show
 from tinylane.evaluate import results
 from tinylane.evaluate.measures import (
     AXES,
+    MEASURES,
     Comparison,
     Estimate,
     Summary,
-    any_of,
     as_json,
     compare,
     curve,
-    curve_of_k,
     grid,
-    majority_of,
     mean,
+    of_k,
     powers,
     summary,
     wilson,
@@ -66,16 +66,23 @@ CAPTION_COMPARE = (
 
 @dataclass(frozen=True)
 class EvalRun:
-    """A run as read, of one process or of shards. name: its folder's. cells: key -> problems, in
-    file order. shards: how many, and which of them are missing."""
+    """A run as read, of one process or of shards. cells: key -> problems, in file order. limits:
+    max_tokens of every cell. planned: how many results it will have."""
 
-    name: str
-    settings: dict[str, Any]
-    starts: list[Any]
+    folder: RunFolder
     cells: dict[tuple[str, int], list[AnswerRow]]
+    limits: dict[tuple[str, int], int]
     planned: int
-    shards: int = 1
-    missing: Sequence[int] = ()
+
+    @property
+    def name(self) -> str:
+        """Its folder's."""
+        return _plain(self.folder.path.resolve().name)[:60] or "run"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Those of settings.json."""
+        return self.folder.settings
 
 
 def read(folder: RunFolder) -> EvalRun:
@@ -110,15 +117,8 @@ def read(folder: RunFolder) -> EvalRun:
         cells[key].append(row)
     if not seen:
         raise TinylaneError(f"{path}: no results yet; tinylane eval writes them")
-    return EvalRun(
-        _plain(path.resolve().name)[:60] or "run",
-        settings,
-        folder.starts,
-        {key: rows for key, rows in cells.items() if rows},
-        planned,
-        folder.shards,
-        folder.missing,
-    )
+    done = {key: rows for key, rows in cells.items() if rows}
+    return EvalRun(folder, done, limits, planned)
 
 
 @dataclass(frozen=True)
@@ -162,23 +162,15 @@ def _section(runs: list[EvalRun]) -> Section:
     for run, name in zip(runs, names, strict=True):
         for (mode, n), rows in run.cells.items():
             label = (f"{name}: " if many else "") + f"{mode} x{n}"
-            cells[label] = rows
-            limits[label] = next(
-                c["max_tokens"]
-                for c in run.settings["cells"]
-                if (c["mode"], c["lanes"]) == (mode, n)
-            )
-    every = [{row.problem for row in rows} for rows in cells.values()]
-    shared, known = set.intersection(*every), set.union(*every)
+            cells[label] = {row.problem: row for row in rows}
+            limits[label] = run.limits[mode, n]
+    shared, known = set.intersection(*map(set, cells.values())), set().union(*cells.values())
     if not shared:
         raise TinylaneError(
             f"{', '.join(names)}: no problem that all cells have done; let the run go on a little"
         )
-    order = [row.problem for row in next(iter(cells.values())) if row.problem in shared]
-    done_by_all = {}
-    for label, rows in cells.items():
-        by_id = {row.problem: row for row in rows}
-        done_by_all[label] = [by_id[problem] for problem in order]
+    order = [problem for problem in next(iter(cells.values())) if problem in shared]
+    done_by_all = {label: [rows[problem] for problem in order] for label, rows in cells.items()}
     return Section(runs, done_by_all, limits, len(known) - len(shared))
 
 
@@ -228,13 +220,7 @@ def find(section: Section) -> Findings:
     mean([0.0, 1.0])  # raises without scipy
     summaries = {label: summary(rows) for label, rows in section.cells.items()}
     of_k = {
-        label: {
-            k: {
-                "majority": wilson(sum(majority_of(row, k) for row in rows), len(rows)),
-                "any": wilson(sum(any_of(row, k) for row in rows), len(rows)),
-            }
-            for k in powers(rows[0].lanes)
-        }
+        label: {k: _of_k_at_end(rows, k) for k in powers(rows[0].lanes)}
         for label, rows in section.cells.items()
         if rows[0].lanes > 1
     }
@@ -247,6 +233,11 @@ def find(section: Section) -> Findings:
     return Findings(section, summaries, of_k, comparisons)
 
 
+def _of_k_at_end(rows: Sequence[AnswerRow], k: int) -> dict[str, Estimate]:
+    majority, some = zip(*(of_k(row, row.steps, k) for row in rows), strict=True)
+    return {"majority": wilson(sum(majority), len(rows)), "any": wilson(sum(some), len(rows))}
+
+
 def curves(section: Section) -> dict[str, Any]:
     """Every cell's accuracy as a function of steps, tokens and seconds, plain JSON values: one
     lane, majority and any, and on a coarser grid the majority of k lanes and any of k."""
@@ -256,16 +247,19 @@ def curves(section: Section) -> dict[str, Any]:
         for axis in AXES:
             budgets, coarse = grid(rows, axis), grid(rows, axis, 9)
             lines: dict[str, Any] = {"budgets": _rounded(budgets)}
-            for name, line in curve(rows, axis, budgets).items():
-                lines[name] = [_rounded([e.value, e.low, e.high]) for e in line]
-            of_k: dict[str, Any] = {"budgets": _rounded(coarse)}
+            lines |= zip(MEASURES, _lines(curve(rows, axis, budgets)), strict=True)
+            few: dict[str, Any] = {"budgets": _rounded(coarse)}
             for k in powers(rows[0].lanes)[:-1]:
-                for name, line in zip(
-                    ("majority", "any"), curve_of_k(rows, axis, coarse, k), strict=True
-                ):
-                    of_k[f"{name} of {k}"] = [_rounded([e.value, e.low, e.high]) for e in line]
-            by_label[label][axis] = {**lines, "of_k": of_k}
+                names = (f"majority of {k}", f"any of {k}")
+                few |= zip(
+                    names, _lines(curve(rows, axis, coarse, partial(of_k, k=k))), strict=True
+                )
+            by_label[label][axis] = {**lines, "of_k": few}
     return by_label
+
+
+def _lines(curves: Sequence[Sequence[Estimate]]) -> list[list[list[float]]]:
+    return [[_rounded([e.value, e.low, e.high]) for e in line] for line in curves]
 
 
 def _rounded(values: Any) -> list[float]:
@@ -327,11 +321,11 @@ def warnings(findings: Findings) -> list[str]:
 def _about(run: EvalRun) -> str:
     s = run.settings
     done = sum(map(len, run.cells.values()))
-    shards = ""
-    if run.shards > 1:
-        numbers = ", ".join(map(str, run.missing))
-        shards = f" by {run.shards} shards{f' (without {numbers})' if numbers else ''}"
-    last = run.starts[-1] if run.starts and isinstance(run.starts[-1], dict) else {}
+    shards, starts = "", run.folder.starts
+    if run.folder.shards > 1:
+        numbers = ", ".join(map(str, run.folder.missing))
+        shards = f" by {run.folder.shards} shards{f' (without {numbers})' if numbers else ''}"
+    last = starts[-1] if starts and isinstance(starts[-1], dict) else {}
     said = last.get("versions")
     version = said.get("tinylane") if isinstance(said, dict) else None
     git = _plain(str(last.get("git") or ""))
@@ -345,7 +339,7 @@ def _about(run: EvalRun) -> str:
         f"Run `{_plain(run.name)}`: {done:,} of {run.planned:,} results{shards}, {how}; model "
         f"`{_plain(str(s['model'])[:12])}` ({_plain(str(s.get('backend')))}, "
         f"{_plain(str(s.get('dtype')))}); tinylane {_plain(str(version))}{revision}"
-        f"; started {max(len(run.starts), 1)} time{'s' if len(run.starts) > 1 else ''}."
+        f"; started {max(len(starts), 1)} time{'s' if len(starts) > 1 else ''}."
     )
 
 

@@ -20,8 +20,9 @@ result needs neither the task nor math-verify.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -68,24 +69,19 @@ class Groups:
         return k
 
 
-@dataclass
 class Watch:
     """Follows a decoding and notes when the lanes' answers change. `step` after every step."""
 
-    groups: Groups
-    lanes: int
-    texts: list[str] = field(default_factory=list)
-    answers: list[list[list[int | None]]] = field(default_factory=list)
-    clock: list[float] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.texts = [""] * self.lanes
-        self.answers = [[] for _ in range(self.lanes)]
+    def __init__(self, groups: Groups, lanes: int) -> None:
+        self.groups = groups
+        self.texts = [""] * lanes
+        self.answers: list[list[list[int | None]]] = [[] for _ in range(lanes)]
+        self.clock: list[float] = []
 
     def step(self, step: Any, seconds: float) -> None:
         """step: what `Decoding.step` gave. seconds: since the prompt was first read."""
         self.clock.append(round(seconds, 4))
-        for m in range(self.lanes):
+        for m in range(len(self.texts)):
             ended = step.finished.get(m)
             if step.tokens[m] is None or not (step.texts[m] or ended):
                 continue
@@ -304,23 +300,9 @@ def state(row: AnswerRow, step: int) -> tuple[np.ndarray, np.ndarray]:
 def vote(groups: np.ndarray, means: np.ndarray) -> int | None:
     """The group that most lanes gave, None if there is no answer. As `tinylane.vote` decides: among
     equals the group with the likeliest lane, then the one with the lowest lane."""
-    best: tuple[int, float, int] | None = None
-    winner = None
-    for group in {int(g) for g in groups if g >= 0}:
-        members = np.flatnonzero(groups == group)
-        lead = max(members, key=lambda m: (means[m], -m))
-        rank = (len(members), float(means[lead]), -int(lead))
-        if best is None or rank > best:
-            best, winner = rank, group
-    return winner
-
-
-def step_at_tokens(row: AnswerRow, total: int) -> int:
-    """The last step after which the lanes had written at most `total` tokens together."""
-    used = np.minimum(np.arange(1, row.steps + 1)[:, None], row.lengths).sum(axis=1)
-    return int(np.searchsorted(used, total, side="right"))
-
-
-def step_at_seconds(row: AnswerRow, seconds: float) -> int:
-    """The last step that was done `seconds` after the prompt was first read."""
-    return int(np.searchsorted(row.clock, seconds, side="right"))
+    votes = Counter(groups[groups >= 0].tolist())
+    lanes = zip(groups.tolist(), means.tolist(), strict=True)
+    ranked = [
+        (votes[group], mean, -m, group) for m, (group, mean) in enumerate(lanes) if group >= 0
+    ]
+    return max(ranked)[-1] if ranked else None

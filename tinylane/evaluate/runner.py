@@ -13,7 +13,7 @@ be compared at equal steps, and at equal total tokens, from one run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,6 @@ from tinylane.core.modes import mode as mode_of
 from tinylane.core.sampling import Sampler
 from tinylane.evaluate import results
 from tinylane.evaluate.collaboration import Collaboration, dictate, lane_prompts, with_system
-from tinylane.evaluate.shards import Item, Key, key_of
 from tinylane.evaluate.tasks.task import Problem, Task
 
 if TYPE_CHECKING:
@@ -198,31 +197,6 @@ def reading(model: Model, cell: Cell, c: Conditions) -> tuple[Any, LaneMask]:
         given = {"omega": c.omega, "scale": c.scale, "prompt_lane": c.prompt_lane, **given}
     slot = cell.max_tokens if c.slot is None else c.slot
     return mode_of(model=model, lanes=cell.lanes, slot=slot, **given)
-
-
-def remaining(
-    work: Sequence[Item],
-    keys: Callable[[Item], Sequence[Key]],
-    rows: Iterable[dict[str, Any]],
-    fields: Sequence[str],
-) -> tuple[list[Item], set[Key]]:
-    """The work that is not done, and the keys of the results that there are.
-
-    keys: of the results of an item of the work. rows: the results that there are. fields: as of
-    `key_of`. Raises TinylaneError for a result of other work, and for one that is there twice.
-    """
-    wanted = {key for item in work for key in keys(item)}
-    done: set[Key] = set()
-    for number, row in enumerate(rows, 1):
-        key = key_of(row, fields)
-        if key not in wanted or key in done:
-            named = ", ".join(f"{name} {show(row.get(name), 40)}" for name in fields)
-            what = "twice in" if key in done else "not part of"
-            raise TinylaneError(
-                f"result {number} ({named}) is {what} this run; give another folder"
-            )
-        done.add(key)
-    return [item for item in work if not done.issuperset(keys(item))], done
 
 
 def settings(

@@ -153,47 +153,55 @@ def open_run(
     folder: str | os.PathLike[str],
     settings: dict[str, Any],
     fields: Sequence[str],
-    order: Sequence[Key],
+    keys: Sequence[Key],
     what: str = "results",
-) -> Journal:
-    """The folder of a run or a shard, with the results that the parts inside it have.
+) -> tuple[Journal, set[Key]]:
+    """The folder of a run or a shard, and the keys of the results that it has.
 
-    fields: those of `key_of`. order: the keys of all results, in which those of parts are added.
-    what: a result's name in messages. Raises TinylaneError as `Journal` does, and for parts of
-    another configuration.
+    The results of the parts inside it are added first. fields: those of `key_of`. keys: of all
+    results, in order. what: a result's name in messages. Raises TinylaneError as `Journal` does,
+    for parts of another configuration, for a result of other work, and for one that is there twice.
     """
     journal = Journal(folder, settings, what)
     try:
-        _take_over(journal, json.loads(json.dumps(settings)), fields, order)
+        rows = _rows_of_parts(journal, fields)
+        wanted, done = set(keys), set[Key]()
+        for number, row in enumerate(journal.rows(), 1):
+            key = key_of(row, fields)
+            if key not in wanted or key in done:
+                named = ", ".join(f"{name} {show(row.get(name), 40)}" for name in fields)
+                state = "twice in" if key in done else "not part of"
+                raise TinylaneError(
+                    f"result {number} ({named}) is {state} this run; give another folder"
+                )
+            done.add(key)
+        for key in keys:
+            if key in rows and key not in done:
+                journal.append(rows[key])
+                done.add(key)
     except BaseException:
         journal.close()
         raise
-    return journal
+    return journal, done
 
 
-def _take_over(
-    journal: Journal, settings: dict[str, Any], fields: Sequence[str], order: Sequence[Key]
-) -> None:
-    parts = [path for pattern in INSIDE for path in sorted(journal.folder.glob(pattern))]
+def _rows_of_parts(journal: Journal, fields: Sequence[str]) -> dict[Key, dict[str, Any]]:
+    """The results in the folders of parts inside a run's own."""
     rows: dict[Key, dict[str, Any]] = {}
-    for part in parts:
+    for part in (path for pattern in INSIDE for path in sorted(journal.folder.glob(pattern))):
         if not (part / RESULTS).is_file():  # it was killed before its first result
             continue
         document, lines = read_run(part)
         made = document.get("settings")
         if isinstance(made, dict):
-            made = {name: value for name, value in made.items() if name != "shard"}
-        if difference := differing(made, settings):
+            made.pop("shard", None)
+        if difference := differing(made, journal.settings):
             raise TinylaneError(
                 f"{part}: is part of a run of another configuration ({difference}); give another "
                 "folder"
             )
         rows |= {key_of(row, fields): row for _, row in lines}
-    if rows:
-        done = {key_of(row, fields) for row in journal.rows()}
-        for key in order:
-            if key in rows and key not in done:
-                journal.append(rows[key])
+    return rows
 
 
 # Reading.

@@ -210,12 +210,12 @@ class Journal:
     ) -> None:
         self.folder, self.what = Path(folder), what
         self.path = self.folder / RESULTS
-        settings = json.loads(json.dumps(settings, allow_nan=False))
+        self.settings = json.loads(json.dumps(settings, allow_nan=False))
         with contextlib.ExitStack() as stack:
             stack.enter_context(locked(self.folder, LOCK))
             for name in (SETTINGS, RESULTS):
                 inside(self.folder, name)  # refuses a link to a file outside
-            self._agree(settings)
+            self._agree(self.settings)
             cut(self.path)
             self.count = sum(1 for _ in self.rows())
             self._lock = stack.pop_all()
