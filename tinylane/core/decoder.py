@@ -64,7 +64,7 @@ def embed(params: Params, tokens: Array) -> Array:
 
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:
     """x / rms(x) * weight over the last axis, in at least float32 (arXiv:1910.07467)."""
-    wide = _wide(x)
+    wide = widen(x)
     xp = wide.__array_namespace__()
     mean_square = (wide * wide).mean(axis=-1, keepdims=True)
     return (wide / xp.sqrt(mean_square + eps)).astype(x.dtype) * weight
@@ -105,7 +105,7 @@ def attention_weights(
     xp = keys.__array_namespace__()
     *batch, H, T, _ = queries[0].shape
     K, S = keys.shape[-3:-1]
-    x = _wide(scores([fold(q, K) for q in queries], keys, block_of)).reshape(*batch, H, T, S)
+    x = widen(scores([fold(q, K) for q in queries], keys, block_of)).reshape(*batch, H, T, S)
     if mask is not None:
         x = xp.where(mask, x, -xp.inf)
     x = xp.exp(x - x.max(axis=-1, keepdims=True))
@@ -134,7 +134,7 @@ def attention(
     return (folded @ values).reshape(*batch, H, T, D)
 
 
-def _wide(x: Array) -> Array:
+def widen(x: Array) -> Array:
     """At least float32: sums over a row lose too much in 16 bits."""
     return x if x.itemsize >= 4 else x.astype(x.__array_namespace__().float32)
 
@@ -227,7 +227,7 @@ def forward(
     if rows is not None:
         x = x[..., rows, :]
     x = ops.rms_norm(x, params["model.norm.weight"], config.norm_eps)
-    return _wide(ops.linear(params, "lm_head", x))
+    return widen(ops.linear(params, "lm_head", x))
 
 
 def make_plan(

@@ -181,9 +181,9 @@ def _same_rows(law: str, model: Model, sample: Sample, cache: Any, rows: Sample)
     i = int(sample.positions.max()) + 1 + sample.mask.lag
     lanes = np.arange(sample.mask.n)
     further = (lanes % sample.vocab, np.full(len(lanes), i), lanes)
-    every = [np.concatenate([a, b]) for a, b in zip(rows.rows, further, strict=True)]
     got = model(*further, cache=cache)
-    expected = np.asarray(bound(model, sample)(*every))[len(rows.tokens) :]
+    whole = bound(model, sample)(*rows.followed_by(*further).rows)
+    expected = np.asarray(whole)[len(rows.tokens) :]
     return assert_equal(law, got, expected, sample, dtype=model.dtype)
 
 
@@ -209,9 +209,8 @@ def _fork(model: Model, sample: Sample, choose: Chooser) -> Report:
         return nothing_to_compare("fork")
     cache = _filled(model, sample)
     cache.fork(source, target)
-    twice = np.concatenate([np.arange(len(sample.tokens)), np.flatnonzero(sample.lanes == source)])
-    forked = sample.select(twice)
-    forked.lanes[len(sample.tokens) :] = target
+    tokens, positions, lanes = sample.select(sample.lanes == source).rows
+    forked = sample.followed_by(tokens, positions, np.full_like(lanes, target))
     return _same_rows("fork", model, sample, cache, forked)
 
 
@@ -245,8 +244,7 @@ def _copy(model: Model, sample: Sample, choose: Chooser) -> Report:
     other = more.change(slice(None))
     for held, rows in ((twin, more), (cache, other)):
         model(*rows.rows, cache=held)
-    every = [np.concatenate([a, b]) for a, b in zip(sample.rows, more.rows, strict=True)]
-    both = replace(sample, tokens=every[0], positions=every[1], lanes=every[2])
+    both = sample.followed_by(*more.rows)
     return _same_rows("copy", model, both, twin, both)
 
 

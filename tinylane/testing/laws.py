@@ -249,17 +249,12 @@ def assert_steps(
     return assert_equal("steps", stepped, whole, sample, dtype=dtype, detail=detail)
 
 
+@dataclass(frozen=True, eq=False)
 class CopiedPrompt(LaneMask):
     """A mask over copies of the prompt, one per lane: the rows before position `first` in a lane
-    are its copy, which no other lane sees. Made by `CopiedPrompt.of`."""
+    are its copy, which no other lane sees."""
 
-    first: int
-
-    @classmethod
-    def of(cls, mask: LaneMask, first: int) -> CopiedPrompt:
-        copied = cls(mask.visibility, mask.lag)
-        object.__setattr__(copied, "first", first)
-        return copied
+    first: int = 0
 
     def visible(
         self,
@@ -288,7 +283,8 @@ def assert_shared_prompt(f: Logits, sample: Sample, *, dtype: str = "float64") -
     # Copies first, lane by lane, then the lanes' rows; `source` is the row that each one copies.
     source = np.concatenate([np.tile(shared, n), rest])
     copy_lanes = np.concatenate([np.repeat(np.arange(n), len(shared)), lanes[rest]])
-    mask = CopiedPrompt.of(sample.mask, int(positions[shared].max()) + 1)
+    first = int(positions[shared].max()) + 1
+    mask = CopiedPrompt(sample.mask.visibility, sample.mask.lag, first)
     copies = f(tokens[source], positions[source], copy_lanes, lane_mask=mask)
     expected = numbers(f(*sample.rows, lane_mask=sample.mask))[source]
     return assert_equal("shared prompt", copies, expected, sample, dtype=dtype)

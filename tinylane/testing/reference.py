@@ -16,6 +16,7 @@ import numpy as np
 
 from tinylane.checkpoints.quantized import Packing, dequantize
 from tinylane.core.config import ModelConfig
+from tinylane.core.decoder import widen
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.core.rope import frequencies
@@ -107,9 +108,7 @@ def widened(params: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _wide(w: Any, dtype: Any = np.float64) -> np.ndarray:
-    if w.itemsize < 4:
-        w = w.astype(w.__array_namespace__().float32)
-    return np.asarray(w, dtype=dtype)
+    return np.asarray(widen(w), dtype=dtype)
 
 
 class _Weights:
@@ -152,12 +151,11 @@ class _Weights:
     def _unpacked(self, path: str, inputs: int, rows: Any) -> np.ndarray:
         weight, scales = (self.params[path + part][rows] for part in (".weight", ".scales"))
         bits, group = weight.shape[1] * 32 // inputs, inputs // scales.shape[1]
-        if path + ".biases" not in self:
-            how = Packing("mxfp4", bits, group)
-            return _wide(dequantize(np.array(weight), np.array(scales), None, how))
-        biases = _wide(self.params[path + ".biases"][rows], np.float32)
-        how = Packing("affine", bits, group)
-        return _wide(dequantize(np.array(weight), _wide(scales, np.float32), biases, how))
+        kind, scales, biases = "mxfp4", np.array(scales), None
+        if path + ".biases" in self:
+            kind, scales = "affine", _wide(scales, np.float32)
+            biases = _wide(self.params[path + ".biases"][rows], np.float32)
+        return _wide(dequantize(np.array(weight), scales, biases, Packing(kind, bits, group)))
 
 
 def _mlx(tokens: np.ndarray) -> Any:

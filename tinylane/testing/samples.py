@@ -77,6 +77,12 @@ class Sample:
         tokens, positions, lanes = (column[which] for column in self.rows)
         return replace(self, tokens=tokens, positions=positions, lanes=lanes)
 
+    def followed_by(self, tokens: Any, positions: Any, lanes: Any) -> Sample:
+        """With more rows."""
+        pairs = zip(self.rows, (tokens, positions, lanes), strict=True)
+        tokens, positions, lanes = (np.concatenate(pair) for pair in pairs)
+        return replace(self, tokens=tokens, positions=positions, lanes=lanes)
+
     def prompt_first(self) -> Sample:
         """Without shared rows that come after rows of lanes: the other shared rows are a prompt."""
         lane_rows = self.positions[self.lanes != SHARED]

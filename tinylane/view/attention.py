@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinylane.core import decoder
+from tinylane.core.decoder import widen
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask, Places, Rotation
 
@@ -58,7 +59,7 @@ def listening(model: Model, hear: Hear, block: int = 256) -> Model:
     def attention(queries: Any, keys: Any, values: Any, mask: Any, block_of: Any) -> Any:
         nonlocal calls
         layer, calls = calls % model.config.layers, calls + 1
-        q, k = tuple(_host(x) for x in queries), _host(keys)
+        *q, k = (np.asarray(widen(x)) for x in (*queries, keys))
         seen = None if mask is None else np.asarray(mask)
         for first in range(0, q[0].shape[-2], block):
             rows = slice(first, first + block)
@@ -69,13 +70,6 @@ def listening(model: Model, hear: Hear, block: int = 256) -> Model:
 
     twin.ops = ops._replace(attention=attention)
     return twin
-
-
-def _host(x: Any) -> np.ndarray:
-    """An array of either library in NumPy, 16-bit floats widened."""
-    if x.itemsize < 4:
-        x = x.astype(x.__array_namespace__().float32)
-    return np.asarray(x)
 
 
 def relative_angles(
