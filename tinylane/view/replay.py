@@ -88,6 +88,7 @@ class ReplayRows:
     from. saved: (Q,) float64, the run's log-probabilities.
     """
 
+    run: Run
     tokens: np.ndarray
     positions: np.ndarray
     lanes: np.ndarray
@@ -112,7 +113,7 @@ def replay(run: Run, model: Model) -> Replay:
     """
     rows = rows_of(run, model)
     again = np.zeros(len(rows.written))
-    for _, drawn, logits in passes(run, model, rows, ELEMENTS):
+    for _, drawn, logits in passes(model, rows, ELEMENTS):
         for q, row in zip(drawn, logits, strict=True):
             again[q] = log_softmax(row)[rows.written[q]]
     off = np.abs(again - rows.saved)
@@ -175,11 +176,10 @@ def rows_of(run: Run, model: Model) -> ReplayRows:
     of, index, written, row, before = np.array(drawn, np.int64).reshape(-1, 5).T
     saved = np.concatenate([np.array(lane.logprobs, np.float64) for lane in lanes])
     fed = (tokens[order], positions[order], owners[order], order)
-    return ReplayRows(*fed, history, of, index, written, row, place[before], saved)
+    return ReplayRows(run, *fed, history, of, index, written, row, place[before], saved)
 
 
 def passes(
-    run: Run,
     model: Model,
     rows: ReplayRows,
     elements: int,
@@ -194,7 +194,7 @@ def passes(
     run's history. before: called ahead of a pass with its slice and its tokens.
     """
     count = len(rows.tokens)
-    cache = model.new_cache(run.lane_rope, rows.history if mask is None else mask)
+    cache = model.new_cache(rows.run.lane_rope, rows.history if mask is None else mask)
     c, start = model.config, 0
     most = max(1, min(ROWS, elements // max(c.vocab, c.heads * count)))
     while start < count:

@@ -33,6 +33,8 @@ PASS = 1 << 24  # elements of one layer's scores, or of the logits, in a pass: 6
 KEPT = 1 << 30  # bytes of all views; if more are needed, only the layers' means are recorded
 LOGITS = 1 << 27  # elements of logits kept for comparison; if more are needed, they are recomputed
 
+Tell = Callable[[str], None]
+
 
 @dataclass(frozen=True)
 class View:
@@ -51,14 +53,15 @@ class View:
 
 @dataclass(frozen=True)
 class Silence:
-    """What every drawn token's distribution would have been, had nobody ever read `lane`.
+    """What every drawn token's distribution would have been, had nobody ever read `lane` (None:
+    what it was).
 
     The texts are those that were written; each next token is computed again. likeliest: (Q,) the
-    top token. drawn: (Q,) what the same random number would have drawn. logprobs: (Q,) of the token
-    that was written. kl: (Q,) KL(as it was || without the lane), nats.
+    top token. drawn: (Q,) what the same random number would have drawn. logprobs: (Q,) float64, of
+    the token that was written. kl: (Q,) KL(as it was || without the lane), nats.
     """
 
-    lane: int
+    lane: int | None
     likeliest: np.ndarray
     drawn: np.ndarray
     logprobs: np.ndarray
@@ -140,8 +143,8 @@ def record(
     model: Model,
     keys: int = 8,
     influence: bool = False,
-    note: Callable[[str], None] | None = None,
-    progress: Callable[[str], None] | None = None,
+    note: Tell = lambda text: None,
+    progress: Tell = lambda text: None,
 ) -> Record:
     """Replay a run and keep what it shows.
 
@@ -155,35 +158,32 @@ def record(
     rows, lanes = rows_of(run, model), run.result.lanes
     if not len(rows.of):
         raise TinylaneError("the run has no tokens: there is nothing to view")
-    tell = progress or (lambda text: None)
     places = zip(rows.of.tolist(), rows.index.tolist(), strict=True)
     copied = np.array([_source(lanes, m, k) != m for m, k in places])
-    attention = _Attention(run, model, rows, copied, keys, note or (lambda text: None))
-    draws = _Draws(run, rows)
-    base: list[np.ndarray] | None = None
-    if influence and len(rows.of) * model.config.vocab <= LOGITS:
-        base = []
+    attention = _Attention(model, rows, copied, keys, note)
+    Q, base = len(rows.of), []
+    usual = Silence(None, *np.zeros((2, Q), np.int64), *np.zeros((2, Q)))
+    keep = influence and Q * model.config.vocab <= LOGITS
     twin = listening(model, attention.hear)
-    for part, drawn, logits in passes(run, twin, rows, PASS, before=attention.begin):
+    for part, drawn, logits in passes(twin, rows, PASS, before=attention.begin):
         attention.finish()
-        draws.take(drawn, logits)
-        if base is not None:
-            base.append(logits)
-        tell(f"attention: {part.stop:,} of {len(rows.tokens):,} rows")
+        _take(usual, rows, drawn, logits)
+        base += [logits] * keep
+        progress(f"attention: {part.stop:,} of {len(rows.tokens):,} rows")
     silences = []
     for lane in range(len(lanes) if influence else 0):
-        tell(f"silence: {lane} of {len(lanes)} lanes")
-        silences.append(_silence(run, model, rows, lane, base, draws))
+        progress(f"silence: {lane} of {len(lanes)} lanes")
+        silences.append(_silence(model, rows, lane, base, usual))
     return Record(
         run,
         rows.of,
         rows.row,
         rows.number[rows.asked],
         copied,
-        draws.logprobs,
-        float(np.abs(draws.logprobs - rows.saved).max()),
-        draws.likeliest,
-        draws.drawn,
+        usual.logprobs,
+        float(np.abs(usual.logprobs - rows.saved).max()),
+        usual.likeliest,
+        usual.drawn,
         attention.means(),
         list(attention.views.values()),
         silences,
@@ -194,24 +194,16 @@ class _Attention:
     """What every drawn token listened to."""
 
     def __init__(
-        self,
-        run: Run,
-        model: Model,
-        rows: ReplayRows,
-        copied: np.ndarray,
-        keys: int,
-        note: Callable[[str], None],
+        self, model: Model, rows: ReplayRows, copied: np.ndarray, keys: int, note: Tell
     ) -> None:
         self.rows, self.copied = rows, copied
         self.layers, self.heads = model.config.layers, model.config.heads
-        N = len(run.result.lanes)
+        N = len(rows.run.result.lanes)
         self.slot = np.eye(N + 1, dtype=np.float32)[rows.lanes + 1]  # the share a row counts to
         self._sums = np.zeros((self.layers, self.heads, N, N + 1))
         self.views = self._empty_views(keys, note)
 
-    def _empty_views(
-        self, keys: int, note: Callable[[str], None]
-    ) -> dict[tuple[int | None, int | None], View]:
+    def _empty_views(self, keys: int, note: Tell) -> dict[tuple[int | None, int | None], View]:
         """As many views as fit into KEPT bytes."""
         Q, slots = len(self.rows.of), self.slot.shape[1]
         few = max(2, keys // 4)
@@ -286,35 +278,55 @@ class _Attention:
         return self._sums / np.maximum(written, 1)[:, None]
 
 
-class _Draws:
-    """What logits say about the tokens that were drawn from them, in the order of Q."""
+def _silence(
+    model: Model, rows: ReplayRows, lane: int, base: list[np.ndarray], usual: Silence
+) -> Silence:
+    """One lane silenced. base: the logits as they were; empty: they are computed again."""
+    silence = Silence(lane, *map(np.copy, (usual.likeliest, usual.drawn, usual.logprobs, usual.kl)))
+    reach = rows.run.lane_mask.reaches()[: len(rows.run.result.lanes), lane]
+    if reach.sum() < 2:
+        return silence  # nobody else can have heard of the lane (law 5)
+    again = passes(model, rows, PASS, mask=rows.silenced(lane))
+    kept = base or (logits for _, _, logits in passes(model, rows, PASS))
+    for (_, drawn, logits), as_it_was in zip(again, kept, strict=True):
+        # What silence cannot reach it cannot change; there the passes differ by rounding only.
+        few = reach[rows.of[drawn]]
+        _take(silence, rows, drawn[few], logits[few], as_it_was[few])
+    return silence
 
-    def __init__(self, run: Run, rows: ReplayRows) -> None:
-        self.run, self.rows, Q = run, rows, len(rows.of)
-        self.likeliest, self.drawn = np.zeros((2, Q), np.int64)
-        self.logprobs, self.kl = np.zeros((2, Q))
 
-    def take(self, q: np.ndarray, logits: np.ndarray, base: np.ndarray | None = None) -> None:
-        """q: tokens; logits (tokens, V), which each was drawn from; base: to compare them with."""
-        if not len(q):
-            return
-        wide = log_softmax(logits)
-        self.logprobs[q] = wide[np.arange(len(q)), self.rows.written[q]]
-        self.likeliest[q], self.drawn[q] = logits.argmax(axis=-1), self._draw(q, logits)
-        if base is not None:
-            as_it_was = log_softmax(base)
-            kl = (np.exp(as_it_was) * (as_it_was - wide)).sum(axis=-1)
-            self.kl[q] = np.maximum(kl, 0.0)
+def _take(
+    silence: Silence,
+    rows: ReplayRows,
+    q: np.ndarray,
+    logits: np.ndarray,
+    base: np.ndarray | None = None,
+) -> None:
+    """Fill in what logits (tokens, V) say about the tokens q that were drawn from them.
 
-    def _draw(self, q: np.ndarray, logits: np.ndarray) -> np.ndarray:
-        """With the run's sampler and the random number that each token was drawn with."""
-        sampler, prompt, lanes = self.run.sampler, self.run.result.prompt, self.run.result.lanes
-        places = list(zip(self.rows.of[q].tolist(), self.rows.index[q].tolist(), strict=True))
-        numbers = [uniform(self.run.seed, _source(lanes, m, k), k) for m, k in places]
-        history: list[list[int]] = [[] for _ in places]
-        if sampler.repetition_penalty != 1:
-            history = [prompt + lanes[m].prompt + lanes[m].tokens[:k] for m, k in places]
-        return np.asarray(sampler.draw(logits, np.array(numbers), history)[0])
+    base: the logits as they were, to compare with.
+    """
+    if not len(q):
+        return
+    wide = log_softmax(logits)
+    silence.logprobs[q] = wide[np.arange(len(q)), rows.written[q]]
+    silence.likeliest[q], silence.drawn[q] = logits.argmax(axis=-1), _draw(rows, q, logits)
+    if base is not None:
+        as_it_was = log_softmax(base)
+        kl = (np.exp(as_it_was) * (as_it_was - wide)).sum(axis=-1)
+        silence.kl[q] = np.maximum(kl, 0.0)
+
+
+def _draw(rows: ReplayRows, q: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """With the run's sampler and the random number that each token was drawn with."""
+    sampler, result = rows.run.sampler, rows.run.result
+    places = list(zip(rows.of[q].tolist(), rows.index[q].tolist(), strict=True))
+    numbers = [uniform(rows.run.seed, _source(result.lanes, m, k), k) for m, k in places]
+    history: list[list[int]] = [[] for _ in places]
+    if sampler.repetition_penalty != 1:
+        lanes = result.lanes
+        history = [result.prompt + lanes[m].prompt + lanes[m].tokens[:k] for m, k in places]
+    return np.asarray(sampler.draw(logits, np.array(numbers), history)[0])
 
 
 def _source(lanes: Sequence[Lane], lane: int, index: int) -> int:
@@ -324,28 +336,3 @@ def _source(lanes: Sequence[Lane], lane: int, index: int) -> int:
         if forked is None or lanes[lane].start + index >= forked[1]:
             return lane
         lane = forked[0]
-
-
-def _silence(
-    run: Run,
-    model: Model,
-    rows: ReplayRows,
-    lane: int,
-    base: list[np.ndarray] | None,
-    usual: _Draws,
-) -> Silence:
-    """One lane silenced. base: the logits as they were, or None to compute them again."""
-    draws = _Draws(run, rows)
-    reach = run.lane_mask.reaches()[: len(run.result.lanes), lane]
-    # If it is the only one, nobody else can have heard of the lane (law 5).
-    reached = reach[rows.of] & (reach.sum() > 1)
-    if reached.any():
-        again = passes(run, model, rows, PASS, mask=rows.silenced(lane))
-        kept = base or (logits for _, _, logits in passes(run, model, rows, PASS))
-        for (_, drawn, logits), as_it_was in zip(again, kept, strict=True):
-            draws.take(drawn, logits, as_it_was)
-    # What silence cannot reach it cannot change; there the passes differ by rounding only.
-    for name in ("likeliest", "drawn", "logprobs"):
-        getattr(draws, name)[~reached] = getattr(usual, name)[~reached]
-    draws.kl[~reached] = 0.0
-    return Silence(lane, draws.likeliest, draws.drawn, draws.logprobs, draws.kl)
