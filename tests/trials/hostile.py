@@ -133,7 +133,7 @@ class Reader:
         from tinylane.evaluate.shards import find_runs
 
         runs = [report.read(run) for run in find_runs([path])]
-        report.page([report.find(part) for part in report.sections(runs)], {})
+        report.page(report.sections(runs), {})
 
     def prompt(self, path: Path) -> None:
         GAME.parse(path.read_text(encoding="utf-8", errors="surrogatepass"))

@@ -384,7 +384,7 @@ def _save(args: Any, result: Result, model: Model, dictation: Dictation | None) 
     try:
         extra = {"adapter_path": args.adapter_path, "revision": args.revision, "mode": args.mode}
         if dictation is not None:  # which tokens the model did not choose
-            extra |= {"collaborate": dictation.together.as_dict(), "given": dictation.record()}
+            extra |= {"collaborate": vars(dictation.together), "given": dictation.record()}
         save_run(args.save, result, model, args.model or "", extra)
     except (TinylaneError, OSError) as error:
         return error

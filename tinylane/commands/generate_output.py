@@ -251,7 +251,7 @@ class GenerateOutput:
             "interrupted": any(x.finish_reason == "interrupted" for x in result.lanes),
         }
         if self.dictation is not None:
-            out["collaborate"] = self.dictation.together.as_dict()
+            out["collaborate"] = vars(self.dictation.together)
             out["given"] = self.dictation.record()
         if best is not None:
             out["best"] = best.index

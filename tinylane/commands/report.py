@@ -57,23 +57,23 @@ def run(args: Any) -> int:
     if any(folder.shards > 1 and folder.transcripts for folder in folders):
         return _merge(args, folders, out)
     runs = [report.read(folder) for folder in folders]
-    findings = [report.find(section) for section in report.sections(runs)]
+    sections = report.sections(runs)
     if not args.no_plots:
         from tinylane.view.figure_style import blank
 
         blank(1, 1, hint=", or --no-plots")  # raises where matplotlib is missing
     _make(args, out)
     figures: dict[int, list[tuple[str, str]]] = {}
-    for k, finding in enumerate(findings):
-        suffix = f"-{k + 1}" if len(findings) > 1 else ""
-        curves = report.curves(finding.section)
+    for k, section in enumerate(sections):
+        suffix = f"-{k + 1}" if len(sections) > 1 else ""
+        curves = report.curves(section)
         if not args.no_plots:
-            figures[k] = _draw(finding.section, curves, out, suffix, args.measure)
+            figures[k] = _draw(section, curves, out, suffix, args.measure)
         write_json(out / f"curves{suffix}.json", curves)
-    page = report.page(findings, figures)
+    page = report.page(sections, figures)
     write_text(out / "report.md", page)
     if args.json:
-        common.print_json({"sections": [finding.as_json() for finding in findings]})
+        common.print_json({"sections": [section.as_json() for section in sections]})
     else:
         common.say(page, end="")
     drawn = sum(map(len, figures.values()))

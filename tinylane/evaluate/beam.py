@@ -67,11 +67,8 @@ def beam_search(
         raise TinylaneError(f"length_penalty is {length_penalty}; expected a finite number")
     if early_stopping not in (True, False, "never"):
         raise TinylaneError(f"early_stopping is {early_stopping!r}; expected True, False, 'never'")
-    ids, ends, context = (
-        encode_prompt(model, prompt, template),
-        end_ids(model),
-        model.config.context,
-    )
+    ids = encode_prompt(model, prompt, template)
+    ends, context = end_ids(model), model.config.context
     if len(ids) >= context:
         raise TinylaneError(f"the prompt has {len(ids)} tokens; this model's context is {context}")
     longest = min(max_tokens, context - len(ids))

@@ -20,7 +20,7 @@ Not handled: lanes of unequal length. The finish is timed as if all lanes shared
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,10 +68,6 @@ class Collaboration:
             whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
             if not whole and (name, value) != ("finish_at", None):
                 raise TinylaneError(f"{name} is {value!r}; expected a whole number of tokens >= 1")
-
-    def as_dict(self) -> dict[str, Any]:
-        """For a record of a run's settings."""
-        return asdict(self)
 
     def describe(self) -> str:
         """What is said and when, in words."""

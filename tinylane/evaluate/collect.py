@@ -13,6 +13,7 @@ character, a special token inside, a stop string, or words drawn in unusual piec
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -141,22 +142,20 @@ def summary(rows: Iterable[dict[str, Any]]) -> dict[str, int]:
     Raises TinylaneError for a row that is no transcript: the file may have been edited.
     """
     names = ("transcripts", "good", "lanes", "silent", "unreadable", "kept_ids")
-    counts = dict.fromkeys(names, 0)
+    counts = Counter(dict.fromkeys(names, 0))
     for number, row in enumerate(rows, 1):
         try:
-            values = (
-                1,
-                bool(row["label"]),
-                len(row["lanes"]),
-                sum(answer is None for answer in row["answers"]),
-                int(row["unreadable"]),
-                "lane_ids" in row,
+            counts.update(
+                transcripts=1,
+                good=bool(row["label"]),
+                lanes=len(row["lanes"]),
+                silent=sum(answer is None for answer in row["answers"]),
+                unreadable=int(row["unreadable"]),
+                kept_ids="lane_ids" in row,
             )
         except (KeyError, TypeError, ValueError) as error:
             what = f"{type(error).__name__} {show(str(error), 40)}"
             raise TinylaneError(
                 f"result {number} is not a transcript of tinylane collect ({what})"
             ) from None
-        for name, value in zip(names, values, strict=True):
-            counts[name] += value
     return counts

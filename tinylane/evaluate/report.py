@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from tinylane.core.errors import TinylaneError, show
@@ -123,8 +123,9 @@ def read(folder: RunFolder) -> EvalRun:
 
 @dataclass(frozen=True)
 class Section:
-    """Runs of one task. cells: label -> problems that all of them have done, in one order. skipped:
-    how many problems some have done and others have not."""
+    """Runs of one task, and everything that is measured of them. cells: label -> problems that all
+    of them have done, in one order. limits: max_tokens by label. skipped: how many problems some
+    have done and others have not."""
 
     runs: list[EvalRun]
     cells: dict[str, list[AnswerRow]]
@@ -142,10 +143,51 @@ class Section:
         count = len(next(iter(self.cells.values())))
         return _plain(f"{name}{more}, {count} problems, seed {self.runs[0].settings['seed']}")
 
+    @cached_property
+    def summaries(self) -> dict[str, Summary]:
+        """By label, the end of the run."""
+        return {label: summary(rows) for label, rows in self.cells.items()}
+
+    @cached_property
+    def of_k(self) -> dict[str, dict[int, dict[str, Estimate]]]:
+        """By label and k, the majority of k lanes and any of k, at the end of the run."""
+        return {
+            label: {k: _of_k_at_end(rows, k) for k in powers(rows[0].lanes)}
+            for label, rows in self.cells.items()
+            if rows[0].lanes > 1
+        }
+
+    @cached_property
+    def comparisons(self) -> list[Comparison]:
+        """Of all `pairs`, at equal steps and at equal tokens."""
+        return [
+            comparison
+            for a, b in pairs(self)
+            for axis in AXES[:2]
+            for comparison in compare(self.cells[a], self.cells[b], (a, b), axis)
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "title": self.title,
+            "runs": [run.name for run in self.runs],
+            "skipped": self.skipped,
+            "cells": as_json(self.summaries),
+            "of_k": as_json(self.of_k),
+            "comparisons": as_json(self.comparisons),
+        }
+
+
+def _of_k_at_end(rows: Sequence[AnswerRow], k: int) -> dict[str, Estimate]:
+    majority, some = zip(*(of_k(row, row.steps, k) for row in rows), strict=True)
+    return {"majority": wilson(sum(majority), len(rows)), "any": wilson(sum(some), len(rows))}
+
 
 def sections(runs: Sequence[EvalRun]) -> list[Section]:
     """The runs by task, problems and seed. Raises TinylaneError where runs of one task have no
-    problem in common."""
+    problem in common, and where scipy, which their numbers need, is not installed."""
+    mean([0.0, 1.0])  # raises without scipy
     groups: dict[str, list[EvalRun]] = {}
     for run in runs:
         s = run.settings
@@ -194,50 +236,6 @@ def pairs(section: Section) -> list[tuple[str, str]]:
     return compared
 
 
-@dataclass(frozen=True)
-class Findings:
-    """A section in numbers. of_k: by label and k, the majority of k lanes and any of k."""
-
-    section: Section
-    summaries: dict[str, Summary]
-    of_k: dict[str, dict[int, dict[str, Estimate]]]
-    comparisons: list[Comparison]
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            "title": self.section.title,
-            "runs": [run.name for run in self.section.runs],
-            "skipped": self.section.skipped,
-            "cells": as_json(self.summaries),
-            "of_k": as_json(self.of_k),
-            "comparisons": as_json(self.comparisons),
-        }
-
-
-def find(section: Section) -> Findings:
-    """Everything that is measured. Raises TinylaneError where scipy is not installed."""
-    mean([0.0, 1.0])  # raises without scipy
-    summaries = {label: summary(rows) for label, rows in section.cells.items()}
-    of_k = {
-        label: {k: _of_k_at_end(rows, k) for k in powers(rows[0].lanes)}
-        for label, rows in section.cells.items()
-        if rows[0].lanes > 1
-    }
-    comparisons = [
-        comparison
-        for a, b in pairs(section)
-        for axis in AXES[:2]
-        for comparison in compare(section.cells[a], section.cells[b], (a, b), axis)
-    ]
-    return Findings(section, summaries, of_k, comparisons)
-
-
-def _of_k_at_end(rows: Sequence[AnswerRow], k: int) -> dict[str, Estimate]:
-    majority, some = zip(*(of_k(row, row.steps, k) for row in rows), strict=True)
-    return {"majority": wilson(sum(majority), len(rows)), "any": wilson(sum(some), len(rows))}
-
-
 def curves(section: Section) -> dict[str, Any]:
     """Every cell's accuracy as a function of steps, tokens and seconds, plain JSON values: one
     lane, majority and any, and on a coarser grid the majority of k lanes and any of k."""
@@ -266,11 +264,10 @@ def _rounded(values: Any) -> list[float]:
     return [float(f"{float(x):.5g}") for x in values]
 
 
-def page(every: Sequence[Findings], pictures: Mapping[int, Sequence[tuple[str, str]]]) -> str:
+def page(every: Sequence[Section], pictures: Mapping[int, Sequence[tuple[str, str]]]) -> str:
     """The Markdown. pictures: per section (file name, alt text)."""
     parts = ["# Evaluation"]
-    for k, findings in enumerate(every):
-        section = findings.section
+    for k, section in enumerate(every):
         parts.append(f"## {section.title}")
         parts += [_about(run) for run in section.runs]
         if apart := differences(section.runs):
@@ -282,13 +279,13 @@ def page(every: Sequence[Findings], pictures: Mapping[int, Sequence[tuple[str, s
             parts.append(
                 f"{section.skipped} more problems are not done by all cells yet and do not count."
             )
-        parts += warnings(findings)
-        parts += [end_table(findings.summaries, section.limits), CAPTION_END]
-        if findings.comparisons:
-            parts += [comparisons_table(findings.comparisons), CAPTION_COMPARE]
-        parts += [writing_table(findings.summaries), CAPTION_WRITING]
-        if findings.of_k:
-            parts += [group_table(findings.of_k), CAPTION_K]
+        parts += warnings(section)
+        parts += [end_table(section.summaries, section.limits), CAPTION_END]
+        if section.comparisons:
+            parts += [comparisons_table(section.comparisons), CAPTION_COMPARE]
+        parts += [writing_table(section.summaries), CAPTION_WRITING]
+        if section.of_k:
+            parts += [group_table(section.of_k), CAPTION_K]
         parts += [f"![{_plain(alt)}]({name})" for name, alt in pictures.get(k, ())]
     return "\n\n".join(parts) + "\n"
 
@@ -305,11 +302,11 @@ def differences(runs: Sequence[EvalRun]) -> list[str]:
     ]
 
 
-def warnings(findings: Findings) -> list[str]:
+def warnings(section: Section) -> list[str]:
     """What a reader must know before reading the numbers."""
-    told = findings.section.runs[0].settings.get("told_apart") is True
+    told = section.runs[0].settings.get("told_apart") is True
     lines = []
-    for label, s in findings.summaries.items():
+    for label, s in section.summaries.items():
         if s.twins and not told:
             lines.append(
                 f"**Warning**: {_plain(label)}: two lanes wrote the same, token for token, in "

@@ -103,15 +103,11 @@ class Trainable:
         moved = groups.get("omega", {}).get(OMEGA)
         return params, mx.zeros(self.omega_start.shape) if moved is None else moved
 
-    def omega(self, groups: Mapping[str, Group]) -> np.ndarray:
-        """Omega as it is now, float64."""
-        moved = groups.get("omega", {}).get(OMEGA)
-        added = 0.0 if moved is None else np.asarray(moved, dtype=np.float64)
-        return self.omega_start + added
-
     def adapter_tensors(self, groups: Mapping[str, Group]) -> dict[str, np.ndarray]:
-        """The tensors for `adapter.save_adapter`: Omega, biases, low-rank updates (not scaled)."""
-        tensors: dict[str, np.ndarray] = {OMEGA: self.omega(groups), **self.kept}
+        """The tensors for `adapter.save_adapter`: Omega as it is now (float64), biases, low-rank
+        updates (not scaled)."""
+        moved = np.asarray(groups.get("omega", {}).get(OMEGA, 0.0), dtype=np.float64)
+        tensors = {OMEGA: self.omega_start + moved, **self.kept}
         for name in ("biases", "lora"):
             tensors |= {key: np.asarray(value) for key, value in groups.get(name, {}).items()}
         return tensors

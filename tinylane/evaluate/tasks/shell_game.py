@@ -83,11 +83,11 @@ class ShellGame:
     @cached_property
     def move_numbers(self) -> np.ndarray:
         """The arrangement number of every move."""
-        one_each = [self._swapped([k]) for k in range(len(self.moves))]
+        one_each = [self.answer([k]) for k in range(len(self.moves))]
         return np.array([self.arrangements.index(word) for word in one_each])
 
-    def _swapped(self, moves: Iterable[int]) -> str:
-        """The arrangement after some moves, one after another."""
+    def answer(self, moves: Iterable[int]) -> str:
+        """Where everything is after some moves, by doing the swaps one after another."""
         letters = list(self.arrangements[0])
         for move in (self.moves[k] for k in moves):
             if move != STAY:
@@ -134,10 +134,6 @@ class ShellGame:
         """The text of one problem."""
         words = " ".join(map(self.moves.__getitem__, moves))
         return f"cups {self.arrangements[0]}, swap {words}: where?"
-
-    def answer(self, moves: np.ndarray) -> str:
-        """Where everything is, by doing the swaps one after another."""
-        return self._swapped(moves)
 
     def parse(self, text: str) -> np.ndarray:
         """(K,) move numbers from a user's text, such as "1-3, 2-4 1-2"; shorter lists are padded.

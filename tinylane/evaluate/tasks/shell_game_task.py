@@ -7,7 +7,9 @@ English, of the size that `--cups` and `--swaps` say.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -48,59 +50,54 @@ def task(options: Options, model: Model | None) -> Task:
 
 def trained(game: ShellGame) -> Task:
     """The task for a model that knows the game's notation: greedy, its last word is the answer."""
-
-    def problems(count: int | None, seed: int) -> list[Problem]:
-        return [
-            Problem(str(k), game.prompt(moves), game.answer(moves))
-            for k, moves in enumerate(_draw(game, count, seed))
-        ]
-
-    return Task(
-        "shell-game",
-        problems,
-        {"cups": game.cups, "swaps": game.swaps, "form": "notation"},
+    return _task(
+        game,
+        "notation",
+        game.prompt,
         extract=lambda text, finished: last_word(text),
-        right=lambda answer, truth: answer == truth,
         lane_prompts=game.lane_prompts,
         max_tokens=lambda n: game.steps(n) + 1,  # and the end token
         sampling={"temperature": 0.0},
         lanes=game.lanes,
-        title=_title(game),
     )
 
 
 def in_words(game: ShellGame) -> Task:
     """The task for any model: plain English, the answer in a box."""
 
-    def problems(count: int | None, seed: int) -> list[Problem]:
-        return [
-            Problem(str(k), _question(game, moves), game.answer(moves))
-            for k, moves in enumerate(_draw(game, count, seed))
-        ]
-
     def extract(text: str, finished: bool) -> str | None:
         answer = answer_of(text, finished)
         letters = "".join(c for c in answer or "" if c.isalpha()).upper()
         return letters or None
 
-    settings = {"cups": game.cups, "swaps": game.swaps, "form": "words"}
-    return Task("shell-game", problems, settings, extract, lambda a, b: a == b, title=_title(game))
+    return _task(game, "words", partial(_question, game), extract=extract)
 
 
-def _title(game: ShellGame) -> str:
-    return f"shell game, {game.cups} cups, {game.swaps} swaps"
+def _task(game: ShellGame, form: str, ask: Callable[[np.ndarray], str], **more: Any) -> Task:
+    """ask: moves -> the prompt. more: fields of `Task`.
 
+    Its problems are unseen: they are drawn from a stream of random numbers that training does not
+    use; with 4 cups and 16 swaps there are 6**16 (2.8e12), of which a training run sees some 1e5.
+    """
 
-def _draw(game: ShellGame, count: int | None, seed: int) -> np.ndarray:
-    """Unseen problems: drawn from a stream of random numbers that training does not use; with 4
-    cups and 16 swaps there are 6**16 (2.8e12), of which a training run sees some 1e5."""
-    count = COUNT if count is None else count
-    if not 1 <= count <= MAX_COUNT or seed < 0:
-        raise TinylaneError(
-            f"--count {count}, --seed {seed}; expected 1 to {MAX_COUNT:,} problems and a seed "
-            "of 0 or more"
-        )
-    return game.draw(count, np.random.default_rng([seed, EVALUATION]))
+    def problems(count: int | None, seed: int) -> list[Problem]:
+        count = COUNT if count is None else count
+        if not 1 <= count <= MAX_COUNT or seed < 0:
+            raise TinylaneError(
+                f"--count {count}, --seed {seed}; expected 1 to {MAX_COUNT:,} problems and a seed "
+                "of 0 or more"
+            )
+        drawn = game.draw(count, np.random.default_rng([seed, EVALUATION]))
+        return [Problem(str(k), ask(moves), game.answer(moves)) for k, moves in enumerate(drawn)]
+
+    return Task(
+        "shell-game",
+        problems,
+        {"cups": game.cups, "swaps": game.swaps, "form": form},
+        right=lambda answer, truth: answer == truth,
+        title=f"shell game, {game.cups} cups, {game.swaps} swaps",
+        **more,
+    )
 
 
 def _question(game: ShellGame, moves: np.ndarray) -> str:
