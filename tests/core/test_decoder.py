@@ -11,12 +11,12 @@ from helpers_decoder import APART, CONFIG, JOINT, OMEGA
 from tinylane.core import numpy_ops
 from tinylane.core.decoder import (
     PLAIN,
-    _wide,
     attention,
     attention_weights,
     gated,
     make_plan,
     rms_norm,
+    widen,
 )
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Places
@@ -199,8 +199,8 @@ def test_each_block_is_scored_by_its_own_query() -> None:
 def test_what_is_wide_is_not_copied_and_16_bits_are_widened() -> None:
     for dtype in (np.float32, np.float64):
         x = np.ones(3, dtype=dtype)
-        assert _wide(x) is x
-    assert _wide(np.ones(3, dtype=np.float16)).dtype == np.float32
+        assert widen(x) is x
+    assert widen(np.ones(3, dtype=np.float16)).dtype == np.float32
 
 
 def test_the_norm_of_zeros_is_zero() -> None:
