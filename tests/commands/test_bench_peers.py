@@ -177,7 +177,7 @@ def test_other_libraries_write_the_same_tokens(names: tuple[str, ...], tiny: Pat
     (
         (("--against", "vllm"), "expected transformers, mlx-lm, llama3.np"),
         (("--against", "llama3.np", "--adapter-path", "x"), "leave one"),
-        (("--shape", "tiny", "--lanes", 0), "--lanes 0"),
+        (("--shape", "tiny", "--lanes", 0), "--lanes is 0; expected 1 "),
     ),
 )
 def test_bad_input_is_one_line(ask: Any, words: Any, said: str) -> None:

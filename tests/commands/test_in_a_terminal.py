@@ -12,7 +12,6 @@ import helpers_cli
 import pytest
 from helpers_cli import in_a_terminal
 
-from tinylane.commands.train import span
 from tinylane.testing import checks
 
 game = helpers_cli.game  # a fixture
@@ -52,16 +51,6 @@ def test_training_from_scratch_shows_a_bar(tmp_path: Path) -> None:
     assert any(re.match(r"training .*4/4", line) for line in shown)
     assert any(re.match(r"step 4 of 4, \d+ s; loss 1 lanes", line) for line in shown)
     assert shown[-1].startswith("trained: ")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"),
-    ((0.2, "0 s"), (89, "89 s"), (91, "2 min"), (3600, "60 min"), (7500, "2 h 5 min")),
-)
-def test_the_time_left_is_said_in_the_unit_that_a_person_would_use(
-    seconds: float, said: str
-) -> None:
-    assert span(seconds) == said
 
 
 def test_verify_names_the_law_at_work_and_ends_with_a_table(game: str) -> None:

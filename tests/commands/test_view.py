@@ -163,7 +163,7 @@ def test_a_run_that_this_model_would_not_have_given_is_viewed_with_a_note(
     saved = tmp_path / "run.json"
     assert ask("generate", "--model", game, "--save", saved, "--quiet")[0] == 0
     assert "differ" not in ask("view", saved)[2]
-    monkeypatch.setattr("tinylane.commands.view.TOLERANCE", {"float32": 1e-30})
+    monkeypatch.setattr("tinylane.commands.replay.TOLERANCE", {"float32": 1e-30})
     code, out, err = ask("view", saved)
     assert code == 0 and "attention" in out
     assert "log-probabilities differ from" in err and "the replay's are shown" in err

@@ -40,7 +40,7 @@ ask, game, plain = helpers_cli.ask, helpers_cli.game, helpers_cli.plain  # fixtu
 # Flags.
 
 FLAGS = {
-    "generate --pace 99": "--pace is 99.0; expected 0 to 60 seconds",
+    "generate --pace 99": "--pace is 99.0; expected 0 to 60",
     "eval shell-game --stop ": "--stop is empty",
     "replay none.json --tolerance -1": "--tolerance is -1.0; expected 0 or more",
     "replay none.json --tolerance nan": "--tolerance is nan; expected 0 or more",

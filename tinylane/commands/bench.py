@@ -185,17 +185,9 @@ def _check(args: Any) -> None:
         figure_style.blank(1, 1)  # raises where matplotlib is missing
     from tinylane.core.lanes import MAX_LANES
 
-    whole = {
-        "--lanes": args.lanes,
-        "--prompt-tokens": args.prompt_tokens or [1],
-        "--repeats": [args.repeats],
-        "--threads": [1 if args.threads is None else args.threads],
-    }
-    for flag, values in whole.items():
-        if min(values) < 1 or (flag == "--lanes" and max(values) > MAX_LANES):
-            raise TinylaneError(f"{flag} {min(values)}; expected whole numbers, at least 1")
-    if args.max_tokens < 3:
-        raise TinylaneError(f"--max-tokens {args.max_tokens}; expected at least 3: 2 timed steps")
+    common.check_numbers(args, 1, "lanes", most=MAX_LANES)
+    common.check_numbers(args, 1, "prompt_tokens", "repeats", "threads", "read_mib")
+    common.check_numbers(args, 3, "max_tokens")  # two steps are timed after the first token
 
 
 def show(args: Any, document: dict[str, Any]) -> None:

@@ -69,7 +69,7 @@ def run(args: Any) -> int:
     todo = [item for item in work if not done.issuperset(keys(item))]
     with journal:
         with (
-            eval.saying_what_is_kept(journal, len(order)),
+            common.interrupted(lambda: eval.kept(journal, len(order))),
             Progress(len(order), len(done), args.quiet) as progress,
         ):
             for k, number in todo:

@@ -6,6 +6,8 @@ import json
 import math
 import os
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,13 +137,28 @@ def collaborate_flags(p: Any) -> None:
 # What their values come to.
 
 
-def check_least(args: Any, least: int, *names: str) -> None:
-    """Raise TinylaneError where a flag of these names was given a number below `least`."""
+def check_numbers(args: Any, least: float, *names: str, most: float | None = None) -> None:
+    """Raise TinylaneError where a flag of these names was given a number out of range, or a list
+    with one."""
     for name in names:
         value = getattr(args, name)
-        if value is not None and value < least:
-            flag = name.replace("_", "-")
-            raise TinylaneError(f"--{flag} is {value}; expected {least} or more")
+        for number in value if isinstance(value, list) else [value]:
+            if number is None or least <= number <= (math.inf if most is None else most):
+                continue
+            flag, upto = name.replace("_", "-"), "or more" if most is None else f"to {most}"
+            raise TinylaneError(f"--{flag} is {number}; expected {least} {upto}")
+
+
+def check_omega_numbers(args: Any, *starts: Any) -> None:
+    """Raise TinylaneError for --slot and --omega-scale where none of Omega's starts uses them."""
+    from tinylane.core.modes import STARTS
+
+    numbers = {n for start in starts if isinstance(start, str) for n in STARTS.get(start, ())}
+    if args.slot is not None and "slot" not in numbers:
+        mode = "--mode group_think, " if hasattr(args, "mode") else ""
+        raise TinylaneError(f"--slot needs {mode}--omega group_think or --omega ntk")
+    if args.omega_scale is not None and "scale" not in numbers:
+        raise TinylaneError("--omega-scale needs --omega ntk")
 
 
 def check_target(flag: str, name: str) -> Path:
@@ -221,7 +238,7 @@ def collaboration(args: Any) -> Collaboration | None:
         return None
     from tinylane.evaluate.collaboration import NUDGE_EVERY, read
 
-    check_least(args, 1, *flags[1:])
+    check_numbers(args, 1, *flags[1:])
     every = args.nudge_every if args.nudge_every is not None else NUDGE_EVERY
     return read(args.collaborate or None, args.without or (), every, args.finish_at)
 
@@ -349,6 +366,17 @@ def load_saved(args: Any, run: Run) -> Model:
 
 
 # Printing.
+
+
+@contextmanager
+def interrupted(kept: Callable[[], str]) -> Iterator[None]:
+    """Within it, Ctrl-C says what is kept: `kept()`, a part of a sentence."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"interrupted; {kept()}; the same command goes on from there"
+        ) from None
 
 
 def name_of(args: Any) -> str:

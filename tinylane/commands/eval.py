@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,6 @@ from tinylane.files.run_dir import Journal
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model
-    from tinylane.evaluate.collaboration import Collaboration
     from tinylane.evaluate.results import AnswerRow
     from tinylane.evaluate.runner import Cell, Conditions
     from tinylane.evaluate.shards import Item
@@ -167,7 +167,19 @@ def prepare(args: Any, lanes: Callable[[Task], list[int]], equal: str) -> Setup:
     task = tasks.make(args.task, options, model)
     problems = task.problems(args.count, args.seed)
     cells = runner.cells(task, args.mode, args.lanes or lanes(task), args.max_tokens, equal)
-    conditions = conditions_of(args, model, task, sampling, together)
+    sampler = Sampler.from_config(model.sampling)
+    conditions = runner.Conditions(
+        seed=args.seed,
+        sampler=replace(sampler, **{**(task.sampling or {}), **sampling}),
+        stop=tuple(args.stop or ()),
+        template=common.template(args),
+        omega=common.parse_omega(args.omega),
+        slot=args.slot,
+        scale=args.omega_scale,
+        prompt_lane=args.prompt_lane,
+        lag=args.lag,
+        together=together,
+    )
     if together is not None and task.settings.get("form") == "notation":
         raise TinylaneError(
             "--collaborate: this model was trained on the shell game alone, which has no words for "
@@ -193,14 +205,14 @@ def run(args: Any) -> int:
     limits = {cell.key: cell.max_tokens for cell in setup.cells}
     rows, todo = [], work
     with ExitStack() as stack:
-        journal = None
+        journal: Journal | None = None
         if setup.out is not None:
             journal, done = open_run(setup.out, settings, runner.FIELDS, [*map(key, work)])
             stack.enter_context(journal)
+            stack.enter_context(common.interrupted(partial(kept, journal, len(work))))
             todo = [item for item in work if key(item) not in done]
             for number, row in enumerate(journal.rows(), 1):
                 rows.append(results.read(row, f"{journal.path}, line {number}", limits))
-        stack.enter_context(saying_what_is_kept(journal, len(work)))
         progress = stack.enter_context(Progress(len(work), len(work) - len(todo), args.quiet))
         for index, cell in todo:
             progress.at(name=f"problem {index + 1}, {cell.mode}, {cell.lanes} lanes")
@@ -214,31 +226,16 @@ def run(args: Any) -> int:
     return 0
 
 
-@contextmanager
-def saying_what_is_kept(journal: Journal | None, total: int) -> Iterator[None]:
-    """Within it, Ctrl-C says how many of the results are on disk."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        if journal is None:
-            raise
-        raise KeyboardInterrupt(
-            f"interrupted; {journal.count} of {total} {journal.what} are kept in {journal.folder}; "
-            "the same command goes on from there"
-        ) from None
+def kept(journal: Journal, total: int) -> str:
+    """How many of the results are on disk, after Ctrl-C."""
+    return f"{journal.count} of {total} {journal.what} are kept in {journal.folder}"
 
 
 def parse_flags(args: Any) -> dict[str, Any]:
     """Validate the flags and return the sampling overrides. Raises TinylaneError."""
-    if (args.count is not None and args.count < 1) or not 0 <= args.seed < 1 << 64:
-        raise TinylaneError(
-            f"--count {args.count}, --seed {args.seed}; expected at least 1, and 0 or more (below "
-            "2**64)"
-        )
-    for n in args.lanes or ():
-        if not 1 <= n <= MAX_LANES:
-            raise TinylaneError(f"--lanes is {n}; expected 1 to {MAX_LANES}")
-    common.check_least(args, 1, "max_tokens")
+    common.check_numbers(args, 1, "count", "max_tokens")
+    common.check_numbers(args, 0, "seed", most=(1 << 64) - 1)
+    common.check_numbers(args, 1, "lanes", most=MAX_LANES)
     _check_modes(args)
     LaneMask.joint(1, args.lag or 0)
     common.template(args)
@@ -263,25 +260,6 @@ def _check_modes(args: Any) -> None:
     for flag, (taken, needs) in takes.items():
         if getattr(args, flag) is not None and not taken:
             raise TinylaneError(f"--{flag.replace('_', '-')} needs {needs}")
-
-
-def conditions_of(
-    args: Any, model: Model, task: Task, given: dict[str, Any], together: Collaboration | None
-) -> Conditions:
-    """The settings that all cells share. given: the sampling flags."""
-    sampler = Sampler.from_config(model.sampling)
-    return runner.Conditions(
-        seed=args.seed,
-        sampler=replace(sampler, **{**(task.sampling or {}), **given}),
-        stop=tuple(args.stop or ()),
-        template=common.template(args),
-        omega=common.parse_omega(args.omega),
-        slot=args.slot,
-        scale=args.omega_scale,
-        prompt_lane=args.prompt_lane,
-        lag=args.lag,
-        together=together,
-    )
 
 
 def check_folder(folder: Path) -> None:

@@ -233,13 +233,10 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
 
 def parse_flags(args: Any) -> dict[str, Any]:
     """Check the flags and return those of sampling. Raises TinylaneError for what is wrong."""
-    if args.lanes is not None and not 1 <= args.lanes <= MAX_LANES:
-        raise TinylaneError(f"--lanes is {args.lanes}; expected 1 to {MAX_LANES}")
-    common.check_least(args, 1, "max_tokens", "total_tokens", "beams")
-    if args.seed is not None and not 0 <= args.seed < 1 << 128:
-        raise TinylaneError(f"--seed is {args.seed}; expected 0 or more, below 2**128")
-    if args.pace is not None and not 0 <= args.pace <= 60:
-        raise TinylaneError(f"--pace is {args.pace}; expected 0 to 60 seconds")
+    common.check_numbers(args, 1, "lanes", most=MAX_LANES)
+    common.check_numbers(args, 1, "max_tokens", "total_tokens", "beams")
+    common.check_numbers(args, 0, "seed")
+    common.check_numbers(args, 0, "pace", most=60)
     if args.lane_prompt and args.lanes not in (None, len(args.lane_prompt)):
         raise TinylaneError(
             f"{len(args.lane_prompt)} lane prompts for {args.lanes} lanes; expected one a lane"
@@ -273,9 +270,9 @@ def _check_lanes(args: Any) -> None:
     if args.visibility:
         common.parse_mask(args.visibility, n, args.lag or 0)
     omega = common.parse_omega(args.omega)
-    from tinylane.core.modes import STARTS, check_mode
-
     if args.mode is not None:
+        from tinylane.core.modes import check_mode
+
         check_mode(
             args.mode,
             omega=omega,
@@ -283,12 +280,7 @@ def _check_lanes(args: Any) -> None:
             prompt_lane=args.prompt_lane,
             visibility=_pattern(args.visibility),
         )
-    start = "group_think" if args.mode == "group_think" else args.omega
-    numbers = STARTS.get(start, ())
-    if args.slot is not None and "slot" not in numbers:
-        raise TinylaneError("--slot needs --mode group_think, --omega group_think or --omega ntk")
-    if args.omega_scale is not None and "scale" not in numbers:
-        raise TinylaneError("--omega-scale needs --omega ntk")
+    common.check_omega_numbers(args, args.mode, args.omega)  # group_think is a mode and a start
 
 
 def lane_settings(

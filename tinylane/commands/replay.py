@@ -6,12 +6,16 @@ from typing import Any
 
 from tinylane.commands import common
 from tinylane.core import __version__
-from tinylane.core.errors import TinylaneError
 from tinylane.files.display import printable
 
 # By dtype, in nats. One pass and N steps add in different orders; in 16 bits a logit of 20 is only
 # known to 0.01 (float16) or 0.06 (bfloat16).
 TOLERANCE = {"float64": 1e-8, "float32": 2e-3, "float16": 0.1, "bfloat16": 0.5}
+
+
+def tolerance_of(saved: Any, model: Any) -> float:
+    """The larger tolerance of the two dtypes: of a saved run, and of the model that replays it."""
+    return max(TOLERANCE.get(dtype, 0.0) for dtype in (saved.dtype, model.dtype))
 
 
 def flags(p: Any) -> None:
@@ -30,14 +34,11 @@ def run(args: Any) -> int:
     from tinylane.view.replay import replay
     from tinylane.view.run_file import load_run
 
-    if args.tolerance is not None and not args.tolerance >= 0:
-        raise TinylaneError(f"--tolerance is {args.tolerance}; expected 0 or more")
+    common.check_numbers(args, 0, "tolerance")
     saved = load_run(args.file)
     model = common.load_saved(args, saved)
     replayed = replay(saved, model)
-    tolerance = args.tolerance
-    if tolerance is None:
-        tolerance = max(TOLERANCE.get(x, 0.0) for x in (saved.dtype, model.dtype))
+    tolerance = tolerance_of(saved, model) if args.tolerance is None else args.tolerance
     agrees = replayed.difference <= tolerance  # never for NaN
     if args.json:
         common.print_json(

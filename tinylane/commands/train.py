@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tinylane.commands import common
-from tinylane.commands.progress import Progress
+from tinylane.commands.progress import Progress, duration
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneRoPE
 
@@ -45,16 +45,10 @@ def _needs_mlx(error: ImportError) -> TinylaneError:
     return TinylaneError('training needs MLX, which is not installed: pip install "tinylane[mlx]"')
 
 
-def _trained(train: Any, out: Path) -> Any:
-    """What `train()` returns. Ctrl-C goes on with a message that says what is kept."""
-    try:
-        return train()
-    except KeyboardInterrupt:
-        state = out / "state.safetensors"
-        kept = "is kept" if state.exists() else "was not reached"
-        raise KeyboardInterrupt(
-            f"interrupted; {state} {kept}: the same command goes on from there"
-        ) from None
+def _kept(out: Path) -> str:
+    """What Ctrl-C leaves of a run."""
+    state = out / "state.safetensors"
+    return f"{state} {'is kept' if state.exists() else 'was not reached'}"
 
 
 # The model inside.
@@ -95,7 +89,7 @@ def _shell_game(args: Any) -> int:
     for field in dataclasses.fields(recipe()):
         value = getattr(args, field.name)
         settings[field.name] = tuple(value) if isinstance(value, list) else value
-    common.check_least(args, 1, "stop_at", "every", "check_every", "save_every")
+    common.check_numbers(args, 1, "stop_at", "every", "check_every", "save_every")
     from tinylane.train.from_scratch import train
 
     chosen, out = recipe()(**settings), Path(args.out)
@@ -105,8 +99,8 @@ def _shell_game(args: Any) -> int:
             progress.line(describe(entry, chosen.steps))
             progress.at(entry["step"])
 
-        trainer = _trained(
-            lambda: train(
+        with common.interrupted(lambda: _kept(out)):
+            trainer = train(
                 chosen,
                 out,
                 every=args.every,
@@ -114,9 +108,7 @@ def _shell_game(args: Any) -> int:
                 save_every=args.save_every,
                 stop_at=args.stop_at,
                 say=say,
-            ),
-            out,
-        )
+            )
     if trainer.step >= chosen.steps:
         common.say(f"trained: {out} (tinylane generate --model {out})")
     else:
@@ -296,7 +288,8 @@ def _tune(args: Any) -> int:
             else:
                 progress.line(describe_tuning(entry, recipe.steps))
 
-        _trained(lambda: tune(session, out, pace, valid=valid, say=say), out)
+        with common.interrupted(lambda: _kept(out)):
+            tune(session, out, pace, valid=valid, say=say)
     step = session.tuner.step
     if step < recipe.steps:
         print(f"stopped at step {step} of {recipe.steps}; the same command goes on")
@@ -311,14 +304,9 @@ def tuning(args: Any) -> tuple[Any, Any]:
         from tinylane.train.parameters import TARGETS, Choice
     except ImportError as error:
         raise _needs_mlx(error) from None
-    from tinylane.core.modes import STARTS
     from tinylane.train.recipe import TuneRecipe
 
-    numbers = STARTS.get("ntk" if args.omega is None else args.omega, ())
-    if args.slot is not None and "slot" not in numbers:
-        raise TinylaneError("--slot needs --omega group_think or --omega ntk")
-    if args.omega_scale is not None and "scale" not in numbers:
-        raise TinylaneError("--omega-scale needs --omega ntk")
+    common.check_omega_numbers(args, "ntk" if args.omega is None else args.omega)
     if args.lora_alpha is not None and not args.lora_rank:
         raise TinylaneError("--lora-alpha needs --lora-rank")
     scale = args.lora_scale
@@ -361,13 +349,5 @@ def describe_tuning(entry: dict[str, Any], steps: int) -> str:
         parts.append(f"valid {entry['valid']:.4f}")
     parts.append(f"{entry['tokens_per_second']:,.0f} tokens/s")
     parts.append(common.mebibytes(entry["peak_memory"]))
-    parts.append(f"{span(entry['seconds_left'])} left")
+    parts.append(f"{duration(entry['seconds_left'])} left")
     return ", ".join(parts)
-
-
-def span(seconds: float) -> str:
-    """A time for people: 42 s, 7 min, 2 h 5 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

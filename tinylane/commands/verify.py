@@ -11,7 +11,7 @@ import numpy as np
 
 from tinylane.checkpoints.plan import DTYPES, choose_backend
 from tinylane.commands import common
-from tinylane.commands.progress import Progress
+from tinylane.commands.progress import Progress, duration
 from tinylane.commands.terminal import print_table
 from tinylane.core import __version__
 from tinylane.core.errors import CheckFailed, TinylaneError
@@ -48,11 +48,9 @@ def flags(p: Any) -> None:
 
 def run(args: Any) -> int:
     """Run the command; returns the exit code. Raises CheckFailed where a law does not hold."""
-    if args.samples < 1 or args.seed < 0 or args.lanes not in (None, *range(1, 65)):
-        raise TinylaneError(
-            f"--samples {args.samples}, --seed {args.seed}, --lanes {args.lanes}; "
-            "expected at least 1, at least 0, and 1 to 64"
-        )
+    common.check_numbers(args, 1, "samples")
+    common.check_numbers(args, 0, "seed")
+    common.check_numbers(args, 1, "lanes", most=64)
     if args.prompt == "":
         raise TinylaneError("--prompt is empty; expected text")
     samples: dict[str, Sample] = {}
@@ -116,14 +114,9 @@ def _say_how_long(model: Model, samples: dict[str, Sample], quiet: bool) -> None
     common.note(
         f"{model.backend} {model.dtype}: {count} sample{'s' * (count > 1)} of up to "
         f"{estimate.rows} rows, {estimate.passes} passes and {estimate.definitions} in float64 by "
-        f"definition: {_duration(estimate.seconds)}"
+        "definition: "
+        + ("under a second" if estimate.seconds < 1 else f"about {duration(estimate.seconds)}")
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 1:
-        return "under a second"
-    return f"about {seconds:.0f} s" if seconds < 120 else f"about {seconds / 60:.0f} minutes"
 
 
 def _show(title: str, findings: list[Finding], by_says: bool = False) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tinylane.commands import common
-from tinylane.commands.replay import TOLERANCE
+from tinylane.commands.replay import tolerance_of
 from tinylane.core.errors import TinylaneError
 from tinylane.files.display import printable
 from tinylane.files.io import write_text
@@ -54,10 +54,8 @@ def run(args: Any) -> int:
     from tinylane.view.run_file import load_run
 
     target = _targets(args)
-    if not 1 <= args.keys <= 1024:
-        raise TinylaneError(f"--keys is {args.keys}; expected 1 to 1024")
-    if not 0 <= args.size <= 1000:
-        raise TinylaneError(f"--size is {args.size}; expected 0 to 1000 MB")
+    common.check_numbers(args, 1, "keys", most=1024)
+    common.check_numbers(args, 0, "size", most=1000)
     saved = load_run(args.file)
     figures = [path for path in (args.png, args.svg) if path is not None]
     if figures:
@@ -77,7 +75,7 @@ def run(args: Any) -> int:
         note=lambda text: common.note(text, args.quiet),
         progress=_now_and_then(args.quiet),
     )
-    tolerance = max(TOLERANCE.get(x, 0.0) for x in (saved.dtype, model.dtype))
+    tolerance = tolerance_of(saved, model)
     if not recorded.difference <= tolerance:
         common.note(
             "the replay's log-probabilities differ from the saved ones by "
