@@ -84,13 +84,11 @@ def follow(
         seed=seed,
         chunk=chunk,
     )
-    shadow = Shadow(d, own)
+    shadow = Shadow(d)
     for name, *rest in script:
         if name == "join":
-            room = d.clock - len(prompt)
             if len(d.lanes) < mask.n:
-                shadow.join(len(d.lanes), rest[0][:room])
-                d.join(rest[0][:room], max_tokens=50)
+                shadow.join(rest[0])
         elif not d.live:
             continue
         elif name == "step":
@@ -100,9 +98,8 @@ def follow(
             if name == "finish":
                 d.finish(lane)
             elif name == "drop":
-                d.drop(lane)
                 shadow.drop(lane)
             elif len(d.lanes) < mask.n:
-                shadow.fork(lane, d.fork(lane).index)
+                shadow.fork(lane)
     if d.live:
         shadow.step()

@@ -250,7 +250,6 @@ def test_the_duration_is_told_before_and_the_passes_are_counted(ask, game, monke
         with monkeypatch.context() as patch:
             patch.setattr(Model, "__call__", counted)
             patch.setattr(checks, "reference", counting(checks.reference))
-            patch.setattr(verification, "reference", counting(verification.reference))
             sizes.clear()
             definitions.clear()
             verification.verify(loaded, samples)

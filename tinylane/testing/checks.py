@@ -157,10 +157,14 @@ LAWS = {law.name: law for law in _LAWS}
 # What the laws do not cover.
 
 
-def _definition(model: Model, sample: Sample, choose: Chooser) -> Report:
+def exact(model: Model, sample: Sample, noise: float = 0.0) -> np.ndarray:
+    """The sample's logits by definition, in float64, from the model's own weights."""
     visible = visible_by_definition(sample.positions, sample.lanes, sample.mask)
-    expected = reference(model.config, model.params, *sample.rows, sample.rope, visible)
-    got = bound(model, sample)(*sample.rows)
+    return reference(model.config, model.params, *sample.rows, sample.rope, visible, noise)
+
+
+def _definition(model: Model, sample: Sample, choose: Chooser) -> Report:
+    got, expected = bound(model, sample)(*sample.rows), exact(model, sample)
     return assert_equal("definition", got, expected, sample, dtype=model.dtype)
 
 

@@ -38,6 +38,7 @@ from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import SHARED, LaneMask, Rotation
 from tinylane.core.model import Model
 from tinylane.core.prompt import end_ids
+from tinylane.core.result import Lane
 from tinylane.core.sampling import Sampler, uniform
 from tinylane.testing.strategies import lane_ropes, masks
 from tinylane.testing.tolerances import tolerance
@@ -187,29 +188,38 @@ def saved_and_loaded(cache: LaneCache) -> LaneCache:
 
 
 class Shadow:
-    """What a decoding must write: its rows so far, and a pass over all of them for every token.
+    """Operates a decoding, and says what it must write: a pass over all its rows for every token.
 
     A token is right if the pass gives it for the lane's random number, or for a number that differs
     from it by no more than rounding can change a cumulative probability.
     """
 
-    def __init__(self, decoding: Decoding, lane_prompts: list[list[int]]) -> None:
+    def __init__(self, decoding: Decoding) -> None:
         self.decoding = decoding
         self.rows: list[Row] = [(token, i, SHARED) for i, token in enumerate(decoding.prompt)]
         self.written: dict[int, list[int]] = {}  # what each lane drew
-        for lane, ids in enumerate(lane_prompts):
-            self.join(lane, ids)
+        for lane in decoding.lanes:
+            self._begin(lane)
 
-    def fork(self, source: int, new: int) -> None:
+    def _begin(self, lane: Lane) -> None:
+        self.written[lane.index] = []
+        begin = self.decoding.clock - len(lane.prompt)
+        self.rows += [(token, begin + k, lane.index) for k, token in enumerate(lane.prompt)]
+
+    def fork(self, source: int) -> None:
+        """A lane that has written what another has."""
+        new = self.decoding.fork(source).index
         self.rows += [(token, i, new) for token, i, m in self.rows if m == source]
         self.written[new] = list(self.written[source])
 
-    def join(self, lane: int, ids: list[int]) -> None:
-        self.written[lane] = []
-        begin = self.decoding.clock - len(ids)
-        self.rows += [(token, begin + k, lane) for k, token in enumerate(ids)]
+    def join(self, ids: list[int]) -> None:
+        """A lane from the current position on, with as much of a prompt as there is room for."""
+        room = self.decoding.clock - len(self.decoding.prompt)
+        self._begin(self.decoding.join(ids[:room], max_tokens=50))
 
     def drop(self, lane: int) -> None:
+        """A live or finished lane: its rows are gone."""
+        self.decoding.drop(lane)
         self.rows = [row for row in self.rows if row[2] != lane]
 
     def expected(self) -> dict[int, tuple[set[int], np.ndarray]]:
@@ -283,7 +293,7 @@ class DecoderMachine(RuleBasedStateMachine):
             sampler=Sampler(repetition_penalty=penalty), seed=seed, chunk=chunk,
             lane_rope=self.rotation(data), lane_mask=mask,
         )  # fmt: skip
-        self.shadow = Shadow(self.decoding, lane_prompts)
+        self.shadow = Shadow(self.decoding)
 
     def rotation(self, data: Any) -> Rotation:
         """The rotation of the lanes; a subclass may draw another kind."""
@@ -306,17 +316,13 @@ class DecoderMachine(RuleBasedStateMachine):
     @rule(ids=st.lists(TOKENS, max_size=2))
     def join(self, ids: list[int]) -> None:
         """A lane from the current position on."""
-        d = self.decoding
-        ids = [token % self.model.config.vocab for token in ids][: d.clock - len(d.prompt)]
-        self.shadow.join(len(d.lanes), ids)
-        d.join(ids, max_tokens=50)
+        self.shadow.join([token % self.model.config.vocab for token in ids])
 
     @precondition(lambda self: self.living() and len(self.decoding.lanes) < LANES)
     @rule(k=st.integers(0, LANES - 1))
     def fork(self, k: int) -> None:
         """A lane that has written what another has."""
-        source = self.some(k)
-        self.shadow.fork(source, self.decoding.fork(source).index)
+        self.shadow.fork(self.some(k))
 
     @precondition(living)
     @rule(k=st.integers(0, LANES - 1))
@@ -327,9 +333,7 @@ class DecoderMachine(RuleBasedStateMachine):
     @rule(k=st.integers(0, LANES - 1))
     def drop(self, k: int) -> None:
         """The rows of a live or finished lane are gone."""
-        lane = k % len(self.decoding.lanes)
-        self.decoding.drop(lane)
-        self.shadow.drop(lane)
+        self.shadow.drop(k % len(self.decoding.lanes))
 
     @rule()
     def save_and_load(self) -> None:

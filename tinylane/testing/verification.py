@@ -25,7 +25,7 @@ from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.core.model import Model
 from tinylane.testing import laws
-from tinylane.testing.checks import EXTRA, LAWS, Law, bound, plain, steps
+from tinylane.testing.checks import EXTRA, LAWS, Law, bound, exact, plain, steps
 from tinylane.testing.laws import (
     LawViolation,
     Report,
@@ -33,7 +33,6 @@ from tinylane.testing.laws import (
     nothing_to_compare,
     worst_of,
 )
-from tinylane.testing.reference import reference, visible_by_definition
 from tinylane.testing.samples import Chooser, RandomChooser, Sample, random_lane_rope, random_mask
 from tinylane.testing.tolerances import TOLERANCES, at_sensitivity
 
@@ -103,12 +102,6 @@ def samples_for(
     return samples
 
 
-def exact(model: Model, sample: Sample, noise: float = 0.0) -> np.ndarray:
-    """The sample's logits by definition, in float64, from the model's own weights."""
-    visible = visible_by_definition(sample.positions, sample.lanes, sample.mask)
-    return reference(model.config, model.params, *sample.rows, sample.rope, visible, noise)
-
-
 # What differs from `checks` at this size: rows, lanes and cuts are chosen; law 12 compares with the
 # definition, because there is no memory for a second large model in float64.
 
@@ -160,14 +153,11 @@ def _gapless(law: Law) -> Law:
     return replace(law, check=lambda model, s, choose: law.check(model, gapless(s), choose))
 
 
-def _cuts(sample: Sample) -> list[int]:
+def _steps(model: Model, sample: Sample, choose: Chooser) -> Report:
     """The prompt in two pieces, then step by step."""
     count = int((sample.lanes == SHARED).sum())
-    return [cut for cut in (count // 2, *range(count, len(sample.tokens))) if cut]
-
-
-def _steps(model: Model, sample: Sample, choose: Chooser) -> Report:
-    return steps(model, sample, _cuts(sample))
+    cuts = (count // 2, *range(count, len(sample.tokens)))
+    return steps(model, sample, [cut for cut in cuts if cut])
 
 
 AT_SIZE = [
