@@ -71,8 +71,10 @@ def mask(
     figure = blank(max(side * len(j) + 1.6, 4.2), side * len(i) + 1.9)
     axes = frame(figure, title, "key (position, lane; S is shared)", "query (position, lane)")
     size = (side * 72 * (0.6 if lane_rope is None else 0.85)) ** 2
+    counts = []
     for kind, (name, marker, colour) in enumerate(KINDS):
         rows, columns = np.nonzero(seen & (kinds == kind))
+        counts.append(len(rows))
         if len(rows):
             axes.scatter(columns, rows, s=size, marker=marker, color=colour, label=name)
     facts = ""
@@ -99,10 +101,9 @@ def mask(
     legend_below(figure)
     return finish(
         figure,
-        f"{title}: a grid of {len(i)} queries by {len(j)} keys. {int(seen.sum())} pairs are "
-        f"visible: {int((seen & (kinds == 0)).sum())} to shared keys, "
-        f"{int((seen & (kinds == 1)).sum())} within a lane, "
-        f"{int((seen & (kinds == 2)).sum())} between lanes; lag {lane_mask.lag}.{facts}",
+        f"{title}: a grid of {len(i)} queries by {len(j)} keys. {sum(counts)} pairs are visible: "
+        f"{counts[0]} to shared keys, {counts[1]} within a lane, {counts[2]} between lanes; "
+        f"lag {lane_mask.lag}.{facts}",
     )
 
 
@@ -256,8 +257,8 @@ def lanes(result: Result, tokenizer: Any = None, title: str = "Lanes over time")
     shown = min(last - first, 64)
     token = str if tokenizer is None else lambda t: tokenizer.decode([t], skip_special=False)
     logprobs = [lane.logprobs for lane in result.lanes]
-    cells = written_cells(result.lanes, logprobs, token, first, shown)
-    unit = min(max(0.085 * widest(cells) + 0.12, 0.35), 1.0)
+    cells, longest = written_cells(result.lanes, logprobs, token, first, shown)
+    unit = min(max(0.085 * longest + 0.12, 0.35), 1.0)
     figure = blank(max(unit * shown + 1.9, 4.4), 0.36 * len(result.lanes) + 1.9)
     axes = frame(figure, title, "position", "")
     draw_written(figure, axes, cells, (len(result.lanes), shown))
@@ -296,21 +297,18 @@ def written_cells(
     token: Callable[[int], str],
     first: int,
     columns: int,
-) -> list[WrittenToken]:
-    """All tokens of the lanes in `columns` positions from `first`; a given token has no
-    log-probability. logprobs: of each lane's drawn tokens. token: an id as text."""
+) -> tuple[list[WrittenToken], int]:
+    """All tokens of the lanes in `columns` positions from `first`, and how many characters the
+    longest has; a given token has no log-probability. logprobs: of each lane's drawn tokens.
+    token: an id as text."""
     cells: list[WrittenToken] = []
     for m, lane in enumerate(lanes):
         chances = [None] * len(lane.prompt) + list(logprobs[m])
         begin = lane.start - len(lane.prompt) - first
         for k, (t, p) in enumerate(zip([*lane.prompt, *lane.tokens], chances, strict=True)):
             cells.append((m, begin + k, word(token(t), 12), p))
-    return [cell for cell in cells if cell[1] < columns]
-
-
-def widest(cells: Sequence[WrittenToken]) -> int:
-    """The number of characters of the longest text."""
-    return max((len(text) for _, _, text, _ in cells), default=1)
+    cells = [cell for cell in cells if cell[1] < columns]
+    return cells, max((len(text) for _, _, text, _ in cells), default=1)
 
 
 def draw_written(

@@ -220,9 +220,9 @@ def passes(
 def _check_fork(run: Run, lane: Lane) -> None:
     if lane.forked is None:
         return
-    source, alone, reason = lane.forked[0], np.eye(run.lane_mask.n, dtype=bool), ""
+    source, reason = lane.forked[0], ""
     for m in (lane.index, source):
-        if (run.lane_mask.visibility & ~alone)[m].any():
+        if np.delete(run.lane_mask.visibility[m], m).any():
             reason = f"and lane {m} reads other lanes"
     rope = run.lane_rope
     if isinstance(rope, LaneRoPE) and rope.prompt_lane == 0 and rope.omega.any():

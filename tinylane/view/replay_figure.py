@@ -13,15 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinylane.view.figure_style import (
-    blank,
-    finish,
-    frame,
-    heat_map,
-    label,
-    lanes_by_position,
-)
-from tinylane.view.figures import draw_written, widest, written_cells
+from tinylane.view.figure_style import blank, finish, frame, heat_map, label, lanes_by_position
+from tinylane.view.figures import draw_written, written_cells
 from tinylane.view.palette import COLOURS, RULE
 from tinylane.view.replay_record import Record
 from tinylane.view.replay_words import sentences
@@ -45,8 +38,8 @@ def replay(
     first = min(lane.start - len(lane.prompt) for lane in record.lanes)
     columns = max(lane.start + len(lane.tokens) for lane in record.lanes) - first
     logprobs = [record.logprobs[record.of == m].tolist() for m in range(N)]
-    cells = written_cells(record.lanes, logprobs, shown, first, columns)
-    unit = min(max(0.075 * widest(cells) + 0.12, 0.3), 0.9)
+    cells, longest = written_cells(record.lanes, logprobs, shown, first, columns)
+    unit = min(max(0.075 * longest + 0.12, 0.3), 0.9)
     width = min(max(unit * columns, 5.0), 15.0) if columns <= WORDS else 9.0
     silent = bool(record.silences) and N > 1
     tables = 1 + silent

@@ -227,7 +227,6 @@ class Texts:
         self._tok, self._at, self.table = tokenizer, {"": 0}, [""]
         self.ids_only = tokenizer is None
         self._special: set[int] = set()
-        self._names: dict[int, int] = {}
         run = record.run.result
         parts = [run.prompt, *([*lane.prompt, *lane.tokens] for lane in run.lanes)]
         self.ids = np.array([token for part in parts for token in part], dtype=np.int64)
@@ -244,9 +243,8 @@ class Texts:
 
     def names(self, tokens: np.ndarray) -> np.ndarray:
         """Tokens as they read by themselves: places in `table`."""
-        for token in set(tokens.tolist()) - set(self._names):
-            self._names[token] = self._alone(token)
-        return np.array([self._names[token] for token in tokens.tolist()], dtype=np.int64)
+        different, which = np.unique(tokens, return_inverse=True)
+        return np.array([self._alone(token) for token in different.tolist()], np.int64)[which]
 
     def _alone(self, token: int) -> int:
         if self._tok is None or self._tok.is_special(token):
