@@ -139,9 +139,9 @@ class Reader:
         GAME.parse(path.read_text(encoding="utf-8", errors="surrogatepass"))
 
     def matrix(self, path: Path) -> None:
-        from tinylane.commands.common import parse_mask
+        from tinylane.commands.common import parse_visibility
 
-        parse_mask(f"@{path}", None, 0)
+        parse_visibility(f"@{path}")
 
 
 class Watch:

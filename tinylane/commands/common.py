@@ -243,21 +243,19 @@ def collaboration(args: Any) -> Collaboration | None:
     return read(args.collaborate or None, args.without or (), every, args.finish_at)
 
 
-def parse_mask(text: str, n: int | None, lag: int) -> LaneMask:
-    """`--visibility` for n lanes. A matrix says itself how many: then n may be None.
+def parse_visibility(text: str | None) -> str | LaneMask | None:
+    """`--visibility`: a name of `LaneMask.named` as it is, a matrix as a mask without lag, or None.
 
-    Raises TinylaneError for an unknown name and for a matrix of fewer than n lanes.
+    Raises TinylaneError for an unknown name and for what is no matrix of booleans.
     """
+    if not text:
+        return None
     from tinylane.core.lanes import LaneMask
 
-    if not text.startswith(("@", "[")):
-        return LaneMask.named(text, n or 1, lag)
-    mask = LaneMask(_matrix(text, "--visibility", "--visibility"), lag)
-    if n is not None and mask.n < n:
-        raise TinylaneError(
-            f"--visibility is {mask.n} x {mask.n}; expected {n} x {n}, for {n} lanes"
-        )
-    return mask
+    if text.startswith(("@", "[")):
+        return LaneMask(_matrix(text, "--visibility", "--visibility"))
+    LaneMask.named(text, 1)  # refuses unknown names
+    return text
 
 
 def parse_omega(text: str | None) -> Any:

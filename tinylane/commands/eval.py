@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinylane.commands import common
 from tinylane.commands.progress import Progress
+from tinylane.commands.terminal import print_table
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import MAX_LANES, LaneMask
 from tinylane.core.modes import STARTS
@@ -26,7 +27,7 @@ from tinylane.core.sampling import Sampler
 from tinylane.evaluate import results, runner, tasks
 from tinylane.evaluate.measures import as_json, summary
 from tinylane.evaluate.shards import Shard, assign, open_run
-from tinylane.evaluate.tables import plain_table
+from tinylane.evaluate.tables import HEAD, table_row
 from tinylane.evaluate.tasks.task import Options, Problem, Task
 from tinylane.files.run_dir import Journal
 
@@ -350,7 +351,7 @@ def _show(setup: Setup, rows: Sequence[AnswerRow]) -> None:
         f"{task.title or task.name}, {part}{count} problems; {common.name_of(args)} "
         f"({model.backend}, {model.dtype}); seed {args.seed}"
     )
-    print(plain_table(summaries))
+    print_table("", HEAD, [table_row(cell, s) for cell, s in summaries], (1, 2), plain=True)
     if args.out is not None:
         others = " and the folders of the other shards" if args.shard is not None else ""
         common.note(f"tables and plots: tinylane report {args.out}{others}", args.quiet)

@@ -107,8 +107,8 @@ def run(args: Any) -> int:
     if n is None and args.lane_prompt:
         n = len(args.lane_prompt)
     model = common.load(args, lanes=n or 1, max_tokens=args.max_tokens or 256)
-    if n is None and args.visibility and args.visibility.startswith(("@", "[")):
-        n = common.parse_mask(args.visibility, None, 0).n
+    if n is None and isinstance(args.visibility, LaneMask):
+        n = args.visibility.n
     game = moves = truth = None
     max_tokens, lane_prompts = args.max_tokens or 256, args.lane_prompt
     if model.task is not None and not args.raw:
@@ -232,7 +232,10 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
 
 
 def parse_flags(args: Any) -> dict[str, Any]:
-    """Check the flags and return those of sampling. Raises TinylaneError for what is wrong."""
+    """Check the flags and return those of sampling; --visibility and --omega become values.
+
+    Raises TinylaneError for what is wrong.
+    """
     common.check_numbers(args, 1, "lanes", most=MAX_LANES)
     common.check_numbers(args, 1, "max_tokens", "total_tokens", "beams")
     common.check_numbers(args, 0, "seed")
@@ -248,7 +251,20 @@ def parse_flags(args: Any) -> dict[str, Any]:
     if args.json and args.plain:
         raise TinylaneError("--json and --plain are both given; expected one of them")
     if _lanes_given(args):
-        _check_lanes(args)
+        LaneMask.joint(1, args.lag or 0)  # refuses a lag out of range
+        args.visibility = common.parse_visibility(args.visibility)
+        args.omega = common.parse_omega(args.omega)
+        if args.mode is not None:
+            from tinylane.core.modes import check_mode
+
+            check_mode(
+                args.mode,
+                omega=args.omega,
+                scale=args.omega_scale,
+                prompt_lane=args.prompt_lane,
+                visibility=args.visibility,
+            )
+        common.check_omega_numbers(args, args.mode, args.omega)  # group_think is a mode and a start
     if args.answer_pattern is not None:
         from tinylane.evaluate.answers import extract
 
@@ -260,27 +276,8 @@ def parse_flags(args: Any) -> dict[str, Any]:
 
 def _lanes_given(args: Any) -> bool:
     """Whether a flag says how lanes are rotated or how they read each other."""
-    rotation = (args.mode, args.omega, args.slot, args.omega_scale, args.prompt_lane)
-    return {*rotation, args.visibility, args.lag} != {None}
-
-
-def _check_lanes(args: Any) -> None:
-    n = args.lanes if args.lanes is not None else len(args.lane_prompt or ()) or None
-    LaneMask.joint(1, args.lag or 0)  # refuses a lag out of range
-    if args.visibility:
-        common.parse_mask(args.visibility, n, args.lag or 0)
-    omega = common.parse_omega(args.omega)
-    if args.mode is not None:
-        from tinylane.core.modes import check_mode
-
-        check_mode(
-            args.mode,
-            omega=omega,
-            scale=args.omega_scale,
-            prompt_lane=args.prompt_lane,
-            visibility=_pattern(args.visibility),
-        )
-    common.check_omega_numbers(args, args.mode, args.omega)  # group_think is a mode and a start
+    names = ("mode", "omega", "slot", "omega_scale", "prompt_lane", "visibility", "lag")
+    return any(getattr(args, name) is not None for name in names)
 
 
 def lane_settings(
@@ -293,36 +290,33 @@ def lane_settings(
     from tinylane.core.modes import lane_rope, mode
 
     slot = max_tokens if args.slot is None else args.slot
-    omega = common.parse_omega(args.omega)
+    visibility, lag = args.visibility, args.lag
+    if isinstance(visibility, LaneMask) and visibility.n < n:
+        raise TinylaneError(
+            f"--visibility is {visibility.n} x {visibility.n}; expected {n} x {n}, for {n} lanes"
+        )
     if args.mode is not None:
-        visibility: Any = _pattern(args.visibility)
-        if args.visibility and visibility is None:
-            lag = model.lag if args.lag is None else args.lag
-            visibility = common.parse_mask(args.visibility, n, lag)
+        if isinstance(visibility, LaneMask):
+            visibility = LaneMask(visibility.visibility, model.lag if lag is None else lag)
         return mode(
             args.mode,
             model,
             n,
             slot=slot,
-            omega=omega,
+            omega=args.omega,
             scale=args.omega_scale,
             prompt_lane=args.prompt_lane,
             visibility=visibility,
-            lag=args.lag,
+            lag=lag,
         )
     mask = None
-    if args.visibility:
-        mask = common.parse_mask(args.visibility, n, args.lag or 0)
-    elif args.lag is not None:
-        mask = LaneMask(model.mask(n).visibility, args.lag)
-    if omega is None and args.prompt_lane is None:
+    if visibility is not None or lag is not None:
+        reads = model.mask(n) if visibility is None else visibility
+        reads = LaneMask.named(reads, n) if isinstance(reads, str) else reads
+        mask = LaneMask(reads.visibility, lag or 0)
+    if args.omega is None and args.prompt_lane is None:
         return None, mask
-    return lane_rope(model, n, omega, slot, args.omega_scale, args.prompt_lane), mask
-
-
-def _pattern(visibility: str | None) -> str | None:
-    """A visibility given by name; None for a matrix."""
-    return None if not visibility or visibility.startswith(("@", "[")) else visibility
+    return lane_rope(model, n, args.omega, slot, args.omega_scale, args.prompt_lane), mask
 
 
 def _standard_input() -> str:

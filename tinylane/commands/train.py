@@ -11,7 +11,7 @@ from typing import Any
 from tinylane.commands import common
 from tinylane.commands.progress import Progress, duration
 from tinylane.core.errors import TinylaneError
-from tinylane.core.lanes import LaneRoPE
+from tinylane.core.lanes import LaneMask, LaneRoPE
 
 TASKS = {
     "shell-game": "the model inside, from scratch",
@@ -321,10 +321,9 @@ def tuning(args: Any) -> tuple[Any, Any]:
         lora_targets=tuple(args.lora_targets or TARGETS),
         full=args.full,
     )
-    visibility: Any = args.visibility or "joint"
-    if visibility.startswith(("@", "[")):
-        mask = common.parse_mask(visibility, None, args.lag or 0)
-        visibility = mask.visibility.astype(int).tolist()
+    visibility: Any = common.parse_visibility(args.visibility) or "joint"
+    if isinstance(visibility, LaneMask):
+        visibility = visibility.visibility.astype(int).tolist()
     names = {f.name for f in dataclasses.fields(TuneRecipe)}
     given = {k: v for k, v in vars(args).items() if k in names and v is not None}
     given |= {"visibility": visibility, "lag": args.lag or 0, "objective": args.task}

@@ -36,35 +36,26 @@ def number(e: Estimate) -> str:
     return _with_interval(e, f"{e.value:.2f}", ".2f")
 
 
-def plain_table(summaries: Sequence[tuple[Cell, Summary]]) -> str:
-    """The cells as lines of text, one each; 95% Wilson intervals."""
-    head = ["lanes", "mode", "majority right (95%)", "one lane", "any lane", "no answer"]
-    lines = [[*head, "tokens/lane", "steps", "tokens", "seconds"]]
-    for cell, s in summaries:
-        lines.append(
-            [
-                str(s.lanes),
-                s.mode,
-                percent(s.majority),
-                f"{s.one.value:.1%}",
-                f"{s.any.value:.1%}",
-                f"{s.missing} of {s.count * s.lanes}"
-                + f" (+{s.unreadable} unread)" * (s.unreadable > 0),
-                str(cell.max_tokens),
-                f"{s.steps:.1f}",
-                f"{s.tokens:.1f}",
-                f"{s.seconds:.1f}",
-            ]
-        )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    left = {1, 2}
-    return "\n".join(
-        "  ".join(
-            word.ljust(width) if k in left else word.rjust(width)
-            for k, (word, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+HEAD = (
+    "lanes", "mode", "majority right (95%)", "one lane", "any lane", "no answer", "tokens/lane",
+    "steps", "tokens", "seconds",
+)  # fmt: skip
+
+
+def table_row(cell: Cell, s: Summary) -> list[str]:
+    """A cell's row of the table with the head HEAD; 95% Wilson intervals."""
+    return [
+        str(s.lanes),
+        s.mode,
+        percent(s.majority),
+        f"{s.one.value:.1%}",
+        f"{s.any.value:.1%}",
+        f"{s.missing} of {s.count * s.lanes}" + f" (+{s.unreadable} unread)" * (s.unreadable > 0),
+        str(cell.max_tokens),
+        f"{s.steps:.1f}",
+        f"{s.tokens:.1f}",
+        f"{s.seconds:.1f}",
+    ]
 
 
 # Markdown.
