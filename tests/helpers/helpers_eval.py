@@ -84,7 +84,6 @@ def row(
     mode: str = "joint",
     logprobs: Sequence[Sequence[float]] | None = None,
     reason: str = "stop",
-    limit: int | None = None,
 ) -> AnswerRow:
     """A result by hand, as it is read back from a file. answers: per lane (step, group)."""
     lanes = [
@@ -109,7 +108,7 @@ def row(
         ],
         "lane": lanes,
     }
-    return read(json.loads(json.dumps(record)), "by hand", limit)
+    return read(json.loads(json.dumps(record)), "by hand")
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,7 @@ def transcript(
     for lane, e in zip(lanes, ended, strict=True):
         if e and lane:
             lane[-1] = 2
-    return Transcript("here", ids(prompt), [ids(n) for n in own], lanes, ended, label)
+    return Transcript(ids(prompt), [ids(n) for n in own], lanes, ended, label)
 
 
 def several(seed: int = 0, count: int = 6) -> list[Transcript]:

@@ -166,7 +166,7 @@ def test_a_finished_lane_needs_a_model_that_names_its_end(tmp_path: Path) -> Non
 
 def test_a_transcript_whose_lanes_wrote_nothing_has_no_score_and_spoils_no_other() -> None:
     """NaN for it alone: a mean over a batch with it would be NaN for all."""
-    empty = Transcript("here", [5, 6], [[3], [4]], [[], []], [False, False], None)
+    empty = Transcript([5, 6], [[3], [4]], [[], []], [False, False], None)
     one = transcript(np.random.default_rng(0))
     t = tuner([one, one])
     disturb(t)

@@ -83,8 +83,10 @@ def test_bad_transcripts_are_left_out_of_sft_and_counted(read: Any) -> None:
 
 
 def test_blank_lines_count_and_other_fields_are_ignored(read: Any) -> None:
-    data = read("", {**LINE, "task": "x", "seed": 3}, "")
-    assert data.transcripts[0].where.endswith("line 2")
+    good = {**LINE, "task": "x", "seed": 3}
+    assert len(read("", good, "").transcripts) == 1
+    with pytest.raises(TinylaneError, match="line 4: "):
+        read("", good, "", {**LINE, "lanes": []})
 
 
 def test_the_digest_is_of_what_is_learned(read: Any) -> None:

@@ -148,10 +148,10 @@ def test_the_loss_is_on_lanes_tokens_only() -> None:
     one = transcript(rng, prompt=6, own=(2, 3, 0), drawn=(4, 5, 3))
     found = rows(one)
     assert found.follows.tolist() == [token for lane in one.lanes for token in lane]
-    assert found.owners.tolist() == [0] * 4 + [1] * 5 + [2] * 3
+    owners = [0] * 4 + [1] * 5 + [2] * 3
     ahead = {(int(i), int(m)) for i, m in zip(found.positions, found.lanes, strict=True)}
     assert len(ahead) == len(found.tokens)  # one row a coordinate
-    for source, follows, m in zip(found.sources, found.follows, found.owners, strict=True):
+    for source, follows, m in zip(found.sources, found.follows, owners, strict=True):
         after = (found.positions == found.positions[source] + 1) & (found.lanes == m)
         if after.any():
             assert found.tokens[after].tolist() == [follows]

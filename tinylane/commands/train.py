@@ -51,6 +51,12 @@ def _kept(out: Path) -> str:
     return f"{state} {'is kept' if state.exists() else 'was not reached'}"
 
 
+def _pace(args: Any, *names: str) -> dict[str, Any]:
+    """The values of flags that count steps. Raises TinylaneError for one below 1."""
+    common.check_numbers(args, 1, *names)
+    return {name: getattr(args, name) for name in names}
+
+
 # The model inside.
 
 
@@ -89,7 +95,7 @@ def _shell_game(args: Any) -> int:
     for field in dataclasses.fields(recipe()):
         value = getattr(args, field.name)
         settings[field.name] = tuple(value) if isinstance(value, list) else value
-    common.check_numbers(args, 1, "stop_at", "every", "check_every", "save_every")
+    pace = _pace(args, "stop_at", "every", "check_every", "save_every")
     from tinylane.train.from_scratch import train
 
     chosen, out = recipe()(**settings), Path(args.out)
@@ -100,15 +106,7 @@ def _shell_game(args: Any) -> int:
             progress.at(entry["step"])
 
         with common.interrupted(lambda: _kept(out)):
-            trainer = train(
-                chosen,
-                out,
-                every=args.every,
-                check_every=args.check_every,
-                save_every=args.save_every,
-                stop_at=args.stop_at,
-                say=say,
-            )
+            trainer = train(chosen, out, **pace, say=say)
     if trainer.step >= chosen.steps:
         common.say(f"trained: {out} (tinylane generate --model {out})")
     else:
@@ -231,9 +229,9 @@ def _tune(args: Any) -> int:
     recipe, choice = tuning(args)
     from tinylane.train import setup
     from tinylane.train.data import read_transcripts
-    from tinylane.train.loop import Pace, tune
+    from tinylane.train.loop import tune
 
-    pace = Pace(args.every, args.save_every, args.valid_every, args.stop_at)
+    pace = _pace(args, "every", "save_every", "valid_every", "stop_at")
     omega, template = common.parse_omega(args.omega), common.template(args)
     begin = setup.start_model(
         common.source(args),
@@ -289,7 +287,7 @@ def _tune(args: Any) -> int:
                 progress.line(describe_tuning(entry, recipe.steps))
 
         with common.interrupted(lambda: _kept(out)):
-            tune(session, out, pace, valid=valid, say=say)
+            tune(session, out, **pace, valid=valid, say=say)
     step = session.tuner.step
     if step < recipe.steps:
         print(f"stopped at step {step} of {recipe.steps}; the same command goes on")

@@ -191,6 +191,11 @@ class Given:
     start: int
     ids: tuple[int, ...]
 
+    @property
+    def stop(self) -> int:
+        """The index after its last token."""
+        return self.start + len(self.ids)
+
 
 class Dictation(Sampler):
     """A decoding's sampler that gives some tokens instead of drawing them.
@@ -228,12 +233,14 @@ class Dictation(Sampler):
 
     def record(self) -> list[list[list[Any]]]:
         """For every lane [kind, start, stop] of each range of its tokens that it was given."""
-        of_lanes = []
-        for lane in self.decoding.lanes:
-            ranges = [(g.kind, g.start, g.start + len(g.ids)) for g in self._plan(lane)]
-            end = len(lane.tokens)
-            of_lanes.append([[kind, a, min(b, end)] for kind, a, b in ranges if a < end])
-        return of_lanes
+        return [
+            [
+                [g.kind, g.start, min(g.stop, len(lane.tokens))]
+                for g in self._plan(lane)
+                if g.start < len(lane.tokens)
+            ]
+            for lane in self.decoding.lanes
+        ]
 
     def _plan(self, lane: Lane) -> list[Given]:
         if lane.index not in self.given:
@@ -244,7 +251,7 @@ class Dictation(Sampler):
     def _next(self, lane: Lane) -> int | None:
         """The token that the lane is given now, None if it may draw one."""
         plan, index = self._plan(lane), len(lane.tokens)
-        if not plan or index >= plan[-1].start + len(plan[-1].ids):
+        if not plan or index >= plan[-1].stop:
             due = self._due(lane, plan[-1] if plan else None)
             if due is None:
                 return None
@@ -259,7 +266,7 @@ class Dictation(Sampler):
         if finish and index >= at:
             return Given("finish", index, finish)
         together = self.together
-        passed = index - (last.start + len(last.ids) if last is not None else 0)
+        passed = index - (last.stop if last is not None else 0)
         if not together.nudge or passed < together.nudge_every:
             return None
         open_line = lane.text and not lane.text.endswith("\n")

@@ -183,27 +183,26 @@ NGRAM = 4  # tokens
 def read(
     record: dict[str, Any],
     where: str,
-    limit: int | Mapping[tuple[str, int], int] | None = None,
+    limits: Mapping[tuple[str, int], int] | None = None,
 ) -> AnswerRow:
     """A result as read from a file.
 
-    where: file and line, for messages. limit: max_tokens of the run, or of each of its cells, by
-    mode and number of lanes; a lane that reached it was cut.
+    where: file and line, for messages. limits: max_tokens of each cell of the run, by mode and
+    number of lanes; a lane that reached it was cut.
 
     Raises TinylaneError, naming `where`, for what is no result: the file may have been edited.
     """
     try:
-        if isinstance(limit, Mapping):
-            limit = limit.get((str(record["mode"]), _whole(record["lanes"])))
-        return _read(record, limit)
+        return _read(record, limits or {})
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         what = f"{type(error).__name__} {show(str(error), 60)}"
         raise TinylaneError(f"{where}: is not a result of tinylane eval ({what})") from None
 
 
-def _read(record: dict[str, Any], limit: int | None) -> AnswerRow:
+def _read(record: dict[str, Any], limits: Mapping[tuple[str, int], int]) -> AnswerRow:
     lanes, groups = record["lane"], record["groups"]
     n, steps = _whole(record["lanes"]), _whole(record["steps"])
+    limit = limits.get((str(record["mode"]), n))
     _need(len(lanes) == n >= 1, "as many lanes as it says")
     answers: list[tuple[np.ndarray, np.ndarray]] = []
     logprobs: list[np.ndarray] = []
@@ -275,14 +274,11 @@ def copied(
         [tuple(t[k : k + n]) for k in range(len(t) - n + 1) if skip.isdisjoint(range(k, k + n))]
         for t, skip in zip(tokens, told, strict=True)
     ]
-    owners: dict[tuple[int, ...], set[int]] = {}
-    for m, mine in enumerate(grams):
-        for gram in mine:
-            owners.setdefault(gram, set()).add(m)
+    lanes = Counter(gram for mine in grams for gram in set(mine))
     total = sum(map(len, grams))
     if len(tokens) < 2 or not total:
         return math.nan
-    return sum(len(owners[gram]) > 1 for mine in grams for gram in mine) / total
+    return sum(lanes[gram] > 1 for mine in grams for gram in mine) / total
 
 
 def state(row: AnswerRow, step: int) -> tuple[np.ndarray, np.ndarray]:

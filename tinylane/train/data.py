@@ -48,13 +48,12 @@ FORM = '{"prompt": text or "messages": [...], "lanes": [text, ...]}'
 class Transcript:
     """One prompt and what its lanes drew, as token ids.
 
-    where: file and line, for messages. lanes: the tokens of each lane. ended: whether a lane's last
+    lanes: the tokens of each lane. ended: whether a lane's last
     token was drawn but never fed (an end token, or the end of a stop string). label: good, bad, or
     None if the file does not say. given: for each lane the indices of the tokens that it did not
     draw; the loss is on all others.
     """
 
-    where: str
     prompt: list[int]
     lane_prompts: list[list[int]]
     lanes: list[list[int]]
@@ -86,7 +85,6 @@ class TranscriptRows(NamedTuple):
     lanes: np.ndarray  # (T,)
     sources: np.ndarray  # (R,) the row that predicts each target
     follows: np.ndarray  # (R,) the token to predict
-    owners: np.ndarray  # (R,) the lane that drew it
 
     @property
     def shape(self) -> tuple[bytes, bytes, bytes]:
@@ -102,7 +100,7 @@ def rows(t: Transcript) -> TranscriptRows:
     """
     P = len(t.prompt)
     tokens, positions, lanes = list(t.prompt), list(range(P)), [SHARED] * P
-    targets: list[tuple[int, int, int]] = []
+    targets: list[tuple[int, int]] = []
     for m, (prompt, drawn) in enumerate(zip(t.lane_prompts, t.lanes, strict=True)):
         fed = [*prompt, *(drawn[:-1] if t.ended[m] else drawn)]
         first = len(tokens) + len(prompt)  # the row of the first token drawn
@@ -113,8 +111,8 @@ def rows(t: Transcript) -> TranscriptRows:
         given = set(t.given[m]) if t.given else ()
         for k, token in enumerate(drawn):
             if k not in given:
-                targets.append((before if k == 0 else first + k - 1, token, m))
-    columns = np.array(targets, dtype=np.int64).reshape(-1, 3).T
+                targets.append((before if k == 0 else first + k - 1, token))
+    columns = np.array(targets, dtype=np.int64).reshape(-1, 2).T
     return TranscriptRows(*map(np.array, (tokens, positions, lanes)), *columns)
 
 
@@ -124,8 +122,7 @@ def mismatched(x: Transcript, y: Transcript, context: int) -> Transcript:
     lanes = [drawn[:room] for drawn in y.lanes]
     ended = [e and len(drawn) <= room for e, drawn in zip(y.ended, y.lanes, strict=True)]
     given = [[k for k in lane if k < room] for lane in y.given] if y.given else None
-    where = f"{x.where} with {y.where}"
-    return replace(y, where=where, prompt=x.prompt, lanes=lanes, ended=ended, given=given)
+    return replace(y, prompt=x.prompt, lanes=lanes, ended=ended, given=given)
 
 
 @dataclass(frozen=True)
@@ -228,7 +225,6 @@ def _transcript(raw: Fields, model: Model, template: dict[str, Any] | None) -> T
         drawn.append(tokens)
         ended.append(stopped or (bool(tokens) and tokens[-1] in ends))
     one = Transcript(
-        where,
         _prompt(raw, model, template),
         [encode_lane_prompt(model, p) for p in prompts],
         drawn,

@@ -12,7 +12,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -35,101 +34,80 @@ PATIENCE = 10  # steps in a row with an absurd loss before a run is given up
 Say = Callable[[dict[str, Any]], None]
 
 
-@dataclass(frozen=True)
-class Pace:
-    """Steps between lines of the log, between saved states, and between validations (only where the
-    log has a line). stop_at: end the run at this step; its schedule stays the recipe's."""
-
-    every: int = 10
-    save_every: int = 100
-    valid_every: int = 100
-    stop_at: int | None = None
-
-    def __post_init__(self) -> None:
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if value is not None and value < 1:
-                raise TinylaneError(f"--{f.name.replace('_', '-')} is {value}; expected 1 or more")
-
-
 def tune(
     session: Session,
     out: str | Path,
-    pace: Pace | None = None,
     *,
+    every: int = 10,
+    save_every: int = 100,
+    valid_every: int = 100,
+    stop_at: int | None = None,
     valid: Sequence[Transcript] = (),
     say: Say = lambda entry: None,
 ) -> None:
     """Train to the recipe's end in folder `out`, from its last state on. Each saved state is also
     exported, as an adapter or a checkpoint.
 
-    valid: transcripts whose loss is logged every pace.valid_every steps and at the end. Raises
-    TinylaneError if `out` holds a run with other settings, if another process works there, or if
-    the loss diverges.
+    every, save_every: steps between lines of the log, and between saved states. valid: transcripts
+    whose loss is logged every valid_every steps (only where the log has a line) and at the end.
+    stop_at: end the run at this step; its schedule stays the recipe's. Raises TinylaneError if
+    `out` holds a run with other settings, if another process works there, or if the loss diverges.
     """
-    out = Path(out)
+    out, tuner = Path(out), session.tuner
+    state, steps = out / STATE, tuner.recipe.steps
+    end = min(stop_at or steps, steps)
     with locked(out):
         claim(out, session.settings, session.notes)
-        if session.tuner.kto:
-            _fill_reference(session.tuner, out / REFERENCE, session.settings, say)
-        _train(session, out, pace or Pace(), valid, say)
-
-
-def _train(session: Session, out: Path, pace: Pace, valid: Sequence[Transcript], say: Say) -> None:
-    tuner, state = session.tuner, out / STATE
-    steps = tuner.recipe.steps
-    end = min(pace.stop_at or steps, steps)
-    window: list[float] = []  # losses since the last line of the log
-    guard = _Guard(tuner, state)
-    if state.exists():
-        notes = tuner.load(state)
-        window = json.loads(notes.get("window", "[]"))
+        if tuner.kto:
+            _fill_reference(tuner, out / REFERENCE, session.settings, say)
+        notes = tuner.load(state) if state.exists() else {}
+        window = json.loads(notes.get("window", "[]"))  # losses since the last line of the log
         guard = _Guard(tuner, state, json.loads(notes.get("guard", "[0, 0, 0]")))
-    log = Log(out, tuner.step)
-    first_step, before, tokens = tuner.step, log.seconds, 0
-    began = time.monotonic()
+        log = Log(out, tuner.step)
+        first_step, before, tokens = tuner.step, log.seconds, 0
+        began = time.monotonic()
 
-    def save() -> None:
-        tuner.save(state, {"window": json.dumps(window), "guard": json.dumps(guard.kept)})
-        session.export(out)
+        def save() -> None:
+            tuner.save(state, {"window": json.dumps(window), "guard": json.dumps(guard.kept)})
+            session.export(out)
 
-    due = False
-    while tuner.step < end:
-        outcome = tuner.outcome(tuner.step)
-        due = due or (tuner.step % pace.save_every == 0 and tuner.step > first_step)
-        if guard(outcome) and due:
+        due = False
+        while tuner.step < end:
+            outcome = tuner.outcome(tuner.step)
+            due = due or (tuner.step % save_every == 0 and tuner.step > first_step)
+            if guard(outcome) and due:
+                save()
+                due = False
+            norm = tuner.apply(outcome.grads or {})
+            window.append(outcome.loss)
+            tokens += outcome.tokens
+            spent = time.monotonic() - began
+            left = round(spent / (tuner.step - first_step) * (steps - tuner.step), 1)
+            say({"at": tuner.step, "seconds_left": left})
+            last = tuner.step == steps
+            if tuner.step % every == 0 or last:
+                kto = {name: getattr(outcome, name) for name in ("good", "bad", "kl")}
+                entry = {
+                    "step": tuner.step,
+                    "loss": sum(window) / len(window),
+                    **{name: value for name, value in kto.items() if value is not None},
+                    "rate": tuner.recipe.factor(tuner.step - 1),
+                    "gradient": norm,
+                    "seconds": round(before + spent, 2),
+                    "tokens_per_second": round(tokens / max(spent, 1e-9), 1),
+                    "seconds_left": left,
+                    "peak_memory": max(memory() or 0, mx.get_peak_memory()),
+                }
+                window.clear()
+                if valid and (tuner.step % valid_every == 0 or last):
+                    entry["valid"] = tuner.nll(valid)
+                log.add(entry)
+                say(entry)
+        if tuner.step == first_step and state.exists():
+            session.export(out)  # a kill may have come between state and export
+        else:  # nothing has computed a loss of the last weights yet
+            guard(tuner.outcome(tuner.step, gradients=False), final=True)
             save()
-            due = False
-        norm = tuner.apply(outcome.grads or {})
-        window.append(outcome.loss)
-        tokens += outcome.tokens
-        spent = time.monotonic() - began
-        left = round(spent / (tuner.step - first_step) * (steps - tuner.step), 1)
-        say({"at": tuner.step, "seconds_left": left})
-        last = tuner.step == steps
-        if tuner.step % pace.every == 0 or last:
-            kto = {name: getattr(outcome, name) for name in ("good", "bad", "kl")}
-            entry = {
-                "step": tuner.step,
-                "loss": sum(window) / len(window),
-                **{name: value for name, value in kto.items() if value is not None},
-                "rate": tuner.recipe.factor(tuner.step - 1),
-                "gradient": norm,
-                "seconds": round(before + spent, 2),
-                "tokens_per_second": round(tokens / max(spent, 1e-9), 1),
-                "seconds_left": left,
-                "peak_memory": max(memory() or 0, mx.get_peak_memory()),
-            }
-            window.clear()
-            if valid and (tuner.step % pace.valid_every == 0 or last):
-                entry["valid"] = tuner.nll(valid)
-            log.add(entry)
-            say(entry)
-    if tuner.step == first_step and state.exists():
-        session.export(out)  # a kill may have come between state and export
-    else:  # nothing has computed a loss of the last weights yet
-        guard(tuner.outcome(tuner.step, gradients=False), final=True)
-        save()
 
 
 def _fill_reference(tuner: Tuner, path: Path, settings: Mapping[str, Any], say: Say) -> None:
@@ -174,7 +152,7 @@ class _Guard:
     average so far.
     """
 
-    def __init__(self, tuner: Tuner, state: Path, kept: Sequence[float] = (0.0, 0.0, 0.0)) -> None:
+    def __init__(self, tuner: Tuner, state: Path, kept: Sequence[float]) -> None:
         self.tuner, self.state, self.lost = tuner, state, 0
         self.worst, self.average, self.best = kept  # zeros: until the first loss
 

@@ -14,7 +14,7 @@ from typing import Any
 from tinylane.core.errors import TinylaneError, show
 from tinylane.evaluate.answers import extract as find_answer
 from tinylane.evaluate.tasks.mathematics import Judge
-from tinylane.evaluate.tasks.task import Options, Problem, Task, answer_of, first
+from tinylane.evaluate.tasks.task import Options, Problem, Task, answer_of
 from tinylane.files import jsonl
 from tinylane.files.io import Fields
 
@@ -56,7 +56,14 @@ def of_file(name: str, options: Options, truth: Callable[[str, str], str]) -> Ta
             said = fields.spelled(options.answer_field or "answer")
             prompt = template.replace("{question}", asked)
             listed.append(Problem(str(number), prompt, truth(said, where)))
-        return first(listed, count, data)
+        if not listed:
+            raise TinylaneError(f"{data}: no problems in it")
+        if count is not None and count > len(listed):
+            raise TinylaneError(
+                f"--count {count}: {data} has {len(listed)} problems; give at most that, or no "
+                "--count for all"
+            )
+        return listed[:count]
 
     settings = {
         "data": file_digest(data),

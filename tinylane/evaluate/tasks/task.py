@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tinylane.core.errors import TinylaneError
 from tinylane.evaluate.answers import extract as find_answer
 from tinylane.evaluate.answers import normalise
 
@@ -92,15 +91,3 @@ class Task:
     def describe(self) -> dict[str, Any]:
         """Name and settings, for a run directory."""
         return {"name": self.name, **self.settings}
-
-
-def first(problems: list[Problem], count: int | None, source: str) -> list[Problem]:
-    """The first `count` of the problems. Raises TinylaneError where there are none or too few."""
-    if not problems:
-        raise TinylaneError(f"{source}: no problems in it")
-    if count is not None and count > len(problems):
-        raise TinylaneError(
-            f"--count {count}: {source} has {len(problems)} problems; give at most that, or no "
-            "--count for all"
-        )
-    return problems[:count]
