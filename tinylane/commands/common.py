@@ -185,12 +185,10 @@ def template(args: Any) -> dict[str, Any] | None:
     if args.prefill_response is not None:
         given["prefill"] = args.prefill_response
     if args.chat_template_config is not None:
-        value = parse_json(args.chat_template_config, "--chat-template-config")
-        if not isinstance(value, dict):
-            raise TinylaneError(
-                f"--chat-template-config is {show(value, 40)}; expected a JSON object"
-            )
-        given["template_args"] = value
+        from tinylane.files.io import parse_json
+
+        config = _bytes(args.chat_template_config)
+        given["template_args"] = parse_json(config, "--chat-template-config")
     return given or None
 
 
@@ -212,11 +210,12 @@ def sampling(args: Any) -> dict[str, Any]:
 
 
 def _bias(words: list[str]) -> dict[int, float]:
+    from tinylane.files.io import parse_json
+
     pairs: list[tuple[Any, Any]] = []
     for word in words:
         if word.lstrip().startswith("{"):
-            value = parse_json(word, "--logit-bias")
-            pairs += value.items()
+            pairs += parse_json(_bytes(word), "--logit-bias").items()
         else:
             token, _, bias = word.rpartition(":")
             pairs.append((token, bias))
@@ -253,7 +252,7 @@ def parse_visibility(text: str | None) -> str | LaneMask | None:
     from tinylane.core.lanes import LaneMask
 
     if text.startswith(("@", "[")):
-        return LaneMask(_matrix(text, "--visibility", "--visibility"))
+        return LaneMask(_matrix(text, "--visibility"))
     LaneMask.named(text, 1)  # refuses unknown names
     return text
 
@@ -270,41 +269,31 @@ def parse_omega(text: str | None) -> Any:
         raise TinylaneError(
             f"--omega is {show(text, 40)}; expected {', '.join(STARTS)} or @file.json"
         )
-    return _matrix(text, "--omega", f"--omega {text}")
+    return _matrix(text, "--omega")
 
 
-def parse_json(text: str, what: str) -> Any:
-    """A JSON value from a flag or a file. Raises TinylaneError in one line."""
-    from tinylane.files.io import check_bounds
-
-    check_bounds(text, what)
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise TinylaneError(f"{what}: {show(text, 60)} is not JSON ({error})") from None
-
-
-def _matrix(text: str, flag: str, what: str) -> np.ndarray:
+def _matrix(text: str, flag: str) -> np.ndarray:
     """The JSON in `text`, or in the file that it names after an @, as an array of numbers."""
     import numpy as np
 
-    if text.startswith("@"):
-        from tinylane.files.io import read_bytes
+    from tinylane.files.io import parse_json, read_bytes
 
-        try:
-            data = read_bytes(text[1:], LARGEST_MATRIX).decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise TinylaneError(f"{flag} {text}: not UTF-8 text (byte {error.start})") from None
-        value = parse_json(data, f"{flag} {text}")
-    else:
-        value = parse_json(text, flag)
+    data, source = _bytes(text), flag
+    if text.startswith("@"):
+        data, source = read_bytes(text[1:], LARGEST_MATRIX), f"{flag} {text}"
+    value = parse_json(data, source, list)
     try:
         array = np.array(value)
     except ValueError:
-        raise TinylaneError(f"{what}: rows of different lengths; expected a matrix") from None
+        raise TinylaneError(f"{source}: rows of different lengths; expected a matrix") from None
     if array.dtype.kind not in "biuf":
-        raise TinylaneError(f"{what}: {show(value, 60)}; expected lists of numbers")
+        raise TinylaneError(f"{source}: {show(value, 60)}; expected lists of numbers")
     return array
+
+
+def _bytes(text: str) -> bytes:
+    """A word of the command line as it was given."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 # The model.

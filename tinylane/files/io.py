@@ -154,8 +154,9 @@ def _check_depth(value: Any) -> None:
             raise TinylaneError("nested too deeply to be what it should be")
 
 
-def parse_json(data: bytes, source: str) -> dict[str, Any]:
-    """A JSON object from bytes. Raises TinylaneError naming `source` for anything that is not one.
+def parse_json(data: bytes, source: str, kind: type = dict) -> Any:
+    """A JSON object, or with kind=list a list, from bytes. Raises TinylaneError naming `source` for
+    anything that is not one.
 
     Stricter than `json`: UTF-8 only, duplicate keys, NaN and infinities refused, nesting bounded.
     """
@@ -181,8 +182,9 @@ def parse_json(data: bytes, source: str) -> dict[str, Any]:
         raise TinylaneError(
             f"{source}: not valid JSON ({error.msg}: {line}column {error.colno})"
         ) from error
-    if not isinstance(value, dict):
-        raise TinylaneError(f"{source}: expected a JSON object, found {show(value, 40)}")
+    if not isinstance(value, kind):
+        what = "object" if kind is dict else "list"
+        raise TinylaneError(f"{source}: expected a JSON {what}, found {show(value, 40)}")
     return value
 
 
