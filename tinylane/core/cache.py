@@ -20,9 +20,8 @@ import numpy as np
 
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import SHARED, LaneMask, Places, Rotation
-from tinylane.core.rope import rotate, table
+from tinylane.core.rope import Array, rotate, table
 
-Array = Any
 BLOCK = 256  # rows
 
 

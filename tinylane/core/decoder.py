@@ -27,6 +27,7 @@ from tinylane.core.rope import Table, frequencies, rotate, table
 
 Array = Any  # numpy.ndarray or mlx.core.array
 Params = dict[str, Array]
+BlockOf = np.ndarray | None  # (S,) the block of every key, on the host; None with one block
 # `LaneCache.put`: layer, this pass's keys and values -> those of all rows, these last
 Put = Callable[[int, Array, Array], tuple[Array, Array]]
 
@@ -36,7 +37,7 @@ class Plan(NamedTuple):
 
     keys: Sequence[Table]  # per layer: the table that turns this pass's keys
     queries: Sequence[tuple[Table, ...]]  # per layer: one table for every block of keys
-    block_of: np.ndarray | None  # (S,) the block of every key, on the host; None with one block
+    block_of: BlockOf
     mask: Array | None  # (T, S) booleans; None where every row sees every key
 
 
@@ -76,7 +77,7 @@ def gated(gate: Array, up: Array) -> Array:
     return gate / (1 + xp.exp(-xp.maximum(gate, -80.0))) * up  # below -80, exp would overflow
 
 
-def scores(queries: Sequence[Array], keys: Array, block_of: np.ndarray | None) -> Array:
+def scores(queries: Sequence[Array], keys: Array, block_of: BlockOf) -> Array:
     """q k: (..., K, R, D), (..., K, S, D) -> (..., K, R, S), in the dtype of the keys.
 
     With several queries each scores the keys of its own block (`Plan.block_of`).
@@ -96,7 +97,7 @@ def fold(q: Array, kv_heads: int) -> Array:
 
 
 def attention_weights(
-    queries: tuple[Array, ...], keys: Array, mask: Array | None, block_of: np.ndarray | None
+    queries: tuple[Array, ...], keys: Array, mask: Array | None, block_of: BlockOf
 ) -> Array:
     """softmax(q k / sqrt(D)), grouped heads: (..., H, T, D), (..., K, S, D) -> (..., H, T, S).
 
@@ -113,11 +114,7 @@ def attention_weights(
 
 
 def attention(
-    queries: tuple[Array, ...],
-    keys: Array,
-    values: Array,
-    mask: Array | None,
-    block_of: np.ndarray | None,
+    queries: tuple[Array, ...], keys: Array, values: Array, mask: Array | None, block_of: BlockOf
 ) -> Array:
     """`attention_weights`, then each row's weighted sum of values: (..., H, T, D).
 
@@ -155,17 +152,10 @@ PLAIN = Ops()
 
 
 def self_attention(
-    params: Params,
-    config: ModelConfig,
-    layer: int,
-    x: Array,
-    plan: Plan,
-    ops: Ops,
-    put: Put | None,
+    params: Params, config: ModelConfig, layer: int, x: Array, plan: Plan, ops: Ops, put: Put | None
 ) -> Array:
     """Project, rotate by (position, lane), attend, project back: (..., T, C) -> (..., T, C)."""
     name = f"model.layers.{layer}.self_attn."
-
     names = [name + projection for projection in ("q_proj", "k_proj", "v_proj")]
     q, k, v = (  # (..., T, heads, D)
         y.reshape(*y.shape[:-1], -1, config.head_dim) for y in ops.linears(params, names, x)

@@ -132,9 +132,7 @@ class Decoding:
         m, ids = len(self.lanes), encode_lane_prompt(self.model, prompt)
         self._room(m)
         if self.clock >= self.model.config.context:
-            raise TinylaneError(
-                f"a lane cannot join at position {self.clock}: the context ends there"
-            )
+            raise TinylaneError(f"no lane can join at position {self.clock}: the context ends")
         if len(ids) > self.clock - len(self.prompt):
             raise TinylaneError(
                 f"the lane's prompt has {len(ids)} tokens, but the clock is only "
@@ -309,10 +307,9 @@ class Decoding:
             from tinylane.core.pipeline import draw
 
             lanes = [lane.index for lane in live]
-            row = (self.cache, self.mask, self.clock, lanes)
-            tokens, logprobs, self._ahead = draw(
-                self.model, self.sampler, logits, draws, history, row
-            )
+            after = (self.cache, self.mask, self.clock, lanes)
+            drawn = draw(self.model, self.sampler, logits, draws, history, after)
+            tokens, logprobs, self._ahead = drawn
         else:
             tokens, logprobs = self.sampler(logits, draws, history)
         return tokens.tolist(), logprobs.tolist()
@@ -324,11 +321,7 @@ def stream(model: Model, prompt: Prompt, **settings: Any) -> Iterator[Step]:
 
 
 def generate(
-    model: Model,
-    prompt: Prompt,
-    *,
-    on_step: Callable[[Step], None] | None = None,
-    **settings: Any,
+    model: Model, prompt: Prompt, *, on_step: Callable[[Step], None] | None = None, **settings: Any
 ) -> Result:
     """Decode jointly to the end. Settings: see `Decoding`; `on_step` is called after every step."""
     decoding = Decoding(model, prompt, **settings)

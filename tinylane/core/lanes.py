@@ -126,11 +126,9 @@ class LaneMask:
 
     def same_as(self, other: LaneMask | None) -> bool:
         """Whether both let the same lanes read each other, equally late."""
-        return (
-            other is not None
-            and self.lag == other.lag
-            and np.array_equal(self.visibility, other.visibility)
-        )
+        if other is None or self.lag != other.lag:
+            return False
+        return np.array_equal(self.visibility, other.visibility)
 
     def silence(self, lane: int) -> LaneMask:
         """The same mask, but nobody reads `lane` any more (it still reads the others)."""

@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
 from tinylane.core import decoder, rope
+from tinylane.core.decoder import BlockOf
 from tinylane.core.numpy_ops import spans
 
 Array = mx.array
@@ -68,11 +68,7 @@ def gated(gate: Array, up: Array) -> Array:
 
 
 def attention(
-    queries: tuple[Array, ...],
-    keys: Array,
-    values: Array,
-    mask: Array | None,
-    block_of: np.ndarray | None,
+    queries: tuple[Array, ...], keys: Array, values: Array, mask: Array | None, block_of: BlockOf
 ) -> Array:
     """As `decoder.attention`; fused where one array of queries serves all keys."""
     if len(queries) > 1:  # blocks under one softmax cannot be one fused call
@@ -87,11 +83,7 @@ def attention(
 
 
 def _blocks(
-    queries: tuple[Array, ...],
-    keys: Array,
-    values: Array,
-    mask: Array | None,
-    block_of: Any,
+    queries: tuple[Array, ...], keys: Array, values: Array, mask: Array | None, block_of: Any
 ) -> Array:
     """`decoder.attention` with the softmax in one kernel: five fewer for every layer."""
     *batch, H, T, D = queries[0].shape

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from tinylane.core import decoder
+from tinylane.core.decoder import BlockOf
 
 Array = np.ndarray
 Params = dict[str, np.ndarray]
@@ -97,11 +98,7 @@ def gated(gate: Array, up: Array) -> Array:
 
 
 def attention(
-    queries: tuple[Array, ...],
-    keys: Array,
-    values: Array,
-    mask: Array | None,
-    block_of: np.ndarray | None,
+    queries: tuple[Array, ...], keys: Array, values: Array, mask: Array | None, block_of: BlockOf
 ) -> Array:
     """As `decoder.attention`, some rows at a time, each key scored by its block's query only."""
     *batch, H, T, D = queries[0].shape
@@ -128,7 +125,7 @@ def attention(
     return out
 
 
-def _scores(queries: list[Array], keys: Array, block_of: np.ndarray | None) -> Array:
+def _scores(queries: list[Array], keys: Array, block_of: BlockOf) -> Array:
     """As `decoder.scores`, (..., K, R, S), in one piece of memory."""
     if block_of is None:
         return _product(queries[0], keys)
