@@ -98,7 +98,7 @@ def flags(p: Any) -> None:
 
 def run(args: Any) -> int:
     """Run the command; returns the exit code."""
-    given = parse_flags(args)
+    given, lanes_given = parse_flags(args), parse_lane_flags(args)
     together = common.collaboration(args)
     template = common.template(args)
     seed = args.seed if args.seed is not None else int.from_bytes(os.urandom(4), "little")
@@ -156,7 +156,7 @@ def run(args: Any) -> int:
         full_prompt, template = collaboration.with_system(together, model, prompt, n, template)
         lane_prompts = lane_prompts or collaboration.lane_prompts(together, n)
     rope = mask = None
-    if _lanes_given(args):
+    if lanes_given:
         rope, mask = lane_settings(args, model, n, max_tokens)
     output.settings(sampler, given, mask or model.mask(n))
     _notes(args, model, n, mask or model.mask(n), sampler, lane_prompts)
@@ -232,10 +232,7 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
 
 
 def parse_flags(args: Any) -> dict[str, Any]:
-    """Check the flags and return those of sampling; --visibility and --omega become values.
-
-    Raises TinylaneError for what is wrong.
-    """
+    """Check the flags and return those of sampling. Raises TinylaneError for what is wrong."""
     common.check_numbers(args, 1, "lanes", most=MAX_LANES)
     common.check_numbers(args, 1, "max_tokens", "total_tokens", "beams")
     common.check_numbers(args, 0, "seed")
@@ -250,21 +247,6 @@ def parse_flags(args: Any) -> dict[str, Any]:
         generate_beams.check(args)
     if args.json and args.plain:
         raise TinylaneError("--json and --plain are both given; expected one of them")
-    if _lanes_given(args):
-        LaneMask.joint(1, args.lag or 0)  # refuses a lag out of range
-        args.visibility = common.parse_visibility(args.visibility)
-        args.omega = common.parse_omega(args.omega)
-        if args.mode is not None:
-            from tinylane.core.modes import check_mode
-
-            check_mode(
-                args.mode,
-                omega=args.omega,
-                scale=args.omega_scale,
-                prompt_lane=args.prompt_lane,
-                visibility=args.visibility,
-            )
-        common.check_omega_numbers(args, args.mode, args.omega)  # group_think is a mode and a start
     if args.answer_pattern is not None:
         from tinylane.evaluate.answers import extract
 
@@ -274,10 +256,29 @@ def parse_flags(args: Any) -> dict[str, Any]:
     return common.sampling(args)
 
 
-def _lanes_given(args: Any) -> bool:
-    """Whether a flag says how lanes are rotated or how they read each other."""
-    names = ("mode", "omega", "slot", "omega_scale", "prompt_lane", "visibility", "lag")
-    return any(getattr(args, name) is not None for name in names)
+def parse_lane_flags(args: Any) -> bool:
+    """Check how lanes are rotated and read each other; --visibility and --omega become values.
+
+    Returns whether a flag says it. Raises TinylaneError for what is wrong or contradicts a mode.
+    """
+    rotation = (args.mode, args.omega, args.slot, args.omega_scale, args.prompt_lane)
+    if {*rotation, args.visibility, args.lag} == {None}:
+        return False
+    LaneMask.joint(1, args.lag or 0)  # refuses a lag out of range
+    args.visibility = common.parse_visibility(args.visibility)
+    args.omega = common.parse_omega(args.omega)
+    if args.mode is not None:
+        from tinylane.core.modes import check_mode
+
+        check_mode(
+            args.mode,
+            omega=args.omega,
+            scale=args.omega_scale,
+            prompt_lane=args.prompt_lane,
+            visibility=args.visibility,
+        )
+    common.check_omega_numbers(args, args.mode, args.omega)  # group_think is a mode and a start
+    return True
 
 
 def lane_settings(
