@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tinylane.core.hogwild import Hogwild
-from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
+from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Rotation
 from tinylane.core.model import Model
 from tinylane.testing import laws
 from tinylane.testing.checks import EXTRA, LAWS, Law, bound, exact, plain, steps
@@ -43,14 +43,21 @@ NOISE = 1e-9  # small enough to act linearly, large enough to show in float64
 SLOT = 64  # positions between lanes, for a model without an Omega
 
 
-def prompt_rows(
-    prompt: Sequence[int], n: int, vocab: int, rng: np.random.Generator, origin: int = 0
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens, positions, lanes (T,) of N lanes after a prompt, in order of arrival.
+def joint_decoding(
+    n: int,
+    vocab: int,
+    rng: np.random.Generator,
+    mask: LaneMask,
+    rope: Rotation,
+    origin: int = 0,
+    prompt: Sequence[int] = (),
+) -> Sample:
+    """N lanes after a prompt (default a random one) that begins at position `origin`.
 
     Lane prompts of 0, 1 or 2 tokens end together; the last lane joins late and lane 1 stops early.
     The tokens of the lanes are random.
     """
+    prompt = prompt or rng.integers(vocab, size=PROMPT).tolist()
     clock = len(prompt) + 2
     rows = [(token, i, SHARED) for i, token in enumerate(prompt)]
     for m in range(n):
@@ -59,46 +66,37 @@ def prompt_rows(
         rows += [(int(rng.integers(vocab)), i, m) for i in range(start, stop)]
     rows.sort(key=lambda row: row[1])
     tokens, positions, lanes = np.array(rows, dtype=np.int64).T.copy()
-    return tokens, positions + origin, lanes
-
-
-def trained_settings(model: Model, n: int) -> tuple[LaneMask, LaneRoPE]:
-    """The mask and rotation that the model was trained with; `joint` and `ntk` if it was not."""
-    mask = model.mask(n) if model.trained_for_lanes else LaneMask.joint(n)
-    rope = model.lane_rope
-    if rope is None or not rope.omega.any():
-        rope = LaneRoPE.ntk(model.theta, SLOT, max(n, 2))
-    return mask, rope
+    return Sample(tokens, positions + origin, lanes, mask, rope, vocab)
 
 
 def samples_for(
     model: Model, n: int, count: int, seed: int = 0, prompt: Sequence[int] = ()
 ) -> dict[str, Sample]:
     """`count` >= 1 samples of n lanes with random prompts, by name; one with Hogwild!'s rotation;
-    one with `prompt`'s first `LONGEST` tokens if given. The same for every backend and dtype."""
-    vocab, layers = model.config.vocab, model.config.layers
-    samples = {}
+    one with `prompt`'s first `LONGEST` tokens if given. The same for every backend and dtype.
+
+    The first ones have the mask and rotation that the model was trained with; `joint` and `ntk` if
+    it was not trained for lanes.
+    """
+    samples, sample = {}, partial(joint_decoding, n, model.config.vocab)
+    mask = model.mask(n) if model.trained_for_lanes else LaneMask.joint(n)
+    rope = model.lane_rope
+    if rope is None or not rope.omega.any():
+        rope = LaneRoPE.ntk(model.theta, SLOT, max(n, 2))
     if len(prompt):
-        mask, rope = trained_settings(model, n)
-        rows = prompt_rows(prompt[:LONGEST], n, vocab, np.random.default_rng(seed))
-        samples["prompt"] = Sample(*rows, mask, rope, vocab)
+        rng = np.random.default_rng(seed)
+        samples["prompt"] = sample(rng, mask, rope, prompt=prompt[:LONGEST])
     for k in range(count):
-        rng = np.random.default_rng([seed, k])
-        choose, origin = RandomChooser(rng), 0
-        if k == 0:
-            mask, rope = trained_settings(model, n)
-        elif k == 1:
+        rng, settings = np.random.default_rng([seed, k]), (mask, rope)
+        layers, choose, origin = model.config.layers, RandomChooser(rng), 0
+        if k == 1:
             origin = max(model.config.context - 64, 0)
-            mask = LaneMask.star(n, lag=1)
-            rope = LaneRoPE(rng.uniform(-3, 3, (layers, len(model.theta))), prompt_lane=0)
-        else:
-            mask = random_mask(choose, n)
-            rope = random_lane_rope(choose, model.theta, layers, n)
-        rows = prompt_rows(rng.integers(vocab, size=PROMPT).tolist(), n, vocab, rng, origin)
-        samples[f"random {k}"] = Sample(*rows, mask, rope, vocab)
-    rng = np.random.default_rng([seed, count])
-    rows = prompt_rows(rng.integers(vocab, size=PROMPT).tolist(), n, vocab, rng)
-    samples["hogwild"] = Sample(*rows, trained_settings(model, n)[0], Hogwild(), vocab)
+            omega = rng.uniform(-3, 3, (layers, len(model.theta)))
+            settings = LaneMask.star(n, lag=1), LaneRoPE(omega, prompt_lane=0)
+        elif k > 1:
+            settings = random_mask(choose, n), random_lane_rope(choose, model.theta, layers, n)
+        samples[f"random {k}"] = sample(rng, *settings, origin)
+    samples["hogwild"] = sample(np.random.default_rng([seed, count]), mask, Hogwild())
     return samples
 
 
@@ -107,20 +105,16 @@ def samples_for(
 
 
 def _causality(model: Model, sample: Sample, choose: Chooser) -> Report:
-    by, reports = choose.integer(1, sample.vocab - 1), []
-    for rows in _prompt_and_lanes(sample):
-        middle = int(rows[len(rows) // 2])
-        reports.append(laws.assert_causality(bound(model, sample), sample, middle, by))
-    return worst_of(reports)
-
-
-def _prompt_and_lanes(sample: Sample) -> list[np.ndarray]:
-    shared = sample.lanes == SHARED
-    return [rows for rows in (np.flatnonzero(shared), np.flatnonzero(~shared)) if len(rows)]
+    """For the rows in the middle of the prompt and of the lanes."""
+    by, shared = choose.integer(1, sample.vocab - 1), int((sample.lanes == SHARED).sum())
+    middles = (shared // 2, (shared + len(sample.tokens)) // 2)
+    f = bound(model, sample)
+    return worst_of([laws.assert_causality(f, sample, middle, by) for middle in middles])
 
 
 def _isolation(model: Model, sample: Sample, choose: Chooser) -> Report:
-    lane = int(sample.mask.visibility.sum(axis=0).argmin())  # the one that fewest lanes read
+    """For the lane that fewest lanes read."""
+    lane = int(sample.mask.visibility.sum(axis=0).argmin())
     by = choose.integer(1, sample.vocab - 1)
     return laws.assert_isolation(bound(model, sample), sample, lane, by)
 
@@ -149,8 +143,12 @@ def gapless(sample: Sample) -> Sample:
     return replace(sample, positions=positions)
 
 
-def _gapless(law: Law) -> Law:
-    return replace(law, check=lambda model, s, choose: law.check(model, gapless(s), choose))
+def _one_lane(model: Model, sample: Sample, choose: Chooser) -> Report:
+    return LAWS["one lane"].check(model, gapless(sample), choose)
+
+
+def _independent(model: Model, sample: Sample, choose: Chooser) -> Report:
+    return LAWS["independent"].check(model, gapless(sample), choose)
 
 
 def _steps(model: Model, sample: Sample, choose: Chooser) -> Report:
@@ -160,16 +158,19 @@ def _steps(model: Model, sample: Sample, choose: Chooser) -> Report:
     return steps(model, sample, [cut for cut in cuts if cut])
 
 
+_AT_SIZE = {
+    "causality": _causality,
+    "isolation": _isolation,
+    "one lane": _one_lane,
+    "independent": _independent,
+    "steps": _steps,
+}
 AT_SIZE = [
-    *(law for law in LAWS.values() if law.number not in (4, 5, 6, 7, 8, 12)),
-    _gapless(LAWS["one lane"]),
-    _gapless(LAWS["independent"]),
-    replace(LAWS["causality"], check=_causality),
-    replace(LAWS["isolation"], check=_isolation),
-    replace(LAWS["steps"], check=_steps),
-    replace(LAWS["backends"], name="definition", says=EXTRA["definition"].says),
+    replace(EXTRA["definition"], number=law.number)
+    if law.name == "backends"
+    else replace(law, check=_AT_SIZE.get(law.name, law.check))
+    for law in LAWS.values()
 ]
-AT_SIZE.sort(key=lambda law: law.number)
 
 
 @dataclass(frozen=True)
@@ -304,13 +305,11 @@ def passes(sample: Sample) -> tuple[list[int], int]:
     """Rows of every pass that `verify` makes of a sample, and how often it runs the definition."""
     t, n = len(sample.tokens), sample.mask.n
     shared = int((sample.lanes == SHARED).sum())
-    ends = [0, *sorted({int((sample.positions < i).sum()) for i in sample.positions[shared:]})]
-    ends = sorted({*ends, *([shared // 2] if shared else []), t})
-    pieces = [b - a for a, b in pairwise(ends)]
+    ends = {int((sample.positions < i).sum()) for i in sample.positions[shared:]}
+    pieces = [b - a for a, b in pairwise(sorted({0, shared // 2, *ends, t}))]
     twice = ("token shift", "lane shift", "storage order", "isolation", "company")
     once = ("one lane", "independent", "steps", "definition")
-    changed = 2 * len(_prompt_and_lanes(sample))  # causality
-    whole = [t] * (2 * len(twice) + len(once) + changed)
+    whole = [t] * (2 * len(twice) + len(once) + 4)  # causality: 4
     if not isinstance(sample.rope, LaneRoPE):
         return [*whole, *pieces], 3 + n
     of_omega = [t, n * shared + t - shared, t, t, t]  # shared prompt, periodicity, group think
