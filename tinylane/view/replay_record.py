@@ -168,7 +168,8 @@ def record(
     for part, drawn, logits in passes(twin, rows, PASS, before=attention.begin):
         attention.finish()
         _take(usual, rows, drawn, logits)
-        base += [logits] * keep
+        if keep:
+            base.append(logits)
         progress(f"attention: {part.stop:,} of {len(rows.tokens):,} rows")
     silences = []
     for lane in range(len(lanes) if influence else 0):
