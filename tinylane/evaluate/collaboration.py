@@ -211,9 +211,8 @@ class Dictation(Sampler):
 
     def __init__(self, together: Collaboration, decoding: Decoding) -> None:
         super().__init__(**{k: getattr(decoding.sampler, k) for k in Sampler.__dataclass_fields__})
-        more = {"together": together, "decoding": decoding, "given": {}, "_encoded": {}}
-        for name, value in more.items():
-            object.__setattr__(self, name, value)  # a Sampler is frozen; these are no fields
+        # A Sampler is frozen; these are no fields of it.
+        vars(self).update(together=together, decoding=decoding, given={}, _encoded={})
         for lane in decoding.lanes:  # a text that cannot be said is an error before the first step
             self._finish(lane)
             if together.nudge:

@@ -72,9 +72,8 @@ def sample(
     apart = replace(conditions, seed=conditions.seed + (number << 64))
     record, decoding = runner.decode(model, task, problem, index, cell, apart)
     lane_prompts = runner.prompts_of_lanes(task, conditions, cell.lanes)
-    rewritten = conditions.together is not None or bool(conditions.template)
-    whole = _transcript(model, problem, record, decoding, lane_prompts, rewritten)
-    whole = {"problem": problem.id, "sample": number, **whole}
+    whole = {"problem": problem.id, "sample": number}
+    whole |= _transcript(model, problem, record, decoding, lane_prompts, conditions)
     right = [bool(lane["correct"]) for lane in record["lane"]]
     if label_by == "lane":
         return [_alone(whole, m, right[m]) for m in range(cell.lanes)]
@@ -97,15 +96,15 @@ def _transcript(
     record: dict[str, Any],
     decoding: Decoding,
     lane_prompts: list[str] | None,
-    rewritten: bool,
+    conditions: Conditions,
 ) -> dict[str, Any]:
-    """What the lanes wrote, without a label. rewritten: the model saw more than the problem's
-    prompt."""
+    """What the lanes wrote, without a label."""
     ends, lanes = end_ids(model), decoding.lanes
     finished = [bool(lane.tokens) and lane.tokens[-1] in ends for lane in lanes]
     asked = problem.prompt
     row: dict[str, Any] = {"prompt" if isinstance(asked, str) else "messages": asked}
-    if rewritten or (model.tokenizer is not None and model.tokenizer.chat_template is not None):
+    chat = model.tokenizer is not None and model.tokenizer.chat_template is not None
+    if chat or conditions.together is not None or conditions.template:  # it saw more than that
         row["prompt_ids"] = list(decoding.prompt)
     if lane_prompts is not None and any(lane_prompts):
         row["lane_prompts"] = lane_prompts

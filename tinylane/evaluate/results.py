@@ -94,12 +94,7 @@ class Watch:
 
 
 def make(
-    problem: Problem,
-    index: int,
-    mode: str,
-    seed: int,
-    result: Result,
-    watch: Watch,
+    problem: Problem, index: int, mode: str, seed: int, result: Result, watch: Watch
 ) -> dict[str, Any]:
     """The result of a finished decoding, plain JSON values. index: of the problem. mode: a label.
 

@@ -7,7 +7,7 @@ process or several, gives the results of a run that was not.
 
 Fair by default: every cell gets the same prompts and, lane by lane, the same random numbers
 (`problem_seed`), and may write the same number of tokens in all. `max_tokens` is the limit of each
-lane in the cells with most lanes; with fewer lanes each may write more (`allowance`). So cells can
+lane in the cells with most lanes; with fewer lanes each may write more (`cells`). So cells can
 be compared at equal steps, and at equal total tokens, from one run.
 """
 
@@ -97,32 +97,22 @@ def cells(
 ) -> list[Cell]:
     """The cells of a run; for one lane, in which all modes are the same, only `independent`.
 
-    max_tokens: see `allowance`; None takes what the task needs, or MAX_TOKENS.
+    max_tokens: of each lane where there are most lanes; None takes what the task says it needs, or
+    MAX_TOKENS. equal: "tokens" lets fewer lanes write more each, so that all cells may write the
+    same in all; "steps" gives every lane max_tokens.
     """
+    most = MAX_TOKENS if max_tokens is None else max_tokens
     chosen: list[Cell] = []
     for n in lanes:
         task.lane_prompts(n)  # refuses other numbers before any work is done
+        limit = most * max(lanes) // n if equal == "tokens" else most
+        if max_tokens is None:
+            limit = task.max_tokens(n) or limit
         for label in modes if n > 1 else ["independent"]:
-            cell = Cell(label, n, allowance(task, n, lanes, max_tokens, equal))
+            cell = Cell(label, n, limit)
             if cell not in chosen:
                 chosen.append(cell)
     return chosen
-
-
-def allowance(
-    task: Task, n: int, lanes: Sequence[int], max_tokens: int | None, equal: str = "tokens"
-) -> int:
-    """How many tokens each of n lanes may write.
-
-    max_tokens: of each lane where there are most lanes; None takes what the task says it needs.
-    equal: "tokens" lets fewer lanes write more each, so that all cells may write the same in all;
-    "steps" gives every lane max_tokens.
-    """
-    needed = task.max_tokens(n)
-    if max_tokens is None and needed is not None:
-        return needed
-    most = MAX_TOKENS if max_tokens is None else max_tokens
-    return most * max(lanes) // n if equal == "tokens" else most
 
 
 def problem_seed(seed: int, index: int) -> int:

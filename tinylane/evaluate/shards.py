@@ -26,7 +26,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, zip_longest
+from itertools import chain, groupby, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -237,10 +237,8 @@ class RunFolder:
             groupby(_lines(folder), key=lambda line: line[1].get("problem"))
             for _, folder in sorted(self.folders.items())
         ]
-        for turn in zip_longest(*problems):
-            for group in turn:
-                if group is not None:
-                    yield from group[1]
+        for _, lines in chain.from_iterable(zip_longest(*problems, fillvalue=(None, ()))):
+            yield from lines
 
 
 def _lines(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:

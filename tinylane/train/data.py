@@ -206,24 +206,20 @@ def _transcript(raw: Fields, model: Model, template: dict[str, Any] | None) -> T
     ends = end_ids(model)
     drawn, ended = [], []
     for m in range(n):
-        stopped = False
-        if ids:
-            tokens = encode_lane_prompt(model, ids[m])
-            stopped = _spells_more(model, tokens, lanes[m], where, m)
-        else:
-            tokens = encode_lane_prompt(model, lanes[m])
-            text = isinstance(lanes[m], str)  # ids have their end token, if any, already
-            if text and finished[m] and not (tokens and tokens[-1] in ends):
-                end = end_token(model)
-                if end is None:
-                    raise TinylaneError(
-                        f'{where}: this model names no end token; give "finished": false'
-                    )
-                tokens = [*tokens, end]
+        tokens = encode_lane_prompt(model, ids[m] if ids else lanes[m])
+        stopped = bool(ids) and _spells_more(model, tokens, lanes[m], where, m)
+        text = not ids and isinstance(lanes[m], str)  # ids have their end token, if any, already
+        if text and finished[m] and ends.isdisjoint(tokens[-1:]):
+            end = end_token(model)
+            if end is None:
+                raise TinylaneError(
+                    f'{where}: this model names no end token; give "finished": false'
+                )
+            tokens = [*tokens, end]
         if any(token in ends for token in tokens[:-1]):
             raise TinylaneError(f"{where}: lane {m} goes on after an end token; cut it there")
         drawn.append(tokens)
-        ended.append(stopped or (bool(tokens) and tokens[-1] in ends))
+        ended.append(stopped or not ends.isdisjoint(tokens[-1:]))
     one = Transcript(
         _prompt(raw, model, template),
         [encode_lane_prompt(model, p) for p in prompts],
