@@ -53,6 +53,14 @@ def test_training_from_scratch_shows_a_bar(tmp_path: Path) -> None:
     assert shown[-1].startswith("trained: ")
 
 
+def test_view_says_how_far_the_replay_is(game: str, tmp_path: Path) -> None:
+    saved = str(tmp_path / "run.json")
+    in_a_terminal("generate", "--model", game, "--lanes", "2", "--plain", "--save", saved)
+    sent = in_a_terminal("view", saved, "--influence")
+    assert re.search(r"attention: \d+ of \d+ rows", sent) and "silence: 1 of 2 lanes" in sent
+    assert not any("attention: " in line or "silence: " in line for line in lines(sent)[-2:])
+
+
 def test_verify_names_the_law_at_work_and_ends_with_a_table(game: str) -> None:
     """The last name is wiped: it would stand in the table's first line."""
     shown = lines(in_a_terminal("verify", game, "--backend", "numpy", "--samples", "1"))

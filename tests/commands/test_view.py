@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from helpers_view import data_of, hostile, unpacked
 
-from tinylane.commands.view import _now_and_then
 from tinylane.view import replay_page as paging
 from tinylane.view.run_file import save_run
 
@@ -144,17 +143,6 @@ def test_a_run_file_with_a_hostile_name_and_text_prints_nothing_a_terminal_obeys
     said = "".join(capsys.readouterr())
     assert "\x1b" not in said and "\u202e" not in said and "\x07" not in said
     assert data_of(out.read_text())["about"][0][1].startswith("x\\x1b")
-
-
-def test_a_replay_says_how_far_it_is_every_five_seconds(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    clock = iter([0.0, 1.0, 5.0, 5.0, 6.0, 11.0, 11.0])
-    monkeypatch.setattr("time.monotonic", lambda: next(clock))
-    say = _now_and_then(False)
-    for k in range(4):
-        say(f"{k} of 4")
-    assert capsys.readouterr().err == "tinylane: note: 1 of 4\ntinylane: note: 3 of 4\n"
 
 
 def test_a_run_that_this_model_would_not_have_given_is_viewed_with_a_note(

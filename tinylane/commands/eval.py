@@ -22,7 +22,6 @@ from tinylane.commands.progress import Progress
 from tinylane.commands.terminal import print_table
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import MAX_LANES, LaneMask
-from tinylane.core.modes import STARTS
 from tinylane.core.sampling import Sampler
 from tinylane.evaluate import results, runner, tasks
 from tinylane.evaluate.measures import as_json, summary
@@ -250,17 +249,15 @@ def _check_modes(args: Any) -> None:
     open_joint = any(mode["name"] == "joint" and "omega" not in mode for mode in modes)
     starts = {mode.get("omega", args.omega) for mode in modes if mode["name"] == "joint"}
     starts |= {"group_think"} & names
-    numbers = {number for start in starts for number in STARTS.get(start, ())}
     takes = {
         "omega": (open_joint, "--mode joint"),
         "prompt_lane": ("joint" in names, "--mode joint"),
         "lag": (names != {"independent"}, "a mode in which lanes read each other"),
-        "slot": ("slot" in numbers, "group_think or ntk"),
-        "omega_scale": ("scale" in numbers, "ntk"),
     }
     for flag, (taken, needs) in takes.items():
         if getattr(args, flag) is not None and not taken:
             raise TinylaneError(f"--{flag.replace('_', '-')} needs {needs}")
+    common.check_omega_numbers(args, *starts)
 
 
 def check_folder(folder: Path) -> None:

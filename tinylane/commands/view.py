@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from tinylane.commands import common
+from tinylane.commands.progress import Progress
 from tinylane.commands.replay import tolerance_of
 from tinylane.core.errors import TinylaneError
 from tinylane.files.display import printable
@@ -67,14 +66,15 @@ def run(args: Any) -> int:
     from tinylane.view.replay_record import record
     from tinylane.view.replay_words import sentences
 
-    recorded = record(
-        saved,
-        model,
-        keys=args.keys,
-        influence=args.influence,
-        note=lambda text: common.note(text, args.quiet),
-        progress=_now_and_then(args.quiet),
-    )
+    with Progress(None, quiet=args.quiet) as progress:
+        recorded = record(
+            saved,
+            model,
+            keys=args.keys,
+            influence=args.influence,
+            note=lambda text: progress.line(printable(f"tinylane: note: {text}")),
+            progress=lambda text: progress.at(name=text),
+        )
     tolerance = tolerance_of(saved, model)
     if not recorded.difference <= tolerance:
         common.note(
@@ -93,19 +93,6 @@ def run(args: Any) -> int:
         figure_style.save(replay(recorded, texts.shown), path)
         print(printable(path))
     return 0
-
-
-def _now_and_then(quiet: bool) -> Callable[[str], None]:
-    """Notes on the progress, at most one in five seconds: none in a short run."""
-    last = time.monotonic()
-
-    def say(text: str) -> None:
-        nonlocal last
-        if time.monotonic() - last >= 5:
-            common.note(text, quiet)
-            last = time.monotonic()
-
-    return say
 
 
 def _targets(args: Any) -> Path | None:
