@@ -14,7 +14,7 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from tinylane.core.errors import TinylaneError
 
@@ -145,19 +145,14 @@ class Answer:
     margin: int
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """One lane of a `Result`, or one text of a plain list."""
+class _Entry(NamedTuple):
+    """One lane of a `Result`, or one text of a plain list. rank: larger is better; by the mean
+    log-probability of a token (-inf where unknown), then by the lower number."""
 
     lane: Any
     text: str
-    index: int
-    logprob: float  # mean per token; -inf where unknown
-
-    @property
-    def rank(self) -> tuple[float, int]:
-        """Larger is better: by mean log-probability, then the lower lane index."""
-        return self.logprob, -self.index
+    number: int
+    rank: tuple[float, int]
 
 
 def _entries(result: Any) -> list[_Entry]:
@@ -167,9 +162,9 @@ def _entries(result: Any) -> list[_Entry]:
             f"{lanes!r}: expected a result, or a list of texts, with a lane or more"
         )
     return [
-        _Entry(lane, lane, i, -math.inf)
+        _Entry(lane, lane, i, (-math.inf, -i))
         if isinstance(lane, str)
-        else _Entry(lane, lane.text, lane.index, _mean(lane.logprobs))
+        else _Entry(lane, lane.text, lane.index, (_mean(lane.logprobs), -lane.index))
         for i, lane in enumerate(lanes)
     ]
 
@@ -216,7 +211,7 @@ def vote(
     count, entry, answer = ranked[0]
     runner_up = ranked[1][0] if len(ranked) > 1 else 0
     votes = {answer: count for count, _, answer in ranked}
-    return Answer(answer, votes, entry.index, count - runner_up)
+    return Answer(answer, votes, entry.number, count - runner_up)
 
 
 def _extractor(pattern: str | re.Pattern[str] | None) -> Callable[[str], str | None]:
@@ -237,8 +232,8 @@ def best_of(result: Any, score: Callable[[Any], float] | None = None) -> Any:
         if any(isinstance(entry.lane, str) for entry in entries):
             raise TinylaneError("plain texts have no log-probabilities: expected a score function")
         return max(entries, key=lambda entry: entry.rank).lane
-    scored = [(float(score(entry.lane)), -entry.index, entry) for entry in entries]
+    scored = [(float(score(entry.lane)), -entry.number, entry) for entry in entries]
     for value, _, entry in scored:
         if value != value:
-            raise TinylaneError(f"score of lane {entry.index}: NaN, expected a number")
+            raise TinylaneError(f"score of lane {entry.number}: NaN, expected a number")
     return max(scored, key=lambda x: x[:2])[2].lane

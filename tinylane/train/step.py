@@ -169,8 +169,7 @@ class Tuner:
         chunks = [self.order(step * r.accumulate + k) for k in range(r.accumulate)]
         tokens = sum(self.transcripts[i].targets for chunk in chunks for i in chunk)
         share = 1 / (sum(map(len, chunks)) if self.kto else tokens)
-        loss, grads = 0.0, None
-        nll, counted = 0.0, 0
+        loss, nll, counted, grads = 0.0, 0.0, 0, None
         kl: list[float] = []
         ratios: dict[bool, list[float]] = {True: [], False: []}
         for chunk in chunks:
@@ -188,18 +187,10 @@ class Tuner:
                 good = self._good(chunk[places])
                 nll -= float(np.asarray(each, dtype=np.float64)[good].sum())
                 counted += int(good.sum()) * each.shape[1]
-                values: Any = ratio.tolist()
-                for label, one in zip(good.tolist(), values, strict=True):
-                    ratios[label].append(one)
-        return Outcome(
-            loss,
-            nll / counted if counted else None,
-            tokens,
-            grads,
-            _mean(ratios[True]) if self.kto else None,
-            _mean(ratios[False]) if self.kto else None,
-            _mean(kl) if self.kto else None,
-        )
+                for label in (True, False):
+                    ratios[label] += np.asarray(ratio)[good == label].tolist()
+        log = [_mean(each) for each in (ratios[True], ratios[False], kl)] if self.kto else []
+        return Outcome(loss, nll / counted if counted else None, tokens, grads, *log)
 
     def _good(self, which: np.ndarray) -> np.ndarray:
         return np.array([self.transcripts[i].label is not False for i in which])

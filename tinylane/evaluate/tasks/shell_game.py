@@ -143,17 +143,16 @@ class ShellGame:
         words = re.finditer(r"[0-9]+\s*-\s*[0-9]+|--", text)
         moves = []
         for word in (match[0] for match in itertools.islice(words, self.swaps + 1)):
-            if word == STAY:
-                moves.append(len(self.moves) - 1)
-                continue
-            ends = [x.strip() for x in word.split("-")]
-            i, j = sorted(int(x) if len(x) < 5 else -1 for x in ends)
-            if i == j or i < 1 or j > self.cups:
+            move = word
+            if word != STAY:
+                places = [x.strip() for x in word.split("-")]
+                move = "{}-{}".format(*sorted(int(x) if len(x) < 5 else 0 for x in places))
+            if move not in self.moves:
                 raise TinylaneError(
                     f"swap {show(word)}; "
                     f"expected two different places from 1 to {self.cups}, like 1-3"
                 )
-            moves.append(self.moves.index(f"{i}-{j}"))
+            moves.append(self.moves.index(move))
         if not moves:
             raise TinylaneError(f"no swap in {show(text)}; expected swaps like 1-3 2-4")
         if len(moves) > self.swaps:
