@@ -73,8 +73,12 @@ def test_only_commands_that_exist_are_named(capsys: pytest.CaptureFixture[str]) 
     assert not re.search(r"^    serve\b", out, re.MULTILINE)
 
 
+def parsed(words: list[str]) -> Any:
+    return parser(words).parse_args(words)
+
+
 def test_flags_are_those_of_mlx_lm_where_it_has_them() -> None:
-    args = parser().parse_args(
+    args = parsed(
         [
             "generate",
             "--model",
@@ -106,9 +110,8 @@ def test_flags_are_those_of_mlx_lm_where_it_has_them() -> None:
 
 
 def test_the_recipe_s_fields_are_flags_of_train() -> None:
-    pytest.importorskip("mlx.core")
     words = "train shell-game --out o --cups 3 --lanes 1 2 --shares 0.5 0.5 --no-learn-omega"
-    args = parser().parse_args(words.split())
+    args = parsed(words.split())
     assert (args.cups, args.lanes, args.shares, args.learn_omega) == (3, [1, 2], [0.5, 0.5], False)
 
 

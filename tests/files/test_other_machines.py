@@ -102,19 +102,16 @@ def test_what_is_looked_up_before_it_is_started(monkeypatch: pytest.MonkeyPatch)
         chat_template.render("{{ 1 }}", [])
 
 
-def test_an_error_in_a_trainer_is_not_taken_for_a_missing_mlx(
-    without: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_in_a_trainer_is_not_taken_for_a_missing_mlx(without: Any, ask: Any) -> None:
     """`pip install mlx` would be bad advice where something else cannot be imported."""
-    from tinylane.commands import train
-
-    for command, name in (
-        (train.recipe, "from_scratch"),
-        (lambda: train.tuning(None), "parameters"),
+    pytest.importorskip("mlx.core")
+    for words, name in (
+        (("shell-game",), "from_scratch"),
+        (("sft", "--data", "x"), "parameters"),
     ):
         without(f"tinylane.train.{name}")
         with pytest.raises(ImportError, match=f"train.{name}"):
-            command()
+            ask("train", *words, "--out", "x")
 
 
 def test_a_math_verify_that_does_not_start_is_said_once_and_leaves_no_process(

@@ -12,8 +12,7 @@ import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -39,29 +38,14 @@ COMMANDS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are TinylaneErrors, and whose flags may be added when it is used."""
-
-    later: Callable[[Parser], None] | None = None  # adds them
+    """A parser whose errors are TinylaneErrors."""
 
     def error(self, message: str) -> NoReturn:
         raise TinylaneError(f"{message}; see {self.prog} --help")
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        self._add_flags()
-        return super().parse_known_args(args, namespace)
 
-    def format_help(self) -> str:
-        self._add_flags()
-        return super().format_help()
-
-    def _add_flags(self) -> None:
-        add, self.later = self.later, None
-        if add is not None:
-            add(self)
-
-
-def parser() -> Parser:
-    """The parser of all commands; a command's flags are added when its parser is used."""
+def parser(words: Sequence[str]) -> Parser:
+    """The parser of all commands; only those that are among the `words` have their flags."""
     top = Parser(
         prog="tinylane",
         description="N generations of one prompt that read each other while they write.",
@@ -73,21 +57,18 @@ def parser() -> Parser:
     for name, says in COMMANDS.items():
         description = f"{says[0].upper()}{says[1:]}."
         one = commands.add_parser(name, help=says, description=description, allow_abbrev=False)
-        one.later = partial(_flags_of, name)
+        if name in words:
+            module = import_module(f"tinylane.commands.{name}")
+            module.flags(one)
+            one.set_defaults(run=module.run)
     return top
-
-
-def _flags_of(name: str, to: Parser) -> None:
-    module = import_module(f"tinylane.commands.{name}")
-    module.flags(to)
-    to.set_defaults(run=module.run)
 
 
 def main(argv: Sequence[str] | None = None, top: Parser | None = None) -> int:
     """Run one command; its errors and warnings become lines on stderr. Returns the exit code.
 
     argv: without the program's name; None: sys.argv. top: a parser that sets `run`, in place of
-    `parser()`.
+    `parser`.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # an ASCII terminal shows escapes, not a traceback
@@ -96,7 +77,8 @@ def main(argv: Sequence[str] | None = None, top: Parser | None = None) -> int:
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = _warn
         try:
-            args = (top or parser()).parse_args(argv)
+            words = sys.argv[1:] if argv is None else argv
+            args = (top or parser(words)).parse_args(words)
             code = args.run(args)
             sys.stdout.flush()
             return code

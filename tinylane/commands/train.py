@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tinylane.commands import common
 from tinylane.commands.progress import Progress, duration
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask, LaneRoPE
+from tinylane.train.recipe import Recipe, TuneRecipe
 
 TASKS = {
     "shell-game": "the model inside, from scratch",
@@ -28,21 +30,18 @@ def flags(p: Any) -> None:
         description = f"{says[0].upper()}{says[1:]}. {common.RESUME}"
         task = tasks.add_parser(name, help=says, description=description, allow_abbrev=False)
         if name == "shell-game":
-            task.later = _shell_game_flags  # reads the recipe, which needs MLX
+            _shell_game_flags(task)
         else:
             _tune_flags(task, name)
 
 
 def run(args: Any) -> int:
     """Run the command; returns the exit code."""
+    if find_spec("mlx") is None:
+        raise TinylaneError(
+            'training needs MLX, which is not installed: pip install "tinylane[mlx]"'
+        )
     return _shell_game(args) if args.task == "shell-game" else _tune(args)
-
-
-def _needs_mlx(error: ImportError) -> TinylaneError:
-    """What to say where `error` is that MLX is missing. Raises any other error again."""
-    if (error.name or "").split(".")[0] != "mlx":
-        raise error
-    return TinylaneError('training needs MLX, which is not installed: pip install "tinylane[mlx]"')
 
 
 def _kept(out: Path) -> str:
@@ -60,15 +59,6 @@ def _pace(args: Any, *names: str) -> dict[str, Any]:
 # The model inside.
 
 
-def recipe() -> Any:
-    """The trainer's Recipe class. Raises TinylaneError if MLX, which trains, is not installed."""
-    try:
-        from tinylane.train.from_scratch import Recipe
-    except ImportError as error:
-        raise _needs_mlx(error) from None
-    return Recipe
-
-
 def _shell_game_flags(p: Any) -> None:
     p.add_argument("--out", required=True, metavar="DIR", help="checkpoint, state and log")
     p.add_argument("--stop-at", type=int, metavar="N", help="stop early, at this step")
@@ -77,7 +67,7 @@ def _shell_game_flags(p: Any) -> None:
     p.add_argument("--save-every", type=int, default=500, metavar="N", help="steps a state; 500")
     p.add_argument("--quiet", action="store_true", help="no progress")
     g = p.add_argument_group("recipe")
-    for field in dataclasses.fields(recipe()):
+    for field in dataclasses.fields(Recipe):
         default: Any = field.default
         options: dict[str, Any] = {"type": type(default), "metavar": "X"}
         shown = str(default)
@@ -91,14 +81,14 @@ def _shell_game_flags(p: Any) -> None:
 
 
 def _shell_game(args: Any) -> int:
-    settings = {}
-    for field in dataclasses.fields(recipe()):
+    settings: dict[str, Any] = {}
+    for field in dataclasses.fields(Recipe):
         value = getattr(args, field.name)
         settings[field.name] = tuple(value) if isinstance(value, list) else value
     pace = _pace(args, "stop_at", "every", "check_every", "save_every")
     from tinylane.train.from_scratch import train
 
-    chosen, out = recipe()(**settings), Path(args.out)
+    chosen, out = Recipe(**settings), Path(args.out)
     with Progress(chosen.steps, quiet=args.quiet, name="training") as progress:
 
         def say(entry: dict[str, Any]) -> None:
@@ -298,11 +288,7 @@ def _tune(args: Any) -> int:
 
 def tuning(args: Any) -> tuple[Any, Any]:
     """The recipe and what to tune, from the flags. Raises TinylaneError for those out of range."""
-    try:
-        from tinylane.train.parameters import TARGETS, Choice
-    except ImportError as error:
-        raise _needs_mlx(error) from None
-    from tinylane.train.recipe import TuneRecipe
+    from tinylane.train.parameters import TARGETS, Choice
 
     common.check_omega_numbers(args, "ntk" if args.omega is None else args.omega)
     if args.lora_alpha is not None and not args.lora_rank:

@@ -1,4 +1,5 @@
-"""How to tune: the settings that decide a run, its learning rates by step, its order of data.
+"""How to train and how to tune: the settings that decide a run. Of tuning also the learning rates
+by step and the order of the data.
 
 NumPy only. What is trained is chosen by `tinylane.train.parameters.Choice`.
 """
@@ -11,8 +12,85 @@ from typing import Any
 
 import numpy as np
 
+from tinylane.checkpoints.config_json import parse_config
+from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError, show
-from tinylane.core.lanes import LaneMask
+from tinylane.core.lanes import LaneMask, LaneRoPE
+from tinylane.core.modes import omega_start
+from tinylane.core.rope import frequencies
+from tinylane.evaluate.tasks.shell_game import END, ShellGame
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights of a model of the shell game, trained from scratch.
+
+    Learning rates are peaks, of AdamW.
+    """
+
+    cups: int = 4
+    swaps: int = 16
+    lanes: tuple[int, ...] = (1, 2, 4, 8)
+    shares: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)  # of the batches, for each number of lanes
+    width: int = 128
+    layers: int = 3
+    heads: int = 4
+    kv_heads: int = 2
+    head_dim: int = 64
+    mlp_width: int = 256
+    base: float = 10000.0
+    steps: int = 6000
+    rows: int = 1536  # rows of a batch: problems x (prompt + lanes x their rows)
+    lr: float = 1e-3
+    omega_lr: float = 1e-2
+    warmup: int = 100
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    stay: float = 0.3  # share of the batches that have `--` among the swaps
+    visibility: str = "joint"
+    lag: int = 0
+    omega: str = "group_think"  # where Omega starts: none, group_think, ntk
+    slot: float = 32.0
+    learn_omega: bool = True
+    seed: int = 0
+
+    @property
+    def game(self) -> ShellGame:
+        """The task."""
+        return ShellGame(self.cups, self.swaps, self.lanes)
+
+    @property
+    def config(self) -> ModelConfig:
+        """The decoder, in the shape of Qwen3."""
+        return parse_config(self.config_json, "recipe")
+
+    @property
+    def config_json(self) -> dict[str, Any]:
+        """The config.json of the checkpoint."""
+        return {
+            "architectures": ["Qwen3ForCausalLM"],
+            "model_type": "qwen3",
+            "vocab_size": len(self.game.vocabulary),
+            "hidden_size": self.width,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_dim,
+            "intermediate_size": self.mlp_width,
+            "max_position_embeddings": 512,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": self.base,
+            "tie_word_embeddings": True,
+            "attention_bias": False,
+            "hidden_act": "silu",
+            "eos_token_id": self.game.ids[END],
+            "torch_dtype": "float32",
+        }
+
+    def start(self) -> LaneRoPE:
+        """Omega before the first step. Raises TinylaneError for an unknown name."""
+        theta, _ = frequencies(self.config.rope, self.head_dim)
+        return omega_start(self.omega, theta, self.slot, max(self.lanes))
 
 
 @dataclass(frozen=True)
