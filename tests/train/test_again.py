@@ -23,9 +23,9 @@ from helpers_tune import KTO, command, disturb, several, transcript, tuner  # no
 
 from tinylane.files import run_dir  # noqa: E402
 from tinylane.train.data import Transcript, read_transcripts  # noqa: E402
-from tinylane.train.from_scratch import Recipe, Trainer  # noqa: E402
+from tinylane.train.from_scratch import Trainer  # noqa: E402
 from tinylane.train.parameters import Choice  # noqa: E402
-from tinylane.train.recipe import TuneRecipe  # noqa: E402
+from tinylane.train.recipe import Recipe, TuneRecipe  # noqa: E402
 from tinylane.train.setup import prepare, start_model  # noqa: E402
 
 ask, base, data = helpers_cli.ask, helpers_tune.base, helpers_tune.data  # fixtures

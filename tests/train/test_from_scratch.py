@@ -18,8 +18,9 @@ from tinylane.core.decoder import make_plan
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask, LaneRoPE, Places
 from tinylane.core.model import Model
-from tinylane.train.from_scratch import Recipe, Trainer, train
+from tinylane.train.from_scratch import Trainer, train
 from tinylane.train.omega import TrainingPlan
+from tinylane.train.recipe import Recipe
 
 TINY = Recipe(
     swaps=4,

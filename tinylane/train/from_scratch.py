@@ -31,7 +31,7 @@ from tinylane.evaluate.tasks.shell_game import END
 from tinylane.files.io import make_folder, write_json, write_text
 from tinylane.files.run_dir import Log, claim, locked
 from tinylane.train.omega import TrainingPlan
-from tinylane.train.recipe import Recipe as Recipe
+from tinylane.train.recipe import Recipe
 from tinylane.train.state import STATE, file_layout, load_state, random_mlx_params, save_state
 
 FORMAT = "tinylane training 1"

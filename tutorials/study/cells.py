@@ -12,7 +12,7 @@ from typing import Any
 
 from tinylane.core.errors import TinylaneError, show
 from tinylane.evaluate.tasks.shell_game import ShellGame
-from tinylane.train.from_scratch import Recipe
+from tinylane.train.recipe import Recipe
 from tutorials.study.fold import FoldedGame
 
 
