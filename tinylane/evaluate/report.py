@@ -124,11 +124,12 @@ def read(folder: RunFolder) -> EvalRun:
 @dataclass(frozen=True)
 class Section:
     """Runs of one task, and everything that is measured of them. cells: label -> problems that all
-    of them have done, in one order. limits: max_tokens by label. skipped: how many problems some
-    have done and others have not."""
+    of them have done, in one order. keys: label -> (run, mode, lanes). limits: max_tokens by label.
+    skipped: how many problems some have done and others have not."""
 
     runs: list[EvalRun]
     cells: dict[str, list[AnswerRow]]
+    keys: dict[str, tuple[str, str, int]]
     limits: dict[str, int]
     skipped: int
 
@@ -200,12 +201,12 @@ def _section(runs: list[EvalRun]) -> Section:
     many = len(runs) > 1
     names = [run.name for run in runs]
     names = [f"{n}#{k + 1}" if names.count(n) > 1 else n for k, n in enumerate(names)]
-    cells, limits = {}, {}
+    cells, keys, limits = {}, {}, {}
     for run, name in zip(runs, names, strict=True):
         for (mode, n), rows in run.cells.items():
             label = (f"{name}: " if many else "") + f"{mode} x{n}"
             cells[label] = {row.problem: row for row in rows}
-            limits[label] = run.limits[mode, n]
+            keys[label], limits[label] = (name, mode, n), run.limits[mode, n]
     shared, known = set.intersection(*map(set, cells.values())), set().union(*cells.values())
     if not shared:
         raise TinylaneError(
@@ -213,26 +214,22 @@ def _section(runs: list[EvalRun]) -> Section:
         )
     order = [problem for problem in next(iter(cells.values())) if problem in shared]
     done_by_all = {label: [rows[problem] for problem in order] for label, rows in cells.items()}
-    return Section(runs, done_by_all, limits, len(known) - len(shared))
+    return Section(runs, done_by_all, keys, limits, len(known) - len(shared))
 
 
 def pairs(section: Section) -> list[tuple[str, str]]:
     """(cell, what it is compared with): independent lanes of the same number, one lane, and the
     same cell of the first run."""
+    labels = {key: label for label, key in section.keys.items()}
+    first = next(iter(labels))[0]
     compared = []
-    for label in section.cells:
-        prefix, _, cell = label.rpartition(": ")
-        prefix = f"{prefix}: " if prefix else ""
-        mode, _, n = cell.rpartition(" x")
-        others = []
-        if n != "1":
-            if mode != "independent":
-                others.append(f"{prefix}independent x{n}")
-            others.append(f"{prefix}independent x1")
-        first = next(iter(section.cells)).rpartition(": ")[0]
-        if prefix and prefix != f"{first}: ":
-            others.append(f"{first}: {cell}")
-        compared += [(label, other) for other in others if other in section.cells]
+    for (name, mode, n), label in labels.items():
+        others = [(name, "independent", n), (name, "independent", 1)] if n > 1 else []
+        if mode == "independent":
+            others = others[1:]
+        if name != first:
+            others.append((first, mode, n))
+        compared += [(label, labels[other]) for other in others if other in labels]
     return compared
 
 
