@@ -21,6 +21,7 @@ from tinylane.commands import common
 from tinylane.commands.cli import main, parser
 from tinylane.commands.generate_output import describe_mask, describe_sampler, work
 from tinylane.core.decoding import Decoding
+from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.rope import frequencies
 from tinylane.core.sampling import Sampler
@@ -71,6 +72,13 @@ def test_only_commands_that_exist_are_named(capsys: pytest.CaptureFixture[str]) 
     ):
         assert re.search(rf"^    {name} ", out, re.MULTILINE)
     assert not re.search(r"^    serve\b", out, re.MULTILINE)
+
+
+def test_only_the_command_that_is_named_has_its_flags() -> None:
+    words = ["--", "generate", "--prompt", "report"]
+    assert parser(words).parse_args(words[1:]).prompt == "report"
+    with pytest.raises(TinylaneError, match="unrecognized arguments: --prompt"):
+        parser(words).parse_args(["eval", "--prompt", "x"])
 
 
 def parsed(words: list[str]) -> Any:

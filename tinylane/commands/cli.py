@@ -45,7 +45,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser(words: Sequence[str]) -> Parser:
-    """The parser of all commands; only those that are among the `words` have their flags."""
+    """The parser of all commands; only the one that the words name has its flags."""
     top = Parser(
         prog="tinylane",
         description="N generations of one prompt that read each other while they write.",
@@ -53,11 +53,12 @@ def parser(words: Sequence[str]) -> Parser:
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"tinylane {__version__}")
+    named = next((word for word in words if not word.startswith("-")), None)
     commands = top.add_subparsers(metavar="command", required=True, parser_class=Parser)
     for name, says in COMMANDS.items():
         description = f"{says[0].upper()}{says[1:]}."
         one = commands.add_parser(name, help=says, description=description, allow_abbrev=False)
-        if name in words:
+        if name == named:
             module = import_module(f"tinylane.commands.{name}")
             module.flags(one)
             one.set_defaults(run=module.run)
