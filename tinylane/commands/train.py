@@ -61,10 +61,13 @@ def _pace(args: Any, *names: str) -> dict[str, Any]:
 
 def _shell_game_flags(p: Any) -> None:
     p.add_argument("--out", required=True, metavar="DIR", help="checkpoint, state and log")
-    p.add_argument("--stop-at", type=int, metavar="N", help="stop early, at this step")
-    p.add_argument("--every", type=int, default=100, metavar="N", help="steps a progress line; 100")
-    p.add_argument("--check-every", type=int, default=500, metavar="N", help="steps a check; 500")
-    p.add_argument("--save-every", type=int, default=500, metavar="N", help="steps a state; 500")
+    _numbers(
+        p,
+        ("--stop-at", int, "N", "stop early, at this step"),
+        ("--every", int, "N", "steps a progress line; 100", 100),
+        ("--check-every", int, "N", "steps a check; 500", 500),
+        ("--save-every", int, "N", "steps a state; 500", 500),
+    )
     p.add_argument("--quiet", action="store_true", help="no progress")
     g = p.add_argument_group("recipe")
     for field in dataclasses.fields(Recipe):
@@ -162,18 +165,10 @@ def _tune_flags(p: Any, objective: str) -> None:
     )
     common.prompt_flags(p.add_argument_group("prompts"))
     g = p.add_argument_group("steps")
-    g.add_argument("--steps", "--iters", type=int, metavar="N", help="default: 1000")
-    g.add_argument(
-        "--grad-accumulation-steps",
-        dest="accumulate",
-        type=int,
-        metavar="N",
-        help="microbatches a step; 1",
-    )
-    g.add_argument("--grad-checkpoint", action="store_true", help="less memory, more time")
-    g.add_argument("--lr", "--learning-rate", type=float, metavar="X", help="of weights; 1e-4")
     _numbers(
         g,
+        ("--steps --iters", int, "N", "default: 1000"),
+        ("--lr --learning-rate", float, "X", "of weights; 1e-4"),
         ("--batch-size", int, "B", "transcripts a microbatch; 8"),
         ("--omega-lr", float, "X", "learning rate of Omega; 1e-2"),
         ("--bias-lr", float, "X", "learning rate of biases; 1e-2"),
@@ -182,6 +177,14 @@ def _tune_flags(p: Any, objective: str) -> None:
         ("--weight-decay", float, "X", "of matrices; 0.01"),
         ("--clip", float, "X", "norm of all gradients; 1"),
     )
+    g.add_argument(
+        "--grad-accumulation-steps",
+        dest="accumulate",
+        type=int,
+        metavar="N",
+        help="microbatches a step; 1",
+    )
+    g.add_argument("--grad-checkpoint", action="store_true", help="less memory, more time")
     if objective == "kto":
         g = p.add_argument_group("kto")
         _numbers(
@@ -196,22 +199,22 @@ def _tune_flags(p: Any, objective: str) -> None:
             help="a transcript's log-probability: over all tokens of all lanes; default: sum",
         )
     g = p.add_argument_group("run")
-    g.add_argument("--seed", type=int, metavar="S", help="default: 0")
-    g.add_argument("--stop-at", type=int, metavar="N", help="stop early, at this step")
-    g.add_argument(
-        "--every", "--steps-per-report", type=int, default=10, metavar="N", help="steps a line; 10"
-    )
-    g.add_argument("--save-every", type=int, default=100, metavar="N", help="steps a state; 100")
-    g.add_argument(
-        "--valid-every", "--steps-per-eval", type=int, default=100, metavar="N", help="steps; 100"
+    _numbers(
+        g,
+        ("--seed", int, "S", "default: 0"),
+        ("--stop-at", int, "N", "stop early, at this step"),
+        ("--every --steps-per-report", int, "N", "steps a line; 10", 10),
+        ("--save-every", int, "N", "steps a state; 100", 100),
+        ("--valid-every --steps-per-eval", int, "N", "steps; 100", 100),
     )
     g.add_argument("--quiet", action="store_true", help="no notes and no progress")
 
 
 def _numbers(g: Any, *flags: Any) -> None:
-    """Flags that take a number: (name, type, metavar, help, and perhaps the default) each."""
-    for name, kind, metavar, says, *default in flags:
-        g.add_argument(name, type=kind, metavar=metavar, help=says, default=(*default, None)[0])
+    """Flags that take a number: (names, type, metavar, help, and perhaps the default) each."""
+    for names, kind, metavar, says, *default in flags:
+        options: Any = {"type": kind, "metavar": metavar, "help": says}
+        g.add_argument(*names.split(), **options, default=default[0] if default else None)
 
 
 def _tune(args: Any) -> int:
