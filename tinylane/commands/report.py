@@ -20,7 +20,7 @@ from tinylane.core.errors import TinylaneError
 from tinylane.evaluate import collect, report
 from tinylane.evaluate.measures import AXES
 from tinylane.evaluate.shards import RunFolder, find_runs, write_rows
-from tinylane.files.io import write_json, write_text
+from tinylane.files.io import make_folder, write_json, write_text
 
 
 def flags(p: Any) -> None:
@@ -62,7 +62,7 @@ def run(args: Any) -> int:
         from tinylane.view.figure_style import blank
 
         blank(1, 1, hint=", or --no-plots")  # raises where matplotlib is missing
-    _make(args, out)
+    make_folder(out)
     figures: dict[int, list[tuple[str, str]]] = {}
     for k, section in enumerate(sections):
         suffix = f"-{k + 1}" if len(sections) > 1 else ""
@@ -83,15 +83,6 @@ def run(args: Any) -> int:
     return 0
 
 
-def _make(args: Any, out: Path) -> None:
-    """The folder that --out names."""
-    if args.out is not None:
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TinylaneError(f"--out {out}: cannot be made ({error.strerror})") from error
-
-
 def _merge(args: Any, folders: list[RunFolder], out: Path) -> int:
     """Write the transcripts of the shards of one run of `collect` into one file, and count them."""
     if len(folders) > 1:
@@ -104,7 +95,7 @@ def _merge(args: Any, folders: list[RunFolder], out: Path) -> int:
     label_by = str(folder.settings.get("label_by"))
     if label_by not in collect.LABELS:
         raise TinylaneError(f"{folder.path}: settings.json is not that of tinylane collect")
-    _make(args, out)
+    make_folder(out)
     path = out / "transcripts.jsonl"
     write_rows(folder, path)
     if args.json:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinylane.core.errors import TinylaneError
 from tinylane.files.display import one_line
-from tinylane.files.io import replacing
+from tinylane.files.io import make_folder, replacing
 from tinylane.view.palette import COLOURS, DASHES, INK, MARKERS, PAPER, RULE, SCALE
 
 if TYPE_CHECKING:
@@ -68,11 +68,7 @@ def show(figure: Figure, name: str, folder: str | Path = "runs/figures") -> None
         figure.savefig(out, format="png", dpi=110, facecolor=PAPER)
         display(Image(out.getvalue(), alt=alt(figure)))  # type: ignore[no-untyped-call]
         return
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TinylaneError(f"{folder}: cannot be made ({error.strerror})") from error
-    print(f"[figure {save(figure, Path(folder) / f'{name}.png')}: {alt(figure)}]")
+    print(f"[figure {save(figure, make_folder(Path(folder)) / f'{name}.png')}: {alt(figure)}]")
 
 
 def blank(width: float, height: float, hint: str = "") -> Figure:
