@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +88,30 @@ def test_the_site_is_built_in_a_checkout_only(
     monkeypatch.setattr(docs, "ROOT", tmp_path)
     with pytest.raises(SystemExit, match=r"run python tutorials/build in a checkout"):
         docs.main([])
+
+
+def test_a_bench_that_is_killed_takes_its_engine_along() -> None:
+    """However the process that asks ends: an engine that goes on would disturb the next bench."""
+    command = [sys.executable, "-m", "tinylane", "bench", "--repeats", "9999", "--lanes", "1"]
+    bench = subprocess.Popen([*command, "--quiet"], stdout=subprocess.DEVNULL)
+    children = Path(f"/proc/{bench.pid}/task/{bench.pid}/children")
+    if not children.exists():
+        bench.kill()
+        pytest.skip("the system does not list a process's children (it is not Linux)")
+    end = time.monotonic() + 60
+    while not (engine := children.read_text().split()) and time.monotonic() < end:
+        time.sleep(0.05)
+    bench.kill()
+    bench.wait()
+    assert engine, "no engine was started within a minute"
+    while alive(engine[0]) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not alive(engine[0])
+
+
+def alive(pid: str) -> bool:
+    """Whether it runs: what has ended and is not waited for yet is no process any more."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False

@@ -1,6 +1,6 @@
 """How an engine is timed: in a process of its own, so that memory and threads are its own.
 
-`python -m tinylane.commands.bench_measure` is that process: it reads an engine's name and its
+`python -m tinylane.commands.bench_measure PARENT` is that process: it reads an engine's name and its
 `Work` as JSON from standard input and writes what `time_engine` returns to standard output, or
 {"error": ...} where something is wrong.
 """
@@ -8,9 +8,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -56,7 +58,7 @@ def measure(names: Sequence[str], work: Work) -> dict[str, dict[str, Any]]:
     times: dict[str, dict[str, Any]] = {}
     for name in names:
         done = subprocess.run(
-            [sys.executable, "-m", "tinylane.commands.bench_measure"],
+            [sys.executable, "-m", "tinylane.commands.bench_measure", str(os.getpid())],
             input=json.dumps({"name": name, **asdict(work)}),
             stdout=subprocess.PIPE,
             text=True,
@@ -161,5 +163,13 @@ def main() -> int:
     return 0
 
 
+def _end_with(parent: int) -> None:
+    """End this process once `parent`, which asked for the times, has ended."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=_end_with, args=(int(sys.argv[1]),), daemon=True).start()
     raise SystemExit(main())
