@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError
 from tinylane.files.memory import forecast
 from tutorials.bench import __main__ as command
-from tutorials.bench import engines
+from tutorials.bench import engines, ops
 from tutorials.bench.engines import build
 from tutorials.bench.process import Worker
 
@@ -202,3 +203,24 @@ def test_an_engine_that_fails_is_named_and_its_process_is_gone(tmp_path: Path) -
         with pytest.raises(TinylaneError, match="bench: tinylane numpy ended: AssertionError"):
             worker.ask(do="run", case={"prompt": [1], "lanes": 1, "count": 3})
     assert worker.process.poll() is not None
+
+
+@pytest.mark.parametrize("backend", ["numpy", "mlx"])
+def test_plain_and_fast_operations_are_timed_in_pairs(
+    backend: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if backend == "mlx":
+        pytest.importorskip("mlx.core")
+    assert ops.main([backend], sizes=((1, 64),), cases=((2, 5, 2),), rounds=2) == 0
+    title, row = capsys.readouterr().out.splitlines()
+    assert title == f"{backend}, 1 layers of 64: 0.05 M weights"
+    told = r"  2 lanes behind 5 tokens: step .*, prefill [\d.]+; fast [\d.]+ ms"
+    assert re.fullmatch(told, row)
+
+
+def test_both_kinds_of_operations_write_the_same() -> None:
+    both = ops.models("numpy", 1, 64)
+    rows = np.arange(4), np.arange(4), np.full(4, -1)
+    plain, fast = (np.asarray(both[name](*rows)) for name in ("plain", "fast"))
+    assert both["plain"].ops_name == "plain" and both["fast"].ops_name == "fast"
+    assert np.allclose(plain, fast, atol=1e-5)

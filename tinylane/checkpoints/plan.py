@@ -24,14 +24,15 @@ from tinylane.files.memory import ITEMSIZE, Forecast, forecast, size
 
 GENERATION = "generation_config.json"
 OPS = ("auto", "plain", "fast")
-SMALL = 1 << 22  # weights of a model for which fast operations save nothing on a CPU
+SMALL = 1 << 21  # weights in the layers; see `choose_ops`
 DTYPES = {"numpy": ("float32", "float64"), "mlx": ("float32", "float16", "bfloat16")}
 NOTHING = "none"
 
 
 def choose_ops(name: str, backend: str, config: ModelConfig, packed: bool = False) -> Ops:
-    """The operations of a model. "auto" takes the plain ones where the fast ones save nothing: for
-    small models on a CPU (measured). On a GPU, where nothing was timed, it takes the fast ones.
+    """The operations of a model. "auto" takes the plain ones where the fast ones save no time: for
+    models of at most `SMALL` weights on a CPU (`python tutorials/bench/ops.py` shows the times). On
+    a GPU, where nothing was timed, it takes the fast ones.
 
     packed: whether weights stay MLX-quantized, which only MLX's fast operations read.
     """

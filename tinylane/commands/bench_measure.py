@@ -1,7 +1,7 @@
 """How an engine is timed: in a process of its own, so that memory and threads are its own.
 
-`python -m tinylane.commands.bench_measure PARENT` is that process: it reads an engine's name and its
-`Work` as JSON from standard input and writes what `time_engine` returns to standard output, or
+`python -m tinylane.commands.bench_measure PARENT` is that process: it reads the name of an engine
+and its `Work` as JSON from standard input and writes what `time_engine` returns, or
 {"error": ...} where something is wrong.
 """
 
