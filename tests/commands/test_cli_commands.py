@@ -125,6 +125,18 @@ def test_training_without_mlx_says_what_installs_it(
     assert (code, err.count("\n")) == (2, 1) and 'pip install "tinylane[mlx]"' in err
 
 
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.5, 0.25, 0.125)])
+def test_shares_that_do_not_fit_the_numbers_of_lanes_are_one_line(
+    ask: Any, tmp_path: Path, shares: tuple[float, ...]
+) -> None:
+    pytest.importorskip("mlx.core")
+    out = tmp_path / "out"
+    flags = ["--lanes", 1, 2, 4, "--shares", *shares, "--quiet"]
+    code, _, err = ask("train", "shell-game", "--out", out, *flags)
+    assert code == 2 and err.count("\n") == 1 and not out.exists()
+    assert "expected a share for each number of lanes, 1 in all" in err
+
+
 # Saved runs.
 
 

@@ -92,6 +92,11 @@ def _shell_game(args: Any) -> int:
     from tinylane.train.from_scratch import train
 
     chosen, out = Recipe(**settings), Path(args.out)
+    if len(chosen.shares) != len(chosen.lanes) or abs(sum(chosen.shares) - 1) > 1e-8:
+        raise TinylaneError(
+            f"--shares is {chosen.shares}, --lanes {chosen.lanes}; "
+            "expected a share for each number of lanes, 1 in all"
+        )
     with Progress(chosen.steps, quiet=args.quiet, name="training") as progress:
 
         def say(entry: dict[str, Any]) -> None:
