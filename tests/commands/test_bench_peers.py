@@ -23,7 +23,7 @@ from tinylane.files.memory import forecast
 from tutorials.bench import __main__ as command
 from tutorials.bench import engines, ops
 from tutorials.bench.engines import build
-from tutorials.bench.process import Worker
+from tutorials.bench.process import EngineProcess
 
 TINY = ("--shape", "tiny", "--prompt-tokens", 6, "-m", 4, "--repeats", 1, "--read-mib", 1)
 TINY = (*TINY, "--backend", "numpy", "--threads", 1)
@@ -196,7 +196,7 @@ def test_a_peer_that_is_not_installed_is_named_with_how_to_get_it(
 
 
 def test_an_engine_that_fails_is_named_and_its_process_is_gone(tmp_path: Path) -> None:
-    with Worker("tinylane numpy", 1) as worker:
+    with EngineProcess("tinylane numpy", 1) as worker:
         question = {"do": "load", "name": "tinylane numpy", "dtype": "float32", "threads": 1}
         with pytest.raises(TinylaneError, match=r"bench: tinylane numpy: .*config\.json"):
             worker.ask(folder=str(tmp_path), adapter=None, **question)

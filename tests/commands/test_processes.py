@@ -12,14 +12,14 @@ import pytest
 
 from tinylane.core.errors import TinylaneError
 from tinylane.evaluate.tasks import mathematics
-from tutorials.bench.process import Worker
+from tutorials.bench.process import EngineProcess
 from tutorials.build import __main__ as docs
 
 # Engines and judges.
 
 
 def test_an_engine_that_was_killed_is_named_with_its_exit_code() -> None:
-    with Worker("tinylane numpy", 1) as worker:
+    with EngineProcess("tinylane numpy", 1) as worker:
         worker.process.kill()
         worker.process.wait()
         with pytest.raises(TinylaneError, match="bench: tinylane numpy ended: exit code -9"):

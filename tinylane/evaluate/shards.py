@@ -249,7 +249,7 @@ def _lines(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def find_runs(paths: Sequence[str | os.PathLike[str]]) -> list[RunFolder]:
     """The runs in some folders: of each its own run, or the shards inside it; shards of one run are
     one. Raises TinylaneError for a folder that has neither, and for a shard that is given twice."""
-    found: dict[str, RunFolder] = {}
+    run_folders: dict[str, RunFolder] = {}
     for path in map(Path, paths):
         parts = [path]
         if not (path / SETTINGS).is_file():
@@ -261,11 +261,11 @@ def find_runs(paths: Sequence[str | os.PathLike[str]]) -> list[RunFolder]:
                 raise TinylaneError(
                     f"{part}: {SETTINGS} is not that of tinylane eval (no settings)"
                 )
-            shard, key = Shard(1, 1), str(len(found))
+            shard, key = Shard(1, 1), str(len(run_folders))
             if "shard" in settings:
                 shard = parse_shard(str(settings.pop("shard")), f"{part}: its shard")
                 key = json.dumps([shard.count, settings], sort_keys=True)
-            run = found.setdefault(key, RunFolder(path, {}, settings, [], shard.count))
+            run = run_folders.setdefault(key, RunFolder(path, {}, settings, [], shard.count))
             if shard.number in run.folders:
                 raise TinylaneError(
                     f"{run.folders[shard.number]} and {part} are both shard {shard} of one run; "
@@ -273,7 +273,7 @@ def find_runs(paths: Sequence[str | os.PathLike[str]]) -> list[RunFolder]:
                 )
             run.folders[shard.number] = part
             run.starts.extend(starts if isinstance(starts, list) else [])
-    return list(found.values())
+    return list(run_folders.values())
 
 
 def write_rows(run: RunFolder, path: Path) -> None:

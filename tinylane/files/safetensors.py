@@ -48,7 +48,7 @@ _NAME_OF = {dtype: name for name, dtype in DTYPES.items() if name != "BF16"}
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _TensorEntry:
     dtype: str
     shape: tuple[int, ...]
     start: int  # bytes from the beginning of the file
@@ -90,7 +90,7 @@ class TensorFile:
         """Tensor names in the order of the header."""
         return list(self._entries)
 
-    def _entry(self, name: str) -> _Entry:
+    def _entry(self, name: str) -> _TensorEntry:
         try:
             return self._entries[name]
         except KeyError:
@@ -122,7 +122,7 @@ class TensorFile:
         return self._read(name, entry, entry.start + start * row, entry.start + stop * row, shape)
 
     def _read(
-        self, name: str, entry: _Entry, start: int, stop: int, shape: tuple[int, ...]
+        self, name: str, entry: _TensorEntry, start: int, stop: int, shape: tuple[int, ...]
     ) -> np.ndarray:
         data = np.empty(stop - start, np.uint8)  # aligned, which the file need not be
         view, filled = data.data, 0
@@ -142,7 +142,9 @@ class TensorFile:
         return data.view(DTYPES[entry.dtype]).reshape(shape)
 
 
-def _read_header(file: BinaryIO, path: str) -> tuple[bytes, dict[str, str], dict[str, _Entry]]:
+def _read_header(
+    file: BinaryIO, path: str
+) -> tuple[bytes, dict[str, str], dict[str, _TensorEntry]]:
     size = os.fstat(file.fileno()).st_size
     start = file.read(8)
     if len(start) < 8:
@@ -178,7 +180,7 @@ def _read_header(file: BinaryIO, path: str) -> tuple[bytes, dict[str, str], dict
     return header, metadata, entries
 
 
-def _checked(name: str, raw: Any, offset: int, path: str) -> _Entry:
+def _checked(name: str, raw: Any, offset: int, path: str) -> _TensorEntry:
     def fail(what: str) -> TinylaneError:
         return TinylaneError(f"{path}: tensor {show(name)}: {what}")
 
@@ -206,7 +208,7 @@ def _checked(name: str, raw: Any, offset: int, path: str) -> _Entry:
     expected = count * DTYPES[dtype].itemsize
     if offsets[1] - offsets[0] != expected:
         raise fail(f"data_offsets {offsets} for {expected:,} bytes of {dtype} {tuple(shape)}")
-    return _Entry(dtype, tuple(shape), offset + offsets[0], offset + offsets[1])
+    return _TensorEntry(dtype, tuple(shape), offset + offsets[0], offset + offsets[1])
 
 
 def widen_bfloat16(bits: np.ndarray) -> np.ndarray:

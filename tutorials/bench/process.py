@@ -40,10 +40,10 @@ def measure(names: Sequence[str], work: Work) -> dict[str, dict[str, Any]]:
     }
     times: dict[str, dict[str, Any]] = {}
     with contextlib.ExitStack() as stack:
-        workers: dict[str, Worker] = {}
+        workers: dict[str, EngineProcess] = {}
         for name in names:
             say(f"{name}: loading")
-            workers[name] = stack.enter_context(Worker(name, work.threads))
+            workers[name] = stack.enter_context(EngineProcess(name, work.threads))
             times[name] = {"rounds": [], "profiles": []}
             if name in ours:
                 times[name] |= workers[name].ask(do="bandwidth", **read[name])
@@ -82,7 +82,7 @@ def measure(names: Sequence[str], work: Work) -> dict[str, dict[str, Any]]:
     return times
 
 
-class Worker:
+class EngineProcess:
     """An engine's process. It runs `tutorials.bench.engines`, which calls `serve`."""
 
     def __init__(self, name: str, threads: int) -> None:
@@ -123,7 +123,7 @@ class Worker:
             with contextlib.suppress(OSError):
                 stream.close()  # type: ignore[union-attr]
 
-    def __enter__(self) -> Worker:
+    def __enter__(self) -> EngineProcess:
         return self
 
     def __exit__(self, *_: object) -> None:
