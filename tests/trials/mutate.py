@@ -13,7 +13,7 @@ functions (constants, the regular expressions of `answers.py`, the fields of dat
 A change that no test notices must be listed in `data/mutation_survivors.json` with the reason, and
 what is listed must survive. A change that keeps the tests from ending counts as noticed, in a
 column of its own; the limit is on processor time, so a busy machine changes nothing.
-Exit code 1: a file's score (noticed / all, nothing left out) is below 95%, or the list is wrong.
+Exit code 1: a file's score (noticed / all, nothing left out) is below 94%, or the list is wrong.
 
 With --work, a change that was noticed in a former run is not tried again unless its function
 changed; survivors are. To begin anew, remove DIR.
@@ -40,7 +40,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 LISTED = ROOT / "tests" / "data" / "mutation_survivors.json"
 MUTMUT = "3.8.1"  # another version makes other changes
-WANTED = 95.0  # per cent
+WANTED = 94.0  # per cent
 COPIED = ("tinylane", "tests", "weights", "pyproject.toml", "README.md")
 STILL = 600  # seconds after which a run that does nothing is given up; it does not count
 
