@@ -178,6 +178,24 @@ def test_a_temporary_file_that_another_process_swept_away_is_made_again(
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
+def test_an_interrupt_between_making_and_locking_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C at the first instant at which the temporary file is there."""
+    import fcntl
+
+    def interrupted(handle: int, how: int) -> None:
+        assert list(tmp_path.glob(".x.????????.tmp"))
+        raise KeyboardInterrupt
+
+    (tmp_path / "x").write_bytes(b"before")
+    monkeypatch.setattr(fcntl, "flock", interrupted)
+    with pytest.raises(KeyboardInterrupt), files.replacing(tmp_path / "x") as file:
+        file.write(b"never")
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_bytes() == b"before"
+
+
 def test_a_folder_in_a_file_s_place_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x" / "y").mkdir(parents=True)
     with pytest.raises(TinylaneError, match=r"x: cannot be written \(Is a directory\)"):

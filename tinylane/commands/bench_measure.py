@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -63,6 +62,7 @@ def measure(names: Sequence[str], work: Work) -> dict[str, dict[str, Any]]:
             stdout=subprocess.PIPE,
             text=True,
             env=bench_machine.environment(name, work.threads),
+            start_new_session=True,  # Ctrl-C reaches this process alone, which ends the other
         )
         if done.returncode:
             raise TinylaneError(f"bench: {name} ended: exit code {done.returncode}")
@@ -149,7 +149,6 @@ def describe(case: BenchCase) -> str:
 
 def main() -> int:
     """The process of one engine; returns the exit code."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks handles Ctrl-C
     warnings.simplefilter("ignore")
     common.silence_panics()
     question = json.load(sys.stdin)

@@ -14,7 +14,6 @@ import json
 import math
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -322,40 +321,37 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Half files that killed processes left of the same target are removed.
     """
     target = Path(path)
+    # Its name is known before it is there, so whatever interrupts this, it is removed.
+    temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     try:
         sweep(target.parent, f".{glob.escape(target.name)}.????????.tmp")
-        handle, name = _temporary(target)
-    except OSError as error:
-        raise TinylaneError(f"{target}: cannot be written ({error.strerror})") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
+        with os.fdopen(_create(temporary), "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)  # mkstemp's 0600 would hide a checkpoint from its group
-        os.replace(name, target)
+        os.replace(temporary, target)
     except OSError as error:
         raise TinylaneError(f"{target}: cannot be written ({error.strerror})") from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
 
 
 # A temporary file is locked while somebody writes it. The lock ends with the process, so a
 # temporary file that can be locked belongs to nobody.
 
 
-def _temporary(target: Path) -> tuple[int, str]:
+def _create(path: Path) -> int:
+    """A descriptor of a new file that this process has locked."""
+    binary = getattr(os, "O_BINARY", 0)  # Windows only
     while True:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | binary, 0o666)
         with contextlib.suppress(ImportError, OSError):
             import fcntl  # not on Windows
 
             fcntl.flock(handle, fcntl.LOCK_EX)
         if os.fstat(handle).st_nlink or os.name == "nt":
-            return handle, name
+            return handle
         os.close(handle)  # another process swept it before it was locked
 
 
