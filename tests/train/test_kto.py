@@ -23,6 +23,7 @@ from helpers_tune import (
 )
 
 from tinylane.core.errors import TinylaneError
+from tinylane.train.data import rows
 from tinylane.train.parameters import Choice
 from tinylane.train.recipe import Order
 from tinylane.train.step import Tuner, kl_estimate, kto_losses
@@ -211,6 +212,36 @@ def test_an_epoch_holds_every_transcript_once(count: int, size: int, fixed: bool
     assert np.concatenate(Order(count, size, 6, fixed).epoch(0)).tolist() != np.concatenate(
         order.epoch(0)
     ).tolist()  # fmt: skip
+
+
+def test_a_microbatch_is_of_one_kind_where_kinds_are_given() -> None:
+    """Every transcript once an epoch; a kind of few transcripts is not left out."""
+    kinds = ["short"] * 7 + ["long"] * 10 + ["rare"]
+    kinds = [kinds[k] for k in np.random.default_rng(1).permutation(len(kinds))]
+    order = Order(len(kinds), 4, 5, False, kinds)
+    assert order.chunks == 1 + 2 + 1
+    for epoch in range(3):
+        chunks = [order(epoch * order.chunks + k) for k in range(order.chunks)]
+        assert sorted(np.concatenate(chunks).tolist()) == list(range(len(kinds)))
+        assert all(len({kinds[i] for i in chunk}) == 1 for chunk in chunks)
+    mixed = Order(len(kinds), 4, 5, False)
+    assert any(len({kinds[i] for i in mixed(k)}) > 1 for k in range(mixed.chunks))
+
+
+def test_group_by_shape_makes_one_pass_a_microbatch_and_the_same_loss() -> None:
+    """The loss of a step is that of its transcripts, however they are put together."""
+    grouped = tuner(several(), Choice(), group_by_shape=True, batch_size=3)
+    plain = tuner(several(), Choice(), batch_size=3)
+    for number in range(grouped.order.chunks):
+        chunk = grouped.order(number)
+        assert len({rows(grouped.transcripts[i]).shape for i in chunk}) == 1
+        losses = [plain.nll([plain.transcripts[i]]) for i in chunk]
+        weights = [plain.transcripts[i].targets for i in chunk]
+        assert grouped.outcome(number, gradients=False).loss == pytest.approx(
+            np.average(losses, weights=weights), rel=1e-5
+        )
+    with pytest.raises(TinylaneError, match="--group-by-shape is for sft"):
+        tuner(several(), Choice(), objective="kto", group_by_shape=True)
 
 
 def test_kto_of_one_transcript_is_refused() -> None:

@@ -189,6 +189,12 @@ def _tune_flags(p: Any, objective: str) -> None:
         metavar="N",
         help="microbatches a step; 1",
     )
+    if objective == "sft":
+        g.add_argument(
+            "--group-by-shape",
+            action="store_true",
+            help="microbatches of equal lengths: one pass each, so quicker",
+        )
     g.add_argument("--grad-checkpoint", action="store_true", help="less memory, more time")
     if objective == "kto":
         g = p.add_argument_group("kto")

@@ -7,6 +7,7 @@ NumPy only. What is trained is chosen by `tinylane.train.parameters.Choice`.
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -100,8 +101,8 @@ class TuneRecipe:
     objective: "sft" or "kto" (the losses are in `tinylane.train.step`). batch_size: transcripts of
     a microbatch. accumulate: microbatches of a step. final: the share of the peak rate at the last
     step. reduce: for KTO, a transcript's log-probability is the "sum" or the "mean" over its
-    tokens. visibility: a name of `LaneMask.named`, or a matrix. Raises TinylaneError for values out
-    of range.
+    tokens. visibility: a name of `LaneMask.named`, or a matrix. group_by_shape: a microbatch holds
+    transcripts of one shape only, so it is one pass. Raises TinylaneError for values out of range.
     """
 
     objective: str = "sft"
@@ -123,6 +124,7 @@ class TuneRecipe:
     lag: int = 0
     prompt_lane: Any = "own"
     seed: int = 0
+    group_by_shape: bool = False
 
     def __post_init__(self) -> None:
         if self.objective not in ("sft", "kto"):
@@ -145,6 +147,8 @@ class TuneRecipe:
             raise TinylaneError(f"--seed is {self.seed}; expected 0 or more, below 2**64")
         if self.objective == "kto" and self.batch_size < 2:
             raise TinylaneError("--batch-size is 1; kto estimates its KL term from 2 or more")
+        if self.group_by_shape and self.objective == "kto":
+            raise TinylaneError("--group-by-shape is for sft; kto pairs transcripts of any shape")
         self.mask(1)
 
     def rate(self, group: str) -> tuple[float, float]:
@@ -178,17 +182,31 @@ class Order:
     An epoch is a permutation cut into microbatches of `size` transcripts, or a few more where the
     count does not divide. fixed: every epoch has the same microbatches, in another order. KTO needs
     that: its mismatched pairs stay the same, so each reference is computed once.
+    kinds: for each transcript, what it has in common with all others of its microbatch.
     """
 
-    def __init__(self, count: int, size: int, seed: int, fixed: bool) -> None:
+    def __init__(
+        self, count: int, size: int, seed: int, fixed: bool, kinds: Sequence[Hashable] | None = None
+    ) -> None:
         self.count, self.seed, self.fixed = count, seed, fixed
-        self.chunks = max(count // size, 1)
+        self.kinds = np.zeros(count, int)  # as numbers
+        if kinds is not None:
+            numbers: dict[Hashable, int] = {}
+            self.kinds = np.array([numbers.setdefault(kind, len(numbers)) for kind in kinds])
+        self.parts = np.maximum(np.bincount(self.kinds) // size, 1)  # microbatches of each kind
+        self.chunks = int(self.parts.sum())
         self._epoch: tuple[int, list[np.ndarray]] = (-1, [])  # the last one asked for, in order
 
     def epoch(self, epoch: int) -> list[np.ndarray]:
-        """The microbatches of an epoch, unordered: arrays of indices."""
+        """The microbatches of an epoch, unordered: arrays of indices, each of one kind."""
         rng = np.random.default_rng([self.seed, 0, 0 if self.fixed else epoch])
-        return np.array_split(rng.permutation(self.count), self.chunks)
+        order = rng.permutation(self.count)
+        kinds = [order[self.kinds[order] == kind] for kind in range(len(self.parts))]
+        return [
+            chunk
+            for kind, parts in zip(kinds, self.parts, strict=True)
+            for chunk in np.array_split(kind, parts)
+        ]
 
     def __call__(self, number: int) -> np.ndarray:
         """Indices of microbatch `number`, counted from the beginning of the run."""

@@ -161,13 +161,16 @@ def prepare(
     recipe.mask(most)  # raises for a matrix of fewer lanes
     tuned = trainable(start.model, choice, rope.omega, start.adapter, recipe.seed)
     chosen = {f"tune_{k}" if k in ("omega", "biases") else k: v for k, v in asdict(choice).items()}
+    how = asdict(recipe)
+    if not recipe.group_by_shape:
+        del how["group_by_shape"]  # so runs that began before there was this setting go on
     settings = {
         "format": FORMAT,
         "model": start.identity,
         "adapter": None if start.adapter is None else start.model.identity,
         "data": data.digest,
         "transcripts": len(data.transcripts),
-        **asdict(recipe),
+        **how,
         **chosen,
         "omega_start": omega if isinstance(omega, str) else "numbers",
         "omega_digest": hashlib.sha256(tuned.omega_start.tobytes()).hexdigest(),

@@ -84,7 +84,8 @@ class Tuner:
         self.recipe, self.trainable, self.transcripts = recipe, trainable, transcripts
         self.config, self.checkpoint = trainable.model.config, checkpoint
         self.groups: Groups = trainable.groups
-        self.order = Order(len(transcripts), recipe.batch_size, recipe.seed, fixed=self.kto)
+        kinds = [rows(t).shape for t in transcripts] if recipe.group_by_shape else None
+        self.order = Order(len(transcripts), recipe.batch_size, recipe.seed, self.kto, kinds)
         self.step = 0
         self.reference: dict[int, tuple[float, float]] = {}
         self.optimizers = {}
