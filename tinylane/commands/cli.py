@@ -26,6 +26,7 @@ COMMANDS = {
     "eval": "measure accuracy on the problems of a task",
     "report": "tables and plots of eval runs",
     "collect": "sample lanes on a task, as labelled transcripts for train sft and kto",
+    "transcripts": "what the lanes of a task should write, for train sft",
     "train": "train the model inside from scratch, or tune a checkpoint on lane transcripts "
     "(needs MLX)",
     "fuse": "merge an adapter into its checkpoint",

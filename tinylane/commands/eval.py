@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from tinylane.core.sampling import Sampler
 from tinylane.evaluate import results, runner, tasks
 from tinylane.evaluate.measures import as_json, summary
 from tinylane.evaluate.shards import Shard, assign, open_run
-from tinylane.evaluate.tables import HEAD, table_row
+from tinylane.evaluate.tables import end_columns
 from tinylane.evaluate.tasks.task import Options, Problem, Task
 from tinylane.files.run_dir import Journal
 
@@ -100,7 +101,8 @@ def task_flags(p: Any) -> None:
     g.add_argument("--answer-pattern", metavar="RE", help="what an answer looks like")
     g.add_argument("--cups", type=int, metavar="N", help="of the shell game in words")
     g.add_argument("--swaps", type=int, metavar="N", help="of the shell game in words")
-    g.add_argument("--count", type=int, metavar="N", help="problems; default: all; generated: 1000")
+    g.add_argument("--numbers", type=int, nargs="+", metavar="K", help="of a sum; default: 16")
+    g.add_argument("--count", type=int, metavar="N", help="problems; default: all, or the task's")
     g.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
 
 
@@ -317,8 +319,9 @@ def _show(setup: Setup, rows: Sequence[AnswerRow]) -> None:
     """The table, or the JSON document."""
     args, model, task = setup.args, setup.model, setup.task
     count = len(setup.problems)
+    intervals = task.score is not None and find_spec("scipy") is not None
     summaries = [
-        (cell, summary([r for r in rows if (r.mode, r.lanes) == cell.key], intervals=False))
+        (cell, summary([r for r in rows if (r.mode, r.lanes) == cell.key], intervals))
         for cell in setup.cells
     ]
     for cell, s in summaries:
@@ -348,7 +351,10 @@ def _show(setup: Setup, rows: Sequence[AnswerRow]) -> None:
         f"{task.title or task.name}, {part}{count} problems; {common.name_of(args)} "
         f"({model.backend}, {model.dtype}); seed {args.seed}"
     )
-    print_table("", HEAD, [table_row(cell, s) for cell, s in summaries], (1, 2), plain=True)
+    table = [end_columns(cell, s, task.answers) for cell, s in summaries]
+    head = list(dict.fromkeys(name for columns in table for name in columns))
+    lines = [[columns.get(name, "-") for name in head] for columns in table]
+    print_table("", head, lines, (1, 2), plain=True)
     if args.out is not None:
         others = " and the folders of the other shards" if args.shard is not None else ""
         common.note(f"tables and plots: tinylane report {args.out}{others}", args.quiet)

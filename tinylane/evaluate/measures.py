@@ -231,6 +231,8 @@ class Summary:
     steps: float
     tokens: float
     seconds: float
+    shares: dict[str, Estimate]
+    numbers: dict[str, Estimate]
 
 
 def summary(rows: Sequence[AnswerRow], intervals: bool = True) -> Summary:
@@ -255,7 +257,18 @@ def summary(rows: Sequence[AnswerRow], intervals: bool = True) -> Summary:
         steps=float(np.mean([row.steps for row in rows])),
         tokens=float(np.mean([row.tokens for row in rows])),
         seconds=float(np.sum([row.seconds for row in rows])),
+        shares={k: wilson(sum(x), len(x)) for k, x in by_name("shares", rows).items()},
+        numbers={k: mean(x, interval=intervals) for k, x in by_name("numbers", rows).items()},
     )
+
+
+def by_name(kind: Literal["shares", "numbers"], rows: Sequence[AnswerRow]) -> dict[str, list]:
+    """What the task counted, by name: a value for each problem that has one."""
+    values: dict[str, list] = {}
+    for row in rows:
+        for name, value in getattr(row, kind).items():
+            values.setdefault(name, []).append(value)
+    return values
 
 
 # Between cells.

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -153,6 +153,7 @@ class AnswerRow:
     answers: of every lane the (steps, groups) at which its answer changed; -1 is no answer.
     logprobs: of every lane the sums after 0, 1, ... tokens. correct, readable: of every group.
     clock: (S,) seconds. copied: see `copied`. twins: whether two lanes wrote the same tokens.
+    shares, numbers: what the task counted (`Scores`).
     """
 
     problem: str
@@ -170,6 +171,8 @@ class AnswerRow:
     clock: np.ndarray
     copied: float
     twins: bool
+    shares: dict[str, float] = field(default_factory=dict)
+    numbers: dict[str, float] = field(default_factory=dict)
 
 
 NGRAM = 4  # tokens
@@ -189,7 +192,7 @@ def read(
     """
     try:
         return _read(record, limits or {})
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         what = f"{type(error).__name__} {show(str(error), 60)}"
         raise TinylaneError(f"{where}: is not a result of tinylane eval ({what})") from None
 
@@ -224,6 +227,13 @@ def _read(record: dict[str, Any], limits: Mapping[tuple[str, int], int]) -> Answ
         [(min(_whole(a), steps), min(_whole(b), steps)) for _, a, b in ranges]
         for ranges in record.get("given") or [[]] * n
     ]
+    scores = record.get("scores") or {}
+    shares, numbers = (
+        {str(name): float(x) for name, x in (scores.get(kind) or {}).items()}
+        for kind in ("shares", "numbers")
+    )
+    _need(all(0 <= x <= 1 for x in shares.values()), "shares from 0 to 1")
+    _need(all(math.isfinite(x) for x in numbers.values()), "finite scores")
     return AnswerRow(
         problem=str(record["problem"]),
         mode=str(record["mode"]),
@@ -240,6 +250,8 @@ def _read(record: dict[str, Any], limits: Mapping[tuple[str, int], int]) -> Answ
         clock=clock,
         copied=copied(tokens, given=given),
         twins=len(set(tokens)) < n,
+        shares=shares,
+        numbers=numbers,
     )
 
 

@@ -163,6 +163,8 @@ def decode(
     for step in decoding:
         watch.step(step, decoding.prefill_seconds + decoding.seconds)
     result = results.make(problem, index, cell.mode, c.seed, decoding.result(), watch)
+    if task.score is not None:
+        result["scores"] = asdict(task.score(problem, watch.texts))
     if dictation is not None:  # which tokens the model did not choose
         result["given"] = dictation.record()
     return result, decoding

@@ -36,26 +36,34 @@ def number(e: Estimate) -> str:
     return _with_interval(e, f"{e.value:.2f}", ".2f")
 
 
-HEAD = (
-    "lanes", "mode", "majority right (95%)", "one lane", "any lane", "no answer", "tokens/lane",
-    "steps", "tokens", "seconds",
-)  # fmt: skip
+def end_columns(cell: Cell, s: Summary, answers: bool = True) -> dict[str, str]:
+    """A cell's row of the table that `tinylane eval` prints, by column; 95% intervals.
+
+    answers: whether the lanes of this task have answers.
+    """
+    unread = f" (+{s.unreadable} unread)" * (s.unreadable > 0)
+    answered = {
+        "majority right (95%)": percent(s.majority),
+        "one lane": percent(s.one) if s.shares else f"{s.one.value:.1%}",
+        "any lane": f"{s.any.value:.1%}",
+        "no answer": f"{s.missing} of {s.count * s.lanes}{unread}",
+    }
+    return {
+        "lanes": str(s.lanes),
+        "mode": s.mode,
+        **(answered if answers else {}),
+        **score_columns(s),
+        "tokens/lane": str(cell.max_tokens),
+        "steps": f"{s.steps:.1f}",
+        "tokens": f"{s.tokens:.1f}",
+        "seconds": f"{s.seconds:.1f}",
+    }
 
 
-def table_row(cell: Cell, s: Summary) -> list[str]:
-    """A cell's row of the table with the head HEAD; 95% Wilson intervals."""
-    return [
-        str(s.lanes),
-        s.mode,
-        percent(s.majority),
-        f"{s.one.value:.1%}",
-        f"{s.any.value:.1%}",
-        f"{s.missing} of {s.count * s.lanes}" + f" (+{s.unreadable} unread)" * (s.unreadable > 0),
-        str(cell.max_tokens),
-        f"{s.steps:.1f}",
-        f"{s.tokens:.1f}",
-        f"{s.seconds:.1f}",
-    ]
+def score_columns(s: Summary) -> dict[str, str]:
+    """What the task counted beside answers, by name."""
+    shares = {name: percent(e) for name, e in s.shares.items()}
+    return shares | {name: number(e) for name, e in s.numbers.items()}
 
 
 # Markdown.
@@ -79,9 +87,10 @@ def split(label: str) -> tuple[str, str]:
 
 
 def end_table(summaries: Mapping[str, Summary], limits: Mapping[str, int]) -> str:
-    """How often each cell is right at its end."""
+    """How often each cell is right at its end, and what the task counted beside."""
     head = ["mode", "lanes", "tokens a lane", "steps", "tokens", "s each"]
     head += ["one lane", "majority", "any lane"]
+    counted = list(dict.fromkeys(name for s in summaries.values() for name in score_columns(s)))
     rows = [
         [
             *split(label),
@@ -92,10 +101,11 @@ def end_table(summaries: Mapping[str, Summary], limits: Mapping[str, int]) -> st
             percent(s.one),
             percent(s.majority),
             percent(s.any),
+            *(score_columns(s).get(name, "-") for name in counted),
         ]
         for label, s in summaries.items()
     ]
-    return markdown(head, rows)
+    return markdown([*head, *counted], rows)
 
 
 def writing_table(summaries: Mapping[str, Summary]) -> str:

@@ -15,15 +15,19 @@ import numpy as np
 
 from tinylane.core.errors import TinylaneError
 from tinylane.evaluate.tasks.shell_game import STAY, ShellGame, game_of, last_word
-from tinylane.evaluate.tasks.task import Options, Problem, Task, answer_of
+from tinylane.evaluate.tasks.task import (
+    EVALUATION,
+    Options,
+    Problem,
+    Task,
+    answer_of,
+    check_draw,
+)
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model
 
-# Differs from training's streams of random numbers, which are [seed, step] and [seed, 1 << 40, ..].
-EVALUATION = 1 << 41
 COUNT = 1000
-MAX_COUNT = 1_000_000
 
 
 def task(options: Options, model: Model | None) -> Task:
@@ -81,12 +85,7 @@ def _task(game: ShellGame, form: str, ask: Callable[[np.ndarray], str], **more: 
     """
 
     def problems(count: int | None, seed: int) -> list[Problem]:
-        count = COUNT if count is None else count
-        if not 1 <= count <= MAX_COUNT or seed < 0:
-            raise TinylaneError(
-                f"--count {count}, --seed {seed}; expected 1 to {MAX_COUNT:,} problems and a seed "
-                "of 0 or more"
-            )
+        count = check_draw(COUNT if count is None else count, seed)
         drawn = game.draw(count, np.random.default_rng([seed, EVALUATION]))
         return [Problem(str(k), ask(moves), game.answer(moves)) for k, moves in enumerate(drawn)]
 

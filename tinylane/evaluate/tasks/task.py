@@ -7,10 +7,11 @@ of a run holds.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from tinylane.core.errors import TinylaneError
 from tinylane.evaluate.answers import extract as find_answer
 from tinylane.evaluate.answers import normalise
 
@@ -24,6 +25,38 @@ class Problem:
     truth: str
 
 
+# Streams of random numbers, [seed, stream, ..]: problems that are asked are never trained on. The
+# shell game's trainer draws from [seed, step] and [seed, 1 << 40, ..].
+EVALUATION, TRAINING = 1 << 41, 1 << 42
+MAX_COUNT = 1_000_000
+
+
+def check_draw(count: int, seed: int) -> int:
+    """The count. Raises TinylaneError for a count or a seed that a generated task cannot have."""
+    if not 1 <= count <= MAX_COUNT or seed < 0:
+        raise TinylaneError(
+            f"--count {count}, --seed {seed}; expected 1 to {MAX_COUNT:,} problems and a seed of 0 "
+            "or more"
+        )
+    return count
+
+
+def tags(n: int) -> list[str]:
+    """The lane prompts `1/N:`, `2/N:`, ... of n lanes."""
+    return [f"{m + 1}/{n}:" for m in range(n)]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a task counts in the texts of all lanes, beside their answers, by name.
+
+    shares: from 0 to 1. numbers: any.
+    """
+
+    shares: dict[str, float] = field(default_factory=dict)
+    numbers: dict[str, float] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Options:
     """What the command line may say about a task. A task refuses the options that it does not use.
@@ -31,7 +64,7 @@ class Options:
     Every field is named like its flag. data: a JSON Lines file. question_field, answer_field: names
     of its fields (None: the usual ones). template: a text with `{question}` in it. compare: "math",
     "exact" or None for the task's default. answer_pattern: a regular expression. cups, swaps: the
-    size of the shell game.
+    size of the shell game. numbers: how many numbers a sum has, one size or more.
     """
 
     data: str | None = None
@@ -42,6 +75,7 @@ class Options:
     answer_pattern: str | None = None
     cups: int | None = None
     swaps: int | None = None
+    numbers: list[int] | None = None
 
 
 def answer_of(text: str, finished: bool, pattern: str | None = None) -> str | None:
@@ -73,7 +107,10 @@ class Task:
     n lanes is told apart from the prompt, or None. max_tokens(n): tokens that a lane needs, or
     None. sampling: default fields of `Sampler`; None leaves them to the checkpoint. lanes: the
     default numbers of lanes. title: its name above a table. settings: everything that decides
-    problems and scoring, plain JSON values.
+    problems and scoring, plain JSON values. answers: whether lanes have answers that can be right.
+    score(problem, texts): what it counts beside answers, or None. transcripts(count, seed, lanes):
+    what lanes should write, of problems that are not asked, as lines that `tinylane.train.data`
+    reads; the numbers of lanes take turns. None where a task has no such texts.
     """
 
     name: str
@@ -87,6 +124,9 @@ class Task:
     sampling: dict[str, Any] | None = None
     lanes: tuple[int, ...] = (1, 4)
     title: str = ""
+    answers: bool = True
+    score: Callable[[Problem, Sequence[str]], Scores] | None = None
+    transcripts: Callable[[int, int, Sequence[int]], Iterator[dict[str, Any]]] | None = None
 
     def describe(self) -> dict[str, Any]:
         """Name and settings, for a run directory."""
