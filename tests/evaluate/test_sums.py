@@ -45,7 +45,7 @@ def test_every_equation_of_every_lane_is_true(size: int, n: int, seed: int) -> N
             assert a + b == c
         assert task.extract(text, True) == f"{sum(numbers):03}"
     problem = Problem("0", row["prompt"], f"{sum(numbers):03}")
-    assert sums.score(problem, row["lanes"]).shares == {"own sum right": 1.0}
+    assert sums.score(problem, row["lanes"], [True] * n).shares == {"own sum right": 1.0}
 
 
 @given(SIZES, LANES, st.integers(0, 2**32))
@@ -86,8 +86,8 @@ def test_the_last_sum_is_the_answer_and_own_sums_are_those_of_the_shares() -> No
     assert task.extract("10+20=0301", True) is None  # four are none either
     assert task.right("100", "100") and not task.right("101", "100")
     said = ["10+20=030;030+070=100", "30+40=071;071+030=101"]
-    assert sums.score(problem, said).shares == {"own sum right": 0.5}
-    assert sums.score(problem, ["", "30+40=070"]).shares == {"own sum right": 0.5}
+    assert sums.score(problem, said, [True, True]).shares == {"own sum right": 0.5}
+    assert sums.score(problem, ["", "30+40=070"], [False, True]).shares == {"own sum right": 0.5}
 
 
 @pytest.mark.parametrize(

@@ -102,8 +102,14 @@ def task_flags(p: Any) -> None:
     g.add_argument("--cups", type=int, metavar="N", help="of the shell game in words")
     g.add_argument("--swaps", type=int, metavar="N", help="of the shell game in words")
     g.add_argument("--numbers", type=int, nargs="+", metavar="K", help="of a sum; default: 16")
+    g.add_argument("--kinds", nargs="+", metavar="K", help="of naming: trained, held-back, names")
     g.add_argument("--count", type=int, metavar="N", help="problems; default: all, or the task's")
     g.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
+
+
+def options_of(args: Any) -> Options:
+    """What the flags of `task_flags` say. Not every command has each flag."""
+    return Options(**{field.name: getattr(args, field.name, None) for field in fields(Options)})
 
 
 def length_flags(p: Any) -> None:
@@ -161,7 +167,7 @@ def prepare(args: Any, lanes: Callable[[Task], list[int]], equal: str) -> Setup:
     """
     sampling = parse_flags(args)
     together = common.collaboration(args)
-    options = Options(**{field.name: getattr(args, field.name) for field in fields(Options)})
+    options = options_of(args)
     shard, out = assign(args.shard, args.out)
     if out is not None:
         check_folder(Path(out))

@@ -1,21 +1,26 @@
 """`tinylane transcripts`: what the lanes of a task should write, for `tinylane train sft`.
 
-No model is asked: the texts are right by construction. Their problems come from a stream of random
-numbers that `tinylane eval` and `tinylane collect` do not use, whatever the seed. The first lines
-of a longer file with the same seed are those of a shorter one. Prompts are raw: train with `--raw`.
+The texts are right by construction; a model is asked only for its favourite order. Their problems
+come from a stream of random numbers that `tinylane eval` and `tinylane collect` do not use,
+whatever the seed. The first lines of a longer file with the same seed are those of a shorter one.
+
+    tinylane transcripts sums --numbers 8 16 32 --lanes 1 2 4 --count 10000 --seed 1 --out S.jsonl
+    tinylane train sft --model M --data S.jsonl --raw --lanes 1 2 4 --lora-rank 16 --out A
+    tinylane eval sums --model M --adapter-path A --raw --lanes 4 --numbers 16 --count 100
+
+Prompts are raw text: train and ask with `--raw`.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from typing import Any
 
 from tinylane.commands import common, eval
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import MAX_LANES
 from tinylane.evaluate import tasks
-from tinylane.evaluate.tasks.task import Options
+from tinylane.evaluate.tasks.naming import ORDERS
 from tinylane.files.io import replacing
 
 
@@ -24,12 +29,19 @@ def flags(p: Any) -> None:
     p.add_argument("task", choices=tuple(tasks.KINDS))
     eval.task_flags(p)
     p.add_argument(
+        "--order",
+        choices=ORDERS,
+        help="of the items of naming: random (default), or as the model of --model would draw them",
+    )
+    p.add_argument(
         "--lanes",
         type=int,
         nargs="+",
         metavar="N",
         help="of the transcripts, taking turns; default: the task's",
     )
+    common.model_flags(p)
+    common.engine_flags(p)
     p.add_argument("--out", metavar="FILE", required=True, help="a JSON object a line")
 
 
@@ -38,8 +50,11 @@ def run(args: Any) -> int:
     common.check_numbers(args, 1, "count")
     common.check_numbers(args, 0, "seed", most=(1 << 64) - 1)
     common.check_numbers(args, 1, "lanes", most=MAX_LANES)
-    options = Options(**{field.name: getattr(args, field.name) for field in fields(Options)})
-    task = tasks.make(args.task, options)
+    favourite = args.order == "favourite"
+    if (args.model is not None) != favourite:
+        raise TinylaneError("--model and --order favourite: expected both or neither")
+    model = common.load(args) if favourite else None
+    task = tasks.make(args.task, eval.options_of(args), model)
     if task.transcripts is None:
         raise TinylaneError(
             f"{args.task} does not say what lanes should write; tinylane collect samples a model"
@@ -52,5 +67,5 @@ def run(args: Any) -> int:
         for row in task.transcripts(count, args.seed, lanes):
             file.write(json.dumps(row).encode() + b"\n")
     shown = ", ".join(map(str, lanes))
-    common.say(f"{task.title or task.name}: {count:,} transcripts of {shown} lanes, {path}")
+    common.say(f"{task.name}: {count:,} transcripts of {shown} lanes, {path}")
     return 0

@@ -162,9 +162,11 @@ def decode(
     watch = results.Watch(results.Groups(task, problem.truth), n)
     for step in decoding:
         watch.step(step, decoding.prefill_seconds + decoding.seconds)
-    result = results.make(problem, index, cell.mode, c.seed, decoding.result(), watch)
+    ended = decoding.result()
+    result = results.make(problem, index, cell.mode, c.seed, ended, watch)
     if task.score is not None:
-        result["scores"] = asdict(task.score(problem, watch.texts))
+        finished = [lane.finish_reason == "stop" for lane in ended.lanes]
+        result["scores"] = asdict(task.score(problem, watch.texts, finished))
     if dictation is not None:  # which tokens the model did not choose
         result["given"] = dictation.record()
     return result, decoding

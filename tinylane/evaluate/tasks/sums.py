@@ -126,7 +126,7 @@ def last_sum(text: str) -> str | None:
     return found[-1] if found else None
 
 
-def score(problem: Problem, texts: Sequence[str]) -> Scores:
+def score(problem: Problem, texts: Sequence[str], finished: Sequence[bool]) -> Scores:
     """The share of the lanes whose own sum, that of their share of the numbers, is right."""
     numbers = [int(x) for x in re.findall(r"[0-9]+", str(problem.prompt))]
     each = share(len(numbers), len(texts))

@@ -64,7 +64,8 @@ class Options:
     Every field is named like its flag. data: a JSON Lines file. question_field, answer_field: names
     of its fields (None: the usual ones). template: a text with `{question}` in it. compare: "math",
     "exact" or None for the task's default. answer_pattern: a regular expression. cups, swaps: the
-    size of the shell game. numbers: how many numbers a sum has, one size or more.
+    size of the shell game. numbers: how many numbers a sum has, one size or more. kinds: of things
+    to name. order: of the items in transcripts of naming.
     """
 
     data: str | None = None
@@ -76,6 +77,8 @@ class Options:
     cups: int | None = None
     swaps: int | None = None
     numbers: list[int] | None = None
+    kinds: list[str] | None = None
+    order: str | None = None
 
 
 def answer_of(text: str, finished: bool, pattern: str | None = None) -> str | None:
@@ -108,7 +111,8 @@ class Task:
     None. sampling: default fields of `Sampler`; None leaves them to the checkpoint. lanes: the
     default numbers of lanes. title: its name above a table. settings: everything that decides
     problems and scoring, plain JSON values. answers: whether lanes have answers that can be right.
-    score(problem, texts): what it counts beside answers, or None. transcripts(count, seed, lanes):
+    score(problem, texts, finished): what it counts beside answers, or None;
+    finished says which lanes ended by themselves. transcripts(count, seed, lanes):
     what lanes should write, of problems that are not asked, as lines that `tinylane.train.data`
     reads; the numbers of lanes take turns. None where a task has no such texts.
     """
@@ -125,7 +129,7 @@ class Task:
     lanes: tuple[int, ...] = (1, 4)
     title: str = ""
     answers: bool = True
-    score: Callable[[Problem, Sequence[str]], Scores] | None = None
+    score: Callable[[Problem, Sequence[str], Sequence[bool]], Scores] | None = None
     transcripts: Callable[[int, int, Sequence[int]], Iterator[dict[str, Any]]] | None = None
 
     def describe(self) -> dict[str, Any]:
