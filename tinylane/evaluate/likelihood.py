@@ -48,7 +48,8 @@ def logprobs(
             asked += [P - 1, *range(first, len(rows))]
         mask = LaneMask.independent(len(part))
         wanted = np.unique(asked)
-        logits = np.asarray(model(*np.array(rows).T, none, mask, rows=wanted))
+        tokens, positions, lanes = np.array(rows).T
+        logits = np.asarray(model(tokens, positions, lanes, none, mask, rows=wanted))
         predicted = log_softmax(logits)[np.searchsorted(wanted, asked)]
         flat = predicted[np.arange(len(asked)), np.concatenate([np.array(t) for t in part])]
         found += np.split(flat, np.cumsum([len(text) for text in part])[:-1])
