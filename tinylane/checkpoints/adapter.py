@@ -4,7 +4,9 @@
 `model.layers.I.self_attn.{q,k,v}_proj.bias` (they replace the checkpoint's, if it has any), and
 low-rank updates `PATH.lora_a` (in, r), `PATH.lora_b` (r, out), scaled by `scale`.
 `adapter_config.json` says which model it was made for (`base` sizes, and `identity` if recorded)
-and how its lanes read each other (`prompt_lane`, `visibility`, `lag`, `lanes`).
+and how its lanes read each other (`prompt_lane`, `visibility`, `lag`, `lanes`). It may also say
+how prompts are written: `raw` (without the chat template), and `lane_prompt`, how every lane
+begins, such as `{lane}/{lanes}:`. These are defaults; what a call or a flag says wins.
 
 LoRA adapters of mlx-lm are read as well (`lora_parameters.scale`); its DoRA and full ones are not.
 """
@@ -30,6 +32,7 @@ from tinylane.files.safetensors import DENSE, TensorFile, widen, write_tensors
 CONFIG, TENSORS, OMEGA = "adapter_config.json", "adapters.safetensors", "lane_rope.omega"
 SIZES = ("family", "vocab", "width", "layers", "heads", "kv_heads", "head_dim", "mlp_width")
 FORMAT = "tinylane adapter 1"
+LONGEST_LANE_PROMPT = 1000  # characters
 _BIAS = re.compile(r"model\.layers\.\d+\.self_attn\.[qkv]_proj\.bias")
 _LORA = re.compile(r"(model\.layers\.\d+\.(?:self_attn|mlp)\.\w+)\.lora_([ab])")
 
@@ -44,6 +47,8 @@ class Adapter:
     visibility: Any = None  # a name, or a list of rows of booleans
     lag: int = 0
     lanes: tuple[int, ...] = ()  # the lane counts it was trained with
+    raw: bool = False
+    lane_prompt: str = ""
     settings: dict[str, Any] = field(default_factory=dict)  # adapter_config.json
 
     @property
@@ -62,6 +67,8 @@ class Adapter:
             "visibility": self.visibility,
             "lag": self.lag,
             "lanes": list(self.lanes),
+            "raw": self.raw,
+            "lane_prompt": self.lane_prompt,
             "updates": len(self.tensors),
         }
 
@@ -76,6 +83,17 @@ class Adapter:
         return digest.hexdigest()
 
 
+def fill(text: str, n: int, lane: int | None = None) -> str:
+    """A text with `{lanes}` and `{lane}` (from 1; None leaves it) filled in for one of n lanes."""
+    text = text.replace("{lanes}", str(n))
+    return text if lane is None else text.replace("{lane}", str(lane + 1))
+
+
+def fill_all(text: str, n: int) -> list[str]:
+    """`fill` for each of n lanes."""
+    return [fill(text, n, m) for m in range(n)]
+
+
 def save_adapter(
     folder: str | os.PathLike[str],
     config: ModelConfig,
@@ -85,8 +103,8 @@ def save_adapter(
     """Write an adapter for a model of these sizes; each file is replaced whole or not at all.
 
     tensors: NumPy or MLX arrays by name (see the module). settings: `prompt_lane`, `visibility`,
-    `lag`, `lanes`, `scale`, `identity` and anything else worth keeping. What `load_adapter` would
-    refuse is refused here. Raises TinylaneError.
+    `lag`, `lanes`, `raw`, `lane_prompt`, `scale`, `identity` and anything else worth keeping. What
+    `load_adapter` would refuse is refused here. Raises TinylaneError.
     """
     folder = Path(folder)
     record = {"format": FORMAT, "base": _sizes(config), **(settings or {})}
@@ -187,7 +205,11 @@ def _build(
     for name in updates:
         if name.endswith(".lora_b"):
             updates[name] = updates[name] * np.float32(scale)
-    return Adapter(folder, updates, rope, visibility, lag, tuple(lanes), record)
+    raw = read.flag("raw", False)
+    begins = record.get("lane_prompt", "")
+    if not isinstance(begins, str) or len(begins) > LONGEST_LANE_PROMPT:
+        read.fail("lane_prompt", f"a text of at most {LONGEST_LANE_PROMPT} characters")
+    return Adapter(folder, updates, rope, visibility, lag, tuple(lanes), raw, begins, record)
 
 
 def _matrix(visibility: Any) -> np.ndarray:

@@ -176,7 +176,7 @@ def _save_lanes(out: Path, config: ModelConfig, adapter: Adapter) -> None:
         return
     settings: dict[str, Any] = {
         key: adapter.settings[key]
-        for key in ("visibility", "lag", "lanes", "task")
+        for key in ("visibility", "lag", "lanes", "raw", "lane_prompt", "task")
         if adapter.settings.get(key) is not None
     }
     tensors = {}

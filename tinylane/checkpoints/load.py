@@ -7,7 +7,7 @@ import warnings
 from dataclasses import replace
 from functools import partial
 
-from tinylane.checkpoints.adapter import apply
+from tinylane.checkpoints.adapter import apply, fill_all
 from tinylane.checkpoints.plan import LoadPlan, choose_backend, choose_ops, describe, find_folder
 from tinylane.checkpoints.weights import read_mlx, read_numpy
 from tinylane.core.model import Model
@@ -68,6 +68,7 @@ def load(
         apply(params, tuned, backend, dtype)
     if tokenizer is not None:
         config = replace(config, eos_ids=tuple(sorted({*config.eos_ids, *tokenizer.eos_ids})))
+        tokenizer.raw = tuned is not None and tuned.raw
     return Model(
         config,
         params,
@@ -79,6 +80,7 @@ def load(
         lag=0 if tuned is None else tuned.lag,
         sampling=plan.sampling,
         identity=plan.identity if tuned is None else tuned.identity(plan.identity),
+        lane_prompts=partial(fill_all, "" if tuned is None else tuned.lane_prompt),
         task=None if tuned is None else tuned.task,
         describe=partial(describe, plan, files, summary, tokenizer, needs),
         ops=choose_ops(ops, backend, config, any(name.endswith(".scales") for name in params)),

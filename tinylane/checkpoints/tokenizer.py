@@ -47,7 +47,8 @@ class Tokenizer:
 
     `names`: special tokens by role, e.g. `{"bos_token": "<s>"}`. `add_bos`: whether raw text
     begins with BOS; None asks the tokenizer's post-processor. `vocab`: the model's vocabulary size.
-    `chat_template`: Jinja source; `template_source`: the file it came from.
+    `chat_template`: Jinja source; `template_source`: the file it came from. `raw`: whether prompts
+    are raw text unless a call says otherwise (an adapter that was trained so).
     """
 
     def __init__(
@@ -60,8 +61,9 @@ class Tokenizer:
         add_bos: bool | None = None,
         chat_template: str | None = None,
         template_source: str | None = None,
+        raw: bool = False,
     ) -> None:
-        self.core = core
+        self.core, self.raw = core, raw
         self.names = dict(names or {})
         self.vocab = vocab
         self.chat_template = chat_template
@@ -140,21 +142,23 @@ class Tokenizer:
         self,
         prompt: str | list[dict[str, Any]],
         *,
-        raw: bool = False,
+        raw: bool | None = None,
         system: str | None = None,
         prefill: str | None = None,
         template_args: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """Ids of a prompt that the model is to answer (a text, or chat messages) or go on with.
 
-        With a chat template and not `raw`: `system` and the prompt as messages, then the opening of
-        the assistant's turn and `prefill`, the first words of its answer. `template_args` go to the
-        template (`enable_thinking`...). Else the text itself, with BOS in front if the tokenizer
-        asks for it and the text has none, then `prefill`. Raises TinylaneError for an empty prompt
-        and for what the template or a missing template cannot take.
+        raw: None takes `self.raw`. With a chat template and not raw: `system` and the prompt as
+        messages, then the opening of the assistant's turn and `prefill`, the first words of its
+        answer. `template_args` go to the template (`enable_thinking`...). Else the text itself,
+        with BOS in front if the tokenizer asks for it and the text has none, then `prefill`. Raises
+        TinylaneError for an empty prompt and for what the template or a missing template cannot
+        take.
         """
         if isinstance(prompt, str) and not prompt.strip():
             raise TinylaneError("the prompt is empty: give a text")
+        raw = self.raw if raw is None else raw
         if not raw and self.chat_template is not None:
             from tinylane.checkpoints.chat_template import prompt_text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
@@ -70,7 +71,12 @@ def engine_flags(p: Any, every: bool = False) -> None:
 
 def prompt_flags(g: Any) -> None:
     """How a prompt is written."""
-    g.add_argument("--raw", "--ignore-chat-template", action="store_true", help="no chat template")
+    g.add_argument(
+        "--raw",
+        "--ignore-chat-template",
+        action=argparse.BooleanOptionalAction,
+        help="no chat template; default: as the adapter was trained",
+    )
     g.add_argument("--system-prompt", metavar="TEXT")
     g.add_argument("--prefill-response", metavar="TEXT", help="how every answer begins")
     g.add_argument("--chat-template-config", metavar="JSON", help='e.g. {"enable_thinking": false}')
@@ -179,7 +185,7 @@ def template(args: Any) -> dict[str, Any] | None:
 
     Raises TinylaneError for a --chat-template-config that is not a JSON object.
     """
-    given: dict[str, Any] = {"raw": True} if args.raw else {}
+    given: dict[str, Any] = {} if args.raw is None else {"raw": args.raw}
     if args.system_prompt is not None:
         given["system"] = args.system_prompt
     if args.prefill_response is not None:

@@ -207,7 +207,8 @@ def run(args: Any) -> int:
     model, task, problems = setup.model, setup.task, setup.problems
     work = setup.share([(index, cell) for index in range(len(problems)) for cell in setup.cells])
     key = lambda item: (problems[item[0]].id, *item[1].key)
-    told_apart = any(task.lane_prompts(cell.lanes) for cell in setup.cells)
+    prompts = (runner.prompts_of_lanes(model, task, setup.conditions, c.lanes) for c in setup.cells)
+    told_apart = any(len(set(each)) > 1 for each in prompts)
     settings = setup.settings(told_apart=told_apart)
     notes(setup)
     limits = {cell.key: cell.max_tokens for cell in setup.cells}

@@ -155,6 +155,7 @@ def run(args: Any) -> int:
 
         full_prompt, template = collaboration.with_system(together, model, prompt, n, template)
         lane_prompts = lane_prompts or collaboration.lane_prompts(together, n)
+    lane_prompts = model.lane_prompts(n) if lane_prompts is None else lane_prompts
     rope = mask = None
     if lanes_given:
         rope, mask = lane_settings(args, model, n, max_tokens)
@@ -336,11 +337,11 @@ def _notes(
     n: int,
     mask: LaneMask,
     sampler: Sampler,
-    lane_prompts: list[str] | None,
+    lane_prompts: list[str],
 ) -> None:
     """Print once what the user may not expect."""
     alone = not (mask.visibility[:n, :n] & ~np.eye(n, dtype=bool)).any()
-    alike = not lane_prompts or len(set(lane_prompts)) == 1
+    alike = len(set(lane_prompts)) == 1
     if n > 1 and not model.trained_for_lanes:
         untrained = "this model was not trained to listen to other lanes"
         if args.visibility is None and args.mode is None:

@@ -88,12 +88,10 @@ class Decoding:
         if alone and isinstance(rope, LaneRoPE) and rope.prompt_lane == "own":
             rope = LaneRoPE.none(model.theta)  # law 7: the same numbers, with one rotation less
         self.prompt = encode_prompt(model, prompt, s.template)
-        lane_prompts = [""] * n if s.lane_prompts is None else s.lane_prompts
+        lane_prompts = model.lane_prompts(n) if s.lane_prompts is None else s.lane_prompts
         lane_ids = [encode_lane_prompt(model, text) for text in lane_prompts]
         if len(lane_ids) != n:
-            raise TinylaneError(
-                f"{len(lane_ids)} lane prompts for {n} lanes; expected one per lane"
-            )
+            raise TinylaneError(f"{len(lane_ids)} lane prompts for {n} lanes; expected one a lane")
         limits: Any = s.max_tokens
         limits = list(limits) if isinstance(limits, (Sequence, np.ndarray)) else [limits] * n
         if len(limits) != n:

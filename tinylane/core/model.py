@@ -28,8 +28,8 @@ class Model:
     """A decoder with its weights: `model(tokens, positions, lanes)` gives logits.
 
     params: arrays of one library, matrices so that `x @ w` works. dtype: the activations'.
-    lane_rope, visibility, lag: what the checkpoint or its adapter was trained with, the defaults
-    of every call. sampling: generation_config's defaults. identity: a digest of its files.
+    lane_rope, visibility, lag, lane_prompts: what it was trained with, the defaults of every call.
+    sampling: generation_config's defaults. identity: a digest of its files.
     ops: the functions of `decoder.py`, or a backend's faster versions (`tinylane.load` chooses).
     """
 
@@ -41,6 +41,7 @@ class Model:
     lane_rope: LaneRoPE | None = None
     visibility: Any = None  # a name of `LaneMask.named`, or a matrix; None: not trained for lanes
     lag: int = 0
+    lane_prompts: Callable[[int], list[str]] = lambda n: [""] * n  # how n lanes begin
     sampling: dict | None = None
     identity: str = ""
     task: dict | None = None  # the task it was trained on, if its adapter names one

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tinylane.checkpoints.adapter import fill, fill_all
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.prompt import Prompt, encode_lane_prompt, end_ids
 from tinylane.core.sampling import Array, History, Sampler
@@ -134,7 +135,7 @@ def with_system(
     no place for a system text, it goes before the prompt. Raises TinylaneError for a prompt of
     token ids, to which no text can be added.
     """
-    text = _filled(together.system, n)
+    text = fill(together.system, n)
     if not text:
         return prompt, template
     messages = not isinstance(prompt, str)
@@ -171,12 +172,7 @@ def _before(text: str, prompt: Any, k: int) -> list[dict]:
 
 def lane_prompts(together: Collaboration, n: int) -> list[str] | None:
     """How every lane begins, None if there is no such text."""
-    return [_filled(together.lane, n, m) for m in range(n)] if together.lane else None
-
-
-def _filled(text: str, n: int, lane: int | None = None) -> str:
-    text = text.replace("{lanes}", str(n))
-    return text if lane is None else text.replace("{lane}", str(lane + 1))
+    return fill_all(together.lane, n) if together.lane else None
 
 
 # What is said on the way.
@@ -299,7 +295,7 @@ class Dictation(Sampler):
     def _ids(self, kind: str, text: str, lane: Lane) -> tuple[int, ...]:
         """The text's tokens. One that ends the lane would end it."""
         decoding = self.decoding
-        text = _filled(text, len(decoding.lanes), lane.index)
+        text = fill(text, len(decoding.lanes), lane.index)
         if text not in self._encoded:
             ids = tuple(encode_lane_prompt(decoding.model, text))
             if not ids:

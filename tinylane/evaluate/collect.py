@@ -71,7 +71,7 @@ def sample(
     # Above the seeds that `runner.problem_seed` makes of the command line's, which are below 2**64.
     apart = replace(conditions, seed=conditions.seed + (number << 64))
     record, decoding = runner.decode(model, task, problem, index, cell, apart)
-    lane_prompts = runner.prompts_of_lanes(task, conditions, cell.lanes)
+    lane_prompts = runner.prompts_of_lanes(model, task, conditions, cell.lanes)
     whole = {"problem": problem.id, "sample": number}
     whole |= _transcript(model, problem, record, decoding, lane_prompts, conditions)
     right = [bool(lane["correct"]) for lane in record["lane"]]
@@ -95,7 +95,7 @@ def _transcript(
     problem: Problem,
     record: dict[str, Any],
     decoding: Decoding,
-    lane_prompts: list[str] | None,
+    lane_prompts: list[str],
     conditions: Conditions,
 ) -> dict[str, Any]:
     """What the lanes wrote, without a label."""
@@ -106,7 +106,7 @@ def _transcript(
     chat = model.tokenizer is not None and model.tokenizer.chat_template is not None
     if chat or conditions.together is not None or conditions.template:  # it saw more than that
         row["prompt_ids"] = list(decoding.prompt)
-    if lane_prompts is not None and any(lane_prompts):
+    if any(lane_prompts):
         row["lane_prompts"] = lane_prompts
     row |= {"lanes": [lane.text for lane in lanes], "finished": finished}
     if any(

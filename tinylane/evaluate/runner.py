@@ -151,7 +151,7 @@ def decode(
             sampler=c.sampler,
             lane_rope=rotation,
             lane_mask=mask,
-            lane_prompts=prompts_of_lanes(task, c, n),
+            lane_prompts=prompts_of_lanes(model, task, c, n),
             seed=problem_seed(c.seed, index),
             stop=c.stop,
             template=template,
@@ -172,10 +172,12 @@ def decode(
     return result, decoding
 
 
-def prompts_of_lanes(task: Task, conditions: Conditions, n: int) -> list[str] | None:
-    """What each of n lanes is told apart from the prompt: the task's, or the collaboration's."""
+def prompts_of_lanes(model: Model, task: Task, conditions: Conditions, n: int) -> list[str]:
+    """What each of n lanes is told apart from the prompt: the task's, the collaboration's, or what
+    the model's lanes begin with."""
     together = conditions.together
-    return task.lane_prompts(n) or (None if together is None else lane_prompts(together, n))
+    said = None if together is None else lane_prompts(together, n)
+    return task.lane_prompts(n) or said or model.lane_prompts(n)
 
 
 def reading(model: Model, cell: Cell, c: Conditions) -> tuple[Any, LaneMask]:
@@ -230,13 +232,15 @@ def _trained(model: Model) -> dict[str, Any] | None:
     import hashlib
 
     rope = model.lane_rope
-    if rope is None:
-        return None
-    return {
-        "omega": hashlib.sha256(rope.omega.tobytes()).hexdigest(),
-        "prompt_lane": rope.prompt_lane,
-        "lag": model.lag,
-    }
+    said: dict[str, Any] = {}
+    if rope is not None:
+        omega = hashlib.sha256(rope.omega.tobytes()).hexdigest()
+        said = {"omega": omega, "prompt_lane": rope.prompt_lane, "lag": model.lag}
+    if model.tokenizer is not None and model.tokenizer.raw:
+        said["raw"] = True
+    if any(begins := model.lane_prompts(2)):
+        said["lane_prompts"] = begins
+    return said or None
 
 
 def check_prompts(model: Model, problems: Sequence[Problem]) -> None:

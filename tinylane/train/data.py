@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from tinylane.checkpoints.adapter import fill_all
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import MAX_LANES, SHARED
 from tinylane.core.prompt import encode_lane_prompt, encode_prompt, end_ids, end_token
@@ -128,11 +129,14 @@ def mismatched(x: Transcript, y: Transcript, context: int) -> Transcript:
 @dataclass(frozen=True)
 class Data:
     """A file of transcripts. digest: SHA-256 of their ids, labels and given tokens. left_out: how
-    many were left out because they are labelled false, which `sft` does not learn from."""
+    many were left out because they are labelled false, which `sft` does not learn from.
+    lane_prompt: how all lanes begin, a text for `tinylane.checkpoints.adapter.fill`; "" if there is
+    no such text."""
 
     transcripts: list[Transcript]
     digest: str
     left_out: int = 0
+    lane_prompt: str = ""
 
     @property
     def counts(self) -> list[int]:
@@ -160,6 +164,7 @@ def read_transcripts(
     if any(not 1 <= n <= MAX_LANES for n in allowed):
         raise TinylaneError(f"--lanes {show(sorted(allowed))}; expected 1 to {MAX_LANES}")
     digest, transcripts, left_out = hashlib.sha256(), [], 0
+    begins: set[str] = set()
     for number, raw in jsonl.read(path, limit=MAX_LINE):
         where = f"{os.fspath(path)}, line {number}"
         try:
@@ -184,10 +189,23 @@ def read_transcripts(
             left_out += 1
         else:
             transcripts.append(one)
+            begins.add(_common(raw.get("lane_prompts")))
     if not transcripts:
         why = f"all {left_out} are labelled false" if left_out else "expected one a line"
         raise TinylaneError(f"{os.fspath(path)}: no transcripts to learn from ({why})")
-    return Data(transcripts, digest.hexdigest(), left_out)
+    return Data(transcripts, digest.hexdigest(), left_out, begins.pop() if len(begins) == 1 else "")
+
+
+def _common(prompts: Any) -> str:
+    """The text that gives these lane prompts when `{lane}` and `{lanes}` in it are filled in, ""
+    if none is found."""
+    if isinstance(prompts, list) and prompts and isinstance(prompts[0], str):
+        first, n = prompts[0], len(prompts)
+        tag = first.replace(f"1/{n}", "{lane}/{lanes}")
+        for text in (tag, first.replace("1", "{lane}"), first):
+            if fill_all(text, n) == prompts:
+                return text
+    return ""
 
 
 def _transcript(raw: Fields, model: Model, template: dict[str, Any] | None) -> Transcript:

@@ -92,11 +92,13 @@ def _from_scratch(folder: Path, seed: int) -> StartModel:
 
 @dataclass(frozen=True)
 class Session:
-    """The arguments of `loop.tune`. settings: two runs with equal settings are the same run."""
+    """The arguments of `loop.tune`. raw: whether prompts are raw text. settings: two runs with
+    equal settings are the same run."""
 
     tuner: Tuner
     start: StartModel
     data: Data
+    raw: bool
     settings: dict[str, Any]
     notes: dict[str, Any]
 
@@ -111,6 +113,8 @@ class Session:
             "visibility": recipe.visibility,
             "lag": recipe.lag,
             "lanes": self.data.counts,
+            **({"raw": True} if self.raw else {}),
+            **({"lane_prompt": self.data.lane_prompt} if self.data.lane_prompt else {}),
             **adapter_settings(tuned, start.adapter),
         }
         if not tuned.choice.full:
@@ -189,7 +193,9 @@ def prepare(
         "mlx": version("mlx"),
     }
     tuner = Tuner(recipe, tuned, data.transcripts, checkpoint)
-    return Session(tuner, start, data, settings, notes)
+    tokenizer = start.model.tokenizer
+    raw = (template or {}).get("raw", tokenizer is not None and tokenizer.raw)
+    return Session(tuner, start, data, raw, settings, notes)
 
 
 def describe(tuned: Trainable) -> str:
