@@ -189,7 +189,7 @@ def test_an_adapter_of_another_model_is_refused(tmp_path):
         ({}, {"lanes": 10_000}, "10000"),
         ({}, {"base": [1]}, "base is [1]"),
         ({}, {"base": {"depth": 3}}, "depth 3 instead of None"),
-        ({}, {"fine_tune_type": "dora"}, "dora"),
+        ({}, {"fine_tune_type": "full"}, "full"),
     ],
 )
 def test_damaged_adapters_are_refused_in_one_line(tmp_path, tensors, record, words):

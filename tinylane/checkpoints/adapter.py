@@ -8,7 +8,9 @@ and how its lanes read each other (`prompt_lane`, `visibility`, `lag`, `lanes`).
 how prompts are written: `raw` (without the chat template), and `lane_prompt`, how every lane
 begins, such as `{lane}/{lanes}:`. These are defaults; what a call or a flag says wins.
 
-LoRA adapters of mlx-lm are read as well (`lora_parameters.scale`); its DoRA and full ones are not.
+LoRA and DoRA adapters of others are read as well: mlx-lm's (`lora_parameters.scale`; full ones are
+refused) and PEFT's (`peft_adapter`). DoRA (arXiv:2402.09353) has magnitudes `PATH.m` (out,), the
+lengths of the rows of W + A B: `apply` and `fuse` scale those to them.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tinylane.checkpoints import peft_adapter as peft
+from tinylane.checkpoints.weights import WeightFiles
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import MAX_LANES, LaneMask, LaneRoPE
@@ -34,7 +38,7 @@ SIZES = ("family", "vocab", "width", "layers", "heads", "kv_heads", "head_dim", 
 FORMAT = "tinylane adapter 1"
 LONGEST_LANE_PROMPT = 1000  # characters
 _BIAS = re.compile(r"model\.layers\.\d+\.self_attn\.[qkv]_proj\.bias")
-_LORA = re.compile(r"(model\.layers\.\d+\.(?:self_attn|mlp)\.\w+)\.lora_([ab])")
+_LORA = re.compile(r"(model\.layers\.\d+\.(?:self_attn|mlp)\.\w+|lm_head)\.(lora_a|lora_b|m)")
 
 
 @dataclass(frozen=True)
@@ -126,11 +130,16 @@ def load_adapter(
     Raises TinylaneError for missing or damaged files and for an adapter of another model.
     """
     folder = Path(folder)
-    for name in (CONFIG, TENSORS):
-        if not os.path.exists(inside(folder, name)):
-            raise TinylaneError(f"{folder}: no {name}; expected an adapter folder")
+    if not os.path.exists(inside(folder, CONFIG)):
+        raise TinylaneError(f"{folder}: no {CONFIG}; expected an adapter folder")
     record = read_json(folder / CONFIG)
     read = Fields(record, str(folder / CONFIG))
+    foreign = "peft_type" in record
+    file_name = peft.TENSORS if foreign else TENSORS
+    if not os.path.exists(inside(folder, file_name)):
+        pickled = foreign and os.path.exists(folder / "adapter_model.bin")
+        hint = " (adapter_model.bin is not read: save it as safetensors)" if pickled else ""
+        raise TinylaneError(f"{folder}: no {file_name}{hint}; expected an adapter folder")
     base = read.fields("base").raw if read.has("base") else {}
     ours = _sizes(config)
     other = [
@@ -146,16 +155,23 @@ def load_adapter(
             f"{folder}: adapter of another model: made for {show(made_for, 40)}, but this one "
             f"is {identity[:16]}... (same sizes, other weights)"
         )
+    if foreign:
+        peft.check(read)
     tensors = {}
-    with TensorFile.open(folder / TENSORS) as file:
+    with TensorFile.open(folder / file_name) as file:
+        stored = {peft.our_name(name) if foreign else name: name for name in file.names}
+        if foreign:
+            peft.refuse_rest(stored, str(file.path))
         # check names and shapes before reading: a sparse file of terabytes takes no room on disk
-        shapes = {name: file.shape(name) for name in file.names}
+        order = {name: -1 if foreign and ".lora_" in name else 1 for name in stored}
+        shapes = {key: file.shape(name)[:: order[key]] for key, name in stored.items()}
         _check_shapes(folder, config, shapes)
-        for name in file.names:
+        for key, name in stored.items():
             if file.dtype(name) not in DENSE:
                 raise TinylaneError(f"{file.path}: {show(name)} is {file.dtype(name)}, not floats")
             wide = widen(file.read(name), file.dtype(name))
-            tensors[name] = wide if name == OMEGA else wide.astype(np.float32)
+            wide = wide.T if order[key] < 0 else wide
+            tensors[key] = wide if key == OMEGA else wide.astype(np.float32)
     return _build(folder, config, tensors, record)
 
 
@@ -176,8 +192,9 @@ def _build(
 ) -> Adapter:
     """Check names, shapes, values and settings against the model."""
     read = Fields(record, str(folder / CONFIG))
-    if record.get("fine_tune_type", "lora") != "lora":
-        read.fail("fine_tune_type", "lora; others are not implemented")
+    if record.get("fine_tune_type", "lora") not in ("lora", "dora"):
+        read.fail("fine_tune_type", "lora or dora; others are not implemented")
+    dora = record.get("use_dora") is True or record.get("fine_tune_type") == "dora"
     visibility, lag = record.get("visibility"), read.whole("lag") if "lag" in record else 0
     lanes = record.get("lanes", [])
     lanes = lanes if isinstance(lanes, list) else [lanes]
@@ -198,18 +215,31 @@ def _build(
     for name, value in tensors.items():
         if not np.isfinite(value).all():
             raise TinylaneError(f"{folder}: {name} holds NaN or infinite values")
-    source = read
-    if not read.has("scale") and isinstance(record.get("lora_parameters"), dict):
-        source = read.fields("lora_parameters")  # of mlx-lm
-    scale = source.real("scale", 1.0, above=-1e6, below=1e6)
-    for name in updates:
-        if name.endswith(".lora_b"):
-            updates[name] = updates[name] * np.float32(scale)
+    halves, foreign = [name for name in updates if name.endswith(".lora_b")], "peft_type" in record
+    scale = _scale(read) if not foreign and (halves or read.has("scale")) else 1.0
+    for name in halves:
+        path = name.removesuffix(".lora_b")
+        if dora != (path + ".m" in updates):
+            state = "no magnitude m" if dora else "a magnitude m, but the settings do not say DoRA"
+            raise TinylaneError(f"{folder}: {path} has {state}")
+        factor = peft.scale(read, path, len(updates[name])) if foreign else scale
+        updates[name] = updates[name] * np.float32(factor)
     raw = read.flag("raw", False)
     begins = record.get("lane_prompt", "")
     if not isinstance(begins, str) or len(begins) > LONGEST_LANE_PROMPT:
         read.fail("lane_prompt", f"a text of at most {LONGEST_LANE_PROMPT} characters")
     return Adapter(folder, updates, rope, visibility, lag, tuple(lanes), raw, begins, record)
+
+
+def _scale(read: Fields) -> float:
+    """The factor of all updates: `scale` of ours, `lora_parameters.scale` of mlx-lm's."""
+    source = Fields(read.get("lora_parameters") or {}, read.source, "lora_parameters")
+    if read.has("scale") or (not source.has("scale") and read.get("format") == FORMAT):
+        source = read
+    elif not source.has("scale"):
+        alpha = "; alpha is another program's, and no factor" * source.has("alpha")
+        source.fail("scale", f"the factor of the updates, as mlx-lm writes it{alpha}")
+    return source.real("scale", 1.0, above=-1e6, below=1e6)
 
 
 def _matrix(visibility: Any) -> np.ndarray:
@@ -223,7 +253,7 @@ def _matrix(visibility: Any) -> np.ndarray:
 
 def _check_shapes(folder: Path, config: ModelConfig, shapes: Mapping[str, tuple]) -> None:
     """Refuse tensors that this model cannot take, by name and shape."""
-    base, half = config.tensors(), config.head_dim // 2
+    base, half = replace(config, tied=False).tensors(), config.head_dim // 2
     for name, shape in shapes.items():
         if name == OMEGA:
             if shape not in ((half,), (config.layers, half)):
@@ -233,28 +263,50 @@ def _check_shapes(folder: Path, config: ModelConfig, shapes: Mapping[str, tuple]
                 )
             continue
         lora = _LORA.fullmatch(name)
-        path = lora[1] if lora else name.removesuffix(".bias")
-        if (lora is None and not _BIAS.fullmatch(name)) or path + ".weight" not in base:
-            raise TinylaneError(f"{folder}: {show(name)} is not a tensor this model can take")
+        path, part = lora.groups() if lora else (name.removesuffix(".bias"), "bias")
+        known = lora or _BIAS.fullmatch(name) or (name in base and part == "bias" and path != name)
+        if not known or path + ".weight" not in base:
+            why = ": updates of embeddings are not implemented" * ("embed_tokens" in name)
+            raise TinylaneError(f"{folder}: {show(name)} is not a tensor this model can take{why}")
         out, into = base[path + ".weight"]
-        if lora is None:
+        if part in ("bias", "m"):
             if shape != (out,):
                 raise TinylaneError(f"{folder}: {name} is {shape}; expected ({out},)")
-            continue
-        other = shapes.get(f"{path}.lora_{'b' if lora[2] == 'a' else 'a'}")
-        if other is None:
+            if part == "bias":
+                continue
+        a, b = (shapes.get(f"{path}.lora_{x}") for x in "ab")
+        if a is None or b is None:
             raise TinylaneError(f"{folder}: {name} without the other half of its update")
-        a, b = (shape, other) if lora[2] == "a" else (other, shape)
         rank = a[-1] if a else 0
         if a != (into, rank) or b != (rank, out) or rank > max(into, out):
             raise TinylaneError(
                 f"{folder}: {path}.lora_a {a} and lora_b {b}; expected ({into}, r) and (r, {out})"
             )
+        if part == "m" and path == "lm_head" and config.tied:
+            raise TinylaneError(
+                f"{folder}: {name} of a head that is the embedding: not implemented"
+            )
 
 
-def apply(params: dict[str, Any], adapter: Adapter, backend: str, dtype: str) -> None:
-    """Put the adapter's tensors among a loaded model's, in its library and dtype, in place."""
-    for name, value in adapter.tensors.items():
+def apply(
+    params: dict[str, Any], adapter: Adapter, files: WeightFiles, backend: str, dtype: str
+) -> None:
+    """Put the adapter's tensors among a loaded model's, in its library and dtype, in place.
+
+    The weights of DoRA's layers are multiplied to their magnitudes; a packed layer stays packed.
+    Raises TinylaneError for one that cannot.
+    """
+    tensors = {name: value for name, value in adapter.tensors.items() if not name.endswith(".m")}
+    for name in adapter.tensors.keys() - tensors.keys():
+        path = name.removesuffix(".m")
+        norms = [
+            lengths(adapter, path, updated(adapter, path, start, rows))
+            for start, rows in files.chunks(path + ".weight")
+        ]
+        factor = (adapter.tensors[name] / np.concatenate(norms)).astype(np.float32)
+        tensors[path + ".lora_b"] = tensors[path + ".lora_b"] * factor
+        _multiply(params, path, factor)
+    for name, value in tensors.items():
         if backend == "mlx":
             import mlx.core as mx
 
@@ -262,3 +314,35 @@ def apply(params: dict[str, Any], adapter: Adapter, backend: str, dtype: str) ->
             mx.eval(params[name])
         else:
             params[name] = np.ascontiguousarray(value, dtype=dtype)
+
+
+def updated(adapter: Adapter, path: str, start: int, rows: np.ndarray) -> np.ndarray:
+    """Rows (out, in) of a weight, from `start` on, with the update A B of them; float64."""
+    a, b = (adapter.tensors[f"{path}.lora_{x}"].astype(np.float64) for x in "ab")
+    return rows + (a @ b[:, start : start + len(rows)]).T
+
+
+def lengths(adapter: Adapter, path: str, rows: np.ndarray) -> np.ndarray:
+    """The lengths of updated rows. Raises TinylaneError where one is 0: it has no direction."""
+    norms = np.linalg.norm(rows, axis=1)
+    if not norms.all():
+        raise TinylaneError(f"{adapter.folder}: {path} has a row of zeros, which DoRA cannot scale")
+    return norms
+
+
+def _multiply(params: dict[str, Any], path: str, factor: np.ndarray) -> None:
+    """Multiply the outputs of a loaded layer."""
+    weight = params[path + ".weight"]
+    if isinstance(weight, np.ndarray):
+        weight *= factor.astype(weight.dtype)  # (in, out), perhaps a part of a larger array
+        return
+    import mlx.core as mx
+
+    column = mx.array(factor)[:, None]
+    if path + ".scales" not in params:  # the file's order in memory stays
+        params[path + ".weight"] = (weight.T * column.astype(weight.dtype)).T
+    elif path + ".biases" not in params:
+        raise TinylaneError(f"{path}: DoRA of an mxfp4 layer needs it unpacked; give --ops plain")
+    else:
+        for part in (path + ".scales", path + ".biases"):
+            params[part] = params[part] * column.astype(params[part].dtype)

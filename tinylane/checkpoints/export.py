@@ -4,12 +4,12 @@
 config.json is written last: a folder that was not finished is not taken for a checkpoint. Not
 handled: packing (quantization) and formats other than safetensors.
 
-`fuse` adds an adapter's low-rank updates to their matrices and makes its attention biases the
-checkpoint's. Omega has no place in a checkpoint: it stays in the new folder's `adapter/`, which
-tinylane reads and plain loaders (one lane, plain RoPE) ignore. Where a family has no such bias, its
-config says so: `attention_bias` of Llama and Qwen3 brings a bias to o_proj as well, which is
-written as zeros. Mistral has no such key, and becomes the Llama that computes the same. mlx-lm
-(0.32) reads no biases of a Qwen3; transformers and tinylane do.
+`fuse` adds an adapter's low-rank updates to their matrices (a tied head that has one becomes a head
+of its own) and makes its attention biases the checkpoint's. Omega has no place in a checkpoint: it
+stays in the new folder's `adapter/`, which tinylane reads and plain loaders (one lane, plain RoPE)
+ignore. Where a family has no such bias, its config says so: `attention_bias` of Llama and Qwen3
+brings a bias to o_proj as well, which is written as zeros. Mistral has no such key, and becomes
+the Llama that computes the same. mlx-lm (0.32) reads no biases of a Qwen3; transformers does.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from tinylane.checkpoints.adapter import OMEGA, Adapter, save_adapter
+from tinylane.checkpoints.adapter import OMEGA, Adapter, lengths, save_adapter, updated
 from tinylane.checkpoints.config_json import config_to_dict, parse_config
 from tinylane.checkpoints.hub import SMALL_FILES
 from tinylane.checkpoints.plan import LoadPlan, find_folder
@@ -192,15 +192,20 @@ def _merged(files: WeightFiles, adapter: Adapter, name: str) -> np.ndarray:
     updates = adapter.tensors
     if name in updates:  # an adapter's bias replaces the checkpoint's
         return updates[name]
-    if not files.has(name):  # only the new config asks for it: a bias
-        rows = files.config.tensors()[name.removesuffix(".bias") + ".weight"][0]
-        return np.zeros(rows, dtype=np.float32)
-    value = np.concatenate([np.asarray(c, np.float32) for _, c in files.chunks(name)])
-    path = name.removesuffix(".weight")
-    if path + ".lora_a" in updates:
-        a, b = (updates[f"{path}.lora_{x}"].astype(np.float64) for x in "ab")
-        value = (value + (a @ b).T).astype(np.float32)
-    return value
+    source = "model.embed_tokens.weight" if name == "lm_head.weight" else name
+    source = name if files.has(name) else source  # a tied head, which the merge makes its own
+    if not files.has(source):  # only the new config asks for it: a bias
+        outputs = files.config.tensors()[name.removesuffix(".bias") + ".weight"][0]
+        return np.zeros(outputs, dtype=np.float32)
+    path, parts = name.removesuffix(".weight"), []
+    for start, rows in files.chunks(source):
+        if path + ".lora_a" in updates:
+            rows = updated(adapter, path, start, rows)
+        if path + ".m" in updates:
+            some = updates[path + ".m"][start : start + len(rows)]
+            rows = rows * (some / lengths(adapter, path, rows))[:, None]
+        parts.append(rows.astype(np.float32))
+    return np.concatenate(parts)
 
 
 def _merged_config(
@@ -211,7 +216,7 @@ def _merged_config(
     raw = dict(raw)
     for key in ("quantization", "quantization_config"):
         raw.pop(key, None)
-    raw["tie_word_embeddings"] = config.tied
+    raw["tie_word_embeddings"] = config.tied and "lm_head.lora_a" not in adapter.tensors
     new = [n for n in adapter.tensors if n.endswith(".bias") and n not in config.tensors()]
     if not new:
         return raw, notes

@@ -32,6 +32,7 @@ FILES = [
     *SMALL_FILES,
     "adapter_config.json",
     "adapters.safetensors",
+    "adapter_model.safetensors",
     "adapter/adapter_config.json",
     "adapter/adapters.safetensors",
 ]

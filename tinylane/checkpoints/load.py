@@ -63,9 +63,9 @@ def load(
                 f"{plan.folder}: NaN or infinite weights in {', '.join(damaged[:3])}{more}",
                 stacklevel=2,
             )
+        if tuned is not None:
+            apply(params, tuned, files, backend, dtype)
     summary = None if tuned is None else tuned.summary  # the report must not keep its tensors
-    if tuned is not None:
-        apply(params, tuned, backend, dtype)
     if tokenizer is not None:
         config = replace(config, eos_ids=tuple(sorted({*config.eos_ids, *tokenizer.eos_ids})))
         tokenizer.raw = tuned is not None and tuned.raw

@@ -125,7 +125,8 @@ def trainable(
     start: Omega, float64. adapter: the one that the model was loaded with, if any. Biases start
     from the model's, or at zero. Low-rank updates start from those of the adapter, or with A
     uniform in +-1/sqrt(in) and B = 0 (LoRA, arXiv:2106.09685). Raises TinylaneError for `full` with
-    a quantized model or an adapter with low-rank updates, and for updates of another shape.
+    a quantized model or an adapter with low-rank updates, for updates of another shape, and for
+    DoRA.
     """
     config, params = model.config, model.params
     if choice.omega_per_layer and start.ndim == 1:
@@ -141,6 +142,8 @@ def trainable(
             groups["biases"][path + ".bias"] = bias.astype(mx.float32)
     loaded = {} if adapter is None else adapter.tensors
     updates = {name: value for name, value in loaded.items() if ".lora_" in name}
+    if any(name.endswith(".m") for name in loaded):
+        raise TinylaneError("training on top of a DoRA adapter; merge it first (tinylane fuse)")
     if choice.full and updates:
         raise TinylaneError(
             "--full on top of an adapter with low-rank updates; merge it first (tinylane fuse)"
@@ -201,7 +204,8 @@ def adapter_settings(trainable: Trainable, adapter: Adapter | None) -> dict[str,
     ranks = [value.shape[1] for name, value in tensors.items() if name.endswith(".lora_a")]
     if ranks:
         scale = trainable.choice.lora_scale
-        keys = {k.split(".", 3)[3].rsplit(".", 1)[0] for k in tensors if ".lora_" in k}
+        paths = {k.rsplit(".", 1)[0] for k in tensors if ".lora_" in k}
+        keys = {path.split(".", 3)[-1] for path in paths}
         parameters = {"rank": ranks[0], "scale": scale, "dropout": 0.0, "keys": sorted(keys)}
         settings = {
             "fine_tune_type": "lora",
