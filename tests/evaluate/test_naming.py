@@ -59,7 +59,7 @@ def test_no_lane_repeats_another_and_all_is_of_the_kind(seed: int, n: int) -> No
     assert kind in naming.groups()["trained"]
     items = [item for text in row["lanes"] for item in text.removeprefix(" ").split(", ")]
     usual = {item[0] for item in naming.lists()[kind]}
-    assert len(set(items)) == len(items) == min(len(usual), naming.EACH * n)
+    assert len(set(items)) == len(items) == min(len(usual), naming.TOTAL)
     assert set(items) <= usual
     said = naming.score(Problem("0", row["prompt"], kind), row["lanes"], [True] * n)
     assert said.numbers == {"distinct right": len(items), "repeats": 0, "not in list": 0}
@@ -68,10 +68,8 @@ def test_no_lane_repeats_another_and_all_is_of_the_kind(seed: int, n: int) -> No
 def test_a_lane_takes_the_next_item_when_it_has_written_least() -> None:
     texts = naming.deal(["aaaaaaaa", "b", "c", "d"], 2)
     assert texts == [" aaaaaaaa", " b, c, d"]
-    assert [len(text.split(",")) for text in naming.deal(list("abcdefghijklmnopqrstu"), 2)] == [
-        8,
-        8,
-    ]
+    many = naming.deal([f"x{k}" for k in range(99)], 2)
+    assert [len(text.split(",")) for text in many] == [naming.TOTAL // 2] * 2
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from tinylane.files.display import one_line
 COMMANDS = {
     "generate": "decode lanes jointly",
     "eval": "measure accuracy on the problems of a task",
+    "likelihood": "how likely a model finds texts, with and without an adapter",
     "report": "tables and plots of eval runs",
     "collect": "sample lanes on a task, as labelled transcripts for train sft and kto",
     "transcripts": "what the lanes of a task should write, for train sft",

@@ -57,6 +57,11 @@ def flags(p: Any) -> None:
         help="what is the same for all numbers of lanes: tokens in all (default; fewer lanes may "
         "write longer), or steps",
     )
+    g.add_argument(
+        "--likelihood",
+        action="store_true",
+        help="also the log-probability of a token of each lane's text where that lane stands alone",
+    )
     common.collaborate_flags(p)
     g = p.add_argument_group("output")
     g.add_argument("--out", metavar="DIR", help="keep every result; needed to go on after a stop")
@@ -75,7 +80,8 @@ def mode_flag(g: Any, **more: Any) -> None:
         dest="mode",
         metavar="M",
         help="independent, joint, joint:OMEGA (none, group_think, ntk, learned), group_think, "
-        f"hogwild, star, neighbours:K; default: {shown}",
+        "hogwild, star, neighbours:K, fork_join:K (lanes read nobody for K tokens, then all; "
+        f"without K: for what the task says is their own part); default: {shown}",
         **more,
     )
 
@@ -103,6 +109,7 @@ def task_flags(p: Any) -> None:
     g.add_argument("--swaps", type=int, metavar="N", help="of the shell game in words")
     g.add_argument("--numbers", type=int, nargs="+", metavar="K", help="of a sum; default: 16")
     g.add_argument("--kinds", nargs="+", metavar="K", help="of naming: trained, held-back, names")
+    g.add_argument("--share", choices=("letters",), help="lane prompts split the work of naming")
     g.add_argument("--count", type=int, metavar="N", help="problems; default: all, or the task's")
     g.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
 
@@ -187,6 +194,7 @@ def prepare(args: Any, lanes: Callable[[Task], list[int]], equal: str) -> Setup:
         prompt_lane=args.prompt_lane,
         lag=args.lag,
         together=together,
+        likelihood=getattr(args, "likelihood", False),
     )
     if together is not None and task.settings.get("form") == "notation":
         raise TinylaneError(
@@ -326,7 +334,8 @@ def _show(setup: Setup, rows: Sequence[AnswerRow]) -> None:
     """The table, or the JSON document."""
     args, model, task = setup.args, setup.model, setup.task
     count = len(setup.problems)
-    intervals = task.score is not None and find_spec("scipy") is not None
+    counted = task.score is not None or args.likelihood
+    intervals = counted and find_spec("scipy") is not None
     summaries = [
         (cell, summary([r for r in rows if (r.mode, r.lanes) == cell.key], intervals))
         for cell in setup.cells

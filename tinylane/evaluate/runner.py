@@ -17,22 +17,27 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tinylane.core.errors import TinylaneError, show
-from tinylane.core.lanes import LaneMask
+from tinylane.core.lanes import SHARED, LaneMask
 from tinylane.core.modes import MODES, STARTS
 from tinylane.core.modes import mode as mode_of
+from tinylane.core.prompt import encode_lane_prompt, encode_prompt
 from tinylane.core.sampling import Sampler
 from tinylane.evaluate import results
 from tinylane.evaluate.collaboration import Collaboration, dictate, lane_prompts, with_system
-from tinylane.evaluate.tasks.task import Problem, Task
+from tinylane.evaluate.tasks.task import Problem, Scores, Task
 
 if TYPE_CHECKING:
     from tinylane.core.decoding import Decoding
     from tinylane.core.model import Model
+    from tinylane.core.result import Result
 
 MAX_TOKENS = 256
 FIELDS = ("problem", "mode", "lanes")  # that tell a result from the others of its run
 PATTERNS = ("star", "neighbours")
+ALONE = "logprob alone"  # a score of its own; see `Conditions.likelihood`
 PLAIN_CONDITIONS = ("seed", "template", "slot", "scale", "prompt_lane", "lag")
 
 
@@ -55,6 +60,8 @@ class Conditions:
     """What is the same for all cells. Fields: those of `Decoding` and `tinylane.core.modes.mode`.
 
     seed: of the run; a problem's own is `problem_seed`. together: collaboration prompts.
+    likelihood: also take the mean log-probability of the lanes' tokens where each lane stands alone
+    after its prompt, by the same weights and without a rotation of lanes.
     """
 
     seed: int = 0
@@ -67,23 +74,46 @@ class Conditions:
     prompt_lane: Any = None
     lag: int | None = None
     together: Collaboration | None = None
+    likelihood: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class ForkJoin(LaneMask):
+    """Lanes that read nobody at positions before `since`, and then all that others have written."""
+
+    since: int = 0
+
+    def visible(
+        self,
+        positions: np.ndarray,
+        lanes: np.ndarray,
+        key_positions: np.ndarray,
+        key_lanes: np.ndarray,
+    ) -> np.ndarray:
+        """As `LaneMask.visible`, and other lanes' rows only from `since` on."""
+        seen = super().visible(positions, lanes, key_positions, key_lanes)
+        mine = (key_lanes == SHARED) | (key_lanes == lanes[:, None])
+        return seen & (mine | (positions[:, None] >= self.since))
 
 
 def parse_mode(label: str) -> dict[str, Any]:
     """`joint:ntk` -> the arguments of `tinylane.core.modes.mode` that it stands for.
 
     A label is a mode (`independent`, `joint`, `group_think`, `hogwild`), joint with a start of
-    Omega (`joint:none`, `joint:ntk`, ...), or a pattern of who reads whom (`star`, `neighbours:2`).
+    Omega (`joint:none`, `joint:ntk`, ...), a pattern of who reads whom (`star`, `neighbours:2`), or
+    `fork_join` (`fork_join:K`): joint, with a mask that `decode` delays.
     Raises TinylaneError for anything else.
     """
     name, _, more = label.partition(":")
+    if name == "fork_join" and (not more or (more.isascii() and more.isdigit() and len(more) < 10)):
+        return {"name": "joint"}
     if name in PATTERNS:
         LaneMask.named(label, 1)
         return {"name": "joint", "visibility": label}
     if name not in MODES or (more and (name != "joint" or more not in STARTS)):
         raise TinylaneError(
             f"mode {show(label, 40)}; expected {', '.join(MODES)}, joint:OMEGA "
-            f"({', '.join(STARTS)}), star or neighbours:K"
+            f"({', '.join(STARTS)}), star, neighbours:K, fork_join or fork_join:K"
         )
     return {"name": name, **({"omega": more} if more else {})}
 
@@ -138,11 +168,16 @@ def decode(
 
     c, n = conditions, cell.lanes
     rotation, mask = reading(model, cell, c)
+    begins = prompts_of_lanes(model, task, c, n)
     prompt: Any = problem.prompt
     template = c.template
     try:
         if c.together is not None:
             prompt, template = with_system(c.together, model, prompt, n, template)
+        if cell.mode.startswith("fork_join"):
+            prompt = encode_prompt(model, prompt, template)
+            clock = len(prompt) + max(len(encode_lane_prompt(model, text)) for text in begins)
+            mask = fork_join(task, problem, cell, mask, clock)
         decoding = Decoding(
             model,
             prompt,
@@ -151,7 +186,7 @@ def decode(
             sampler=c.sampler,
             lane_rope=rotation,
             lane_mask=mask,
-            lane_prompts=prompts_of_lanes(model, task, c, n),
+            lane_prompts=begins,
             seed=problem_seed(c.seed, index),
             stop=c.stop,
             template=template,
@@ -167,9 +202,35 @@ def decode(
     if task.score is not None:
         finished = [lane.finish_reason == "stop" for lane in ended.lanes]
         result["scores"] = asdict(task.score(problem, watch.texts, finished))
+    if c.likelihood:
+        numbers = result.setdefault("scores", asdict(Scores()))["numbers"]
+        numbers[ALONE] = alone(model, ended)
     if dictation is not None:  # which tokens the model did not choose
         result["given"] = dictation.record()
     return result, decoding
+
+
+def fork_join(task: Task, problem: Problem, cell: Cell, mask: LaneMask, clock: int) -> ForkJoin:
+    """The mask of a `fork_join` cell. clock: the position of the first token that lanes draw.
+
+    A lane's first K tokens are drawn without reading. K: the label's, else the task's, else half of
+    the lane's tokens. A row at a position draws the token of the next one.
+    """
+    told = cell.mode.partition(":")[2]
+    k = int(told) if told else task.alone(problem, cell.lanes)
+    k = cell.max_tokens // 2 if k is None else k
+    return ForkJoin(mask.visibility, mask.lag, clock + k - 1)
+
+
+def alone(model: Model, ended: Result) -> float:
+    """The mean log-probability of a token that the lanes drew, each lane alone after its prompt."""
+    from tinylane.evaluate.likelihood import logprobs
+
+    lanes = [lane for lane in ended.lanes if lane.tokens]
+    texts = [[*lane.prompt, *lane.tokens] for lane in lanes]
+    each = logprobs(model, ended.prompt, texts)
+    drawn = [x[len(lane.prompt) :] for x, lane in zip(each, lanes, strict=True)]
+    return float(np.concatenate(drawn).mean()) if drawn else 0.0
 
 
 def prompts_of_lanes(model: Model, task: Task, conditions: Conditions, n: int) -> list[str]:
@@ -208,6 +269,8 @@ def settings(
     more: further values.
     """
     c = conditions
+    if c.likelihood:
+        more["likelihood"] = True
     if c.together is not None:
         more["collaborate"] = asdict(c.together)
     sampler = c.sampler or Sampler.from_config(model.sampling)

@@ -31,9 +31,9 @@ def points(e: Estimate) -> str:
     return _with_interval(e, f"{100 * e.value:+.1f}", "+.1f", 100, " (all alike)")
 
 
-def number(e: Estimate) -> str:
+def number(e: Estimate, digits: int = 2) -> str:
     """`2.31 (2.10 to 2.52)`."""
-    return _with_interval(e, f"{e.value:.2f}", ".2f")
+    return _with_interval(e, f"{e.value:.{digits}f}", f".{digits}f")
 
 
 def end_columns(cell: Cell, s: Summary, answers: bool = True) -> dict[str, str]:

@@ -21,7 +21,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "gsm8k": ("tinylane.evaluate.tasks.gsm8k", FILE),
     "jsonl": ("tinylane.evaluate.tasks.jsonl", FILE),
     "sums": ("tinylane.evaluate.tasks.sums", ("numbers",)),
-    "naming": ("tinylane.evaluate.tasks.naming", ("kinds", "order")),
+    "naming": ("tinylane.evaluate.tasks.naming", ("kinds", "order", "share")),
 }
 
 

@@ -13,6 +13,8 @@ In a transcript the items are dealt: whichever lane has written least takes the 
 is written twice, and each item is one that the other lanes had not begun. They come in random
 order, or drawn one after another without repetition as the model would draw them (`favourite`).
 
+With `--share letters` nobody has to read: each lane is told which initial letters are its own.
+
 Not handled: things that are right and not in the list. They count as not in the list.
 """
 
@@ -45,8 +47,9 @@ if TYPE_CHECKING:
     from tinylane.core.model import Model
 
 LANES = (1, 2, 4)
-EACH = 8  # items that a lane writes
-MAX_TOKENS = 36  # of a lane: about EACH items
+TOTAL = 32  # items of all lanes together; one lane alone writes as many in N times the steps
+TOKENS = 144  # of all lanes together: about TOTAL items
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 ORDERS = ("random", "favourite")
 PLURALS = (("ies", "y"), ("oes", "o"), ("shes", "sh"), ("ches", "ch"), ("xes", "x"))
 MARK = re.compile(r"^(?:[-*•]|[0-9]{1,3}[.)]|and |an? |the )\s*")
@@ -70,6 +73,10 @@ def task(options: Options, model: Model | None = None) -> Task:
         named = [asked[turns[k % len(asked)]] for k in range(count)]
         return [Problem(str(k), ask(kind), kind) for k, kind in enumerate(named)]
 
+    begin = letter_tags if options.share == "letters" else tags
+    if options.share not in (None, "letters"):
+        raise TinylaneError(f"--share {show(options.share, 40)}; expected letters")
+
     def transcripts(count: int, seed: int, lanes: Sequence[int]) -> Iterator[dict[str, Any]]:
         if order == "favourite" and model is None:
             raise TinylaneError("--order favourite needs --model: whose favourites?")
@@ -84,16 +91,17 @@ def task(options: Options, model: Model | None = None) -> Task:
             noise = rng.gumbel(size=len(lists()[kind]))
             ranked = np.argsort(-(noise + scores.get(kind, 0.0)))
             items = [lists()[kind][r][0] for r in ranked]
-            yield {"prompt": ask(kind), "lane_prompts": tags(n), "lanes": deal(items, n)}
+            own = [letters_of(n, m) for m in range(n)] if options.share else None
+            yield {"prompt": ask(kind), "lane_prompts": begin(n), "lanes": deal(items, n, own)}
 
     return Task(
         "naming",
         problems,
-        {"kinds": list(asked)},
+        {"kinds": list(asked), **({"share": options.share} if options.share else {})},
         extract=lambda text, finished: None,
         score=score,
-        lane_prompts=tags,
-        max_tokens=lambda n: MAX_TOKENS,
+        lane_prompts=begin,
+        max_tokens=lambda n: TOKENS // n,
         sampling={"temperature": 0.7},
         lanes=LANES,
         title=f"naming, {len(asked)} kinds",
@@ -141,17 +149,41 @@ def ask(kind: str) -> str:
     return f"Name different {kind}"
 
 
-def deal(items: Sequence[str], n: int) -> list[str]:
-    """What each of n lanes writes, EACH items at most: the lane that has written least is next."""
+def deal(items: Sequence[str], n: int, own: Sequence[str] | None = None) -> list[str]:
+    """What each of n lanes writes, TOTAL / n items at most: the lane that has written least is
+    next. own: of each lane the initial letters that it may write; None: all."""
     texts, counts = [""] * n, [0] * n
     for item in items:
-        waiting = [m for m in range(n) if counts[m] < EACH]
-        if not waiting:
-            break
-        m = min(waiting, key=lambda m: len(texts[m]))
-        texts[m] += f"{',' * bool(texts[m])} {item}"
-        counts[m] += 1
+        waiting = [m for m in range(n) if counts[m] < TOTAL // n]
+        if own is not None:
+            waiting = [m for m in waiting if spelling(item)[0].upper() in own[m]]
+        if waiting:
+            m = min(waiting, key=lambda m: len(texts[m]))
+            texts[m] += f"{',' * bool(texts[m])} {item}"
+            counts[m] += 1
     return texts
+
+
+@cache
+def letters_of(n: int, m: int) -> str:
+    """The initial letters of lane m of n: of all items in the lists, each lane has about as many.
+
+    What stands before A (a digit) is the first lane's.
+    """
+    every = (items for group in groups().values() for items in group.values())
+    first = sorted(spelling(item[0])[0].upper() for items in every for item in items)
+    cuts = [first[len(first) * k // n] for k in range(n)] + ["["]  # "[" stands after Z
+    cuts[0] = "0"
+    own = "".join(c for c in "0123456789" + LETTERS if cuts[m] <= c < cuts[m + 1])
+    if not own.strip("0123456789"):
+        raise TinylaneError(f"{n} lanes; --share letters gives letters to at most 8")
+    return own
+
+
+def letter_tags(n: int) -> list[str]:
+    """The lane prompts `1/N, A to C:`, ... of n lanes."""
+    letters = [letters_of(n, m).strip("0123456789") for m in range(n)]
+    return [f"{m + 1}/{n}, {own[0]} to {own[-1]}:" for m, own in enumerate(letters)]
 
 
 def spelling(item: str) -> str:

@@ -72,6 +72,7 @@ def task(options: Options, model: Any = None) -> Task:
         max_tokens=lambda n: max(len(write([0] * size, n)[0]) for size in sizes) + 1,
         sampling={"temperature": 0.0},
         lanes=LANES,
+        alone=lambda problem, n: len(write(numbers_of(problem), n)[0].partition(";")[0]),
         title=f"sums of {', '.join(map(str, sizes))} numbers",
         transcripts=transcripts,
     )
@@ -126,9 +127,14 @@ def last_sum(text: str) -> str | None:
     return found[-1] if found else None
 
 
+def numbers_of(problem: Problem) -> list[int]:
+    """The numbers of a problem."""
+    return [int(x) for x in re.findall(r"[0-9]+", str(problem.prompt))]
+
+
 def score(problem: Problem, texts: Sequence[str], finished: Sequence[bool]) -> Scores:
     """The share of the lanes whose own sum, that of their share of the numbers, is right."""
-    numbers = [int(x) for x in re.findall(r"[0-9]+", str(problem.prompt))]
+    numbers = numbers_of(problem)
     each = share(len(numbers), len(texts))
     own = [sum(numbers[m * each : (m + 1) * each]) for m in range(len(texts))]
     said = [last_sum(text.partition(";")[0]) for text in texts]

@@ -65,7 +65,7 @@ class Options:
     of its fields (None: the usual ones). template: a text with `{question}` in it. compare: "math",
     "exact" or None for the task's default. answer_pattern: a regular expression. cups, swaps: the
     size of the shell game. numbers: how many numbers a sum has, one size or more. kinds: of things
-    to name. order: of the items in transcripts of naming.
+    to name. order: of the items in transcripts of naming. share: how lane prompts split its work.
     """
 
     data: str | None = None
@@ -79,6 +79,7 @@ class Options:
     numbers: list[int] | None = None
     kinds: list[str] | None = None
     order: str | None = None
+    share: str | None = None
 
 
 def answer_of(text: str, finished: bool, pattern: str | None = None) -> str | None:
@@ -111,10 +112,11 @@ class Task:
     None. sampling: default fields of `Sampler`; None leaves them to the checkpoint. lanes: the
     default numbers of lanes. title: its name above a table. settings: everything that decides
     problems and scoring, plain JSON values. answers: whether lanes have answers that can be right.
-    score(problem, texts, finished): what it counts beside answers, or None;
-    finished says which lanes ended by themselves. transcripts(count, seed, lanes):
-    what lanes should write, of problems that are not asked, as lines that `tinylane.train.data`
-    reads; the numbers of lanes take turns. None where a task has no such texts.
+    score(problem, texts, finished): what it counts beside answers, or None; finished says which
+    lanes ended by themselves. alone(problem, n): how many tokens a lane writes before it needs the
+    others, for fork-join; None is half of its tokens. transcripts(count, seed, lanes): what lanes
+    should write, of problems that are not asked, as lines that `tinylane.train.data` reads; the
+    numbers of lanes take turns. None where a task has no such texts.
     """
 
     name: str
@@ -130,6 +132,7 @@ class Task:
     title: str = ""
     answers: bool = True
     score: Callable[[Problem, Sequence[str], Sequence[bool]], Scores] | None = None
+    alone: Callable[[Problem, int], int | None] = lambda problem, n: None
     transcripts: Callable[[int, int, Sequence[int]], Iterator[dict[str, Any]]] | None = None
 
     def describe(self) -> dict[str, Any]:
