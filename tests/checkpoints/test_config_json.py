@@ -372,6 +372,49 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         write_json(tmp_path / "absent" / "a.json", {})
 
 
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512}
+CONTEXTS = {  # rope_scaling, max_position_embeddings -> the longest text
+    "no scaling": (None, 512, 512),
+    "YaRN as Qwen writes it": (YARN, 512, 2048),
+    "YaRN, no original context": ({"type": "yarn", "factor": 4.0}, 512, 2048),
+    "YaRN, the longer context written too (DeepSeek)": (
+        {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096}, 163840, 163840
+    ),
+    "YaRN, no factor": ({"type": "yarn", "original_max_position_embeddings": 512}, 2048, 2048),
+    "YaRN, a factor that is not whole": (
+        {"type": "yarn", "factor": 2.5, "original_max_position_embeddings": 511}, 511, 1277
+    ),
+    "linear (Vicuna 16k)": ({"type": "linear", "factor": 4.0}, 4096, 16384),
+    "linear, the longer context written too": (
+        {"type": "linear", "factor": 4.0, "original_max_position_embeddings": 4096}, 16384, 16384
+    ),
+    "linear, odd numbers": (
+        {"type": "linear", "factor": 1.5, "original_max_position_embeddings": 7}, 11, 11
+    ),
+    "Llama 3.1": ({"rope_type": "llama3", **LLAMA3}, 131072, 131072),
+    "Llama 3.2": ({"rope_type": "llama3", **LLAMA3, "factor": 32.0}, 131072, 131072),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CONTEXTS)
+def test_the_context_is_what_the_rotation_reaches(case: str) -> None:
+    """Factor times the original context, or what the file says if that is more; as written back."""
+    scaling, given_, longest = CONTEXTS[case]
+    config = read("qwen2", rope_scaling=scaling, max_position_embeddings=given_)
+    assert config.context == longest
+    again = parse_config(config_to_dict(config))
+    assert again == config
+
+
+def test_an_active_window_shorter_than_the_context_that_yarn_reaches_is_refused() -> None:
+    """Within the original context it changed nothing; beyond it it would."""
+    window = {"use_sliding_window": True, "sliding_window": 512, "max_window_layers": 0}
+    plain = {**window, "max_position_embeddings": 512}
+    assert read("qwen2", **plain).context == 512
+    scaled = {**plain, "rope_scaling": {"type": "yarn", "factor": 4.0}}
+    assert "sliding_window 512 is active" in refusal(raw("qwen2", **scaled))
+
+
 @pytest.mark.parametrize("kind", ["default", "linear", "llama3", "yarn"])
 def test_the_rotation_is_written_in_the_older_spelling_too(kind: str) -> None:
     """A loader that does not know `rope_parameters` would take its own default, and say nothing."""

@@ -248,9 +248,9 @@ def test_prompts_that_cannot_be_are_refused():
     assert "no tokenizer" in refusal(model, "text")
     assert "no tokenizer" in refusal(model, [{"role": "user", "content": "text"}])
     assert "no tokenizer" in refusal(model, [1], lane_prompts=["text"])
-    assert "context is 9" in refusal(model, ids(9))
-    assert "context is 9" in refusal(model, ids(5), lane_prompts=[ids(4)])
-    assert Decoding(model, ids(8)).clock == 8
+    assert "context is 9" in refusal(model, ids(10))
+    assert "context is 9" in refusal(model, ids(5), lane_prompts=[ids(5)])
+    assert Decoding(model, ids(9)).clock == 9
     assert "vocabulary" in refusal(model, [VOCAB])
     assert "vocabulary" in refusal(model, [-1])
     assert "1.5" in refusal(model, [1, 1.5])

@@ -28,6 +28,7 @@ from tokenizers import Tokenizer as Core
 from tinylane.checkpoints.tokenizer import Tokenizer
 from tinylane.core.decoding import Decoding, generate, stream
 from tinylane.core.lanes import LaneMask
+from tinylane.core.oracle import naive
 from tinylane.core.sampling import Sampler
 
 F64 = model_of("numpy", "float64")
@@ -119,6 +120,17 @@ def test_decoding_stops_at_the_end_of_the_context():
     assert [lane.finish_reason for lane in decoding.lanes] == ["length", "length"]
     assert steps[-1].position == 8 and decoding.clock == 9
     assert [len(lane.tokens) for lane in decoding.lanes] == [2, 2]
+
+
+@pytest.mark.parametrize(("prompt", "tokens"), [(7, 2), (8, 1), (9, 1)])
+def test_a_prompt_of_exactly_the_context_gives_one_token(prompt, tokens):
+    """As transformers' generate does: a token that is not fed needs no place."""
+    model = small(context=9)
+    run = generate(model, ids(prompt), lanes=2, max_tokens=50, sampler=FREE)
+    assert [len(lane.tokens) for lane in run.lanes] == [tokens, tokens]
+    assert {lane.finish_reason for lane in run.lanes} == {"length"}
+    slow = naive(model, ids(prompt), [[]], tokens, FREE, omega(model, "none"), LaneMask.joint(1))
+    assert run.lanes[0].tokens == slow[0].tokens
 
 
 def test_a_step_says_what_every_lane_drew_and_who_ended():

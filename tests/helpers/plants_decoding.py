@@ -96,21 +96,21 @@ DECODING = [
     Plant(
         "fork keeps the source's lane",
         "fork",
-        swap("cache.LaneCache.fork", "np.full(len(rows), target", "np.full(len(rows), source"),
+        swap("cache.LaneCache.fork", "np.full_like(rows, target)", "np.full_like(rows, source)"),
     ),
     Plant(
         "drop leaves a row",
         "drop",
         swap(
             "cache.LaneCache.drop",
-            "self._keep(self.lanes != lane)",
-            "self._keep((self.lanes != lane) | (np.cumsum(self.lanes == lane) == 1))",
+            "self.keep(self.lanes != lane)",
+            "self.keep((self.lanes != lane) | (np.cumsum(self.lanes == lane) == 1))",
         ),
     ),
     Plant(
         "drop forgets coordinates, not rows",
         "drop",
-        swap("cache.LaneCache._keep", "buffer[:, index, :]", "buffer"),
+        swap("cache.LaneCache.keep", "buffer[:, index, :]", "buffer"),
     ),
     Plant(
         "trim off by one",
@@ -120,9 +120,7 @@ DECODING = [
     Plant(
         "a copy that shares its buffers",
         "copy",
-        swap(
-            "cache.LaneCache.copy", "twin._keep(np.ones(len(self), dtype=bool), force=True)", "pass"
-        ),
+        swap("cache.LaneCache.copy", "twin.keep(np.isin(self.lanes, kept), force=True)", "pass"),
     ),
     # decoding
     Plant(
@@ -196,8 +194,8 @@ DECODING = [
         "decoding",
         swap(
             "decoding.Decoding.__init__",
-            "not (self.mask.visibility & ~np.eye(self.mask.n, dtype=bool)).any()",
-            "True",
+            "alone(self.mask) and",
+            "True and",
         ),
     ),
     Plant(

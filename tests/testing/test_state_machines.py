@@ -73,8 +73,8 @@ def test_the_machines_have_a_rule_for_every_operation() -> None:
         swap("decoding.Decoding.join", "self.clock - len(ids) + k", "self.clock - k - 1"),
         swap(
             "files.cache_file.load_cache",
-            "cache.lanes = positions,",
-            "cache.lanes = positions + 1,",
+            "cache.tokens = positions,",
+            "cache.tokens = positions + 1,",
         ),
         swap("decoding.Decoding._draw", "uniform(self.seed, lane.index,", "uniform(self.seed, 0,"),
     ],

@@ -39,6 +39,7 @@ def parse_config(raw: dict[str, Any], source: str = "config.json") -> ModelConfi
     heads = read.whole("num_attention_heads", 1, 2048)
     kv_heads = read.whole("num_key_value_heads", 1, 2048, default=heads)
     context = read.whole("max_position_embeddings", 1, 1 << 31, default=_CONTEXT[family])
+    rope, context = _rope(read, context)
     head_dim = read.get("head_dim")
     if head_dim is not None or family == "qwen3":
         head_dim = read.whole("head_dim", 1, 1024, default=128)
@@ -69,7 +70,7 @@ def parse_config(raw: dict[str, Any], source: str = "config.json") -> ModelConfi
         mlp_width=read.whole("intermediate_size", 1, 1 << 20),
         context=context,
         norm_eps=read.real("rms_norm_eps", 1e-6, above=0.0, below=1.0),
-        rope=_rope(read, context),
+        rope=rope,
         tied=read.flag("tie_word_embeddings", False),
         qkv_bias=family == "qwen2" or attention_bias,
         out_bias=family in ("llama", "qwen3") and attention_bias,
@@ -93,8 +94,13 @@ def config_to_dict(config: ModelConfig) -> dict[str, Any]:
     rope: dict[str, Any] = {"rope_type": config.rope.kind, "rope_theta": config.rope.base}
     if config.rope.kind != "default":
         rope["factor"] = config.rope.factor
-    if config.rope.kind in ("llama3", "yarn"):
-        rope["original_max_position_embeddings"] = config.rope.original_context
+    context, original = config.context, config.rope.original_context
+    if config.rope.kind == "linear":
+        original = int(context / config.rope.factor)
+        if int(original * config.rope.factor) == context:
+            context, original = original, 0  # as such files say it
+    if original:
+        rope["original_max_position_embeddings"] = original
     names = {"llama3": ("low_freq_factor", "high_freq_factor"), "yarn": _YARN}
     for name in names.get(config.rope.kind, ()):
         if getattr(config.rope, name) is not None:
@@ -110,7 +116,7 @@ def config_to_dict(config: ModelConfig) -> dict[str, Any]:
         "num_key_value_heads": config.kv_heads,
         "head_dim": config.head_dim,
         "hidden_act": "silu",
-        "max_position_embeddings": config.context,
+        "max_position_embeddings": context,
         "rms_norm_eps": config.norm_eps,
         "rope_parameters": rope,
         "tie_word_embeddings": config.tied,
@@ -302,7 +308,13 @@ def _rope_settings(read: Fields) -> dict[str, Any]:
     return merged
 
 
-def _rope(read: Fields, context: int) -> RopeConfig:
+def _rope(read: Fields, context: int) -> tuple[RopeConfig, int]:
+    """The rotation, and the context that it reaches. context: max_position_embeddings.
+
+    Linear scaling and YaRN reach `factor` times the original context, where many files leave
+    max_position_embeddings at the original one (Qwen's recipe for long texts). With llama3 that
+    number says all: Llama 3.2 has a factor that would give twice of what it was trained for.
+    """
     inner = Fields(_rope_settings(read), f"{read.source}: RoPE")
     kind = inner.raw.pop("rope_type", "default")
     if kind not in ("default", "linear", "llama3", "yarn"):
@@ -321,7 +333,7 @@ def _rope(read: Fields, context: int) -> RopeConfig:
         _unknown(read, f"RoPE setting {show(key)} = {show(value)}", f" for kind {kind!r}")
     base = inner.real("rope_theta", 10000.0, above=1.0, below=1e15)
     if kind == "default":
-        return RopeConfig(base=base)
+        return RopeConfig(base=base), context
     original = inner.whole("original_max_position_embeddings", 1, 1 << 31, default=context)
     if kind == "yarn" and inner.get("factor") is None:
         if inner.get("original_max_position_embeddings") is None or context < original:
@@ -329,14 +341,15 @@ def _rope(read: Fields, context: int) -> RopeConfig:
         factor = context / original  # as transformers does
     else:
         factor = inner.real("factor", least=1.0, below=1e6)
+    longest = max(context, min(int(factor * original), 1 << 31))
     if kind == "linear":
-        return RopeConfig(kind=kind, base=base, factor=factor)
+        return RopeConfig(kind=kind, base=base, factor=factor), longest
     if kind == "llama3":
         low = inner.real("low_freq_factor", above=0.0, below=1e6)
         high = inner.real("high_freq_factor", above=0.0, below=1e6)
         if not low < high:
             inner.fail("high_freq_factor", f"more than low_freq_factor ({low:g})")
-        return RopeConfig(kind, base, factor, original, low, high)
+        return RopeConfig(kind, base, factor, original, low, high), context
 
     def positive(key: str) -> float | None:  # transformers reads 0 as "not given" for all of these
         return inner.real(key, above=0.0, below=1e6) if inner.get(key) else None
@@ -344,7 +357,7 @@ def _rope(read: Fields, context: int) -> RopeConfig:
     fast, slow = positive("beta_fast") or 32.0, positive("beta_slow") or 1.0
     if fast < slow:
         inner.fail("beta_fast", f"at least beta_slow ({slow:g})")
-    return RopeConfig(
+    rope = RopeConfig(
         kind=kind,
         base=base,
         factor=factor,
@@ -356,3 +369,4 @@ def _rope(read: Fields, context: int) -> RopeConfig:
         mscale_all_dim=positive("mscale_all_dim"),
         truncate=inner.flag("truncate", True),
     )
+    return rope, longest

@@ -28,14 +28,13 @@ BLOCK = 256  # rows
 class LaneCache:
     """The rows that a model has seen, for one `lane_rope`; made by `Model.new_cache`.
 
-    positions, lanes: (S,) int64, the coordinate of every row. lane_mask: the default of the calls
-    that use this cache. Keys and values per layer: (K, capacity, D) in the model's dtype.
+    positions, lanes, tokens: (S,) int64, of every row. lane_mask: the default of the calls that
+    use this cache. Keys and values per layer: (K, capacity, D) in the model's dtype.
     """
 
     def __init__(self, model: Any, lane_rope: Rotation, lane_mask: LaneMask | None = None) -> None:
         self.lane_rope, self.lane_mask = lane_rope, lane_mask
-        self.positions = np.zeros(0, dtype=np.int64)
-        self.lanes = np.zeros(0, dtype=np.int64)
+        self.positions, self.lanes, self.tokens = (np.zeros(0, dtype=np.int64) for _ in range(3))
         self.model = model
         layers = model.config.layers
         self.keys: list[Array] = [None] * layers
@@ -78,14 +77,16 @@ class LaneCache:
         key_positions = np.concatenate([self.positions, positions])
         return Places(positions, lanes, key_positions, np.concatenate([self.lanes, lanes]))
 
-    def commit(self, positions: np.ndarray, lanes: np.ndarray) -> None:
-        """The rows just put have these coordinates."""
+    def commit(self, positions: np.ndarray, lanes: np.ndarray, tokens: Any = -1) -> None:
+        """The rows just put have these coordinates and tokens (-1: unknown, like no prompt's)."""
         self.positions = np.concatenate([self.positions, positions])
         self.lanes = np.concatenate([self.lanes, lanes])
+        self.tokens = np.concatenate([self.tokens, np.broadcast_to(tokens, positions.shape)])
 
     def rewind(self, rows: int) -> None:
         """Forget what was committed behind the first `rows` rows, by a pass that was broken off."""
         self.positions, self.lanes = self.positions[:rows], self.lanes[:rows]
+        self.tokens = self.tokens[:rows]
 
     def settle(self) -> None:
         """MLX computes late: compute now, so that the graph of a long prompt does not pile up."""
@@ -119,27 +120,29 @@ class LaneCache:
                 turn = table((after - before)[None, :], dtype=host)
                 keys = rotate(keys, *(self.model.array(t) for t in turn))
             self.put(layer, keys, values)
-        self.commit(self.positions[rows], np.full(len(rows), target, dtype=np.int64))
+        self.commit(self.positions[rows], np.full_like(rows, target), self.tokens[rows])
 
     def drop(self, lane: int) -> None:
         """Forget every row of a lane, as if it had never written."""
         if lane == SHARED:
             raise TinylaneError("drop: the shared prompt cannot be dropped; start a new cache")
-        self._keep(self.lanes != lane)
+        self.keep(self.lanes != lane)
 
     def trim(self, position: int) -> None:
         """Forget every row at `position` and later, in all lanes."""
-        self._keep(self.positions < position)
+        self.keep(self.positions < position)
 
-    def copy(self) -> LaneCache:
-        """An independent cache with the same rows."""
+    def copy(self, lanes: list[int] | None = None) -> LaneCache:
+        """An independent cache with the same rows; `lanes`: the prompt's rows and theirs alone."""
         twin = LaneCache(self.model, self.lane_rope, self.lane_mask)
-        twin.positions, twin.lanes = self.positions, self.lanes
+        twin.positions, twin.lanes, twin.tokens = self.positions, self.lanes, self.tokens
         twin.keys, twin.values = list(self.keys), list(self.values)
-        twin._keep(np.ones(len(self), dtype=bool), force=True)
+        kept = self.lanes if lanes is None else [SHARED, *lanes]
+        twin.keep(np.isin(self.lanes, kept), force=True)
         return twin
 
-    def _keep(self, which: np.ndarray, force: bool = False) -> None:
+    def keep(self, which: np.ndarray, force: bool = False) -> None:
+        """Forget the rows where `which` (S,) is false. force: new buffers even if none is."""
         if which.all() and not force:
             return
         index = self.model.array(np.flatnonzero(which).astype(np.int32))
@@ -147,6 +150,7 @@ class LaneCache:
             for layer, buffer in enumerate(buffers):
                 buffers[layer] = None if buffer is None else buffer[:, index, :]
         self.positions, self.lanes = self.positions[which], self.lanes[which]
+        self.tokens = self.tokens[which]
 
     def rows(self, layer: int) -> tuple[Array, Array]:
         """Keys and values (K, S, D) of a layer, at the coordinates `positions`, `lanes`."""
@@ -160,11 +164,7 @@ class LaneCache:
 
     @classmethod
     def load(
-        cls,
-        path: str | Path,
-        model: Any,
-        lane_rope: Rotation | None = None,
-        lane_mask: LaneMask | None = None,
+        cls, path: str | Path, model: Any, lane_rope: Any = None, lane_mask: Any = None
     ) -> LaneCache:
         """Read what `save` wrote; see `tinylane.files.cache_file`."""
         load_cache = import_module("tinylane.files.cache_file").load_cache

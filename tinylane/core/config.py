@@ -19,7 +19,7 @@ class ModelConfig:
     kv_heads: int = 2
     head_dim: int = 16
     mlp_width: int = 128  # intermediate_size
-    context: int = 2048  # max_position_embeddings
+    context: int = 2048  # positions; max_position_embeddings, or what a scaled rotation reaches
     norm_eps: float = 1e-6
     rope: RopeConfig = field(default_factory=RopeConfig)
     tied: bool = False  # the output head is the embedding

@@ -22,6 +22,7 @@ import numpy as np
 
 from tinylane.core.errors import TinylaneError, whole
 from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, LaneRoPE, Rotation, Row
+from tinylane.core.prefix import alone, keep_prefix
 from tinylane.core.prompt import Prompt, encode_lane_prompt, encode_prompt, end_ids, text_stream
 from tinylane.core.result import Lane, Result, Step
 from tinylane.core.sampling import Sampler, uniform
@@ -46,6 +47,7 @@ class Settings:
     lane_prompts: Sequence[str | Sequence[int]] | None = None  # a text or token ids per lane
     template: dict[str, Any] | None = None  # keyword arguments of `Tokenizer.prompt_ids`
     chunk: int = 512  # rows of a prefill pass
+    cache: LaneCache | None = None  # an earlier decoding's: what the prompt shares is not fed again
 
 
 class Decoding:
@@ -84,8 +86,7 @@ class Decoding:
         if self.mask.n < n:
             raise TinylaneError(f"{n} lanes, but visibility is {self.mask.n} x {self.mask.n}")
         rope = model.rope(s.lane_rope)
-        alone = not (self.mask.visibility & ~np.eye(self.mask.n, dtype=bool)).any()
-        if alone and isinstance(rope, LaneRoPE) and rope.prompt_lane == "own":
+        if alone(self.mask) and isinstance(rope, LaneRoPE) and rope.prompt_lane == "own":
             rope = LaneRoPE.none(model.theta)  # law 7: the same numbers, with one rotation less
         self.prompt = encode_prompt(model, prompt, s.template)
         lane_prompts = model.lane_prompts(n) if s.lane_prompts is None else s.lane_prompts
@@ -97,25 +98,25 @@ class Decoding:
         if len(limits) != n:
             raise TinylaneError(f"{len(limits)} values of max_tokens for {n} lanes")
         self.clock = len(self.prompt) + max(map(len, lane_ids))  # of the next tokens to be drawn
-        if self.clock >= model.config.context:
+        if self.clock > model.config.context:
             raise TinylaneError(
                 f"the prompt has {self.clock} tokens; this model's context is "
                 f"{model.config.context}, prompt and generation together"
             )
-        self.cache: LaneCache = model.new_cache(rope, self.mask)
+        self.cache: LaneCache = model.new_cache(rope, self.mask) if s.cache is None else s.cache
+        self.reused = keep_prefix(self.cache, model, rope, self.mask, self.prompt)
         self.lanes: list[Lane] = []
-        self.steps = 0
+        self.steps, self.seconds = 0, 0.0
         self._ends = end_ids(model)
         self._streams: dict[int, Any] = {}
         self._feed: list[Row] = []  # rows for the next pass
         self._logits: dict[int, Any] = {}  # lane -> (V,) logits its next token is drawn from
         self._ahead: Ahead | None = None  # the next pass, if it was built early
         rows = [(token, i, SHARED) for i, token in enumerate(self.prompt)]
-        self._prompt_logits = self._forward(rows)[SHARED]
+        self._prompt_logits = self._forward(rows[self.reused :])[SHARED]
         for ids, limit in zip(lane_ids, limits, strict=True):
             self.join(ids, max_tokens=limit)
         self.prefill_seconds = time.perf_counter() - began
-        self.seconds = 0.0
 
     @property
     def live(self) -> list[Lane]:
@@ -129,7 +130,7 @@ class Decoding:
         """
         m, ids = len(self.lanes), encode_lane_prompt(self.model, prompt)
         self._room(m)
-        if self.clock >= self.model.config.context:
+        if self.steps and self.clock >= self.model.config.context:
             raise TinylaneError(f"no lane can join at position {self.clock}: the context ends")
         if len(ids) > self.clock - len(self.prompt):
             raise TinylaneError(

@@ -158,7 +158,7 @@ class Model:
         put = None if cache is None else cache.put
         logits = forward(self.params, self.config, index, plan, self.ops, put, some)
         if cache is not None:
-            cache.commit(i, m)
+            cache.commit(i, m, ids)
         return logits
 
 

@@ -27,6 +27,7 @@ import numpy as np
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import LaneMask, LaneRoPE, Rotation
+from tinylane.core.prefix import alone
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model
@@ -80,7 +81,7 @@ def mode(
     if not isinstance(mask, LaneMask):
         late = model.lag if lag is None else lag
         mask = LaneMask.named("joint" if mask is None else mask, lanes, late)
-    if lanes > 1 and _alone(mask):
+    if lanes > 1 and alone(mask):
         raise TinylaneError(f"mode {name}, but no lane reads another; give mode independent")
     if name == "hogwild":
         return Hogwild(), mask
@@ -100,7 +101,7 @@ def check_mode(name: str, **given: Any) -> None:
         if value is None or what not in _DECIDED[name]:
             continue
         same = _DECIDED[name][what]
-        if isinstance(value, LaneMask) and what == "visibility" and _alone(value):
+        if isinstance(value, LaneMask) and what == "visibility" and alone(value):
             continue
         if not (isinstance(value, (str, int)) and value in same):
             but = f" but {same[0]}" if same else ""
@@ -157,7 +158,3 @@ def omega_start(
 def _fitting(model: Model, rope: LaneRoPE) -> LaneRoPE:
     model.rope(rope)  # raises for another shape
     return rope
-
-
-def _alone(mask: LaneMask) -> bool:
-    return not (mask.visibility & ~np.eye(mask.n, dtype=bool)).any()

@@ -78,7 +78,8 @@ class Ahead:
         if cache is not self.cache or not same or feed != self.fed:
             return None
         m = np.array(self.lanes, dtype=np.int64)
-        cache.commit(np.full(len(m), self.position, dtype=np.int64), m)
+        tokens = np.array([token for token, _, _ in feed], dtype=np.int64)
+        cache.commit(np.full(len(m), self.position, dtype=np.int64), m, tokens)
         return {lane: self.logits[k] for k, lane in enumerate(self.lanes)}
 
 

@@ -1,7 +1,7 @@
 """A LaneCache in a .safetensors file, with the model's identity and its lane settings.
 
-Tensors: `positions`, `lanes` (S,) int64; `layers.i.keys`, `layers.i.values` (K, S, D) in the
-model's dtype; `lane_rope.omega`; `lane_mask.visibility`. The metadata holds format, identity,
+Tensors: `positions`, `lanes`, `tokens` (S,) int64; `layers.i.keys`, `layers.i.values` (K, S, D) in
+the model's dtype; `lane_rope.omega`; `lane_mask.visibility`. The metadata holds format, identity,
 sizes, dtype, prompt_lane and lag, all checked at load. Where Hogwild! rotated the keys, it holds
 `rotation: hogwild` instead of Omega and prompt_lane.
 """
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tinylane.core.model import Model
 
 FORMAT = "tinylane cache 1"
+_ROWS = ("positions", "lanes", "tokens")
 _DTYPE = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
@@ -34,7 +35,7 @@ def save_cache(cache: LaneCache, path: str | Path) -> None:
 
     Raises TinylaneError where the folder cannot be written.
     """
-    tensors: dict[str, Any] = {"positions": cache.positions, "lanes": cache.lanes}
+    tensors: dict[str, Any] = {name: getattr(cache, name) for name in _ROWS}
     rope, meta = cache.lane_rope, {"format": FORMAT}
     if isinstance(rope, LaneRoPE):
         tensors["lane_rope.omega"] = rope.omega
@@ -89,14 +90,17 @@ def load_cache(
             raise TinylaneError(f"it needs {size(need)} and {size(have)} are available")
         cache, c = LaneCache(model, rope, mask), model.config
         S = (file.shape("positions") or (0,))[0] if "positions" in tensors.left else 0
-        positions, lanes = (
-            tensors.take(name, (S,), dtype="I64") for name in ("positions", "lanes")
-        )
+        positions, lanes = (tensors.take(name, (S,), dtype="I64") for name in _ROWS[:2])
+        tokens = np.full(S, -1)  # of files that are older than this tensor, unknown
+        if "tokens" in tensors.left:
+            tokens = tensors.take("tokens", (S,), dtype="I64")
         top = MAX_LANES if mask is None else mask.n
         if S and (lanes.min() < SHARED or lanes.max() >= top):
             raise TinylaneError(f"it has lanes outside -1 .. {top - 1}")
         if S and (positions.min() < -MAX_STEPS or positions.max() > MAX_STEPS):
             raise TinylaneError("it has positions that no text reaches")
+        if S and (tokens.min() < -1 or tokens.max() >= c.vocab):
+            raise TinylaneError(f"it has tokens outside the vocabulary of {c.vocab}")
         if len(np.unique(np.stack([positions, lanes]), axis=1).T) != S:
             raise TinylaneError("two of its rows have the same position and lane")
         for layer in range(c.layers if S else 0):
@@ -109,7 +113,7 @@ def load_cache(
                 buffers[layer] = typed(model, raw)
         if tensors.left:
             raise TinylaneError(f"{show(min(tensors.left))} is no tensor of a cache")
-        cache.positions, cache.lanes = positions, lanes
+        cache.positions, cache.lanes, cache.tokens = positions, lanes, tokens
     return cache
 
 

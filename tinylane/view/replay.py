@@ -147,7 +147,8 @@ def rows_of(run: Run, model: Model) -> ReplayRows:
             raise TinylaneError(
                 f"lane {lane.index} has tokens outside the vocabulary of {model.config.vocab}"
             )
-        if lane.start + len(lane.tokens) > model.config.context:
+        room = model.config.context - lane.start
+        if room < 0 or len(lane.tokens) > max(room, 1):  # a last token is not fed
             raise TinylaneError(
                 f"lane {lane.index} ends at position {lane.start + len(lane.tokens)}; "
                 f"this model's context is {model.config.context}"
