@@ -103,11 +103,7 @@ class LaneCache:
         The copies stand at the same positions in lane `target`: their keys are turned on by what
         the lanes' angles differ, without the attention factor, which they already carry.
         """
-        for lane in (source, target):
-            if lane < 0 or (self.lane_mask is not None and lane >= self.lane_mask.n):
-                raise TinylaneError(f"fork: {lane} is not a lane of this cache")
-        if (self.lanes == target).any():
-            raise TinylaneError(f"fork: lane {target} already has rows; drop it first")
+        self.check_fork(source, target)
         rows = np.flatnonzero(self.lanes == source)
         if len(rows) == 0:
             return
@@ -121,6 +117,14 @@ class LaneCache:
                 keys = rotate(keys, *(self.model.array(t) for t in turn))
             self.put(layer, keys, values)
         self.commit(self.positions[rows], np.full_like(rows, target), self.tokens[rows])
+
+    def check_fork(self, source: int, target: int) -> None:
+        """Raise TinylaneError unless both are lanes of this cache, and the target has no rows."""
+        for lane in (source, target):
+            if lane < 0 or (self.lane_mask is not None and lane >= self.lane_mask.n):
+                raise TinylaneError(f"fork: {lane} is not a lane of this cache")
+        if (self.lanes == target).any():
+            raise TinylaneError(f"fork: lane {target} already has rows; drop it first")
 
     def drop(self, lane: int) -> None:
         """Forget every row of a lane, as if it had never written."""

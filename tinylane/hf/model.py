@@ -1,0 +1,301 @@
+"""A model of transformers as a `tinylane.Model`, and its cache as a `LaneCache`.
+
+The rows of all lanes are one sequence of the model's own cache, in order of arrival; where a row
+stands and who sees it is kept beside it. Keys do not depend on the lane, so a fork copies nothing,
+and rows that are dropped stay in the model's cache, unseen.
+
+    T rows   S cached rows   V vocab
+"""
+
+from __future__ import annotations
+
+import inspect
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from tinylane.checkpoints.plan import sampling_defaults
+from tinylane.checkpoints.tokenizer import Tokenizer
+from tinylane.core.cache import LaneCache
+from tinylane.core.config import ModelConfig
+from tinylane.core.errors import TinylaneError
+from tinylane.core.lanes import LaneMask, LaneRoPE, Places, Rotation
+from tinylane.core.model import Model
+from tinylane.hf.attention import LanePass, attending, make_pass, standing
+
+
+class HFModel(Model):
+    """What `lanes` returns. `source` is the model of transformers; see `forward` for gradients."""
+
+    source: Any
+    rotary: np.ndarray  # theta (D/2,), float64
+    new_past: Any
+
+    @property
+    def theta(self) -> np.ndarray:  # type: ignore[override]
+        """What one position turns each pair of channels by: (D/2,) float64, radians."""
+        return self.rotary
+
+    def new_cache(
+        self, lane_rope: Rotation | None = None, lane_mask: LaneMask | None = None
+    ) -> HFCache:
+        """An empty cache: the model's own, with the coordinates of its rows."""
+        return HFCache(self, self.rope(lane_rope), lane_mask)
+
+    def run(
+        self,
+        ids: np.ndarray,
+        rope: Rotation,
+        mask: LaneMask,
+        places: Places,
+        cache: LaneCache | None,
+        keep: np.ndarray | None,
+    ) -> np.ndarray:
+        """One pass without gradients: logits (rows, V), float32 (float64 of a float64 model)."""
+        with torch.no_grad():
+            if isinstance(cache, HFCache):
+                logits = self._pass(ids, cache.make(rope, mask, places), places, keep, cache.past)
+            else:
+                lane_pass = self.lane_pass(rope, mask, places)
+                logits = self._pass(ids, lane_pass, places, keep, None)
+        logits = logits[0] if logits.dtype == torch.float64 else logits[0].float()
+        return logits.cpu().numpy()
+
+    def forward(
+        self,
+        tokens: Any,
+        positions: Any,
+        lanes: Any,
+        lane_rope: Rotation | None = None,
+        lane_mask: LaneMask | None = None,
+        omega: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Logits (..., T, V) as a tensor, with gradients, without a cache.
+
+        tokens: (T,) or (B, T), for B texts at the same coordinates; positions, lanes: (T,), as of
+        `Model`. omega: Omega as a tensor (D/2,) or (layers, D/2) that may need a gradient; it takes
+        the place of the LaneRoPE's.
+        """
+        i, m = (np.asarray(x, dtype=np.int64) for x in (positions, lanes))
+        places = Places(i, m, i, m)
+        rope = self.rope(lane_rope)
+        mask = lane_mask or self.mask(max(int(m.max()) + 1, 1))
+        ids = np.asarray(tokens)
+        if omega is not None:
+            if not isinstance(rope, LaneRoPE):
+                raise TinylaneError(f"omega is given with {type(rope).__name__}; give a LaneRoPE")
+            # The blocks are those of an Omega that is not 0.
+            rope = LaneRoPE(np.ones(self.rotary.shape), rope.prompt_lane)
+        logits = self._pass(ids, self.lane_pass(rope, mask, places, omega), places, None, None)
+        return logits if ids.ndim == 2 else logits[0]
+
+    def lane_pass(
+        self,
+        rope: Rotation,
+        mask: LaneMask,
+        places: Places,
+        omega: torch.Tensor | None = None,
+        stand: np.ndarray | None = None,
+        physical: np.ndarray | None = None,
+    ) -> LanePass:
+        """`make_pass` for this model; without a cache the keys are the rows themselves."""
+        if omega is None:
+            radians = rope.omega if isinstance(rope, LaneRoPE) else self.rotary
+            omega = torch.tensor(radians, dtype=torch.float64, device=self.source.device)
+        if stand is None:
+            stand = standing(rope, mask, places)
+        if physical is None:
+            physical = np.arange(len(places.key_lanes))
+        return make_pass(rope, mask, places, stand, physical, omega)
+
+    def _pass(
+        self,
+        ids: np.ndarray,
+        lane_pass: LanePass,
+        places: Places,
+        keep: np.ndarray | None,
+        past: Any,
+    ) -> torch.Tensor:
+        put = lambda x: torch.as_tensor(np.atleast_2d(x), device=self.source.device)
+        tokens = put(ids)
+        # Any four-dimensional mask keeps the model from making one; `attend` uses lane_pass.mask.
+        shape = (len(tokens), 1, len(places.lanes), len(places.key_lanes))
+        some: dict[str, Any] = {}
+        if keep is not None and "logits_to_keep" in self.takes:
+            some = {"logits_to_keep": put(keep)[0]}
+        with attending(self.source):
+            logits = self.source(
+                input_ids=tokens,
+                position_ids=put(places.positions).expand(len(tokens), -1),
+                attention_mask=torch.ones(shape, dtype=torch.bool, device=tokens.device),
+                **{self.past_name: past},
+                use_cache=past is not None,
+                lane_pass=lane_pass,
+                **some,
+            ).logits
+        return logits if keep is None or some else logits[:, put(keep)[0]]
+
+    @cached_property
+    def takes(self) -> frozenset[str]:
+        """The arguments that the model's forward pass names."""
+        base = getattr(self.source, "get_base_model", lambda: self.source)()  # a PEFT model's own
+        return frozenset(inspect.signature(base.forward).parameters)
+
+    @property
+    def past_name(self) -> str:
+        """What the model calls its cache: `cache` since transformers 5.24."""
+        return "cache" if "cache" in self.takes else "past_key_values"
+
+
+class HFCache(LaneCache):
+    """The coordinates of the rows in a cache of transformers (`past`), which holds the keys.
+
+    physical: (S,) the row of `past` that each row is; a forked lane shares rows with its source.
+    stand: (S,) the position by which each key should be turned (`attention.standing`).
+    """
+
+    def __init__(
+        self, model: HFModel, lane_rope: Rotation, lane_mask: LaneMask | None = None
+    ) -> None:
+        super().__init__(model, lane_rope, lane_mask)
+        self.past = model.new_past()
+        self.used = 0  # rows of `past`
+        self.physical = np.zeros(0, dtype=np.int64)
+        self.stand = np.zeros(0, dtype=np.int64)
+        self._new = self.stand  # where the rows of the pass that is not yet committed stand
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors in the model's cache."""
+        tensors = [
+            t for layer in self.past.layers for t in vars(layer).values() if torch.is_tensor(t)
+        ]
+        return sum(t.nbytes for t in tensors)
+
+    def make(self, rope: Rotation, mask: LaneMask, places: Places) -> LanePass:
+        """The pass over these rows and the new ones."""
+        self._new = standing(rope, mask, places)
+        physical = np.concatenate([self.physical, self.used + np.arange(len(self._new))])
+        stand = np.concatenate([self.stand, self._new])
+        return self.model.lane_pass(rope, mask, places, None, stand, physical)
+
+    def commit(self, positions: np.ndarray, lanes: np.ndarray) -> None:
+        """The rows that the model has just put into its cache have these coordinates."""
+        super().commit(positions, lanes)
+        new = self.used + np.arange(len(positions))
+        self.physical = np.concatenate([self.physical, new])
+        self.stand = np.concatenate([self.stand, self._new])
+        self.used += len(positions)
+
+    def rewind(self, rows: int) -> None:
+        """Forget the rows behind the first `rows`, and what a broken pass left of itself."""
+        super().rewind(rows)
+        self.physical, self.stand = self.physical[:rows], self.stand[:rows]
+        for layer in self.past.layers:
+            extra = int(layer.get_seq_length()) - self.used
+            if extra:
+                layer.crop(-extra)
+
+    def settle(self) -> None:
+        """Nothing: torch has computed already."""
+
+    def fork(self, source: int, target: int) -> None:
+        """Give lane `target` the rows of lane `source`. Raises as `LaneCache.fork` does."""
+        self.check_fork(source, target)
+        rows = np.flatnonzero(self.lanes == source)
+        copies = np.full(len(rows), target, dtype=np.int64)
+        self.positions = np.concatenate([self.positions, self.positions[rows]])
+        self.lanes = np.concatenate([self.lanes, copies])
+        self.physical = np.concatenate([self.physical, self.physical[rows]])
+        self.stand = np.concatenate([self.stand, self.stand[rows]])
+
+    def copy(self) -> HFCache:
+        """Refused: caches of transformers cannot all be copied."""
+        raise TinylaneError("a cache of transformers has no copy here; decode anew")
+
+    def rows(self, layer: int) -> tuple[Any, Any]:
+        """Keys and values (K, S, D) of a layer as tensors; the keys are turned by position only."""
+        held = self.past.layers[layer]
+        index = torch.as_tensor(self.physical, device=held.keys.device)
+        return held.keys[0][:, index], held.values[0][:, index]
+
+    def _keep(self, which: np.ndarray, force: bool = False) -> None:
+        self.positions, self.lanes = self.positions[which], self.lanes[which]
+        self.physical, self.stand = self.physical[which], self.stand[which]
+
+
+def lanes(model: Any, tokenizer: Any = None, cache: Any = None) -> HFModel:
+    """A causal language model of transformers as a `tinylane.Model`.
+
+    tokenizer: its fast tokenizer, or a `tinylane` one; None where prompts are token ids. cache: a
+    callable that makes an empty cache of transformers; default `DynamicCache`. Law 11 is tried on
+    the model itself, with a few rows (`tinylane.hf.check`). Raises TinylaneError, with the reason,
+    for a model whose lanes would be wrong: rotations that are interleaved or of a part of the head,
+    layers without one, two tables of frequencies, frequencies that change with the length.
+    """
+    from transformers import DynamicCache
+
+    from tinylane.hf.check import check_model, window
+
+    theta = check_model(model)
+    config = model.config.get_text_config()
+    generation = getattr(model, "generation_config", None)
+    named = [] if generation is None else generation.eos_token_id
+    named = named if isinstance(named, (list, tuple)) else [named]
+    eos = tuple(int(id) for id in named if id is not None)
+    vocab = model.get_input_embeddings().weight.shape[0]
+    given = {} if generation is None else generation.to_diff_dict()
+    wrapped = HFModel(
+        ModelConfig(
+            family=config.model_type,
+            vocab=vocab,
+            width=config.hidden_size,
+            layers=config.num_hidden_layers,
+            heads=config.num_attention_heads,
+            kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
+            head_dim=2 * len(theta),
+            context=min(config.max_position_embeddings, window(config)),
+            eos_ids=eos,
+        ),
+        {},
+        dtype=str(model.dtype).removeprefix("torch."),
+        tokenizer=tokenizer_of(tokenizer, vocab, eos),
+        sampling=sampling_defaults(given),
+        identity=f"transformers {type(model).__name__}",
+    )
+    wrapped.source, wrapped.rotary = model, theta
+    wrapped.new_past = cache or DynamicCache
+    from tinylane.hf.check import check_law
+
+    check_law(wrapped)
+    return wrapped
+
+
+def tokenizer_of(tokenizer: Any, vocab: int, eos: tuple[int, ...]) -> Tokenizer | None:
+    """A fast tokenizer of transformers as tinylane's: same ids, same texts, same chat template."""
+    if tokenizer is None or isinstance(tokenizer, Tokenizer):
+        return tokenizer
+    core = getattr(tokenizer, "backend_tokenizer", None)
+    if core is None:
+        raise TinylaneError(
+            f"{type(tokenizer).__name__} has no fast backend; load it with use_fast=True"
+        )
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    names = {
+        role: token
+        for role, token in tokenizer.special_tokens_map.items()
+        if isinstance(token, str)
+    }
+    return Tokenizer(
+        type(core).from_str(core.to_str()),
+        names,
+        config_eos=eos,
+        vocab=vocab,
+        add_bos=getattr(tokenizer, "add_bos_token", None),
+        chat_template=template,
+        template_source=f"{type(tokenizer).__name__}",
+    )
