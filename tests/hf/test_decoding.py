@@ -66,9 +66,7 @@ def test_fork_drop_join_are_those_of_tinylane(both: Any, name: str) -> None:
     """A forked lane shares rows of the cache with its source, and reads them as its own."""
     logs = []
     for model in both:
-        rope, mask = tinylane.mode(
-            name, model, 5, **METHODS[name]
-        )
+        rope, mask = tinylane.mode(name, model, 5, **METHODS[name])
         d = tinylane.Decoding(
             model, PROMPT, 2, max_tokens=14, lane_rope=rope, lane_mask=mask, seed=3,
             sampler=tinylane.Sampler(temperature=1.0),
