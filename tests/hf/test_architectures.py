@@ -1,4 +1,4 @@
-"""Lanes for models of transformers: law 11 on thirteen architectures, and those that are refused."""
+"""Lanes for models of transformers: law 11 on thirteen architectures, and what is refused."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 Law 11: with Omega = slot * theta and the prompt at lane 0, a token of lane m at position i stands
 at i + m * slot. So the lanes' attention must give what the model's own gives at those positions,
-under the same mask. It fails for a rotation of another layout, of a part of the head, or left out in some
-layers, since the lane's turn would then be another one than the position's.
+under the same mask. It fails for a rotation of another layout, of a part of the head, or left out
+in some layers, since the lane's turn would then be another one than the position's.
 """
 
 from __future__ import annotations
