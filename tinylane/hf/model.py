@@ -181,9 +181,9 @@ class HFCache(LaneCache):
         stand = np.concatenate([self.stand, self._new])
         return self.model.lane_pass(rope, mask, places, None, stand, physical)
 
-    def commit(self, positions: np.ndarray, lanes: np.ndarray) -> None:
-        """The rows that the model has just put into its cache have these coordinates."""
-        super().commit(positions, lanes)
+    def commit(self, positions: np.ndarray, lanes: np.ndarray, tokens: Any = -1) -> None:
+        """The rows that the model has just put into its cache have these coordinates, tokens."""
+        super().commit(positions, lanes, tokens)
         new = self.used + np.arange(len(positions))
         self.physical = np.concatenate([self.physical, new])
         self.stand = np.concatenate([self.stand, self._new])
@@ -208,6 +208,7 @@ class HFCache(LaneCache):
         copies = np.full(len(rows), target, dtype=np.int64)
         self.positions = np.concatenate([self.positions, self.positions[rows]])
         self.lanes = np.concatenate([self.lanes, copies])
+        self.tokens = np.concatenate([self.tokens, self.tokens[rows]])
         self.physical = np.concatenate([self.physical, self.physical[rows]])
         self.stand = np.concatenate([self.stand, self.stand[rows]])
 
@@ -223,6 +224,7 @@ class HFCache(LaneCache):
 
     def _keep(self, which: np.ndarray, force: bool = False) -> None:
         self.positions, self.lanes = self.positions[which], self.lanes[which]
+        self.tokens = self.tokens[which]
         self.physical, self.stand = self.physical[which], self.stand[which]
 
 
