@@ -107,14 +107,14 @@ def test_eos_ids_are_the_union_of_the_configs_and_the_tokenizers(tmp_path):
     assert Tokenizer.from_folder(folder_of(tmp_path / "b", byte_level())).eos_ids == frozenset()
 
 
-def test_special_names_come_from_either_file_and_tokenizer_config_wins(tmp_path):
-    folder = folder_of(
-        tmp_path,
-        byte_level(),
-        {"eos_token": EOS, "bos_token": None},
-        special_tokens_map__json={"eos_token": TURN, "bos_token": {"content": BOS}},
-    )
-    assert Tokenizer.from_folder(folder).names == {"eos_token": EOS, "bos_token": BOS}
+def test_special_names_come_from_either_file(tmp_path):
+    """As in transformers: the map wins, and is not read beside a list of added tokens."""
+    config = {"eos_token": EOS, "bos_token": None}
+    more = {"special_tokens_map__json": {"eos_token": TURN, "bos_token": {"content": BOS}}}
+    folder = folder_of(tmp_path, byte_level(), config, **more)
+    assert Tokenizer.from_folder(folder).names == {"eos_token": TURN, "bos_token": BOS}
+    folder = folder_of(tmp_path, byte_level(), {**config, "added_tokens_decoder": {}}, **more)
+    assert Tokenizer.from_folder(folder).names == {"eos_token": EOS}
 
 
 def test_a_token_that_is_named_special_is_never_plain_text(tmp_path):
@@ -183,10 +183,11 @@ def test_chat_prompts_hold_system_user_prefill_and_template_arguments(tmp_path):
         ),
         skip_special=False,
     )
-    assert text == (
-        f"{TURN}system\nBe brief.{TURN}\n{TURN}user\nWhere?{TURN}\n"
-        f"{TURN}assistant\n<think></think>Under"
-    )
+    # As in mlx-lm: what only the template's opening of a turn writes is not there.
+    said = f"{TURN}system\nBe brief.{TURN}\n{TURN}user\nWhere?{TURN}\n{TURN}assistant\n"
+    assert text == f"{said}Under"
+    opened = tok.prompt_ids("Where?", system="Be brief.", template_args={"think": False})
+    assert tok.decode(opened, skip_special=False) == f"{said}<think></think>"
     messages = [{"role": "user", "content": "Where?", "tool_calls": None}]
     assert tok.prompt_ids(messages) == tok.prompt_ids("Where?")
     assert tok.prompt_ids("Where?", raw=True) == tok.encode("Where?")
@@ -268,7 +269,7 @@ def test_broken_files_are_refused_in_one_line_that_names_them(tmp_path):
         "deep": ("[" * 100_000, None, "not a tokenizer"),
         "eos": (byte_level(), {"eos_token": "<nowhere>"}, "<nowhere>"),
         "template": (byte_level(), {"chat_template": 3}, "chat_template is a int"),
-        "unnamed": (byte_level(), {"chat_template": [{"name": "rag", "template": "x"}]}, "rag"),
+        "named": (byte_level(), {"chat_template": [{"name": "rag"}]}, "is a NoneType"),
     }
     for name, (tokenizer, config, word) in cases.items():
         with pytest.raises(TinylaneError) as error:
@@ -289,7 +290,7 @@ def test_a_folder_with_only_a_sentencepiece_file_says_what_to_do(tmp_path):
 
 def test_files_that_are_not_utf8_too_large_or_not_files_are_refused(tmp_path, monkeypatch):
     path = folder_of(tmp_path, byte_level()) / "tokenizer.json"
-    monkeypatch.setattr("tinylane.checkpoints.tokenizer.LARGEST_TOKENIZER", 1000)
+    monkeypatch.setattr("tinylane.checkpoints.tokenizer_files.LARGEST_TOKENIZER", 1000)
     with pytest.raises(TinylaneError) as error:
         Tokenizer.from_folder(tmp_path)
     one_line_error(error, "larger than 1,000 bytes")

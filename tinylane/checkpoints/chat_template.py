@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tinylane.core.errors import TinylaneError
+from tinylane.core.errors import TinylaneError, show
 from tinylane.files.display import one_line
 from tinylane.files.worker import Limits, Worker, WorkerEnded
 
@@ -25,6 +25,11 @@ WALL_SECONDS = 10.0  # for a machine too busy to give the process its second
 MEMORY = 128 * MIB  # on top of the interpreter's own 20 MiB
 LONGEST_TEMPLATE = MIB  # characters; the longest in use have some 30,000
 LONGEST_RESULT = 4 * MIB  # characters
+# What transformers gives every template; `tools is not none` is how some ask for it.
+DEFAULTS = {"tools": None, "documents": None, "add_generation_prompt": False}
+REASONING = ("reasoning_content", "thinking", "reasoning")  # names of a message's field
+# Behind the last message while it is rendered. If its space is gone, the template strips texts.
+TAG = "THE_LAST_MESSAGE_GOES_ON_HERE "
 _SAYS = {
     "syntax": "the chat template is not valid Jinja: {}; use raw text (--raw) or mend the template",
     "raised": "the chat template refuses these messages: {}",
@@ -68,7 +73,7 @@ def render_named(
     reply = _ask(
         {
             "template": template,
-            "variables": {**variables, "messages": messages},
+            "variables": {**DEFAULTS, **variables, "messages": messages},
             "named": list(named),
             "longest": LONGEST_RESULT,
         }
@@ -90,25 +95,39 @@ class TemplateRefused(TinylaneError):
 
 
 def prompt_text(
-    template: str,
+    templates: Mapping[str, str],
     names: Mapping[str, str],
     prompt: str | Sequence[Mapping[str, Any]],
     system: str | None,
     args: Mapping[str, Any],
+    prefill: str | None = None,
 ) -> str:
     """The text that opens the assistant's turn, for a user's text or chat messages.
 
-    names: special tokens by role. args: what else the template is given; a UserWarning for each
-    that it does not read. Raises TinylaneError as `render` does, and for a template without a
-    system role where a system prompt is given.
+    templates: by name. names: special tokens by role. prefill: how the assistant's turn begins.
+    args: what else the template is given; a UserWarning for each that it does not read. Two of them
+    are not for the template: "chat_template" chooses one by its name, or is one, and
+    "continue_final_message" (true, or the name of a field) lets the last message go on. As in
+    transformers. Raises TinylaneError as `render` does, for a template without a system role where
+    a system prompt is given, and for one that does not show the message that is to go on.
     """
-    messages = _messages(prompt, system)
-    variables = {**names, "add_generation_prompt": True, **args}
+    template = _chosen(templates, args)
+    given = {k: v for k, v in args.items() if k not in ("chat_template", "continue_final_message")}
+    variables = {**names, "add_generation_prompt": True, **given}
+    named = given.keys() - {"add_generation_prompt"}
+    messages, field = _messages(prompt, system), args.get("continue_final_message")
+    if prefill:
+        messages.append({"role": "assistant", "content": prefill})
+        field = True
+    said = None
+    if field:
+        said = _tag(messages[-1], field if isinstance(field, str) else "content")
+        variables["add_generation_prompt"] = False
     try:
-        text = render_named(template, messages, variables, named=args)
+        text = render_named(template, messages, variables, named=named)
         if system and system.strip() not in text:
             warnings.warn("the chat template drops the system prompt: no effect", stacklevel=3)
-        return text
+        return text if said is None else _begun(text, said)
     except TemplateRefused as error:
         if not system or error.kind not in ("raised", "failed"):
             raise
@@ -123,8 +142,57 @@ def prompt_text(
     )
 
 
+def _chosen(templates: Mapping[str, str], args: Mapping[str, Any]) -> str:
+    """The template that the arguments ask for, else the one for tools, else the default."""
+    asked = args.get("chat_template")
+    if asked is None:
+        asked = "tool_use" if args.get("tools") is not None else "default"
+        asked = asked if asked in templates else "default"
+    if isinstance(asked, str) and asked in templates:
+        return templates[asked]
+    if isinstance(asked, str) and "{" in asked:
+        return asked
+    raise TinylaneError(
+        f"no chat template {show(asked, 40)}; this checkpoint has {show(list(templates), 100)}: "
+        "choose by the template argument 'chat_template'"
+    )
+
+
+def _tag(message: dict[str, Any], field: str) -> str:
+    """Put TAG behind the text of a message; the text as it was."""
+    said = message.get(field)
+    holder, key = message, field
+    if isinstance(said, list):  # parts: the last one with text
+        parts = [part for part in said if isinstance(part, dict) and "text" in part]
+        holder = dict(parts[-1]) if parts else {}
+        key, said = "text", holder.get("text")
+        message[field] = [holder if parts and p is parts[-1] else p for p in message[field]]
+    if not isinstance(said, str):
+        raise TinylaneError(f"the last message has no text in {show(field, 40)} to go on with")
+    fields = REASONING if field in REASONING else (key,)
+    for key in fields:
+        if key in holder:
+            holder[key] = said + TAG
+    return said
+
+
+def _begun(text: str, said: str) -> str:
+    """A rendered text up to TAG."""
+    end = text.rfind(TAG.strip())
+    if end < 0 or said.strip() not in text:
+        raise TinylaneError(
+            f"the chat template does not show {show(said, 40)} as the last message: "
+            "a message that goes on (--prefill-response) is not possible with it"
+        )
+    begun = text[:end] if text[end:].startswith(TAG) else text[:end].rstrip()
+    return begun.replace(TAG, "").replace(TAG.strip(), "")  # some write a message twice
+
+
 def _messages(prompt: str | Sequence[Mapping[str, Any]], system: str | None) -> list[dict]:
-    """The conversation, checked, without the keys whose value is None: templates print them."""
+    """The conversation, checked, without the keys whose value is None: templates print them.
+
+    A message's reasoning is there under the names that templates read, as in transformers.
+    """
     if isinstance(prompt, str):
         messages = [{"role": "user", "content": prompt}]
     else:
@@ -135,7 +203,10 @@ def _messages(prompt: str | Sequence[Mapping[str, Any]], system: str | None) -> 
                     f"message {place} is {one_line(repr(message), 80)}; expected "
                     '{"role": "user", "content": "..."}'
                 )
-            messages.append({key: value for key, value in message.items() if value is not None})
+            one = {key: value for key, value in message.items() if value is not None}
+            if reasoning := [one[key] for key in REASONING if key in one]:
+                one = {"thinking": reasoning[0], **one, "reasoning_content": reasoning[0]}
+            messages.append(one)
         if not messages:
             raise TinylaneError("the prompt has no messages: give one")
         if system and messages[0]["role"] == "system":

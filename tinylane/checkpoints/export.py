@@ -26,7 +26,7 @@ import numpy as np
 
 from tinylane.checkpoints.adapter import OMEGA, Adapter, lengths, save_adapter, updated
 from tinylane.checkpoints.config_json import config_to_dict, parse_config
-from tinylane.checkpoints.hub import SMALL_FILES
+from tinylane.checkpoints.hub import MORE_TEMPLATES, SMALL_FILES
 from tinylane.checkpoints.plan import LoadPlan, find_folder
 from tinylane.checkpoints.weights import WeightFiles
 from tinylane.core.config import ModelConfig
@@ -103,11 +103,16 @@ def copy_beside(source: Path, out: Path) -> None:
     """Copy the tokenizer, chat template and generation settings that `source` has."""
     if os.path.realpath(source) == os.path.realpath(out):
         return
-    for name in BESIDE:
-        if os.path.exists(inside(source, name)):
-            data = read_bytes(source / name, LARGEST_BESIDE)
-            with replacing(out / name) as file:
-                file.write(data)
+    more = inside(source, MORE_TEMPLATES)
+    templates = [n for n in os.listdir(more) if n.endswith(".jinja")] if more.is_dir() else []
+    if templates:
+        (out / MORE_TEMPLATES).mkdir(exist_ok=True)
+    for folder, names in ((Path(), BESIDE), (Path(MORE_TEMPLATES), templates)):
+        for name in names:
+            if os.path.exists(inside(source / folder, name)):
+                data = read_bytes(source / folder / name, LARGEST_BESIDE)
+                with replacing(out / folder / name) as file:
+                    file.write(data)
 
 
 def encoded(name: str, value: np.ndarray, dtype: str) -> Any:

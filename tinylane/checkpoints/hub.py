@@ -23,6 +23,7 @@ SMALL_FILES = [
     "chat_template.jinja",
     "chat_template.json",
 ]
+MORE_TEMPLATES = "additional_chat_templates"  # a folder of them, each named by its file
 # What is downloaded. A star also matches slashes, but patterns begin at the folder. Not
 # `consolidated.safetensors` and the like, which are a second copy of the weights.
 FILES = [
@@ -30,6 +31,7 @@ FILES = [
     "model*.safetensors",
     "model.safetensors.index.json",
     *SMALL_FILES,
+    f"{MORE_TEMPLATES}/*.jinja",
     "adapter_config.json",
     "adapters.safetensors",
     "adapter_model.safetensors",

@@ -324,9 +324,9 @@ def source(args: Any) -> Any:
 
 def silence_panics() -> None:
     """Keep the traces that the tokenizers library prints on stderr out of the error's one line."""
-    from tinylane.checkpoints import tokenizer
+    from tinylane.checkpoints import tokenizer_files
 
-    tokenizer.SILENT_PANICS = True
+    tokenizer_files.SILENT_PANICS = True
 
 
 def load(args: Any, **planned: Any) -> Model:
