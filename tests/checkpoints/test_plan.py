@@ -62,7 +62,7 @@ def test_the_forecast_counts_the_prompt_once_and_every_lane():
 
 
 def test_what_cannot_fit_is_refused_with_the_figures_before_loading(tmp_path, monkeypatch):
-    folder = write_checkpoint(tmp_path)
+    folder = write_checkpoint(tmp_path, small(max_position_embeddings=1 << 31))
     monkeypatch.setattr(
         "tinylane.checkpoints.load.read_numpy", lambda *a: pytest.fail("read weights")
     )
@@ -75,6 +75,15 @@ def test_what_cannot_fit_is_refused_with_the_figures_before_loading(tmp_path, mo
     with pytest.raises(TinylaneError, match="1000 B are available"):
         load(folder, "numpy")
     assert inspect(folder)["forecast"]["value"]["fits"] is False
+
+
+def test_what_lies_beyond_the_context_takes_no_memory():
+    """Keys and values of tokens that no lane can hold were counted: `--max-tokens` "large enough to
+    reach the end" was refused (mlx-examples 273)."""
+    config = parse_config(small(max_position_embeddings=512))
+    for prompt, asked, counted in ((0, 10**8, 512), (500, 20, 12), (500, 12, 12), (600, 5, 0)):
+        one = forecast(config, "float32", 8, prompt, asked)
+        assert (one.max_tokens, one.lane_kv) == (counted, 8 * counted * one.kv_per_token)
 
 
 def test_available_memory_is_a_plausible_number():

@@ -112,6 +112,8 @@ def test_flags_are_those_of_mlx_lm_where_it_has_them() -> None:
             "--prefill-response",
             "f",
             "--ignore-chat-template",
+            "--prompt-cache-file",
+            "c",
         ]
     )
     assert (args.temp, args.top_k, args.raw, args.prefill_response) == (0.5, 3, True, "f")

@@ -192,11 +192,7 @@ DECODING = [
     Plant(
         "Omega dropped for joint lanes too",
         "decoding",
-        swap(
-            "decoding.Decoding.__init__",
-            "alone(self.mask) and",
-            "True and",
-        ),
+        swap("model.Model.rope", "mask is not None and alone(mask) and", "mask is not None and"),
     ),
     Plant(
         "the clock ticks twice a step",

@@ -74,7 +74,8 @@ def choose_backend(name: str = "auto") -> str:
         if name == "auto":
             return "numpy"
         raise TinylaneError(
-            'backend mlx is not installed: pip install "tinylane[mlx]"; or choose numpy'
+            'backend mlx is not installed: pip install "tinylane[mlx]" (Linux; on a Mac Apple '
+            "silicon and macOS 14 or later); or choose numpy"
         ) from error
     return "mlx"
 
@@ -149,7 +150,8 @@ class LoadPlan:
         """The memory that a run will take."""
         dtype = self.dtype(files)
         weights = files.final_bytes(ITEMSIZE[dtype], native=self.keeps_packed)
-        return forecast(files.config, dtype, lanes, prompt_tokens, max_tokens, weights)
+        how = (lanes, prompt_tokens, max_tokens, weights, self.backend)
+        return forecast(files.config, dtype, *how)
 
 
 def sampling_defaults(generation: dict[str, Any], source: str = GENERATION) -> dict[str, Any]:
@@ -299,7 +301,8 @@ def format_report(report: dict[str, Any]) -> list[str]:
     )
     have = needs["available"]
     verdict = "fits" if needs["fits"] else "DOES NOT FIT"
-    state = "unknown on this system" if have is None else f"{size(have)}: {verdict}"
+    whose = " (the GPU's share)" if needs["gpu"] == have else ""
+    state = "unknown on this system" if have is None else f"{size(have)}{whose}: {verdict}"
     lines.append(f"{'available':<14} {state}")
     return lines
 

@@ -59,14 +59,18 @@ def model_flags(p: Any, positional: bool = False) -> None:
     p.add_argument("--revision", help="branch, tag or commit of a hub id")
 
 
-def engine_flags(p: Any, every: bool = False) -> None:
-    """Backend, dtype and operations. every: "all" is a choice too."""
+def engine_flags(p: Any, every: bool = False, runs: bool = True) -> None:
+    """Backend, dtype, operations. every: "all" is a choice too. runs: the command runs a model."""
     more = ("all",) if every else ()
     says = "auto: MLX on Apple silicon, else NumPy"
     says += "; all: both, compared with each other" * every
     p.add_argument("--backend", choices=(*BACKENDS, *more), default="auto", help=says)
     p.add_argument("--dtype", choices=(*DTYPES, *more), default="auto")
     p.add_argument("--ops", **OPS)
+    if runs:
+        says = "memory that macOS must not page out, for MLX on a Mac's GPU; without a number, "
+        says += "what the system recommends; default: none"
+        p.add_argument("--wired-limit", type=float, nargs="?", const=0.0, metavar="GIB", help=says)
 
 
 def prompt_flags(g: Any) -> None:
@@ -337,6 +341,14 @@ def load(args: Any, **planned: Any) -> Model:
     from tinylane.checkpoints.load import load as load_checkpoint
 
     silence_panics()
+    if getattr(args, "wired_limit", None) is not None:
+        from tinylane.checkpoints.plan import choose_backend
+        from tinylane.files.memory import wire
+
+        check_numbers(args, 0, "wired_limit")
+        if choose_backend(args.backend) != "mlx":
+            raise TinylaneError("--wired-limit needs --backend mlx")
+        wire(args.wired_limit)
     return load_checkpoint(
         source(args),
         backend=args.backend,

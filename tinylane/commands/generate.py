@@ -24,6 +24,7 @@ from tinylane.core.lanes import MAX_LANES, LaneMask
 
 if TYPE_CHECKING:
     from tinylane.commands.generate_output import GenerateOutput
+    from tinylane.core.cache import LaneCache
     from tinylane.core.decoding import Decoding
     from tinylane.core.lanes import Rotation
     from tinylane.core.model import Model
@@ -44,6 +45,12 @@ def flags(p: Any) -> None:
     g = p.add_argument_group("prompt")
     g.add_argument("--prompt", "-p", metavar="TEXT", help='"-" reads it from standard input')
     common.prompt_flags(g)
+    g.add_argument(
+        "--prompt-cache-file",
+        metavar="FILE",
+        help="keys and values of an earlier run: only what the prompt does not share with it is "
+        "computed; read if it is there, written at the end",
+    )
     g.add_argument(
         "--lane-prompt",
         metavar="TEXT",
@@ -110,7 +117,7 @@ def run(args: Any) -> int:
     if n is None and isinstance(args.visibility, LaneMask):
         n = args.visibility.n
     game = moves = truth = None
-    max_tokens, lane_prompts = args.max_tokens or 256, args.lane_prompt
+    max_tokens, lane_prompts = min(args.max_tokens or 256, model.config.context), args.lane_prompt
     if model.task is not None and not args.raw:
         from tinylane.evaluate.tasks.shell_game import game_of
 
@@ -174,16 +181,29 @@ def run(args: Any) -> int:
         seed=seed,
         stop=args.stop or (),
         template=template,
+        cache=_saved_cache(args, model, rope, mask or model.mask(n)),
     )
+    room = max(model.config.context - decoding.clock, 1)
+    if args.max_tokens is not None and args.max_tokens > room:
+        common.note(
+            f"--max-tokens is {args.max_tokens:,}; cut to {room:,}: the context ends there, at "
+            f"{model.config.context:,}",
+            args.quiet,
+        )
+    output.reused = decoding.reused
     if together is not None:
         output.dictation = collaboration.dictate(together, decoding)
         common.note(together.describe(), args.quiet)
     interrupted = decode(decoding, output)
     result = decoding.result()
-    failure = _save(args, result, model, output.dictation)
+    failures = [
+        _save(args, result, model, output.dictation),
+        _save_cache(args, result, decoding),
+    ]
     output.finish(result)
-    if failure is not None:
-        raise failure
+    for failure in failures:
+        if failure is not None:
+            raise failure
     return 130 if interrupted else 0
 
 
@@ -252,8 +272,9 @@ def parse_flags(args: Any) -> dict[str, Any]:
         from tinylane.evaluate.answers import extract
 
         extract("", args.answer_pattern)
-    if args.save is not None:
-        common.check_target("--save", args.save)
+    for flag, name in (("--save", args.save), ("--prompt-cache-file", args.prompt_cache_file)):
+        if name is not None:
+            common.check_target(flag, name)
     return common.sampling(args)
 
 
@@ -374,6 +395,34 @@ def _save(args: Any, result: Result, model: Model, dictation: Dictation | None) 
         if dictation is not None:  # which tokens the model did not choose
             extra |= {"collaborate": vars(dictation.together), "given": dictation.record()}
         save_run(args.save, result, model, args.model or "", extra)
+    except (TinylaneError, OSError) as error:
+        return error
+    return None
+
+
+def _saved_cache(
+    args: Any, model: Model, rope: Rotation | None, mask: LaneMask
+) -> LaneCache | None:
+    """What --prompt-cache-file holds; None if it is not there yet."""
+    if args.prompt_cache_file is None or not os.path.exists(args.prompt_cache_file):
+        return None
+    from tinylane.core.cache import LaneCache
+
+    return LaneCache.load(args.prompt_cache_file, model, model.rope(rope, mask), mask)
+
+
+def _save_cache(args: Any, result: Result, decoding: Decoding) -> Exception | None:
+    """Write the prompt's rows, and those of the one lane or of the best one if it was asked for.
+
+    An error is returned: the results are shown before it is raised.
+    """
+    if args.prompt_cache_file is None:
+        return None
+    from tinylane.evaluate.answers import best_of
+
+    chosen = [0] if len(result.lanes) == 1 else [best_of(result).index] if args.best_of else []
+    try:
+        decoding.cache.copy(lanes=chosen).save(args.prompt_cache_file)
     except (TinylaneError, OSError) as error:
         return error
     return None

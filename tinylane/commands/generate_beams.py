@@ -17,6 +17,7 @@ UNUSED = (
     "collaborate", "lanes", "lane_prompt", "mode", "visibility", "lag", "omega", "slot",
     "omega_scale", "prompt_lane", "temp", "top_p", "top_k", "min_p", "repetition_penalty",
     "logit_bias", "total_tokens", "stop", "vote", "answer_pattern", "best_of", "save", "pace",
+    "prompt_cache_file",
 )  # fmt: skip
 
 

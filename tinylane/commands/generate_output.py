@@ -44,6 +44,7 @@ class GenerateOutput:
         self.args, self.model, self.game, self.moves = args, model, game, moves
         self.n, self.seed, self.prompt = n, seed, prompt
         self.dictation: Dictation | None = None
+        self.reused = 0  # tokens of the prompt that a cache file held
         tags = game.lane_prompts(n) if game is not None else range(n)
         self.labels = [f"lane {tag}" for tag in tags]
         self.columns: Columns | None = None
@@ -175,9 +176,10 @@ class GenerateOutput:
             steps += f" (one lane alone needs {self.game.steps(1) + 1})"
         rate = f", {tokens / result.seconds:,.0f} tokens/s" if result.seconds > 0 else ""
         peak = common.peak_memory(self.model.backend)
+        held = f", {self.reused} of them from the cache file," if self.reused else ""
         return (
             f"{steps}, {tokens} tokens in {result.seconds:.2f} s{rate}\n"
-            f"prompt of {len(result.prompt)} tokens in {result.prefill_seconds:.2f} s; "
+            f"prompt of {len(result.prompt)} tokens{held} in {result.prefill_seconds:.2f} s; "
             f"peak memory {common.mebibytes(peak)}"
         )
 
@@ -219,6 +221,7 @@ class GenerateOutput:
             **common.about(self.args, self.model),
             "prompt": self.prompt,
             "prompt_tokens": len(result.prompt),
+            "prompt_tokens_reused": self.reused,
             "mode": self.args.mode,
             "settings": result.settings,
             "lanes": [

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinylane.core.errors import TinylaneError, whole
-from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, LaneRoPE, Rotation, Row
-from tinylane.core.prefix import alone, keep_prefix
+from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, Rotation, Row
+from tinylane.core.prefix import keep_prefix
 from tinylane.core.prompt import Prompt, encode_lane_prompt, encode_prompt, end_ids, text_stream
 from tinylane.core.result import Lane, Result, Step
 from tinylane.core.sampling import Sampler, uniform
@@ -85,9 +85,7 @@ class Decoding:
         self.mask = s.lane_mask or model.mask(n)
         if self.mask.n < n:
             raise TinylaneError(f"{n} lanes, but visibility is {self.mask.n} x {self.mask.n}")
-        rope = model.rope(s.lane_rope)
-        if alone(self.mask) and isinstance(rope, LaneRoPE) and rope.prompt_lane == "own":
-            rope = LaneRoPE.none(model.theta)  # law 7: the same numbers, with one rotation less
+        rope = model.rope(s.lane_rope, self.mask)
         self.prompt = encode_prompt(model, prompt, s.template)
         lane_prompts = model.lane_prompts(n) if s.lane_prompts is None else s.lane_prompts
         lane_ids = [encode_lane_prompt(model, text) for text in lane_prompts]
@@ -299,10 +297,9 @@ class Decoding:
         history: list[list[int]] = [[] for _ in live]
         if self.sampler.repetition_penalty != 1:
             history = [self.prompt + lane.prompt + lane.tokens for lane in live]
-        full = self.clock + 1 >= self.model.config.context
-        last = full or all(len(lane.tokens) + 1 >= lane.max_tokens for lane in live)
+        last = all(len(lane.tokens) + 1 >= lane.max_tokens for lane in live)
         self._ahead = None
-        if self.model.backend == "mlx" and not last:
+        if self.model.backend == "mlx" and not last and self.clock + 1 < self.model.config.context:
             from tinylane.core.pipeline import draw
 
             lanes = [lane.index for lane in live]

@@ -20,6 +20,7 @@ from tinylane.core.config import ModelConfig
 from tinylane.core.decoder import PLAIN, Array, Ops, Params, Plan, forward, make_plan
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Places, Rotation
+from tinylane.core.prefix import alone
 from tinylane.core.rope import frequencies
 
 
@@ -79,14 +80,16 @@ class Model:
             )
         return LaneMask(np.asarray(self.visibility)[:n, :n], self.lag)
 
-    def rope(self, lane_rope: Rotation | None = None) -> Rotation:
-        """`lane_rope`, checked against the model's sizes; else the model's; else no rotation."""
+    def rope(self, lane_rope: Rotation | None = None, mask: LaneMask | None = None) -> Rotation:
+        """`lane_rope`, checked; else the model's; else none. mask: none if no lane reads others."""
         rope = lane_rope or self.lane_rope or LaneRoPE.none(self.theta)
         sizes = (self.config.layers, self.config.head_dim // 2)
         if isinstance(rope, LaneRoPE) and rope.omega.shape not in (sizes, sizes[1:]):
             raise TinylaneError(
                 f"Omega has shape {rope.omega.shape}; this model needs ({sizes[1]},) or {sizes}"
             )
+        if mask is not None and alone(mask) and getattr(rope, "prompt_lane", None) == "own":
+            return LaneRoPE.none(self.theta)  # law 7: the same numbers, with one rotation less
         return rope
 
     def array(self, x: np.ndarray) -> Array:

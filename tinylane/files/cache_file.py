@@ -19,7 +19,8 @@ from tinylane.core.cache import LaneCache
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import MAX_LANES, MAX_STEPS, SHARED, LaneMask, LaneRoPE, Rotation
-from tinylane.files.memory import available_memory, size
+from tinylane.core.prefix import alone
+from tinylane.files.memory import available_memory, gpu_memory, size
 from tinylane.files.safetensors import TensorFile, widen, write_tensors
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def load_cache(
     """Read what `save_cache` wrote.
 
     Raises TinylaneError if the file is damaged, was made by another model or in another dtype, or
-    with another `lane_rope` or `lane_mask` than the ones given (if given).
+    with another `lane_rope` or `lane_mask` than the ones given (if given). Masks of more and of
+    fewer lanes are alike if the lanes of both read each other alike.
     """
     with TensorFile.open(path) as file, _naming(path):
         if file.metadata.get("format") != FORMAT:
@@ -83,9 +85,11 @@ def load_cache(
         rope, mask = _rotation(tensors, model), _mask(tensors)
         if lane_rope is not None and not lane_rope.same_as(rope):
             raise TinylaneError("saved with another Omega or prompt_lane, or rotation")
-        if lane_mask is not None and not lane_mask.same_as(mask):
+        if lane_mask is not None and not _alike(lane_mask, mask):
             raise TinylaneError("saved with another visibility or lag")
-        need, have = sum(map(file.nbytes, file.names)), available_memory()
+        need = sum(map(file.nbytes, file.names))
+        gpu = gpu_memory() if model.backend == "mlx" else None
+        have = available_memory() if gpu is None else gpu
         if have is not None and need > have:
             raise TinylaneError(f"it needs {size(need)} and {size(have)} are available")
         cache, c = LaneCache(model, rope, mask), model.config
@@ -125,6 +129,14 @@ def _naming(path: str | Path) -> Iterator[None]:
     except TinylaneError as error:
         text = str(error)
         raise TinylaneError(text if text.startswith(f"{path}: ") else f"{path}: {text}") from None
+
+
+def _alike(one: LaneMask, other: LaneMask | None) -> bool:
+    n = 0 if other is None else min(one.n, other.n)
+    if other is None or one.n == other.n == n:
+        return one.same_as(other)
+    a, b = (LaneMask(mask.visibility[:n, :n] | np.eye(n, dtype=bool)) for mask in (one, other))
+    return a.same_as(b) and (one.lag == other.lag or alone(a))
 
 
 class _Tensors:

@@ -1,7 +1,8 @@
 """How much memory a run will take, computed before anything is loaded, and how much is available.
 
 Counted: weights in their final type, keys and values of the prompt (cached once for all lanes) and
-of what the lanes will write. Not counted: activations of a pass, spare rows of growing buffers.
+of what the lanes will write, as far as the context goes. Not counted: activations of a pass, spare
+rows of growing buffers, Python and its libraries.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 @dataclass(frozen=True)
 class Forecast:
-    """Bytes. `available` is None where the system does not say."""
+    """Bytes. available: None where the system does not say. gpu: what a GPU may take of it."""
 
     weights: int
     prompt_kv: int
@@ -33,6 +34,7 @@ class Forecast:
     prompt_tokens: int
     max_tokens: int
     available: int | None
+    gpu: int | None = None
 
     @property
     def total(self) -> int:
@@ -45,11 +47,13 @@ class Forecast:
     def check(self, name: str = "this model") -> None:
         """Raise TinylaneError with the figures when it cannot fit in the available memory."""
         if not self.fits:
+            have = size(self.available or 0)
+            whose = " to the GPU" if self.gpu == self.available else ""
             raise TinylaneError(
                 f"{name} needs {size(self.total)} ({size(self.weights)} weights, "
                 f"{size(self.prompt_kv)} for {self.prompt_tokens:,} prompt tokens, "
                 f"{size(self.lane_kv)} for {self.lanes:,} lanes of {self.max_tokens:,}) and "
-                f"{size(self.available or 0)} are available: fewer lanes or tokens, or a smaller "
+                f"{have} are available{whose}: fewer lanes or tokens, or a smaller "
                 "or quantized model"
             )
 
@@ -72,18 +76,21 @@ def forecast(
     prompt_tokens: int = 0,
     max_tokens: int = 0,
     weights: int | None = None,
+    backend: str = "numpy",
 ) -> Forecast:
     """The forecast of one run. weights: bytes, if known better than the dense count in `dtype`.
 
+    A lane never holds more tokens than the context behind the prompt, whatever max_tokens is.
     Raises TinylaneError for a dtype or counts that no run can have.
     """
     if dtype not in ITEMSIZE:
         raise TinylaneError(f"dtype {dtype!r}; expected one of {', '.join(ITEMSIZE)}")
     lanes = whole("lanes", lanes, 1, MAX_LANES)
     prompt_tokens = whole("prompt_tokens", prompt_tokens, 0)
-    max_tokens = whole("max_tokens", max_tokens, 0)
+    max_tokens = min(whole("max_tokens", max_tokens, 0), max(config.context - prompt_tokens, 0))
     if weights is None:
         weights = sum(math.prod(shape) for shape in config.tensors().values()) * ITEMSIZE[dtype]
+    limits = [available_memory(), gpu_memory() if backend == "mlx" else None]
     per_token = 2 * config.layers * config.kv_heads * config.head_dim * ITEMSIZE[dtype]
     return Forecast(
         weights=weights,
@@ -93,7 +100,8 @@ def forecast(
         lanes=lanes,
         prompt_tokens=prompt_tokens,
         max_tokens=max_tokens,
-        available=available_memory(),
+        available=min((n for n in limits if n is not None), default=None),
+        gpu=limits[1],
     )
 
 
@@ -101,6 +109,45 @@ def available_memory() -> int | None:
     """Bytes this process may still take: the least of the machine's and its control group's."""
     limits = [n for n in (_machine(), _control_group()) if n is not None]
     return min(limits) if limits else None
+
+
+def gpu_memory() -> int | None:
+    """Bytes that MLX's GPU may still take; None without one, and where MLX does not say.
+
+    On a Mac the GPU may use two thirds to three quarters of all memory. Beyond that it gets slow.
+    """
+    import mlx.core as mx
+
+    most = _working_set()
+    return None if most is None else max(0, most - mx.get_active_memory())
+
+
+def _working_set() -> int | None:
+    """What macOS recommends that MLX's GPU takes; None on other systems and devices."""
+    import mlx.core as mx
+
+    if mx.default_device().type != mx.DeviceType.gpu:
+        return None
+    most = mx.device_info().get("max_recommended_working_set_size")
+    return None if most is None else int(most)
+
+
+def wire(gib: float) -> None:
+    """Let MLX keep up to `gib` GiB where macOS cannot page them out; 0: what is recommended.
+
+    Wiring more than that takes a Mac down. Raises TinylaneError where there is nothing to wire.
+    """
+    import mlx.core as mx
+
+    most = _working_set()
+    if most is None:
+        raise TinylaneError("--wired-limit: for MLX on a Mac's GPU only; leave it out")
+    wanted = int(gib * 2**30) or most
+    if not 0 < wanted <= most:
+        raise TinylaneError(
+            f"--wired-limit is {gib:g} GiB; this Mac's GPU may use {size(most)}: give less"
+        )
+    mx.set_wired_limit(wanted)
 
 
 def _machine() -> int | None:
