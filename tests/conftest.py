@@ -12,6 +12,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 # Before NumPy and MLX are imported. One thread: products this small only wait for one another.
@@ -38,6 +39,10 @@ settings.register_profile("thorough", max_examples=500, **_COMMON)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--skipped", metavar="FILE", help="write here which tests were skipped")
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """Count the examples of a test's properties, also of those that it defines inside itself."""
@@ -52,7 +57,13 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Examples and time of the properties; worst error of every law; planted bugs caught."""
+    """Examples and time of the properties; worst error of every law; planted bugs caught.
+
+    With --skipped also a file: a line for each test that was skipped (or file, if all of it was).
+    """
+    if file := config.getoption("skipped"):
+        names = dict.fromkeys(x.nodeid for x in terminalreporter.stats.get("skipped", []))
+        Path(file).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     reports = terminalreporter.stats.get("passed", [])
     by_name: dict[str, list[Any]] = {}
     for report in reports:

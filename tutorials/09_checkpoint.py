@@ -1,10 +1,10 @@
 # %% [markdown]
-# # 9. A real checkpoint: Qwen3 or Llama, and what its lanes do untrained
+# # 9. A real checkpoint, and what its lanes do untrained
 #
-# Nothing so far was special to small models. `python tutorials/09_checkpoint.py Qwen/Qwen3-0.6B`
-# downloads that model (1.5 GB) and uses MLX on a Mac. A Llama, a Mistral or your own folder works
-# too. Without a name (in the tests, without a network) the page makes a tiny checkpoint of random
-# weights. **The text on the site is from the tiny one: nonsense.** The claims hold for both.
+# Nothing so far was special to small models. `python tutorials/smollm2.py` puts a language model of
+# 135M weights, SmolLM2-135M-Instruct, into your cache (269 MB); then this page uses it. `python
+# tutorials/09_checkpoint.py Qwen/Qwen3-0.6B` takes that one (1.5 GB); your own folder works too.
+# Without any, the page makes a tiny checkpoint of random weights: **its text is nonsense**.
 
 # %%
 import json
@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import smollm2  # the script beside this one
 from tokenizers import Tokenizer, decoders, models
 
 import tinylane
@@ -27,8 +28,8 @@ SOURCE = sys.argv[1] if len(sys.argv) == 2 else ""  # or write a name here
 # %% [markdown]
 # ## What a checkpoint is
 #
-# A folder with sizes, weights, how text becomes numbers, and how a conversation becomes text. Here
-# is a whole one. Most weights are published in bfloat16: the upper half of a float32's bits.
+# A folder with sizes, weights, how text becomes numbers, and how a conversation becomes text. This
+# makes a tiny one. Most weights are published in bfloat16: the upper half of a float32's bits.
 
 
 # %%
@@ -52,7 +53,9 @@ def tiny(folder):
     return folder
 
 
-source = SOURCE or tiny(Path("runs/tiny-checkpoint"))
+real = smollm2.default_folder()
+source = SOURCE or (real if smollm2.is_ready(real) else tiny(Path("runs/tiny-checkpoint")))
+print("this page's model:", Path(source).name)
 
 # %% [markdown]
 # ## What would be loaded
@@ -84,7 +87,7 @@ for path in Path(report["model"]["value"]).glob("*.safetensors"):  # large ones 
 # %%
 prompt = model.tokenizer.prompt_ids("How many primes are there below 50?")
 print(model.tokenizer.decode(prompt, skip_special=False))
-settings = {"max_tokens": 16, "seed": 1, "sampler": tinylane.Sampler(temperature=0.6, top_p=0.95)}
+settings = {"max_tokens": 24, "seed": 1, "sampler": tinylane.Sampler(temperature=0.6, top_p=0.95)}
 result = tinylane.generate(model, prompt, lanes=4, **settings)
 alone = tinylane.generate(model, prompt, lanes=1, **settings)
 assert model.dtype != "float32" or alone.lanes[0].tokens == result.lanes[0].tokens  # near-ties!
@@ -95,8 +98,7 @@ plot.show(plot.lanes(result, model.tokenizer, "Four independent answers"), "09-a
 #
 # Run what they have written again, in one pass, with all lanes visible. How much do the predictions
 # change? We measure it in nats (Kullback-Leibler divergence; 0 if nothing changed), for three
-# starts of Omega. On a real checkpoint this is harm that training must undo; on random weights it
-# is only a number.
+# starts of Omega. On a real checkpoint this is harm that training must undo. Then read the text.
 
 # %%
 N, T, P = 4, min(len(lane.tokens) for lane in result.lanes), len(prompt)
@@ -112,10 +114,7 @@ def predictions(rope, mask):
     return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
 
-def moved(rope, mask):
-    return (np.exp(unread) * (unread - predictions(rope, mask))).sum(-1).mean(axis=1)  # (T,)
-
-
+moved = lambda rope, mask: (np.exp(unread) * (unread - predictions(rope, mask))).sum(-1).mean(1)
 none, ntk = LaneRoPE.none(model.theta), LaneRoPE.ntk(model.theta, slot=32, scale=N)
 starts = {"none": none, "NTK": ntk, "Group Think": LaneRoPE.group_think(model.theta, 32, 0)}
 unread = predictions(none, apart := LaneMask.independent(N))
@@ -123,6 +122,8 @@ harm = {name: moved(rope, LaneMask.joint(N)) for name, rope in starts.items()}
 assert all(nats.mean() > 0 for nats in harm.values())
 assert np.abs(moved(ntk, apart)).max() < 0.1 * harm["NTK"].mean()  # unread, no Omega matters
 plot.show(plot.lines(harm, np.arange(T), "step", "nats", "What untrained reading does"), "09-harm")
+settings |= {"lane_rope": ntk, "lane_mask": LaneMask.joint(N)}
+print(*tinylane.generate(model, prompt, lanes=N, **settings).texts, sep="\n---\n")
 
 # %% [markdown]
 # ## Exercises
@@ -132,7 +133,6 @@ plot.show(plot.lines(harm, np.arange(T), "step", "nats", "What untrained reading
 
 # %% [markdown]
 # ### Solution 1
-# Seven copies of the prompt.
 
 # %%
 c, item = model.config, 4 if model.dtype == "float32" else 2

@@ -29,6 +29,7 @@ from unittest import mock
 
 from tinylane import plot
 from tinylane.core.errors import CheckFailed, TinylaneError
+from tutorials import smollm2
 
 PACKAGE = Path(__file__).parents[2] / "tinylane"
 
@@ -75,12 +76,13 @@ def run(source: str, name: str, figures: Path) -> tuple[list[str], float]:
     """
     marked, reached, shown = _Marked(), set[int](), list[str]()
     world: dict[str, Any] = {"__name__": "__main__", "__file__": name, "__reached__": reached}
+    beside = mock.patch.object(sys, "path", [str(PACKAGE.parent / Path(name).parent), *sys.path])
     began = time.perf_counter()
     for cell in cells(source, name):
         out = io.StringIO()
         if not cell.markdown:
             try:
-                with contextlib.redirect_stdout(out), _figures(figures, out):
+                with contextlib.redirect_stdout(out), _figures(figures, out), beside:
                     tree = ast.parse("\n" * (cell.line - 1) + cell.text, name)
                     tree = ast.fix_missing_locations(marked.visit(tree))
                     exec(compile(tree, name, "exec"), world)
@@ -153,7 +155,9 @@ def stamp(path: Path, out: Path) -> Path:
 
 def key(path: Path) -> str:
     """A digest of a page's inputs: script, package, this builder, weights, data, libraries."""
+    path = path.resolve()
     digest = hashlib.sha256(path.read_bytes())
+    digest.update(str((smollm2.default_folder() / "config.json").is_file()).encode())
     versions = {d.name: d.version for d in metadata.distributions()}
     names = ("numpy", "mlx", "matplotlib", "hypothesis", "tokenizers", "safetensors")
     digest.update(repr([sys.version, *((n, versions.get(n)) for n in names)]).encode())
