@@ -20,6 +20,7 @@ from tinylane.core.sampling import Sampler
 
 mx = pytest.importorskip("mlx.core")
 ENDING = Sampler(logit_bias={EOS: 1.5})
+EARLY = lambda model: True  # as on a GPU
 
 
 class Both:
@@ -38,11 +39,11 @@ class Both:
 
     def each(self, do: Callable[[Decoding], Any]) -> list[Any]:
         results = []
-        for small_is, decoding in zip((0, float("inf")), self.decodings, strict=True):
+        for is_early, decoding in zip((True, False), self.decodings, strict=True):
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(pipeline, "SMALL", small_is)
+                patch.setattr(pipeline, "pays", lambda model, is_early=is_early: is_early)
                 early = decoding._ahead
-                if early is not None and small_is == 0:
+                if early is not None and is_early:
                     patch.setattr(early, "logits_of", self._counted(early.logits_of))
                 try:
                     results.append(do(decoding))
@@ -136,7 +137,7 @@ def test_a_wrong_guess_is_made_good() -> None:
 def test_a_pass_is_not_taken_once_anything_it_was_built_on_has_changed(
     change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline, "SMALL", 0)
+    monkeypatch.setattr(pipeline, "pays", EARLY)
     decoding = Both(0, FREE, [9, 9]).decodings[0]
     decoding.step()
     early = decoding._ahead
@@ -169,7 +170,7 @@ def test_an_interrupted_step_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) ->
             return put(*args)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pipeline, "SMALL", 0)
+            patch.setattr(pipeline, "pays", EARLY)
             patch.setattr(cache, "put", broken)
             stopped = False
             for _ in range(3):
@@ -186,36 +187,46 @@ def test_an_interrupted_step_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) ->
         both.agree()
 
 
-@pytest.mark.parametrize("device", [mx.cpu, mx.gpu])
-def test_a_gpu_runs_it_at_once_and_a_cpu_does_not_keep_the_step_waiting(
-    device: Any, monkeypatch: pytest.MonkeyPatch
+def test_what_was_built_is_handed_to_the_device_whether_it_counts_or_not(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pipeline, "SMALL", 0)
+    """Another thread could not compute it: a wrong guess too is what the next pass is built on."""
+    monkeypatch.setattr(pipeline, "pays", EARLY)
     begun: list[Any] = []
     decoding = Decoding(model_of("mlx", "float32"), ids(3), lanes=2, max_tokens=9, sampler=FREE)
     decoding.step()
     early = decoding._ahead
     assert early is not None
-    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(device))
     monkeypatch.setattr(mx, "async_eval", lambda *arrays: begun.append(arrays))
-    early.start(decoding._feed)
-    assert len(begun) == (device == mx.gpu) and early.fed == decoding._feed
+    early.fed = None
     early.start(decoding._feed[:1])  # a lane has ended
-    assert len(begun) == (device == mx.gpu)
+    assert len(begun) == 1 and early.fed is None
+    early.start(decoding._feed)
+    assert len(begun) == 2 and early.fed == decoding._feed
 
 
 @pytest.mark.parametrize(
-    "kind, many, early",
-    [("mlx", 1 << 24, False), ("mlx", 0, True), ("numpy", 0, False)],
-    ids=["a small model", "a large one", "numpy"],
+    "device, many, early",
+    [(mx.gpu, 1 << 24, False), (mx.gpu, 0, True), (mx.cpu, 0, False)],
+    ids=["a small model", "a large one", "on a CPU"],
 )
 def test_who_builds_early(
-    kind: str, many: int, early: bool, monkeypatch: pytest.MonkeyPatch
+    device: Any, many: int, early: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    model = model_of("mlx", "float32")
     monkeypatch.setattr(pipeline, "SMALL", many)
+    monkeypatch.setattr(mx, "default_device", lambda: mx.Device(device))
+    assert pipeline.pays(model) is early
+
+
+@pytest.mark.parametrize("kind", ["mlx", "numpy"])
+def test_nobody_builds_early_for_the_last_token(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "pays", EARLY)
     decoding = Decoding(model_of(kind, "float32"), ids(3), lanes=2, max_tokens=3, sampler=FREE)
     decoding.step()
-    assert (decoding._ahead is not None) is early
+    assert (decoding._ahead is not None) is (kind == "mlx")
     decoding.step()
     decoding.step()
     assert decoding._ahead is None  # nobody goes on
@@ -224,7 +235,7 @@ def test_who_builds_early(
 def test_a_sampler_that_looks_at_its_draws_is_asked_as_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pipeline, "SMALL", 0)
+    monkeypatch.setattr(pipeline, "pays", EARLY)
     seen: list[Any] = []
 
     class Looking(Sampler):
@@ -240,7 +251,7 @@ def test_a_sampler_that_looks_at_its_draws_is_asked_as_before(
 
 def test_no_buffer_of_the_cache_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the early pass must not do: write to a buffer that the running pass still holds."""
-    monkeypatch.setattr(pipeline, "SMALL", 0)
+    monkeypatch.setattr(pipeline, "pays", EARLY)
     model = small("mlx", "float32", layers=4, context=100_000)
     decoding = Decoding(model, ids(5), lanes=2, max_tokens=60, sampler=FREE)
     rows, (K, D) = 1 << 15, (model.config.kv_heads, model.config.head_dim)

@@ -23,6 +23,7 @@ from helpers_sampling import (
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from tinylane.core import distribution
 from tinylane.core.errors import TinylaneError
 from tinylane.core.sampling import Sampler, uniform
 
@@ -102,8 +103,9 @@ def test_a_biased_token_outside_the_vocabulary_is_refused(library):
 def test_numpy_scalars_do_not_promote_the_logits():
     """np.float64(0.7) as a temperature turns a float32 array into float64."""
     sampler = Sampler(np.float64(0.7), np.float64(0.9), np.int64(3), np.float64(0.1))
-    weights = sampler._weights(np.zeros((1, 5), np.float32))
-    assert weights.dtype == np.float32 and type(sampler.temperature) is float
+    scores = np.zeros((1, 5), np.float32)
+    weigh = distribution.weights(scores, *sampler.filters)[2]
+    assert weigh(scores).dtype == np.float32 and type(sampler.temperature) is float
     assert type(sampler.top_k) is int
 
 

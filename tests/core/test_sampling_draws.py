@@ -24,7 +24,6 @@ from helpers_sampling import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinylane.core import sampling
 from tinylane.core.errors import TinylaneError
 from tinylane.core.sampling import Sampler, check, uniform
 
@@ -84,27 +83,6 @@ def test_the_many_unlikely_tokens_behind_a_likely_one_can_be_drawn():
     logits[0, 0] = 0
     for u, token in [(1.0, 4096), (1 - 2.0**-14, 2048), (0.5, 0)]:
         assert abs(int(Sampler()(logits, [u], [[]])[0][0]) - token) <= 1
-
-
-SCAN = [[0.6, 1.1, 1.0, 2.1, 2.0, 2.2]]  # of these weights, as a parallel scan may round it
-SCANNED = [[0.5, 0.0, 0.5, 0.0, 1.0, 0.0]]
-
-
-@pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize("u, token", [(1.0, 4), (0.75, 4), (0.5, 2), (2.0**-53, 0)])
-def test_a_scan_that_is_not_monotone_draws_no_removed_token(monkeypatch, library, u, token):
-    """A GPU's parallel float32 scan may dip, and peak where the weight is zero."""
-    monkeypatch.setattr(sampling, "_cumsum", lambda x: array(SCAN, library))
-    reached = sampling._reaching(array(SCANNED, library), [u])
-    assert int(reached.argmax(axis=-1)[0]) == token
-
-
-def test_without_the_guard_such_a_scan_draws_a_removed_token():
-    """Negative control: the plain inverse, and the guard with the wrong total (2.2, not 2.0)."""
-    scan, weights = np.array(SCAN), np.array(SCANNED)
-    assert (scan >= 0.5 * scan[:, -1:]).argmax() == 1
-    assert (scan >= 1.0 * scan[:, -1:]).argmax() == 5
-    assert not ((scan >= 1.0 * scan.max()) & (weights > 0)).any()
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from tinylane.core import distribution
 from tinylane.core.sampling import Sampler, uniform
 
 try:
@@ -38,8 +39,30 @@ def sampler_of(case: dict[str, Any]) -> Sampler:
 
 def probabilities(sampler: Sampler, logits: Any, history: Any) -> np.ndarray:
     """(N, V) float64: what the sampler draws from, before any draw."""
-    weights = np.array(sampler._weights(sampler._scores(logits, history)), dtype=np.float64)
+    scores = sampler._scores(logits, history)
+    _, _, weigh = distribution.weights(scores, *sampler.filters)
+    weights = np.array(weigh(scores), dtype=np.float64)
     return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def slow_weights(sampler: Sampler, scores: np.ndarray) -> np.ndarray:
+    """(N, V): the filters over the whole vocabulary, in the order of transformers. NumPy only."""
+    V = scores.shape[-1]
+    w = np.exp((scores - scores.max(axis=-1, keepdims=True)) / sampler.temperature)
+    if 0 < sampler.top_k < V:
+        w = w * (w >= np.sort(w, axis=-1)[:, [V - sampler.top_k]])
+    if sampler.top_p < 1:
+        ranked = np.sort(w, axis=-1)
+        below = np.cumsum(ranked, axis=-1, dtype=np.float64)
+        nucleus = below > (1 - sampler.top_p) * below[:, -1:]
+        w = w * (w >= np.where(nucleus, ranked, 1).min(axis=-1, keepdims=True))
+    return w * (w >= sampler.min_p)
+
+
+def slow(sampler: Sampler, logits: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+    """(N,) tokens: the running sum of all weights in float64, searched from the left."""
+    running = np.cumsum(slow_weights(sampler, logits), axis=-1, dtype=np.float64)
+    return (running >= uniforms[:, None] * running[:, -1:]).argmax(axis=-1)
 
 
 def draws(sampler: Sampler, row: Any, count: int, library: str, index: int = 0) -> np.ndarray:

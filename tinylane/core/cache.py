@@ -88,12 +88,13 @@ class LaneCache:
         self.positions, self.lanes = self.positions[:rows], self.lanes[:rows]
         self.tokens = self.tokens[:rows]
 
-    def settle(self) -> None:
-        """MLX computes late: compute now, so that the graph of a long prompt does not pile up."""
+    def settle(self, *more: Array) -> None:
+        """MLX computes late: compute now, so that the graph of a long prompt does not pile up, and
+        other threads can go on. Only the thread that notes an operation can have it computed."""
         if self.model.backend == "mlx":
             import mlx.core as mx
 
-            mx.eval([b for b in [*self.keys, *self.values] if b is not None])
+            mx.eval([b for b in [*self.keys, *self.values, *more] if b is not None])
 
     # Operations on whole lanes.
 
@@ -117,6 +118,7 @@ class LaneCache:
                 keys = rotate(keys, *(self.model.array(t) for t in turn))
             self.put(layer, keys, values)
         self.commit(self.positions[rows], np.full_like(rows, target), self.tokens[rows])
+        self.settle()
 
     def check_fork(self, source: int, target: int) -> None:
         """Raise TinylaneError unless both are lanes of this cache, and the target has no rows."""
@@ -155,6 +157,7 @@ class LaneCache:
                 buffers[layer] = None if buffer is None else buffer[:, index, :]
         self.positions, self.lanes = self.positions[which], self.lanes[which]
         self.tokens = self.tokens[which]
+        self.settle()
 
     def rows(self, layer: int) -> tuple[Array, Array]:
         """Keys and values (K, S, D) of a layer, at the coordinates `positions`, `lanes`."""

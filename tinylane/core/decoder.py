@@ -17,7 +17,7 @@ Sources: Llama (arXiv:2302.13971), Qwen2 (arXiv:2407.10671), Qwen3 (arXiv:2505.0
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from tinylane.core.rope import Table, frequencies, rotate, table
 
 Array = Any  # numpy.ndarray or mlx.core.array
 Params = dict[str, Array]
+# (T, S) booleans; None: every row sees every key; "causal": the rows are the last keys, and each
+# sees all keys up to its own
+Mask = Array | Literal["causal"] | None
 BlockOf = np.ndarray | None  # (S,) the block of every key, on the host; None with one block
 # `LaneCache.put`: layer, this pass's keys and values -> those of all rows, these last
 Put = Callable[[int, Array, Array], tuple[Array, Array]]
@@ -38,7 +41,7 @@ class Plan(NamedTuple):
     keys: Sequence[Table]  # per layer: the table that turns this pass's keys
     queries: Sequence[tuple[Table, ...]]  # per layer: one table for every block of keys
     block_of: BlockOf
-    mask: Array | None  # (T, S) booleans; None where every row sees every key
+    mask: Mask  # who sees whom
 
 
 def linear(params: Params, name: str, x: Array) -> Array:
@@ -96,8 +99,14 @@ def fold(q: Array, kv_heads: int) -> Array:
     return q.reshape(*batch, kv_heads, H // kv_heads * T, D) * D**-0.5
 
 
+def matrix(mask: Mask, rows: int, keys: int, xp: Any) -> Array | None:
+    """A mask as booleans (T, S), or None."""
+    causal = isinstance(mask, str)
+    return xp.arange(keys) <= xp.arange(keys - rows, keys)[:, None] if causal else mask
+
+
 def attention_weights(
-    queries: tuple[Array, ...], keys: Array, mask: Array | None, block_of: BlockOf
+    queries: tuple[Array, ...], keys: Array, mask: Mask, block_of: BlockOf
 ) -> Array:
     """softmax(q k / sqrt(D)), grouped heads: (..., H, T, D), (..., K, S, D) -> (..., H, T, S).
 
@@ -106,15 +115,16 @@ def attention_weights(
     xp = keys.__array_namespace__()
     *batch, H, T, _ = queries[0].shape
     K, S = keys.shape[-3:-1]
-    x = widen(scores([fold(q, K) for q in queries], keys, block_of)).reshape(*batch, H, T, S)
+    folded = [fold(widen(q), K) for q in queries]
+    x = scores(folded, widen(keys), block_of).reshape(*batch, H, T, S)
     if mask is not None:
-        x = xp.where(mask, x, -xp.inf)
+        x = xp.where(matrix(mask, T, S, xp), x, -xp.inf)
     x = xp.exp(x - x.max(axis=-1, keepdims=True))
     return x / x.sum(axis=-1, keepdims=True)
 
 
 def attention(
-    queries: tuple[Array, ...], keys: Array, values: Array, mask: Array | None, block_of: BlockOf
+    queries: tuple[Array, ...], keys: Array, values: Array, mask: Mask, block_of: BlockOf
 ) -> Array:
     """`attention_weights`, then each row's weighted sum of values: (..., H, T, D).
 
@@ -244,14 +254,5 @@ def make_plan(
     angles, views, block_of = rope.views(theta, mask, places)
     keys = tables(angles)
     queries = list(zip(*(keys if v is angles else tables(v) for v in views), strict=True))
-    if type(mask) is LaneMask and _sees_all(mask, places):  # a subclass decides row by row
-        return Plan(keys, queries, block_of, None)
-    seen = mask.visible(*places)
-    return Plan(keys, queries, block_of, None if seen.all() else array(seen))
-
-
-def _sees_all(mask: LaneMask, places: Places) -> bool:
-    """A decoding step of lanes that all see each other needs no mask: find that out cheaply."""
-    i, m, j, _ = places
-    everyone = mask.lag == 0 and bool((m >= 0).all()) and bool(mask.visibility[m].all())
-    return everyone and int(i.min()) >= int(j.max())
+    seen = mask.seen(places)
+    return Plan(keys, queries, block_of, array(seen) if isinstance(seen, np.ndarray) else seen)

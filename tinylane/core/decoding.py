@@ -112,6 +112,7 @@ class Decoding:
         self._ahead: Ahead | None = None  # the next pass, if it was built early
         rows = [(token, i, SHARED) for i, token in enumerate(self.prompt)]
         self._prompt_logits = self._forward(rows[self.reused :])[SHARED]
+        self.cache.settle(self._prompt_logits)
         for ids, limit in zip(lane_ids, limits, strict=True):
             self.join(ids, max_tokens=limit)
         self.prefill_seconds = time.perf_counter() - began

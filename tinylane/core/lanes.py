@@ -117,6 +117,20 @@ class LaneMask:
         other = (m >= 0) & (n >= 0) & self.visibility[m, n] & (age >= self.lag)
         return np.where((n == SHARED) | (n == m), age >= 0, other)
 
+    def seen(self, places: Places) -> np.ndarray | Literal["causal"] | None:
+        """`visible` of a pass; None: every row sees every key; "causal": the rows, of one lane, are
+        the last keys and see all up to their own. Both are found out cheaply: rows times keys take
+        long on the host. A subclass decides row by row."""
+        i, m, j, n = places
+        if type(self) is LaneMask:
+            one = (m == m[0]).all() and ((n == m[0]) | (n == SHARED)).all()
+            if one and (i[1:] > i[:-1]).all() and j[: len(j) - len(i)].max(initial=i[0]) == i[0]:
+                return "causal" if len(i) > 1 else None
+            if self.lag == 0 and (m >= 0).all() and self.visibility[m].all() and i.min() >= j.max():
+                return None
+        seen = self.visible(*places)
+        return None if seen.all() else seen
+
     def reaches(self) -> np.ndarray:
         """(N, N) booleans: can lane n influence lane m through any number of layers and steps?"""
         reach = self.visibility | np.eye(self.n, dtype=bool)

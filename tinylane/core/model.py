@@ -49,6 +49,12 @@ class Model:
     describe: Callable[[], dict] | None = None  # gives the report
     ops: Ops = PLAIN
 
+    def __post_init__(self) -> None:
+        if self.backend == "mlx":  # weights that this thread left uncomputed no other could use
+            import mlx.core as mx
+
+            mx.eval(self.params)
+
     @cached_property
     def theta(self) -> np.ndarray:
         """What one position turns each pair of channels by: (D/2,) float64, radians."""

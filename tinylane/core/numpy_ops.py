@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tinylane.core import decoder
-from tinylane.core.decoder import BlockOf
+from tinylane.core.decoder import BlockOf, Mask
 
 Array = np.ndarray
 Params = dict[str, np.ndarray]
@@ -98,25 +98,28 @@ def gated(gate: Array, up: Array) -> Array:
 
 
 def attention(
-    queries: tuple[Array, ...], keys: Array, values: Array, mask: Array | None, block_of: BlockOf
+    queries: tuple[Array, ...], keys: Array, values: Array, mask: Mask, block_of: BlockOf
 ) -> Array:
     """As `decoder.attention`, some rows at a time, each key scored by its block's query only."""
     *batch, H, T, D = queries[0].shape
     K, S = keys.shape[-3:-1]
     out = np.empty(queries[0].shape, queries[0].dtype)
     for start in range(0, T, ROWS):
-        rows, stop = slice(start, start + ROWS), S
-        if mask is not None:
-            seen: Any = mask[rows]
-            # Behind the last key that a row sees, and before the first that a row does not see.
-            stop = S - int(seen.any(axis=0)[::-1].argmax())
-            first = int(np.append(seen.all(axis=0), False).argmin())
-        count = min(ROWS, T - start)
+        rows, count = slice(start, start + ROWS), min(ROWS, T - start)
+        # Behind the last key that a row sees, and before the first that a row does not see.
+        first = stop = S
+        if isinstance(mask, str):
+            first, stop = (S - T + start + seen for seen in (1, count))
+            hidden: Any = ~np.tri(count, count - 1, -1, dtype=bool)
+        elif mask is not None:
+            stop = S - int(mask[rows].any(axis=0)[::-1].argmax())
+            first = int(np.append(mask[rows].all(axis=0), False).argmin())
+            hidden = ~mask[rows, first:stop]
         folded = [decoder.fold(q[..., rows, :], K) for q in queries]
         scores = _scores(folded, keys[..., :stop, :], block_of)
-        if mask is not None and first < stop:
+        if first < stop:
             wide = scores.reshape(*batch, K, H // K, count, stop)[..., first:]
-            np.copyto(wide, -np.inf, where=~seen[:, first:stop])
+            np.copyto(wide, -np.inf, where=hidden)
         scores -= np.maximum.reduce(scores, axis=-1, keepdims=True)
         np.exp(scores, out=scores)
         mixed = scores @ values[..., :stop, :]

@@ -2,10 +2,13 @@
 
 Which token a lane drew is not known until the current pass has been computed. But the pass that
 feeds it can be built around it, on the guess that no lane ends. `Ahead` does that while the tokens
-are being computed. `Ahead.start` lets a GPU run the pass once the tokens have been
-read, while the program that decodes does something with them. `Ahead.logits_of` gives the logits if
-what is fed is what was guessed. If not, the decoding makes the pass anew: the rows of a wrong guess
-stand behind those that count and are overwritten, as after an interrupted pass.
+are being computed. `Ahead.start` lets the GPU run the pass once the tokens have been read, while
+the program that decodes does something with them. `Ahead.logits_of` gives the logits if what is fed
+is what was guessed. If not, the decoding makes the pass anew: the rows of a wrong guess stand
+behind those that count and are overwritten, as after an interrupted pass.
+
+On a CPU, whose queue is short, nothing would be gained. What has been handed to a device can be
+used in another thread, and what MLX has only noted cannot: so `start` hands over every pass.
 
 The pass is never handed to the device before the tokens are there. If it were, the cache's buffers
 would still be held by the running pass and be copied before they are written, which costs more than
@@ -57,17 +60,12 @@ class Ahead:
         self.logits = forward(model.params, model.config, drawn[0], plan, model.ops, cache.put)
 
     def start(self, feed: list[Row]) -> None:
-        """Let it run, if `feed` is one row for every lane that drew a token.
+        """Let it run. It counts if `feed` is one row for every lane that drew a token."""
+        import mlx.core as mx
 
-        Not on a CPU, whose queue is short: the call would return when most has been computed, and
-        the step that was ready would be late.
-        """
+        mx.async_eval(self.logits)
         if [(i, m) for _, i, m in feed] == [(self.position, m) for m in self.lanes]:
-            import mlx.core as mx
-
             self.fed = list(feed)
-            if mx.default_device().type == mx.DeviceType.gpu:
-                mx.async_eval(self.logits)
 
     def logits_of(self, feed: list[Row], cache: LaneCache) -> dict[int, Array] | None:
         """The logits of each lane's row, and commits the rows; None if the guess was wrong.
@@ -93,16 +91,23 @@ def draw(
 ) -> tuple[Array, Array, Ahead | None]:
     """As `Sampler.__call__`, and the next pass, which is built while the tokens are computed.
 
-    rows: the cache, the mask, the position and the lanes of the next pass. None in its place for a
-    small model, and for a sampler of another class, which may look at what it draws.
+    rows: the cache, the mask, the position and the lanes of the next pass. None in its place where
+    nothing would be gained, and for a sampler of another class, which may look at what it draws.
     """
-    large = 4 * model.config.layers * model.config.width * model.config.mlp_width > SMALL
-    if not large or type(sampler) is not Sampler:
+    if not pays(model) or type(sampler) is not Sampler:
         return *sampler(logits, uniforms, history), None
     drawn = sampler.draw(logits, uniforms, history)
     ahead = Ahead(model, *rows, drawn)
     check(drawn[1])
     return *drawn, ahead
+
+
+def pays(model: Model) -> bool:
+    """Whether building early saves time: for all but small models, on a GPU."""
+    import mlx.core as mx
+
+    c, gpu = model.config, mx.default_device().type == mx.DeviceType.gpu
+    return gpu and 4 * c.layers * c.width * c.mlp_width > SMALL
 
 
 def _state(cache: LaneCache) -> tuple[Any, ...]:

@@ -5,9 +5,8 @@ the inverse of the cumulative distribution over that lane's row. Rows share noth
 generator to keep: neither other lanes nor the array library can change what a lane draws.
 
 The order is that of transformers' `_get_logits_processor`: logit bias, repetition penalty,
-temperature, top-k, top-p, min-p. Each filter keeps the tokens whose weight reaches some floor, so
-equal tokens are kept or removed together; the top-p of transformers cuts ties in the order of its
-sort.
+temperature, top-k, top-p, min-p (`distribution`). Equal tokens are kept or removed together; the
+top-p of transformers cuts ties in the order of its sort.
 
 Not here: stop conditions, beam search, grammars. Dimensions: N lanes, V vocabulary.
 """
@@ -22,11 +21,11 @@ from typing import Any
 
 import numpy as np
 
+from tinylane.core.distribution import inverse
 from tinylane.core.errors import TinylaneError
 
 Array = Any  # a NumPy or MLX array
 History = Sequence[Sequence[int]]  # for each lane, the ids that the repetition penalty looks at
-COLDEST = 1e-30  # float32 holds it, and one float32 spacing divided by it already has weight 0
 
 
 def uniform(seed: int, lane: Any, index: int) -> Any:
@@ -86,6 +85,11 @@ class Sampler:
             if not (numbers and token >= 0 and bias < math.inf):
                 raise TinylaneError(f"logit_bias {token!r}: {bias!r}: expected an id and a number")
 
+    @property
+    def filters(self) -> tuple[float, int, float, float]:
+        """What `distribution.weights` takes beside scores."""
+        return self.temperature, self.top_k, self.top_p, self.min_p
+
     @classmethod
     def from_config(cls, defaults: Mapping[str, Any] | None) -> Sampler:
         """From the fields of generation_config.json; greedy unless it says otherwise."""
@@ -113,8 +117,10 @@ class Sampler:
             logits = np.ascontiguousarray(logits)  # a row's sums must not depend on its strides
         with np.errstate(all="ignore"):  # `check` reports what matters
             scores = self._scores(logits, history)
-            reach = scores if self.temperature == 0 else _reaching(self._weights(scores), uniforms)
-            tokens = reach.argmax(axis=-1)  # the lowest id of equals
+            if self.temperature == 0:
+                tokens = scores.argmax(axis=-1)  # the lowest id of equals
+            else:
+                tokens = inverse(scores, uniforms, *self.filters)
             at = lambda x: xp.take_along_axis(x, tokens[:, None], axis=-1)[:, 0]
             logprobs = at(logits) - _logsumexp(logits)
             possible = xp.isfinite(logprobs) & xp.isfinite(at(scores))
@@ -141,46 +147,12 @@ class Sampler:
             scores[seen] = xp.where(s < 0, s * penalty, s / penalty)  # repeated ids count once
         return scores
 
-    def _weights(self, scores: Array) -> Array:
-        """(N, V) weights: 1 for the likeliest token of each row, 0 for what a filter removed."""
-        xp, V = scores.__array_namespace__(), scores.shape[-1]
-        shifted = scores - scores.max(axis=-1, keepdims=True)  # first, so that 0 / cold is 0
-        w = xp.exp(shifted / max(self.temperature, COLDEST))
-        if 0 < self.top_k < V:
-            kth = V - self.top_k
-            w = w * (w >= xp.partition(w, kth, axis=-1)[:, kth : kth + 1])
-        if self.top_p < 1:
-            ranked = xp.sort(w, axis=-1)
-            below = _cumsum(ranked)  # what each token and all less likely ones hold together
-            nucleus = below > (1 - self.top_p) * below[:, -1:]
-            w = w * (w >= xp.where(nucleus, ranked, 1).min(axis=-1, keepdims=True))
-        if self.min_p > 0:
-            w = w * (w >= self.min_p)
-        return w
-
 
 def check(logprobs: Any) -> None:
     """Raises TinylaneError naming the first row from which no token can be drawn (NaN)."""
     for row in np.flatnonzero(np.isnan(np.asarray(logprobs))):
         cause = "NaN, +inf, or every token at -inf; look for bad weights or a logit_bias of -inf"
         raise TinylaneError(f"logits of row {row}: no token can be drawn ({cause})")
-
-
-def _reaching(weights: Array, uniforms: Any) -> Array:
-    """Booleans (N, V): cumulative weight >= u * total. The first is the inverse CDF at u."""
-    running = _cumsum(weights)
-    # A parallel float32 scan, as on a GPU, need not be monotone: rounding may lift the entry of a
-    # removed token over the target, and the last entry need not be the largest. With the removed
-    # ones at 0 none of them can be chosen, and at u = 1 some token still reaches the target.
-    running = running * (weights > 0)
-    u = running.__array_namespace__().array(uniforms, dtype=running.dtype).reshape(-1, 1)
-    return running >= u * running.max(axis=-1, keepdims=True)
-
-
-def _cumsum(x: Array) -> Array:
-    """Along rows; in float64 on NumPy, while MLX on a GPU has none."""
-    xp = x.__array_namespace__()
-    return xp.cumsum(x, axis=-1, dtype=np.float64) if xp is np else xp.cumsum(x, axis=-1)
 
 
 def _logsumexp(x: Array) -> Array:

@@ -17,7 +17,7 @@ from typing import Any
 import mlx.core as mx
 
 from tinylane.core.config import ModelConfig
-from tinylane.core.decoder import Plan, block
+from tinylane.core.decoder import Plan, block, matrix
 from tinylane.core.mlx_ops import OPS
 
 LOGITS = 1 << 26  # how many logits are computed at a time
@@ -34,8 +34,10 @@ def attention(
     if len(queries) == 1 or rows >= T:
         return OPS.attention(queries, keys, values, mask, block_of)
 
+    whole = matrix(mask, T, keys.shape[-2], mx)
+
     def some(queries: tuple[mx.array, ...], keys: mx.array, values: mx.array, k: int) -> mx.array:
-        seen = None if mask is None else mask[k : k + rows]
+        seen = None if whole is None else whole[k : k + rows]
         return OPS.attention(queries, keys, values, seen, block_of)
 
     parts = []

@@ -60,7 +60,8 @@ def listening(model: Model, hear: Hear, block: int = 256) -> Model:
         nonlocal calls
         layer, calls = calls % model.config.layers, calls + 1
         *q, k = (np.asarray(widen(x)) for x in (*queries, keys))
-        seen = None if mask is None else np.asarray(mask)
+        seen = decoder.matrix(mask, q[0].shape[-2], k.shape[-2], np)
+        seen = None if seen is None else np.asarray(seen)
         for first in range(0, q[0].shape[-2], block):
             rows = slice(first, first + block)
             some = tuple(x[..., rows, :] for x in q)
