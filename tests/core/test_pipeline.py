@@ -220,9 +220,7 @@ def test_who_builds_early(
 
 
 @pytest.mark.parametrize("kind", ["mlx", "numpy"])
-def test_nobody_builds_early_for_the_last_token(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nobody_builds_early_for_the_last_token(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "pays", EARLY)
     decoding = Decoding(model_of(kind, "float32"), ids(3), lanes=2, max_tokens=3, sampler=FREE)
     decoding.step()

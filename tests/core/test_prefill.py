@@ -82,9 +82,7 @@ def test_a_subclass_decides_row_by_row() -> None:
 @pytest.mark.parametrize("kind", BACKENDS, ids="-".join)
 @pytest.mark.parametrize("name", MODES)
 @pytest.mark.parametrize("one", [False, True], ids=["lanes", "one lane"])
-def test_every_mode_decodes_as_with_the_matrix(
-    kind: tuple[str, str], name: str, one: bool
-) -> None:
+def test_every_mode_decodes_as_with_the_matrix(kind: tuple[str, str], name: str, one: bool) -> None:
     """Prefill in chunks, and a lane prompt behind it: caches, logits and tokens are the same."""
     model = small(*kind, seed=2)
     n = 1 if one else 3

@@ -104,7 +104,7 @@ def test_numpy_scalars_do_not_promote_the_logits():
     """np.float64(0.7) as a temperature turns a float32 array into float64."""
     sampler = Sampler(np.float64(0.7), np.float64(0.9), np.int64(3), np.float64(0.1))
     scores = np.zeros((1, 5), np.float32)
-    weigh = distribution.weights(scores, *sampler.filters)[2]
+    weigh = distribution.weights(scores, sampler)[2]
     assert weigh(scores).dtype == np.float32 and type(sampler.temperature) is float
     assert type(sampler.top_k) is int
 

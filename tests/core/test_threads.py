@@ -64,9 +64,7 @@ def script(run: Callable[[Callable[[], Any]], Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize("early", [False, True], ids=["as on a CPU", "passes built early"])
-def test_a_decoding_goes_on_in_another_thread(
-    early: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_decoding_goes_on_in_another_thread(early: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers and windows: made in one thread, and every operation in another, each time new."""
     expected = script(lambda do: do())
     monkeypatch.setattr(pipeline, "pays", lambda model: early)

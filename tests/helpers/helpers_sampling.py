@@ -40,7 +40,7 @@ def sampler_of(case: dict[str, Any]) -> Sampler:
 def probabilities(sampler: Sampler, logits: Any, history: Any) -> np.ndarray:
     """(N, V) float64: what the sampler draws from, before any draw."""
     scores = sampler._scores(logits, history)
-    _, _, weigh = distribution.weights(scores, *sampler.filters)
+    _, _, weigh = distribution.weights(scores, sampler)
     weights = np.array(weigh(scores), dtype=np.float64)
     return weights / weights.sum(axis=-1, keepdims=True)
 

@@ -89,8 +89,8 @@ class LaneCache:
         self.tokens = self.tokens[:rows]
 
     def settle(self, *more: Array) -> None:
-        """MLX computes late: compute now, so that the graph of a long prompt does not pile up, and
-        other threads can go on. Only the thread that notes an operation can have it computed."""
+        """MLX computes late, and only in the thread that asked for it: compute now, so that another
+        thread can go on, and the graph of a long prompt does not pile up."""
         if self.model.backend == "mlx":
             import mlx.core as mx
 

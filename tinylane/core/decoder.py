@@ -27,9 +27,7 @@ from tinylane.core.rope import Table, frequencies, rotate, table
 
 Array = Any  # numpy.ndarray or mlx.core.array
 Params = dict[str, Array]
-# (T, S) booleans; None: every row sees every key; "causal": the rows are the last keys, and each
-# sees all keys up to its own
-Mask = Array | Literal["causal"] | None
+Mask = Array | Literal["causal"] | None  # (T, S) booleans, or as `LaneMask.seen` says
 BlockOf = np.ndarray | None  # (S,) the block of every key, on the host; None with one block
 # `LaneCache.put`: layer, this pass's keys and values -> those of all rows, these last
 Put = Callable[[int, Array, Array], tuple[Array, Array]]
@@ -99,7 +97,7 @@ def fold(q: Array, kv_heads: int) -> Array:
     return q.reshape(*batch, kv_heads, H // kv_heads * T, D) * D**-0.5
 
 
-def matrix(mask: Mask, rows: int, keys: int, xp: Any) -> Array | None:
+def matrix(mask: Mask, rows: int, keys: int, xp: Any) -> Array:
     """A mask as booleans (T, S), or None."""
     causal = isinstance(mask, str)
     return xp.arange(keys) <= xp.arange(keys - rows, keys)[:, None] if causal else mask

@@ -1,12 +1,10 @@
-"""From scores to a distribution over the vocabulary, and one token of it.
+"""From scores to a distribution over the vocabulary, and to one token of it.
 
 A running sum over 150,000 weights in float32 is wrong by more than a token's weight, and a GPU has
 no float64. So the vocabulary is cut into blocks: a token is sought among the blocks' weights, then
 within one. Shares of a total are integers there, whose sums are exact in any order of addition.
 
-Each filter keeps the tokens whose weight reaches some floor.
-
-    N rows   V vocabulary   B blocks   K the tokens that top-k keeps, without ties
+    N rows   V vocabulary   B blocks   k top-k
 """
 
 from __future__ import annotations
@@ -22,45 +20,43 @@ BLOCK = 128  # tokens
 COLDEST = 1e-30  # float32 holds it, and one float32 spacing divided by it already has weight 0
 
 
-def inverse(scores: Array, uniforms: Any, *settings: Any) -> Array:
-    """(N,) tokens at which the running sum of the weights reaches `uniforms` (N,) of the total.
-
-    scores (N, V); settings: those of `weights`.
-    """
+def draw_from(scores: Array, uniforms: Any, s: Any) -> Array:
+    """(N,) tokens, of scores (N, V): where the running sum of the weights reaches `uniforms` (N,),
+    times the total; at temperature 0 the largest score. s: a `Sampler`."""
+    if s.temperature == 0:
+        return scores.argmax(axis=-1)  # the lowest id of equals
     xp = scores.__array_namespace__()
-    blocks, masses, weigh = weights(scores, *settings)
+    blocks, masses, weigh = weights(scores, s)
     one, dtype = _one(xp)
     u = np.ceil(np.asarray(uniforms, dtype=np.float64).reshape(-1, 1) * one)
     block, share = _reach(masses, xp.array(u, dtype=dtype))
     return block * BLOCK + _reach(weigh(blocks[xp.arange(len(u)), block]), share)[0]
 
 
-def weights(
-    scores: Array, temperature: float, top_k: int, top_p: float, min_p: float
-) -> tuple[Array, Array, Callable[[Array], Array]]:
-    """Scores in blocks (N, B, BLOCK), the weight of each block (N, B), and what turns scores (N, ..)
-    into weights: 1 for the likeliest token of a row, 0 for what a filter removed.
+def weights(scores: Array, s: Any) -> tuple[Array, Array, Callable[[Array], Array]]:
+    """Scores in blocks (N, B, BLOCK), the weight of each block (N, B), and what makes of scores
+    (N, ..) weights: 1 for the likeliest token of a row, 0 for what a filter of `s` removed.
 
-    The K largest scores stand in the K blocks with the largest tops. Where K is small only these
-    are weighed: of the others nothing is kept but what equals the K-th score, and that is counted.
+    Each filter keeps the tokens whose weight reaches some floor. The k largest scores stand in the
+    k blocks with the largest tops: where k is small only these are weighed, and of the others the
+    tokens that equal the k-th are counted.
     """
-    xp, (N, V) = scores.__array_namespace__(), scores.shape
+    xp, (N, V), k = scores.__array_namespace__(), scores.shape, s.top_k
     some = blocks = _blocks(scores, -math.inf)
-    tops, floor = blocks.max(axis=-1), min_p
+    tops, floor = blocks.max(axis=-1), s.min_p
     top = tops.max(axis=-1, keepdims=True)
-    weigh = lambda x: xp.exp((x - top) / max(temperature, COLDEST))  # x - top first: 0 stays 0
-    if few := 0 < top_k * BLOCK < V:
-        places = xp.arange(N)[:, None], xp.argpartition(tops, -top_k, axis=-1)[:, -top_k:]
+    weigh = lambda x: xp.exp((x - top) / max(s.temperature, COLDEST))  # x - top first: 0 stays 0
+    if few := 0 < k * BLOCK < V:
+        places = xp.arange(N)[:, None], xp.argpartition(tops, -k, axis=-1)[:, -k:]
         some = blocks[places]
-    if 0 < top_k < V or top_p < 1:
-        best = xp.sort(some.reshape(N, -1), axis=-1)[:, -top_k:]
+    if 0 < k < V or s.top_p < 1:
+        best = xp.sort(some.reshape(N, -1), axis=-1)[:, -k:]
         last, ranked = best[:, :1], weigh(best)
         equal = (blocks == last[:, None]).sum(axis=-1)
         more = equal.sum(axis=-1, keepdims=True) - (best == last).sum(axis=-1, keepdims=True)
         below = _cumsum(ranked) + more * ranked[:, :1]  # what each and all less likely ones hold
-        nucleus = below > (1 - top_p) * below[:, -1:]
-        least = xp.where(nucleus, ranked, 1).min(axis=-1, keepdims=True)
-        floor = xp.maximum(least if top_p < 1 else ranked[:, :1], min_p)
+        nucleus = (below > (1 - s.top_p) * below[:, -1:]) | (s.top_p == 1)
+        floor = xp.maximum(xp.where(nucleus, ranked, 1).min(axis=-1, keepdims=True), s.min_p)
     kept = lambda x: (w := weigh(x)) * (w >= floor)
     masses = _totals(kept(some.reshape(N, -1)).reshape(some.shape))
     if few:
@@ -70,6 +66,15 @@ def weights(
     return blocks, masses, kept
 
 
+def logsumexp(x: Array) -> Array:
+    """(N, V) -> (N,). MLX's fused one reduces row by row; a plain sum may group rows on a GPU."""
+    xp = x.__array_namespace__()
+    if xp is not np:
+        return xp.logsumexp(x, axis=-1)
+    top = x.max(axis=-1, keepdims=True)
+    return top[:, 0] + np.log(np.exp(x - top).sum(axis=-1))
+
+
 def _one(xp: Any) -> tuple[int, Any]:
     """The whole of a distribution in integers, and their dtype. A GPU has none of 64 bits."""
     return (1 << 52, np.int64) if xp is np else (1 << 30, xp.int32)
@@ -77,7 +82,7 @@ def _one(xp: Any) -> tuple[int, Any]:
 
 def _reach(parts: Array, share: Array) -> tuple[Array, Array]:
     """Where the running sum of `parts` (N, ..) reaches `share` (N, 1), 1 .. one, of their total:
-    columns (N,), never one that holds nothing; and the share (N, 1) of that part which is needed."""
+    columns (N,), never one that holds nothing; and the share (N, 1) of that part that is needed."""
     xp = parts.__array_namespace__()
     one, dtype = _one(xp)
     parts = xp.round(parts * (one / _totals(parts)[:, None])).astype(dtype)

@@ -118,9 +118,9 @@ class LaneMask:
         return np.where((n == SHARED) | (n == m), age >= 0, other)
 
     def seen(self, places: Places) -> np.ndarray | Literal["causal"] | None:
-        """`visible` of a pass; None: every row sees every key; "causal": the rows, of one lane, are
-        the last keys and see all up to their own. Both are found out cheaply: rows times keys take
-        long on the host. A subclass decides row by row."""
+        """`visible` of a pass. None: every row sees every key. "causal": the rows, of one lane, are
+        the last keys and see all up to their own. Both are told without the matrix, which takes the
+        host long. A subclass decides row by row."""
         i, m, j, n = places
         if type(self) is LaneMask:
             one = (m == m[0]).all() and ((n == m[0]) | (n == SHARED)).all()

@@ -21,15 +21,6 @@ def end_ids(model: Model) -> frozenset[int]:
     return frozenset(model.config.eos_ids) | frozenset(named)
 
 
-def end_token(model: Model) -> int | None:
-    """The token that ends a text: the tokenizer's, else the first in config.json, else None."""
-    tok = model.tokenizer
-    named = tok.core.token_to_id(tok.names.get("eos_token", "")) if tok is not None else None
-    if named is not None:
-        return named
-    return next(iter(model.config.eos_ids or sorted(end_ids(model))), None)
-
-
 def encode_prompt(model: Model, prompt: Prompt, template: dict[str, Any] | None) -> list[int]:
     """Token ids of a prompt: text and messages by the checkpoint's tokenizer, ids as they are."""
     if isinstance(prompt, str) or (len(prompt) and isinstance(prompt[0], dict)):

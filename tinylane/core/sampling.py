@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from tinylane.core.distribution import inverse
+from tinylane.core.distribution import draw_from, logsumexp
 from tinylane.core.errors import TinylaneError
 
 Array = Any  # a NumPy or MLX array
@@ -85,11 +85,6 @@ class Sampler:
             if not (numbers and token >= 0 and bias < math.inf):
                 raise TinylaneError(f"logit_bias {token!r}: {bias!r}: expected an id and a number")
 
-    @property
-    def filters(self) -> tuple[float, int, float, float]:
-        """What `distribution.weights` takes beside scores."""
-        return self.temperature, self.top_k, self.top_p, self.min_p
-
     @classmethod
     def from_config(cls, defaults: Mapping[str, Any] | None) -> Sampler:
         """From the fields of generation_config.json; greedy unless it says otherwise."""
@@ -117,12 +112,9 @@ class Sampler:
             logits = np.ascontiguousarray(logits)  # a row's sums must not depend on its strides
         with np.errstate(all="ignore"):  # `check` reports what matters
             scores = self._scores(logits, history)
-            if self.temperature == 0:
-                tokens = scores.argmax(axis=-1)  # the lowest id of equals
-            else:
-                tokens = inverse(scores, uniforms, *self.filters)
+            tokens = draw_from(scores, uniforms, self)
             at = lambda x: xp.take_along_axis(x, tokens[:, None], axis=-1)[:, 0]
-            logprobs = at(logits) - _logsumexp(logits)
+            logprobs = at(logits) - logsumexp(logits)
             possible = xp.isfinite(logprobs) & xp.isfinite(at(scores))
             return tokens, xp.where(possible, logprobs, math.nan)
 
@@ -153,12 +145,3 @@ def check(logprobs: Any) -> None:
     for row in np.flatnonzero(np.isnan(np.asarray(logprobs))):
         cause = "NaN, +inf, or every token at -inf; look for bad weights or a logit_bias of -inf"
         raise TinylaneError(f"logits of row {row}: no token can be drawn ({cause})")
-
-
-def _logsumexp(x: Array) -> Array:
-    """(N, V) -> (N,). MLX's fused one reduces row by row; a plain sum may group rows on a GPU."""
-    xp = x.__array_namespace__()
-    if xp is not np:
-        return xp.logsumexp(x, axis=-1)
-    top = x.max(axis=-1, keepdims=True)
-    return top[:, 0] + np.log(np.exp(x - top).sum(axis=-1))

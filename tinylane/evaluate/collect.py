@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tinylane.core.errors import TinylaneError, show
-from tinylane.core.prompt import encode_lane_prompt, end_ids, end_token
+from tinylane.core.prompt import encode_lane_prompt, end_ids
 from tinylane.evaluate import runner
 from tinylane.evaluate.tasks.task import Problem, Task
 
@@ -35,6 +35,15 @@ MAX_SAMPLES = 1 << 24
 def fields(label_by: str) -> tuple[str, ...]:
     """The fields that tell a transcript from the others of its run."""
     return ("problem", "sample", "lane") if label_by == "lane" else ("problem", "sample")
+
+
+def end_token(model: Model) -> int | None:
+    """The token that ends a text: the tokenizer's, else the first in config.json, else None."""
+    tok = model.tokenizer
+    named = tok.core.token_to_id(tok.names.get("eos_token", "")) if tok is not None else None
+    if named is not None:
+        return named
+    return next(iter(model.config.eos_ids or sorted(end_ids(model))), None)
 
 
 def check(label_by: str, samples: int, cell: Cell, conditions: Conditions) -> None:

@@ -34,7 +34,8 @@ import numpy as np
 from tinylane.checkpoints.adapter import fill_all
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import MAX_LANES, SHARED
-from tinylane.core.prompt import encode_lane_prompt, encode_prompt, end_ids, end_token
+from tinylane.core.prompt import encode_lane_prompt, encode_prompt, end_ids
+from tinylane.evaluate.collect import end_token
 from tinylane.files import jsonl
 from tinylane.files.io import Fields
 
