@@ -66,6 +66,7 @@ def flags(p: Any) -> None:
     g = p.add_argument_group("output")
     g.add_argument("--out", metavar="DIR", help="keep every result; needed to go on after a stop")
     shard_flag(g)
+    g.add_argument("--draw", metavar="FILE", help="a figure of the first problem, of frontier")
     g.add_argument("--json", action="store_true", help="one JSON document on standard output")
     g.add_argument("--quiet", action="store_true", help="no progress")
 
@@ -110,6 +111,8 @@ def task_flags(p: Any) -> None:
     g.add_argument("--numbers", type=int, nargs="+", metavar="K", help="of a sum; default: 16")
     g.add_argument("--kinds", nargs="+", metavar="K", help="of naming: trained, held-back, names")
     g.add_argument("--share", choices=("letters",), help="lane prompts split the work of naming")
+    for name in ("nodes", "edges", "depth"):
+        g.add_argument(f"--{name}", type=int, metavar="N", help="of frontier's graphs, in words")
     g.add_argument("--count", type=int, metavar="N", help="problems; default: all, or the task's")
     g.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
 
@@ -213,6 +216,10 @@ def run(args: Any) -> int:
     """Run the command, or one shard of it; returns the exit code."""
     setup = prepare(args, lambda task: list(task.lanes), args.equal)
     model, task, problems = setup.model, setup.task, setup.problems
+    if args.draw is not None:
+        if task.draw is None:
+            raise TinylaneError(f"--draw: {args.task} draws no figure with this model")
+        common.check_target("--draw", args.draw)
     work = setup.share([(index, cell) for index in range(len(problems)) for cell in setup.cells])
     key = lambda item: (problems[item[0]].id, *item[1].key)
     prompts = (runner.prompts_of_lanes(model, task, setup.conditions, c.lanes) for c in setup.cells)
@@ -240,7 +247,21 @@ def run(args: Any) -> int:
             progress.done()
     if not setup.silent:
         _show(setup, rows)
+    if args.draw is not None:
+        _draw(setup)
     return 0
+
+
+def _draw(setup: Setup) -> None:
+    """A figure of the first problem in the cell with most lanes, of those the first."""
+    from tinylane.view.figure_style import save
+
+    task, problem = setup.task, setup.problems[0]
+    cell = max(setup.cells, key=lambda cell: cell.lanes)
+    row = runner.solve(setup.model, task, problem, 0, cell, setup.conditions)
+    assert task.draw is not None
+    path = save(task.draw(problem, [lane["text"] for lane in row["lane"]]), setup.args.draw)
+    common.note(f"drawn: {path}, {cell.mode}, {cell.lanes} lanes", setup.args.quiet)
 
 
 def kept(journal: Journal, total: int) -> str:

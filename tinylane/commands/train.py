@@ -17,6 +17,7 @@ from tinylane.train.recipe import Recipe, TuneRecipe
 
 TASKS = {
     "shell-game": "the model inside, from scratch",
+    "frontier": "a model that explores graphs, from scratch",
     "sft": "tune on transcripts, by their likelihood",
     "kto": "tune on transcripts labelled good or bad (arXiv:2402.01306)",
 }
@@ -29,8 +30,8 @@ def flags(p: Any) -> None:
     for name, says in TASKS.items():
         description = f"{says[0].upper()}{says[1:]}. {common.RESUME}"
         task = tasks.add_parser(name, help=says, description=description, allow_abbrev=False)
-        if name == "shell-game":
-            _shell_game_flags(task)
+        if name in GAMES:
+            _game_flags(task, name)
         else:
             _tune_flags(task, name)
 
@@ -41,7 +42,7 @@ def run(args: Any) -> int:
         raise TinylaneError(
             'training needs MLX, which is not installed: pip install "tinylane[mlx]"'
         )
-    return _shell_game(args) if args.task == "shell-game" else _tune(args)
+    return _from_scratch(args) if args.task in GAMES else _tune(args)
 
 
 def _kept(out: Path) -> str:
@@ -56,10 +57,27 @@ def _pace(args: Any, *names: str) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names}
 
 
-# The model inside.
+# From scratch: the model inside, and other games.
+
+GAMES: dict[str, tuple[set[str], dict[str, Any]]] = {
+    # name -> the fields of Recipe that it does not use, and its own defaults of others
+    "shell-game": ({"nodes", "edges", "depth", "schedule"}, {}),
+    "frontier": (
+        {"cups", "swaps", "stay"},
+        {"lanes": (1, 2, 4), "shares": (0.25, 0.25, 0.5), "base": 100.0, "mlp_width": 512},
+    ),
+}
 
 
-def _shell_game_flags(p: Any) -> None:
+def _recipe_fields(game: str) -> list[tuple[str, Any]]:
+    """The fields of Recipe that a game has flags for, and their defaults."""
+    unused, own = GAMES[game]
+    skipped = {*unused, "game_name"}
+    listed = [f for f in dataclasses.fields(Recipe) if f.name not in skipped]
+    return [(f.name, own.get(f.name, f.default)) for f in listed]
+
+
+def _game_flags(p: Any, game: str) -> None:
     p.add_argument("--out", required=True, metavar="DIR", help="checkpoint, state and log")
     _numbers(
         p,
@@ -70,8 +88,7 @@ def _shell_game_flags(p: Any) -> None:
     )
     p.add_argument("--quiet", action="store_true", help="no progress")
     g = p.add_argument_group("recipe")
-    for field in dataclasses.fields(Recipe):
-        default: Any = field.default
+    for name, default in _recipe_fields(game):
         options: dict[str, Any] = {"type": type(default), "metavar": "X"}
         shown = str(default)
         if isinstance(default, bool):
@@ -79,15 +96,15 @@ def _shell_game_flags(p: Any) -> None:
         elif isinstance(default, tuple):
             options = {"nargs": "+", "type": type(default[0]), "metavar": "N"}
             shown = " ".join(map(str, default))
-        flag = f"--{field.name.replace('_', '-')}"
+        flag = f"--{name.replace('_', '-')}"
         g.add_argument(flag, default=default, help=f"default: {shown}", **options)
 
 
-def _shell_game(args: Any) -> int:
-    settings: dict[str, Any] = {}
-    for field in dataclasses.fields(Recipe):
-        value = getattr(args, field.name)
-        settings[field.name] = tuple(value) if isinstance(value, list) else value
+def _from_scratch(args: Any) -> int:
+    settings: dict[str, Any] = {"game_name": args.task}
+    for name, _ in _recipe_fields(args.task):
+        value = getattr(args, name)
+        settings[name] = tuple(value) if isinstance(value, list) else value
     pace = _pace(args, "stop_at", "every", "check_every", "save_every")
     from tinylane.train.from_scratch import train
 
@@ -113,7 +130,7 @@ def _shell_game(args: Any) -> int:
 
 
 def describe(entry: dict[str, Any], steps: int) -> str:
-    """A line of the log of `train shell-game`, for people."""
+    """A line of the log of a training from scratch, for people."""
     parts = [f"step {entry['step']} of {steps}, {entry['seconds']:.0f} s"]
     parts.append("loss " + ", ".join(f"{n} lanes {x:.4f}" for n, x in entry["loss"].items()))
     if "exact" in entry:

@@ -1,4 +1,4 @@
-"""Train a small decoder from scratch on the shell game: the model in `weights/shell-game`.
+"""Train a small decoder from scratch on a game: the model in `weights/shell-game`, and frontier.
 
 Every step draws new problems and a number of lanes, feeds whole runs (the prompt once, all lanes)
 through the decoder with the mask of decoding, and fits what each lane should write next. Omega has
@@ -10,7 +10,6 @@ threads. A run that was killed goes on from its last state, and ends with the sa
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -57,7 +56,8 @@ class Trainer:
 
     def _plan(self, n: int) -> TrainingPlan:
         mask = LaneMask.named(self.recipe.visibility, n, self.recipe.lag)
-        return TrainingPlan(self.config, mask, *self.game.coordinates(n))
+        positions, lanes = self.game.coordinates(n)
+        return TrainingPlan(self.config, mask, positions, lanes, self.recipe.lane_of_prompt)
 
     def _rate(self, peak: float) -> Callable:
         r = self.recipe
@@ -70,8 +70,7 @@ class Trainer:
     ) -> mx.array:
         """tokens (B, P + n*L) -> logits (B, n*L, V) of the lanes' rows."""
         params = {**weights, "lm_head.weight": weights["model.embed_tokens.weight"].T}
-        P = self.recipe.swaps + 7
-        rows = mx.arange(P, tokens.shape[1])
+        rows = mx.arange(self.game.prompt_rows, tokens.shape[1])
         return forward(params, self.config, tokens, self.plans[n].at(omega), OPS, rows=rows)
 
     def chances(self, step: int) -> Sequence[float] | np.ndarray:
@@ -80,7 +79,7 @@ class Trainer:
 
     def batch(self, step: int) -> tuple[int, np.ndarray, np.ndarray]:
         """The problems of a step, a function of the seed and the step: (number of lanes, tokens
-        (B, P + n*L), the tokens that follow (B, n*L))."""
+        (B, P + n*L), the tokens that follow (B, n*L), -1 where none does)."""
         rng = np.random.default_rng([self.recipe.seed, step])
         n = int(rng.choice(self.recipe.lanes, p=self.chances(step)))
         width = len(self.game.coordinates(n)[0])
@@ -95,8 +94,7 @@ class Trainer:
 
         def loss(state: dict[str, Any]) -> mx.array:
             logits = self.logits(state["weights"], state["omega"], tokens, n)
-            chosen = mx.take_along_axis(logits, follows[..., None], axis=-1)[..., 0]
-            return (mx.logsumexp(logits, axis=-1) - chosen).mean()
+            return nll(logits, follows)
 
         value, grads = mx.value_and_grad(loss)(self.state)
         clipped, _ = optim.clip_grad_norm(grads.pop("weights"), self.recipe.clip)
@@ -117,7 +115,7 @@ class Trainer:
         rng = np.random.default_rng([self.recipe.seed, 1 << 40, self.step, n])
         tokens, follows = self.game.rows(self.game.draw(count, rng), n)
         logits = self.logits(self.state["weights"], self.state["omega"], mx.array(tokens), n)
-        right = np.asarray(mx.argmax(logits, axis=-1)) == follows
+        right = (np.asarray(mx.argmax(logits, axis=-1)) == follows) | (follows < 0)
         return float(right.all(axis=-1).mean())
 
     # Files.
@@ -149,14 +147,25 @@ class Trainer:
             folder, recipe.config_json, lambda n: file_layout(n, weights), "float32", folder
         )
         settings = {
-            "prompt_lane": "own",
+            "prompt_lane": recipe.lane_of_prompt,
             "visibility": recipe.visibility,
             "lag": recipe.lag,
             "lanes": list(recipe.lanes),
-            "task": {"name": "shell-game", "cups": game.cups, "swaps": game.swaps},
+            "task": game.settings,
         }
+        if recipe.game_name != "shell-game":
+            settings["lane_prompt"] = "{lane}/{lanes}"
         omega = {OMEGA: np.asarray(self.state["omega"])}
         save_adapter(folder / "adapter", self.config, omega, settings)
+
+
+def nll(logits: mx.array, follows: mx.array) -> mx.array:
+    """The mean negative log-likelihood of the tokens that follow, (B, R, V) and (B, R); rows that
+    nothing follows (-1) do not count."""
+    counted = follows >= 0
+    chosen = mx.take_along_axis(logits, mx.maximum(follows, 0)[..., None], axis=-1)[..., 0]
+    each = mx.where(counted, mx.logsumexp(logits, axis=-1) - chosen, 0.0)
+    return each.sum() / counted.sum()
 
 
 def train(
@@ -180,7 +189,7 @@ def train(
     """
     out = Path(out)
     with locked(out):
-        claim(out, dataclasses.asdict(recipe))
+        claim(out, recipe.settings)
         trainer, state = trainer_of(recipe), out / STATE
         if state.exists():
             trainer.load(state)

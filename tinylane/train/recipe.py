@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,17 @@ from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.modes import omega_start
 from tinylane.core.rope import frequencies
+from tinylane.evaluate.tasks.frontier import Frontier
 from tinylane.evaluate.tasks.shell_game import END, ShellGame
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights of a model of the shell game, trained from scratch.
+    """Everything that decides the weights of a model of a game, trained from scratch.
 
-    Learning rates are peaks, of AdamW.
+    Learning rates are peaks, of AdamW. game_name: "shell-game", of `cups` and `swaps`, or
+    "frontier", of `nodes`, `edges` and `depth`, where lanes explore by `schedule` ("joint", or
+    "fork": each its own part).
     """
 
     cups: int = 4
@@ -54,11 +57,24 @@ class Recipe:
     slot: float = 32.0
     learn_omega: bool = True
     seed: int = 0
+    prompt_lane: str = "own"  # or "0"
+    game_name: str = "shell-game"
+    nodes: int = 12
+    edges: int = 14
+    depth: int = 6
+    schedule: str = "joint"
 
     @property
-    def game(self) -> ShellGame:
-        """The task."""
+    def game(self) -> Any:
+        """The task: a ShellGame or a Frontier."""
+        if self.game_name == "frontier":
+            return Frontier(self.nodes, self.edges, self.depth, self.lanes, self.schedule)
         return ShellGame(self.cups, self.swaps, self.lanes)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Every value but those of `LATER` that are the default: as a run of before has them."""
+        return {k: v for k, v in asdict(self).items() if k not in LATER or v != LATER[k]}
 
     @property
     def config(self) -> ModelConfig:
@@ -91,7 +107,20 @@ class Recipe:
     def start(self) -> LaneRoPE:
         """Omega before the first step. Raises TinylaneError for an unknown name."""
         theta, _ = frequencies(self.config.rope, self.head_dim)
-        return omega_start(self.omega, theta, self.slot, max(self.lanes))
+        return omega_start(self.omega, theta, self.slot, max(self.lanes), self.lane_of_prompt)
+
+    @property
+    def lane_of_prompt(self) -> Any:
+        """`prompt_lane` as a rotation takes it."""
+        return 0 if self.prompt_lane == "0" else "own"
+
+
+# Fields that runs of before do not have, and what they did.
+LATER = {
+    f.name: f.default
+    for f in fields(Recipe)
+    if f.name in ("prompt_lane", "game_name", "nodes", "edges", "depth", "schedule")
+}
 
 
 @dataclass(frozen=True)

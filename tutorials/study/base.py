@@ -7,7 +7,6 @@ It does not know that other lanes write, nor what to do with their text.
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +67,7 @@ def train_base(
                 folder / record.RESULT,
                 {
                     "seed": recipe.seed,
-                    "recipe": dataclasses.asdict(recipe),
+                    "recipe": recipe.settings,
                     "alone": {str(n): alone(model, recipe.game, n) for n in recipe.lanes},
                     **record.about("python tutorials/study (base)"),
                 },

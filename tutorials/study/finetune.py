@@ -214,9 +214,9 @@ def finetune(
 ) -> dict[str, Any]:
     """Train and score what is missing; returns the table. bases: where table 3 has its bases."""
     bases = bases or out / "bases"
-    record.claim(bases, {"table": "bases", "recipe": dataclasses.asdict(recipe)})
+    record.claim(bases, {"table": "bases", "recipe": recipe.settings})
     settings = {"table": "finetune", "tuning": dataclasses.asdict(tuning), "count": count}
-    record.claim(out, {**settings, "recipe": dataclasses.asdict(recipe)})
+    record.claim(out, {**settings, "recipe": recipe.settings})
     publish = [out / "finetune.json", *publish]
     game = recipe.shared_game
     for seed in seeds:
@@ -341,7 +341,7 @@ def collect(out: Path, recipe: BaseRecipe, tuning: TuneSettings, count: int) -> 
     return {
         "table": "finetune",
         "asked": "What has to be tuned before lanes cooperate that never met another lane?",
-        "recipe": dataclasses.asdict(recipe),
+        "recipe": recipe.settings,
         "tuning": dataclasses.asdict(tuning),
         "scored_on": {"problems": count, "seed": 1, "decoding": "greedy, majority of the lanes"},
         "chance": 2 / math.factorial(recipe.cups),

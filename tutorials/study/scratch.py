@@ -45,7 +45,7 @@ def scratch(
     every training at this step, without a score. Raises TinylaneError for a folder of another
     configuration.
     """
-    record.claim(out, {"table": "scratch", "recipe": dataclasses.asdict(base), "count": count})
+    record.claim(out, {"table": "scratch", "recipe": base.settings, "count": count})
     publish = [out / "scratch.json", *publish]
     for seed in seeds:
         for cell in cells:
@@ -166,7 +166,7 @@ def collect(out: Path, base: StudyRecipe, count: int) -> dict[str, Any]:
         "table": "scratch",
         "asked": "Does reading each other help at the same number of tokens per lane, and is it "
         "the mask or the encoding that does it?",
-        "recipe": dataclasses.asdict(base),
+        "recipe": base.settings,
         "scored_on": {"problems": count, "seed": SEED, "decoding": "greedy, majority of the lanes"},
         "lanes": list(base.lanes),
         "steps": {str(n): base.game.steps(n) for n in base.lanes},

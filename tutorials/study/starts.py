@@ -121,7 +121,7 @@ def starts(
     say: record.Say = print,
 ) -> dict[str, Any]:
     """Train the bases that are missing and measure every start on each; the table."""
-    record.claim(out, {"table": "bases", "recipe": dataclasses.asdict(recipe)})
+    record.claim(out, {"table": "bases", "recipe": recipe.settings})
     measured = []
     for seed in seeds:
         mine = dataclasses.replace(recipe, seed=seed)

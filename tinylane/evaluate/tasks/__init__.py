@@ -20,6 +20,7 @@ KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "shell-game": ("tinylane.evaluate.tasks.shell_game_task", ("cups", "swaps")),
     "gsm8k": ("tinylane.evaluate.tasks.gsm8k", FILE),
     "jsonl": ("tinylane.evaluate.tasks.jsonl", FILE),
+    "frontier": ("tinylane.evaluate.tasks.frontier_task", ("nodes", "edges", "depth")),
     "sums": ("tinylane.evaluate.tasks.sums", ("numbers",)),
     "naming": ("tinylane.evaluate.tasks.naming", ("kinds", "order", "share")),
 }

@@ -18,12 +18,11 @@ Every lane begins with its tag `m/N`, so that it knows its share. All in NumPy, 
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -110,17 +109,19 @@ class ShellGame:
 
     def tokenizer_json(self) -> str:
         """The word-level tokenizer, as the text of a tokenizer.json."""
-        from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+        from tinylane.evaluate.tasks.words import word_level
 
-        tokenizer = Tokenizer(models.WordLevel(self.ids, unk_token="<unk>"))
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex("[,:?]"), "isolated"),
-                pre_tokenizers.WhitespaceSplit(),
-            ]
-        )
-        tokenizer.add_special_tokens(["<unk>", END])
-        return json.dumps(json.loads(tokenizer.to_str()), indent=1) + "\n"
+        return word_level(self.ids, "[,:?]")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What an adapter says of its task."""
+        return {"name": "shell-game", "cups": self.cups, "swaps": self.swaps}
+
+    @property
+    def prompt_rows(self) -> int:
+        """P: how many tokens a prompt has."""
+        return self.swaps + 7
 
     # Problems.
 
@@ -209,7 +210,7 @@ class ShellGame:
 
     def coordinates(self, n: int) -> tuple[np.ndarray, np.ndarray]:
         """positions and lanes of the tokens of `rows`: the prompt, then lane by lane."""
-        P, L = self.swaps + 7, 1 + self.steps(n)
+        P, L = self.prompt_rows, 1 + self.steps(n)
         positions = np.concatenate([np.arange(P), np.tile(np.arange(P, P + L), n)])
         lanes = np.concatenate([np.full(P, SHARED), np.repeat(np.arange(n), L)])
         return positions, lanes

@@ -66,6 +66,7 @@ class Options:
     "exact" or None for the task's default. answer_pattern: a regular expression. cups, swaps: the
     size of the shell game. numbers: how many numbers a sum has, one size or more. kinds: of things
     to name. order: of the items in transcripts of naming. share: how lane prompts split its work.
+    nodes, edges, depth: the size of frontier's graphs.
     """
 
     data: str | None = None
@@ -80,6 +81,9 @@ class Options:
     kinds: list[str] | None = None
     order: str | None = None
     share: str | None = None
+    nodes: int | None = None
+    edges: int | None = None
+    depth: int | None = None
 
 
 def answer_of(text: str, finished: bool, pattern: str | None = None) -> str | None:
@@ -116,7 +120,8 @@ class Task:
     lanes ended by themselves. alone(problem, n): how many tokens a lane writes before it needs the
     others, for fork-join; None is half of its tokens. transcripts(count, seed, lanes): what lanes
     should write, of problems that are not asked, as lines that `tinylane.train.data` reads; the
-    numbers of lanes take turns. None where a task has no such texts.
+    numbers of lanes take turns. None where a task has no such texts. draw(problem, texts): a figure
+    of what the lanes did, or None.
     """
 
     name: str
@@ -134,6 +139,7 @@ class Task:
     score: Callable[[Problem, Sequence[str], Sequence[bool]], Scores] | None = None
     alone: Callable[[Problem, int], int | None] = lambda problem, n: None
     transcripts: Callable[[int, int, Sequence[int]], Iterator[dict[str, Any]]] | None = None
+    draw: Callable[[Problem, Sequence[str]], Any] | None = None
 
     def describe(self) -> dict[str, Any]:
         """Name and settings, for a run directory."""
