@@ -15,7 +15,7 @@ WEIGHTS = 134_515_008  # of SmolLM2-135M, the tied embedding once
 TOKENS = 16
 PROMPT = ("--prompt", "Write one sentence about the sea.", "--seed", 7)
 MODES = {
-    "independent": ("--temp", 0.8),  # greedy lanes would be the same
+    "independent": ("--lane-prompt", " Calm.", " Storm.", " Night.", " Ice."),  # else all the same
     "joint": ("--omega", "ntk"),
     "group_think": (),
     "hogwild": (),
@@ -23,9 +23,9 @@ MODES = {
 
 
 def generated(folder: Path, mode: str, backend: str, out: Path, *more: object) -> list[list[int]]:
-    """The tokens of four lanes; the saved run is computed again in one pass, and agrees."""
+    """Greedy tokens of four lanes; the saved run is computed again in one pass, and agrees."""
     words = ("generate", "--model", folder, *on(backend), *PROMPT, "--lanes", 4, "--mode", mode)
-    words += (*MODES[mode], "--max-tokens", TOKENS, "--save", out, "--json", *more)
+    words += (*MODES[mode], "--temp", 0, "--max-tokens", TOKENS, "--save", out, "--json", *more)
     said = json.loads(run(*words, backend=backend))
     lanes = [lane["tokens"] for lane in said["lanes"]]
     assert len(lanes) == 4 and all(1 <= len(tokens) <= TOKENS for tokens in lanes)
