@@ -15,6 +15,7 @@ import atexit
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -107,40 +108,42 @@ class Worker:
             close_fds=False,
             bufsize=0,
         )
+        os.set_blocking(self._process.stdin.fileno(), False)  # type: ignore[union-attr]
         self._exchange(json.dumps(start) + "\n", limits)
 
     def _exchange(self, text: str, limits: Limits) -> dict[str, Any]:
         """Send lines and wait for one line back."""
-        process = self._process
+        process, broken = self._process, ""
         assert process is not None and process.stdin is not None and process.stdout is not None
-        answered, broken = threading.Event(), list[str]()
-
-        def watch() -> None:
-            end = time.monotonic() + limits.wall_seconds
-            while not broken:
-                left = max(end - time.monotonic(), 0)
-                if answered.wait(min(left, WATCH_EVERY) if WATCHED else left):
-                    return
-                if time.monotonic() >= end:
-                    broken.append("time")
-                elif WATCHED and resident(process.pid) > limits.memory:
-                    broken.append("memory")
-            process.kill()
-
-        watcher = threading.Thread(target=watch, daemon=True)
-        watcher.start()
-        reply = b""
-        try:
-            rest = memoryview(text.encode("ascii"))
-            while rest:
-                rest = rest[process.stdin.write(rest) :]
-            while not reply.endswith(b"\n") and (piece := process.stdout.read(1 << 16)):
+        into, out = process.stdin.fileno(), process.stdout.fileno()
+        waiting = select.poll()
+        waiting.register(into, select.POLLOUT)
+        waiting.register(out, select.POLLIN)
+        end = time.monotonic() + limits.wall_seconds
+        rest, reply = memoryview(text.encode("ascii")), b""
+        while not reply.endswith(b"\n"):
+            left = end - time.monotonic()
+            if left <= 0:
+                broken = "time"
+                break
+            ready = dict(waiting.poll(1000 * (min(left, WATCH_EVERY) if WATCHED else left)))
+            if into in ready:
+                try:
+                    rest = rest[os.write(into, rest) :]
+                except BrokenPipeError:  # it ended; what it said before is still to be read
+                    rest = rest[:0]
+                if not rest:
+                    waiting.unregister(into)
+            if out in ready:
+                piece = os.read(out, 1 << 16)
+                if not piece:
+                    break  # it ended
                 reply += piece
-        except BrokenPipeError:
-            pass  # it ended
-        finally:
-            answered.set()
-            watcher.join()
+            if WATCHED and not ready and resident(process.pid) > limits.memory:
+                broken = "memory"
+                break
+        if broken:
+            process.kill()
         if reply.endswith(b"\n"):
             message = json.loads(reply)
             if "why" in message:
@@ -148,7 +151,7 @@ class Worker:
             return message
         code = self._end()
         if broken:
-            raise WorkerEnded(broken[0], "stopped while it grew" if broken[0] == "memory" else "")
+            raise WorkerEnded(broken, "stopped while it grew" if broken == "memory" else "")
         if code == -getattr(signal, "SIGPROF", 0):
             raise WorkerEnded("processor")
         raise WorkerEnded("signal", str(-code))
