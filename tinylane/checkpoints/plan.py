@@ -61,6 +61,24 @@ def _on_gpu(backend: str) -> bool:
     return mx.default_device().type == mx.DeviceType.gpu
 
 
+def exact_products() -> str | None:
+    """Have MLX multiply float32 as such; a line that says so where it does not.
+
+    M5 Macs and NVIDIA cards round the factors to 10 bits (TF32) unless MLX_ENABLE_TF32 is 0. MLX
+    reads that once, at its first product. So it is set here if it is not, and a product is tried.
+    """
+    os.environ.setdefault("MLX_ENABLE_TF32", "0")
+    import mlx.core as mx
+
+    factor = mx.full((256, 256), 1 + 2.0**-12)
+    if mx.array_equal(mx.matmul(mx.eye(256), factor), factor):
+        return None
+    return (
+        "float32 products are rounded to 10 bits here (TF32), which makes differences of about "
+        "1e-3: set MLX_ENABLE_TF32=0 before the program starts"
+    )
+
+
 def choose_backend(name: str = "auto") -> str:
     """ "numpy" or "mlx". Raises TinylaneError for another name, or if MLX is not installed."""
     if name not in ("auto", *DTYPES):

@@ -360,6 +360,14 @@ def load(args: Any, **planned: Any) -> Model:
     )
 
 
+def exact_products(args: Any) -> None:
+    """Before a model is loaded to compare it: float32 is to mean float32 in MLX too."""
+    from tinylane.checkpoints import plan
+
+    if plan.choose_backend(args.backend) == "mlx" and (line := plan.exact_products()):
+        note(line, getattr(args, "quiet", False))
+
+
 def load_saved(args: Any, run: Run) -> Model:
     """The model that the flags name, or the one that a saved run was written by."""
     text = lambda name: run.extra[name] if isinstance(run.extra.get(name), str) else None
@@ -367,6 +375,7 @@ def load_saved(args: Any, run: Run) -> Model:
         args.model = run.model_source or None
         args.revision = args.revision or text("revision")
     args.adapter_path = args.adapter_path or text("adapter_path")
+    exact_products(args)  # it is loaded to be compared with what was saved
     return load(args)
 
 

@@ -56,9 +56,10 @@ def run(args: Any) -> int:
     samples: dict[str, Sample] = {}
     runs: list[Verification] = []
     for backend, dtype in _asked(args):
-        chosen = {**vars(args), "backend": backend, "dtype": dtype}
+        chosen = argparse.Namespace(**{**vars(args), "backend": backend, "dtype": dtype})
+        common.exact_products(chosen)
         # One model at a time; only its logits are kept.
-        model = common.load(argparse.Namespace(**chosen), lanes=args.lanes or LANES)
+        model = common.load(chosen, lanes=args.lanes or LANES)
         samples = samples or _samples(args, model)
         _say_how_long(model, samples, args.quiet)
         with Progress(None, quiet=args.quiet) as progress:

@@ -14,10 +14,15 @@ library: its result must be an array that `numpy.asarray` accepts, or a PyTorch 
     strategies   Hypothesis strategies for samples
     machine      state machines of a cache and a decoding; both need Hypothesis
     hf           a transformers model as a callable
+
+The laws compare float32 with a tolerance for float32. So an import of this package sets
+MLX_ENABLE_TF32=0 if it is not set. MLX reads it at its first product: where that came earlier, or
+the variable says otherwise, and products are rounded, a violation says so.
 """
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
 
@@ -75,6 +80,9 @@ __all__ = [
     "strategies",
     "tolerance",
 ]
+
+
+os.environ.setdefault("MLX_ENABLE_TF32", "0")
 
 
 def __getattr__(name: str) -> Any:

@@ -15,12 +15,14 @@ Logits may be arrays of any library (`numbers`). Errors are differences in float
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from tinylane.checkpoints.plan import exact_products
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.testing.reference import visible_by_definition
@@ -63,6 +65,8 @@ class LawViolation(AssertionError):
     def __init__(self, report: Report, sample: Sample, detail: str = "") -> None:
         self.report, self.sample, self.law = report, sample, report.law
         allowed = "no difference" if report.allowed == 0 else f"{report.allowed:.2g}"
+        rounded = exact_products() if "mlx.core" in sys.modules else None
+        detail = "; ".join(filter(None, (detail, rounded)))
         super().__init__(
             f"{report.law}: row {report.row} differs by {report.worst:.2g}, allowed {allowed}"
             f"{'; ' + detail if detail else ''}; sample {sample!r}"
