@@ -14,7 +14,7 @@ import pytest
 from helpers_real import BACKENDS, ROWS, environment, on, recorded, run
 from record_parity import distance
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("packed")]  # they share what is made once
 pytest.importorskip("mlx.core", exc_type=ImportError)
 pytest.importorskip("mlx_lm")
 smollm2 = helpers_real.smollm2  # fixture

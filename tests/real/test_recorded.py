@@ -14,7 +14,7 @@ from record_parity import distance
 from tinylane.checkpoints.tokenizer import Tokenizer
 
 smollm2 = helpers_real.smollm2  # fixture
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("recorded")]  # they share what is made once
 BOUND, BOUND_OF_RANDOM = 1e-4, 2e-3  # of the logits' standard deviation
 
 

@@ -19,7 +19,10 @@ from record_parity import distance
 from tutorials import smollm2 as script
 
 smollm2 = helpers_real.smollm2  # fixture
-pytestmark = pytest.mark.real
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.xdist_group("smollm2_import"),
+]  # they share what is made once
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("gguf")

@@ -13,7 +13,7 @@ from record_parity import distance
 
 import tinylane
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("tuned")]  # they share what is made once
 pytest.importorskip("mlx.core", exc_type=ImportError)
 smollm2 = helpers_real.smollm2  # fixture
 CAPITALS = {"France": "Paris", "Japan": "Tokyo", "Italy": "Rome"}  # which the model knows

@@ -16,7 +16,7 @@ import pytest
 
 from tinylane.core.errors import CheckFailed, TinylaneError
 from tutorials.build import render
-from tutorials.build.__main__ import PAGES, make, tutorials
+from tutorials.build.__main__ import PAGES, ROOT, make, tutorials
 from tutorials.build.formulas import fence, inline, mathml
 
 TUTORIALS = tutorials()
@@ -119,13 +119,22 @@ def test_a_page_has_text_code_output_figures_and_folded_solutions(tmp_path: Path
     assert (tmp_path / "99-a.svg").stat().st_size > 5000
 
 
-def test_a_page_is_made_anew_when_what_it_is_made_from_changes(tmp_path: Path) -> None:
+def test_a_page_is_made_anew_when_what_it_is_made_from_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     path = tmp_path / "99_planted.py"
     path.write_text("# %%\n1\n")
     before = render.key(path)
     assert render.key(path) == before
     path.write_text("# %%\n2\n")
-    assert render.key(path) != before
+    after = render.key(path)
+    cache = tmp_path / "tinylane" / "SmolLM2-135M-Instruct"
+    cache.mkdir(parents=True)
+    (cache / "config.json").write_text("{}")  # a page may show this model
+    assert len({before, after, render.key(path)}) == 3
+    monkeypatch.chdir(ROOT)
+    assert render.key(TUTORIALS[0].relative_to(ROOT)) == render.key(TUTORIALS[0])
 
 
 # Formulas.
