@@ -41,7 +41,7 @@ def floyd(game: Frontier, graph: Graph) -> np.ndarray:
 
 
 def games() -> st.SearchStrategy[Frontier]:
-    sizes = st.tuples(st.integers(5, 14), st.floats(0.9, 2.0))
+    sizes = st.tuples(st.integers(6, 14), st.floats(0.9, 2.0))
     made = lambda s: Frontier(s[0], int(s[0] * s[1]), 5, (1, 2, 3, 4))
     return sizes.map(made)
 

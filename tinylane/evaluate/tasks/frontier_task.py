@@ -137,15 +137,16 @@ def score(
     a distance of one less.
     """
     graph = game.parse(str(problem.prompt))
-    explored = {graph.start: (-1, 0)}  # node -> the step and the distance that were said first
+    explored = {graph.start: [(-1, 0)]}  # node -> every step at which it was said, and the distance
     twice = wrong = 0
     for step, _, node, distance in moves_of(game, texts):
+        nearer = lambda said: any(k < step and d + 1 == distance for k, d in said)  # noqa: B023
+        before = {other for other, said in explored.items() if nearer(said)}
         if node in explored:
             twice += 1
-            continue
-        before = {n for n, (k, d) in explored.items() if k < step and d == distance - 1}
-        wrong += node not in graph.beside(before)
-        explored[node] = (step, distance)
+        else:
+            wrong += node not in graph.beside(before)
+        explored.setdefault(node, []).append((step, distance))
     said = [answer for text in texts if (answer := last_answer(text)) is not None]
     shortest = min((int(a) for a in said if a.isdigit()), default=None)
     least = NO_WAY if shortest is None and said else str(shortest)
