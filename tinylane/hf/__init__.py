@@ -39,7 +39,8 @@ def generate(
     name of `tinylane.mode`; None: independent lanes, or what the adapter of `lanes` says. settings:
     those of `tinylane.Decoding` (seed, max_tokens, sampler, stop ...) and of `tinylane.mode`
     (omega, visibility ...). Where the logits agree, the same seed draws the same tokens as
-    `tinylane.generate` does. Raises TinylaneError as those do, and for a model whose lanes would be wrong.
+    `tinylane.generate` does. Raises TinylaneError as those do, and for a model whose lanes would be
+    wrong.
     """
     wrapped, rest = _ready(model, tokenizer, lanes, method, settings)
     return decode(wrapped, prompt, on_step=on_step, lanes=lanes, **rest)

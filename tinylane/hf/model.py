@@ -198,7 +198,7 @@ class HFCache(LaneCache):
             if extra:
                 layer.crop(-extra)
 
-    def settle(self) -> None:
+    def settle(self, *more: Any) -> None:
         """Nothing: torch has computed already."""
 
     def fork(self, source: int, target: int) -> None:
@@ -212,7 +212,7 @@ class HFCache(LaneCache):
         self.physical = np.concatenate([self.physical, self.physical[rows]])
         self.stand = np.concatenate([self.stand, self.stand[rows]])
 
-    def copy(self) -> HFCache:
+    def copy(self, lanes: list[int] | None = None) -> HFCache:
         """Refused: caches of transformers cannot all be copied."""
         raise TinylaneError("a cache of transformers has no copy here; decode anew")
 
@@ -222,7 +222,8 @@ class HFCache(LaneCache):
         index = torch.as_tensor(self.physical, device=held.keys.device)
         return held.keys[0][:, index], held.values[0][:, index]
 
-    def _keep(self, which: np.ndarray, force: bool = False) -> None:
+    def keep(self, which: np.ndarray, force: bool = False) -> None:
+        """Forget the rows where `which` (S,) is false; the model's cache still holds them."""
         self.positions, self.lanes = self.positions[which], self.lanes[which]
         self.tokens = self.tokens[which]
         self.physical, self.stand = self.physical[which], self.stand[which]
