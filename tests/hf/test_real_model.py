@@ -11,9 +11,12 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+import helpers_real
+
 import tinylane
 import tinylane.hf as hf
 
+smollm2 = helpers_real.smollm2  # fixture
 pytestmark = pytest.mark.real
 PAGE = Path(__file__).parents[2] / "tutorials" / "site" / "how-to" / "transformers.md"
 PROMPT = "Name four animals that live in the sea, and say one thing about each."
