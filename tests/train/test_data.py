@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import helpers_text
@@ -11,8 +13,13 @@ import pytest
 from helpers_checkpoint import small
 from helpers_checkpoint import write_checkpoint as checkpoint
 from helpers_cli import GAME, write_checkpoint
+from helpers_templates import SMOLLM2
+from tokenizers import Tokenizer as Core
 
 import tinylane
+from tinylane.checkpoints import chat_template
+from tinylane.checkpoints.tokenizer import Tokenizer
+from tinylane.commands import progress
 from tinylane.core.errors import TinylaneError
 from tinylane.core.model import Model
 from tinylane.core.prompt import encode_prompt
@@ -237,3 +244,48 @@ def path_of(folder: Path, line: dict[str, Any]) -> Path:
     path = folder / "one.jsonl"
     path.write_text(json.dumps(line) + "\n")
     return path
+
+
+def test_twelve_thousand_transcripts_are_prepared_by_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each prompt's template started a process of its own: 17 minutes without a word. Real size."""
+    started: list[subprocess.Popen] = []
+
+    class Recorded(subprocess.Popen):
+        def __init__(self, *args: Any, **named: Any) -> None:
+            super().__init__(*args, **named)
+            started.append(self)
+
+    core = Core.from_str(helpers_text.byte_level())
+    names = {"bos_token": helpers_text.BOS, "eos_token": helpers_text.EOS}
+    tokenizer = Tokenizer(core, names, chat_template=SMOLLM2)
+    config = SimpleNamespace(eos_ids=(), vocab=tokenizer.vocab_size, context=4096)
+    model: Any = SimpleNamespace(tokenizer=tokenizer, config=config)
+    lines = [
+        {"messages": [{"role": "user", "content": f"What is {k}?"}], "lanes": [f"{k}", "so"]}
+        for k in range(12_000)
+    ]
+    path = tmp_path / "data.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.setattr(subprocess, "Popen", Recorded)
+    chat_template._worker.close()
+    told: list[int] = []
+    data = read_transcripts(path, model, told=lambda: told.append(1))
+    assert len(data.transcripts) == len(told) == 12_000 and len(started) == 1
+    spelled = tokenizer.decode(data.transcripts[-1].prompt, skip_special=False)
+    assert "user\nWhat is 11999?" in spelled
+
+
+def test_reading_is_shown_if_it_takes_long_and_not_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"a": 1}\n\n' * 20)
+    for silent, words in ((60.0, []), (0.0, ["reading: 2 of 20", "reading: 20 of 20"])):
+        monkeypatch.setattr(progress, "SILENT", silent)
+        with progress.reading(path, 100, False, "reading") as told:
+            for _ in range(20):
+                told()
+        said = capsys.readouterr().err
+        assert all(word in said for word in words) and bool(said) == bool(words)

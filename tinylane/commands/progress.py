@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from tinylane.files import jsonl
+
+SILENT = 2.0  # s: what takes longer shows what it is doing
 
 
 class Progress:
     """Shows how much of `total` is done; nothing if `quiet`.
 
     total: None where it is not known: on a terminal only the name of what is being done is shown,
-    and removed at the end. before: how much an earlier run has done.
+    and removed at the end. before: how much an earlier run has done. after: seconds in which
+    nothing is shown yet: what is done by then needs no progress.
     """
 
     def __init__(
-        self, total: int | None, before: int = 0, quiet: bool = False, name: str = ""
+        self,
+        total: int | None,
+        before: int = 0,
+        quiet: bool = False,
+        name: str = "",
+        after: float = 0.0,
     ) -> None:
         self.total, self.before, self.quiet = total, before, quiet
+        self.name, self.after, self._shown = name, after, False
         self.finished, self.began = before, time.monotonic()
         self._bar: Any = None
         if quiet or not sys.stderr.isatty() or before == total:
@@ -37,7 +51,7 @@ class Progress:
         self._bar = rich.Progress(
             *columns,
             console=Console(stderr=True, highlight=False),
-            transient=total is None,
+            transient=total is None or after > 0,
             speed_estimate_period=600,
         )
         self._task = self._bar.add_task(name, total=total, completed=before)
@@ -46,9 +60,14 @@ class Progress:
         if self.before:
             rest = "nothing left to do" if self.before == self.total else "going on"
             self.line(f"{self.before} of {self.total} done before; {rest}")
+        if not self.after:
+            self._show()
+        return self
+
+    def _show(self) -> None:
+        self._shown = True
         if self._bar is not None:
             self._bar.start()
-        return self
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
@@ -72,6 +91,10 @@ class Progress:
         """One more is finished. Without a bar every tenth is a line, with the time left."""
         assert self.total is not None
         self.finished += 1
+        if not self._shown:
+            if time.monotonic() - self.began < self.after:
+                return
+            self._show()
         self.at(self.finished)
         if self._bar is not None or self.quiet:
             return
@@ -79,7 +102,21 @@ class Progress:
             spent = time.monotonic() - self.began
             left = spent / (self.finished - self.before) * (self.total - self.finished)
             more = f", {duration(left)} left" if self.finished < self.total else ""
-            self.line(f"{self.finished} of {self.total}, {duration(spent)}{more}")
+            what = f"{self.name}: " if self.name else ""
+            self.line(f"{what}{self.finished} of {self.total}, {duration(spent)}{more}")
+
+
+@contextmanager
+def reading(
+    path: str | os.PathLike[str], limit: int, quiet: bool, name: str
+) -> Iterator[Callable[[], None]]:
+    """Progress of reading JSON Lines, shown if it takes long; call what it gives once a line.
+
+    limit: bytes of a line. Raises TinylaneError as `tinylane.files.jsonl.lines` does.
+    """
+    total = sum(1 for _, line in jsonl.lines(path, limit=limit) if line.strip())
+    with Progress(total, quiet=quiet, name=name, after=SILENT) as progress:
+        yield progress.done
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tinylane.commands import common
-from tinylane.commands.progress import Progress, duration
+from tinylane.commands.progress import Progress, duration, reading
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.train.recipe import Recipe, TuneRecipe
@@ -249,7 +249,7 @@ def _tune(args: Any) -> int:
     common.silence_panics()
     recipe, choice = tuning(args)
     from tinylane.train import setup
-    from tinylane.train.data import read_transcripts
+    from tinylane.train.data import MAX_LINE, read_transcripts
     from tinylane.train.loop import tune
 
     pace = _pace(args, "every", "save_every", "valid_every", "stop_at")
@@ -270,22 +270,27 @@ def _tune(args: Any) -> int:
     if args.prompt_lane is None and isinstance(model.lane_rope, LaneRoPE):
         recipe = dataclasses.replace(recipe, prompt_lane=model.lane_rope.prompt_lane)
     _check_out(Path(args.out), begin.folder, args.adapter_path, choice.full or args.from_scratch)
-    session = setup.prepare(
-        begin,
-        args.data,
-        recipe,
-        choice,
-        omega=omega,
-        slot=args.slot,
-        omega_scale=args.omega_scale,
-        lanes=args.lanes,
-        template=template,
-        checkpoint=args.grad_checkpoint,
-    )
+    with reading(args.data, MAX_LINE, args.quiet, "reading transcripts") as told:
+        session = setup.prepare(
+            begin,
+            args.data,
+            recipe,
+            choice,
+            omega=omega,
+            slot=args.slot,
+            omega_scale=args.omega_scale,
+            lanes=args.lanes,
+            template=template,
+            checkpoint=args.grad_checkpoint,
+            told=told,
+        )
     data, out, valid = session.data, Path(args.out), []
     if args.valid is not None:
         upto = range(1, max(data.counts) + 1)
-        valid = read_transcripts(args.valid, model, lanes=upto, template=template).transcripts
+        with reading(args.valid, MAX_LINE, args.quiet, "reading --valid") as told:
+            valid = read_transcripts(
+                args.valid, model, lanes=upto, template=template, told=told
+            ).transcripts
     counts = ", ".join(map(str, data.counts))
     common.note(f"{len(data.transcripts):,} transcripts of {counts} lanes", args.quiet)
     if data.left_out:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -152,14 +152,16 @@ def read_transcripts(
     labels: bool = False,
     lanes: Sequence[int] | None = None,
     template: dict[str, Any] | None = None,
+    told: Callable[[], None] = lambda: None,
 ) -> Data:
     """Read and check a file of transcripts for a model.
 
     labels: every line must have a label (KTO); otherwise lines labelled false are left out. lanes:
     the numbers of lanes that may occur; None: all lines must have as many as the first. template:
-    keyword arguments of `Tokenizer.prompt_ids`. Raises TinylaneError, with file and line, for a
-    line that is not JSON, missing or wrong fields, another number of lanes, a transcript longer
-    than the context, and a file without anything to learn from.
+    keyword arguments of `Tokenizer.prompt_ids`. told: called after each line, for a progress
+    bar. Raises TinylaneError, with file and line, for a line that is not JSON, missing or wrong
+    fields, another number of lanes, a transcript longer than the context, and a file without
+    anything to learn from.
     """
     allowed = set(lanes or ())
     if any(not 1 <= n <= MAX_LANES for n in allowed):
@@ -191,6 +193,7 @@ def read_transcripts(
         else:
             transcripts.append(one)
             begins.add(_common(raw.get("lane_prompts")))
+        told()
     if not transcripts:
         why = f"all {left_out} are labelled false" if left_out else "expected one a line"
         raise TinylaneError(f"{os.fspath(path)}: no transcripts to learn from ({why})")

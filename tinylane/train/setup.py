@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -143,18 +143,21 @@ def prepare(
     lanes: Sequence[int] | None = None,
     template: dict[str, Any] | None = None,
     checkpoint: bool = False,
+    told: Callable[[], None] = lambda: None,
 ) -> Session:
     """Read the data and set up the run.
 
     omega: where Omega starts, a name of `modes.STARTS` or radians; None: the model's own, or ntk if
     it has none. slot: default the longest lane. omega_scale: default the most lanes. lanes,
-    template: of `read_transcripts`. checkpoint: gradient checkpoints. Raises TinylaneError for data
-    and settings that do not fit the model.
+    template, told: of `read_transcripts`. checkpoint: gradient checkpoints. Raises TinylaneError
+    for data and settings that do not fit the model.
     """
     if start.scratch:
         choice = replace(choice, full=True)
     labels = recipe.objective == "kto"
-    data = read_transcripts(data_path, start.model, labels=labels, lanes=lanes, template=template)
+    data = read_transcripts(
+        data_path, start.model, labels=labels, lanes=lanes, template=template, told=told
+    )
     most = max(data.counts)
     if slot is None:
         slot = float(max(t.length - len(t.prompt) for t in data.transcripts))

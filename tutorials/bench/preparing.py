@@ -27,7 +27,7 @@ from tinylane.checkpoints.tokenizer import Tokenizer  # noqa: E402
 from tinylane.train.data import read_transcripts  # noqa: E402
 
 TRANSCRIPTS, PROMPTS = 12_000, 5_000
-WORDS = "add these numbers and say which of the four cups holds the ball after all swaps".split()
+TEXT = "add these numbers and say which of the four cups holds the ball after all swaps"
 
 
 def text_model(folder: Path) -> Any:
@@ -41,7 +41,7 @@ def text_model(folder: Path) -> Any:
 def transcript(k: int) -> dict[str, Any]:
     """A chat of about 60 tokens and four lanes of about 50."""
     draw = random.Random(k)
-    say = lambda count: " ".join(draw.choices(WORDS, k=count))
+    say = lambda count: " ".join(draw.choices(TEXT.split(), k=count))
     messages = [{"role": "user", "content": f"{k}. {say(40)}?"}]
     return {"messages": messages, "lanes": [f"{k + m}: {say(40)}" for m in range(4)]}
 
