@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -168,7 +169,6 @@ def test_yarn_defaults_and_options():
         ({"quantization": {"bits": 4}, "quantization_config": {"bits": 8}}, "quantization_config"),
         ({"quantization": 4}, "quantization is 4"),
         ({"sliding_window": 512}, "sliding_window 512"),
-        ({"dtype": "float8_e4m3fn"}, "float8_e4m3fn"),
         ({"torch_dtype": 16}, "torch_dtype is 16"),
     ],
 )
@@ -192,10 +192,8 @@ def test_other_mathematics_is_refused_by_name(changes, words):
         ({"rms_norm_eps": 0}, "rms_norm_eps is 0"),
         ({"rms_norm_eps": float("inf")}, "rms_norm_eps is inf"),
         ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1"),
-        ({"eos_token_id": 96}, "eos_token_id is 96"),
-        ({"eos_token_id": [2, -1]}, "eos_token_id is [2, -1]"),
         ({"eos_token_id": "2"}, "eos_token_id is '2'"),
-        ({"bos_token_id": 1000}, "bos_token_id is 1000"),
+        ({"eos_token_id": [2, 3.0]}, "eos_token_id is [2, 3.0]"),
     ],
 )
 def test_absurd_or_contradictory_sizes_are_refused_with_their_value(changes, words):
@@ -429,3 +427,36 @@ def test_the_rotation_is_written_in_the_older_spelling_too(kind: str) -> None:
     del raw["rope_parameters"]
     assert raw["rope_theta"] == 123456.0 and ("rope_scaling" in raw) == (kind != "default")
     assert parse_config(raw) == config
+
+
+UNUSED: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({"bos_token_id": 1000}, {"bos_id": None}),  # prompts take the tokenizer's
+    ({"bos_token_id": [3, 5]}, {"bos_id": 3}),
+    ({"bos_token_id": "<s>"}, {"bos_id": None}),
+    ({"pad_token_id": -1, "decoder_start_token_id": "x"}, {}),
+    ({"torch_dtype": "auto"}, {"dtype": "float32"}),  # the tensors say what they are
+    ({"dtype": "float8_e4m3fn", "torch_dtype": "torch.bfloat16"}, {"dtype": "bfloat16"}),
+    ({"num_experts_per_tok": 8, "moe_intermediate_size": 64}, {}),  # of no experts
+    (
+        {
+            "quantization": {"group_size": 64, "bits": 4},
+            "quantization_config": {"quant_method": "fp8", "activation_scheme": "dynamic"},
+        },
+        {"quantization": {"group_size": 64, "bits": 4}},  # how it was packed before MLX did
+    ),
+]
+
+
+@pytest.mark.parametrize("changes, expected", UNUSED, ids=[" ".join(one) for one, _ in UNUSED])
+def test_what_nothing_depends_on_is_not_refused(
+    changes: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    """transformers and mlx-lm read each of these."""
+    config = parse_config(raw(**changes))
+    assert {name: getattr(config, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("ids, drawn", [(96, ()), ([2, -1], (2,)), (-1, ()), ([96, 5, 7], (5, 7))])
+def test_an_end_token_that_cannot_be_drawn_is_a_warning(ids: Any, drawn: tuple[int, ...]) -> None:
+    with pytest.warns(UserWarning, match="eos_token_id is .* they end nothing"):
+        assert parse_config(raw(eos_token_id=ids)).eos_ids == drawn

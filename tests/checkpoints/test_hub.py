@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -28,9 +29,10 @@ def hub(tmp_path):
         "except TinylaneError as e: print('refused:', e)\n"
     )
 
-    def call(*arguments: str, port: int | None = None) -> str:
+    def call(*arguments: str, port: int | None = None, offline: bool = False) -> str:
         environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))},
+            **({"HF_HUB_OFFLINE": "1"} if offline else {}),
             "HF_ENDPOINT": f"http://127.0.0.1:{port or server.server_port}",
             "HF_HOME": str(tmp_path / "home"),
             "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -109,6 +111,45 @@ def test_a_hub_that_fails_and_a_repository_without_a_checkpoint_are_one_line(hub
 def test_no_network_and_nothing_in_the_cache_is_one_line(hub):
     line = hub("owner/model", port=dead_port())
     assert line.startswith("refused: owner/model: ") and "no network" in line
+
+
+def half_a_cache(home: Path, *names: str) -> Path:
+    """The cache of a model of which only some files were asked for, by another program."""
+    repo = home / "hub" / "models--owner--model"
+    snapshot = repo / "snapshots" / COMMIT
+    for folder in (snapshot, repo / "refs", repo / "blobs"):
+        folder.mkdir(parents=True)
+    (repo / "refs" / "main").write_text(COMMIT)
+    for name in names:
+        (repo / "blobs" / name).write_text("{}")
+        (snapshot / name).symlink_to(repo / "blobs" / name)
+    return snapshot
+
+
+PARTS = {
+    ("config.json", "tokenizer.json"): "no weights",
+    ("model.safetensors", "tokenizer.json"): "no config.json",
+    ("adapter_config.json",): "no tensors of the adapter",
+}
+
+
+@pytest.mark.parametrize("names, lacks", PARTS.items(), ids=list(PARTS.values()))
+def test_half_a_cache_without_a_network_says_what_is_not_there_and_why(hub, tmp_path, names, lacks):
+    half_a_cache(tmp_path / "home", *names)
+    line = hub("owner/model", port=dead_port())
+    assert f"the cache has only a part of it ({lacks}), and the hub cannot be reached" in line
+    line = hub("owner/model", offline=True)
+    assert f"({lacks}), and the network is off; take HF_HUB_OFFLINE away" in line
+
+
+def test_a_cache_that_lost_a_shard_is_half_a_cache(hub, tmp_path):
+    folder = half_a_cache(tmp_path / "home", "config.json", "a-1.safetensors", "a-2.safetensors")
+    index = {"weight_map": {"x": "a-1.safetensors", "y": "a-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert hub("owner/model", offline=True) == str(folder)
+    (folder / "a-2.safetensors").resolve().unlink()
+    line = hub("owner/model", offline=True)
+    assert "(1 of 2 shards missing: a-2.safetensors), and the network is off" in line
 
 
 def test_a_local_folder_is_itself(tmp_path):

@@ -218,12 +218,23 @@ def test_a_template_that_drops_the_system_prompt_is_reported(tmp_path):
         tok.prompt_ids("Where?", system="Be brief.")
 
 
+def test_white_space_and_bos_alone_are_prompts(tmp_path):
+    """A story begins with BOS (llama.cpp, llama2.c) or with a newline (nanoGPT)."""
+    tok = Tokenizer.from_folder(folder_of(tmp_path, byte_level(), {"chat_template": CHATML}))
+    newline = tok.encode("\n")
+    assert tok.prompt_ids("\n", raw=True)[-1:] == newline[-1:]
+    assert newline[0] in tok.prompt_ids(" \n")
+    tok._prefix = [3]
+    assert tok.prompt_ids("", raw=True) == [3]
+    assert tok.prompt_ids("\n", raw=True) == [3, *newline]
+    assert tok.prompt_ids("", raw=True, prefill="a") == [3, *tok.encode("a")]
+
+
 @pytest.mark.parametrize(
     ("prompt", "options", "word"),
     [
         ("", {}, "empty"),
-        (" \n", {}, "empty"),
-        ("", {"raw": True}, "empty"),
+        ("", {"raw": True}, "empty, and there is no BOS"),
         ([], {}, "no messages"),
         ([{"content": "x"}], {}, "message 0"),
         (["x"], {}, "message 0"),

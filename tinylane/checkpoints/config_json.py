@@ -9,6 +9,7 @@ implemented is refused by name, never ignored.
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -58,7 +59,7 @@ def parse_config(raw: dict[str, Any], source: str = "config.json") -> ModelConfi
     attention_bias = read.flag("attention_bias", False)
     eos = read.get("eos_token_id", 2 if family in ("llama", "mistral") and vocab > 2 else None)
     bos = read.get("bos_token_id", 1 if family in ("llama", "mistral") and vocab > 1 else None)
-    bos_ids = token_ids(bos, vocab, source, "bos_token_id")
+    first = bos[0] if isinstance(bos, list) and bos else bos  # prompts take the tokenizer's
     return ModelConfig(
         family=family,
         vocab=vocab,
@@ -77,7 +78,7 @@ def parse_config(raw: dict[str, Any], source: str = "config.json") -> ModelConfi
         mlp_bias=read.flag("mlp_bias", False),
         qk_norm=family == "qwen3",
         eos_ids=token_ids(eos, vocab, source, "eos_token_id"),
-        bos_id=bos_ids[0] if bos_ids else None,
+        bos_id=first if type(first) is int and 0 <= first < vocab else None,
         dtype=dtype_of(read),
         quantization=quantization_of(read),
         source=source,
@@ -147,8 +148,8 @@ ARCHITECTURES = {
 
 # Keys of other mathematics, by the value at which they do nothing (absent and null always do).
 _NEUTRAL: tuple[tuple[Any, str], ...] = (
-    (0, "num_experts num_local_experts n_routed_experts n_shared_experts num_experts_per_tok"),
-    (0, "moe_intermediate_size kv_lora_rank q_lora_rank no_rope_layer_interval"),
+    (0, "num_experts num_local_experts n_routed_experts n_shared_experts"),
+    (0, "kv_lora_rank q_lora_rank no_rope_layer_interval"),
     (0, "attn_logit_softcapping final_logit_softcapping attention_logit_softcapping"),
     (0, "logit_softcapping logits_soft_cap softcap clip_qkv"),
     (1, "partial_rotary_factor rotary_pct logits_scaling logit_scale mup_width_multiplier"),
@@ -165,17 +166,21 @@ _NEUTRAL: tuple[tuple[Any, str], ...] = (
 
 
 def token_ids(value: Any, vocab: int, source: str, key: str) -> tuple[int, ...]:
-    """`eos_token_id` and its like: null, an id or a list of ids, as a sorted tuple.
+    """`eos_token_id`: null, an id or a list of ids, as a sorted tuple of those that can be drawn.
 
-    Raises TinylaneError for what is not an id of the vocabulary: generation would not stop.
+    Warns of others: they end nothing. Raises TinylaneError for what is no whole number.
     """
     ids = [] if value is None else value if isinstance(value, list) else [value]
+    drawn = set()
     for one in ids:
-        if type(one) is not int or not 0 <= one < vocab:
-            raise TinylaneError(
-                f"{source}: {key} is {show(value)}; expected ids from 0 to {vocab - 1} (vocab_size)"
-            )
-    return tuple(sorted(set(ids)))
+        if type(one) is not int:
+            raise TinylaneError(f"{source}: {key} is {show(value)}; expected ids (whole numbers)")
+        if 0 <= one < vocab:
+            drawn.add(one)
+    if len(drawn) < len(set(ids)):
+        what = f"is {show(value)}, which names ids outside of 0 .. {vocab - 1}: they end nothing"
+        warnings.warn(f"{source}: {key} {what}", stacklevel=2)
+    return tuple(sorted(drawn))
 
 
 def _unknown(read: Fields, what: str, more: str = "") -> NoReturn:
@@ -252,28 +257,30 @@ def refuse_sliding_window(read: Fields, family: str, layers: int, context: int) 
 
 
 def dtype_of(read: Fields) -> str:
-    """The dtype that the file names in either spelling; float32 if it names none."""
-    names = []
+    """The dtype that the file names in either spelling; float32 if it names none ("auto")."""
     for key in ("dtype", "torch_dtype"):
-        if read.has(key):
-            names.append(str(read.get(key)).removeprefix("torch."))
-            if names[-1] not in ("float32", "float16", "bfloat16", "float64"):
-                read.fail(key, "float32, float16, bfloat16 or float64")
-    return names[0] if names else "float32"
+        name = read.get(key)
+        if name is not None and not isinstance(name, str):
+            read.fail(key, "a text")
+        name = (name or "").removeprefix("torch.")
+        if name in ("float32", "float16", "bfloat16", "float64"):
+            return name
+    return "float32"  # the tensors say what they are
 
 
 def quantization_of(read: Fields) -> dict | None:
-    """MLX's settings. Other methods (GPTQ, AWQ, bitsandbytes, fp8) are refused by name."""
+    """MLX's settings. Other methods (GPTQ, AWQ, bitsandbytes, fp8) are refused by name, but beside
+    MLX's own they say how the weights were packed before MLX packed them."""
     keys = ("quantization", "quantization_config")
     settings = [read.fields(key).raw for key in keys if read.get(key) is not None]
     settings = [record for record in settings if record]
-    for record in settings:
-        if "quant_method" in record:
-            what = f"quantization method {show(record['quant_method'])}"
-            _unknown(read, what, "; tinylane reads MLX-quantized and unquantized checkpoints")
-        if record != settings[0]:
-            read.fail("quantization_config", "the same as quantization")
-    return settings[0] if settings else None
+    own = [record for record in settings if "quant_method" not in record]
+    if settings and not own:
+        what = f"quantization method {show(settings[0]['quant_method'])}"
+        _unknown(read, what, "; tinylane reads MLX-quantized and unquantized checkpoints")
+    if own[1:] and own[1] != own[0]:
+        read.fail("quantization_config", "the same as quantization")
+    return own[0] if own else None
 
 
 _CONTEXT = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import cast
 
+from tinylane.checkpoints.weights import shards
 from tinylane.core.errors import TinylaneError, show
 
 # What stands beside config.json and the weights.
@@ -38,6 +39,7 @@ FILES = [
     "adapter/adapter_config.json",
     "adapter/adapters.safetensors",
 ]
+NOTHING = "no config.json"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 
@@ -65,7 +67,8 @@ def resolve(source: str | os.PathLike[str], revision: str | None = None) -> Path
 
 def _download(name: str, revision: str | None) -> Path:
     try:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.constants import HF_HUB_OFFLINE
         from huggingface_hub.errors import (
             EntryNotFoundError,
             GatedRepoError,
@@ -105,6 +108,32 @@ def _download(name: str, revision: str | None) -> Path:
         raise TinylaneError(
             f"{name}: download failed ({reason}); run again, it continues where it stopped"
         ) from error
-    if not (folder / "config.json").exists() and not (folder / "adapter_config.json").exists():
-        raise TinylaneError(f"{name}: the hub has no config.json for it; not a checkpoint")
+    if lacks := _lacks(folder):
+        try:
+            HfApi().model_info(name, revision=revision, timeout=10)
+        except failed as error:
+            off = "the network is off" if HF_HUB_OFFLINE else "the hub cannot be reached"
+            raise TinylaneError(
+                f"{name}: the cache has only a part of it ({lacks}), and {off}; "
+                + ("take HF_HUB_OFFLINE away" if HF_HUB_OFFLINE else "try again with a network")
+            ) from error
+        if lacks == NOTHING:
+            raise TinylaneError(f"{name}: the hub has no config.json for it; not a checkpoint")
     return folder
+
+
+def _lacks(folder: Path) -> str | None:
+    """What a checkpoint or adapter cannot be read without and is not there; None: nothing.
+
+    The weights that the hub itself does not have are for `weights.shards` to refuse.
+    """
+    if not (folder / "config.json").exists():
+        tensors = (folder / "adapters.safetensors", folder / "adapter_model.safetensors")
+        if not (folder / "adapter_config.json").exists():
+            return NOTHING
+        return None if any(map(os.path.exists, tensors)) else "no tensors of the adapter"
+    try:
+        shards(folder)
+    except TinylaneError as error:
+        return "no weights" if "no weights" in str(error) else str(error).partition(": ")[2]
+    return None

@@ -18,8 +18,8 @@ from tinylane.checkpoints.tokenizer import Tokenizer
 from tinylane.checkpoints.weights import WeightFiles, identity
 from tinylane.core.config import ModelConfig
 from tinylane.core.decoder import PLAIN, Ops
-from tinylane.core.errors import TinylaneError, show
-from tinylane.files.io import Fields, inside, read_json
+from tinylane.core.errors import TinylaneError, of_kind, show, whole
+from tinylane.files.io import LARGEST, Fields, inside, read_json
 from tinylane.files.memory import ITEMSIZE, Forecast, forecast, size
 
 GENERATION = "generation_config.json"
@@ -166,6 +166,9 @@ class LoadPlan:
         self, files: WeightFiles, lanes: int = 1, prompt_tokens: int = 0, max_tokens: int = 0
     ) -> Forecast:
         """The memory that a run will take."""
+        whole("lanes", lanes, 1)
+        whole("prompt_tokens", prompt_tokens, 0, LARGEST)
+        whole("max_tokens", max_tokens, 0, LARGEST)
         dtype = self.dtype(files)
         weights = files.final_bytes(ITEMSIZE[dtype], native=self.keeps_packed)
         how = (lanes, prompt_tokens, max_tokens, weights, self.backend)
@@ -181,13 +184,18 @@ def sampling_defaults(generation: dict[str, Any], source: str = GENERATION) -> d
     """
     read = Fields(generation, source)
     sample = read.flag("do_sample", False)
+    top_k = read.real("top_k", None, least=-1, most=LARGEST)
+    if top_k is not None and top_k != int(top_k):
+        read.fail("top_k", "a whole number")
     chosen = {
         "temperature": read.real("temperature", 1.0, least=0, most=1e6) if sample else 0.0,
-        "top_p": read.real("top_p", None, above=0, most=1),
-        "top_k": read.whole("top_k", default=None),
+        "top_p": read.real("top_p", None, least=0, most=1),
+        "top_k": None if top_k is None else max(int(top_k), 0),  # -1 is vLLM's spelling of off
         "min_p": read.real("min_p", None, least=0, most=1),
         "repetition_penalty": read.real("repetition_penalty", None, above=0, most=1e6),
     }
+    if chosen["top_p"] == 0:  # transformers then keeps the likeliest token
+        chosen["top_p"] = 1e-9
     given = {name: value for name, value in chosen.items() if value is not None}
     return {"do_sample": sample, **given}
 
@@ -197,6 +205,7 @@ def find_folder(source: str | os.PathLike[str], revision: str | None = None) -> 
 
     Raises TinylaneError if there is none.
     """
+    of_kind("source", source, (str, os.PathLike), "a folder or a hub id")
     folder = Path(os.path.expanduser(os.fspath(source)))
     if revision is None and os.path.isdir(folder):
         return folder

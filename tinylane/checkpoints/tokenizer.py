@@ -152,13 +152,14 @@ class Tokenizer:
         first words of its answer. `template_args` go to the template (`tools`,
         `enable_thinking`...); what transformers' own `chat_template` and `continue_final_message`
         do, they do here. Else the text itself, with BOS in front if the tokenizer asks for it and
-        the text has none, then `prefill`. Raises TinylaneError for an empty prompt and for what the
-        template or a missing template cannot take.
+        the text has none, then `prefill`; so an empty text may be BOS alone. Raises TinylaneError
+        for a prompt without tokens, an empty message, and what the template or a missing template
+        cannot take.
         """
-        if isinstance(prompt, str) and not prompt.strip():
-            raise TinylaneError("the prompt is empty: give a text")
         raw, args = self.raw if raw is None else raw, template_args or {}
         if not raw and (self.templates or "chat_template" in args):
+            if prompt == "":
+                raise TinylaneError("the prompt is empty: give a text")
             from tinylane.checkpoints.chat_template import prompt_text
 
             ids = self.encode(
@@ -177,7 +178,7 @@ class Tokenizer:
             if ids[: len(self._prefix)] != self._prefix:
                 ids = self._in_vocab(self._prefix) + ids
         if not ids:
-            raise TinylaneError("the prompt has no tokens: give a text")
+            raise TinylaneError("the prompt is empty, and there is no BOS: give a text")
         return ids
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
@@ -198,6 +199,11 @@ class Tokenizer:
         """Whether `decode` leaves this id out: a special token, or one the tokenizer lacks."""
         token = self.core.id_to_token(int(id))
         return token is None or token in self._special
+
+    def special_ids(self, texts: Iterable[Any]) -> list[int]:
+        """Ids of those texts that are special tokens; other values are passed over."""
+        ids = [self.core.token_to_id(text) for text in texts if isinstance(text, str)]
+        return [id for id in ids if id is not None and self.is_special(id)]
 
     def token_bytes(self, id: int) -> bytes:
         """UTF-8 bytes, perhaps part of a character, that `id` adds (byte-level tokenizers only)."""

@@ -73,6 +73,7 @@ def main(argv: Sequence[str] | None = None, top: Parser | None = None) -> int:
     argv: without the program's name; None: sys.argv. top: a parser that sets `run`, in place of
     `parser`.
     """
+    _reopen()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # an ASCII terminal shows escapes, not a traceback
             stream.reconfigure(errors="backslashreplace")
@@ -98,6 +99,21 @@ def main(argv: Sequence[str] | None = None, top: Parser | None = None) -> int:
             return _fail(f"out of memory ({error or 'no more is available'})", 2)
         except KeyboardInterrupt as error:  # some commands say what they have kept
             return _fail(str(error) or "interrupted", 130)
+
+
+def _reopen() -> None:
+    """Put nothing in the place of standard streams that are closed.
+
+    Else the next file to be opened would take the number of one, and get what is written to it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            if number:  # that standard input was closed is an error for who reads it
+                setattr(sys, name, os.fdopen(number, "w", closefd=False))
 
 
 def _warn(message: Any, *_: Any, **__: Any) -> None:

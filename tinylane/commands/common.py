@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,6 +45,14 @@ SAMPLING = {
     "min_p": "min_p",
     "repetition_penalty": "repetition_penalty",
 }
+# LaTeX's commands that begin like an escape
+LATEX = (
+    "nu nabla neq ne neg not notin nmid natural nearrow nwarrow newline newcommand nleq ngeq nsim "
+    "ncong nless ngtr nparallel nsubseteq nsupseteq nexists noindent nonumber normalsize "
+    "tau theta thetasym times to tan tanh text textbf textit textrm texttt textsf textstyle tfrac "
+    "tilde top triangle triangleq triangleleft triangleright tbinom tag therefore thickapprox "
+    "thinspace tiny title today"
+)
 LARGEST_MATRIX = 32 << 20  # bytes of a JSON file: 1024 x 1024 lanes with room
 
 
@@ -81,15 +90,18 @@ def prompt_flags(g: Any) -> None:
         action=argparse.BooleanOptionalAction,
         help="no chat template; default: as the adapter was trained",
     )
-    g.add_argument("--system-prompt", metavar="TEXT")
-    g.add_argument("--prefill-response", metavar="TEXT", help="how every answer begins")
+    g.add_argument("--system-prompt", metavar="TEXT", type=text)
+    g.add_argument("--prefill-response", metavar="TEXT", type=text, help="how every answer begins")
     g.add_argument("--chat-template-config", metavar="JSON", help='e.g. {"enable_thinking": false}')
 
 
 def sampling_flags(g: Any) -> None:
     """How tokens are chosen, and which texts end a lane."""
     more = {"action": "extend", "nargs": "+"}
-    g.add_argument("--stop", metavar="TEXT", help="a text that ends a lane", **more)
+    g.add_argument("--stop", metavar="TEXT", type=text, help="a text that ends a lane", **more)
+    g.add_argument(
+        "--extra-eos-token", metavar="TOKEN", help="a token that ends a lane; or its id", **more
+    )
     g.add_argument("--temp", type=float, metavar="T", help="temperature; 0 is greedy")
     g.add_argument("--top-p", type=float, metavar="P")
     g.add_argument("--top-k", type=int, metavar="K")
@@ -145,6 +157,24 @@ def collaborate_flags(p: Any) -> None:
 
 
 # What their values come to.
+
+
+def text(word: str) -> str:
+    r"""A text of the command line: UTF-8 whatever the locale; `\n` and `\t` as a shell leaves them.
+
+    mlx-lm replaces these two as well. LaTeX commands that begin so stay as they are.
+
+    >>> text(r"a\nb"), text(r"\nu \times 2")
+    ('a\nb', '\\nu \\times 2')
+    """
+    if any("\udc80" <= c <= "\udcff" for c in word):  # bytes that the locale could not read
+        try:
+            word = os.fsencode(word).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise argparse.ArgumentTypeError(f"not UTF-8 text (byte {error.start})") from None
+    typed = {"n": "\n", "t": "\t"}
+    plain = lambda m: m[0] if m[0][1:] in LATEX.split() else typed[m[1][0]] + m[1][1:]
+    return re.sub(r"\\([nt][A-Za-z]*)", plain, word)
 
 
 def check_numbers(args: Any, least: float, *names: str, most: float | None = None) -> None:
@@ -217,6 +247,18 @@ def sampling(args: Any) -> dict[str, Any]:
 
         Sampler(**given)  # refuses values out of range
     return given
+
+
+def stop(args: Any, model: Model) -> tuple[str | int, ...]:
+    """What --stop and --extra-eos-token name. Raises TinylaneError for what is no token."""
+    given: list[str | int] = list(args.stop or ())
+    for word in args.extra_eos_token or ():
+        core = None if model.tokenizer is None else model.tokenizer.core
+        id = int(word) if word.isdecimal() else core.token_to_id(word) if core else None
+        if id is None or id >= model.config.vocab:
+            raise TinylaneError(f"--extra-eos-token {show(word)}: this model has no such token")
+        given.append(id)
+    return tuple(given)
 
 
 def _bias(words: list[str]) -> dict[int, float]:

@@ -189,7 +189,7 @@ def prepare(args: Any, lanes: Callable[[Task], list[int]], equal: str) -> Setup:
     conditions = runner.Conditions(
         seed=args.seed,
         sampler=replace(sampler, **{**(task.sampling or {}), **sampling}),
-        stop=tuple(args.stop or ()),
+        stop=common.stop(args, model),
         template=common.template(args),
         omega=common.parse_omega(args.omega),
         slot=args.slot,

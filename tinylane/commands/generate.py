@@ -43,7 +43,14 @@ def flags(p: Any) -> None:
     common.model_flags(p)
     common.engine_flags(p)
     g = p.add_argument_group("prompt")
-    g.add_argument("--prompt", "-p", metavar="TEXT", help='"-" reads it from standard input')
+    g.add_argument(
+        "--prompt",
+        "-p",
+        metavar="TEXT",
+        type=common.text,
+        help=r"\n and \t are a newline and a tab, as in mlx-lm; LaTeX commands (\nu, \times) stay; "
+        "- reads standard input as it is",
+    )
     common.prompt_flags(g)
     g.add_argument(
         "--prompt-cache-file",
@@ -54,6 +61,7 @@ def flags(p: Any) -> None:
     g.add_argument(
         "--lane-prompt",
         metavar="TEXT",
+        type=common.text,
         action="extend",
         nargs="+",
         help="one text a lane, after the prompt that all share",
@@ -179,7 +187,7 @@ def run(args: Any) -> int:
         lane_mask=mask,
         lane_prompts=lane_prompts,
         seed=seed,
-        stop=args.stop or (),
+        stop=common.stop(args, model),
         template=template,
         cache=_saved_cache(args, model, rope, mask or model.mask(n)),
     )
@@ -343,6 +351,10 @@ def lane_settings(
 
 
 def _standard_input() -> str:
+    if sys.stdin is None:
+        raise TinylaneError("--prompt -: standard input is closed")
+    if hasattr(sys.stdin, "reconfigure"):  # whatever the locale says
+        sys.stdin.reconfigure(encoding="utf-8", errors="strict")
     try:
         return sys.stdin.read().removesuffix("\n")
     except UnicodeDecodeError as error:

@@ -16,8 +16,8 @@ from tinylane.files.display import printable
 UNUSED = (
     "collaborate", "lanes", "lane_prompt", "mode", "visibility", "lag", "omega", "slot",
     "omega_scale", "prompt_lane", "temp", "top_p", "top_k", "min_p", "repetition_penalty",
-    "logit_bias", "total_tokens", "stop", "vote", "answer_pattern", "best_of", "save", "pace",
-    "prompt_cache_file",
+    "logit_bias", "total_tokens", "stop", "extra_eos_token", "vote", "answer_pattern", "best_of",
+    "save", "pace", "prompt_cache_file",
 )  # fmt: skip
 
 

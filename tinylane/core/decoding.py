@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinylane.core.errors import TinylaneError, whole
+from tinylane.core.errors import TinylaneError, of_kind, whole
 from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, Rotation, Row
+from tinylane.core.model import Model
 from tinylane.core.prefix import keep_prefix
-from tinylane.core.prompt import Prompt, encode_lane_prompt, encode_prompt, end_ids, text_stream
+from tinylane.core.prompt import Prompt, encode_lane_prompt, encode_prompt, ends, text_stream
 from tinylane.core.result import Lane, Result, Step
 from tinylane.core.sampling import Sampler, uniform
 
 if TYPE_CHECKING:
     from tinylane.core.cache import LaneCache
-    from tinylane.core.model import Model
     from tinylane.core.pipeline import Ahead
 
 
@@ -39,7 +39,7 @@ class Settings:
 
     max_tokens: int | Sequence[int] = 256  # of each lane; or one number per lane
     total_tokens: int | None = None  # of all lanes together: no step is taken that goes beyond
-    stop: Sequence[str] = ()  # strings that end a lane
+    stop: Any = None  # texts that end a lane (a special token's too), or ids of tokens
     sampler: Sampler | None = None  # None takes the checkpoint's generation_config
     seed: int = 0
     lane_rope: Rotation | None = None  # None takes what the checkpoint was trained with
@@ -75,24 +75,28 @@ class Decoding:
     def __init__(self, model: Model, prompt: Prompt, lanes: int = 1, **settings: Any) -> None:
         began, s = time.perf_counter(), Settings(**settings)
         n = whole("lanes", lanes, 1, MAX_LANES)
-        self.model, self.stop = model, tuple(s.stop)
+        self.model = of_kind("model", model, Model, "a model: tinylane.load gives one")
+        self.stop, self.ends = ends(model, s.stop)
         self.seed = whole("seed", s.seed, 0, 2**128 - 1)
         self.chunk = whole("chunk", s.chunk, 1)
         self.total_tokens = s.total_tokens
         if s.total_tokens is not None:
             self.total_tokens = whole("total_tokens", s.total_tokens, n)
-        self.sampler = s.sampler or Sampler.from_config(model.sampling)
-        self.mask = s.lane_mask or model.mask(n)
+        drawn = Sampler.from_config(model.sampling) if s.sampler is None else s.sampler
+        self.sampler = of_kind("sampler", drawn, Callable, "a Sampler")
+        mask = model.mask(n) if s.lane_mask is None else s.lane_mask
+        self.mask = of_kind("lane_mask", mask, LaneMask, "a LaneMask")
         if self.mask.n < n:
             raise TinylaneError(f"{n} lanes, but visibility is {self.mask.n} x {self.mask.n}")
         rope = model.rope(s.lane_rope, self.mask)
         self.prompt = encode_prompt(model, prompt, s.template)
         lane_prompts = model.lane_prompts(n) if s.lane_prompts is None else s.lane_prompts
+        of_kind("lane_prompts", lane_prompts, (list, tuple), "a list: a text or ids for each lane")
         lane_ids = [encode_lane_prompt(model, text) for text in lane_prompts]
         if len(lane_ids) != n:
             raise TinylaneError(f"{len(lane_ids)} lane prompts for {n} lanes; expected one a lane")
-        limits: Any = s.max_tokens
-        limits = list(limits) if isinstance(limits, (Sequence, np.ndarray)) else [limits] * n
+        limits: Any = getattr(s.max_tokens, "tolist", lambda: s.max_tokens)()  # of an array
+        limits = list(limits) if isinstance(limits, (list, tuple, range)) else [limits] * n
         if len(limits) != n:
             raise TinylaneError(f"{len(limits)} values of max_tokens for {n} lanes")
         self.clock = len(self.prompt) + max(map(len, lane_ids))  # of the next tokens to be drawn
@@ -105,7 +109,6 @@ class Decoding:
         self.reused = keep_prefix(self.cache, model, rope, self.mask, self.prompt)
         self.lanes: list[Lane] = []
         self.steps, self.seconds = 0, 0.0
-        self._ends = end_ids(model)
         self._streams: dict[int, Any] = {}
         self._feed: list[Row] = []  # rows for the next pass
         self._logits: dict[int, Any] = {}  # lane -> (V,) logits its next token is drawn from
@@ -201,7 +204,7 @@ class Decoding:
             lane.tokens.append(token)
             lane.logprobs.append(logprob)
             before = len(lane.text)
-            reason = "stop" if token in self._ends or self._say(lane, token) else None
+            reason = "stop" if token in self.ends or self._say(lane, token) else None
             if reason is None:
                 self._feed.append((token, self.clock, lane.index))
                 full = self.clock + 1 >= self.model.config.context
@@ -243,8 +246,8 @@ class Decoding:
     # Within.
 
     def _lane(self, m: int) -> Lane:
-        if not 0 <= m < len(self.lanes):
-            raise TinylaneError(f"lane {m}; there are lanes 0 .. {len(self.lanes) - 1}")
+        if not isinstance(m, (int, np.integer)) or not 0 <= m < len(self.lanes):
+            raise TinylaneError(f"lane {m!r}; there are lanes 0 .. {len(self.lanes) - 1}")
         return self.lanes[m]
 
     def _room(self, m: int) -> None:
@@ -322,7 +325,7 @@ def generate(
 ) -> Result:
     """Decode jointly to the end. Settings: see `Decoding`; `on_step` is called after every step."""
     decoding = Decoding(model, prompt, **settings)
+    tell = of_kind("on_step", on_step or (lambda step: None), Callable, "a function")
     for step in decoding:
-        if on_step is not None:
-            on_step(step)
+        tell(step)
     return decoding.result()

@@ -5,6 +5,12 @@ The command line prints the line without a traceback and exits with `code`.
 
 from __future__ import annotations
 
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
 LONGEST = 1000  # characters of a message
 
 
@@ -42,6 +48,29 @@ def show(value: object, limit: int = 80) -> str:
     except ValueError:  # an integer beyond Python's limit of digits
         text = f"a {type(value).__name__} too long to print"
     return text if len(text) <= limit else f"{text[: limit - 23]} ... {text[-18:]}"
+
+
+def of_kind(name: str, value: object, kinds: Any, expected: str) -> Any:
+    """`value`. Raises TinylaneError unless it is an instance of one of `kinds`."""
+    if not isinstance(value, kinds):
+        raise TinylaneError(f"{name} is {show(value)}; expected {expected}")
+    return value
+
+
+def reals(name: str, value: Any, single: bool = False) -> np.ndarray:
+    """`value` as a float64 array of its own. Raises TinylaneError for what is no number (`single`),
+    or no numbers."""
+    import numpy as np
+
+    array = None
+    if value is not None and not isinstance(value, (str, bytes, bool)):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            array = np.array(value, dtype=np.float64)
+    if array is None or (single and array.ndim):
+        raise TinylaneError(
+            f"{name} is {show(value)}; expected {'a number' if single else 'numbers'}"
+        )
+    return array
 
 
 def whole(name: str, value: object, least: int, most: int | None = None) -> int:

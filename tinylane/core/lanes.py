@@ -11,11 +11,11 @@ decoding, training, tests and plots.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from tinylane.core.errors import TinylaneError, whole
+from tinylane.core.errors import TinylaneError, of_kind, reals, whole
 
 SHARED = -1  # the lane of prompt tokens that every lane sees
 MAX_LANES = 1024
@@ -38,11 +38,11 @@ class LaneMask:
     lag: int = 0
 
     def __post_init__(self) -> None:
-        v = np.array(self.visibility)
+        v = reals("visibility", self.visibility)
         if v.ndim != 2 or v.shape[0] != v.shape[1]:
             raise TinylaneError(f"visibility has shape {v.shape}; expected N x N, one row a lane")
         _count(len(v))
-        if v.dtype != bool and not np.isin(v, (0, 1)).all():
+        if not np.isin(v, (0, 1)).all():
             raise TinylaneError("visibility holds values other than true and false")
         v = v.astype(bool)
         v.setflags(write=False)
@@ -81,7 +81,7 @@ class LaneMask:
     @classmethod
     def named(cls, name: str, n: int, lag: int = 0) -> LaneMask:
         """`independent`, `joint`, `star`, or `neighbours:k`, as the command line spells them."""
-        head, _, k = name.partition(":")
+        head, _, k = of_kind("visibility", name, str, "a name or a LaneMask").partition(":")
         digits = k.isascii() and k.isdigit() and len(k) < 10  # int() reads other scripts' too
         if head == "neighbours" and (digits or not k):
             return cls.neighbours(n, int(k or 1), lag)
@@ -165,6 +165,7 @@ class Places(NamedTuple):
 Views = tuple[np.ndarray, tuple[np.ndarray, ...], np.ndarray | None]
 
 
+@runtime_checkable
 class Rotation(Protocol):
     """What the decoder and the cache ask of a rotation; `LaneRoPE` is one, `Hogwild` another."""
 
@@ -192,7 +193,7 @@ class LaneRoPE:
     prompt_lane: Literal["own", 0] = "own"
 
     def __post_init__(self) -> None:
-        w = np.array(self.omega, dtype=np.float64)
+        w = reals("Omega", self.omega)
         if w.ndim not in (1, 2) or w.size == 0:
             raise TinylaneError(f"Omega has shape {w.shape}; expected (D/2,) or (layers, D/2)")
         if not np.isfinite(w).all():
@@ -205,7 +206,7 @@ class LaneRoPE:
     @classmethod
     def none(cls, theta: Any, prompt_lane: Literal["own", 0] = "own") -> LaneRoPE:
         """Omega = 0: lanes cannot be told apart by position, the mask-only ablation."""
-        return cls(np.zeros_like(np.asarray(theta, dtype=np.float64)), prompt_lane)
+        return cls(np.zeros_like(reals("theta", theta)), prompt_lane)
 
     @classmethod
     def group_think(
@@ -216,7 +217,7 @@ class LaneRoPE:
         With `prompt_lane=0` exactly Group Think (arXiv:2505.11107). Lanes of a higher index then
         stand at negative distances that no pretrained model has seen.
         """
-        return cls(_slot(slot) * np.asarray(theta, dtype=np.float64), prompt_lane)
+        return cls(_slot(slot) * reals("theta", theta), prompt_lane)
 
     @classmethod
     def ntk(
@@ -227,11 +228,11 @@ class LaneRoPE:
         Fast planes turn as in Group Think, the slowest by 1/scale of it. The paper names an
         NTK-aware start; these constants are our reading of it. scale: usually N.
         """
-        theta = np.asarray(theta, dtype=np.float64)
-        if not (np.isfinite(scale) and scale > 0):
+        theta, by = reals("theta", theta), float(reals("ntk scale", scale, single=True))
+        if not (np.isfinite(by) and by > 0):
             raise TinylaneError(f"ntk scale is {scale}; expected a number > 0, usually N")
-        d = np.arange(len(theta))
-        decay = float(scale) ** (-2 * d / max(2 * len(theta) - 2, 1))
+        planes = theta.shape[-1] if theta.ndim else 1
+        decay = by ** (-2 * np.arange(planes) / max(2 * planes - 2, 1))
         return cls(_slot(slot) * theta * decay, prompt_lane)
 
     def views(self, theta: np.ndarray, mask: LaneMask, places: Places) -> Views:
@@ -274,6 +275,7 @@ def _count(n: int) -> int:
 
 
 def _slot(slot: float) -> float:
-    if not np.isfinite(slot):
+    number = float(reals("slot", slot, single=True))
+    if not np.isfinite(number):
         raise TinylaneError(f"slot is {slot}; expected a finite number of positions")
-    return float(slot)
+    return number

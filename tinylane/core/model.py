@@ -18,7 +18,7 @@ import numpy as np
 from tinylane.core.cache import LaneCache
 from tinylane.core.config import ModelConfig
 from tinylane.core.decoder import PLAIN, Array, Ops, Params, Plan, forward, make_plan
-from tinylane.core.errors import TinylaneError
+from tinylane.core.errors import TinylaneError, of_kind
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Places, Rotation
 from tinylane.core.prefix import alone
 from tinylane.core.rope import frequencies
@@ -88,7 +88,9 @@ class Model:
 
     def rope(self, lane_rope: Rotation | None = None, mask: LaneMask | None = None) -> Rotation:
         """`lane_rope`, checked; else the model's; else none. mask: none if no lane reads others."""
-        rope = lane_rope or self.lane_rope or LaneRoPE.none(self.theta)
+        rope: Any = self.lane_rope if lane_rope is None else lane_rope
+        rope = LaneRoPE.none(self.theta) if rope is None else rope
+        of_kind("lane_rope", rope, Rotation, "a LaneRoPE, or Hogwild()")
         sizes = (self.config.layers, self.config.head_dim // 2)
         if isinstance(rope, LaneRoPE) and rope.omega.shape not in (sizes, sizes[1:]):
             raise TinylaneError(
@@ -149,12 +151,14 @@ class Model:
                 f"rows are {keep.min()} .. {keep.max()}; expected 0 .. {len(ids) - 1}"
             )
         if cache is not None:
-            cache.check(self, lane_rope)
+            of_kind("cache", cache, LaneCache, "a LaneCache").check(self, lane_rope)
             lane_rope = cache.lane_rope
-            lane_mask = lane_mask or cache.lane_mask
+            lane_mask = cache.lane_mask if lane_mask is None else lane_mask
         rope = self.rope(lane_rope)
         places = Places(i, m, i, m) if cache is None else cache.places(i, m)
-        mask = lane_mask or self.mask(max(int(places.key_lanes.max()) + 1, 1))
+        n = max(int(places.key_lanes.max()) + 1, 1)
+        mask = self.mask(n) if lane_mask is None else lane_mask
+        of_kind("lane_mask", mask, LaneMask, "a LaneMask")
         if m.min() < SHARED or places.key_lanes.max() >= mask.n:
             wrong = m.min() if m.min() < SHARED else places.key_lanes.max()
             raise TinylaneError(

@@ -20,17 +20,16 @@ Sources: LaneRoPE (arXiv:2605.27570), Group Think (arXiv:2505.11107), Hogwild! (
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from types import NoneType
+from typing import Any
 
 import numpy as np
 
-from tinylane.core.errors import TinylaneError, show
+from tinylane.core.errors import TinylaneError, of_kind, show
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import LaneMask, LaneRoPE, Rotation
+from tinylane.core.model import Model
 from tinylane.core.prefix import alone
-
-if TYPE_CHECKING:
-    from tinylane.core.model import Model
 
 MODES = ("independent", "joint", "group_think", "hogwild")
 # Where Omega may start, and the numbers that each start uses.
@@ -74,6 +73,10 @@ def mode(
     0. visibility: a name of `LaneMask.named`, or a LaneMask (with its own lag); default joint.
     lag: default the model's. Raises TinylaneError for what contradicts the mode or is out of range.
     """
+    of_kind("mode", name, str, "a name")
+    of_kind("model", model, Model, "a model: tinylane.load gives one")
+    of_kind("visibility", visibility, (str, LaneMask, NoneType), "a name or a LaneMask")
+    of_kind("prompt_lane", prompt_lane, (str, int, NoneType), "own or 0")
     check_mode(name, omega=omega, scale=scale, prompt_lane=prompt_lane, visibility=visibility)
     if name == "independent":
         return LaneRoPE.none(model.theta), LaneMask.independent(lanes)

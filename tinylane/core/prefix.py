@@ -10,15 +10,13 @@ counts as prompt. The text of lanes that read each other came from what they rea
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
+from tinylane.core.cache import LaneCache
+from tinylane.core.errors import of_kind
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Rotation
-
-if TYPE_CHECKING:
-    from tinylane.core.cache import LaneCache
-    from tinylane.core.model import Model
 
 
 def alone(mask: LaneMask) -> bool:
@@ -27,7 +25,7 @@ def alone(mask: LaneMask) -> bool:
 
 
 def keep_prefix(
-    cache: LaneCache, model: Model, rope: Rotation, mask: LaneMask, tokens: list[int]
+    cache: LaneCache, model: Any, rope: Rotation, mask: LaneMask, tokens: list[int]
 ) -> int:
     """Keep the rows that a prefill of `tokens` begins with, as the prompt of lanes with this
     rotation and mask; returns how many. The last token's is not among them: its logits are needed.
@@ -35,6 +33,7 @@ def keep_prefix(
     Raises TinylaneError, and changes nothing, for a cache of another model, or with rows of lanes
     that were turned by another rotation.
     """
+    of_kind("cache", cache, LaneCache, "a LaneCache")
     lanes = np.unique(cache.lanes[cache.lanes != SHARED])
     cache.check(model, rope if len(lanes) else None)
     shared, best = np.flatnonzero(cache.lanes == SHARED), np.zeros(0, dtype=np.int64)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinylane.core.errors import TinylaneError, show
+from tinylane.core.errors import TinylaneError, of_kind, show
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model
@@ -21,15 +21,37 @@ def end_ids(model: Model) -> frozenset[int]:
     return frozenset(model.config.eos_ids) | frozenset(named)
 
 
+def ends(model: Model, stop: Any) -> tuple[tuple[str | int, ...], frozenset[int]]:
+    """What ends a lane: `stop` as texts and token ids, and the ids of every token that ends it.
+
+    stop: a text, a token id, a list of them, or None; else TinylaneError. A special token has no
+    text in a lane, so one that `stop` names ends the lane by its id.
+    """
+    if stop is None or stop == ():
+        return (), end_ids(model)
+    several = (stop,) if isinstance(stop, (str, int)) else stop
+    if not isinstance(several, (list, tuple)) or not all(
+        (isinstance(one, str) and one) or type(one) is int for one in several
+    ):
+        raise TinylaneError(
+            f"stop is {show(stop)}; expected texts that are not empty, or token ids"
+        )
+    special = () if model.tokenizer is None else model.tokenizer.special_ids(several)
+    ids = [one for one in several if isinstance(one, int)]
+    return tuple(several), end_ids(model) | {*special, *ids}
+
+
 def encode_prompt(model: Model, prompt: Prompt, template: dict[str, Any] | None) -> list[int]:
     """Token ids of a prompt: text and messages by the checkpoint's tokenizer, ids as they are."""
-    if isinstance(prompt, str) or (len(prompt) and isinstance(prompt[0], dict)):
+    messages = isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], dict)
+    if isinstance(prompt, str) or messages:
         text: Any = prompt
         if model.tokenizer is None:
             raise TinylaneError(
                 "this checkpoint has no tokenizer.json; give the prompt as token ids"
             )
-        ids = model.tokenizer.prompt_ids(text, **(template or {}))
+        given = of_kind("template", {} if template is None else template, dict, "an object")
+        ids = model.tokenizer.prompt_ids(text, **given)
     else:
         ids = _checked_ids(model, prompt)
     if not ids:
@@ -46,12 +68,13 @@ def encode_lane_prompt(model: Model, prompt: str | Sequence[int]) -> list[int]:
     return _checked_ids(model, prompt)
 
 
-def text_stream(model: Model, stop: Sequence[str]) -> Any:
+def text_stream(model: Model, stop: Sequence[str | int]) -> Any:
     """A lane's text, token by token: `push(token)`, `flush()`, `stopped` (by a stop string).
 
     Without a tokenizer there is no text.
     """
-    return NoText() if model.tokenizer is None else model.tokenizer.stream(stop)
+    texts = [text for text in stop if isinstance(text, str)]
+    return NoText() if model.tokenizer is None else model.tokenizer.stream(texts)
 
 
 class NoText:
@@ -67,9 +90,11 @@ class NoText:
 
 
 def _checked_ids(model: Model, prompt: Sequence[Any]) -> list[int]:
-    for token in prompt:
+    values = prompt.tolist() if isinstance(prompt, np.ndarray) else prompt
+    of_kind("the prompt", values, (list, tuple, range), "text, messages or token ids")
+    for token in values:
         if isinstance(token, bool) or not isinstance(token, (int, np.integer)):
             raise TinylaneError(f"the prompt holds {show(token)}; expected text or token ids")
         if not 0 <= int(token) < model.config.vocab:
             raise TinylaneError(f"token {token} is outside the vocabulary of {model.config.vocab}")
-    return [int(token) for token in prompt]
+    return [int(token) for token in values]

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tinylane.core.distribution import draw_from, logsumexp
-from tinylane.core.errors import TinylaneError
+from tinylane.core.errors import TinylaneError, of_kind
 
 Array = Any  # a NumPy or MLX array
 History = Sequence[Sequence[int]]  # for each lane, the ids that the repetition penalty looks at
@@ -80,7 +80,8 @@ class Sampler:
         if not isinstance(self.top_k, Integral) or self.top_k < 0:
             raise TinylaneError(f"top_k {self.top_k!r}: expected an integer >= 0 (0 is off)")
         object.__setattr__(self, "top_k", int(self.top_k))
-        for token, bias in (self.logit_bias or {}).items():
+        biases = of_kind("logit_bias", self.logit_bias or {}, Mapping, "numbers by token id")
+        for token, bias in biases.items():
             numbers = isinstance(token, Integral) and isinstance(bias, Real)
             if not (numbers and token >= 0 and bias < math.inf):
                 raise TinylaneError(f"logit_bias {token!r}: {bias!r}: expected an id and a number")
@@ -88,7 +89,8 @@ class Sampler:
     @classmethod
     def from_config(cls, defaults: Mapping[str, Any] | None) -> Sampler:
         """From the fields of generation_config.json; greedy unless it says otherwise."""
-        known = {k: v for k, v in (defaults or {}).items() if k in cls.__dataclass_fields__}
+        given = of_kind("defaults", {} if defaults is None else defaults, Mapping, "an object")
+        known = {k: v for k, v in given.items() if k in cls.__dataclass_fields__}
         return cls(**{"temperature": 0.0, **known})
 
     def __call__(self, logits: Array, uniforms: Any, history: History) -> tuple[Array, Array]:

@@ -16,7 +16,7 @@ from decimal import Decimal
 from itertools import chain
 from typing import Any, NamedTuple
 
-from tinylane.core.errors import TinylaneError
+from tinylane.core.errors import TinylaneError, of_kind, show
 
 BRACES = re.compile(r"(\\{1,2}(?:boxed|fbox)\s*\{)|\\\\|\\[{}]|[{}]")
 HASHES = re.compile(r"^[ \t]*####(?!#)(.*)$", re.MULTILINE)
@@ -81,6 +81,7 @@ def extract(
     >>> extract("so x = 7, and 2x is \\\\boxed{14}. Check: 14 / 2 = 7.")
     '14'
     """
+    of_kind("text", text, str, "a text")
     if pattern is not None:
         candidates = _matches(text, _compiled(pattern))
     else:
@@ -157,9 +158,10 @@ class _Entry(NamedTuple):
 
 def _entries(result: Any) -> list[_Entry]:
     lanes = getattr(result, "lanes", result)
-    if isinstance(lanes, str) or not (lanes := list(lanes)):
+    lanes = list(lanes) if isinstance(lanes, (list, tuple)) else []
+    if not lanes or not all(isinstance(x, str) or hasattr(x, "logprobs") for x in lanes):
         raise TinylaneError(
-            f"{lanes!r}: expected a result, or a list of texts, with a lane or more"
+            f"{show(result)}: expected a result, or a list of texts, with a lane or more"
         )
     return [
         _Entry(lane, lane, i, (-math.inf, -i))
@@ -197,12 +199,13 @@ def vote(
     """
     if pattern is not None and extract is not None:
         raise TinylaneError("pattern and extract are both given: expected one of them")
-    find = extract or _extractor(pattern)
+    find = of_kind("extract", extract or _extractor(pattern), Callable, "a function")
+    key = of_kind("key", key or normalise, Callable, "a function")
     groups: dict[Hashable, list[tuple[_Entry, str]]] = {}
     for entry in _entries(result):
         answer = find(entry.text)
         if answer is not None:
-            groups.setdefault((key or normalise)(answer), []).append((entry, answer))
+            groups.setdefault(key(answer), []).append((entry, answer))
     # Of each group the best lane; then the groups by votes and, among equals, by their best lane.
     ranked = [(len(group), *max(group, key=lambda x: x[0].rank)) for group in groups.values()]
     ranked.sort(key=lambda x: (x[0], x[1].rank), reverse=True)
@@ -232,6 +235,7 @@ def best_of(result: Any, score: Callable[[Any], float] | None = None) -> Any:
         if any(isinstance(entry.lane, str) for entry in entries):
             raise TinylaneError("plain texts have no log-probabilities: expected a score function")
         return max(entries, key=lambda entry: entry.rank).lane
+    of_kind("score", score, Callable, "a function")
     scored = [(float(score(entry.lane)), -entry.number, entry) for entry in entries]
     for value, _, entry in scored:
         if value != value:

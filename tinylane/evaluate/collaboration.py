@@ -28,7 +28,7 @@ import numpy as np
 
 from tinylane.checkpoints.adapter import fill, fill_all
 from tinylane.core.errors import TinylaneError, show
-from tinylane.core.prompt import Prompt, encode_lane_prompt, end_ids
+from tinylane.core.prompt import Prompt, encode_lane_prompt
 from tinylane.core.sampling import Array, History, Sampler
 from tinylane.files.io import read_bytes
 
@@ -300,8 +300,8 @@ class Dictation(Sampler):
             ids = tuple(encode_lane_prompt(decoding.model, text))
             if not ids:
                 raise TinylaneError(f"the {kind} has no tokens: {show(text)}")
-            stops = [stop for stop in decoding.stop if stop in text]
-            if stops or end_ids(decoding.model) & set(ids):
+            stops = [x for x in decoding.stop if isinstance(x, str) and x in text]
+            if stops or decoding.ends & set(ids):
                 what = f"the stop text {show(stops[0])}" if stops else "an end token"
                 raise TinylaneError(f"the {kind} holds {what}, which ends a lane: {show(text)}")
             self._encoded[text] = ids

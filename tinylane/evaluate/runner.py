@@ -66,7 +66,7 @@ class Conditions:
 
     seed: int = 0
     sampler: Sampler | None = None
-    stop: tuple[str, ...] = ()
+    stop: tuple[str | int, ...] = ()
     template: dict[str, Any] | None = None
     omega: Any = None
     slot: float | None = None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinylane.core.cache import LaneCache
-from tinylane.core.errors import TinylaneError, show
+from tinylane.core.errors import TinylaneError, of_kind, show
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import MAX_LANES, MAX_STEPS, SHARED, LaneMask, LaneRoPE, Rotation
 from tinylane.core.prefix import alone
@@ -74,6 +74,7 @@ def load_cache(
     with another `lane_rope` or `lane_mask` than the ones given (if given). Masks of more and of
     fewer lanes are alike if the lanes of both read each other alike.
     """
+    of_kind("path", path, (str, Path), "the name of a file")
     with TensorFile.open(path) as file, _naming(path):
         if file.metadata.get("format") != FORMAT:
             raise TinylaneError("not a cache saved by tinylane")

@@ -37,7 +37,6 @@ from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import SHARED, LaneMask, Rotation
 from tinylane.core.model import Model
-from tinylane.core.prompt import end_ids
 from tinylane.core.result import Lane
 from tinylane.core.sampling import Sampler, uniform
 from tinylane.testing.strategies import lane_ropes, masks
@@ -258,7 +257,7 @@ class Shadow:
             error = abs(step.logprobs[m] - logprobs[token])  # type: ignore[operator]
             assert error <= allowed, f"lane {m}: log-probability off by {error:.2g}"
             self.written[m].append(token)
-            if token not in end_ids(d.model):
+            if token not in d.ends:
                 self.rows.append((token, clock, m))
         assert {lane.index: lane.tokens for lane in d.lanes} == self.written
 

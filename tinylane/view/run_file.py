@@ -133,7 +133,7 @@ def _run(file: dict[str, Any]) -> Run:
     rope = _rotation(settings)
     mask = LaneMask(_matrix(settings, "visibility"), settings.whole("lag"))
     sampler, seed = _sampler(settings.fields("sampler")), _seed_of(settings)
-    settings.items("stop", str)
+    settings.items("stop", (str, int))
     lanes = [_lane(lane, index, len(ids)) for index, lane in enumerate(raw.items("lanes"))]
     if not 1 <= len(lanes) <= mask.n:
         raise TinylaneError(f"{len(lanes)} lanes, but visibility is {mask.n} x {mask.n}")
