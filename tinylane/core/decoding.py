@@ -55,8 +55,7 @@ class Decoding:
 
     prompt: text, chat messages, or token ids. settings: the fields of `Settings`, by keyword;
     `tinylane.mode` gives a rotation and a mask by name. Raises TinylaneError for an empty prompt,
-    one that leaves no room in the context, and settings out of range. Laws 7, 8, 9 and 13 are about
-    this class.
+    one that leaves no room in the context, and settings out of range. Laws 7, 8, 9 and 13.
 
     >>> from tinylane.core.config import ModelConfig
     >>> from tinylane.core.model import Model
@@ -79,14 +78,12 @@ class Decoding:
         self.stop, self.ends = ends(model, s.stop)
         self.seed = whole("seed", s.seed, 0, 2**128 - 1)
         self.chunk = whole("chunk", s.chunk, 1)
-        self.total_tokens = s.total_tokens
-        if s.total_tokens is not None:
-            self.total_tokens = whole("total_tokens", s.total_tokens, n)
+        total = s.total_tokens
+        self.total_tokens = None if total is None else whole("total_tokens", total, n)
         drawn = Sampler.from_config(model.sampling) if s.sampler is None else s.sampler
         self.sampler = of_kind("sampler", drawn, Callable, "a Sampler")
-        mask = model.mask(n) if s.lane_mask is None else s.lane_mask
-        self.mask = of_kind("lane_mask", mask, LaneMask, "a LaneMask")
-        if self.mask.n < n:
+        self.mask = model.mask(n) if s.lane_mask is None else s.lane_mask
+        if of_kind("lane_mask", self.mask, LaneMask, "a LaneMask").n < n:
             raise TinylaneError(f"{n} lanes, but visibility is {self.mask.n} x {self.mask.n}")
         rope = model.rope(s.lane_rope, self.mask)
         self.prompt = encode_prompt(model, prompt, s.template)

@@ -275,7 +275,6 @@ def _count(n: int) -> int:
 
 
 def _slot(slot: float) -> float:
-    number = float(reals("slot", slot, single=True))
-    if not np.isfinite(number):
+    if not np.isfinite(reals("slot", slot, single=True)):
         raise TinylaneError(f"slot is {slot}; expected a finite number of positions")
-    return number
+    return float(slot)

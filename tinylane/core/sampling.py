@@ -80,8 +80,7 @@ class Sampler:
         if not isinstance(self.top_k, Integral) or self.top_k < 0:
             raise TinylaneError(f"top_k {self.top_k!r}: expected an integer >= 0 (0 is off)")
         object.__setattr__(self, "top_k", int(self.top_k))
-        biases = of_kind("logit_bias", self.logit_bias or {}, Mapping, "numbers by token id")
-        for token, bias in biases.items():
+        for token, bias in of_kind("logit_bias", self.logit_bias or {}, Mapping, "a dict").items():
             numbers = isinstance(token, Integral) and isinstance(bias, Real)
             if not (numbers and token >= 0 and bias < math.inf):
                 raise TinylaneError(f"logit_bias {token!r}: {bias!r}: expected an id and a number")
