@@ -27,7 +27,7 @@ def ends(model: Model, stop: Any) -> tuple[tuple[str | int, ...], frozenset[int]
     stop: a text, a token id, a list of them, or None; else TinylaneError. A special token has no
     text in a lane, so one that `stop` names ends the lane by its id.
     """
-    if stop is None or stop == ():
+    if stop is None or (isinstance(stop, tuple) and not stop):
         return (), end_ids(model)
     several = (stop,) if isinstance(stop, (str, int)) else stop
     if not isinstance(several, (list, tuple)) or not all(
