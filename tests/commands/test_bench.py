@@ -65,6 +65,20 @@ def test_the_document_the_profile_and_the_plot(ask: Any, tmp_path: Path) -> None
     assert "<!-- tinylane numpy, joint -->" in plot.read_text()
 
 
+def test_sampled_decoding_is_timed_as_it_is_asked_for(ask: Any, tiny: Path) -> None:
+    """Greedy without flags. With them another text is decoded, the same in every round."""
+    more = ("--lanes", 2, "--mode", "joint")
+    assert "3 new tokens, greedy, 1 rounds" in ask("bench", *TINY, *more, "-m", 3)[1]
+    words = (*TINY, *more, "--temp", 0.9, "--top-p", 0.8, "--top-k", 5)
+    assert "temperature 0.9, top_p 0.8, top_k 5" in ask("bench", *words)[1]
+    document = json.loads(ask("bench", *words, "--json")[1])
+    assert document["settings"]["sampling"] == {"temperature": 0.9, "top_p": 0.8, "top_k": 5}
+    loaded, prompt = load_engine("tinylane numpy", tiny, "float32"), random_prompt(512, 5, 0)
+    how = [((0.0, 1.0, 0), 0), ((0.9, 0.8, 5), 0), ((0.9, 0.8, 5), 0), ((0.9, 0.8, 5), 1)]
+    texts = [loaded.run(BenchCase(prompt, 1, 9, "independent", "own", *h)).tokens for h in how]
+    assert texts[1] == texts[2] and len(set(map(tuple, texts))) == 3
+
+
 def test_a_checkpoint_keeps_its_adapter_and_context(ask: Any, game: str) -> None:
     words = ("--model", game, "--prompt-tokens", 9, *TINY[4:], "--lanes", 2, "--json", "--quiet")
     code, out, err = ask("bench", *words)
@@ -133,6 +147,8 @@ def test_the_profile_of_mlx_knows_the_time_of_building_the_graph(tiny: Path) -> 
         (("--shape", "tiny", "--lanes", 0), "--lanes is 0; expected 1 "),
         (("--shape", "tiny", "-m", 2), "--max-tokens is 2; expected 3 or more"),
         (("--shape", "tiny", "--repeats", 0), "--repeats is 0; expected 1 "),
+        (("--shape", "tiny", "--temp", -1), "temperature -1.0: expected a number in [0, 1e6]"),
+        (("--shape", "tiny", "--temp", 1, "--top-p", 2), "top_p 2.0: expected"),
         (("--shape", "tiny", "--threads", 0), "--threads is 0; expected 1 "),
         (("--shape", "tiny", "--prompt-tokens", 4095), "context is 4096"),
         (("--model", "no/such folder"), "no/such folder"),

@@ -39,7 +39,10 @@ def flags(p: Any) -> None:
     g.add_argument("--max-tokens", "-m", type=int, default=128, metavar="N", help="default: 128")
     g.add_argument("--mode", choices=MODES, nargs="+", help="default: both, with several lanes")
     g.add_argument("--prompt-lane", choices=("own", "0"), default="own", help="of joint lanes")
-    g.add_argument("--seed", type=int, default=0, metavar="S", help="of prompt and weights")
+    g.add_argument("--temp", type=float, default=0.0, metavar="T", help="default: 0, greedy")
+    g.add_argument("--top-p", type=float, default=1.0, metavar="P")
+    g.add_argument("--top-k", type=int, default=0, metavar="K")
+    g.add_argument("--seed", type=int, default=0, metavar="S", help="of prompt, weights and draws")
     g = p.add_argument_group("how")
     g.add_argument("--repeats", type=int, default=5, metavar="N", help="rounds; default: 5")
     g.add_argument("--threads", type=int, metavar="N", help="default: all processors")
@@ -88,6 +91,8 @@ def timed(
     from tinylane.core import __version__
     from tinylane.files.memory import forecast
 
+    if peers and args.temp:
+        raise TinylaneError(f"--temp {args.temp:g}: other programs are timed greedy; leave it out")
     backends = list(dict.fromkeys(choose_backend(name) for name in args.backend))
     modes = list(dict.fromkeys(args.mode or (MODES if max(args.lanes) > 1 else MODES[:1])))
     _check(args)
@@ -151,6 +156,7 @@ def timed(
             "max_tokens": args.max_tokens,
             "modes": modes,
             "prompt_lane": args.prompt_lane,
+            "sampling": {"temperature": args.temp, "top_p": args.top_p, "top_k": args.top_k},
             "repeats": args.repeats,
             "seed": args.seed,
             "preload": preload,
@@ -160,16 +166,16 @@ def timed(
     return document, work.cases, times
 
 
-def _cases(args: Any, vocab: int, prompts: Sequence[int], modes: Sequence[str]) -> list[BenchCase]:
+def _cases(args: Any, vocab: int, lengths: Sequence[int], modes: Sequence[str]) -> list[BenchCase]:
     """Of one lane joint decoding is the same as independent: it is left out if both are asked."""
     from tinylane.commands.bench_engine import BenchCase, random_prompt
 
     prompt_lane = 0 if args.prompt_lane == "0" else "own"
+    sampling = args.temp, args.top_p, args.top_k
+    prompts = [random_prompt(vocab, length, args.seed) for length in lengths]
     return [
-        BenchCase(
-            random_prompt(vocab, length, args.seed), lanes, args.max_tokens, mode, prompt_lane
-        )
-        for length in prompts
+        BenchCase(prompt, lanes, args.max_tokens, mode, prompt_lane, sampling, args.seed)
+        for prompt in prompts
         for lanes in args.lanes
         for mode in modes
         if lanes > 1 or mode != "joint" or len(modes) == 1
@@ -184,7 +190,9 @@ def _check(args: Any) -> None:
 
         figure_style.blank(1, 1)  # raises where matplotlib is missing
     from tinylane.core.lanes import MAX_LANES
+    from tinylane.core.sampling import Sampler
 
+    Sampler(args.temp, args.top_p, args.top_k)  # raises for what is out of range
     common.check_numbers(args, 1, "lanes", most=MAX_LANES)
     common.check_numbers(args, 1, "prompt_tokens", "repeats", "threads", "read_mib")
     common.check_numbers(args, 3, "max_tokens")  # two steps are timed after the first token

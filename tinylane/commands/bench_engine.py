@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from itertools import pairwise
@@ -21,7 +22,8 @@ from tinylane.core.sampling import Sampler
 class BenchCase:
     """What is decoded: `lanes` generations of one prompt of token ids, `count` tokens each.
 
-    Greedy, without an end token. prompt_lane: of joint lanes, "own" or 0 (method, section 2).
+    Without an end token. prompt_lane: of joint lanes, "own" or 0 (method, section 2). sampling:
+    temperature (0: greedy), top-p and top-k; seed: of the draws.
     """
 
     prompt: list[int]
@@ -29,6 +31,8 @@ class BenchCase:
     count: int
     mode: str = "independent"
     prompt_lane: Any = "own"
+    sampling: Sequence[float] = (0.0, 1.0, 0)
+    seed: int = 0
 
 
 @dataclass
@@ -69,7 +73,8 @@ class Tinylane:
             case.prompt,
             case.lanes,
             max_tokens=case.count,
-            sampler=Sampler(temperature=0),
+            sampler=Sampler(*case.sampling),  # type: ignore[arg-type]
+            seed=case.seed,
             lane_rope=rope,
             lane_mask=named(case.lanes),
         )

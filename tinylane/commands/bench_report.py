@@ -157,10 +157,12 @@ def print_tables(report: dict[str, Any], plain: bool) -> None:
     ops = ", ".join(f"{chosen} ({name})" for name, chosen in report["ops"].items())
     read = ", ".join(f"{speed / 1e9:.1f} GB/s ({name})" for name, speed in speeds)
     settings = report["settings"]
+    drawn = ", ".join(f"{name} {value:g}" for name, value in settings["sampling"].items())
+    drawn = drawn if settings["sampling"]["temperature"] else "greedy"
     common.say(
         f"{made['name']}{', random weights' * made['random_weights']}, {report['dtype']}: "
         f"{made['layers']} layers, {common.mebibytes(made['weight_bytes'])}; "
-        f"{settings['max_tokens']} new tokens, greedy, {settings['repeats']} rounds"
+        f"{settings['max_tokens']} new tokens, {drawn}, {settings['repeats']} rounds"
     )
     common.say(
         f"{box['processor']}, {box['threads']} threads, {box['system']}, Python {box['python']}"
