@@ -195,12 +195,17 @@ def test_block_by_block_is_forward(family: str, checkpoint: bool) -> None:
     assert np.array_equal(np.asarray(logits), np.asarray(expected))
 
 
-def test_slices_of_scores_and_logits_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scores of a few query rows, logits of a few rows at a time: the same loss and gradients."""
-    t = tuner(several(), checkpoint=True)
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("sizes", [{"SCORES": 200, "LOGITS": 100}, {"ROWS": 3}])
+def test_slices_of_scores_and_logits_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, sizes: dict[str, int], full: bool
+) -> None:
+    """Scores of a few query rows, without the keys that none of them sees; logits of a few rows at
+    a time, with a head that is trained and one that is not: the same loss and gradients."""
+    t = tuner(several(), Choice(full=full), checkpoint=True)
     whole = t.outcome(0)
-    monkeypatch.setattr(blocks, "SCORES", 200)
-    monkeypatch.setattr(blocks, "LOGITS", 100)
+    for name, size in sizes.items():
+        monkeypatch.setattr(blocks, name, size)
     parts = t.outcome(0)
     assert parts.loss == pytest.approx(whole.loss, abs=1e-6)
     assert whole.grads is not None and parts.grads is not None

@@ -12,6 +12,7 @@ lacks. Each function has the signature of its plain version and a test against i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -72,7 +73,7 @@ def attention(
 ) -> Array:
     """As `decoder.attention`; fused where one array of queries serves all keys."""
     if len(queries) > 1:  # blocks under one softmax cannot be one fused call
-        return _blocks(queries, keys, values, mask, block_of)
+        return blocks(_softmax, queries, keys, values, mask, block_of)
     q, flat = queries[0], queries[0].ndim == 3
     if flat:
         q, keys, values = q[None], keys[None], values[None]
@@ -82,26 +83,27 @@ def attention(
     return out[0] if flat else out
 
 
-def _blocks(
-    queries: tuple[Array, ...], keys: Array, values: Array, mask: Mask, block_of: Any
+_softmax = partial(mx.softmax, axis=-1)
+
+
+def blocks(
+    softmax: Any, queries: tuple[Array, ...], keys: Array, values: Array, mask: Any, block_of: Any
 ) -> Array:
     """`decoder.attention` with the softmax in one kernel: five fewer for every layer. Scores are
     float32, as in MLX's fused kernel: rounded to 16 bits they would be wrong by 1%."""
     *batch, H, T, D = queries[0].shape
     K, S = keys.shape[-3:-1]
     folded, keys = [decoder.fold(decoder.widen(q), K) for q in queries], decoder.widen(keys)
-    if (places := spans(block_of, len(queries))) is not None:
+    if block_of is not None and (places := spans(block_of, len(queries))) is not None:
         parts = zip(folded, places, strict=True)
         products = [q @ keys[..., a:b, :].swapaxes(-1, -2) for q, (a, b) in parts]
         scores = mx.concatenate(products, axis=-1)
     else:
         scores = decoder.scores(folded, keys, block_of)
     if mask is not None:
-        scores = scores.reshape(*batch, K, H // K, T, S)
-        scores = mx.where(decoder.matrix(mask, T, S, mx), scores, -mx.inf)
-        scores = scores.reshape(*batch, K, H // K * T, S)
-    weights = mx.softmax(scores, axis=-1).astype(values.dtype)
-    return (weights @ values).reshape(*batch, H, T, D)
+        hidden = mx.where(decoder.matrix(mask, T, S, mx), 0.0, -mx.inf)  # adding is quick on a CPU
+        scores = (scores.reshape(*batch, H, T, S) + hidden).reshape(scores.shape)
+    return (softmax(scores).astype(values.dtype) @ values).reshape(*batch, H, T, D)
 
 
 def _packed(params: Params, name: str, width: int) -> tuple[Any, ...]:

@@ -93,6 +93,12 @@ class TranscriptRows(NamedTuple):
         """Equal for transcripts with the same coordinates and the same predicting rows."""
         return self.positions.tobytes(), self.lanes.tobytes(), self.sources.tobytes()
 
+    def by_position(self) -> TranscriptRows:
+        """The same with its rows in order of position: what a row sees is mostly before it."""
+        order = np.lexsort((self.lanes, self.positions))
+        tokens, positions, lanes = (x[order] for x in self[:3])
+        return TranscriptRows(tokens, positions, lanes, np.argsort(order)[self.sources], self[4])
+
 
 def rows(t: Transcript) -> TranscriptRows:
     """All rows of a transcript at the coordinates of decoding: the prompt, then lane by lane.

@@ -77,6 +77,12 @@ class Trainable:
         return frozenset(name for group in self.groups.values() for name in group)
 
     @property
+    def tunes_head(self) -> bool:
+        """Whether the output head changes."""
+        table = "model.embed_tokens" if self.model.config.tied else "lm_head"
+        return f"{table}.weight" in self.live
+
+    @property
     def count(self) -> int:
         """How many numbers are trained."""
         return sum(value.size for group in self.groups.values() for value in group.values())

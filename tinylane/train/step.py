@@ -113,6 +113,7 @@ class Tuner:
         live: inside a gradient, so gradient checkpoints are used if this run has them.
         """
         params, moved = self.trainable.params(groups)
+        stack = [r.by_position() for r in stack]
         first = stack[0]
         plan = self._plan(first.positions.tobytes(), first.lanes.tobytes()).at(moved)
         tokens = mx.array(np.stack([r.tokens for r in stack]).astype(np.int32))
@@ -120,7 +121,7 @@ class Tuner:
         sources = mx.array(first.sources.astype(np.int32))
         names = self.trainable.live if live and self.checkpoint else None
         x = hidden(params, self.config, tokens, plan, sources, names)
-        return logprobs(params, x, follows)
+        return logprobs(params, x, follows, live and not self.trainable.tunes_head)
 
     def reduced(self, each: mx.array) -> mx.array:
         """(B, R) -> (B,): log pi(y|x), the recipe's sum or mean over the tokens."""
