@@ -73,7 +73,7 @@ def attention(
 ) -> Array:
     """As `decoder.attention`; fused where one array of queries serves all keys."""
     if len(queries) > 1:  # blocks under one softmax cannot be one fused call
-        return blocks(_softmax, queries, keys, values, mask, block_of)
+        return blocks(partial(mx.softmax, axis=-1), queries, keys, values, mask, block_of)
     q, flat = queries[0], queries[0].ndim == 3
     if flat:
         q, keys, values = q[None], keys[None], values[None]
@@ -81,9 +81,6 @@ def attention(
         q, keys, values, scale=q.shape[-1] ** -0.5, mask=mask
     )
     return out[0] if flat else out
-
-
-_softmax = partial(mx.softmax, axis=-1)
 
 
 def blocks(
