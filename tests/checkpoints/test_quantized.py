@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import helpers_checkpoint as checkpoint
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -160,3 +163,14 @@ def test_scales_without_a_record_or_a_weight_are_refused():
         packing(None, PATH, (8, 128), layer())
     with pytest.raises(TinylaneError, match="weight is missing"):
         packing({"bits": 4}, PATH, (8, 128), {"scales": ("F16", (8, 2))})
+
+
+def test_a_packed_weight_without_its_scales_is_named(tmp_path: Path) -> None:
+    """mlx-lm reported shapes that do not fit (mlx-lm 1451)."""
+    pytest.importorskip("mlx.core")
+    raw = checkpoint.small(quantization={"group_size": 32, "bits": 4})
+    tensors = checkpoint.quantized(checkpoint.weights(raw), {}, raw["quantization"])
+    del tensors["model.layers.0.mlp.up_proj.scales"]
+    folder = checkpoint.write_checkpoint(tmp_path, raw, tensors)
+    line = checkpoint.refusal(folder)
+    assert "missing model.layers.0.mlp.up_proj.scales of a packed weight" in line

@@ -216,6 +216,8 @@ class WeightFiles:
                 used.update(self._parts(path))
             elif not self.has(name):
                 missing.append(f"{name} {shape}")
+            elif self.dtype(name) == "U32" and len(shape) == 2:
+                missing.append(f"{path}.scales of a packed weight")
             elif self.shape(name) != shape:
                 wrong.append(f"{name} is {self.shape(name)}; expected {shape}")
             elif self.dtype(name) not in DENSE:
