@@ -13,9 +13,11 @@ from helpers_cache import PROMPT, equal, feed, lane_rows
 from helpers_lanes import BACKENDS, TOLERANCE, omega, small
 
 from tinylane.core.cache import LaneCache
+from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask
 from tinylane.core.model import Model
+from tinylane.files.safetensors import TensorFile, write_tensors
 
 # Files.
 
@@ -66,6 +68,47 @@ def test_an_empty_cache_and_one_without_a_mask_come_back(tmp_path):
     feed(model, back, PROMPT)
     back.save(file)
     equal(LaneCache.load(file, model), back)
+
+
+def test_a_file_of_before_has_rows_whose_tokens_nobody_knows(tmp_path):
+    """It is read, and goes on as before; a new prompt shares nothing with it."""
+    model, file = small(), tmp_path / "cache.safetensors"
+    cache = filled(model)
+    assert cache.tokens.tolist()[:5] == [token for token, _, _ in PROMPT]
+    cache.save(file)
+    assert LaneCache.load(file, model).tokens.tolist() == cache.tokens.tolist()
+    with TensorFile.open(file) as saved:
+        tensors = {name: saved.read(name) for name in saved.names if name != "tokens"}
+        write_tensors(tmp_path / "old.safetensors", tensors, saved.metadata)
+        for wrong in (-2 - cache.tokens, cache.tokens + 29):
+            write_tensors(tmp_path / "x.safetensors", tensors | {"tokens": wrong}, saved.metadata)
+            with pytest.raises(TinylaneError, match=r"x\.saf.*tokens outside the vocabulary of 29"):
+                LaneCache.load(tmp_path / "x.safetensors", model)
+    back = LaneCache.load(tmp_path / "old.safetensors", model)
+    equal(back, cache)
+    assert (back.tokens == -1).all()
+    prompt = [token for token, _, _ in PROMPT]
+    settings = {"lane_rope": cache.lane_rope, "lane_mask": cache.lane_mask}
+    assert Decoding(model, prompt, 3, cache=back, **settings).reused == 0
+    assert Decoding(model, prompt, 3, cache=cache, **settings).reused == 4
+
+
+def test_masks_of_more_lanes_fit_if_the_lanes_of_both_read_each_other_alike(tmp_path):
+    model, file = small(), tmp_path / "cache.safetensors"
+    filled(model, LaneMask.joint(3, lag=1)).save(file)
+    for mask, fits in (
+        (LaneMask.joint(5, lag=1), True),
+        (LaneMask.independent(1), True),  # one lane has nobody to read
+        (LaneMask.joint(2, lag=1), True),
+        (LaneMask.joint(5), False),  # another lag
+        (LaneMask.star(2, lag=1), False),
+        (LaneMask.independent(4), False),
+    ):
+        if fits:
+            assert len(LaneCache.load(file, model, None, mask)) == 9
+        else:
+            with pytest.raises(TinylaneError, match="another visibility or lag"):
+                LaneCache.load(file, model, None, mask)
 
 
 def rewritten(file: Path, change: Any) -> None:

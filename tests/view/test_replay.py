@@ -181,6 +181,19 @@ def test_a_run_of_another_model_is_refused(tmp_path):
         replay(run, small(vocab=4))
 
 
+def test_a_prompt_of_exactly_the_context_replays(tmp_path):
+    """Its one token was never fed; a second one could not have been drawn."""
+    model = small(context=9)
+    decoding = Decoding(model, ids(9), 2, max_tokens=5)
+    list(decoding)
+    run = reloaded(tmp_path, decoding.result(), model)
+    assert [len(lane.tokens) for lane in run.result.lanes] == [1, 1]
+    assert replay(run, model).worst is not None
+    run.result.lanes[0].tokens *= 2
+    with pytest.raises(TinylaneError, match="context is 9"):
+        replay(run, model)
+
+
 def test_an_interrupted_run_replays_as_far_as_it_got(tmp_path):
     decoding = decoded(F64)
     empty = replay(reloaded(tmp_path, decoding.result(), F64), F64)
