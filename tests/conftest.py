@@ -12,7 +12,6 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 # Before NumPy and MLX are imported. One thread: products this small only wait for one another.
@@ -39,10 +38,6 @@ settings.register_profile("thorough", max_examples=500, **_COMMON)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--skipped", metavar="FILE", help="write here which tests were skipped")
-
-
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
     """Count the examples of a test's properties, also of those that it defines inside itself."""
@@ -59,11 +54,11 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Examples and time of the properties; worst error of every law; planted bugs caught.
 
-    With --skipped also a file: a line for each test that was skipped (or file, if all of it was).
+    pytest's cache is told which tests were skipped (or files, where all of it was): `.ci/run` asks.
     """
-    if file := config.getoption("skipped"):
+    if cache := getattr(config, "cache", None):
         names = dict.fromkeys(x.nodeid for x in terminalreporter.stats.get("skipped", []))
-        Path(file).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        cache.set("tinylane/skipped", list(names))
     reports = terminalreporter.stats.get("passed", [])
     by_name: dict[str, list[Any]] = {}
     for report in reports:
