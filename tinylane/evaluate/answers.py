@@ -1,134 +1,22 @@
 """From N lanes to one answer: extract each lane's answer, take the majority, or the best lane.
 
-`extract` looks where models are taught to write their answer: the last `\\boxed{...}` (MATH), a
-`#### answer` line (GSM8K), else the last number. `vote` counts answers that `normalise` makes
-equal. It compares text and does no algebra: `1/2` and `0.5` are two answers, unless a `key` says
-otherwise. Every search takes linear time in the text, except with a user's own pattern.
+`vote` counts answers that say the same (`tinylane.evaluate.reading`); where one stands in a text is
+`tinylane.evaluate.extraction`.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from decimal import Decimal
-from itertools import chain
+from functools import cache
 from typing import Any, NamedTuple
 
 from tinylane.core.errors import TinylaneError, of_kind, show
-
-BRACES = re.compile(r"(\\{1,2}(?:boxed|fbox)\s*\{)|\\\\|\\[{}]|[{}]")
-HASHES = re.compile(r"^[ \t]*####(?!#)(.*)$", re.MULTILINE)
-# In running text. ASCII digits only; not inside a word (x2, H2O) or a version (1.2.3); a sign only
-# where it cannot be a subtraction or a range (10-3); commas only before groups of three.
-NUMBER = re.compile(
-    r"(?:(?<![A-Za-z0-9_.)\]}])[-+−])?\\?\$?"
-    r"(?:(?<![A-Za-z0-9_])(?<![0-9]\.)(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?"
-    r"|(?<![A-Za-z0-9_.])\.[0-9]+)(?:[eE][-+]?[0-9]{1,2}(?![0-9]))?"
-)
-# A whole answer that is a number. The exponent is short so that writing it out stays short.
-WHOLE_NUMBER = re.compile(
-    r"[-+]?(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]+|(?=\.[0-9]))(?:\.[0-9]*)?"
-    r"(?:[eE][-+]?[0-9]{1,2})?"
-)
-# LaTeX that changes how an answer looks, not what it says.
-DECORATION = re.compile(r"\\[,;:!()\[\] ]|\\?\$|\\(?:left|right|displaystyle)(?![A-Za-z])")
-WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}")
-
-
-def normalise(answer: str) -> str:
-    """The spelling under which answers are compared. `normalise(normalise(a)) == normalise(a)`.
-
-    White space is stripped and collapsed; `$`, `\\(`, `\\)`, LaTeX spacing, `\\left` and `\\right`
-    go; `\\dfrac` and `\\tfrac` become `\\frac`; a `\\text{...}` around the whole goes, and so do
-    periods and percent signs at the end. A number loses its commas, plus sign, leading zeros and
-    trailing zeros after the point: `$1,000.50.` is `1000.5`, `1.0` is `1`, `-0` is `0`, `1e3` is
-    `1000`. Upper and lower case stay apart: `A` may be an option and `a` a variable.
-
-    >>> normalise(" $1,000.50. ")
-    '1000.5'
-    """
-    before = None
-    while answer != before:  # removing one thing can uncover another
-        before = answer
-        answer = answer.replace("−", "-").replace("{,}", ",")
-        answer = re.sub(r"\\[dt]frac(?![A-Za-z])", r"\\frac", answer)
-        answer = " ".join(DECORATION.sub("", answer).split()).rstrip(".% \\")
-        if wrapped := WRAPPER.fullmatch(answer):
-            answer = wrapped[1]
-        if WHOLE_NUMBER.fullmatch(answer):
-            answer = format(Decimal(answer.replace(",", "")), "f")
-            answer = answer.rstrip("0").rstrip(".") if "." in answer else answer
-            answer = "0" if answer == "-0" else answer
-    return answer
-
-
-def extract(
-    text: str, pattern: str | re.Pattern[str] | None = None, *, marked: bool = False
-) -> str | None:
-    """The answer in one lane's text, normalised, or None where there is none.
-
-    With a `pattern`, a regular expression: the first group of its last match (the whole match if
-    it has no group), and nothing else counts. Without: the last `\\boxed{...}` with balanced
-    braces that is not empty; else the last `#### answer` line that is a number, or any answer if
-    the line is the last (elsewhere it is a Markdown heading); else the last number, unless only
-    what is `marked` counts.
-
-    Raises TinylaneError for a pattern that is not a regular expression. A pattern is the user's
-    own: one that backtracks without end is not stopped.
-
-    >>> extract("so x = 7, and 2x is \\\\boxed{14}. Check: 14 / 2 = 7.")
-    '14'
-    """
-    of_kind("text", text, str, "a text")
-    if pattern is not None:
-        candidates = _matches(text, _compiled(pattern))
-    else:
-        rest = iter(()) if marked else _matches(text, NUMBER)
-        candidates = chain(_boxes(text), _hashes(text), rest)
-    return next((answer for candidate in candidates if (answer := normalise(candidate))), None)
-
-
-def _compiled(pattern: str | re.Pattern[str]) -> re.Pattern[str]:
-    try:
-        compiled = re.compile(pattern)
-    except (re.error, TypeError, OverflowError, RecursionError) as error:
-        raise TinylaneError(f"pattern {pattern!r}: not a regular expression: {error}") from None
-    if not isinstance(compiled.pattern, str):
-        raise TinylaneError(f"pattern {pattern!r}: expected text, not bytes")
-    return compiled
-
-
-def _matches(text: str, pattern: re.Pattern[str]) -> Iterator[str]:
-    """First groups, from the last match to the first."""
-    for match in reversed([*pattern.finditer(text)]):
-        answer = match[1] if pattern.groups else match[0]
-        if answer is not None:  # the group took no part in the match
-            yield answer
-
-
-def _boxes(text: str) -> Iterator[str]:
-    """Contents of the balanced boxes, from the one that opens last; one pass with a stack."""
-    boxes: list[tuple[int, int]] = []
-    opened: list[int | None] = []  # where the contents of a box begin; None for another brace
-    for match in BRACES.finditer(text):
-        if match[1]:
-            opened.append(match.end())
-        elif match[0] == "{":
-            opened.append(None)
-        elif match[0] == "}" and opened and (start := opened.pop()) is not None:
-            boxes.append((start, match.start()))
-    for start, end in sorted(boxes, reverse=True):
-        yield text[start:end]
-
-
-def _hashes(text: str) -> Iterator[str]:
-    """Answers after `####`, from the last."""
-    end = len(text.rstrip())
-    for match in reversed([*HASHES.finditer(text)]):
-        if match.end() >= end or WHOLE_NUMBER.fullmatch(normalise(match[1])):
-            yield match[1]
+from tinylane.evaluate import reading
+from tinylane.evaluate.extraction import compiled, extract
+from tinylane.evaluate.spelling import normalise as normalise
 
 
 @dataclass(frozen=True)
@@ -187,10 +75,11 @@ def vote(
 
     result: from `generate`, or a plain list of texts. pattern: as in `tinylane.extract`. extract:
     a function of the text to use instead, None for no answer. key: what makes two answers the
-    same; by default `normalise`. A lane without an answer does not vote. Among answers with
-    equally many votes, the one given by the lane with the highest mean log-probability wins, then
-    the one given by the lowest lane (with texts, always the latter). An answer is shown as its
-    best lane wrote it.
+    same; by default `tinylane.evaluate.reading.key`, with algebra (`x + 1` is `1 + x`) where
+    math-verify is installed and an answer needs it. A lane without an answer does not vote. Among
+    answers with equally many votes, the one given by the lane with the highest mean log-probability
+    wins, then the one given by the lowest lane (with texts, always the latter). An answer is shown
+    as its best lane wrote it.
 
     Raises TinylaneError for no lanes, a bad pattern, or both `pattern` and `extract`.
 
@@ -200,12 +89,14 @@ def vote(
     if pattern is not None and extract is not None:
         raise TinylaneError("pattern and extract are both given: expected one of them")
     find = of_kind("extract", extract or _extractor(pattern), Callable, "a function")
-    key = of_kind("key", key or normalise, Callable, "a function")
+    if key is not None:
+        of_kind("key", key, Callable, "a function")
+    given = [(entry, find(entry.text)) for entry in _entries(result)]
+    answers = [(entry, answer) for entry, answer in given if answer is not None]
+    same = key or _key_of([answer for _, answer in answers])
     groups: dict[Hashable, list[tuple[_Entry, str]]] = {}
-    for entry in _entries(result):
-        answer = find(entry.text)
-        if answer is not None:
-            groups.setdefault(key(answer), []).append((entry, answer))
+    for entry, answer in answers:
+        groups.setdefault(same(answer), []).append((entry, answer))
     # Of each group the best lane; then the groups by votes and, among equals, by their best lane.
     ranked = [(len(group), *max(group, key=lambda x: x[0].rank)) for group in groups.values()]
     ranked.sort(key=lambda x: (x[0], x[1].rank), reverse=True)
@@ -217,9 +108,28 @@ def vote(
     return Answer(answer, votes, entry.number, count - runner_up)
 
 
+def _key_of(answers: list[str]) -> Callable[[str], Hashable]:
+    """What the answers are compared by: with math-verify if they differ and one is no number."""
+    keys = {reading.key(answer) for answer in answers}
+    if len(keys) < 2 or all(map(reading.readable, keys)) or (judge := _judge()) is None:
+        return reading.key
+    return judge.key
+
+
+@cache
+def _judge() -> Any:
+    """One judge for all votes; None where math-verify is not installed."""
+    from tinylane.evaluate.tasks.mathematics import Judge
+
+    try:
+        return Judge()
+    except TinylaneError:
+        return None
+
+
 def _extractor(pattern: str | re.Pattern[str] | None) -> Callable[[str], str | None]:
     if pattern is not None:
-        pattern = _compiled(pattern)  # once, and a bad one is an error before any lane is read
+        pattern = compiled(pattern)  # once, and a bad one is an error before any lane is read
     return lambda text: extract(text, pattern)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from tinylane.core.errors import TinylaneError, show
-from tinylane.evaluate.answers import normalise
+from tinylane.evaluate.spelling import normalise
 from tinylane.evaluate.tasks.jsonl import of_file
 from tinylane.evaluate.tasks.task import Options, Task
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tinylane.core.errors import TinylaneError, show
-from tinylane.evaluate.answers import extract as find_answer
+from tinylane.evaluate.extraction import extract as find_answer
 from tinylane.evaluate.tasks.mathematics import Judge
 from tinylane.evaluate.tasks.task import Options, Problem, Task, answer_of
 from tinylane.files import jsonl

@@ -1,11 +1,13 @@
-"""Whether two answers are the same mathematics: 1/2 and 0.5, x+1 and 1+x. By math-verify.
+"""Whether two answers are the same mathematics: 1/2 and 0.5, x+1 and 1+x. With math-verify.
 
-Numbers are compared here, exactly, as decimals. Everything else goes to math-verify in a process of
-its own (`math_worker`), under limits of length, processor time and memory, because the text is a
-model's. A text that breaks a limit or is no mathematics is compared as text. Works from any thread.
+`tinylane.evaluate.reading` reads what is made of numbers, in this process and exactly. Expressions
+go to math-verify's grammar and sympy in a process of its own (`math_worker`), under limits of
+length, processor time and memory, because the text is a model's. A text that breaks a limit or is
+no mathematics is compared as text. Works from any thread.
 Source: https://github.com/huggingface/Math-Verify.
 
-Not handled: units, percent (`50%` is 50), answers that need the question to be understood.
+Not handled: units that differ, percent as a part of one (`50%` is 50), decimals that round a
+number (0.333 is not 1/3), answers that need the question to be understood.
 """
 
 from __future__ import annotations
@@ -13,20 +15,21 @@ from __future__ import annotations
 import importlib.util
 import sys
 import threading
-from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from tinylane.core.errors import TinylaneError
-from tinylane.evaluate.answers import WHOLE_NUMBER, normalise
+from tinylane.evaluate import reading
+from tinylane.evaluate.reading import LONGEST
+from tinylane.evaluate.spelling import Key, normalise
 from tinylane.files.display import one_line
 from tinylane.files.worker import Limits, Worker, WorkerEnded
 
-LONGEST = 400  # characters of an answer that is read as mathematics
-CPU_SECONDS = 3.0  # of one comparison; an ordinary one takes some milliseconds
+CPU_SECONDS = 3.0  # of one expression; an ordinary one takes some milliseconds
 WALL_SECONDS = 60.0  # for a machine too busy to give it those; also for the start
 MEMORY = 1 << 30  # bytes above what the process starts with
-REMEMBERED = 10_000  # comparisons
+REMEMBERED = 10_000  # answers
 
 INSTALL = 'answers are compared by math-verify: pip install "tinylane[eval]", or --compare exact'
 
@@ -34,7 +37,8 @@ INSTALL = 'answers are compared by math-verify: pip install "tinylane[eval]", or
 class Judge:
     """`judge(answer, truth)`: are they the same? `judge.readable(answer)`: is it mathematics?
 
-    One worker process serves all comparisons (`tinylane.files.worker`). Raises TinylaneError where
+    It is symmetric and transitive: answers are the same where `judge.key` gives the same.
+    One worker process serves all answers (`tinylane.files.worker`). Raises TinylaneError where
     math-verify is not installed.
     """
 
@@ -43,53 +47,54 @@ class Judge:
             raise TinylaneError(INSTALL)
         self._worker = Worker(Path(__file__).with_name("math_worker.py"), _folders)
         self._lock = threading.Lock()
-        self._refused: set[str] = set()
-        self._known: dict[tuple[str, ...], dict[str, Any] | None] = {}
+        self._known: dict[str, Key] = {}
 
     def __call__(self, answer: str, truth: str) -> bool:
-        a, b = normalise(answer), normalise(truth)
-        if a == b:
-            return True
-        if WHOLE_NUMBER.fullmatch(a) and WHOLE_NUMBER.fullmatch(b):
-            return Decimal(a) == Decimal(b)
-        reply = self._ask(a, b)
-        return reply is not None and reply["same"]
+        return normalise(answer) == normalise(truth) or self.key(answer) == self.key(truth)
 
     def readable(self, answer: str) -> bool:
         """Whether the answer can be read as mathematics, within the limits."""
-        a = normalise(answer)
-        if WHOLE_NUMBER.fullmatch(a):
-            return True
-        reply = self._ask(a)
-        return reply is not None and reply["readable"][0]
+        return reading.readable(self.key(answer))
+
+    def key(self, answer: str) -> Key:
+        """What all answers that say the same have in common; hashable."""
+        text = normalise(answer)
+        with self._lock:
+            if (found := self._known.get(text)) is None:
+                if len(self._known) >= REMEMBERED:
+                    self._known.clear()
+                found = self._known[text] = reading.key(text, self._algebra)
+            return found
 
     def close(self) -> None:
         """End the process; it is started again if needed."""
         self._worker.close()
 
-    def _ask(self, *texts: str) -> dict[str, Any] | None:
-        """The worker's reply; None where a limit was broken: that text is not asked about again."""
-        if any(len(text) > LONGEST for text in texts):
-            return None
-        with self._lock:
-            if texts not in self._known and not self._refused & set(texts):
-                if len(self._known) >= REMEMBERED:
-                    self._known.clear()
-                    self._refused.clear()
-                self._known[texts] = self._exchange(texts)
-                if self._known[texts] is None:
-                    self._refused.add(texts[0])
-            return self._known.get(texts)
-
-    def _exchange(self, texts: tuple[str, ...]) -> dict[str, Any] | None:
+    def _algebra(self, text: str, equation: bool) -> Key | None:
+        """The key of an expression; None where a limit was broken or it is none."""
         try:
-            return self._worker.ask(texts, Limits(CPU_SECONDS, WALL_SECONDS, MEMORY))
+            reply = self._exchange(text, equation)
         except WorkerEnded as error:
-            if error.why == "failed":  # only at the start: what a comparison raises is an answer
+            if error.why == "failed":  # only at the start: what an expression raises is an answer
                 raise TinylaneError(
                     f"math-verify does not start ({one_line(error.detail, 100)}); {INSTALL}"
                 ) from None
             return None
+        return None if reply is None else _key(reply)
+
+    def _exchange(self, text: str, equation: bool) -> Any:
+        if len(text) > 2 * LONGEST:
+            return None
+        return self._worker.ask([text, equation], Limits(CPU_SECONDS, WALL_SECONDS, MEMORY))
+
+
+def _key(reply: Any) -> Any:
+    """The worker's lists as tuples, and its numbers as those that are read here."""
+    if not isinstance(reply, list):
+        return reply
+    if reply[0] == "number" and "/" in reply[1] and " " not in reply[1]:
+        return "number", Fraction(reply[1])
+    return tuple(map(_key, reply))
 
 
 def _folders() -> list[str]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tinylane.core.errors import TinylaneError
-from tinylane.evaluate.answers import extract as find_answer
-from tinylane.evaluate.answers import normalise
+from tinylane.evaluate.extraction import extract as find_answer
+from tinylane.evaluate.spelling import normalise
 
 
 @dataclass(frozen=True)
