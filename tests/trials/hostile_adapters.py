@@ -46,7 +46,7 @@ def adapters(base: Path) -> Iterator[tuple[str, Make]]:
         "lag": [-1, 1.5, "1", None, 10**19, True, []],
         "lanes": [[0], [-1], [10**6], "four", [1.5], [[1]], {}],
         "scale": ["x", 1e30, [1], True],
-        "fine_tune_type": ["dora", "full", 3],
+        "fine_tune_type": ["loha", "full", 3],
         "task": [
             {"name": "shell-game", "cups": c, "swaps": s, "lanes": n}
             for c, s, n in (

@@ -214,7 +214,7 @@ def runs(good: Path) -> Iterator[tuple[str, Make]]:
         ("settings", "visibility"): ("x", [], [[1]], [[1, 0]], [[2, 2], [2, 2]], [["a"]]),
         ("settings", "lag"): wrong,
         ("settings", "prompt_lane"): (1, "x", None, []),
-        ("settings", "stop"): ("x", [1], None),
+        ("settings", "stop"): ("x", [1.5], None),
         ("settings", "sampler"): ([], {}, {"temperature": 1}),
         ("settings", "sampler", "temperature"): ("x", -1, None, []),
         ("settings", "sampler", "top_k"): ("x", -1, 1.5, []),

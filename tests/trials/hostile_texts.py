@@ -126,12 +126,12 @@ def configs(base: Path) -> Iterator[tuple[str, Make]]:
         "layer types of lists": {"layer_types": [[], []]},
         "another activation": {"hidden_act": "gelu"},
         "an activation in a list": {"hidden_act": ["silu"]},
-        "EOS beyond the vocabulary": {"eos_token_id": 10**6},
-        "EOS negative": {"eos_token_id": -1},
+        "EOS fractional": {"eos_token_id": 1.5},
+        "EOS a flag": {"eos_token_id": True},
         "EOS of text": {"eos_token_id": ["</s>"]},
-        "BOS fractional": {"bos_token_id": 1.5},
+        "EOS an object": {"eos_token_id": {"id": 1}},
         "tied by text": {"tie_word_embeddings": "yes"},
-        "a dtype that is none": {"torch_dtype": "float7"},
+        "a dtype that is a number": {"torch_dtype": 7},
         "a dtype in a list": {"torch_dtype": ["float32"]},
         "GPTQ": {"quantization_config": {"quant_method": "gptq"}},
         "quantization a number": {"quantization": 4},
@@ -153,12 +153,12 @@ def configs(base: Path) -> Iterator[tuple[str, Make]]:
     yield from not_json("config.json", base)
     for key, values in {
         "temperature": (-1, 1e30, "x", [1], {}, True, float("nan")),
-        "top_p": (0, -1, 2, "x", [0.9]),
-        "top_k": (-1, 1.5, "x", [1]),
+        "top_p": ({}, -1, 2, "x", [0.9]),
+        "top_k": (-2, 1.5, "x", [1]),
         "min_p": (-1, 2, "x"),
         "repetition_penalty": (0, -1, "x"),
         "do_sample": ("yes", 1, []),
-        "eos_token_id": (-1, 10**9, "x", [[1]], 1.5),
+        "eos_token_id": ({}, True, "x", [[1]], 1.5),
     }.items():
         for value in values:
             yield (
