@@ -22,7 +22,7 @@ import numpy as np
 
 from tinylane.checkpoints.adapter import OMEGA, save_adapter
 from tinylane.checkpoints.export import write_checkpoint
-from tinylane.core.decoder import forward
+from tinylane.core.decoder import Ops, Plan, forward
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask
 from tinylane.core.mlx_ops import OPS
@@ -71,7 +71,16 @@ class Trainer:
         """tokens (B, P + n*L) -> logits (B, n*L, V) of the lanes' rows."""
         params = {**weights, "lm_head.weight": weights["model.embed_tokens.weight"].T}
         rows = mx.arange(self.game.prompt_rows, tokens.shape[1])
-        return forward(params, self.config, tokens, self.plans[n].at(omega), OPS, rows=rows)
+        plan, ops = self.plan_of(n, omega), self.ops_of(weights, n)
+        return forward(params, self.config, tokens, plan, ops, rows=rows)
+
+    def plan_of(self, n: int, omega: mx.array) -> Plan:
+        """Where the rows of n lanes stand and whom they see."""
+        return self.plans[n].at(omega)
+
+    def ops_of(self, weights: dict[str, mx.array], n: int) -> Ops:
+        """The operations of the pass; a trainer with more parameters has others."""
+        return OPS
 
     def chances(self, step: int) -> Sequence[float] | np.ndarray:
         """The probability of each number of lanes at a step."""

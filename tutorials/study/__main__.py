@@ -62,6 +62,17 @@ def _parser() -> _Parser:
     )
     p = tables.add_parser("starts", help="table 3: other lanes, before any tuning")
     _common(p, _starts)
+    for table, says in (
+        ("apart", "table 4: what tells lanes apart"),
+        ("frontier", "table 5: where live reading wins"),
+    ):
+        p = tables.add_parser(table, help=says)
+        _common(p, _games)
+        p.set_defaults(table=table)
+        p.add_argument("--cells", nargs="+", metavar="CELL", help="only these")
+        p.add_argument(
+            "--minutes", type=float, metavar="M", help="stop after so many; go on with the same"
+        )
     p = tables.add_parser("plot", help="SVG figures of the tables in a folder")
     p.add_argument("folder", metavar="DIR")
     p.set_defaults(run=_plot)
@@ -149,6 +160,18 @@ def _scratch(args: Any) -> int:
     cells, recipe = chosen(args.cells), changed(StudyRecipe(), args.set)
     scratch(out, cells, args.seeds, recipe, law7=args.law7, **common)
     print(out / "scratch.json")
+    return 0
+
+
+def _games(args: Any) -> int:
+    out, common = _checked(args)
+    from tutorials.study.games import TABLES, chosen
+    from tutorials.study.games_score import check, games
+
+    cells, recipe = chosen(args.table, args.cells), changed(TABLES[args.table][1], args.set)
+    check(recipe)
+    games(args.table, out, cells, args.seeds, recipe, minutes=args.minutes, **common)
+    print(out / f"{args.table}.json")
     return 0
 
 

@@ -42,12 +42,14 @@ STAY = "--"
 class ShellGame:
     """cups: how many places (2 to 5). swaps: K, the length of every list (shorter ones are padded).
 
-    lanes: the numbers of lanes that share the work; each divides `swaps`.
+    lanes: the numbers of lanes that share the work; each divides `swaps`. lag: how many steps late
+    lanes read each other; before each composition they write theirs again so many times.
     """
 
     cups: int = 4
     swaps: int = 16
     lanes: tuple[int, ...] = field(default=LANES)
+    lag: int = 0
 
     def __post_init__(self) -> None:
         if not 2 <= self.cups <= 5:
@@ -175,7 +177,7 @@ class ShellGame:
 
     def steps(self, n: int) -> int:
         """Arrangements that each of n lanes writes: its share, then log2 n compositions."""
-        return self.swaps // n + (n.bit_length() - 1)
+        return self.swaps // n + (n.bit_length() - 1) * (1 + self.lag)
 
     def write(self, moves: np.ndarray, n: int) -> np.ndarray:
         """(B, K) moves -> (B, n, steps) arrangement numbers: what every lane should write."""
@@ -185,6 +187,7 @@ class ShellGame:
             out.append(self.compose[out[-1], shares[:, :, k]])
         width = 1
         while width < n:  # lanes 2g*width .. have the left product, the next `width` the right
+            out += [out[-1]] * self.lag
             left = (np.arange(n) // (2 * width)) * 2 * width
             out.append(self.compose[out[-1][:, left], out[-1][:, left + width]])
             width *= 2
