@@ -228,3 +228,25 @@ def test_dora_keeps_packed_layers_packed_where_their_scales_are_numbers(tmp_path
     with pytest.raises(TinylaneError, match="DoRA of an mxfp4 layer"):
         tinylane.load(base, "mlx", ops="fast", adapter=tuned)
     assert np.isfinite(ours(CASES["mlx-dora-packed"], base, tuned)).all()
+
+
+def test_training_goes_on_from_lora_of_others_and_not_from_dora(tmp_path: Path) -> None:
+    """What is kept is written in our format and computes the same."""
+    pytest.importorskip("mlx.core")
+    from tinylane.checkpoints.adapter import save_adapter
+    from tinylane.train.parameters import Choice, adapter_settings, trainable
+
+    case = CASES["peft-head"]
+    base, tuned = folders(case, tmp_path)
+    config, adapter = read_config(base), load_adapter(tuned, read_config(base))
+    model = tinylane.load(base, "mlx", adapter=tuned)
+    start = trainable(model, Choice(biases=False), np.zeros(config.head_dim // 2), adapter)
+    settings = adapter_settings(start, adapter)
+    assert "lm_head" in settings["lora_parameters"]["keys"]
+    save_adapter(tmp_path / "ours", config, start.adapter_tensors(start.groups), settings)
+    assert distance(ours(case, base, tmp_path / "ours"), EXPECTED[case.name]) < BOUND
+    case = CASES["mlx-dora"]
+    base, tuned = folders(case, tmp_path)
+    model, adapter = tinylane.load(base, "mlx", adapter=tuned), load_adapter(tuned, config)
+    with pytest.raises(TinylaneError, match="on top of a DoRA adapter; merge it first"):
+        trainable(model, Choice(), np.zeros(config.head_dim // 2), adapter)

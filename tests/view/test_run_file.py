@@ -172,7 +172,7 @@ WRONG = {
     "visibility small": (set_("settings", "visibility", [[1]]), "3 lanes, but visibility"),
     "lag": (set_("settings", "lag", -1), "lag is -1"),
     "lag real": (set_("settings", "lag", 1.0), "lag is 1.0"),
-    "stop": (set_("settings", "stop", [1]), "stop is [^;]*; expected a list of texts"),
+    "stop": (set_("settings", "stop", [1.5]), "stop is [^;]*; expected a list of texts"),
     "steps": (set_("steps", "8"), "steps is '8'"),
     "seconds": (set_("seconds", -1), "seconds is -1"),
     "extra": (set_("extra", None), "extra is missing"),
