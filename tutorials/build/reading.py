@@ -8,7 +8,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "tinylane"
 STUDY_PATH = ("rope", "lanes", "decoder", "cache", "model", "sampling", "decoding")  # of core
-DOORS = ("core", "files", "checkpoints", "testing", "view", "evaluate", "train", "commands")
+DOORS = ("core", "files", "checkpoints", "hf", "testing", "view", "evaluate", "train", "commands")
 
 
 def study_path() -> str:
@@ -29,6 +29,14 @@ def doors() -> str:
     everything = list(PACKAGE.rglob("*.py"))
     rows.append(f"| all | {len(everything)} | {sum(map(lines, everything)):,} | |")
     return "\n".join(["| door | files | lines | modules |", "|---|---|---|---|", *rows])
+
+
+def part(number: int) -> str:
+    """A numbered part of `tutorials/one_file.py`, as code."""
+    code = (ROOT / "tutorials" / "one_file.py").read_text(encoding="utf-8")
+    begin = code.index(f"# {number}. ")
+    end = code.find(f"# {number + 1}. ")
+    return f"```python\n{code[begin : end if end >= 0 else len(code)].strip()}\n```"
 
 
 def lines(file: Path) -> int:
