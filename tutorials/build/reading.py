@@ -33,7 +33,7 @@ def doors() -> str:
 
 def part(number: int) -> str:
     """A numbered part of `tutorials/one_file.py`, as code."""
-    code = (ROOT / "tutorials" / "one_file.py").read_text(encoding="utf-8")
+    code = (PACKAGE.parent / "tutorials" / "one_file.py").read_text(encoding="utf-8")
     begin = code.index(f"# {number}. ")
     end = code.find(f"# {number + 1}. ")
     return f"```python\n{code[begin : end if end >= 0 else len(code)].strip()}\n```"
