@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tinylane.checkpoints.load import load
+from tinylane.commands import bench_machine
 from tinylane.commands.bench_engine import BenchCase, random_prompt
 from tinylane.commands.bench_measure import timed_run
 from tinylane.commands.bench_profile import PARTS
@@ -21,7 +24,7 @@ from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError
 from tinylane.files.memory import forecast
 from tutorials.bench import __main__ as command
-from tutorials.bench import engines, ops
+from tutorials.bench import engines, llamacpp, ops
 from tutorials.bench.engines import build
 from tutorials.bench.process import EngineProcess
 
@@ -168,6 +171,49 @@ def test_other_libraries_write_the_same_tokens(names: tuple[str, ...], tiny: Pat
             run = engine.run(BenchCase(prompt, lanes, 5))
             assert run.tokens == one.tokens and len(run.steps) == 4 and run.first > 0
         assert timed_run(engine, BenchCase(prompt, 1, 3))["peak"] != 0 and engine.versions
+
+
+@pytest.mark.parametrize("family", ("llama", "qwen3"))
+def test_the_file_for_llama_cpp_is_the_model_to_transformers(family: str, tmp_path: Path) -> None:
+    """The GGUF file that the peer llama.cpp loads, read by transformers: the same logits. With the
+    heads' channels in the order of the checkpoint they would be others."""
+    for module in ("gguf", "accelerate", "torch", "transformers"):
+        pytest.importorskip(module)
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    wide = {"qk_norm": True, "head_dim": 128} if family == "qwen3" else {}  # 128: its default
+    config: ModelConfig = replace(shape("tiny"), family=family, **wide)
+    write_random(config, tmp_path)
+    ours = load(tmp_path, backend="numpy", dtype="float32", adapter=False)
+    llamacpp.write_gguf(tmp_path / "model.gguf", config, ours.params, bits4=False)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf").eval()
+    ids = np.array(random_prompt(config.vocab, 12, 1))
+    with torch.no_grad():
+        expected = theirs(torch.tensor(ids)[None]).logits[0].numpy()
+    found = ours(ids, np.arange(12), np.zeros(12, np.int64))
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_llama_cpp_writes_the_same_tokens(tiny: Path) -> None:
+    pytest.importorskip("llama_cpp")
+    prompt = random_prompt(512, 7, 1)
+    one = build("tinylane numpy", tiny, "float32", 1).run(BenchCase(prompt, 1, 5))
+    for lanes in (1, 2):
+        run = build("llama.cpp", tiny, "float32", 1).run(BenchCase(prompt, lanes, 5))
+        assert run.tokens == one.tokens and len(run.steps) == 4
+
+
+def test_every_engine_gets_its_own_blas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is preloaded for MLX slows torch down five times; so its kernels are for MLX alone."""
+    monkeypatch.setenv("LD_PRELOAD", "/lib/libopenblas.so.0 /lib/libjemalloc.so")
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    kept = {name: bench_machine.environment(name, 1) for name in ("tinylane mlx", "transformers")}
+    if sys.platform == "linux":
+        assert kept["tinylane mlx"]["LD_PRELOAD"] == "/lib/libopenblas.so.0:/lib/libjemalloc.so"
+        assert kept["tinylane mlx"]["OPENBLAS_CORETYPE"] == "Haswell"
+    assert kept["transformers"]["LD_PRELOAD"] == "/lib/libjemalloc.so"
+    assert "OPENBLAS_CORETYPE" not in kept["transformers"]
 
 
 # What it refuses: one line, exit 2, before anything is loaded.

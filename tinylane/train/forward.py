@@ -22,9 +22,9 @@ from tinylane.core.decoder import Plan, block, matrix
 from tinylane.core.mlx_ops import OPS, blocks
 from tinylane.train.exponentials import SLOW, gated, logsumexp, softmax
 
-LOGITS = 1 << 22 if SLOW else 1 << 26  # how many logits are computed at a time
+LOGITS = 1 << 23 if SLOW else 1 << 26  # how many logits are computed at a time
 SCORES = 1 << 27  # and how many attention scores
-ROWS = 64  # and of how many query rows, where exp is slow
+ROWS = 96  # and of how many query rows, where exp is slow
 
 whole = partial(blocks, softmax) if SLOW else OPS.attention
 

@@ -8,5 +8,6 @@ ratios are taken pair by pair within a round.
     engines     the peers as engines
     process     the process of an engine, and the rounds in which they take turns
     llama3np    the plain NumPy decoder that people read, as a peer
+    llamacpp    llama.cpp as a peer, from a GGUF file that it writes
     __main__    the command, and the ratios
 """

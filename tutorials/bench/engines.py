@@ -15,6 +15,7 @@ from typing import Any
 
 from tinylane.commands.bench_engine import BenchCase, Timing, load_engine
 from tinylane.core.errors import TinylaneError
+from tutorials.bench.llamacpp import LlamaCpp
 from tutorials.bench.process import serve
 
 # Peer -> the modules it needs and how to get them.
@@ -22,6 +23,8 @@ PEERS: dict[str, tuple[tuple[str, ...], str]] = {
     "transformers": (("transformers", "torch"), "pip install torch transformers"),
     "mlx-lm": (("mlx_lm",), "pip install mlx-lm"),
     "llama3.np": ((), ""),
+    "llama.cpp": (("llama_cpp", "gguf"), "pip install llama-cpp-python gguf"),
+    "llama.cpp-q4": (("llama_cpp", "gguf"), "pip install llama-cpp-python gguf"),
 }
 
 
@@ -162,6 +165,8 @@ def build(
         "transformers": lambda: Transformers(folder, dtype, threads),
         "mlx-lm": lambda: MlxLm(folder, dtype),
         "llama3.np": lambda: Llama3Np(folder),
+        "llama.cpp": lambda: LlamaCpp(folder, threads, bits4=False),
+        "llama.cpp-q4": lambda: LlamaCpp(folder, threads, bits4=True),
     }
     if name in makers:
         return makers[name]()
