@@ -2,7 +2,7 @@
 
     python tutorials/bench/preparing.py FOLDER [gsm8k.jsonl]
 
-FOLDER: a checkpoint with a chat template; only its tokenizer is read. The transcripts are 12,000
+FOLDER: a checkpoint with a chat template, or its tokenizer's files; no weights are read. The transcripts are 12,000
 chats of four lanes, made here; the problems are those of the file.
 """
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from tinylane.checkpoints.config_json import parse_config  # noqa: E402
+from tinylane.checkpoints.config_json import read_config  # noqa: E402
 from tinylane.checkpoints.tokenizer import Tokenizer  # noqa: E402
 from tinylane.train.data import read_transcripts  # noqa: E402
 
@@ -32,8 +32,9 @@ TEXT = "add these numbers and say which of the four cups holds the ball after al
 
 def text_model(folder: Path) -> Any:
     """What reading transcripts needs of a checkpoint's model: configuration and tokenizer."""
-    raw = json.loads((folder / "config.json").read_text("utf-8"))
-    config = parse_config(raw, str(folder / "config.json"))
+    config: Any = SimpleNamespace(eos_ids=(), vocab=None, context=32768)
+    if (folder / "config.json").exists():
+        config = read_config(folder)
     tokenizer = Tokenizer.from_folder(folder, config.eos_ids, config.vocab)
     return SimpleNamespace(config=config, tokenizer=tokenizer)
 
