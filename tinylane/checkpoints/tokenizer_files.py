@@ -144,12 +144,13 @@ def add_tokens(
     `vocab` ids, has rows for them. A UserWarning for an id that a
     token cannot get: ids are given in order. Raises TinylaneError for what is no token.
     """
-    from tokenizers import AddedToken
-
+    beside = folder / "added_tokens.json"
+    if not settings.keys() & {"added_tokens_decoder", *EXTRA} and not os.path.lexists(beside):
+        return
     known = core.get_added_tokens_decoder()
     listed = [text for key in EXTRA for text in _texts(settings.get(key))]
     special = {*names.values(), *listed}
-    declared: dict[int, AddedToken] = {}
+    declared: dict[int, tokenizers.AddedToken] = {}
     if "added_tokens_decoder" in settings:
         source = f"{folder / 'tokenizer_config.json'}: added_tokens_decoder"
         for number, one in _items(settings["added_tokens_decoder"], source):

@@ -2,8 +2,8 @@
 
     python tutorials/bench/preparing.py FOLDER [gsm8k.jsonl]
 
-FOLDER: a checkpoint with a chat template, or its tokenizer's files; no weights are read. The transcripts are 12,000
-chats of four lanes, made here; the problems are those of the file.
+FOLDER: a checkpoint with a chat template, or its tokenizer's files; no weights are read. The
+transcripts are 12,000 chats of four lanes, made here; the problems are those of the file.
 """
 
 from __future__ import annotations
