@@ -15,7 +15,7 @@ import tinylane
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import SHARED
 from tinylane.evaluate.tasks import frontier as module
-from tinylane.evaluate.tasks.frontier import END, NO_WAY, Frontier, Graph, best_split
+from tinylane.evaluate.tasks.frontier import END, NO_WAY, Frontier, Graph, best_split, explore
 from tinylane.evaluate.tasks.frontier_task import (
     _task,
     in_words,
@@ -94,6 +94,19 @@ def test_without_reading_the_shortest_of_the_lanes_answers_is_right(
     if len(graph.beside([graph.start])) == 1:  # nothing to split
         assert best_split(graph, n, game.depth) == fixed
     assert len(joint[0]) <= len(game.write(graph, 1)[0])
+
+
+@given(games(), st.integers(0, 2**32), st.sampled_from([1, 2, 3]))
+def test_the_best_split_is_the_best_of_all_owners(game: Frontier, seed: int, n: int) -> None:
+    """Against every assignment of the start's neighbours to lanes."""
+    (graph,) = game.draw(1, np.random.default_rng(seed))
+    roots = sorted(graph.beside([graph.start]))
+    length = lambda owners, m: len(
+        explore(graph, [r for r, o in zip(roots, owners, strict=True) if o == m], 1, 5)[0]
+    )
+    every = itertools.product(range(n), repeat=len(roots))
+    least = min(max(length(owners, m) for m in range(n)) for owners in every)
+    assert best_split(graph, n, 5) == 1 + least
 
 
 def test_one_way_is_found_by_hand() -> None:

@@ -19,11 +19,14 @@ from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.model import Model
+from tinylane.evaluate.tasks.frontier import Frontier
 from tinylane.evaluate.tasks.shell_game import ShellGame
 from tinylane.train.from_scratch import Trainer, nll
 from tutorials.study.__main__ import main
 from tutorials.study.games import APART, LIVE, TABLES, CellRecipe, CellTrainer, FrontierRecipe
 from tutorials.study.games_score import counted, scored, written
+from tutorials.study.steps import steps
+from tutorials.study.tables import tables
 
 SIZES: dict[str, Any] = {
     "width": 16, "layers": 2, "heads": 2, "kv_heads": 1, "head_dim": 8, "mlp_width": 32,
@@ -189,8 +192,21 @@ def test_a_table_is_trained_in_parts_and_published(table: str, tmp_path: Path) -
         for n, score in mine["scores"].items():
             assert score == theirs["scores"][n]
     assert ("steps_without_mistakes" in a) == (table == "frontier")
+    shown = tables(whole).splitlines()
+    assert TABLES[table][0][0].says in shown[2] and "steps" in shown[2]
+    assert any("best split" in line for line in shown) == (table == "frontier")
     assert main([*words, "--cells", "nothing", "--out", str(whole)]) == 2
     assert main([table, "--out", str(tmp_path / "x"), "--set", "lanes=1,2"]) == 2
+
+
+def test_steps_are_counted_without_a_training(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["steps", "--count", "20", "--set", "nodes=8", "edges=10", "lanes=1,2,4"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.strip() == steps(Frontier(8, 10, lanes=(1, 2, 4)), 20)
+    rows = [[float(x) for x in line.split("|")[1:-1]] for line in shown.splitlines()[2:]]
+    assert [row[0] for row in rows] == [1, 2, 4]
+    assert rows[0][1] >= rows[1][1] >= rows[2][1]  # more lanes that read take no more steps
+    assert all(row[3] <= row[2] for row in rows)  # no fixed split beats the best one
 
 
 def test_every_cell_can_take_a_step() -> None:

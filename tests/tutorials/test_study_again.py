@@ -116,7 +116,7 @@ def test_tables_are_printed_and_a_folder_without_any_is_refused(study: Any, tmp_
     text = (DATA / "README.md").read_text()
     assert all(table in text for table in out.strip().split("\n\n"))
     code, out, err = study("tables", tmp_path)
-    assert (code, out) == (2, "") and "no scratch.json, finetune.json or starts.json to read" in err
+    assert (code, out) == (2, "") and "no table to read; expected one of scratch.json" in err
 
 
 def test_a_table_without_learned_omega_has_no_picture_of_it(study: Any, tmp_path: Path) -> None:

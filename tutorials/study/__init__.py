@@ -3,6 +3,8 @@
     python tutorials/study scratch  --out runs/scratch     table 1: from scratch, cell by cell
     python tutorials/study finetune --out runs/finetune    table 2: what is tuned, and how
     python tutorials/study starts   --out runs/starts      table 3: before any tuning
+    python tutorials/study apart    --out runs/apart       table 4: what tells lanes apart
+    python tutorials/study frontier --out runs/frontier    table 5: where live reading wins
     python tutorials/study tables   tutorials/study        the tables as Markdown
     python tutorials/study plot     tutorials/study        the tables as figures
 

@@ -73,6 +73,10 @@ def _parser() -> _Parser:
         p.add_argument(
             "--minutes", type=float, metavar="M", help="stop after so many; go on with the same"
         )
+    p = tables.add_parser("steps", help="table 5: steps of searches that make no mistake")
+    p.add_argument("--count", type=int, default=500, metavar="N", help="graphs")
+    p.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="such as nodes=24")
+    p.set_defaults(run=_steps)
     p = tables.add_parser("plot", help="SVG figures of the tables in a folder")
     p.add_argument("folder", metavar="DIR")
     p.set_defaults(run=_plot)
@@ -172,6 +176,15 @@ def _games(args: Any) -> int:
     check(recipe)
     games(args.table, out, cells, args.seeds, recipe, minutes=args.minutes, **common)
     print(out / f"{args.table}.json")
+    return 0
+
+
+def _steps(args: Any) -> int:
+    from tinylane.train.recipe import Recipe
+    from tutorials.study.steps import steps
+
+    base = Recipe(game_name="frontier", lanes=(1, 2, 4, 8))
+    print(steps(changed(base, args.set).game, args.count))
     return 0
 
 

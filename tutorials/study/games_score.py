@@ -22,7 +22,7 @@ import numpy as np
 from tinylane.commands.train import describe
 from tinylane.core.errors import TinylaneError
 from tinylane.evaluate.answers import vote
-from tinylane.evaluate.tasks.frontier import Frontier, best_split
+from tinylane.evaluate.tasks.frontier import Frontier
 from tinylane.evaluate.tasks.frontier_task import score as frontier_score
 from tinylane.evaluate.tasks.shell_game import last_word
 from tinylane.evaluate.tasks.task import EVALUATION, Problem
@@ -30,9 +30,9 @@ from tinylane.files.io import write_json
 from tinylane.train.from_scratch import train
 from tutorials.study import record
 from tutorials.study.games import TABLES, CellRecipe, CellTrainer, GameCell
+from tutorials.study.steps import SEED, counted
 
 BATCH = 64  # problems of a pass
-SEED = 1  # of the problems that a cell is scored on
 CHUNK = 100  # steps between looks at the clock
 
 
@@ -88,25 +88,6 @@ def scored(trainer: CellTrainer, n: int, count: int) -> dict[str, Any]:
     right = int(sum(s.shares["shortest right"] for s in each))
     means = {name: float(np.mean([s.numbers[name] for s in each])) for name in each[0].numbers}
     return {**record.share(right, count), "steps": float(np.mean(longest)), **means}
-
-
-def counted(game: Frontier, count: int) -> dict[str, Any]:
-    """How many steps a search takes that makes no mistake: means over the problems of the scores.
-
-    joint: lanes that read. fork: each lane alone from its fixed share of the start's neighbours.
-    best split: from the best share-out of them, which nobody can know before.
-    """
-    drawn = game.draw(count, np.random.default_rng([SEED, EVALUATION]))
-    fork = Frontier(game.nodes, game.edges, game.depth, game.lanes, "fork")
-    longest = lambda texts: max(map(len, texts))
-    table: dict[str, Any] = {}
-    for n in game.lanes:
-        table[str(n)] = {
-            "joint": float(np.mean([longest(game.write(g, n)) for g in drawn])),
-            "fork": float(np.mean([longest(fork.write(g, n)) for g in drawn])),
-            "best split": float(np.mean([best_split(g, n, game.depth) for g in drawn])),
-        }
-    return table
 
 
 def games(

@@ -20,6 +20,7 @@ from tutorials.study.figures import LIMIT, NAMES
 def tables(folder: Path) -> str:
     """All tables in a folder, as Markdown. Raises TinylaneError if there is none."""
     makers = {"scratch": scratch, "scratch-4000": scratch, "finetune": finetune, "starts": starts}
+    makers |= {"apart": games, "frontier": games}
     paths = {name: folder / f"{name}.json" for name in makers}
     parts = [
         make(read_json(paths[name], LIMIT))
@@ -27,7 +28,8 @@ def tables(folder: Path) -> str:
         if paths[name].is_file()
     ]
     if not parts:
-        raise TinylaneError(f"{folder}: no scratch.json, finetune.json or starts.json to read")
+        names = ", ".join(f"{name}.json" for name in makers)
+        raise TinylaneError(f"{folder}: no table to read; expected one of {names}")
     return "\n\n".join(parts)
 
 
@@ -58,6 +60,29 @@ def scratch(table: dict[str, Any]) -> str:
         seeds = ", ".join(str(part["seed"]) for part in cell["seeds"])
         rows.append([NAMES[name], seeds, *scores])
     return _lines(head, rows)
+
+
+def games(table: dict[str, Any]) -> str:
+    """Tables 4 and 5: a row a cell, a column a number of lanes; the steps are the mean of what the
+    lanes took. Below table 5: a row for each number of lanes, searches that make no mistake."""
+    many = [str(n) for n in table["lanes"]]
+    head = [f"{table['table']}, {table['recipe']['steps']:,} steps", "parameters", "seeds"]
+    head += [f"N = {n}" for n in many]
+    rows = []
+    for cell in table["cells"].values():
+        parts = cell["seeds"]
+        seeds = ", ".join(str(part["seed"]) for part in parts)
+        row = [cell["says"], f"{parts[0]['parameters']:,}", seeds]
+        for n in many:
+            scores = [part["scores"][n] for part in parts]
+            row.append(f"{share(scores)}; {np.mean([s['steps'] for s in scores]):.1f} steps")
+        rows.append(row)
+    shown = _lines(head, rows)
+    if counts := table.get("steps_without_mistakes"):
+        names = list(next(iter(counts.values())))
+        rows = [[n, *(f"{counts[n][name]:.2f}" for name in names)] for n in many]
+        shown += "\n\n" + _lines(["lanes", *names], rows)
+    return shown
 
 
 def finetune(table: dict[str, Any]) -> str:

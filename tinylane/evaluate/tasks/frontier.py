@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
@@ -254,16 +254,16 @@ def explore(
     graph: Graph, roots: list[int], n: int, depth: int = 1 << 30
 ) -> tuple[list[tuple[int, list[int]]], str]:
     """Search from nodes beside the start, n nodes a step: (distance, nodes) of every step, and the
-    last word. depth: a goal that is further away is another's to find."""
+    last word. depth: what is further away is another's to find."""
     moves: list[tuple[int, list[int]]] = []
     seen, now, distance = {graph.start}, roots, 1
     if graph.goal in roots:
         return moves, "=1"
-    while now and distance < depth:
+    while now and distance <= depth:
         seen.update(now)
         for k in range(0, len(now), n):
             moves.append((distance, now[k : k + n]))
-            if graph.goal in graph.beside(now[k : k + n]):
+            if graph.goal in graph.beside(now[k : k + n]) and distance < depth:
                 return moves, f"={distance + 1}"
         now, distance = sorted(graph.beside(now) - seen), distance + 1
     return moves, NO_WAY
@@ -284,8 +284,18 @@ def best_split(graph: Graph, n: int, depth: int) -> int:
     for size in range(1, len(roots) + 1):
         for some in itertools.combinations(roots, size):
             lengths[some] = len(explore(graph, list(some), 1, depth)[0])
-    best = max(lengths.values())
-    for owners in product(range(n), repeat=len(roots)):
-        parts = [tuple(r for r, o in zip(roots, owners, strict=True) if o == m) for m in range(n)]
-        best = min(best, max(lengths[part] for part in parts))
-    return best + 1
+    return 1 + min(max(lengths[part] for part in parts) for parts in _partitions(roots, n))
+
+
+def _partitions(roots: Sequence[int], n: int) -> Iterator[list[tuple[int, ...]]]:
+    """All ways to put some nodes into at most n parts, each in the order of the nodes."""
+    if not roots:
+        yield [()]
+        return
+    *others, last = roots
+    for parts in _partitions(others, n):
+        whole = [part for part in parts if part]
+        for k in range(len(whole)):
+            yield [*whole[:k], (*whole[k], last), *whole[k + 1 :]]
+        if len(whole) < n:
+            yield [*whole, (last,)]
