@@ -335,12 +335,12 @@ def test_chat_flags_reach_the_template(ask: Any, plain: str, tmp_path: Path) -> 
     folder = tmp_path / "chat"
     shutil.copytree(plain, folder)
     file = folder / "tokenizer_config.json"
-    words = "{% for m in messages %}{{ m.content }} {% endfor %}{{ 'ABC ' if shout }}"
+    words = "{{ 'ABC ' if shout }}{% for m in messages %}{{ m.content }} {% endfor %}"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"chat_template": words}))
     flags = ["--prompt", "cups", "--system-prompt", "swap", "--prefill-response", "where"]
     flags += ["--chat-template-config", '{"shout": true}', "--save", tmp_path / "run.json"]
     assert generate(ask, str(folder), *flags, "-m", 1)["prompt_tokens"] == 4
-    expected = [GAME.ids[word] for word in ("swap", "cups", "ABC", "where")]
+    expected = [GAME.ids[word] for word in ("ABC", "swap", "cups", "where")]
     assert json.loads((tmp_path / "run.json").read_text())["prompt"]["ids"] == expected
     raw = generate(ask, str(folder), "--prompt", "cups", "--raw", "-m", 1)
     assert raw["prompt_tokens"] == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -289,3 +290,18 @@ def test_reading_is_shown_if_it_takes_long_and_not_otherwise(
                 told()
         said = capsys.readouterr().err
         assert all(word in said for word in words) and bool(said) == bool(words)
+
+
+def test_a_long_wait_is_told_on_a_terminal_only(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "SILENT", 0.0)
+    for terminal, quiet in ((True, False), (True, True), (False, False)):
+        monkeypatch.setattr("sys.stderr.isatty", lambda t=terminal: t)
+        with progress.told_if_slow("loading the model", quiet):
+            deadline = time.monotonic() + 10.0
+            said = ""
+            while terminal and not quiet and not said and time.monotonic() < deadline:
+                said = capsys.readouterr().err
+        assert said == ("tinylane: loading the model\n" if terminal and not quiet else "")
+        assert not capsys.readouterr().err

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tinylane.commands.progress import told_if_slow
 from tinylane.core.errors import TinylaneError, show
 from tinylane.files.display import printable
 
@@ -391,15 +392,16 @@ def load(args: Any, **planned: Any) -> Model:
         if choose_backend(args.backend) != "mlx":
             raise TinylaneError("--wired-limit needs --backend mlx")
         wire(args.wired_limit)
-    return load_checkpoint(
-        source(args),
-        backend=args.backend,
-        dtype=args.dtype,
-        adapter=args.adapter_path,
-        revision=args.revision,
-        ops=args.ops,
-        **planned,
-    )
+    with told_if_slow("loading the model", getattr(args, "quiet", False)):
+        return load_checkpoint(
+            source(args),
+            backend=args.backend,
+            dtype=args.dtype,
+            adapter=args.adapter_path,
+            revision=args.revision,
+            ops=args.ops,
+            **planned,
+        )
 
 
 def exact_products(args: Any) -> None:

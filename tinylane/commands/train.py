@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tinylane.commands import common
-from tinylane.commands.progress import Progress, duration, reading
+from tinylane.commands.progress import Progress, duration, reading, told_if_slow
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.train.recipe import Recipe, TuneRecipe
@@ -254,14 +254,15 @@ def _tune(args: Any) -> int:
 
     pace = _pace(args, "every", "save_every", "valid_every", "stop_at")
     omega, template = common.parse_omega(args.omega), common.template(args)
-    begin = setup.start_model(
-        common.source(args),
-        args.adapter_path,
-        dtype=args.dtype,
-        revision=args.revision,
-        scratch=args.from_scratch,
-        seed=recipe.seed,
-    )
+    with told_if_slow("loading the model", args.quiet):
+        begin = setup.start_model(
+            common.source(args),
+            args.adapter_path,
+            dtype=args.dtype,
+            revision=args.revision,
+            scratch=args.from_scratch,
+            seed=recipe.seed,
+        )
     model = begin.model
     if args.visibility is None and model.visibility is not None:
         recipe = dataclasses.replace(recipe, visibility=model.visibility)
