@@ -10,12 +10,13 @@ and rows that are dropped stay in the model's cache, unseen.
 from __future__ import annotations
 
 import inspect
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from tinylane.checkpoints.adapter import fill_all, load_adapter
 from tinylane.checkpoints.plan import sampling_defaults
 from tinylane.checkpoints.tokenizer import Tokenizer
 from tinylane.core.cache import LaneCache
@@ -229,14 +230,17 @@ class HFCache(LaneCache):
         self.physical, self.stand = self.physical[which], self.stand[which]
 
 
-def lanes(model: Any, tokenizer: Any = None, cache: Any = None) -> HFModel:
+def lanes(model: Any, tokenizer: Any = None, cache: Any = None, adapter: Any = None) -> HFModel:
     """A causal language model of transformers as a `tinylane.Model`.
 
     tokenizer: its fast tokenizer, or a `tinylane` one; None where prompts are token ids. cache: a
-    callable that makes an empty cache of transformers; default `DynamicCache`. Law 11 is tried on
-    the model itself, with a few rows (`tinylane.hf.check`). Raises TinylaneError, with the reason,
-    for a model whose lanes would be wrong: rotations that are interleaved or of a part of the head,
-    layers without one, two tables of frequencies, frequencies that change with the length.
+    callable that makes an empty cache of transformers; default `DynamicCache`. adapter: the folder
+    of a lane adapter that changes no weights (what `tinylane fuse` leaves in `adapter/`); its
+    Omega, who reads whom, and how prompts and lanes begin are the defaults of every call. Law 11 is
+    tried on the model itself, with a few rows (`tinylane.hf.check`). Raises TinylaneError, with the
+    reason, for a model whose lanes would be wrong: rotations that are interleaved or of a part of
+    the head, layers without one, two tables of frequencies, frequencies that change with the
+    length; and for an adapter that does not fit.
     """
     from transformers import DynamicCache
 
@@ -259,6 +263,7 @@ def lanes(model: Any, tokenizer: Any = None, cache: Any = None) -> HFModel:
             heads=config.num_attention_heads,
             kv_heads=getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
             head_dim=2 * len(theta),
+            mlp_width=getattr(config, "intermediate_size", None) or 0,
             context=min(config.max_position_embeddings, window(config)),
             eos_ids=eos,
         ),
@@ -273,7 +278,25 @@ def lanes(model: Any, tokenizer: Any = None, cache: Any = None) -> HFModel:
     from tinylane.hf.check import check_law
 
     check_law(wrapped)
+    if adapter is not None:
+        _follow(wrapped, adapter)
     return wrapped
+
+
+def _follow(wrapped: HFModel, folder: Any) -> None:
+    """Take from an adapter how lanes read each other and how prompts are written."""
+    tuned = load_adapter(folder, wrapped.config)
+    if tuned.tensors:
+        raise TinylaneError(
+            f"{folder}: changes weights ({len(tuned.tensors)} tensors); merge them by `tinylane "
+            "fuse`, load the merged checkpoint, and give its adapter/"
+        )
+    wrapped.lane_rope, wrapped.visibility, wrapped.lag = (
+        tuned.lane_rope, tuned.visibility, tuned.lag
+    )  # fmt: skip
+    wrapped.lane_prompts = partial(fill_all, tuned.lane_prompt)
+    if wrapped.tokenizer is not None:
+        wrapped.tokenizer.raw = tuned.raw
 
 
 def tokenizer_of(tokenizer: Any, vocab: int, eos: tuple[int, ...]) -> Tokenizer | None:
