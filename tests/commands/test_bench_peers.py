@@ -24,7 +24,7 @@ from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError
 from tinylane.files.memory import forecast
 from tutorials.bench import __main__ as command
-from tutorials.bench import engines, llamacpp, ops
+from tutorials.bench import engines, llamacpp, ops, training
 from tutorials.bench.engines import build
 from tutorials.bench.process import EngineProcess
 
@@ -214,6 +214,12 @@ def test_every_engine_gets_its_own_blas(monkeypatch: pytest.MonkeyPatch) -> None
         assert kept["tinylane mlx"]["OPENBLAS_CORETYPE"] == "Haswell"
     assert kept["transformers"]["LD_PRELOAD"] == "/lib/libjemalloc.so"
     assert "OPENBLAS_CORETYPE" not in kept["transformers"]
+
+
+def test_a_training_step_is_timed(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("mlx.core", exc_type=ImportError)
+    assert training.main([str(tiny), "tinylane mlx", "2", "4"], steps=1) == 0
+    assert re.match(r"tinylane mlx, batch of 2, 4 lanes, 260 rows: \d", capsys.readouterr().out)
 
 
 # What it refuses: one line, exit 2, before anything is loaded.

@@ -9,5 +9,6 @@ ratios are taken pair by pair within a round.
     process     the process of an engine, and the rounds in which they take turns
     llama3np    the plain NumPy decoder that people read, as a peer
     llamacpp    llama.cpp as a peer, from a GGUF file that it writes
+    training    a training step beside torch and mlx-lm, a script of its own
     __main__    the command, and the ratios
 """
