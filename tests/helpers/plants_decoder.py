@@ -84,8 +84,8 @@ DECODER = [
         "isolation",
         swap(
             "decoder.attention_weights",
-            "xp.where(mask, x, -xp.inf)",
-            "xp.where(mask, x, x - 5)",
+            "xp.where(matrix(mask, T, S, xp), x, -xp.inf)",
+            "xp.where(matrix(mask, T, S, xp), x, x - 5)",
         ),
     ),
     Plant(

@@ -133,14 +133,14 @@ DECODING = [
         "decoding",
         swap(
             "decoding.Decoding._forward",
-            "rows = sorted(rows, key=lambda row: row[1])",
+            "rows = sorted(rows, key=itemgetter(1))",
             "rows = list(rows)",
         ),
     ),
     Plant(
         "a lane goes on after its end token",
         "decoding",
-        swap("decoding.Decoding.step", "token in self._ends or self._say", "self._say"),
+        swap("decoding.Decoding.step", "token in self.ends or self._say", "self._say"),
     ),
     Plant(
         "an end token is fed to the others",
@@ -192,7 +192,7 @@ DECODING = [
     Plant(
         "Omega dropped for joint lanes too",
         "decoding",
-        swap("model.Model.rope", "mask is not None and alone(mask) and", "mask is not None and"),
+        swap("model.Model.rope", "mask is not None and mask.alone and", "mask is not None and"),
     ),
     Plant(
         "the clock ticks twice a step",

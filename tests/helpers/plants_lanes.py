@@ -272,12 +272,17 @@ LANES = [
     Plant(
         "no mask where one row sees all",
         "steps",
-        swap("decoder._sees_all", "int(i.min()) >=", "int(i.max()) >="),
+        swap("lanes.LaneMask.seen", "i.min() >= j.max()", "i.max() >= j.max()"),
     ),
     Plant(
         "no mask in a step, whoever sees whom",
         "steps",
-        swap("decoder._sees_all", "bool(mask.visibility[m].all())", "True"),
+        swap("lanes.LaneMask.seen", "self.visibility[m].all()", "True"),
+    ),
+    Plant(
+        "rows of one lane in order see all that is cached",
+        "steps",
+        swap("lanes.LaneMask.seen", "((n == m[0]) | (n == SHARED)).all()", "True"),
     ),
     Plant(
         "reach of one hop only",

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer as Core
 import tinylane
 from tinylane.checkpoints import chat_template
 from tinylane.checkpoints.tokenizer import Tokenizer
-from tinylane.commands import progress
+from tinylane.commands import common, progress
 from tinylane.core.errors import TinylaneError
 from tinylane.core.model import Model
 from tinylane.core.prompt import encode_prompt
@@ -295,10 +295,10 @@ def test_reading_is_shown_if_it_takes_long_and_not_otherwise(
 def test_a_long_wait_is_told_on_a_terminal_only(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(progress, "SILENT", 0.0)
+    monkeypatch.setattr(common, "SILENT", 0.0)
     for terminal, quiet in ((True, False), (True, True), (False, False)):
         monkeypatch.setattr("sys.stderr.isatty", lambda t=terminal: t)
-        with progress.told_if_slow("loading the model", quiet):
+        with common.told_if_slow("loading the model", quiet):
             deadline = time.monotonic() + 10.0
             said = ""
             while terminal and not quiet and not said and time.monotonic() < deadline:

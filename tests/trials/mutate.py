@@ -1,6 +1,6 @@
 """The tests are tested: small changes to the core, one at a time, each of which a test must notice.
 
-    python tests/trials/mutate.py                          all eight files; 12 minutes on a core
+    python tests/trials/mutate.py                          all ten files; 15 minutes on a core
     python tests/trials/mutate.py --only rope --jobs 1     one of them
     python tests/trials/mutate.py --work DIR               keep the copies; a stopped run goes on
 
@@ -59,6 +59,11 @@ TESTS = {
         "core/test_sampling_draws.py",
         "-core/test_sampling.py::test_the_record_is_what_the_installed_transformers_says",
         "-core/test_sampling.py::test_filters_equal_transformers_live",
+    ],
+    "core/distribution": ["core/test_distribution.py", "core/test_sampling_draws.py"],
+    "core/prefix": [
+        "core/test_prefix.py",
+        "-core/test_prefix.py::test_the_comparison_catches_a_planted_bug",
     ],
     "core/cache": [
         "core/test_cache.py",

@@ -116,7 +116,8 @@ def save_adapter(
         record["visibility"] = record["visibility"].astype(int).tolist()
     # angles are kept in float64 throughout
     plain = {k: _plain(v, np.float64 if k == OMEGA else np.float32) for k, v in tensors.items()}
-    _build(folder, config, plain, record)
+    _check_shapes(folder, config, {name: value.shape for name, value in plain.items()})
+    _build(folder, plain, record)
     make_folder(folder)
     write_tensors(folder / TENSORS, plain, {"format": FORMAT})
     write_json(folder / CONFIG, record)
@@ -159,20 +160,21 @@ def load_adapter(
         peft.check(read)
     tensors = {}
     with TensorFile.open(folder / file_name) as file:
-        stored = {peft.our_name(name) if foreign else name: name for name in file.names}
+        stored = dict(zip(file.names, file.names, strict=True))
         if foreign:
+            stored = {peft.our_name(name): name for name in file.names}
             peft.refuse_rest(stored, str(file.path))
         # check names and shapes before reading: a sparse file of terabytes takes no room on disk
-        order = {name: -1 if foreign and ".lora_" in name else 1 for name in stored}
-        shapes = {key: file.shape(name)[:: order[key]] for key, name in stored.items()}
+        order = -1 if foreign else 1  # PEFT's matrices are (out, in)
+        shapes = {key: file.shape(name)[::order] for key, name in stored.items()}
         _check_shapes(folder, config, shapes)
         for key, name in stored.items():
             if file.dtype(name) not in DENSE:
                 raise TinylaneError(f"{file.path}: {show(name)} is {file.dtype(name)}, not floats")
             wide = widen(file.read(name), file.dtype(name))
-            wide = wide.T if order[key] < 0 else wide
+            wide = wide.T if foreign else wide
             tensors[key] = wide if key == OMEGA else wide.astype(np.float32)
-    return _build(folder, config, tensors, record)
+    return _build(folder, tensors, record)
 
 
 def _plain(value: Any, dtype: type) -> np.ndarray:
@@ -187,10 +189,8 @@ def _sizes(config: ModelConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in SIZES}
 
 
-def _build(
-    folder: Path, config: ModelConfig, tensors: dict[str, np.ndarray], record: dict[str, Any]
-) -> Adapter:
-    """Check names, shapes, values and settings against the model."""
+def _build(folder: Path, tensors: dict[str, np.ndarray], record: dict[str, Any]) -> Adapter:
+    """Check values and settings of tensors whose names and shapes fit the model."""
     read = Fields(record, str(folder / CONFIG))
     if record.get("fine_tune_type", "lora") not in ("lora", "dora"):
         read.fail("fine_tune_type", "lora or dora; others are not implemented")
@@ -200,8 +200,8 @@ def _build(
     lanes = lanes if isinstance(lanes, list) else [lanes]
     if any(type(n) is not int or not 1 <= n <= MAX_LANES for n in lanes):
         read.fail("lanes", f"counts from 1 to {MAX_LANES}")
-    _check_shapes(folder, config, {name: value.shape for name, value in tensors.items()})
-    omega, updates = tensors.get(OMEGA), {k: v for k, v in tensors.items() if k != OMEGA}
+    updates = dict(tensors)
+    omega = updates.pop(OMEGA, None)
     try:
         rope = None if omega is None else LaneRoPE(omega, record.get("prompt_lane", "own"))
         if isinstance(visibility, str):

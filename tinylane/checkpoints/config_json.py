@@ -193,12 +193,13 @@ def family_of(read: Fields) -> str:
     architectures = read.get("architectures") or []
     if not isinstance(architectures, list):
         read.fail("architectures", "a list of names")
-    by_class = {name: family for family, name in ARCHITECTURES.items()}
+    by_class = dict(zip(ARCHITECTURES.values(), ARCHITECTURES, strict=True))
     known = f"tinylane reads {', '.join(ARCHITECTURES)}"
+    families: set[str] = set()
     for name in architectures:
         if not isinstance(name, str) or name not in by_class:
             _unknown(read, f"architecture {show(name)}", f"; {known}")
-    families = {by_class[name] for name in architectures}
+        families.add(by_class[name])
     if kind is None and len(families) == 1:
         return families.pop()
     if not isinstance(kind, str) or kind not in ARCHITECTURES:
@@ -272,8 +273,7 @@ def quantization_of(read: Fields) -> dict | None:
     """MLX's settings. Other methods (GPTQ, AWQ, bitsandbytes, fp8) are refused by name, but beside
     MLX's own they say how the weights were packed before MLX packed them."""
     keys = ("quantization", "quantization_config")
-    settings = [read.fields(key).raw for key in keys if read.get(key) is not None]
-    settings = [record for record in settings if record]
+    settings = [read.fields(key).raw for key in keys if read.get(key) not in (None, {})]
     own = [record for record in settings if "quant_method" not in record]
     if settings and not own:
         what = f"quantization method {show(settings[0]['quant_method'])}"

@@ -63,25 +63,26 @@ def load(
                 f"{plan.folder}: NaN or infinite weights in {', '.join(damaged[:3])}{more}",
                 stacklevel=2,
             )
-        if tuned is not None:
+        if tuned is not None and tuned.tensors:
             apply(params, tuned, files, backend, dtype)
     summary = None if tuned is None else tuned.summary  # the report must not keep its tensors
     if tokenizer is not None:
         config = replace(config, eos_ids=tuple(sorted({*config.eos_ids, *tokenizer.eos_ids})))
         tokenizer.raw = tuned is not None and tuned.raw
-    return Model(
+    model = Model(
         config,
         params,
         backend=backend,
         dtype=dtype,
         tokenizer=tokenizer,
-        lane_rope=None if tuned is None else tuned.lane_rope,
-        visibility=None if tuned is None else tuned.visibility,
-        lag=0 if tuned is None else tuned.lag,
         sampling=plan.sampling,
-        identity=plan.identity if tuned is None else tuned.identity(plan.identity),
-        lane_prompts=partial(fill_all, "" if tuned is None else tuned.lane_prompt),
-        task=None if tuned is None else tuned.task,
+        identity=plan.identity,
         describe=partial(describe, plan, files, summary, tokenizer, needs),
-        ops=choose_ops(ops, backend, config, any(name.endswith(".scales") for name in params)),
+        ops=choose_ops(ops, backend, config, plan.keeps_packed and files.native),
     )
+    if tuned is not None:
+        model.lane_rope, model.visibility, model.lag = tuned.lane_rope, tuned.visibility, tuned.lag
+        model.identity, model.task = tuned.identity(plan.identity), tuned.task
+        if tuned.lane_prompt:
+            model.lane_prompts = partial(fill_all, tuned.lane_prompt)
+    return model

@@ -258,7 +258,7 @@ def describe(
     say("model", str(plan.folder), "")
     say("identity", plan.identity, f"config.json, {weights}")
     say("backend", plan.backend, "chosen")
-    packed = plan.keeps_packed and any(how.native for how in files.packings.values())
+    packed = plan.keeps_packed and files.native
     ops = choose_ops(plan.ops_name, plan.backend, config, packed)
     say("ops", "plain" if ops is PLAIN else "fast", "chosen")
     say("family", config.family, "config.json")

@@ -190,11 +190,12 @@ def add_tokens(
 def mark_special(core: tokenizers.Tokenizer, texts: Iterable[str]) -> set[str]:
     """Mark the texts that are tokens as special ones; all special tokens."""
     added = core.get_added_tokens_decoder().values()
-    marked = {token.content for token in added if token.special}
-    named = {text for text in texts if core.token_to_id(text) is not None}
-    if named - marked:
-        core.add_special_tokens(sorted(named - marked))
-    return marked | named
+    special = {token.content for token in added if token.special}
+    for text in sorted({*texts} - special):
+        if core.token_to_id(text) is not None:
+            core.add_special_tokens([text])
+            special.add(text)
+    return special
 
 
 def _content(value: Any) -> str | None:
@@ -319,10 +320,7 @@ def _check(raw: Any) -> None:
         prefix = model.get("continuing_subword_prefix")
         if prefix not in (None, ""):
             raise TinylaneError(f"continuing_subword_prefix {show(prefix, 40)} is not implemented")
-    added = raw.get("added_tokens")
-    tokens = added if isinstance(added, list) else []  # the library says what else is wrong
-    texts = [token.get("content") for token in tokens if isinstance(token, dict)]
-    length = sum(len(text) for text in texts if isinstance(text, str))
+    length = sum(map(len, _texts(raw.get("added_tokens"))))  # the library says what else is wrong
     if length > LONGEST_ADDED:
         raise TinylaneError(f"added tokens of {length:,} characters, limit {LONGEST_ADDED:,}")
 

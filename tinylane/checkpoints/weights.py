@@ -100,12 +100,14 @@ class WeightFiles:
     """A checkpoint's open weight files, checked against its config; a context manager.
 
     config: as in the file, but for `tied`, which follows what the files hold. packings: quantized
-    layers by path. untied: whether a head that differs from the embedding overruled config.json.
+    layers by path. native: whether MLX can use one of them packed. untied: whether a head that
+    differs from the embedding overruled config.json.
     """
 
     def __init__(self, folder: Path, config: ModelConfig) -> None:
         self.folder, self.config, self.untied = folder, config, False
         self.packings: dict[str, Packing] = {}
+        self.native = False
         self._where: dict[str, tuple[TensorFile, str]] = {}
         self._stack = contextlib.ExitStack()
         self.paths = shards(folder)
@@ -212,7 +214,8 @@ class WeightFiles:
                 }
                 from tinylane.checkpoints.quantized import packing
 
-                self.packings[path] = packing(self.config.quantization, path, shape, parts)
+                how = packing(self.config.quantization, path, shape, parts)
+                self.packings[path], self.native = how, self.native or how.native
                 used.update(self._parts(path))
             elif not self.has(name):
                 missing.append(f"{name} {shape}")

@@ -8,12 +8,12 @@ import math
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinylane.commands.progress import told_if_slow
 from tinylane.core.errors import TinylaneError, show
 from tinylane.files.display import printable
 
@@ -37,6 +37,7 @@ OPS: Any = {
     "help": "plain: the operations as decoder.py has them; fast: the backend's faster ones; auto: "
     "plain for small models on a CPU, else fast",
 }
+SILENT = 2.0  # s: what takes longer shows what it is doing
 RESUME = "A run that was stopped goes on where it was: give the same command again."
 # flag -> the field of Sampler that it sets
 SAMPLING = {
@@ -453,6 +454,19 @@ def note(text: str, quiet: bool = False) -> None:
     """Print a line about the run on stderr: stdout is for the results."""
     if not quiet:
         say(f"tinylane: note: {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def told_if_slow(text: str, quiet: bool = False) -> Iterator[None]:
+    """On a terminal, a line that says what is being done if that takes long."""
+    said = threading.Timer(SILENT, lambda: print(f"tinylane: {text}", file=sys.stderr, flush=True))
+    said.daemon = True
+    if sys.stderr.isatty() and not quiet:
+        said.start()
+    try:
+        yield
+    finally:
+        said.cancel()
 
 
 def about(args: Any, model: Model) -> dict[str, Any]:

@@ -24,7 +24,6 @@ from tinylane.core.lanes import MAX_LANES, LaneMask
 
 if TYPE_CHECKING:
     from tinylane.commands.generate_output import GenerateOutput
-    from tinylane.core.cache import LaneCache
     from tinylane.core.decoding import Decoding
     from tinylane.core.lanes import Rotation
     from tinylane.core.model import Model
@@ -176,6 +175,12 @@ def run(args: Any) -> int:
         rope, mask = lane_settings(args, model, n, max_tokens)
     output.settings(sampler, given, mask or model.mask(n))
     _notes(args, model, n, mask or model.mask(n), sampler, lane_prompts)
+    cache = None
+    if args.prompt_cache_file is not None and os.path.exists(args.prompt_cache_file):
+        from tinylane.core.cache import LaneCache
+
+        reads = mask or model.mask(n)
+        cache = LaneCache.load(args.prompt_cache_file, model, model.rope(rope, reads), reads)
     decoding = Decoding(
         model,
         full_prompt,
@@ -189,7 +194,7 @@ def run(args: Any) -> int:
         seed=seed,
         stop=common.stop(args, model),
         template=template,
-        cache=_saved_cache(args, model, rope, mask or model.mask(n)),
+        cache=cache,
     )
     room = max(model.config.context - decoding.clock, 1)
     if args.max_tokens is not None and args.max_tokens > room:
@@ -410,17 +415,6 @@ def _save(args: Any, result: Result, model: Model, dictation: Dictation | None) 
     except (TinylaneError, OSError) as error:
         return error
     return None
-
-
-def _saved_cache(
-    args: Any, model: Model, rope: Rotation | None, mask: LaneMask
-) -> LaneCache | None:
-    """What --prompt-cache-file holds; None if it is not there yet."""
-    if args.prompt_cache_file is None or not os.path.exists(args.prompt_cache_file):
-        return None
-    from tinylane.core.cache import LaneCache
-
-    return LaneCache.load(args.prompt_cache_file, model, model.rope(rope, mask), mask)
 
 
 def _save_cache(args: Any, result: Result, decoding: Decoding) -> Exception | None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tinylane.commands.common import SILENT
 from tinylane.files import jsonl
-
-SILENT = 2.0  # s: what takes longer shows what it is doing
 
 
 class Progress:
@@ -105,19 +103,6 @@ class Progress:
             more = f", {duration(left)} left" if self.finished < self.total else ""
             what = f"{self.name}: " if self.name else ""
             self.line(f"{what}{self.finished} of {self.total}, {duration(spent)}{more}")
-
-
-@contextmanager
-def told_if_slow(text: str, quiet: bool = False) -> Iterator[None]:
-    """On a terminal, a line that says what is being done if that takes long."""
-    said = threading.Timer(SILENT, lambda: print(f"tinylane: {text}", file=sys.stderr, flush=True))
-    said.daemon = True
-    if sys.stderr.isatty() and not quiet:
-        said.start()
-    try:
-        yield
-    finally:
-        said.cancel()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tinylane.commands import common
-from tinylane.commands.progress import Progress, duration, reading, told_if_slow
+from tinylane.commands.progress import Progress, duration, reading
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.train.recipe import Recipe, TuneRecipe
@@ -254,7 +254,7 @@ def _tune(args: Any) -> int:
 
     pace = _pace(args, "every", "save_every", "valid_every", "stop_at")
     omega, template = common.parse_omega(args.omega), common.template(args)
-    with told_if_slow("loading the model", args.quiet):
+    with common.told_if_slow("loading the model", args.quiet):
         begin = setup.start_model(
             common.source(args),
             args.adapter_path,

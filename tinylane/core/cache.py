@@ -34,7 +34,7 @@ class LaneCache:
 
     def __init__(self, model: Any, lane_rope: Rotation, lane_mask: LaneMask | None = None) -> None:
         self.lane_rope, self.lane_mask = lane_rope, lane_mask
-        self.positions, self.lanes, self.tokens = (np.zeros(0, dtype=np.int64) for _ in range(3))
+        self.positions = self.lanes = self.tokens = np.zeros(0, dtype=np.int64)
         self.model = model
         layers = model.config.layers
         self.keys: list[Array] = [None] * layers

@@ -16,6 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,6 @@ import numpy as np
 from tinylane.core.errors import TinylaneError, of_kind, whole
 from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, Rotation, Row
 from tinylane.core.model import Model
-from tinylane.core.prefix import keep_prefix
 from tinylane.core.prompt import Prompt, encode_lane_prompt, encode_prompt, ends, text_stream
 from tinylane.core.result import Lane, Result, Step
 from tinylane.core.sampling import Sampler, uniform
@@ -92,7 +92,7 @@ class Decoding:
         lane_ids = [encode_lane_prompt(model, text) for text in lane_prompts]
         if len(lane_ids) != n:
             raise TinylaneError(f"{len(lane_ids)} lane prompts for {n} lanes; expected one a lane")
-        limits: Any = getattr(s.max_tokens, "tolist", lambda: s.max_tokens)()  # of an array
+        limits: Any = s.max_tokens.tolist() if hasattr(s.max_tokens, "tolist") else s.max_tokens
         limits = list(limits) if isinstance(limits, (list, tuple, range)) else [limits] * n
         if len(limits) != n:
             raise TinylaneError(f"{len(limits)} values of max_tokens for {n} lanes")
@@ -102,8 +102,12 @@ class Decoding:
                 f"the prompt has {self.clock} tokens; this model's context is "
                 f"{model.config.context}, prompt and generation together"
             )
-        self.cache: LaneCache = model.new_cache(rope, self.mask) if s.cache is None else s.cache
-        self.reused = keep_prefix(self.cache, model, rope, self.mask, self.prompt)
+        self.cache, self.reused = model.new_cache(rope, self.mask), 0
+        if s.cache is not None:
+            from tinylane.core.prefix import keep_prefix
+
+            self.cache = s.cache
+            self.reused = keep_prefix(s.cache, model, rope, self.mask, self.prompt)
         self.lanes: list[Lane] = []
         self.steps, self.seconds = 0, 0.0
         self._streams: dict[int, Any] = {}
@@ -267,7 +271,7 @@ class Decoding:
 
     def _forward(self, rows: list[Row]) -> dict[int, Any]:
         """Feed rows, in chunks that never part a position: each lane's logits after its last."""
-        rows = sorted(rows, key=lambda row: row[1])
+        rows = sorted(rows, key=itemgetter(1))  # by position
         last = {lane: k for k, (_, _, lane) in enumerate(rows)}
         logits_of: dict[int, Any] = {}
         start, before = 0, len(self.cache)
@@ -275,9 +279,7 @@ class Decoding:
             stop = min(start + self.chunk, len(rows))
             while stop < len(rows) and rows[stop][1] == rows[stop - 1][1]:
                 stop += 1  # with lag 0 the lanes of one position see each other
-            tokens, positions, lanes = (
-                np.array(column) for column in zip(*rows[start:stop], strict=True)
-            )
+            tokens, positions, lanes = np.array(rows[start:stop], dtype=np.int64).T
             wanted = {lane: k - start for lane, k in last.items() if start <= k < stop}
             keep = np.array(list(wanted.values()) or [0])
             try:

@@ -54,6 +54,11 @@ class LaneMask:
         """The number of lanes N."""
         return len(self.visibility)
 
+    @property
+    def alone(self) -> bool:
+        """Whether no lane reads another."""
+        return not (self.visibility & ~np.eye(self.n, dtype=bool)).any()
+
     @classmethod
     def independent(cls, n: int) -> LaneMask:
         """No lane reads another: N separate runs."""

@@ -20,7 +20,6 @@ from tinylane.core.config import ModelConfig
 from tinylane.core.decoder import PLAIN, Array, Ops, Params, Plan, forward, make_plan
 from tinylane.core.errors import TinylaneError, of_kind
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Places, Rotation
-from tinylane.core.prefix import alone
 from tinylane.core.rope import frequencies
 
 
@@ -96,7 +95,7 @@ class Model:
             raise TinylaneError(
                 f"Omega has shape {rope.omega.shape}; this model needs ({sizes[1]},) or {sizes}"
             )
-        if mask is not None and alone(mask) and getattr(rope, "prompt_lane", None) == "own":
+        if mask is not None and mask.alone and getattr(rope, "prompt_lane", None) == "own":
             return LaneRoPE.none(self.theta)  # law 7: the same numbers, with one rotation less
         return rope
 
@@ -164,27 +163,15 @@ class Model:
             raise TinylaneError(
                 f"lane {wrong} is outside the mask's 0 .. {mask.n - 1} (SHARED is {SHARED})"
             )
-        logits = self.run(ids, rope, mask, places, cache, keep)
-        if cache is not None:
-            cache.commit(i, m, ids)
-        return logits
-
-    def run(
-        self,
-        ids: np.ndarray,
-        rope: Rotation,
-        mask: LaneMask,
-        places: Places,
-        cache: LaneCache | None,
-        keep: np.ndarray | None,
-    ) -> Array:
-        """One pass, of arguments that `__call__` has checked: the logits, not yet committed."""
         plan = self.plan(rope, mask, places)
         # MLX gathers by 32-bit indices, unchecked: an index out of range must not get there.
         index = self.array(ids.astype(np.int32))
         some = None if keep is None else self.array(keep.astype(np.int32))
         put = None if cache is None else cache.put
-        return forward(self.params, self.config, index, plan, self.ops, put, some)
+        logits = forward(self.params, self.config, index, plan, self.ops, put, some)
+        if cache is not None:
+            cache.commit(i, m, ids)
+        return logits
 
 
 def _integers(name: str, x: Any) -> np.ndarray:

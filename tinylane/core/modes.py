@@ -29,7 +29,6 @@ from tinylane.core.errors import TinylaneError, of_kind, show
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import LaneMask, LaneRoPE, Rotation
 from tinylane.core.model import Model
-from tinylane.core.prefix import alone
 
 MODES = ("independent", "joint", "group_think", "hogwild")
 # Where Omega may start, and the numbers that each start uses.
@@ -84,7 +83,7 @@ def mode(
     if not isinstance(mask, LaneMask):
         late = model.lag if lag is None else lag
         mask = LaneMask.named("joint" if mask is None else mask, lanes, late)
-    if lanes > 1 and alone(mask):
+    if lanes > 1 and mask.alone:
         raise TinylaneError(f"mode {name}, but no lane reads another; give mode independent")
     if name == "hogwild":
         return Hogwild(), mask
@@ -104,7 +103,7 @@ def check_mode(name: str, **given: Any) -> None:
         if value is None or what not in _DECIDED[name]:
             continue
         same = _DECIDED[name][what]
-        if isinstance(value, LaneMask) and what == "visibility" and alone(value):
+        if isinstance(value, LaneMask) and what == "visibility" and value.alone:
             continue
         if not (isinstance(value, (str, int)) and value in same):
             but = f" but {same[0]}" if same else ""

@@ -19,11 +19,6 @@ from tinylane.core.errors import of_kind
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Rotation
 
 
-def alone(mask: LaneMask) -> bool:
-    """Whether no lane reads another."""
-    return not (mask.visibility & ~np.eye(mask.n, dtype=bool)).any()
-
-
 def keep_prefix(
     cache: LaneCache, model: Any, rope: Rotation, mask: LaneMask, tokens: list[int]
 ) -> int:
@@ -52,6 +47,6 @@ def keep_prefix(
 def _plain(cache: LaneCache) -> bool:
     """Whether each lane has the rows that a prompt of the same tokens has: lane 0 is not turned."""
     rope, mask = cache.lane_rope, cache.lane_mask
-    if not isinstance(rope, LaneRoPE) or mask is None or not alone(mask):
+    if not isinstance(rope, LaneRoPE) or mask is None or not mask.alone:
         return False
     return mask.n == 1 or not rope.omega.any()

@@ -19,7 +19,6 @@ from tinylane.core.cache import LaneCache
 from tinylane.core.errors import TinylaneError, of_kind, show
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import MAX_LANES, MAX_STEPS, SHARED, LaneMask, LaneRoPE, Rotation
-from tinylane.core.prefix import alone
 from tinylane.files.memory import available_memory, gpu_memory, size
 from tinylane.files.safetensors import TensorFile, widen, write_tensors
 
@@ -137,7 +136,7 @@ def _alike(one: LaneMask, other: LaneMask | None) -> bool:
     if other is None or one.n == other.n == n:
         return one.same_as(other)
     a, b = (LaneMask(mask.visibility[:n, :n] | np.eye(n, dtype=bool)) for mask in (one, other))
-    return a.same_as(b) and (one.lag == other.lag or alone(a))
+    return a.same_as(b) and (one.lag == other.lag or a.alone)
 
 
 class _Tensors:

@@ -76,7 +76,7 @@ def inside(folder: Path, name: str) -> Path:
     if not plain or name in ("", ".", ".."):
         raise TinylaneError(f"{folder}: {show(name)} is not a plain file name of this folder")
     # realpath, unlike Path.resolve, does not raise on a loop of links
-    real, home = (Path(os.path.realpath(path)) for path in (folder / name, folder))
+    real, home = Path(os.path.realpath(folder / name)), Path(os.path.realpath(folder))
     cached = (above.parent / "blobs" for above in home.parents if above.name == "snapshots")
     if real.is_relative_to(home) or real.parent in cached:
         return folder / name

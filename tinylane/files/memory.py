@@ -90,7 +90,9 @@ def forecast(
     max_tokens = min(whole("max_tokens", max_tokens, 0), max(config.context - prompt_tokens, 0))
     if weights is None:
         weights = sum(math.prod(shape) for shape in config.tensors().values()) * ITEMSIZE[dtype]
-    limits = [available_memory(), gpu_memory() if backend == "mlx" else None]
+    have, gpu = available_memory(), gpu_memory() if backend == "mlx" else None
+    if gpu is not None:
+        have = gpu if have is None else min(have, gpu)
     per_token = 2 * config.layers * config.kv_heads * config.head_dim * ITEMSIZE[dtype]
     return Forecast(
         weights=weights,
@@ -100,15 +102,17 @@ def forecast(
         lanes=lanes,
         prompt_tokens=prompt_tokens,
         max_tokens=max_tokens,
-        available=min((n for n in limits if n is not None), default=None),
-        gpu=limits[1],
+        available=have,
+        gpu=gpu,
     )
 
 
 def available_memory() -> int | None:
     """Bytes this process may still take: the least of the machine's and its control group's."""
-    limits = [n for n in (_machine(), _control_group()) if n is not None]
-    return min(limits) if limits else None
+    machine, group = _machine(), _control_group()
+    if machine is None or group is None:
+        return group if machine is None else machine
+    return min(machine, group)
 
 
 def gpu_memory() -> int | None:

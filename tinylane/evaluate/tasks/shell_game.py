@@ -69,8 +69,7 @@ class ShellGame:
     @cached_property
     def moves(self) -> list[str]:
         """Every swap as a word, and `--`."""
-        places = range(1, self.cups + 1)
-        return [f"{i}-{j}" for i, j in itertools.combinations(places, 2)] + [STAY]
+        return [*map("-".join, itertools.combinations("12345"[: self.cups], 2)), STAY]
 
     @cached_property
     def compose(self) -> np.ndarray:
