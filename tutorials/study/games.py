@@ -55,7 +55,7 @@ class FrontierRecipe(CellRecipe):
     mlp_width: int = 512
     layers: int = 4
     steps: int = 6000
-    rows: int = 2048
+    rows: int = 1024
     omega: str = "group_think"
 
 
