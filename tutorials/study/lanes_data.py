@@ -3,8 +3,8 @@
     python tutorials/study/lanes_data.py SMOLLM2 FOLDER     writes FOLDER/mix.jsonl (25,058 lines)
 
 14,400 of Sums (8, 16 and 32 numbers; 1, 2 and 4 lanes), 7,994 of Naming in the model's own
-favourite order and 2,664 in random order. Lanes of Naming are cut to 12, 16, 20, 24 or 28 tokens, as many as
-the shortest lane has, so that many transcripts have one shape and fit into one pass
+favourite order and 2,664 in random order. Lanes of Naming are cut to 12, 16, 20, 24 or 28 tokens,
+as many as the shortest lane has, so that many transcripts have one shape and fit into one pass
 (`--group-by-shape`); one in fifty stays as it is, with its end. The model is asked for its
 favourites, which takes minutes.
 """
