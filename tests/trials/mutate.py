@@ -1,6 +1,6 @@
 """The tests are tested: small changes to the core, one at a time, each of which a test must notice.
 
-    python tests/trials/mutate.py                          all ten files; 15 minutes on a core
+    python tests/trials/mutate.py                          all ten files (eight: 12 minutes on a core)
     python tests/trials/mutate.py --only rope --jobs 1     one of them
     python tests/trials/mutate.py --work DIR               keep the copies; a stopped run goes on
 
