@@ -1,9 +1,9 @@
 """What llama.cpp writes on a small random model: tests/data/llama_cpp.json.
 
-    python tests/record/record_llama_cpp.py     needs llama-cpp-python (compiled from source)
+    python tests/record/record_llama_cpp.py     needs llama-cpp-python
 
-The peer of the bench writes the model as a GGUF file and lets llama.cpp decode greedily, on one lane
-and on two. So the file and the loop are checked by another program.
+The peer of the bench writes the model as a GGUF file and lets llama.cpp decode greedily, on one
+lane and on two. So the file and the loop are checked by another program.
 """
 
 from __future__ import annotations
