@@ -30,14 +30,18 @@ IN_DOLLARS = re.compile(
     r"(?:\$\$?(?![^$]*(?:[.,;] | [A-Za-z]{2,} ))([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\])"
 )
 AFTER_NUMBER = re.compile(r"\s*(?:$|[.,;:!?)*]+(?:\s|$)|\s(?=[A-Za-z(]))")
+THOUSANDS = r"(?:,(?:\\!)?|\{,\}|\\[, ]|[~\u00a0\u2009\u202f])"  # LaTeX's spaces, narrow ones
 # In running text. ASCII digits only; not inside a word (x2, H2O) or a version (1.2.3); a sign only
-# where it cannot be a subtraction or a range (10-3); commas only before groups of three. A fraction
-# is one number, a date is not.
+# where it cannot be a subtraction or a range (10-3); separators only before groups of three.
+# A fraction is one number, a date is not.
 NUMBER = re.compile(
     r"(?:(?<![A-Za-z0-9_.)\]}])[-+−])?\\?\$?"
-    r"(?:(?:(?<![A-Za-z0-9_.])[0-9]{1,6} ?)?\\[dt]?frac\{[-+]?[0-9.]{1,20}\}\{[0-9.]{1,20}\}"
+    r"(?:(?:(?<![A-Za-z0-9_.])[0-9]{1,6} ?)?\\[dt]?frac(?:\{[-+]?[0-9.]{1,20}\}| ?[0-9])"
+    r"(?:\{[0-9.]{1,20}\}| ?[0-9])"
+    r"|(?:(?<![A-Za-z0-9_.,])[0-9]{1,6} ?|(?<![A-Za-z0-9_.]))[¼-¾⅐-⅞]"
     r"|(?<![A-Za-z0-9_./])(?:[0-9]{1,6} )?[0-9]{1,20}/[1-9][0-9]{0,19}(?![0-9/]|\.[0-9])"
-    r"|(?:(?<![A-Za-z0-9_])(?<![0-9]\.)(?:[1-9][0-9]{0,2}(?:(?:,|\{,\})[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?"
+    r"|(?:(?<![A-Za-z0-9_])(?<![0-9]\.)(?:[1-9][0-9]{0,2}(?:" + THOUSANDS + r"[0-9]{3})+"
+    r"(?![0-9])|[0-9]+)(?:\.[0-9]+)?"
     r"|(?<![A-Za-z0-9_.])\.[0-9]+)(?:[eE][-+]?[0-9]{1,2}(?![0-9]))?)"
 )
 KEPT = 1000  # places that are looked at, from the last
