@@ -1,6 +1,6 @@
 """The tests are tested: small changes to the core, one at a time, each of which a test must notice.
 
-    python tests/trials/mutate.py                          all ten files (eight: 12 minutes on a core)
+    python tests/trials/mutate.py                          all ten files; eight took 12 minutes
     python tests/trials/mutate.py --only rope --jobs 1     one of them
     python tests/trials/mutate.py --work DIR               keep the copies; a stopped run goes on
 
@@ -313,7 +313,7 @@ def table(
 ) -> str:
     """A line for every file: its changes by outcome, and the two scores."""
     lines = [
-        "".join([f"{'file':10}{'changes':>9}", *(f"{c:>12}" for c in COLUMNS), "   score   *"])
+        "".join([f"{'file':13}{'changes':>9}", *(f"{c:>12}" for c in COLUMNS), "   score   *"])
     ]
     same: Counter[str] = Counter()
     for which, count in alive.items():
@@ -323,7 +323,7 @@ def table(
     if len(rows) > 1:
         rows.append(("all", sum(totals.values(), Counter()), same.total()))
     for name, counts, equal in rows:
-        cells = [f"{name:10}{counts.total():9}", *(f"{counts[c]:12}" for c in COLUMNS)]
+        cells = [f"{name:13}{counts.total():9}", *(f"{counts[c]:12}" for c in COLUMNS)]
         cells += [f"{score(counts):7.1f}%", f"{score(counts, equal):7.1f}%"]
         lines.append("".join(cells))
     return "\n".join([*lines, "* without the changes that the list says change nothing"])
