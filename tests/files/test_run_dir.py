@@ -69,8 +69,11 @@ def test_a_damaged_line_in_the_middle_is_no_torn_line(tmp_path: Path) -> None:
     with Journal(tmp_path / "run", SETTINGS) as made:
         made.append({"k": 0})
     made.path.write_bytes(b'{"k": 0}\n{"k": \n{"k": 2}\n')
-    with pytest.raises(TinylaneError, match=r"results.jsonl, line 2: not valid JSON"):
-        Journal(tmp_path / "run", SETTINGS)
+    with (
+        Journal(tmp_path / "run", SETTINGS) as again,
+        pytest.raises(TinylaneError, match=r"results.jsonl, line 2: not valid JSON"),
+    ):
+        list(again.rows())
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from tinylane.commands import common, eval
-from tinylane.commands.progress import Progress
+from tinylane.commands.progress import Progress, earlier
 from tinylane.core.errors import TinylaneError
 from tinylane.evaluate import collect, tasks
 from tinylane.evaluate.shards import key_of, open_run
@@ -65,7 +65,8 @@ def run(args: Any) -> int:
     order = [key for item in work for key in keys(item)]
     eval.notes(setup)
     assert setup.out is not None
-    journal, done = open_run(setup.out, settings, fields, order, "transcripts")
+    read = lambda journal: earlier(journal, args.quiet)
+    journal, done = open_run(setup.out, settings, fields, order, "transcripts", read)
     todo = [item for item in work if not done.issuperset(keys(item))]
     with journal:
         with (
@@ -79,7 +80,7 @@ def run(args: Any) -> int:
                     if key_of(row, fields) not in done:
                         journal.append(row)
                         progress.done()
-        counts = collect.summary(journal.rows())
+        counts = collect.summary(earlier(journal, args.quiet))
     if setup.silent:
         return 0
     if args.json:

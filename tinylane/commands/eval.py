@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinylane.commands import common
-from tinylane.commands.progress import Progress
+from tinylane.commands.progress import Progress, earlier
 from tinylane.commands.terminal import print_table
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import MAX_LANES, LaneMask
 from tinylane.core.sampling import Sampler
 from tinylane.evaluate import results, runner, tasks
-from tinylane.evaluate.measures import as_json, summary
+from tinylane.evaluate.measures import Tally, as_json
 from tinylane.evaluate.shards import Shard, assign, open_run
 from tinylane.evaluate.tables import end_columns
 from tinylane.evaluate.tasks.task import Options, Problem, Task
@@ -33,7 +33,6 @@ from tinylane.files.run_dir import Journal
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model
-    from tinylane.evaluate.results import AnswerRow
     from tinylane.evaluate.runner import Cell, Conditions
     from tinylane.evaluate.shards import Item
 
@@ -227,26 +226,36 @@ def run(args: Any) -> int:
     settings = setup.settings(told_apart=told_apart)
     notes(setup)
     limits = {cell.key: cell.max_tokens for cell in setup.cells}
-    rows, todo = [], work
+    tallies = {cell.key: Tally() for cell in setup.cells}
+
+    def count(row: dict[str, Any], where: str) -> None:
+        read = results.read(row, where, limits)
+        tallies[read.mode, read.lanes].add(read)
+
+    def read(journal: Journal) -> Iterator[dict[str, Any]]:
+        for number, row in enumerate(earlier(journal, args.quiet), 1):
+            yield row
+            count(row, f"{journal.path}, line {number}")
+
+    todo = work
     with ExitStack() as stack:
         journal: Journal | None = None
         if setup.out is not None:
-            journal, done = open_run(setup.out, settings, runner.FIELDS, [*map(key, work)])
+            order = [*map(key, work)]
+            journal, done = open_run(setup.out, settings, runner.FIELDS, order, read=read)
             stack.enter_context(journal)
             stack.enter_context(common.interrupted(partial(kept, journal, len(work))))
             todo = [item for item in work if key(item) not in done]
-            for number, row in enumerate(journal.rows(), 1):
-                rows.append(results.read(row, f"{journal.path}, line {number}", limits))
         progress = stack.enter_context(Progress(len(work), len(work) - len(todo), args.quiet))
         for index, cell in todo:
             progress.at(name=f"problem {index + 1}, {cell.mode}, {cell.lanes} lanes")
             row = runner.solve(model, task, problems[index], index, cell, setup.conditions)
             if journal is not None:
                 journal.append(row)
-            rows.append(results.read(row, "this result", limits))
+            count(row, "this result")
             progress.done()
     if not setup.silent:
-        _show(setup, rows)
+        _show(setup, tallies)
     if args.draw is not None:
         _draw(setup)
     return 0
@@ -351,16 +360,13 @@ def notes(setup: Setup) -> None:
         )
 
 
-def _show(setup: Setup, rows: Sequence[AnswerRow]) -> None:
+def _show(setup: Setup, tallies: dict[tuple[str, int], Tally]) -> None:
     """The table, or the JSON document."""
     args, model, task = setup.args, setup.model, setup.task
     count = len(setup.problems)
     counted = task.score is not None or args.likelihood
     intervals = counted and find_spec("scipy") is not None
-    summaries = [
-        (cell, summary([r for r in rows if (r.mode, r.lanes) == cell.key], intervals))
-        for cell in setup.cells
-    ]
+    summaries = [(cell, tallies[cell.key].summary(intervals)) for cell in setup.cells]
     for cell, s in summaries:
         if s.twins and not task.lane_prompts(cell.lanes) and not args.quiet:
             print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 from tinylane.commands.common import SILENT
 from tinylane.files import jsonl
+from tinylane.files.run_dir import Journal
 
 
 class Progress:
@@ -116,6 +118,31 @@ def reading(
     total = sum(1 for _, line in jsonl.lines(path, limit=limit) if line.strip())
     with Progress(total, quiet=quiet, name=name, after=SILENT) as progress:
         yield progress.done
+
+
+class Pulse:
+    """Says now and then how far a command is that goes over its rows many times: a line on stderr,
+    the first after SILENT seconds, then every EVERY. Nothing if `quiet`."""
+
+    EVERY = 10.0  # s
+
+    def __init__(self, quiet: bool = False) -> None:
+        self._next = math.inf if quiet else time.monotonic() + SILENT
+
+    def __call__(self, what: str, k: int, count: int) -> None:
+        """what: is being done. k: of `count` are done."""
+        if (now := time.monotonic()) >= self._next:
+            self._next = now + self.EVERY
+            print(f"{what}: {k:,} of {count:,}", file=sys.stderr, flush=True)
+
+
+def earlier(journal: Journal, quiet: bool) -> Iterator[dict[str, Any]]:
+    """The rows that a run has, with progress if reading them takes long."""
+    name = f"reading the {journal.what} so far"
+    with Progress(journal.count, quiet=quiet, name=name, after=SILENT) as progress:
+        for row in journal.rows():
+            yield row
+            progress.done()
 
 
 def duration(seconds: float) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 from tinylane.commands import common
 from tinylane.commands.collect import show
+from tinylane.commands.progress import Pulse
 from tinylane.core.errors import TinylaneError
 from tinylane.evaluate import collect, report
 from tinylane.evaluate.measures import AXES
@@ -56,7 +57,8 @@ def run(args: Any) -> int:
             common.note(f"{folder.path}: these shards are missing, with their problems: {names}")
     if any(folder.shards > 1 and folder.transcripts for folder in folders):
         return _merge(args, folders, out)
-    runs = [report.read(folder) for folder in folders]
+    pulse = Pulse()
+    runs = [report.read(folder, pulse) for folder in folders]
     sections = report.sections(runs)
     if not args.no_plots:
         from tinylane.view.figure_style import blank
@@ -117,7 +119,7 @@ def _draw(
     from tinylane.view.accuracy_figure import accuracy
     from tinylane.view.figure_style import alt, save
 
-    lanes = {label: rows[0].lanes for label, rows in section.cells.items()}
+    lanes = {label: n for label, (_, _, n) in section.keys.items()}
     done = []
     for measure in dict.fromkeys(measures):
         for axis in AXES:

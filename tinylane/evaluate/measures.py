@@ -24,7 +24,8 @@ equal steps and equal tokens at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import combinations
 from statistics import NormalDist
@@ -34,6 +35,7 @@ import numpy as np
 
 from tinylane.core.errors import TinylaneError
 from tinylane.evaluate.results import AnswerRow, state, vote
+from tinylane.evaluate.rows import column, pick, problems
 
 Axis = Literal["steps", "tokens", "seconds"]
 AXES: tuple[Axis, ...] = ("steps", "tokens", "seconds")
@@ -123,7 +125,7 @@ def step_at(row: AnswerRow, axis: Axis, budget: float) -> int:
 
 def most(rows: Sequence[AnswerRow], axis: Axis) -> float:
     """The largest budget that a problem of this cell took."""
-    return max(getattr(row, axis) for row in rows)
+    return max(column(rows, axis))
 
 
 def grid(rows: Sequence[AnswerRow], axis: Axis, points: int = 64) -> np.ndarray:
@@ -235,40 +237,63 @@ class Summary:
     numbers: dict[str, Estimate]
 
 
-def summary(rows: Sequence[AnswerRow], intervals: bool = True) -> Summary:
+class Tally:
+    """A cell at the end of its run, problem by problem: `add` each, then `summary`.
+
+    It keeps a few numbers of each problem, however much its lanes wrote.
+    """
+
+    def __init__(self) -> None:
+        self.mode, self.lanes = "", 0
+        self._table = array("d")
+        self._counted: dict[str, dict[str, array[float]]] = {"shares": {}, "numbers": {}}
+
+    def add(self, row: AnswerRow) -> None:
+        """Count a problem."""
+        self.mode, self.lanes = row.mode, row.lanes
+        self._table.extend((*outcome(row, row.steps), *ending(row), row.copied, row.twins, row.cut))
+        self._table.extend((row.steps, row.tokens, row.seconds))
+        for kind, by_name in self._counted.items():
+            for name, value in getattr(row, kind).items():
+                by_name.setdefault(name, array("d")).append(value)
+
+    def summary(self, intervals: bool = True) -> Summary:
+        """The problems so far, at least one, in numbers. intervals: of means too (see `mean`)."""
+        columns = np.ascontiguousarray(np.array(self._table).reshape(-1, 13).T)  # (13, P)
+        count = columns.shape[1]
+        one, majority, some = (wilson(float(x.sum()), count) for x in columns[:3])
+        distinct, margin, missing, unreadable, same, twins, cut, steps, tokens, seconds = columns[
+            3:
+        ]
+        shares, numbers = self._counted.values()
+        return Summary(
+            mode=self.mode,
+            lanes=self.lanes,
+            count=count,
+            one=one,
+            majority=majority,
+            any=some,
+            distinct=mean(distinct, interval=intervals),
+            margin=mean(margin, interval=intervals),
+            copied=mean(same, interval=intervals),
+            missing=int(missing.sum()),
+            unreadable=int(unreadable.sum()),
+            twins=int(twins.sum()),
+            cut=int(cut.sum()),
+            steps=float(steps.mean()),
+            tokens=float(tokens.mean()),
+            seconds=float(seconds.sum()),
+            shares={k: wilson(sum(x), len(x)) for k, x in shares.items()},
+            numbers={k: mean(x, interval=intervals) for k, x in numbers.items()},
+        )
+
+
+def summary(rows: Iterable[AnswerRow], intervals: bool = True) -> Summary:
     """One cell's problems, at least one, in numbers. intervals: of means too (see `mean`)."""
-    right = np.stack([outcome(row, row.steps) for row in rows], axis=1).sum(axis=1)
-    one, majority, some = (wilson(float(x), len(rows)) for x in right)
-    distinct, margin, missing, unreadable = zip(*map(ending, rows), strict=True)
-    return Summary(
-        mode=rows[0].mode,
-        lanes=rows[0].lanes,
-        count=len(rows),
-        one=one,
-        majority=majority,
-        any=some,
-        distinct=mean(distinct, interval=intervals),
-        margin=mean(margin, interval=intervals),
-        copied=mean([row.copied for row in rows], interval=intervals),
-        missing=sum(missing),
-        unreadable=sum(unreadable),
-        twins=sum(row.twins for row in rows),
-        cut=sum(row.cut for row in rows),
-        steps=float(np.mean([row.steps for row in rows])),
-        tokens=float(np.mean([row.tokens for row in rows])),
-        seconds=float(np.sum([row.seconds for row in rows])),
-        shares={k: wilson(sum(x), len(x)) for k, x in by_name("shares", rows).items()},
-        numbers={k: mean(x, interval=intervals) for k, x in by_name("numbers", rows).items()},
-    )
-
-
-def by_name(kind: Literal["shares", "numbers"], rows: Sequence[AnswerRow]) -> dict[str, list]:
-    """What the task counted, by name: a value for each problem that has one."""
-    values: dict[str, list] = {}
+    tally = Tally()
     for row in rows:
-        for name, value in getattr(row, kind).items():
-            values.setdefault(name, []).append(value)
-    return values
+        tally.add(row)
+    return tally.summary(intervals)
 
 
 # Between cells.
@@ -298,15 +323,14 @@ def compare(
 
     Raises TinylaneError where they have no problem in common, or scipy is not installed.
     """
-    mine = {row.problem: row for row in cell}
-    theirs = {row.problem: row for row in other}
+    mine, theirs = ({name: k for k, name in enumerate(problems(rows))} for rows in (cell, other))
     shared = [key for key in mine if key in theirs]
     if not shared:
         raise TinylaneError(f"{names[0]} and {names[1]} have no problem in common")
-    a, b = [mine[key] for key in shared], [theirs[key] for key in shared]
+    a, b = pick(cell, [mine[key] for key in shared]), pick(other, [theirs[key] for key in shared])
     less, more = sorted([a, b], key=lambda rows: most(rows, axis))
     budgets = {most(less, axis)}
-    if not any(row.cut for row in less):
+    if not any(column(less, "cut")):
         budgets.add(most(more, axis))
     comparisons = []
     for budget in sorted(budgets):

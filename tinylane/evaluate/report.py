@@ -8,10 +8,12 @@ can be read fairly.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
+
+import numpy as np
 
 from tinylane.core.errors import TinylaneError, show
 from tinylane.evaluate import results
@@ -32,6 +34,7 @@ from tinylane.evaluate.measures import (
     wilson,
 )
 from tinylane.evaluate.results import AnswerRow
+from tinylane.evaluate.rows import Rows, pick, problems
 from tinylane.evaluate.runner import parse_mode
 from tinylane.evaluate.shards import RunFolder
 from tinylane.evaluate.tables import comparisons_table, end_table, group_table, writing_table
@@ -70,7 +73,7 @@ class EvalRun:
     max_tokens of every cell. planned: how many results it will have."""
 
     folder: RunFolder
-    cells: dict[tuple[str, int], list[AnswerRow]]
+    cells: Mapping[tuple[str, int], Sequence[AnswerRow]]
     limits: dict[tuple[str, int], int]
     planned: int
 
@@ -85,8 +88,14 @@ class EvalRun:
         return self.folder.settings
 
 
-def read(folder: RunFolder) -> EvalRun:
-    """A run's results. Raises TinylaneError, in one line, for what is none or was edited."""
+Watch = Callable[[str, int, int], None]  # what is being done, how far it is, of how many
+
+
+def read(folder: RunFolder, watch: Watch = lambda what, k, count: None) -> EvalRun:
+    """A run's results, in temporary files. watch: called for each that is read or measured.
+
+    Raises TinylaneError, in one line, for what is none or was edited.
+    """
     settings, path = folder.settings, folder.path
     if folder.transcripts:
         raise TinylaneError(
@@ -103,9 +112,10 @@ def read(folder: RunFolder) -> EvalRun:
         raise TinylaneError(
             f"{path}: settings.json is not that of tinylane eval ({show(str(error), 40)})"
         ) from None
-    cells: dict[tuple[str, int], list[AnswerRow]] = {key: [] for key in limits}
+    cells = {key: Rows(partial(watch, f"measuring {key[0]} x{key[1]}")) for key in limits}
     seen: set[tuple[str, int, str]] = set()
     for where, line in folder.rows():
+        watch(f"reading {path}", len(seen), planned)
         row = results.read(line, where, limits)
         key = (row.mode, row.lanes)
         if key not in cells or (*key, row.problem) in seen:
@@ -128,7 +138,7 @@ class Section:
     skipped: how many problems some have done and others have not."""
 
     runs: list[EvalRun]
-    cells: dict[str, list[AnswerRow]]
+    cells: dict[str, Sequence[AnswerRow]]
     keys: dict[str, tuple[str, str, int]]
     limits: dict[str, int]
     skipped: int
@@ -153,9 +163,9 @@ class Section:
     def of_k(self) -> dict[str, dict[int, dict[str, Estimate]]]:
         """By label and k, the majority of k lanes and any of k, at the end of the run."""
         return {
-            label: {k: _of_k_at_end(rows, k) for k in powers(rows[0].lanes)}
+            label: _of_k_at_end(rows, powers(self.keys[label][2]))
             for label, rows in self.cells.items()
-            if rows[0].lanes > 1
+            if self.keys[label][2] > 1
         }
 
     @cached_property
@@ -180,9 +190,17 @@ class Section:
         }
 
 
-def _of_k_at_end(rows: Sequence[AnswerRow], k: int) -> dict[str, Estimate]:
-    majority, some = zip(*(of_k(row, row.steps, k) for row in rows), strict=True)
-    return {"majority": wilson(sum(majority), len(rows)), "any": wilson(sum(some), len(rows))}
+def _of_k_at_end(rows: Sequence[AnswerRow], ks: Sequence[int]) -> dict[int, dict[str, Estimate]]:
+    right = np.zeros((len(ks), 2))
+    for row in rows:
+        right += [of_k(row, row.steps, k) for k in ks]
+    return {
+        k: {
+            name: wilson(float(x), len(rows))
+            for name, x in zip(("majority", "any"), line, strict=True)
+        }
+        for k, line in zip(ks, right, strict=True)
+    }
 
 
 def sections(runs: Sequence[EvalRun]) -> list[Section]:
@@ -201,19 +219,23 @@ def _section(runs: list[EvalRun]) -> Section:
     many = len(runs) > 1
     names = [run.name for run in runs]
     names = [f"{n}#{k + 1}" if names.count(n) > 1 else n for k, n in enumerate(names)]
-    cells, keys, limits = {}, {}, {}
+    cells, at, keys, limits = {}, {}, {}, {}
     for run, name in zip(runs, names, strict=True):
         for (mode, n), rows in run.cells.items():
             label = (f"{name}: " if many else "") + f"{mode} x{n}"
-            cells[label] = {row.problem: row for row in rows}
+            cells[label] = rows
+            at[label] = {problem: k for k, problem in enumerate(problems(rows))}
             keys[label], limits[label] = (name, mode, n), run.limits[mode, n]
-    shared, known = set.intersection(*map(set, cells.values())), set().union(*cells.values())
+    shared, known = set.intersection(*map(set, at.values())), set().union(*at.values())
     if not shared:
         raise TinylaneError(
             f"{', '.join(names)}: no problem that all cells have done; let the run go on a little"
         )
-    order = [problem for problem in next(iter(cells.values())) if problem in shared]
-    done_by_all = {label: [rows[problem] for problem in order] for label, rows in cells.items()}
+    order = [problem for problem in next(iter(at.values())) if problem in shared]
+    done_by_all = {
+        label: pick(rows, [at[label][problem] for problem in order])
+        for label, rows in cells.items()
+    }
     return Section(runs, done_by_all, keys, limits, len(known) - len(shared))
 
 

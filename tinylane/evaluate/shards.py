@@ -24,15 +24,17 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, groupby, zip_longest
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tinylane.core.errors import TinylaneError, show
-from tinylane.files.io import read_bytes, replacing
-from tinylane.files.run_dir import RESULTS, SETTINGS, Journal, differing, read_run
+from tinylane.files import jsonl
+from tinylane.files.io import open_regular, parse_json, read_bytes, replacing
+from tinylane.files.run_dir import MAX_RESULT, RESULTS, SETTINGS, Journal, differing, read_run
 
 Item = TypeVar("Item", bound="tuple[int, Any]")
 Key = tuple[Any, ...]
@@ -155,18 +157,21 @@ def open_run(
     fields: Sequence[str],
     keys: Sequence[Key],
     what: str = "results",
+    read: Callable[[Journal], Iterable[dict[str, Any]]] = Journal.rows,
 ) -> tuple[Journal, set[Key]]:
     """The folder of a run or a shard, and the keys of the results that it has.
 
     The results of the parts inside it are added first. fields: those of `key_of`. keys: of all
-    results, in order. what: a result's name in messages. Raises TinylaneError as `Journal` does,
+    results, in order. what: a result's name in messages. read: gives the journal's rows, once from
+    first to last, and may look at each after it was taken. Raises TinylaneError as `Journal` does,
     for parts of another configuration, for a result of other work, and for one that is there twice.
     """
     journal = Journal(folder, settings, what)
     try:
-        rows = _rows_of_parts(journal, fields)
-        wanted, done = set(keys), set[Key]()
-        for number, row in enumerate(journal.rows(), 1):
+        wanted = dict.fromkeys(keys)
+        _take_over(journal, fields, wanted)
+        done = set[Key]()
+        for number, row in enumerate(read(journal), 1):
             key = key_of(row, fields)
             if key not in wanted or key in done:
                 named = ", ".join(f"{name} {show(row.get(name), 40)}" for name in fields)
@@ -175,23 +180,20 @@ def open_run(
                     f"result {number} ({named}) is {state} this run; give another folder"
                 )
             done.add(key)
-        for key in keys:
-            if key in rows and key not in done:
-                journal.append(rows[key])
-                done.add(key)
     except BaseException:
         journal.close()
         raise
     return journal, done
 
 
-def _rows_of_parts(journal: Journal, fields: Sequence[str]) -> dict[Key, dict[str, Any]]:
-    """The results in the folders of parts inside a run's own."""
-    rows: dict[Key, dict[str, Any]] = {}
+def _take_over(journal: Journal, fields: Sequence[str], wanted: dict[Key, None]) -> None:
+    """Add to a run's results those of the parts inside its folder that it lacks, in the order of
+    `wanted`. In memory are their places, not the results."""
+    places: dict[Key, tuple[Path, int]] = {}
     for part in (path for pattern in INSIDE for path in sorted(journal.folder.glob(pattern))):
         if not (part / RESULTS).is_file():  # it was killed before its first result
             continue
-        document, lines = read_run(part)
+        document, _ = read_run(part)
         made = document.get("settings")
         if isinstance(made, dict):
             made.pop("shard", None)
@@ -200,8 +202,23 @@ def _rows_of_parts(journal: Journal, fields: Sequence[str]) -> dict[Key, dict[st
                 f"{part}: is part of a run of another configuration ({difference}); give another "
                 "folder"
             )
-        rows |= {key_of(row, fields): row for _, row in lines}
-    return rows
+        at = 0
+        for number, line in jsonl.lines(part / RESULTS, limit=MAX_RESULT, whole=True):
+            if line.strip():
+                row = parse_json(line, f"{part / RESULTS}, line {number}")
+                places[key_of(row, fields)] = part / RESULTS, at
+            at += len(line)
+    if not places:
+        return
+    for row in journal.rows():
+        places.pop(key_of(row, fields), None)
+    with ExitStack() as stack:
+        files = {path: stack.enter_context(open_regular(path)) for path, _ in places.values()}
+        for key in wanted:
+            if key in places:
+                path, at = places[key]
+                files[path].seek(at)
+                journal.append(parse_json(files[path].readline(), str(path)))
 
 
 # Reading.

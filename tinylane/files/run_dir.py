@@ -202,7 +202,7 @@ class Journal:
     settings: plain JSON values; a directory with results of others is refused, one without results
     takes them. what: a line's name in messages ("results"). Use as a context manager, or `close`
     it. Raises TinylaneError, in one line, for a folder that cannot be written, one that another
-    process holds, one of other settings, and results that are not whole lines of JSON.
+    process holds, one of other settings, and lines too long; `rows` for lines that are not JSON.
     """
 
     def __init__(
@@ -217,7 +217,9 @@ class Journal:
                 inside(self.folder, name)  # refuses a link to a file outside
             self._agree(self.settings)
             cut(self.path)
-            self.count = sum(1 for _ in self.rows())
+            self.count = sum(
+                1 for _, line in jsonl.lines(self.path, limit=MAX_RESULT) if line.strip()
+            )
             self._lock = stack.pop_all()
 
     def rows(self) -> Iterator[dict[str, Any]]:
