@@ -84,9 +84,10 @@ def test_memory_does_not_grow_with_what_the_lanes_wrote(
     peaks = []
     for count in (2_000, 20_000):
         folder = make(count)
-        if what == "eval":
-            path = folder / "results.jsonl"
-            path.write_text("".join(path.open().readlines()[:-1]))
+        if what == "eval":  # not read into this process: a child's peak begins with its parent's
+            with (folder / "results.jsonl").open("r+b") as file:
+                end = file.seek(-10, 2)
+                file.truncate(end)  # a torn line
         command = [sys.executable, "-c", PEAK, what, folder, *argv(game, count)]
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-500:]
