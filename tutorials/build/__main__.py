@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from tutorials.build import render
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "tutorials" / "site" / "tutorials"  # inside docs_dir, ignored by git
+MODEL = ROOT / "tutorials" / "site" / "assets" / "shell-game"  # the same; assets/lanes.js reads it
 SITE = ROOT / "build" / "site"  # site_dir
 
 
@@ -49,6 +51,14 @@ def make(path: Path, fresh: bool = False) -> str:
         return "" if run.returncode == 0 else (run.stderr or run.stdout).strip()
 
 
+def copy_model() -> None:
+    """Put the files that the page's model needs inside docs_dir."""
+    weights = ("model.safetensors", "adapter/adapters.safetensors")
+    for name in ("config.json", "tokenizer.json", *weights):
+        (MODEL / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / "weights" / "shell-game" / name, MODEL / name)
+
+
 def build() -> int:
     """Build the site from its pages, strictly. Returns mkdocs' exit status."""
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--clean"]
@@ -62,6 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     if not (ROOT / "mkdocs.yml").exists():
         sys.exit(f"{ROOT} has no mkdocs.yml; run python tutorials/build in a checkout of tinylane")
     began = time.perf_counter()
+    copy_model()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         failures = [said for said in pool.map(make, tutorials()) if said]
     print(f"{len(tutorials())} tutorials, {time.perf_counter() - began:.0f} s", flush=True)
