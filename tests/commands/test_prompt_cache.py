@@ -83,7 +83,7 @@ def test_a_file_of_something_else_is_refused_by_name_and_stays(
         (plain, ("--lanes", 2, "--mode", "hogwild"), "another Omega or prompt_lane, or rotation"),
         (plain, (*joint, "--lag", 2), "another visibility or lag"),
         (plain, (*joint, "--dtype", "float64"), "dtype is 'float32'; the model's is 'float64'"),
-        (other, joint, "identity is"),
+        (other, joint, "made by another model: its identity is"),
     ):
         code, out, err = ask(
             "generate", "--model", model, *how, *more, "--prompt-cache-file", file, "--quiet"

@@ -80,7 +80,10 @@ def load_cache(
         for key, value in _stamp(model).items():
             if file.metadata.get(key) != value:
                 saved = show(file.metadata.get(key))
-                raise TinylaneError(f"this cache's {key} is {saved}; the model's is {value!r}")
+                what = "made by another model: its" if key == "identity" else "this cache's"
+                raise TinylaneError(
+                    f"{what} {key} is {saved}; the model's is {value!r}. Give another file"
+                )
         tensors = _Tensors(file)
         rope, mask = _rotation(tensors, model), _mask(tensors)
         if lane_rope is not None and not lane_rope.same_as(rope):
