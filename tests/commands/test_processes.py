@@ -43,13 +43,13 @@ def test_a_judge_forgets_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPa
     judge, asked = mathematics.Judge(), []
     monkeypatch.setattr(mathematics, "REMEMBERED", 3)
 
-    def exchange(self: Any, texts: tuple[str, ...]) -> dict[str, Any]:
-        asked.append(texts)
-        return {"same": True, "readable": [True]}
+    def exchange(self: Any, text: str, equation: bool) -> list[str]:
+        asked.append(text)
+        return ["expression", text]
 
     monkeypatch.setattr(mathematics.Judge, "_exchange", exchange)
-    for text in "abcabcdd":
-        assert judge.readable(text)
+    for name in "abcabcdd":
+        assert judge.readable(f"{name}^2+1")
     assert len(asked) == 4 and len(judge._known) == 1
 
 

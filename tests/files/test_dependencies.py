@@ -13,7 +13,9 @@ import tinylane
 
 PACKAGE = Path(tinylane.__file__).parent
 # What a person may have installed, in extras: imported where it is used, with a line that says how.
-EXTRAS = {"mlx", "matplotlib", "scipy", "math_verify", "hypothesis", "torch"}
+EXTRAS = {"mlx", "matplotlib", "scipy", "hypothesis", "torch", "transformers"} | {
+    "math_verify", "sympy", "latex2sympy2_extended",
+}  # fmt: skip
 # Used where it is there, as in a notebook.
 OPTIONAL = {"IPython"}
 

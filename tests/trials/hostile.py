@@ -19,6 +19,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 import warnings
@@ -180,11 +181,12 @@ class Watch:
     @contextlib.contextmanager
     def during(self, *folders: Path) -> Iterator[list[str]]:
         self.seen = []
+        tempfile.tempdir = str(folders[0] if folders[0].is_dir() else folders[0].parent)
         self.allowed = tuple(os.path.join(os.path.realpath(f), "") for f in folders)
         try:
             yield self.seen
         finally:
-            self.allowed = ()
+            self.allowed, tempfile.tempdir = (), None
 
 
 def try_all(root: Path, categories: list[str], only: str | None = None) -> Iterator[Outcome]:

@@ -6,11 +6,13 @@ of each (COLUMNS), not what its lanes wrote. What is measured goes over the rows
 
 from __future__ import annotations
 
-import pickle
+import json
 import tempfile
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
+
+import numpy as np
 
 from tinylane.core.errors import TinylaneError
 from tinylane.evaluate.results import AnswerRow
@@ -24,13 +26,14 @@ class Rows(Sequence[AnswerRow]):
 
     def __init__(self, watch: Callable[[int, int], None] | None = None) -> None:
         self._file = tempfile.TemporaryFile(prefix="tinylane-")  # noqa: SIM115 - ends with the rows
-        self._at, self._end, self._watch = array("q"), 0, watch
+        self._at, self._lengths = array("q"), array("q")  # bytes
+        self._end, self._watch = 0, watch
         self.problems: list[str] = []
         self.columns = {name: array("d") for name in COLUMNS}
 
     def append(self, row: AnswerRow) -> None:
         """Add a row. Raises TinylaneError where the disk for temporary files is full."""
-        data = pickle.dumps(row, protocol=5)
+        data = _line(row)
         try:
             self._file.seek(self._end)
             self._file.write(data)
@@ -40,6 +43,7 @@ class Rows(Sequence[AnswerRow]):
                 "set TMPDIR to a folder with more room"
             ) from error
         self._at.append(self._end)
+        self._lengths.append(len(data))
         self._end += len(data)
         self.problems.append(row.problem)
         for name, column in self.columns.items():
@@ -50,6 +54,7 @@ class Rows(Sequence[AnswerRow]):
         picked = Rows.__new__(Rows)
         picked._file, picked._end, picked._watch = self._file, self._end, self._watch
         picked._at = array("q", [self._at[k] for k in order])
+        picked._lengths = array("q", [self._lengths[k] for k in order])
         picked.problems = [self.problems[k] for k in order]
         picked.columns = {
             name: array("d", [column[k] for k in order]) for name, column in self.columns.items()
@@ -67,14 +72,27 @@ class Rows(Sequence[AnswerRow]):
         if isinstance(k, slice):
             return self.pick(range(*k.indices(len(self))))
         self._file.seek(self._at[k])
-        row: AnswerRow = pickle.load(self._file)
-        return row
+        return _row(self._file.read(self._lengths[k]))
 
     def __iter__(self) -> Iterator[AnswerRow]:
         for k in range(len(self)):
             if self._watch is not None:
                 self._watch(k, len(self))
             yield self[k]
+
+
+def _line(row: AnswerRow) -> bytes:
+    """A row as JSON; what is an array there keeps its dtype."""
+    array = lambda a: {"dtype": a.dtype.str, "values": a.tolist()}
+    return json.dumps(vars(row), default=array).encode()
+
+
+def _row(line: bytes) -> AnswerRow:
+    """What `_line` made a line of."""
+    array = lambda d: np.array(d["values"], d["dtype"]) if "dtype" in d else d
+    fields = json.loads(line, object_hook=array)
+    fields["answers"] = tuple(map(tuple, fields["answers"]))
+    return AnswerRow(**{**fields, "logprobs": tuple(fields["logprobs"])})
 
 
 def column(rows: Sequence[AnswerRow], name: str) -> Sequence[Any]:

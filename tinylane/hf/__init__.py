@@ -8,11 +8,16 @@ one too: `tinylane.generate`, `tinylane.Decoding`, `tinylane.mode`. Needs torch 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any
+
+from tinylane.core.errors import TinylaneError
+
+if find_spec("torch") is None or find_spec("transformers") is None:
+    raise TinylaneError('tinylane.hf needs torch and transformers: pip install "tinylane[hf]"')
 
 from tinylane.core.decoding import Decoding, Settings
 from tinylane.core.decoding import generate as decode
-from tinylane.core.errors import TinylaneError
 from tinylane.core.modes import mode
 from tinylane.core.prompt import Prompt
 from tinylane.core.result import Result, Step
