@@ -93,8 +93,8 @@ def limits() -> list[Limit]:
     in_core = (PACKAGE / "core").rglob("*.py")
     return [
         Limit("lines of the study path", sum(map(lines_to_read, study)), 1500),
-        Limit("lines with all that it imports", sum(map(lines_to_read, reach(study))), 2083),
-        Limit("lines of tinylane/core", sum(map(lines_to_read, in_core)), 2725),  # wanted: 2400
+        Limit("lines with all that it imports", sum(map(lines_to_read, reach(study))), 2089),
+        Limit("lines of tinylane/core", sum(map(lines_to_read, in_core)), 2731),  # wanted: 2400
         Limit("lines of tinylane", sum(map(lines, PACKAGE.rglob("*.py"))), 25400),  # wanted: 18500
         Limit("entries of tinylane/", len(entries), 10),
     ]

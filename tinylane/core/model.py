@@ -163,15 +163,21 @@ class Model:
             raise TinylaneError(
                 f"lane {wrong} is outside the mask's 0 .. {mask.n - 1} (SHARED is {SHARED})"
             )
+        logits = self.run(ids, rope, mask, places, cache, keep)
+        if cache is not None:
+            cache.commit(i, m, ids)
+        return logits
+
+    def run(
+        self, ids: np.ndarray, rope: Rotation, mask: LaneMask, places: Places, cache: Any, keep: Any
+    ) -> Array:
+        """A pass of arguments that `__call__` has checked; a model of `tinylane.hf` has its own."""
         plan = self.plan(rope, mask, places)
         # MLX gathers by 32-bit indices, unchecked: an index out of range must not get there.
         index = self.array(ids.astype(np.int32))
         some = None if keep is None else self.array(keep.astype(np.int32))
         put = None if cache is None else cache.put
-        logits = forward(self.params, self.config, index, plan, self.ops, put, some)
-        if cache is not None:
-            cache.commit(i, m, ids)
-        return logits
+        return forward(self.params, self.config, index, plan, self.ops, put, some)
 
 
 def _integers(name: str, x: Any) -> np.ndarray:
