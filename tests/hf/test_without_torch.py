@@ -16,7 +16,7 @@ def test_without_torch_one_line_says_what_to_install(monkeypatch: pytest.MonkeyP
     find = importlib.util.find_spec
     hidden = lambda name, *more: None if name == "torch" else find(name, *more)
     monkeypatch.setattr(importlib.util, "find_spec", hidden)
-    monkeypatch.delattr(tinylane, "hf", raising=False)
+    monkeypatch.delitem(vars(tinylane), "hf", raising=False)
     for name in [name for name in sys.modules if name.startswith("tinylane.hf")]:
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(TinylaneError, match=r'^tinylane.hf needs torch .*"tinylane\[hf\]"$'):
