@@ -101,6 +101,12 @@ def flags(p: Any) -> None:
     g.add_argument("--save", metavar="FILE", help="write the run, for tinylane replay and view")
     g.add_argument("--json", action="store_true", help="one JSON document on standard output")
     g.add_argument("--plain", action="store_true", help="lines, in a terminal too")
+    g.add_argument(
+        "--top-logprobs",
+        type=int,
+        metavar="K",
+        help="the K likeliest tokens beside each drawn one, for --json and --save",
+    )
     g.add_argument("--quiet", action="store_true", help="no notes and no statistics")
     g.add_argument(
         "--pace",
@@ -194,6 +200,7 @@ def run(args: Any) -> int:
         seed=seed,
         stop=common.stop(args, model),
         template=template,
+        top_logprobs=args.top_logprobs or 0,
         cache=cache,
     )
     room = max(model.config.context - decoding.clock, 1)
@@ -236,7 +243,7 @@ def decode(decoding: Decoding, output: GenerateOutput) -> bool:
             pass
         unfinished = decoding.live
         for lane in unfinished:
-            del lane.tokens[len(lane.logprobs) :]
+            del lane.tokens[len(lane.logprobs) :], lane.top_logprobs[len(lane.logprobs) :]
             decoding.finish(lane.index)
         output.settle(decoding)
         return bool(unfinished)
@@ -269,7 +276,9 @@ def parse_flags(args: Any) -> dict[str, Any]:
     """Check the flags and return those of sampling. Raises TinylaneError for what is wrong."""
     common.check_numbers(args, 1, "lanes", most=MAX_LANES)
     common.check_numbers(args, 1, "max_tokens", "total_tokens", "beams")
-    common.check_numbers(args, 0, "seed")
+    common.check_numbers(args, 0, "seed", "top_logprobs")
+    if args.top_logprobs and not (args.json or args.save):
+        raise TinylaneError("--top-logprobs needs --json or --save, which hold them")
     common.check_numbers(args, 0, "pace", most=60)
     if args.lane_prompt and args.lanes not in (None, len(args.lane_prompt)):
         raise TinylaneError(

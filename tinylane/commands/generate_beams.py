@@ -17,7 +17,7 @@ UNUSED = (
     "collaborate", "lanes", "lane_prompt", "mode", "visibility", "lag", "omega", "slot",
     "omega_scale", "prompt_lane", "temp", "top_p", "top_k", "min_p", "repetition_penalty",
     "logit_bias", "total_tokens", "stop", "extra_eos_token", "vote", "answer_pattern", "best_of",
-    "save", "pace", "prompt_cache_file",
+    "save", "pace", "prompt_cache_file", "top_logprobs",
 )  # fmt: skip
 
 

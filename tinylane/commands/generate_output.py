@@ -234,6 +234,7 @@ class GenerateOutput:
                     "prompt": lane.prompt,
                     "tokens": lane.tokens,
                     "logprobs": lane.logprobs,
+                    "top_logprobs": lane.top_logprobs,
                 }
                 for label, lane, answer in zip(self.labels, result.lanes, answers, strict=True)
             ],

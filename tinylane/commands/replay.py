@@ -6,6 +6,7 @@ from typing import Any
 
 from tinylane.commands import common
 from tinylane.core import __version__
+from tinylane.core.errors import TinylaneError
 from tinylane.files.display import printable
 
 # By dtype, in nats. One pass and N steps add in different orders; in 16 bits a logit of 20 is only
@@ -26,6 +27,12 @@ def flags(p: Any) -> None:
     p.add_argument(
         "--tolerance", type=float, metavar="T", help="largest difference; default: by dtype"
     )
+    p.add_argument(
+        "--top-logprobs",
+        type=int,
+        metavar="K",
+        help="the K likeliest tokens beside each, for --json; default: as many as the run holds",
+    )
     p.add_argument("--json", action="store_true", help="one JSON document on standard output")
 
 
@@ -34,10 +41,12 @@ def run(args: Any) -> int:
     from tinylane.view.replay import replay
     from tinylane.view.run_file import load_run
 
-    common.check_numbers(args, 0, "tolerance")
+    common.check_numbers(args, 0, "tolerance", "top_logprobs")
+    if args.top_logprobs and not args.json:
+        raise TinylaneError("--top-logprobs needs --json, which holds them")
     saved = load_run(args.file)
     model = common.load_saved(args, saved)
-    replayed = replay(saved, model)
+    replayed = replay(saved, model, args.top_logprobs)
     tolerance = tolerance_of(saved, model) if args.tolerance is None else args.tolerance
     agrees = replayed.difference <= tolerance  # never for NaN
     if args.json:
@@ -48,6 +57,7 @@ def run(args: Any) -> int:
                 "saved": {"backend": saved.backend, "dtype": saved.dtype},
                 "replayed": {"backend": model.backend, "dtype": model.dtype},
                 "logprobs": replayed.logprobs,
+                "top_logprobs": replayed.top_logprobs,
                 "difference_by_lane": replayed.by_lane,
                 "difference": replayed.difference,
                 "worst": None if replayed.worst is None else list(replayed.worst),

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tinylane.core.distribution import likeliest
 from tinylane.core.errors import TinylaneError, of_kind, whole
 from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, Rotation, Row
 from tinylane.core.model import Model
@@ -47,6 +48,7 @@ class Settings:
     lane_prompts: Sequence[str | Sequence[int]] | None = None  # a text or token ids per lane
     template: dict[str, Any] | None = None  # keyword arguments of `Tokenizer.prompt_ids`
     chunk: int = 512  # rows of a prefill pass
+    top_logprobs: int = 0  # so many likeliest tokens are given beside each drawn one
     cache: LaneCache | None = None  # an earlier decoding's: what the prompt shares is not fed again
 
 
@@ -78,6 +80,7 @@ class Decoding:
         self.stop, self.ends = ends(model, s.stop)
         self.seed = whole("seed", s.seed, 0, 2**128 - 1)
         self.chunk = whole("chunk", s.chunk, 1)
+        self.top_logprobs = whole("top_logprobs", s.top_logprobs, 0, model.config.vocab)
         total = s.total_tokens
         self.total_tokens = None if total is None else whole("total_tokens", total, n)
         drawn = Sampler.from_config(model.sampling) if s.sampler is None else s.sampler
@@ -166,6 +169,7 @@ class Decoding:
             self._logits[m] = self._logits[source]
         lane = Lane(m, list(parent.prompt), parent.start, limit)
         lane.tokens, lane.logprobs = list(parent.tokens), list(parent.logprobs)
+        lane.top_logprobs = list(parent.top_logprobs)
         lane.forked = (source, self.clock)
         self.lanes.append(lane)
         self._streams[m] = text_stream(self.model, self.stop)
@@ -200,9 +204,13 @@ class Decoding:
         self._feed = []
         drawn, logprobs = self._draw(live)
         n = len(self.lanes)
-        step = Step(self.steps, self.clock, [None] * n, [None] * n, [""] * n, {})
+        step = Step(self.steps, self.clock, [None] * n, [None] * n, [""] * n, {}, [[]] * n)
         for lane, token, logprob in zip(live, drawn, logprobs, strict=True):
             lane.tokens.append(token)
+            if self.top_logprobs:
+                top = likeliest(self._logits[lane.index], self.top_logprobs)
+                lane.top_logprobs.append(top)
+                step.top_logprobs[lane.index] = top
             lane.logprobs.append(logprob)
             before = len(lane.text)
             reason = "stop" if token in self.ends or self._say(lane, token) else None

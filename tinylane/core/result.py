@@ -14,7 +14,8 @@ class Lane:
     generated token. finish_reason: "stop" (end token or stop string), "length", "budget",
     "dropped", "interrupted", or None while it lives. text holds neither end token nor stop string.
     forked: the lane it was forked from, and the position of the clock then. dropped: the position
-    of the clock when it was dropped, alive ("dropped") or finished.
+    of the clock when it was dropped, alive ("dropped") or finished. top_logprobs: if asked for, the
+    likeliest tokens beside each drawn one and their log-probabilities, the likeliest first.
     """
 
     index: int
@@ -27,12 +28,14 @@ class Lane:
     text: str = ""
     forked: tuple[int, int] | None = None
     dropped: int | None = None
+    top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Step:
     """What one step gave: per lane (None or "" for lanes that took no part) the token drawn, its
-    log-probability and the text that became final; the reasons of the lanes it finished."""
+    log-probability and the text that became final; the reasons of the lanes it finished; top_logprobs as
+    of a lane (empty if not asked for)."""
 
     index: int
     position: int
@@ -40,6 +43,7 @@ class Step:
     logprobs: list[float | None]
     texts: list[str]
     finished: dict[int, str]
+    top_logprobs: list[list[tuple[int, float]]]
 
 
 @dataclass

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinylane.core.errors import TinylaneError, show
+from tinylane.core.distribution import likeliest
+from tinylane.core.errors import TinylaneError, show, whole
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.core.result import Lane
 
@@ -37,12 +38,14 @@ class Replay:
     """The recomputed log-probabilities (float64) of every lane's tokens, and how far off they are.
 
     by_lane: the largest |difference| of each lane (0 for one without tokens). worst: the token with
-    the largest of all, as its lane and its index there; None if there are no tokens.
+    the largest of all, as its lane and its index there; None if there are no tokens. top_logprobs:
+    the likeliest tokens beside each one, recomputed too; the saved ones count in the differences.
     """
 
     logprobs: list[list[float]]
     by_lane: list[float]
     worst: tuple[int, int] | None
+    top_logprobs: list[list[list[tuple[int, float]]]]
 
     @property
     def difference(self) -> float:
@@ -106,23 +109,32 @@ class ReplayRows:
         return replace(self.history, visibility=self.history.silence(lane).visibility)
 
 
-def replay(run: Run, model: Model) -> Replay:
+def replay(run: Run, model: Model, top_logprobs: int | None = None) -> Replay:
     """Recompute the log-probabilities of every drawn token from all rows at once.
 
+    top_logprobs: how many likeliest tokens to give beside each; None: as many as the run holds.
     Raises TinylaneError for a run of another model, and for forks that no pass can give (above).
     """
     rows = rows_of(run, model)
-    again = np.zeros(len(rows.written))
+    lanes = run.result.lanes
+    held = [top for x in lanes for top in x.top_logprobs or [[]] * len(x.tokens)]
+    k = max(map(len, held), default=0) if top_logprobs is None else top_logprobs
+    k = whole("top_logprobs", k, 0, model.config.vocab)
+    again, off = np.zeros((2, len(rows.written)))
+    tops: list[list[tuple[int, float]]] = [[]] * len(again)
     for _, drawn, logits in passes(model, rows, ELEMENTS):
         for q, row in zip(drawn, logits, strict=True):
-            again[q] = log_softmax(row)[rows.written[q]]
-    off = np.abs(again - rows.saved)
-    by_lane = [rows.of == m for m in range(len(run.result.lanes))]
+            each = log_softmax(row)
+            again[q], tops[q] = each[rows.written[q]], likeliest(each, k)
+            saved = [(rows.written[q], rows.saved[q]), *held[q]]
+            off[q] = max(abs(each[token] - logprob) for token, logprob in saved)
+    by_lane = [rows.of == m for m in range(len(lanes))]
     q = int(off.argmax()) if len(off) else None
     return Replay(
         [again[mine].tolist() for mine in by_lane],
         [float(off[mine].max(initial=0.0)) for mine in by_lane],
         None if q is None else (int(rows.of[q]), int(rows.index[q])),
+        [[tops[q] for q in np.flatnonzero(mine)] for mine in by_lane],
     )
 
 
@@ -143,7 +155,8 @@ def rows_of(run: Run, model: Model) -> ReplayRows:
     lanes, P = run.result.lanes, len(run.result.prompt)
     for lane in lanes:
         _check_fork(run, lane)
-        if max([*lane.prompt, *lane.tokens], default=0) >= model.config.vocab:
+        likely = [token for top in lane.top_logprobs for token, _ in top]
+        if max([*lane.prompt, *lane.tokens, *likely], default=0) >= model.config.vocab:
             raise TinylaneError(
                 f"lane {lane.index} has tokens outside the vocabulary of {model.config.vocab}"
             )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FORMAT = "tinylane run 1"
 MAX_RUN = 16 << 20  # bytes: 64 lanes of 7,500 tokens; as objects they take ten times that
+LATER = {"top_logprobs"}  # fields of a lane that files need not have
 _PLAIN = (1 << 53) - 1  # many readers of JSON round larger integers
 
 
@@ -85,7 +86,7 @@ def save_run(
         },
         "prompt": {"text": text, "ids": result.prompt},
         "settings": settings,
-        "lanes": [vars(lane) for lane in result.lanes],
+        "lanes": [_saved(lane) for lane in result.lanes],
         "steps": result.steps,
         "prefill_seconds": result.prefill_seconds,
         "seconds": result.seconds,
@@ -108,6 +109,11 @@ def save_run(
         )
     with replacing(path) as file:
         file.write(data)
+
+
+def _saved(lane: Lane) -> dict[str, Any]:
+    """Its fields; without the likeliest tokens where nobody asked for them."""
+    return {k: v for k, v in vars(lane).items() if k not in LATER or v}
 
 
 # Loading: every value is checked before it is used.
@@ -187,16 +193,19 @@ def _seed_of(settings: Fields) -> int:
 
 def _lane(value: Any, index: int, prompt: int) -> Lane:
     raw = Fields(value, parent=f"lane {index}")
-    if set(value) != set(Lane.__dataclass_fields__):
+    if set(value) | LATER != set(Lane.__dataclass_fields__):
         raise TinylaneError(f"{raw.parent} is {show(value)}; expected a lane's fields")
     raw.whole("index", index, index)
     given, tokens = raw.ids("prompt"), raw.ids("tokens")
     start = raw.whole("start", len(given) + prompt)
     end = start + len(tokens)
     logprobs = raw.items("logprobs")
-    numbers = all(type(p) in (int, float) and p < 1e-3 for p in logprobs)  # rounding may lift a 0
-    if len(logprobs) != len(tokens) or not numbers:
+    if len(logprobs) != len(tokens) or not all(map(_is_logprob, logprobs)):
         raw.fail("logprobs", f"{len(tokens)} numbers of 0 or less")
+    tops = raw.items("top_logprobs", list, default=None) or []
+    pairs = [pair for top in tops for pair in top]
+    if len(tops) not in (0, len(tokens)) or not all(map(_is_pair, pairs)):
+        raw.fail("top_logprobs", f"{len(tokens)} lists of pairs: a token id, a number of 0 or less")
     forked = raw.items("forked", int, default=None)
     if forked is not None:
         if len(forked) != 2:
@@ -214,7 +223,18 @@ def _lane(value: Any, index: int, prompt: int) -> Lane:
         raw.text("text"),
         None if forked is None else (forked[0], forked[1]),
         raw.whole("dropped", end, default=None),
+        [[(token, float(p)) for token, p in top] for top in tops],
     )
+
+
+def _is_pair(value: Any) -> bool:
+    """Whether it is a token id and a log-probability."""
+    two = isinstance(value, list) and len(value) == 2
+    return two and type(value[0]) is int and value[0] >= 0 and _is_logprob(value[1])
+
+
+def _is_logprob(value: Any) -> bool:
+    return type(value) in (int, float) and value < 1e-3  # rounding may lift a 0
 
 
 def _matrix(raw: Fields, name: str) -> np.ndarray:
