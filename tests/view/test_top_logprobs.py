@@ -1,4 +1,4 @@
-"""The likeliest tokens beside each drawn one: in steps, run files, replay and on the command line."""
+"""The likeliest tokens beside each drawn one: in steps, run files, replay and the shell."""
 
 from __future__ import annotations
 

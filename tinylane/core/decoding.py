@@ -207,10 +207,9 @@ class Decoding:
         step = Step(self.steps, self.clock, [None] * n, [None] * n, [""] * n, {}, [[]] * n)
         for lane, token, logprob in zip(live, drawn, logprobs, strict=True):
             lane.tokens.append(token)
-            if self.top_logprobs:
-                top = likeliest(self._logits[lane.index], self.top_logprobs)
-                lane.top_logprobs.append(top)
-                step.top_logprobs[lane.index] = top
+            if k := self.top_logprobs:
+                step.top_logprobs[lane.index] = likeliest(self._logits[lane.index], k)
+                lane.top_logprobs.append(step.top_logprobs[lane.index])
             lane.logprobs.append(logprob)
             before = len(lane.text)
             reason = "stop" if token in self.ends or self._say(lane, token) else None
