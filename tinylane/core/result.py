@@ -34,8 +34,8 @@ class Lane:
 @dataclass(frozen=True)
 class Step:
     """What one step gave: per lane (None or "" for lanes that took no part) the token drawn, its
-    log-probability and the text that became final; the reasons of the lanes it finished; top_logprobs
-    as of a lane, empty if not asked for."""
+    log-probability and the text that became final; the reasons of the lanes it finished; and
+    top_logprobs as of a lane, empty if not asked for."""
 
     index: int
     position: int
