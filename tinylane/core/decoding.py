@@ -1,10 +1,11 @@
 """Joint decoding: every step is one forward pass that gives each live lane one token.
 
-`Decoding` is the loop and its operations (join, fork, drop); `stream` and `generate` run it to
-the end. The prompt is prefilled once and shared; lane prompts end together, so that all
-lanes generate their first token at the same position. A lane's token is fed, and so can be seen by
-the lanes that may see it, in the step after it was sampled. An end token, or the token that
-completes a stop string, is never fed: it ends the lane and is not part of what it wrote.
+`Decoding` is the loop. What may happen between two steps (lanes join, fork, wait, end) stands in
+`tinylane.core.life`. `stream` and `generate` run the loop to the end, and call a schedule before
+every step. The prompt is prefilled once and shared; lane prompts end together, so that all lanes
+generate their first token at the same position. A lane's token is fed, and so can be seen by the
+lanes that may see it, in the step after it was sampled. An end token, or the token that completes a
+stop string, is never fed: it ends the lane and is not part of what it wrote.
 
 `tinylane.core.oracle` does the same by recomputing everything at every step.
 
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from operator import itemgetter
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,8 +26,9 @@ import numpy as np
 from tinylane.core.distribution import likeliest
 from tinylane.core.errors import TinylaneError, of_kind, whole
 from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, Rotation, Row
+from tinylane.core.life import Life
 from tinylane.core.model import Model
-from tinylane.core.prompt import Prompt, encode_lane_prompt, encode_prompt, ends, text_stream
+from tinylane.core.prompt import Prompt, encode_lane_prompt, encode_prompt, ends
 from tinylane.core.result import Lane, Result, Step
 from tinylane.core.sampling import Sampler, uniform
 
@@ -50,9 +53,10 @@ class Settings:
     chunk: int = 512  # rows of a prefill pass
     top_logprobs: int = 0  # so many likeliest tokens are given beside each drawn one
     cache: LaneCache | None = None  # an earlier decoding's: what the prompt shares is not fed again
+    schedule: Callable[[Decoding], None] | None = None  # called before every step; see `Life`
 
 
-class Decoding:
+class Decoding(Life):
     """N lanes of one prompt, step by step.
 
     prompt: text, chat messages, or token ids. settings: the fields of `Settings`, by keyword;
@@ -88,7 +92,8 @@ class Decoding:
         self.mask = model.mask(n) if s.lane_mask is None else s.lane_mask
         if of_kind("lane_mask", self.mask, LaneMask, "a LaneMask").n < n:
             raise TinylaneError(f"{n} lanes, but visibility is {self.mask.n} x {self.mask.n}")
-        rope = model.rope(s.lane_rope, self.mask)
+        self.schedule = of_kind("schedule", s.schedule, (Callable, NoneType), "a function")
+        rope = model.rope(s.lane_rope, self.mask if s.schedule is None else None)
         self.prompt = encode_prompt(model, prompt, s.template)
         lane_prompts = model.lane_prompts(n) if s.lane_prompts is None else s.lane_prompts
         of_kind("lane_prompts", lane_prompts, (list, tuple), "a list: a text or ids for each lane")
@@ -111,111 +116,46 @@ class Decoding:
 
             self.cache = s.cache
             self.reused = keep_prefix(s.cache, model, rope, self.mask, self.prompt)
-        self.lanes: list[Lane] = []
+        self.lanes, self.events, self.plain = [], [], False
         self.steps, self.seconds = 0, 0.0
-        self._streams: dict[int, Any] = {}
-        self._feed: list[Row] = []  # rows for the next pass
-        self._logits: dict[int, Any] = {}  # lane -> (V,) logits its next token is drawn from
+        self._streams, self._shift, self._given, self._after = {}, {}, {}, {}
+        self._feed, self._logits, self._paused, self._open = [], {}, set(), set()
         self._ahead: Ahead | None = None  # the next pass, if it was built early
         rows = [(token, i, SHARED) for i, token in enumerate(self.prompt)]
         self._prompt_logits = self._forward(rows[self.reused :])[SHARED]
         self.cache.settle(self._prompt_logits)
         for ids, limit in zip(lane_ids, limits, strict=True):
             self.join(ids, max_tokens=limit)
+        self.events = []  # how a decoding begins is no event
+        self.plain = not rope.same_as(model.rope(s.lane_rope))
         self.prefill_seconds = time.perf_counter() - began
-
-    @property
-    def live(self) -> list[Lane]:
-        """The lanes that go on."""
-        return [lane for lane in self.lanes if lane.finish_reason is None]
-
-    def join(self, prompt: str | Sequence[int] = (), *, max_tokens: int = 256) -> Lane:
-        """A new lane, from the current position on; its prompt ends just before it.
-
-        It sees (and is seen by) the others as `lane_mask` says, which must have room for it.
-        """
-        m, ids = len(self.lanes), encode_lane_prompt(self.model, prompt)
-        self._room(m)
-        if self.steps and self.clock >= self.model.config.context:
-            raise TinylaneError(f"no lane can join at position {self.clock}: the context ends")
-        if len(ids) > self.clock - len(self.prompt):
-            raise TinylaneError(
-                f"the lane's prompt has {len(ids)} tokens, but the clock is only "
-                f"{self.clock - len(self.prompt)} past the shared prompt"
-            )
-        lane = Lane(m, ids, self.clock, whole("max_tokens", max_tokens, 1))
-        if ids:
-            self._feed += [(t, self.clock - len(ids) + k, m) for k, t in enumerate(ids)]
-        else:
-            self._logits[m] = self._prompt_logits
-        self.lanes.append(lane)
-        self._streams[m] = text_stream(self.model, self.stop)
-        return lane
-
-    def fork(self, source: int, *, max_tokens: int | None = None) -> Lane:
-        """A new lane that has written all that lane `source` has, and goes on by itself.
-
-        Its rows are copies that stand in the new lane (see `LaneCache.fork`); its random numbers
-        are its own. max_tokens counts from its beginning; None takes the source's.
-        """
-        parent, m = self._lane(source), len(self.lanes)
-        if parent.finish_reason is not None:
-            raise TinylaneError(f"fork: lane {source} has finished ({parent.finish_reason})")
-        self._room(m)
-        limit = parent.max_tokens if max_tokens is None else whole("max_tokens", max_tokens, 1)
-        self.cache.fork(source, m)
-        self._feed += [(t, i, m) for t, i, lane in self._feed if lane == source]
-        if source in self._logits:
-            self._logits[m] = self._logits[source]
-        lane = Lane(m, list(parent.prompt), parent.start, limit)
-        lane.tokens, lane.logprobs = list(parent.tokens), list(parent.logprobs)
-        lane.top_logprobs = list(parent.top_logprobs)
-        lane.forked = (source, self.clock)
-        self.lanes.append(lane)
-        self._streams[m] = text_stream(self.model, self.stop)
-        for token in lane.tokens:
-            self._say(lane, token)
-        return lane
-
-    def drop(self, lane: int) -> None:
-        """End a lane and forget what it wrote: from now on nobody sees it."""
-        gone = self._lane(lane)
-        if gone.dropped is None:
-            gone.finish_reason = gone.finish_reason or "dropped"
-            gone.dropped = self.clock
-        self.cache.drop(lane)
-        self._feed = [row for row in self._feed if row[2] != lane]
-        self._logits.pop(lane, None)
-
-    def finish(self, lane: int, reason: str = "interrupted") -> None:
-        """End a lane; what it has written stays visible."""
-        target = self._lane(lane)
-        if target.finish_reason is None:
-            self._end(target, reason)
 
     def step(self) -> Step:
         """Feed what the lanes drew last, and draw one token for every live lane."""
         began = time.perf_counter()
         live = self.live
         if not live:
-            raise TinylaneError("every lane has finished; join or fork one to go on")
+            raise TinylaneError("every lane has finished or waits; join, fork or resume one")
         early = self._ahead and self._ahead.logits_of(self._feed, self.cache)
         self._logits.update(early or self._forward(self._feed))
-        self._feed = []
+        self._logits.update({lane: self._logits[of] for lane, of in self._after.items()})
+        gone = [lane.index for lane in self.lanes if lane.finish_reason is not None]
+        self._logits = {m: x for m, x in self._logits.items() if m not in gone}
+        self._feed, self._after = [], {}
         drawn, logprobs = self._draw(live)
         n = len(self.lanes)
         step = Step(self.steps, self.clock, [None] * n, [None] * n, [""] * n, {}, [[]] * n)
         for lane, token, logprob in zip(live, drawn, logprobs, strict=True):
-            lane.tokens.append(token)
+            place = self.position(lane.index)
+            lane.write(token, logprob, place, self.steps)
             if k := self.top_logprobs:
                 step.top_logprobs[lane.index] = likeliest(self._logits[lane.index], k)
                 lane.top_logprobs.append(step.top_logprobs[lane.index])
-            lane.logprobs.append(logprob)
             before = len(lane.text)
             reason = "stop" if token in self.ends or self._say(lane, token) else None
             if reason is None:
-                self._feed.append((token, self.clock, lane.index))
-                full = self.clock + 1 >= self.model.config.context
+                self._feed.append((token, place, lane.index))
+                full = place + 1 >= self.model.config.context
                 reason = "length" if full or len(lane.tokens) >= lane.max_tokens else None
             if reason is not None:
                 self._end(lane, reason)
@@ -235,7 +175,11 @@ class Decoding:
         return step
 
     def __iter__(self) -> Iterator[Step]:
-        while self.live:
+        while True:
+            if self.schedule is not None:
+                self.schedule(self)
+            if not self.live:
+                return
             yield self.step()
 
     def result(self) -> Result:
@@ -248,33 +192,12 @@ class Decoding:
             "lag": self.mask.lag,
             "stop": list(self.stop),
         }
+        if self.events:
+            settings["events"] = list(self.events)
         counted = self.steps, self.prefill_seconds, self.seconds
         return Result(list(self.prompt), list(self.lanes), *counted, settings)
 
     # Within.
-
-    def _lane(self, m: int) -> Lane:
-        if not isinstance(m, (int, np.integer)) or not 0 <= m < len(self.lanes):
-            raise TinylaneError(f"lane {m!r}; there are lanes 0 .. {len(self.lanes) - 1}")
-        return self.lanes[m]
-
-    def _room(self, m: int) -> None:
-        if m >= self.mask.n:
-            raise TinylaneError(
-                f"visibility is {self.mask.n} x {self.mask.n}: no room for lane {m}; "
-                "give a lane_mask for all lanes that will join"
-            )
-
-    def _say(self, lane: Lane, token: int) -> bool:
-        """Add a token's text to its lane; whether that completed a stop string."""
-        stream = self._streams[lane.index]
-        lane.text += stream.push(token)
-        return stream.stopped
-
-    def _end(self, lane: Lane, reason: str) -> None:
-        lane.finish_reason = reason
-        lane.text += self._streams[lane.index].flush()
-        self._logits.pop(lane.index, None)
 
     def _forward(self, rows: list[Row]) -> dict[int, Any]:
         """Feed rows, in chunks that never part a position: each lane's logits after its last."""
@@ -308,17 +231,31 @@ class Decoding:
         if self.sampler.repetition_penalty != 1:
             history = [self.prompt + lane.prompt + lane.tokens for lane in live]
         last = all(len(lane.tokens) + 1 >= lane.max_tokens for lane in live)
+        lanes = [lane.index for lane in live]
+        places = [self.position(m) for m in lanes]
+        room = max(places) + 1 < self.model.config.context
         self._ahead = None
-        if self.model.backend == "mlx" and not last and self.clock + 1 < self.model.config.context:
+        if (
+            self.model.backend == "mlx"
+            and room
+            and not last
+            and not any(map(self._given.get, lanes))
+        ):
             from tinylane.core.pipeline import draw
 
-            lanes = [lane.index for lane in live]
-            after = (self.cache, self.mask, self.clock, lanes)
-            drawn = draw(self.model, self.sampler, logits, draws, history, after)
-            tokens, logprobs, self._ahead = drawn
+            after = (self.cache, self.mask, places, lanes)
+            tokens, logprobs, self._ahead = draw(
+                self.model, self.sampler, logits, draws, history, after
+            )
         else:
             tokens, logprobs = self.sampler(logits, draws, history)
-        return tokens.tolist(), logprobs.tolist()
+        drawn, chances = tokens.tolist(), logprobs.tolist()
+        for k, m in enumerate(lanes):
+            if self._given.get(m):
+                drawn[k] = self._given[m].pop(0)
+                row = np.asarray(rows[k].astype(logits.__array_namespace__().float32), np.float64)
+                chances[k] = float(row[drawn[k]] - np.logaddexp.reduce(row))
+        return drawn, chances
 
 
 def stream(model: Model, prompt: Prompt, **settings: Any) -> Iterator[Step]:

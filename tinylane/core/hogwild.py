@@ -1,9 +1,10 @@
 """Hogwild! inference (arXiv:2504.06261): every lane reads one text, its own part last.
 
 For lane m the rows that it sees stand as one plain sequence without gaps: the prompt, then what
-each other lane wrote, in the order of lanes, then what m wrote. This sequence is the lane's view. A
-cached key is turned by its index in its block (the prompt, or a lane), and stays so. The query
-moves: for each block it is turned by its place in the view less the place where the block begins,
+each other lane wrote, in the order of lanes or in another that is given, then what m wrote. This
+sequence is the lane's view. A cached key is turned by its index in its block (the prompt, or a
+lane), and stays so. The query moves: for each block it is turned by its place in the view less the
+place where the block begins,
 
     R(a) q . R(b + j) k  =  R(a - b) q . R(j) k        a: query's place, b: block's, j: key's index
 
@@ -32,7 +33,13 @@ from tinylane.core.lanes import SHARED, LaneMask, Places, Views
 
 @dataclass(frozen=True)
 class Hogwild:
-    """The rotation of Hogwild!; it has no parameters. See `tinylane.core.lanes.Rotation`."""
+    """The rotation of Hogwild!; it has no parameters. See `tinylane.core.lanes.Rotation`.
+
+    order: lanes whose parts stand first in every view, in this order; the others follow by index.
+    It moves queries only: cached keys stay true when it changes.
+    """
+
+    order: tuple[int, ...] = ()
 
     def views(self, theta: np.ndarray, mask: LaneMask, places: Places) -> Views:
         """As `Rotation.views`: a block for the prompt and for every lane that has rows.
@@ -45,6 +52,11 @@ class Hogwild:
             return keys, (keys,), None
         _in_order(places)
         blocks, block_of = np.unique(key_lanes, return_inverse=True)  # SHARED is the first
+        if self.order:
+            rank = {lane: k - len(self.order) for k, lane in enumerate(self.order)}
+            first = [(n != SHARED, rank.get(n, 0), n) for n in blocks.tolist()]
+            by_rank = np.array(sorted(range(len(blocks)), key=first.__getitem__))
+            blocks, block_of = blocks[by_rank], np.argsort(by_rank)[block_of]
         seen = mask.visible(*places)
         length = np.stack([seen[:, key_lanes == n].sum(axis=1) for n in blocks], axis=1)  # (T, B)
         is_own = lanes[:, None] == blocks
@@ -68,7 +80,7 @@ class Hogwild:
 
     def settings(self) -> dict[str, Any]:
         """As JSON, for run files."""
-        return {"rotation": "hogwild"}
+        return {"rotation": "hogwild", **({"order": list(self.order)} if self.order else {})}
 
 
 def _in_order(places: Places) -> None:

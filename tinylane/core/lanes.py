@@ -10,7 +10,8 @@ decoding, training, tests and plots.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -20,6 +21,7 @@ from tinylane.core.errors import TinylaneError, of_kind, reals, whole
 SHARED = -1  # the lane of prompt tokens that every lane sees
 MAX_LANES = 1024
 MAX_STEPS = (1 << 31) - 1  # no context is longer
+NEVER = MAX_STEPS  # a position that no row has
 
 Row = tuple[int, int, int]  # token, position, lane
 
@@ -31,11 +33,15 @@ class LaneMask:
     visibility: N x N booleans (the diagonal does not matter: a lane always sees itself).
     lag: steps >= 0 before another lane's token can be read. With 0 a lane reads what the others
     were fed in this very step; those tokens were sampled in the step before, so nothing leaks.
+    since, until: N x N positions, or None for 0 and never: m reads n from its own position since on
+    and before its position until. `visibility` is then who ever reads whom.
     Raises TinylaneError for a matrix that is not square or boolean, or a negative lag.
     """
 
     visibility: np.ndarray
     lag: int = 0
+    since: np.ndarray | None = field(default=None, kw_only=True)
+    until: np.ndarray | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         v = reals("visibility", self.visibility)
@@ -48,6 +54,13 @@ class LaneMask:
         v.setflags(write=False)
         object.__setattr__(self, "visibility", v)
         object.__setattr__(self, "lag", whole("lag", self.lag, 0, MAX_STEPS))
+        if (self.since is None) != (self.until is None):
+            raise TinylaneError("a mask has since without until, or until without since; give both")
+        for name in ("since", "until") if self.since is not None else ():
+            times = np.asarray(getattr(self, name))
+            if times.shape != v.shape or times.dtype.kind not in "iu":
+                raise TinylaneError(f"{name} has shape {times.shape}; expected integers {v.shape}")
+            object.__setattr__(self, name, times.astype(np.int64))
 
     @property
     def n(self) -> int:
@@ -120,6 +133,9 @@ class LaneMask:
         m, n = lanes[:, None], key_lanes[None, :]
         age = positions[:, None] - key_positions[None, :]
         other = (m >= 0) & (n >= 0) & self.visibility[m, n] & (age >= self.lag)
+        if self.since is not None and self.until is not None:
+            i = positions[:, None]
+            other &= (self.since[m, n] <= i) & (i < self.until[m, n])
         return np.where((n == SHARED) | (n == m), age >= 0, other)
 
     def seen(self, places: Places) -> np.ndarray | Literal["causal"] | None:
@@ -131,7 +147,8 @@ class LaneMask:
             one = (m == m[0]).all() and ((n == m[0]) | (n == SHARED)).all()
             if one and (i[1:] > i[:-1]).all() and j[: len(j) - len(i)].max(initial=i[0]) == i[0]:
                 return "causal" if len(i) > 1 else None
-            if self.lag == 0 and (m >= 0).all() and self.visibility[m].all() and i.min() >= j.max():
+            always = self.lag == 0 and self.since is None
+            if always and (m >= 0).all() and self.visibility[m].all() and i.min() >= j.max():
                 return None
         seen = self.visible(*places)
         return None if seen.all() else seen
@@ -147,13 +164,55 @@ class LaneMask:
         """Whether both let the same lanes read each other, equally late."""
         if other is None or self.lag != other.lag:
             return False
-        return np.array_equal(self.visibility, other.visibility)
+        return all(map(np.array_equal, self._times(), other._times()))
 
     def silence(self, lane: int) -> LaneMask:
         """The same mask, but nobody reads `lane` any more (it still reads the others)."""
         v = self.visibility.copy()
         v[:, lane] = False
-        return LaneMask(v, self.lag)
+        return replace(self, visibility=v)
+
+    def joined(self, m: int, sees: Sequence[int], seen_by: dict[int, int]) -> LaneMask:
+        """The same mask with a lane m, the last or one more, which reads the lanes `sees`.
+
+        seen_by: lanes that read m, and from which of their positions on.
+        """
+        n, more = max(self.n, m + 1), m == self.n
+        v, since, until = (np.pad(x, (0, n - self.n)) for x in self._times())
+        v[m], since[m], until[m] = np.isin(np.arange(n), [*sees, m]), 0, NEVER
+        for reader, position in seen_by.items():
+            v[reader, m], since[reader, m] = True, position
+        if more:
+            until[:, m] = NEVER
+        return self._timed(v, since, until)
+
+    def reading(self, m: int, n: int, yes: bool, position: int) -> LaneMask:
+        """The same mask, but from its position `position` on lane m reads lane n, or no more.
+
+        Raises TinylaneError where it did and had stopped: a pair has one beginning and one end.
+        """
+        v, since, until = (x.copy() for x in self._times())
+        reads = v[m, n] and since[m, n] < until[m, n]
+        if yes and reads and until[m, n] != NEVER:
+            raise TinylaneError(
+                f"lane {m} read lane {n} before position {until[m, n]}; it cannot begin again"
+            )
+        if yes and not reads:
+            v[m, n], since[m, n], until[m, n] = True, position, NEVER
+        elif not yes and reads:
+            until[m, n] = min(until[m, n], max(position, since[m, n]))
+        return self._timed(v, since, until)
+
+    def _times(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """visibility, since and until as three matrices."""
+        if self.since is None or self.until is None:
+            return self.visibility, np.zeros(2 * (self.n,), int), np.full(2 * (self.n,), NEVER)
+        return self.visibility, self.since, self.until
+
+    def _timed(self, v: np.ndarray, since: np.ndarray, until: np.ndarray) -> LaneMask:
+        """Times that say nothing are left out, so that the shortcuts of `seen` hold."""
+        say = ((since > 0) | (until < NEVER)) & v & ~np.eye(len(v), dtype=bool)
+        return LaneMask(v, self.lag, **({"since": since, "until": until} if say.any() else {}))
 
 
 class Places(NamedTuple):

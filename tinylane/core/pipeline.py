@@ -34,7 +34,7 @@ SMALL = 1 << 24  # weights of a model whose pass takes no longer than building t
 
 
 class Ahead:
-    """A pass with one row for each of `lanes` at `position`, built before its tokens are known.
+    """A pass with one row for each of `lanes` at `positions`, built before its tokens are known.
 
     drawn: the tokens and their log-probabilities, (N,) lazy arrays, which begin to be computed.
     """
@@ -44,18 +44,18 @@ class Ahead:
         model: Model,
         cache: LaneCache,
         mask: LaneMask,
-        position: int,
+        positions: list[int],
         lanes: list[int],
         drawn: tuple[Array, Array],
     ) -> None:
         import mlx.core as mx
 
         mx.async_eval(*drawn)
-        self.position, self.lanes = position, lanes
+        self.positions, self.lanes = positions, lanes
         self.cache, self.before = cache, _state(cache)
         self.fed: list[Row] | None = None  # the rows that were fed, once they are known
         m = np.array(lanes, dtype=np.int64)
-        places = cache.places(np.full(len(m), position, dtype=np.int64), m)
+        places = cache.places(np.array(positions, dtype=np.int64), m)
         plan = model.plan(cache.lane_rope, mask, places)
         self.logits = forward(model.params, model.config, drawn[0], plan, model.ops, cache.put)
 
@@ -64,7 +64,7 @@ class Ahead:
         import mlx.core as mx
 
         mx.async_eval(self.logits)
-        if [(i, m) for _, i, m in feed] == [(self.position, m) for m in self.lanes]:
+        if [(i, m) for _, i, m in feed] == list(zip(self.positions, self.lanes, strict=True)):
             self.fed = list(feed)
 
     def logits_of(self, feed: list[Row], cache: LaneCache) -> dict[int, Array] | None:
@@ -77,7 +77,7 @@ class Ahead:
             return None
         m = np.array(self.lanes, dtype=np.int64)
         tokens = np.array([token for token, _, _ in feed], dtype=np.int64)
-        cache.commit(np.full(len(m), self.position, dtype=np.int64), m, tokens)
+        cache.commit(np.array(self.positions, dtype=np.int64), m, tokens)
         return {lane: self.logits[k] for k, lane in enumerate(self.lanes)}
 
 
@@ -87,11 +87,11 @@ def draw(
     logits: Array,
     uniforms: np.ndarray,
     history: History,
-    rows: tuple[LaneCache, LaneMask, int, list[int]],
+    rows: tuple[LaneCache, LaneMask, list[int], list[int]],
 ) -> tuple[Array, Array, Ahead | None]:
     """As `Sampler.__call__`, and the next pass, which is built while the tokens are computed.
 
-    rows: the cache, the mask, the position and the lanes of the next pass. None in its place where
+    rows: the cache, the mask, the positions and the lanes of the next pass. None in its place where
     nothing would be gained, and for a sampler of another class, which may look at what it draws.
     """
     if not pays(model) or type(sampler) is not Sampler:

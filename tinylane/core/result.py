@@ -15,7 +15,9 @@ class Lane:
     "dropped", "interrupted", or None while it lives. text holds neither end token nor stop string.
     forked: the lane it was forked from, and the position of the clock then. dropped: the position
     of the clock when it was dropped, alive ("dropped") or finished. top_logprobs: if asked for, the
-    likeliest tokens beside each drawn one and their log-probabilities, the likeliest first.
+    likeliest tokens beside each drawn one and their log-probabilities, the likeliest first. spans:
+    (index of a token, its position, its step) wherever these do not count on. follows: the sealed
+    lane that it goes on.
     """
 
     index: int
@@ -29,6 +31,31 @@ class Lane:
     forked: tuple[int, int] | None = None
     dropped: int | None = None
     top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
+    spans: list[tuple[int, int, int]] = field(default_factory=list)
+    follows: int | None = None
+
+    def write(self, token: int, logprob: float, position: int, step: int) -> None:
+        """Add a token that was drawn in a step, for a position."""
+        index, place, at = self.spans[-1] if self.spans else (0, -1, -1)
+        if (position, step) != (place + len(self.tokens) - index, at + len(self.tokens) - index):
+            self.spans.append((len(self.tokens), position, step))
+        self.tokens.append(token)
+        self.logprobs.append(logprob)
+
+    @property
+    def positions(self) -> list[int]:
+        """The position of every token."""
+        return self._counted(1)
+
+    @property
+    def steps(self) -> list[int]:
+        """The step in which every token was drawn."""
+        return self._counted(2)
+
+    def _counted(self, which: int) -> list[int]:
+        ends = [span[0] for span in self.spans[1:]] + [len(self.tokens)]
+        runs = zip(self.spans, ends, strict=False)
+        return [span[which] + k for span, end in runs for k in range(end - span[0])]
 
 
 @dataclass(frozen=True)
