@@ -60,7 +60,7 @@ __all__ = ["__version__", "testing", *_MODULES]
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return getattr(import_module(f"tinylane.{_MODULES[name]}"), name)
-    if name in ("testing", "plot", "hf"):
+    if name in ("testing", "plot", "hf", "learn"):
         return import_module(f"tinylane.{name}")
     raise AttributeError(f"module 'tinylane' has no attribute {name!r}")
 

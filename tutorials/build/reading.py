@@ -8,7 +8,18 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "tinylane"
 STUDY_PATH = ("rope", "lanes", "decoder", "cache", "model", "sampling", "decoding")  # of core
-DOORS = ("core", "files", "checkpoints", "hf", "testing", "view", "evaluate", "train", "commands")
+DOORS = (
+    "core",
+    "files",
+    "checkpoints",
+    "hf",
+    "testing",
+    "view",
+    "evaluate",
+    "train",
+    "learn",
+    "commands",
+)
 
 
 def study_path() -> str:
