@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tinylane.checkpoints.adapter import save_adapter
 from tinylane.checkpoints.config_json import read_config
 from tinylane.commands.cli import main
 from tinylane.core.errors import TinylaneError
-from tinylane.core.lanes import SHARED, LaneMask
+from tinylane.core.lanes import NEVER, SHARED, LaneMask
 from tinylane.evaluate import runner, tasks
 from tinylane.evaluate.tasks import naming
 from tinylane.evaluate.tasks.task import Options
@@ -36,7 +37,8 @@ def tokens(row: dict[str, Any]) -> list[list[int]]:
 
 def test_a_fork_join_mask_is_independent_and_then_joint() -> None:
     joint, alone = LaneMask.joint(3), LaneMask.independent(3)
-    mask = runner.ForkJoin(joint.visibility, 0, 7)
+    since = np.full((3, 3), 7)
+    mask = replace(joint, since=since, until=np.full_like(since, NEVER))
     i = np.array([0, 1, *[5, 6, 7, 8] * 3])
     m = np.array([SHARED, SHARED, *np.repeat([0, 1, 2], 4)])
     seen = mask.visible(i, m, i, m)

@@ -212,7 +212,9 @@ class LaneMask:
     def _timed(self, v: np.ndarray, since: np.ndarray, until: np.ndarray) -> LaneMask:
         """Times that say nothing are left out, so that the shortcuts of `seen` hold."""
         say = ((since > 0) | (until < NEVER)) & v & ~np.eye(len(v), dtype=bool)
-        return LaneMask(v, self.lag, **({"since": since, "until": until} if say.any() else {}))
+        if not say.any():
+            return replace(self, visibility=v, since=None, until=None)
+        return replace(self, visibility=v, since=since, until=until)
 
 
 class Places(NamedTuple):

@@ -65,6 +65,12 @@ class Life:
         """Where the next token of a lane stands."""
         return self.clock + self._shift.get(lane, 0)
 
+    @property
+    def end(self) -> int:
+        """The first position behind all rows: where a plain text of all of them would go on."""
+        fed = self.cache.positions.max(initial=-1)
+        return 1 + max([int(fed), *(i for _, i, _ in self._feed)])
+
     def join(
         self,
         prompt: str | Sequence[int] = (),
@@ -78,16 +84,17 @@ class Life:
         sees: whom it reads: lanes, "none", or "all" (and all that join later). None: it reads, and
         is read, as `lane_mask` says, which must have room for it. at: where its prompt stands.
         "before" (the default without `sees`): it ends just before the clock. "end" (the default
-        with `sees`): it begins at the clock, which moves on by it. A number: it begins there, and
-        the lane counts on from there. A lane that reads others needs a prompt: its first token is
-        drawn from the prompt's last row.
+        with `sees`): it begins at the clock, or behind all rows if there are later ones, and the
+        clock moves on to its end. A number: it begins there, and the lane counts on from there. A
+        lane that reads others needs a prompt: its first token is drawn from the prompt's last row.
         """
         m, ids = len(self.lanes), encode_lane_prompt(self.model, prompt)
         limit, P = whole("max_tokens", max_tokens, 1), len(self.prompt)
         at = ("before" if sees is None else "end") if at is None else at
         if at not in ("before", "end") and (not isinstance(at, int) or isinstance(at, bool)):
             raise TinylaneError(f"at is {show(at)}; expected before, end or a position")
-        begin = {"before": self.clock - len(ids), "end": self.clock}.get(at, at)  # type: ignore
+        ends = {"before": self.clock - len(ids), "end": max(self.clock, self.end)}
+        begin = ends.get(at, at)  # type: ignore[arg-type]
         if self.steps and begin + len(ids) >= self.model.config.context:
             raise TinylaneError(
                 f"no lane can join at position {begin + len(ids)}: the context ends"
@@ -111,7 +118,7 @@ class Life:
                 self._open.add(m)
         lane = Lane(m, ids, begin + len(ids), limit)
         if at == "end":
-            self.clock += len(ids)
+            self.clock = lane.start
         if lane.start != self.clock:
             self._shift[m] = lane.start - self.clock
         self._feed += [(token, begin + k, m) for k, token in enumerate(ids)]

@@ -14,13 +14,13 @@ be compared at equal steps, and at equal total tokens, from one run.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tinylane.core.errors import TinylaneError, show
-from tinylane.core.lanes import SHARED, LaneMask
+from tinylane.core.lanes import NEVER, LaneMask
 from tinylane.core.modes import MODES, STARTS
 from tinylane.core.modes import mode as mode_of
 from tinylane.core.prompt import encode_lane_prompt, encode_prompt
@@ -75,25 +75,6 @@ class Conditions:
     lag: int | None = None
     together: Collaboration | None = None
     likelihood: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class ForkJoin(LaneMask):
-    """Lanes that read nobody at positions before `since`, and then all that others have written."""
-
-    since: int = 0
-
-    def visible(
-        self,
-        positions: np.ndarray,
-        lanes: np.ndarray,
-        key_positions: np.ndarray,
-        key_lanes: np.ndarray,
-    ) -> np.ndarray:
-        """As `LaneMask.visible`, and other lanes' rows only from `since` on."""
-        seen = super().visible(positions, lanes, key_positions, key_lanes)
-        mine = (key_lanes == SHARED) | (key_lanes == lanes[:, None])
-        return seen & (mine | (positions[:, None] >= self.since))
 
 
 def parse_mode(label: str) -> dict[str, Any]:
@@ -210,7 +191,7 @@ def decode(
     return result, decoding
 
 
-def fork_join(task: Task, problem: Problem, cell: Cell, mask: LaneMask, clock: int) -> ForkJoin:
+def fork_join(task: Task, problem: Problem, cell: Cell, mask: LaneMask, clock: int) -> LaneMask:
     """The mask of a `fork_join` cell. clock: the position of the first token that lanes draw.
 
     A lane's first K tokens are drawn without reading. K: the label's, else the task's, else half of
@@ -219,7 +200,8 @@ def fork_join(task: Task, problem: Problem, cell: Cell, mask: LaneMask, clock: i
     told = cell.mode.partition(":")[2]
     k = int(told) if told else task.alone(problem, cell.lanes)
     k = cell.max_tokens // 2 if k is None else k
-    return ForkJoin(mask.visibility, mask.lag, clock + k - 1)
+    since = np.full_like(mask.visibility, clock + k - 1, dtype=np.int64)
+    return replace(mask, since=since, until=np.full_like(since, NEVER))
 
 
 def alone(model: Model, ended: Result) -> float:
