@@ -23,6 +23,7 @@ from tinylane.files.display import one_line
 # Each is a module of this folder, with `flags(parser)` and `run(args)`.
 COMMANDS = {
     "generate": "decode lanes jointly",
+    "serve": "a model behind a port, for OpenAI's clients",
     "eval": "measure accuracy on the problems of a task",
     "likelihood": "how likely a model finds texts, with and without an adapter",
     "report": "tables and plots of eval runs",
@@ -37,6 +38,8 @@ COMMANDS = {
     "verify": "check the laws of lanes on a model at its real size",
     "bench": "time decoding on this machine",
 }
+# These are modules of `tinylane.serve`, which stands above this folder and imports it.
+SERVED = {"serve"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -61,7 +64,8 @@ def parser(words: Sequence[str]) -> Parser:
         description = f"{says[0].upper()}{says[1:]}."
         one = commands.add_parser(name, help=says, description=description, allow_abbrev=False)
         if name == named:
-            module = import_module(f"tinylane.commands.{name}")
+            door = "serve" if name in SERVED else "commands"
+            module = import_module(f"tinylane.{door}.{name}")
             module.flags(one)
             one.set_defaults(run=module.run)
     return top

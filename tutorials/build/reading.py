@@ -19,6 +19,7 @@ DOORS = (
     "train",
     "learn",
     "commands",
+    "serve",
 )
 
 

@@ -1,0 +1,198 @@
+"""One model, many requests: a thread of its own runs their steps in turn.
+
+A `Task` is one request's work. Every turn it does a little: one pass of its prompt, or one step of
+its lanes. All tasks that are ready get a turn before one gets a second. So requests share the
+machine fairly, and none of them meets another in a pass: what a request gets does not depend on its
+company. Tasks for which there is no room (lanes, memory) wait in a queue, in order.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tinylane.core.errors import TinylaneError
+from tinylane.files.display import one_line
+from tinylane.files.memory import size
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server takes on. Requests beyond it are refused, or wait where that helps."""
+
+    lanes: int = 64  # of all requests that run
+    memory: int = 4 << 30  # bytes of keys and values of all requests that run
+    queue: int = 64  # requests that wait
+    seconds: float = 600.0  # of a request, its wait included
+    body: int = 4 << 20  # bytes
+    stall: float = 30.0  # s that a client may take to read or to send the next bytes
+
+
+class Busy(TinylaneError):
+    """Too many requests wait already, or the server is ending: ask again later."""
+
+
+class Task:
+    """A request's work. lanes, nbytes: what it takes while it runs. deadline: on the clock of
+    `time.monotonic`. A subclass has `turn`, `end` and `fail`, called in the engine's thread."""
+
+    lanes = 1
+    nbytes = 0
+    deadline = float("inf")
+    cancelled = False  # its client has gone
+
+    def ready(self) -> bool:
+        """Whether it wants a turn now. Who changes that calls `Engine.wake`."""
+        return True
+
+    def turn(self) -> bool:
+        """Do a little; returns whether there is more to do."""
+        raise NotImplementedError
+
+    def end(self, why: str) -> None:
+        """Stop with what there is: "time", or "closing"."""
+        raise NotImplementedError
+
+    def fail(self, error: BaseException) -> None:
+        """Tell whoever waits that there is no result."""
+        raise NotImplementedError
+
+
+class Engine:
+    """Runs tasks in a thread of its own. `say` gets a line for whoever runs the server."""
+
+    def __init__(self, limits: Limits, say: Callable[[str], Any] = lambda line: None) -> None:
+        self.limits, self.say = limits, say
+        self.running: list[Task] = []
+        self.waiting: deque[Task] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._calls: deque[Callable[[], Any]] = deque()
+        self._thread = threading.Thread(target=self._run, name="tinylane engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin to run tasks."""
+        self._thread.start()
+
+    def submit(self, task: Task) -> None:
+        """Add a task. Raises Busy where it must come later, TinylaneError where it never fits."""
+        self.check(task.lanes, task.nbytes)
+        with self._changed:
+            if self._closing:
+                raise Busy("the server is ending")
+            if len(self.waiting) >= self.limits.queue:
+                raise Busy(f"{len(self.waiting)} requests wait already; try again later")
+            self.waiting.append(task)
+            self._changed.notify()
+
+    def check(self, lanes: int, nbytes: int = 0) -> None:
+        """Raise TinylaneError for a task that could never run."""
+        if lanes > self.limits.lanes:
+            raise TinylaneError(f"{lanes} lanes; this server runs at most {self.limits.lanes}")
+        if nbytes > self.limits.memory:
+            raise TinylaneError(
+                f"prompt and lanes could take {size(nbytes)} of memory; this server gives them at "
+                f"most {size(self.limits.memory)}: fewer lanes, or a smaller max_tokens"
+            )
+
+    def cancel(self, task: Task) -> None:
+        """Forget a task, whose client has gone, before its next turn."""
+        task.cancelled = True
+        self.wake()
+
+    def call(self, do: Callable[[], Any]) -> None:
+        """Run a function between two turns, in the engine's thread."""
+        with self._changed:
+            self._calls.append(do)
+            self._changed.notify()
+
+    def wake(self) -> None:
+        """Look again which tasks are ready."""
+        with self._changed:
+            self._changed.notify()
+
+    def close(self, timeout: float = 10.0) -> int:
+        """End every task with what it has; returns how many there were."""
+        with self._changed:
+            count = len(self.running) + len(self.waiting)
+            self._closing = True
+            self._changed.notify()
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join(timeout)
+        return count
+
+    # In the thread.
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._drop()
+                self._admit()
+                ready = [task for task in self.running if task.ready()]
+                if self._closing:
+                    break
+                if not ready and not self._calls:
+                    self._changed.wait(self._until_a_deadline())
+                    continue
+                calls = list(self._calls)
+                self._calls.clear()
+            for do in calls:
+                self._guard(None, do)
+            for task in ready:
+                if not task.cancelled and not self._closing:
+                    self._turn(task)
+        for task in [*self.running, *self.waiting]:
+            if not task.cancelled:
+                self._guard(task, lambda task=task: task.end("closing"))  # type: ignore[misc]
+        self.running.clear()
+        self.waiting.clear()
+
+    def _turn(self, task: Task) -> None:
+        if self._guard(task, task.turn) is not True and task in self.running:
+            self.running.remove(task)
+
+    def _guard(self, task: Task | None, do: Callable[[], Any]) -> Any:
+        """`do()`; an error of it ends this task and nothing else."""
+        try:
+            return do()
+        except BaseException as error:  # a panic of the tokenizers library is no Exception
+            if not isinstance(error, TinylaneError):
+                self.say(f"a request failed: {type(error).__name__}: {one_line(str(error))}")
+            if task is not None:
+                task.fail(error)
+            return None
+
+    def _drop(self) -> None:
+        """Take out tasks whose client has gone or whose time is over."""
+        now = time.monotonic()
+        for task in [*self.running, *self.waiting]:
+            if task.cancelled or now >= task.deadline:
+                if not task.cancelled:
+                    self._guard(task, lambda task=task: task.end("time"))  # type: ignore[misc]
+                (self.running if task in self.running else self.waiting).remove(task)
+
+    def _admit(self) -> None:
+        """Let tasks in, in order, while there is room."""
+        lanes = sum(task.lanes for task in self.running)
+        nbytes = sum(task.nbytes for task in self.running)
+        while self.waiting:
+            lanes, nbytes = lanes + self.waiting[0].lanes, nbytes + self.waiting[0].nbytes
+            if self.running and (lanes > self.limits.lanes or nbytes > self.limits.memory):
+                return
+            self.running.append(self.waiting.popleft())
+
+    def _until_a_deadline(self) -> float | None:
+        first = min((task.deadline for task in [*self.running, *self.waiting]), default=None)
+        if first is None or first == float("inf"):
+            return None
+        return max(first - time.monotonic(), 0.0) + 0.001
+
+
+def warn(line: str) -> None:
+    """A line for whoever runs the server."""
+    print(f"tinylane: {one_line(line)}", file=sys.stderr, flush=True)

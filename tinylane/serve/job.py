@@ -1,0 +1,158 @@
+"""A request's work, turn by turn: its prompt in blocks, then a step of its lanes at a time.
+
+T rows of a pass   V vocab
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinylane.core.distribution import likeliest, logsumexp
+from tinylane.core.lanes import SHARED
+from tinylane.serve.engine import Busy, Task
+
+if TYPE_CHECKING:
+    from tinylane.core.decoding import Decoding
+    from tinylane.core.model import Model
+    from tinylane.core.result import Result
+    from tinylane.serve.prefixes import Prefixes
+
+AHEAD = 64  # steps that a reader may be behind before its lanes wait for it
+Top = list[tuple[int, float]]  # the likeliest tokens and their log-probabilities
+
+
+@dataclass(frozen=True)
+class Begun:
+    """The prompt is read. cached: its tokens that were not computed again. scores: of each token
+    but the first, its log-probability and the likeliest in its place; empty if not asked for."""
+
+    cached: int
+    scores: list[tuple[float, Top]]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """There is no more to come. why: "done", or "time" or "closing" where it was cut short."""
+
+    result: Result | None
+    why: str
+
+
+@dataclass
+class Work:
+    """What to decode. settings: of `Decoding`, by keyword."""
+
+    prompt: list[int]
+    lanes: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    score: int | None = None  # log-probabilities of the prompt, with so many of the likeliest
+    draw: bool = True  # False: only score
+
+
+class Job(Task):
+    """One prompt and its lanes. `tell` gets `Begun`, every `Step`, and `Ended` or the error.
+
+    behind: how many of these the reader has not taken yet.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        work: Work,
+        prefixes: Prefixes,
+        tell: Callable[[Any], None],
+        behind: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.model, self.work, self.prefixes = model, work, prefixes
+        self.tell, self.behind = tell, behind
+        self.lanes = work.lanes
+        self.decoding: Decoding | None = None
+        self._cache: Any = None
+        self._cached = 0
+        self._scores: list[tuple[float, Top]] = []
+        self.began: float | None = None
+
+    def ready(self) -> bool:
+        return self.behind() < AHEAD
+
+    def turn(self) -> bool:
+        self.began = self.began or time.monotonic()
+        if self.decoding is None:
+            return self._read()
+        self.tell(self.decoding.step())
+        if self.decoding.live:
+            return True
+        self.tell(Ended(self.decoding.result(), "done"))
+        return False
+
+    def end(self, why: str) -> None:
+        if self.decoding is None:
+            waited = "its time was over" if why == "time" else "the server is ending"
+            self.tell(Busy(f"{waited} before the request began to write"))
+            return
+        for lane in self.decoding.live:
+            self.decoding.finish(lane.index)
+        self.tell(Ended(self.decoding.result(), why))
+
+    def fail(self, error: BaseException) -> None:
+        self.tell(error)
+
+    def _read(self) -> bool:
+        """One block of the prompt; after the last, its rest and the lanes."""
+        prompt, work = self.work.prompt, self.work
+        if self._cache is None:
+            self._cache = self.model.new_cache()
+            if work.score is None:
+                self._cached = self.prefixes.fill(self._cache, prompt)
+        whole, start = self.prefixes.whole(prompt), len(self._cache)
+        if start < whole:
+            stop = start + self.prefixes.size
+            self._feed(start, stop)
+            self.prefixes.keep(self._cache, prompt, stop)
+            return True
+        if work.score is not None:
+            self._feed(start, len(prompt))
+            self._cache.trim(whole)  # the rest is fed again as it would be without scores
+        if not work.draw:
+            self.tell(Begun(0, self._scores))
+            self.tell(Ended(None, "done"))
+            return False
+        from tinylane.core.decoding import Decoding
+
+        self.decoding = Decoding(
+            self.model,
+            prompt,
+            work.lanes,
+            cache=self._cache,
+            chunk=self.prefixes.size,
+            **work.settings,
+        )
+        self.tell(Begun(self._cached, self._scores))
+        return True
+
+    def _feed(self, start: int, stop: int) -> None:
+        """Rows `start` .. `stop - 1` of the prompt, and their scores if they are asked for."""
+        rows = np.arange(start, stop)
+        tokens, lanes = np.array(self.work.prompt[start:stop]), np.full(len(rows), SHARED)
+        wanted = None if self.work.score is not None else np.array([0])
+        logits = self.model(tokens, rows, lanes, cache=self._cache, rows=wanted)
+        self._cache.settle(logits)
+        if self.work.score is not None:
+            self._scores += scores(logits, self.work.prompt[start + 1 : stop + 1], self.work.score)
+
+
+def scores(logits: Any, following: list[int], k: int) -> list[tuple[float, Top]]:
+    """Of each token that follows a row of logits (T, V): its log-probability, and the k likeliest.
+
+    following: the tokens; one fewer than rows where the last row has none behind it.
+    """
+    rows = np.asarray(logits)[: len(following)]
+    if not len(rows):
+        return []
+    given = rows[np.arange(len(rows)), following] - logsumexp(rows)
+    return [(float(p), likeliest(row, k)) for p, row in zip(given, rows, strict=True)]

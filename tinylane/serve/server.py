@@ -1,0 +1,76 @@
+"""A server that runs until Ctrl-C: a socket, uvicorn, the engine's thread."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from tinylane.core.errors import TinylaneError
+from tinylane.serve.engine import Engine
+
+GRACE = 5  # s that answers may take to be sent after Ctrl-C
+
+
+def missing(error: ImportError) -> TinylaneError:
+    """What to say where Starlette, uvicorn or prompt_toolkit are not installed."""
+    return TinylaneError(f"{error.name} is not installed: pip install 'tinylane[serve]'")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that takes connections. Raises TinylaneError for a port that is in use, or a host
+    that is not this machine's."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise TinylaneError(f"--host {host}: {error.strerror or error}") from error
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+        bound.listen(128)
+    except (OSError, OverflowError) as error:
+        bound.close()
+        why = getattr(error, "strerror", None) or str(error)
+        raise TinylaneError(f"--port {port}: {why}; give another, or 0 for any free one") from error
+    return bound
+
+
+def run(app: Any, engine: Engine, bound: socket.socket, ready: Callable[[], Any]) -> None:
+    """Answer requests until Ctrl-C or SIGTERM; those that run then end with what they have.
+
+    Raises KeyboardInterrupt after Ctrl-C.
+    """
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            """The engine first: its requests' answers are sent while uvicorn waits."""
+            engine.close(timeout=0)
+            super().handle_exit(sig, frame)
+
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets)
+            ready()
+
+    config = uvicorn.Config(
+        app,
+        log_level="error",
+        access_log=False,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=GRACE,
+        h11_max_incomplete_event_size=1 << 16,
+        limit_concurrency=1024,
+        ws="none",
+    )
+    engine.start()
+    try:
+        Server(config).run(sockets=[bound])
+    finally:
+        engine.close()
+        bound.close()
+        sys.stderr.flush()
