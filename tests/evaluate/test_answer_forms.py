@@ -181,6 +181,45 @@ def test_every_answer_of_gsm8k_is_judged_right_in_ten_spellings(
         ("\\[\n\\boxed{\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}}\n\\]", "\\begin{pmatrix}1\\\\2\\end{pmatrix}"),
         ("<think>maybe 5, or 6</think>\nThe answer is 7.", "7"),
         ("It's -5", "-5"),
+        ("The total is 1'000.", "1000"),
+        ("That makes 12’345’678 francs", "12345678"),
+        ("The answer is 1'000.", "1000"),
+        ("The value is –5.", "-5"),
+        ("so x = ‑3", "-3"),
+        ("It is \u22121'500", "-1500"),
+        ("Answer: –5", "-5"),
+        ("#### –5", "-5"),
+        ("on pages 10–12", "12"),
+        ("He has three dogs —5 years old", "5"),
+        (r"That is approximately 1.5 \times 10^{3}", "1500"),
+        (r"That is about $1.5 \times 10^3$ meters", "1500"),
+        ("It is 2 × 10^5 m", "200000"),
+        ("It is 1.5×10³", "1500"),
+        ("It is 2·10⁻³ s.", "0.002"),
+        (r"So there are 10^{6} of them", "1000000"),
+        ("We get 5².", "25"),
+        ("We get 2^10.", "1024"),
+        ("#### 5²", "25"),
+        ("The area is 25 cm²", "25"),
+        ("5² + 1 = 26", "26"),
+        ("It arrives at 3:45 pm.", "3:45 PM"),
+        ("It arrives at 12:30 p.m. sharp", "12:30 pm"),
+        ("It ends at 15:45", "3:45 pm"),
+        ("The ratio is 3:2.", "1.5"),
+        ("From 3:00 to 5:00 is 2 hours", "2"),
+        ("The vertex is (2, -3).", "(2,-3)"),
+        ("Its coordinates are (1,2,3)", "(1, 2, 3)"),
+        (r"so it is \left( \frac12, 3 \right) or (0.5, 3)", "(1/2, 3)"),
+        ("The answer is the pair (3, -4)", "(3, -4)"),
+        ("x lies in [0, 5)", "[0,5)"),
+        ("She owes (1,000)", "1000"),
+        ("f(1, 2) = 7", "7"),
+        ("So x = ±5", "-5, 5"),
+        (r"We get $x = 2\sqrt{3}$.", r"\sqrt{12}"),
+        (r"So it is \(3\pi\)", "3π"),
+        (r"\[ x = \frac{1}{\sqrt{2}} \]", r"\frac{\sqrt 2}{2}"),
+        ("He has $5 and she has $6.", "6"),
+        ("He pays $20 - $5 = $15", "15"),
     ],
 )  # fmt: skip
 def test_the_answer_of_a_lane_s_text_is_what_it_says(judge: Judge, text: str, truth: str) -> None:
@@ -220,7 +259,7 @@ def test_every_text_has_a_key_and_spelling_does_not_change_it(text: str) -> None
 MEGABYTE = 1_000_000
 LOOPS = [
     "1 ", "9", "\\boxed{1}", "\\boxed{", "#### 1\n", "#### ", "The answer is 1. ", "answer: ", "1/",
-    "\\frac{1}", "(", "{", "$", "1,000", "answer is answer is ", " ", "\\", "\\text{", "= ", "-",
+    "\\frac{1}", "(1, 2", "[1,2]", "3:", "10^", "5²", "1'000", "\\times 10", "$1$", "\\(", "(", "{", "$", "1,000", "answer is answer is ", " ", "\\", "\\text{", "= ", "-",
 ]  # fmt: skip
 
 
@@ -259,6 +298,33 @@ def test_hostile_answers_are_read_quickly(text: str) -> None:
     start = time.process_time()
     reading.key(text)
     assert time.process_time() - start < 5
+
+
+def test_a_vote_on_what_computes_without_end_gives_up_after_two(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The shortest are read first, so it does not depend on the order of the lanes."""
+    from tinylane.evaluate.tasks import mathematics
+    from tinylane.files.worker import WorkerEnded
+
+    asked: list[str] = []
+
+    def ask(self: Worker, request: list, limits: object) -> list[str]:
+        asked.append(request[0])
+        if "^" in request[0]:
+            raise WorkerEnded("processor")
+        return ["letter", request[0][-1]]
+
+    monkeypatch.setattr(Worker, "ask", ask)
+    towers = [f"{b}^{{{b}^{{{b}}}}}" for b in range(99, 130)]
+    for answers in (towers, towers[::-1]):
+        asked.clear()
+        judge = mathematics.Judge()
+        keys = judge.keys([*answers, "1+a", "2+a"])
+        assert asked == ["1+a", "2+a", towers[0], towers[1]]
+        assert keys == {t: ("text", t) for t in towers} | dict.fromkeys(
+            ["1+a", "2+a"], ("letter", "a")
+        )
 
 
 def test_what_computes_without_end_ends(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:

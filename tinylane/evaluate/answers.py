@@ -113,7 +113,7 @@ def _key_of(answers: list[str]) -> Callable[[str], Hashable]:
     keys = {reading.key(answer) for answer in answers}
     if len(keys) < 2 or all(map(reading.readable, keys)) or (judge := _judge()) is None:
         return reading.key
-    return judge.key
+    return judge.keys(answers).__getitem__
 
 
 @cache

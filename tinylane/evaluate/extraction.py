@@ -15,7 +15,7 @@ from tinylane.core.errors import TinylaneError, of_kind
 from tinylane.evaluate import reading
 from tinylane.evaluate.quantities import leading_number, number
 from tinylane.evaluate.reading import LONGEST
-from tinylane.evaluate.spelling import WHOLE_NUMBER, normalise
+from tinylane.evaluate.spelling import DASHES, GROUPS, WHOLE_NUMBER, normalise
 
 BRACES = re.compile(r"(\\{1,2}(?:boxed|fbox)\s*\{)|\\\\|\\[{}]|[{}]")
 BETWEEN = re.compile(r"(?:\$|\\[)(\]]|\s)*(?:,|;|and|or|, ?and)(?:\$|\\[(\[]|\s)*")  # two boxes
@@ -30,19 +30,42 @@ IN_DOLLARS = re.compile(
     r"(?:\$\$?(?![^$]*(?:[.,;] | [A-Za-z]{2,} ))([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\])"
 )
 AFTER_NUMBER = re.compile(r"\s*(?:$|[.,;:!?)*]+(?:\s|$)|\s(?=[A-Za-z(]))")
-THOUSANDS = r"(?:,(?:\\!)?|\{,\}|\\[, ]|[~\u00a0\u2009\u202f])"  # LaTeX's spaces, narrow ones
+THOUSANDS = r"(?:,(?:\\!)?|\{,\}|\\[, ]|[~\u00a0\u2009\u202f'’])"  # LaTeX's spaces, narrow ones
+RAISED = (  # an exponent
+    r"(?: ?\^ ?(?:\{ ?[-+−]?[0-9]{1,4} ?\}|\([-+−]?[0-9]{1,4}\)|[-+−]?[0-9]{1,4})"
+    r"|[⁺⁻]?[⁰¹²³⁴-⁹]{1,4})"
+)
+ENTRY = r"[-+−–±]?[0-9]{1,20}(?:\.[0-9]{1,20}|/[0-9]{1,20})?"
+COMMA = r"(?:, | ?; ?|,(?![0-9]{3}(?![0-9])))"  # (1,000) is a number
+TUPLE = (
+    rf"(?<![A-Za-z0-9_}}])(?:\\left ?)?[(\[] ?{ENTRY}(?:{COMMA}{ENTRY}){{1,9}}"
+    r" ?(?:\\right ?)?[)\]]"
+)
+TIME = (
+    r"(?<![A-Za-z0-9_.:])[0-9]{1,4}(?::[0-9]{1,4}){1,3}(?![0-9:])"
+    r"(?: ?[AaPp](?:[Mm](?![A-Za-z])|\. ?[Mm]\.))?"
+)
 # In running text. ASCII digits only; not inside a word (x2, H2O) or a version (1.2.3); a sign only
 # where it cannot be a subtraction or a range (10-3); separators only before groups of three.
 # A fraction is one number, a date is not.
 NUMBER = re.compile(
-    r"(?:(?<![A-Za-z0-9_.)\]}])[-+−])?\\?\$?"
+    rf"{TUPLE}|{TIME}|"
+    r"(?:(?<![A-Za-z0-9_.)\]}])[-+−–‒‐‑±])?\\?\$?"
     r"(?:(?:(?<![A-Za-z0-9_.])[0-9]{1,6} ?)?\\[dt]?frac(?:\{[-+]?[0-9.]{1,20}\}| ?[0-9])"
     r"(?:\{[0-9.]{1,20}\}| ?[0-9])"
     r"|(?:(?<![A-Za-z0-9_.,])[0-9]{1,6} ?|(?<![A-Za-z0-9_.]))[¼-¾⅐-⅞]"
     r"|(?<![A-Za-z0-9_./])(?:[0-9]{1,6} )?[0-9]{1,20}/[1-9][0-9]{0,19}(?![0-9/]|\.[0-9])"
     r"|(?:(?<![A-Za-z0-9_])(?<![0-9]\.)(?:[1-9][0-9]{0,2}(?:" + THOUSANDS + r"[0-9]{3})+"
     r"(?![0-9])|[0-9]+)(?:\.[0-9]+)?"
-    r"|(?<![A-Za-z0-9_.])\.[0-9]+)(?:[eE][-+]?[0-9]{1,2}(?![0-9]))?)"
+    r"|(?<![A-Za-z0-9_.])\.[0-9]+)(?:[eE][-+]?[0-9]{1,2}(?![0-9]))?"
+    rf"(?: ?(?:\\times|\\cdot|[×·⋅*x]) ?10(?={RAISED}))?{RAISED}?)"
+)
+AT_END = re.compile(  # a formula that a text ends with
+    r"(?:\$\$?([^$]+)\$\$?|\\\(((?:(?!\\\().)+)\\\)|\\\[((?:(?!\\\[).)+)\\\])[\s.*]*\Z",
+    re.DOTALL,
+)
+NOUN = re.compile(
+    r"(?:the |an? )?(?:ordered )?(?:pair|point|triple|interval|vector|ratio) +(?=[(\[$\\0-9])", re.I
 )
 KEPT = 1000  # places that are looked at, from the last
 
@@ -69,7 +92,7 @@ def extract(
     if pattern is not None:
         candidates = _matches(text, compiled(pattern))
     else:
-        rest = () if marked else chain(_said(text), _matches(text, NUMBER))
+        rest = () if marked else chain(_said(text), _formula(text), _matches(text, NUMBER))
         candidates = chain(_boxes(text), _hashes(text), rest)
     return next((answer for candidate in candidates if (answer := normalise(candidate))), None)
 
@@ -149,6 +172,15 @@ def _said(text: str) -> Iterator[str]:
             yield found
 
 
+def _formula(text: str) -> Iterator[str]:
+    """What a text ends with, if that is in dollars: what its last equals sign is followed by."""
+    if found := AT_END.search(text[-LONGEST:]):
+        formula = next(filter(None, found.groups()))
+        last = formula.rpartition("=")[2]
+        if re.search("[0-9]", last) and not re.search(r"[.,;] |(?<![\\A-Za-z])[A-Za-z]{2,} ", last):
+            yield last
+
+
 def _first(phrase: str) -> str:
     """The answer that a phrase begins with: the number without what is said about it.
 
@@ -158,9 +190,10 @@ def _first(phrase: str) -> str:
     phrase = phrase[:LONGEST].strip().strip("*_` ")
     while lead := LEAD.match(phrase):
         phrase = phrase[lead.end() :].strip("*_` ")
+    phrase = NOUN.sub("", phrase, count=1) if NOUN.match(phrase) else phrase
     if "=" in phrase and number(last := phrase.rpartition("=")[2].strip(" *")) is not None:
         phrase = last  # 9 * 2 = 18
-    plain = phrase.replace("−", "-").replace("\\$", "$")
+    plain = GROUPS.sub("", phrase.translate(DASHES)).replace("\\$", "$")
     if (found := leading_number(plain)) is None:
         return phrase
     value, end = found

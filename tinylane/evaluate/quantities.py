@@ -130,7 +130,13 @@ def unit(rest: str) -> int | None:
     return 1 if found["space"] and len(word) >= 3 and vowel else None
 
 
-# Ratios, times, bases.
+# Powers, ratios, times, bases.
+
+POWER_BITS = 2800
+POWER = re.compile(
+    r"(?P<sign>[-+]?)\s*(?P<root>[0-9]{1,30})\s*\^\s*"
+    r"(?P<power>[-+]?[0-9]{1,4}|\{\s*[-+]?[0-9]{1,4}\s*\}|\([-+]?[0-9]{1,4}\))"
+)
 
 TIME = re.compile(
     r"([0-9]{1,2})(?::([0-9]{2}))?(?::([0-9]{2}))?\s*([ap])\s?\.?\s?m\.?", re.IGNORECASE
@@ -158,7 +164,11 @@ def time(text: str) -> Key | None:
 
 
 def numeric(text: str) -> Key | None:
-    """A number of any spelling that `number` reads."""
+    """A number of any spelling that `number` reads; or a power of whole numbers, 2^{10}."""
+    if found := POWER.fullmatch(text):
+        power, root = int(found["power"].strip("{}() ")), int(found["root"])
+        if (root or power > 0) and abs(power) * root.bit_length() <= POWER_BITS:
+            return "number", Fraction(root) ** power * (-1 if found["sign"] == "-" else 1)
     value = number(text)
     return None if value is None else ("number", value)
 

@@ -22,7 +22,8 @@ WHOLE_NUMBER = re.compile(
 # LaTeX that changes how an answer looks, not what it says. `\\` before a space ends a row.
 DECORATION = re.compile(r"(\\\\)|\\[,;:!()\[\] ]|\\?\$|\\(?:left|right|displaystyle)(?![A-Za-z])")
 WRAPPER = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{([^{}]*)\}")
-LATEX_COMMA = re.compile(r"(?<=[0-9])(?:\{,\}|,\\!)(?=[0-9]{3}(?![0-9]))")
+GROUPS = re.compile(r"(?<=[0-9])(?:\{,\}|,\\!|['’])(?=[0-9]{3}(?![0-9]))")  # 1'000 is Swiss
+DASHES = str.maketrans(dict.fromkeys("−–‒‐‑﹣－", "-"))  # minus, en dash, hyphens; no em dash
 
 
 def normalise(answer: str) -> str:
@@ -42,7 +43,7 @@ def normalise(answer: str) -> str:
     before = None
     while answer != before:  # removing one thing can uncover another
         before = answer
-        answer = LATEX_COMMA.sub("", answer.replace("−", "-")).replace("{,}", ",")
+        answer = GROUPS.sub("", answer.translate(DASHES)).replace("{,}", ",")
         answer = re.sub(r"\\[dt]frac(?![A-Za-z])", r"\\frac", answer)
         answer = DECORATION.sub(lambda found: found[1] or "", answer)
         answer = " ".join(answer.split()).rstrip(".% \\")
@@ -56,10 +57,10 @@ def normalise(answer: str) -> str:
 
 
 SIGNS = {
-    "−": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "π": r"\pi ", "√": "sqrt",
+    "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": "/", "π": r"\pi ", "√": "sqrt",
     "∞": r"\infty ", "∪": r"\cup ", "∈": r"\in ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ",
     "±": r"\pm ", "∓": r"\mp ", "°": r"^\circ ", "∅": r"\emptyset ", "≈": r"\approx ",
-    "²": "^2", "³": "^3", "⟨": "(", "⟩": ")", "’": "'", "′": "'",
+    "⟨": "(", "⟩": ")", "’": "'", "′": "'",
 }  # fmt: skip
 TEXT = re.compile(
     r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathit|mathsf|mbox)\s*\{([^{}]*)\}"
@@ -91,6 +92,8 @@ SPELLINGS: list[tuple[re.Pattern[str], str]] = [
         (r"(\\frac\{(?:[^{}]|\{[^{}]*\})*\})\s*(\\[A-Za-z]+|[A-Za-z0-9])", r"\1{\2}"),
     ]
 ]
+RAISED = re.compile("[⁺⁻]?[⁰¹²³⁴-⁹]+")
+LOWERED = str.maketrans("⁺⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "+-0123456789")
 RECURRING = re.compile(r"([0-9]*)\.([0-9]*)\\(?:overline|bar)\s*\{?([0-9]+)\}?")
 
 
@@ -99,6 +102,7 @@ def plain(text: str) -> str:
     text = text.strip().strip("*`_\"' ")
     for sign, to in SIGNS.items():
         text = text.replace(sign, to)
+    text = RAISED.sub(lambda found: f"^{{{found[0].translate(LOWERED)}}}", text)
     text = "".join(map(_vulgar, text))
     text = TEXT.sub(r" \1 ", text)
     for pattern, to in SPELLINGS:

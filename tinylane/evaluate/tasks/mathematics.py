@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import threading
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from tinylane.evaluate.spelling import Key, normalise
 from tinylane.files.display import one_line
 from tinylane.files.worker import Limits, Worker, WorkerEnded
 
-CPU_SECONDS = 3.0  # of one expression; an ordinary one takes some milliseconds
+CPU_SECONDS = 1.0  # of one expression; an ordinary one takes some milliseconds
+STOPPED = 2  # expressions of one vote that may break a limit
 WALL_SECONDS = 60.0  # for a machine too busy to give it those; also for the start
 MEMORY = 1 << 30  # bytes above what the process starts with
 REMEMBERED = 10_000  # answers
@@ -48,6 +50,7 @@ class Judge:
         self._worker = Worker(Path(__file__).with_name("math_worker.py"), _folders)
         self._lock = threading.Lock()
         self._known: dict[str, Key] = {}
+        self._stopped = 0  # how often a limit was broken
 
     def __call__(self, answer: str, truth: str) -> bool:
         return normalise(answer) == normalise(truth) or self.key(answer) == self.key(truth)
@@ -66,6 +69,19 @@ class Judge:
                 found = self._known[text] = reading.key(text, self._algebra)
             return found
 
+    def keys(self, answers: Iterable[str]) -> dict[str, Key]:
+        """The keys of the answers of one vote, the shortest first, so that their order is none.
+
+        After STOPPED expressions that broke a limit the longer ones are compared as text: each
+        takes a second or more, and a new process.
+        """
+        found: dict[str, Key] = {}
+        before = self._stopped
+        for answer in sorted(set(answers), key=lambda text: (len(text), text)):
+            late = self._stopped - before >= STOPPED
+            found[answer] = reading.key(answer) if late else self.key(answer)
+        return found
+
     def close(self) -> None:
         """End the process; it is started again if needed."""
         self._worker.close()
@@ -79,6 +95,7 @@ class Judge:
                 raise TinylaneError(
                     f"math-verify does not start ({one_line(error.detail, 100)}); {INSTALL}"
                 ) from None
+            self._stopped += 1
             return None
         return None if reply is None else _key(reply)
 
