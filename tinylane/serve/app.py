@@ -278,11 +278,13 @@ async def _answer(service: Service, request: Request, asked: Asked) -> Response:
         inbox.close()
         raise
     if asked.stream:
-        return StreamingResponse(
-            _events(request, asked, answer, first, pieces, inbox, gone),
-            media_type="text/event-stream",
-            headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
-        )
+
+        def close() -> None:
+            inbox.close()
+            gone.cancel()
+            _tell(request, asked, answer)
+
+        return Events(_events(asked, answer, first, pieces), close)
     try:
         async for _ in pieces:
             pass
@@ -381,19 +383,22 @@ class Inbox:
         """Nobody waits any more."""
         for job in self.jobs:
             self.service.engine.cancel(job)
+        self.jobs.clear()
 
 
 async def _pieces(
     inbox: Inbox, answer: Answer, gone: asyncio.Task[None]
 ) -> AsyncIterator[list[dict[str, Any]]]:
     """What the jobs tell, as pieces of the answer. Raises their errors, and ClientDisconnect."""
-    left = len(inbox.jobs)
+    left = len(inbox.jobs)  # it is closed by whoever asked for the pieces
     while left:
         told = asyncio.ensure_future(inbox.get())
-        await asyncio.wait({told, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not told.done():
-            told.cancel()
-            raise ClientDisconnect
+        try:
+            await asyncio.wait({told, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not told.done():
+                raise ClientDisconnect
+        finally:
+            told.cancel()  # nothing, if it is done
         p, what = told.result()
         if isinstance(what, Step):
             yield answer.step(p, what)
@@ -412,14 +417,26 @@ async def _goes_away(request: Request) -> None:
         pass
 
 
+class Events(StreamingResponse):
+    """Server-sent events. `close` is called when they end, however that is."""
+
+    def __init__(self, content: AsyncIterator[bytes], close: Callable[[], Any]) -> None:
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        super().__init__(content, media_type="text/event-stream", headers=headers)
+        self.close = close
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.close()
+
+
 async def _events(
-    request: Request,
     asked: Asked,
     answer: Answer,
     first: list[dict[str, Any]] | None,
     pieces: AsyncIterator[list[dict[str, Any]]],
-    inbox: Inbox,
-    gone: asyncio.Task[None],
 ) -> AsyncIterator[bytes]:
     """The answer as server-sent events."""
     try:
@@ -431,16 +448,12 @@ async def _events(
         if asked.usage:
             yield event(answer.last())
         yield b"data: [DONE]\n\n"
-    except TinylaneError as error:
-        yield event(error_body(error)[1])
+    except ClientDisconnect:
+        raise
     except Exception as error:
-        if isinstance(error, ClientDisconnect):
-            raise
         yield event(error_body(error)[1])
-    finally:
-        inbox.close()
-        gone.cancel()
-        _tell(request, asked, answer)
+        if not isinstance(error, TinylaneError):
+            raise
 
 
 def event(what: dict[str, Any]) -> bytes:

@@ -10,9 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import numpy as np
-
-from tinylane.core.errors import TinylaneError, show
+from tinylane.core.errors import TinylaneError, reals, show
 from tinylane.core.lanes import MAX_LANES, LaneMask
 from tinylane.core.sampling import Sampler
 from tinylane.files.io import Fields
@@ -127,7 +125,7 @@ class Lanes:
             return None, None
         seen = self.visibility
         if isinstance(seen, list):
-            seen = LaneMask(np.asarray(seen), model.lag if self.lag is None else self.lag)
+            seen = LaneMask(reals("visibility", seen), model.lag if self.lag is None else self.lag)
             if seen.n < n:
                 raise Wrong(f"visibility is {seen.n} x {seen.n}; n is {n}", "lanes.visibility")
         return mode(

@@ -62,6 +62,9 @@ class Task:
         """Tell whoever waits that there is no result."""
         raise NotImplementedError
 
+    def free(self) -> None:
+        """Let go of what takes memory: it has had its last turn."""
+
 
 class Engine:
     """Runs tasks in a thread of its own. `say` gets a line for whoever runs the server."""
@@ -153,8 +156,9 @@ class Engine:
         self.waiting.clear()
 
     def _turn(self, task: Task) -> None:
-        if self._guard(task, task.turn) is not True and task in self.running:
+        if self._guard(task, task.turn) is not True:
             self.running.remove(task)
+            task.free()
 
     def _guard(self, task: Task | None, do: Callable[[], Any]) -> Any:
         """`do()`; an error of it ends this task and nothing else."""
@@ -175,6 +179,7 @@ class Engine:
                 if not task.cancelled:
                     self._guard(task, lambda task=task: task.end("time"))  # type: ignore[misc]
                 (self.running if task in self.running else self.waiting).remove(task)
+                task.free()
 
     def _admit(self) -> None:
         """Let tasks in, in order, while there is room."""

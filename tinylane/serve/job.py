@@ -102,6 +102,9 @@ class Job(Task):
     def fail(self, error: BaseException) -> None:
         self.tell(error)
 
+    def free(self) -> None:
+        self.decoding = self._cache = None
+
     def _read(self) -> bool:
         """One block of the prompt; after the last, its rest and the lanes."""
         prompt, work = self.work.prompt, self.work
@@ -124,13 +127,9 @@ class Job(Task):
             return False
         from tinylane.core.decoding import Decoding
 
+        cache, self._cache = self._cache, None
         self.decoding = Decoding(
-            self.model,
-            prompt,
-            work.lanes,
-            cache=self._cache,
-            chunk=self.prefixes.size,
-            **work.settings,
+            self.model, prompt, work.lanes, cache=cache, chunk=self.prefixes.size, **work.settings
         )
         self.tell(Begun(self._cached, self._scores))
         return True
