@@ -154,8 +154,9 @@ class Decoding(Life):
             before = len(lane.text)
             reason = "stop" if token in self.ends or self._say(lane, token) else None
             if reason is None:
-                self._feed.append((token, place, lane.index))
                 full = place + 1 >= self.model.config.context
+                if place < self.model.config.context:  # a clock that others moved on may be past it
+                    self._feed.append((token, place, lane.index))
                 reason = "length" if full or len(lane.tokens) >= lane.max_tokens else None
             if reason is not None:
                 self._end(lane, reason)
@@ -188,12 +189,11 @@ class Decoding(Life):
             "seed": self.seed,
             "sampler": asdict(self.sampler),
             **self.cache.lane_rope.settings(),
-            "visibility": self.mask.visibility.astype(int).tolist(),
-            "lag": self.mask.lag,
+            **self.mask.settings(),
             "stop": list(self.stop),
         }
         if self.events:
-            settings["events"] = list(self.events)
+            settings["events"] = [dict(event) for event in self.events]
         counted = self.steps, self.prefill_seconds, self.seconds
         return Result(list(self.prompt), list(self.lanes), *counted, settings)
 

@@ -166,6 +166,15 @@ class LaneMask:
             return False
         return all(map(np.array_equal, self._times(), other._times()))
 
+    def settings(self) -> dict[str, Any]:
+        """As JSON, for run files. times: lanes m and n, since, until (null: never), where given."""
+        told: dict[str, Any] = {"visibility": self.visibility.astype(int).tolist(), "lag": self.lag}
+        if self.since is not None and self.until is not None:
+            pairs = np.argwhere(self.visibility & ((self.since > 0) | (self.until < NEVER)))
+            until = lambda m, n: int(self.until[m, n]) if self.until[m, n] < NEVER else None
+            told["times"] = [[m, n, int(self.since[m, n]), until(m, n)] for m, n in pairs.tolist()]
+        return told
+
     def silence(self, lane: int) -> LaneMask:
         """The same mask, but nobody reads `lane` any more (it still reads the others)."""
         v = self.visibility.copy()

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinylane.core.errors import TinylaneError, show, whole
+from tinylane.core.errors import TinylaneError, of_kind, show, whole
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import LaneMask, Row
 from tinylane.core.prompt import encode_lane_prompt, text_stream
@@ -95,10 +95,7 @@ class Life:
             raise TinylaneError(f"at is {show(at)}; expected before, end or a position")
         ends = {"before": self.clock - len(ids), "end": max(self.clock, self.end)}
         begin = ends.get(at, at)  # type: ignore[arg-type]
-        if self.steps and begin + len(ids) >= self.model.config.context:
-            raise TinylaneError(
-                f"no lane can join at position {begin + len(ids)}: the context ends"
-            )
+        self._in_context("join", begin + len(ids))
         if begin < P and at == "before":
             raise TinylaneError(
                 f"the lane's prompt has {len(ids)} tokens, but the clock is only "
@@ -134,14 +131,13 @@ class Life:
         has no room it gets some: the fork reads whom its source reads, and is read by its readers.
         """
         parent, m = self._alive("fork", source), len(self.lanes)
+        source = parent.index
         limit = parent.max_tokens if max_tokens is None else whole("max_tokens", max_tokens, 1)
         if m >= self.mask.n:
             self._grow(m, source, [])
         self.cache.fork(source, m)
         self._feed += [(t, i, m) for t, i, lane in self._feed if lane == source]
-        for state in (self._logits, self._after, self._shift):
-            if source in state:
-                state[m] = state[source]
+        self._same((self._logits, self._after, self._shift), source, m)
         lane = Lane(m, list(parent.prompt), parent.start, limit)
         lane.tokens, lane.logprobs = list(parent.tokens), list(parent.logprobs)
         lane.top_logprobs = list(parent.top_logprobs)
@@ -161,11 +157,10 @@ class Life:
             raise TinylaneError(f"seal: lane {lane} has written nothing yet")
         self._grow(m, lane, [lane])
         new = Lane(m, [], self.position(lane), max(old.max_tokens - len(old.tokens), 1))
-        new.follows = lane
+        lane = new.follows = old.index
         self._end(old, "sealed")
         self._after[m] = lane
-        if lane in self._shift:
-            self._shift[m] = self._shift[lane]
+        self._same((self._shift, self._given), lane, m)
         return self._begin(new, "seal", source=lane)
 
     def read(self, lane: int, of: int, yes: bool = True) -> None:
@@ -173,7 +168,7 @@ class Life:
 
         A pair begins once and stops once.
         """
-        self._lane(lane), self._lane(of)
+        lane, of = self._lane(lane).index, self._lane(of).index
         if lane != of:
             self._set_mask(self.mask.reading(lane, of, yes, self._unfed(lane)))
             self._note("read", lane, of=of, yes=bool(yes))
@@ -181,10 +176,11 @@ class Life:
     def arrange(self, lanes: Sequence[int]) -> None:
         """With the rotation `Hogwild`: the parts of these lanes stand first in every view."""
         order = tuple(self._lane(m).index for m in lanes)
-        if not isinstance(self.cache.lane_rope, Hogwild) or len({*order}) != len(order):
+        rope = self.cache.lane_rope
+        if not isinstance(rope, Hogwild) or len({*order}) != len(order):
             raise TinylaneError(f"arrange: {list(order)}; expected different lanes, with hogwild")
-        self.cache.lane_rope = Hogwild(order)
-        self._note("arrange", order[-1] if order else 0, order=list(order))
+        self.cache.lane_rope, was = Hogwild(order), rope.order
+        self._note("arrange", order[-1] if order else 0, order=list(order), was=list(was))
 
     def pause(self, lane: int) -> None:
         """The lane draws nothing until `resume`; what it has written is fed and can be read."""
@@ -196,6 +192,7 @@ class Life:
         """A paused lane goes on, at the clock. So does one that ended with an end token or a stop
         string in the step before: it takes back that token, which was not fed."""
         x = self._lane(lane)
+        self._in_context("go on", self.position(lane))
         if x.finish_reason == "stop" and lane in self._logits and x.tokens:
             x.finish_reason = None
             x.tokens, x.logprobs = x.tokens[:-1], x.logprobs[:-1]
@@ -267,7 +264,7 @@ class Life:
         return lane
 
     def _note(self, event: str, lane: int, **details: Any) -> None:
-        note = {"event": event, "lane": lane, "step": self.steps, "clock": self.clock}
+        note = {"event": event, "lane": int(lane), "step": self.steps, "clock": self.clock}
         self.events.append({**note, **details})
 
     def _lane(self, m: int) -> Lane:
@@ -286,7 +283,17 @@ class Life:
             raise TinylaneError(f"sees is {show(sees)}; expected all, none, or lanes")
         if isinstance(sees, str):
             return [x.index for x in self.lanes] if sees == "all" else []
-        return [self._lane(m).index for m in sees]
+        lanes = of_kind("sees", sees, Iterable, "all, none, or lanes")
+        return [self._lane(m).index for m in lanes]
+
+    def _in_context(self, what: str, position: int) -> None:
+        if position > self.model.config.context - (self.steps > 0):
+            raise TinylaneError(f"no lane can {what} at position {position}: the context ends")
+
+    def _same(self, states: Iterable[dict[int, Any]], lane: int, new: int) -> None:
+        for state in states:
+            if lane in state:
+                state[new] = state[lane]
 
     def _room(self, m: int) -> None:
         if m >= self.mask.n:

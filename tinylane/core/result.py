@@ -16,8 +16,8 @@ class Lane:
     forked: the lane it was forked from, and the position of the clock then. dropped: the position
     of the clock when it was dropped, alive ("dropped") or finished. top_logprobs: if asked for, the
     likeliest tokens beside each drawn one and their log-probabilities, the likeliest first. spans:
-    (index of a token, its position, its step) wherever these do not count on. follows: the sealed
-    lane that it goes on.
+    (index of a token, its position, its step) wherever these do not count on; none: all count on,
+    from `start` and step 0. follows: the sealed lane that it goes on.
     """
 
     index: int
@@ -53,8 +53,8 @@ class Lane:
         return self._counted(2)
 
     def _counted(self, which: int) -> list[int]:
-        ends = [span[0] for span in self.spans[1:]] + [len(self.tokens)]
-        runs = zip(self.spans, ends, strict=False)
+        spans = self.spans or [(0, self.start, 0)]
+        runs = zip(spans, [span[0] for span in spans[1:]] + [len(self.tokens)], strict=True)
         return [span[which] + k for span, end in runs for k in range(end - span[0])]
 
 

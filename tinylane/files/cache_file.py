@@ -1,9 +1,10 @@
 """A LaneCache in a .safetensors file, with the model's identity and its lane settings.
 
 Tensors: `positions`, `lanes`, `tokens` (S,) int64; `layers.i.keys`, `layers.i.values` (K, S, D) in
-the model's dtype; `lane_rope.omega`; `lane_mask.visibility`. The metadata holds format, identity,
-sizes, dtype, prompt_lane and lag, all checked at load. Where Hogwild! rotated the keys, it holds
-`rotation: hogwild` instead of Omega and prompt_lane.
+the model's dtype; `lane_rope.omega`; `lane_mask.visibility`, and where that changes over time
+`lane_mask.since` and `.until` (N, N) int64. The metadata holds format, identity, sizes, dtype,
+prompt_lane and lag, all checked at load. Where Hogwild! rotated the keys, it holds `rotation:
+hogwild`, and the `order` of its lanes, instead of Omega and prompt_lane.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from tinylane.core.cache import LaneCache
 from tinylane.core.errors import TinylaneError, of_kind, show
 from tinylane.core.hogwild import Hogwild
-from tinylane.core.lanes import MAX_LANES, MAX_STEPS, SHARED, LaneMask, LaneRoPE, Rotation
+from tinylane.core.lanes import MAX_LANES, MAX_STEPS, NEVER, SHARED, LaneMask, LaneRoPE, Rotation
 from tinylane.files.memory import available_memory, gpu_memory, size
 from tinylane.files.safetensors import TensorFile, widen, write_tensors
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 FORMAT = "tinylane cache 1"
 _ROWS = ("positions", "lanes", "tokens")
+_TIMES = ("since", "until")
 _DTYPE = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
@@ -41,11 +43,13 @@ def save_cache(cache: LaneCache, path: str | Path) -> None:
         tensors["lane_rope.omega"] = rope.omega
         meta["prompt_lane"] = str(rope.prompt_lane)
     elif isinstance(rope, Hogwild):
-        meta["rotation"] = "hogwild"
+        meta |= {"rotation": "hogwild", "order": ",".join(map(str, rope.order))}
     else:
         raise TinylaneError(f"a cache with the rotation {type(rope).__name__} cannot be saved")
     if cache.lane_mask is not None:
         tensors["lane_mask.visibility"] = cache.lane_mask.visibility.astype(np.uint8)
+        times = {name: getattr(cache.lane_mask, name) for name in _TIMES}
+        tensors |= {f"lane_mask.{name}": x for name, x in times.items() if x is not None}
     for layer in range(cache.model.config.layers if len(cache) else 0):
         tensors[f"layers.{layer}.keys"], tensors[f"layers.{layer}.values"] = cache.rows(layer)
     meta["lag"] = "" if cache.lane_mask is None else str(cache.lane_mask.lag)
@@ -138,7 +142,14 @@ def _alike(one: LaneMask, other: LaneMask | None) -> bool:
     n = 0 if other is None else min(one.n, other.n)
     if other is None or one.n == other.n == n:
         return one.same_as(other)
-    a, b = (LaneMask(mask.visibility[:n, :n] | np.eye(n, dtype=bool)) for mask in (one, other))
+    small = np.ix_(range(n), range(n))
+    a, b = (
+        LaneMask(
+            mask.visibility[small] | np.eye(n, dtype=bool),
+            **{name: x[small] for name in _TIMES if (x := getattr(mask, name)) is not None},
+        )
+        for mask in (one, other)
+    )
     return a.same_as(b) and (one.lag == other.lag or a.alone)
 
 
@@ -171,7 +182,12 @@ def _rotation(tensors: _Tensors, model: Model) -> Rotation:
         raise TinylaneError(
             f"its rotation is {show(meta['rotation'])}; expected hogwild, or none named"
         )
-    return Hogwild()
+    order = [lane for lane in meta.get("order", "").split(",") if lane]
+    if not all(m.isascii() and m.isdigit() and len(m) < 5 for m in order) or len({*order}) != len(
+        order
+    ):
+        raise TinylaneError(f"its order is {show(meta['order'])}; expected different lanes")
+    return Hogwild(tuple(map(int, order)))
 
 
 def _mask(tensors: _Tensors) -> LaneMask | None:
@@ -181,7 +197,12 @@ def _mask(tensors: _Tensors) -> LaneMask | None:
     if not (lag.isascii() and lag.isdigit() and len(lag) < 10):
         raise TinylaneError(f"lag is {show(lag)}; expected a whole number >= 0")
     n = min([*tensors.file.shape(name), MAX_LANES])
-    return LaneMask(tensors.take(name, (n, n), dtype="U8"), int(lag))
+    visibility, times = tensors.take(name, (n, n), dtype="U8"), {}
+    if any(f"lane_mask.{name}" in tensors.left for name in _TIMES):
+        times = {k: tensors.take(f"lane_mask.{k}", (n, n), dtype="I64") for k in _TIMES}
+        if min(x.min() for x in times.values()) < 0 or max(x.max() for x in times.values()) > NEVER:
+            raise TinylaneError("lane_mask.since or .until holds positions that no text reaches")
+    return LaneMask(visibility, int(lag), **times)
 
 
 def typed(model: Model, x: np.ndarray) -> Any:

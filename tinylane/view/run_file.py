@@ -18,17 +18,18 @@ import numpy as np
 from tinylane.core import __version__
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.hogwild import Hogwild
-from tinylane.core.lanes import LaneMask, LaneRoPE, Rotation
+from tinylane.core.lanes import NEVER, LaneMask, LaneRoPE, Rotation
 from tinylane.core.result import Lane, Result
 from tinylane.core.sampling import Sampler
-from tinylane.files.io import Fields, read_json, replacing
+from tinylane.files.io import LARGEST, Fields, read_json, replacing
+from tinylane.view.events import check_events, check_lanes
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model
 
 FORMAT = "tinylane run 1"
 MAX_RUN = 16 << 20  # bytes: 64 lanes of 7,500 tokens; as objects they take ten times that
-LATER = {"top_logprobs"}  # fields of a lane that files need not have
+LATER = {"top_logprobs", "spans", "follows"}  # fields of a lane that files need not have
 _PLAIN = (1 << 53) - 1  # many readers of JSON round larger integers
 
 
@@ -112,8 +113,8 @@ def save_run(
 
 
 def _saved(lane: Lane) -> dict[str, Any]:
-    """Its fields; without the likeliest tokens where nobody asked for them."""
-    return {k: v for k, v in vars(lane).items() if k not in LATER or v}
+    """Its fields; without those that files need not have and that say nothing."""
+    return {k: v for k, v in vars(lane).items() if k not in LATER or v not in (None, [])}
 
 
 # Loading: every value is checked before it is used.
@@ -136,17 +137,25 @@ def _run(file: dict[str, Any]) -> Run:
     ids = prompt.ids("ids")
     if not ids:
         raise TinylaneError("prompt.ids is empty; expected at least one token id")
-    rope = _rotation(settings)
-    mask = LaneMask(_matrix(settings, "visibility"), settings.whole("lag"))
+    mask = _mask(settings)
+    rope = _rotation(settings, mask.n)
     sampler, seed = _sampler(settings.fields("sampler")), _seed_of(settings)
     settings.items("stop", (str, int))
-    lanes = [_lane(lane, index, len(ids)) for index, lane in enumerate(raw.items("lanes"))]
+    told = settings.has("events")
+    lanes = [_lane(lane, index, len(ids), told) for index, lane in enumerate(raw.items("lanes"))]
     if not 1 <= len(lanes) <= mask.n:
         raise TinylaneError(f"{len(lanes)} lanes, but visibility is {mask.n} x {mask.n}")
+    steps, first = raw.whole("steps"), min(lane.start for lane in lanes)
+    for lane in lanes:
+        _check_spans(lane, first, steps)
+    check_events(settings, lanes, steps)
+    arranged = any(event["event"] == "arrange" for event in settings.get("events") or ())
+    if arranged and not isinstance(rope, Hogwild):
+        raise TinylaneError("events arrange lanes, which only the rotation hogwild can")
     checked = {**settings.raw, "seed": seed, "sampler": {**vars(sampler)}}
     seconds = [raw.real(name, least=0, below=1e12) for name in ("prefill_seconds", "seconds")]
     return Run(
-        Result(ids, lanes, raw.whole("steps"), seconds[0], seconds[1], checked),
+        Result(ids, lanes, steps, seconds[0], seconds[1], checked),
         model.text("source"),
         model.text("identity"),
         model.text("backend"),
@@ -161,13 +170,32 @@ def _run(file: dict[str, Any]) -> Run:
     )
 
 
-def _rotation(settings: Fields) -> Rotation:
-    """The rotation that is named; a LaneRoPE where none is."""
+def _mask(settings: Fields) -> LaneMask:
+    """Who reads whom, and from when on and until when, where that changed."""
+    mask = LaneMask(_matrix(settings, "visibility"), settings.whole("lag"))
+    since, until = np.zeros_like(mask.visibility, int), np.full_like(mask.visibility, NEVER, int)
+    times = settings.items("times", list, default=None)
+    for pair in times or ():
+        whole = len(pair) == 4 and all(type(x) is int and 0 <= x < NEVER for x in pair[:3])
+        last = pair[3] if whole and pair[3] is not None else NEVER
+        if not whole or type(last) is not int or not pair[2] <= last <= NEVER:
+            raise TinylaneError(f"times holds {show(pair)}; expected two lanes, since, and until")
+        m, n = pair[:2]
+        if max(m, n) >= mask.n or m == n or not mask.visibility[m, n]:
+            raise TinylaneError(f"times holds {show(pair)}, of lanes that do not read each other")
+        since[m, n], until[m, n] = pair[2], last
+    return LaneMask(mask.visibility, mask.lag, since=since, until=until) if times else mask
+
+
+def _rotation(settings: Fields, n: int) -> Rotation:
+    """The rotation that is named; a LaneRoPE where none is. n: how many lanes may be."""
     if "rotation" not in settings.raw:
         return LaneRoPE(_matrix(settings, "omega"), settings.get("prompt_lane"))
     if settings.get("rotation") != "hogwild":
         settings.fail("rotation", "hogwild")
-    return Hogwild()
+    order = settings.items("order", int, default=None) or []
+    check_lanes(settings, "order", order, n)
+    return Hogwild(tuple(order))
 
 
 def _sampler(raw: Fields) -> Sampler:
@@ -191,14 +219,18 @@ def _seed_of(settings: Fields) -> int:
     return seed
 
 
-def _lane(value: Any, index: int, prompt: int) -> Lane:
+def _lane(value: Any, index: int, prompt: int, told: bool) -> Lane:
+    """A lane of a run. told: whether events say how it was forked and dropped (`check_events`)."""
     raw = Fields(value, parent=f"lane {index}")
     if set(value) | LATER != set(Lane.__dataclass_fields__):
         raise TinylaneError(f"{raw.parent} is {show(value)}; expected a lane's fields")
     raw.whole("index", index, index)
     given, tokens = raw.ids("prompt"), raw.ids("tokens")
     start = raw.whole("start", len(given) + prompt)
-    end = start + len(tokens)
+    spans = raw.items("spans", list, default=None) or []
+    if not all(len(span) == 3 and all(type(x) is int for x in span) for span in spans):
+        raw.fail("spans", "lists of an index, a position and a step")
+    end = prompt if told else start + len(tokens)  # at least there the clock stood in the end
     logprobs = raw.items("logprobs")
     if len(logprobs) != len(tokens) or not all(map(_is_logprob, logprobs)):
         raw.fail("logprobs", f"{len(tokens)} numbers of 0 or less")
@@ -210,7 +242,7 @@ def _lane(value: Any, index: int, prompt: int) -> Lane:
     if forked is not None:
         if len(forked) != 2:
             raw.fail("forked", "lane and position")
-        if not (0 <= forked[0] < index and start <= forked[1] <= end):
+        if not (0 <= forked[0] < index and (told or start <= forked[1] <= end)):
             raise TinylaneError(f"lane {index} cannot be forked from {show(forked)}")
     return Lane(
         index,
@@ -224,7 +256,30 @@ def _lane(value: Any, index: int, prompt: int) -> Lane:
         None if forked is None else (forked[0], forked[1]),
         raw.whole("dropped", end, default=None),
         [[(token, float(p)) for token, p in top] for top in tops],
+        [(span[0], span[1], span[2]) for span in spans],
+        raw.whole("follows", 0, index - 1, default=None),
     )
+
+
+def _check_spans(lane: Lane, first: int, steps: int) -> None:
+    """Raise TinylaneError unless a run of so many steps can have had them; files that are older
+    hold none. first: where the clock stood at the first step."""
+    if not lane.spans and lane.tokens:
+        lane.spans = [(0, lane.start, lane.start - first)]
+        return
+    index, place, step = 0, lane.start, 0
+    for k, span in enumerate(lane.spans):
+        ahead = span[0] - index  # tokens of the span before it
+        follows = span[0] == 0 if k == 0 else index < span[0]
+        counts_on = place + ahead <= span[1] <= LARGEST and step + ahead <= span[2]
+        if not (follows and counts_on and span[0] < len(lane.tokens)):
+            raise TinylaneError(
+                f"lane {lane.index}.spans holds {show(list(span))}; expected one that counts on "
+                "from the one before it"
+            )
+        index, place, step = span
+    if lane.spans and step + len(lane.tokens) - index > steps + 1:  # a step may be interrupted
+        raise TinylaneError(f"lane {lane.index}.spans go beyond step {steps}, the last")
 
 
 def _is_pair(value: Any) -> bool:
