@@ -77,6 +77,10 @@ def _parser() -> _Parser:
     p.add_argument("--count", type=int, default=500, metavar="N", help="graphs")
     p.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="such as nodes=24")
     p.set_defaults(run=_steps)
+    p = tables.add_parser("real", help="what was measured of the real model, from its runs")
+    p.add_argument("folder", metavar="RUNS")
+    p.add_argument("--publish", required=True, metavar="FILE", help="the table's JSON")
+    p.set_defaults(run=_real)
     p = tables.add_parser("plot", help="SVG figures of the tables in a folder")
     p.add_argument("folder", metavar="DIR")
     p.set_defaults(run=_plot)
@@ -185,6 +189,15 @@ def _steps(args: Any) -> int:
 
     base = Recipe(game_name="frontier", lanes=(1, 2, 4, 8))
     print(steps(changed(base, args.set).game, args.count))
+    return 0
+
+
+def _real(args: Any) -> int:
+    from tutorials.study.real import collect
+    from tutorials.study.record import publish
+
+    publish(collect(Path(args.folder)), [Path(args.publish)])
+    print(args.publish)
     return 0
 
 

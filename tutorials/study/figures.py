@@ -15,6 +15,7 @@ from tinylane.core.errors import TinylaneError
 from tinylane.files.io import read_json
 from tinylane.view.figure_style import blank, finish, frame, grid, legend, legend_below, save
 from tinylane.view.palette import COLOURS, INK, QUIET
+from tutorials.study.real import looks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,10 +54,13 @@ def draw(folder: Path) -> list[Path]:
         ("scratch", "omega", omega),
         ("finetune", "finetune", tuned),
         ("starts", "starts", before),
+        ("apart", "apart", cells),
+        ("frontier", "frontier", cells),
+        ("real", "real", looks),
     )
     jobs = tuple(job for job in jobs if (folder / f"{job[0]}.json").is_file())
     if not jobs:
-        raise TinylaneError(f"{folder}: no scratch.json, finetune.json or starts.json to draw")
+        raise TinylaneError(f"{folder}: none of the study's tables is there to draw")
     written = []
     for table, name, figure_of in jobs:
         figure = figure_of(read_json(folder / f"{table}.json", LIMIT))
@@ -138,6 +142,29 @@ def omega(table: dict[str, Any]) -> Figure | None:
         legend(axes)
     text = "Omega by plane: how far training moved each angle (left), and the angles (right)."
     return finish(figure, text)
+
+
+def cells(table: dict[str, Any]) -> Figure:
+    """Tables 4 and 5: a panel for each number of lanes, a row a cell, a dot a seed, with Wilson's
+    interval of its share of problems right."""
+    every = list(reversed(table["cells"].values()))
+    lanes = [str(n) for n in table["lanes"]]
+    figure = blank(10, 1.2 + 0.36 * len(every))
+    panels, facts = _panels(figure, len(lanes)), []
+    for axes, n in zip(panels, lanes, strict=True):
+        for row, cell in enumerate(every):
+            scores = [part["scores"][n] for part in cell["seeds"]]
+            for k, score in enumerate(scores):
+                share, (low, high) = score["accuracy"], score["interval"]
+                at = row + 0.5 * ((k + 1) / (len(scores) + 1) - 0.5)
+                bounds = [[share - low], [high - share]]
+                axes.errorbar(share, at, xerr=bounds, fmt="o", color=COLOURS[0], ms=4, lw=1)
+            each = ", ".join(f"{score['accuracy']:.0%}" for score in scores)
+            facts.append(f"{cell['says']}, {n} lanes: {each}")
+        axes.set(title=f"N = {n}", xlabel="problems right", xlim=RIGHT)
+        grid(axes)
+    panels[0].set_yticks(range(len(every)), [cell["says"] for cell in every])
+    return finish(figure, f"Share of problems right, a dot a seed. {'; '.join(facts)}.")
 
 
 def wrap(angle: np.ndarray) -> np.ndarray:

@@ -15,12 +15,13 @@ from tinylane.core.errors import TinylaneError
 from tinylane.evaluate.measures import wilson
 from tinylane.files.io import read_json
 from tutorials.study.figures import LIMIT, NAMES
+from tutorials.study.real import likelihood, of_task
 
 
 def tables(folder: Path) -> str:
     """All tables in a folder, as Markdown. Raises TinylaneError if there is none."""
     makers = {"scratch": scratch, "scratch-4000": scratch, "finetune": finetune, "starts": starts}
-    makers |= {"apart": games, "frontier": games}
+    makers |= {"apart": games, "frontier": games, "real": real}
     paths = {name: folder / f"{name}.json" for name in makers}
     parts = [
         make(read_json(paths[name], LIMIT))
@@ -31,6 +32,13 @@ def tables(folder: Path) -> str:
         names = ", ".join(f"{name}.json" for name in makers)
         raise TinylaneError(f"{folder}: no table to read; expected one of {names}")
     return "\n\n".join(parts)
+
+
+def real(table: dict[str, Any]) -> str:
+    """The real model: a table a task, and what the adapter costs."""
+    tasks = dict.fromkeys(run["task"]["name"] for run in table["evals"].values())
+    shown = [of_task(table, task) for task in tasks]
+    return "\n\n".join([*shown, likelihood(table)] if table["likelihood"] else shown)
 
 
 def share(parts: list[dict[str, Any]]) -> str:

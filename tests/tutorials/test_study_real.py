@@ -1,0 +1,64 @@
+"""What was measured of the real model: gathered from runs of eval, train and likelihood."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mlx.core", exc_type=ImportError)
+pytest.importorskip("scipy", exc_type=ImportError)
+
+from tinylane.commands import cli
+from tinylane.evaluate.measures import wilson
+from tinylane.view.figure_style import alt
+from tutorials.study.__main__ import main
+from tutorials.study.real import likelihood, looks, of_task
+
+SWAPS = "cups ABCD, swap 1-2 2-3: where?"
+
+
+def test_runs_are_gathered_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run of every kind, of the model inside: the numbers are those of the runs' own files."""
+    runs, out, texts = tmp_path / "runs", tmp_path / "real.json", tmp_path / "texts.jsonl"
+    game = ["eval", "shell-game", "--count", "6", "--quiet", "--lanes", "4"]
+    assert cli.main([*game, "--mode", "joint", "independent", "--out", str(runs / "game")]) == 0
+    assert cli.main([*game, "--mode", "joint", "--out", str(runs / "tune.step-2")]) == 0
+    lines = [{"prompt": SWAPS, "lane_prompts": ["1/1"], "lanes": ["BACD BCAD"]}] * 2
+    texts.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    tune = ["train", "sft", "--data", str(texts), "--steps", "3", "--every", "1", "--quiet"]
+    assert cli.main([*tune, "--out", str(runs / "tune")]) == 0
+    capsys.readouterr()
+    words = ["likelihood", "--adapter-path", str(runs / "tune"), "--field", "prompt", "--json"]
+    assert cli.main([*words, "--data", str(texts)]) == 0
+    (runs / "prompts").mkdir()
+    (runs / "prompts" / "likelihood.json").write_text(capsys.readouterr().out)
+
+    assert main(["real", str(runs), "--publish", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert [entry["step"] for entry in found["trainings"]["tune"]["curve"]] == [1, 2, 3]
+    assert found["trainings"]["tune"]["settings"]["transcripts"] == 2
+    rows = [json.loads(line) for line in (runs / "game" / "results.jsonl").read_text().splitlines()]
+    for cell in found["evals"]["game"]["cells"]:
+        mine = [row for row in rows if row["mode"] == cell["mode"]]
+        each = [lane["correct"] for row in mine for lane in row["lane"]]
+        assert len(mine) == cell["count"] == 6 and len(each) == 24
+        expected = wilson(sum(each) / 4, 6)
+        assert cell["one"]["value"] == sum(each) / 24
+        assert cell["one"]["interval_95"] == [expected.low, expected.high]
+    shown = of_task(found, "shell-game").splitlines()
+    assert len(shown) == 4 and "100.0%" in shown[2] and "independent" in shown[3]
+    document = json.loads((runs / "prompts" / "likelihood.json").read_text())
+    assert f"{document['perplexity']['with the adapter']:.2f} | " in likelihood(found)
+    assert looks(found) is None  # that run is not of sums
+    run = found["evals"]["tune.step-2"]
+    run["task"]["name"] = "sums"
+    run["cells"][0]["shares"]["own sum right"] = run["cells"][0]["majority"]
+    figure = looks(found)
+    assert figure is not None and "By training step (2)" in alt(figure)
+
+
+def test_a_folder_without_runs_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["real", str(tmp_path), "--publish", str(tmp_path / "x.json")]) == 2
+    assert "no runs; expected folders of tinylane eval or train" in capsys.readouterr().err

@@ -1,0 +1,157 @@
+"""What was measured of the real model's adapter (`weights/smollm2-lanes`), gathered from a folder.
+
+    python tutorials/study real RUNS --publish tutorials/study/real.json
+
+A folder in RUNS is a run of `tinylane eval --out` or of `tinylane train sft --out`, or it has
+`likelihood.json`, what `tinylane likelihood --json` printed. A run of eval called `NAME.step-K` was
+made with the adapter as it was after K steps of the training NAME.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tinylane.core.errors import TinylaneError
+from tinylane.evaluate import report
+from tinylane.evaluate.measures import Estimate
+from tinylane.evaluate.shards import find_runs
+from tinylane.evaluate.tables import markdown, number, percent
+from tinylane.files.io import read_json
+from tinylane.view.figure_style import blank, finish, frame, grid, legend_below
+from tinylane.view.palette import COLOURS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LIKELIHOOD, LOG, RECIPE = "likelihood.json", "log.jsonl", "recipe.json"
+KEPT = ("mode", "lanes", "count", "one", "majority", "steps", "tokens", "shares", "numbers")
+OF_A_TRAINING = (
+    "adapter", "steps", "batch_size", "lr", "omega_lr", "bias_lr", "warmup", "final", "lora_rank",
+    "visibility", "seed", "transcripts", "data",
+)  # fmt: skip
+
+
+def collect(folder: Path) -> dict[str, Any]:
+    """Everything in a folder of runs, as plain JSON values. Raises TinylaneError for a folder in it
+    that is none of the three, and for one without any."""
+    found: dict[str, Any] = {"trainings": {}, "evals": {}, "likelihood": {}}
+    for part in sorted(path for path in folder.glob("*") if path.is_dir()):
+        if (part / LIKELIHOOD).is_file():
+            found["likelihood"][part.name] = read_json(part / LIKELIHOOD)
+        elif (part / LOG).is_file():
+            found["trainings"][part.name] = _training(part)
+        else:
+            found["evals"][part.name] = _eval(part)
+    if not any(found.values()):
+        raise TinylaneError(f"{folder}: no runs; expected folders of tinylane eval or train")
+    return found
+
+
+def _training(part: Path) -> dict[str, Any]:
+    settings = read_json(part / RECIPE)
+    log = [json.loads(line) for line in (part / LOG).read_text(encoding="utf-8").splitlines()]
+    return {
+        "settings": {name: settings[name] for name in OF_A_TRAINING if name in settings},
+        "seconds": log[-1]["seconds"],
+        "curve": [{name: entry[name] for name in ("step", "loss")} for entry in log],
+    }
+
+
+def _eval(part: Path) -> dict[str, Any]:
+    """One run: its task, seed and machine, and the end of every cell with its intervals."""
+    (run,) = [report.read(folder) for folder in find_runs([part])]
+    (section,) = report.sections([run])
+    shown = section.as_json()
+    cells = [{name: cell[name] for name in KEPT} for cell in shown["cells"].values()]
+    task, seed = run.settings["task"], run.settings["seed"]
+    backend = [run.settings[name] for name in ("backend", "dtype")]
+    return {"task": task, "seed": seed, "computed": ", ".join(backend), "cells": cells}
+
+
+# Tables and the figure, from that JSON.
+
+
+def _estimate(kept: dict[str, Any]) -> Estimate:
+    """Of its JSON, where no number is None."""
+    values = (kept["value"], *kept["interval_95"])
+    return Estimate(*(math.nan if value is None else value for value in values))
+
+
+def of_task(found: dict[str, Any], task: str) -> str:
+    """What was measured on a task, but for the looks in between: a row a cell."""
+    rows: list[dict[str, str]] = []
+    names: dict[str, str] = {}  # the columns, in order
+    evals = {name: e for name, e in found["evals"].items() if ".step-" not in name}
+    for run in (e for e in evals.values() if e["task"]["name"] == task):
+        for cell in run["cells"]:
+            answers = {"vote right": cell["majority"], "a lane right": cell["one"]}
+            counted = {} if task == "naming" else answers | cell["shares"]
+            row = {
+                "lanes": str(cell["lanes"]),
+                "mode": cell["mode"],
+                "problems": str(cell["count"]),
+                **{name: percent(_estimate(e)) for name, e in counted.items()},
+                **{name: number(_estimate(e), 1) for name, e in cell["numbers"].items()},
+                "steps": f"{cell['steps']:.0f}",
+            }
+            if "share" in run["task"]:
+                row["mode"] += f", own {run['task']['share']}"
+            names |= row
+            rows.append(row)
+    return markdown(list(names), [[row.get(name, "") for name in names] for row in rows])
+
+
+def likelihood(found: dict[str, Any]) -> str:
+    """What the adapter costs one lane: a row a set of texts."""
+    rows = []
+    for name, one in found["likelihood"].items():
+        rows.append(
+            [
+                name,
+                f"{one['texts']}, {one['tokens']:,} tokens",
+                *(f"{value:.2f}" for value in one["perplexity"].values()),
+                number(_estimate(one["change"]), 3),
+            ]
+        )
+    head = ["texts", "how many", "perplexity without", "with", "nats a token, mean change"]
+    return markdown(head, rows)
+
+
+def looks(found: dict[str, Any]) -> Figure | None:
+    """By training step, the share of lanes with the right total and of right own sums: looks in
+    between, at a few problems. None if there are none."""
+    points = []
+    for name, run in found["evals"].items():
+        training, _, step = name.partition(".step-")
+        cell = next((c for c in run["cells"] if c["mode"] == "joint"), None)
+        if step.isdigit() and run["task"]["name"] == "sums" and cell is not None:
+            points.append((training, int(step), cell))
+    if not points:
+        return None
+    figure = blank(6.4, 3.4)
+    axes = frame(figure, "", "training step, one part after another", "share")
+    ends, at = {}, 0
+    for name, training in found["trainings"].items():
+        ends[name], at = at, at + training["curve"][-1]["step"]
+    points.sort(key=lambda point: ends.get(point[0], 0) + point[1])
+    across = [ends.get(training, 0) + step for training, step, _ in points]
+    facts = []
+    for label, colour, of in (
+        ("own sums right", COLOURS[1], lambda cell: cell["shares"]["own sum right"]),
+        ("lanes with the right total", COLOURS[0], lambda cell: cell["one"]),
+    ):
+        each = [of(cell) for *_, cell in points]
+        values = [e["value"] for e in each]
+        bars = [
+            [v - e["interval_95"][0] for v, e in zip(values, each, strict=True)],
+            [e["interval_95"][1] - v for v, e in zip(values, each, strict=True)],
+        ]
+        axes.errorbar(across, values, yerr=bars, fmt="o-", color=colour, label=label, ms=4, lw=1)
+        facts.append(f"{label}: {', '.join(f'{v:.0%}' for v in values)}")
+    axes.set_ylim(-0.03, 1.03)
+    grid(axes)
+    legend_below(figure, columns=2)
+    return finish(figure, f"By training step ({', '.join(map(str, across))}): {'; '.join(facts)}.")
