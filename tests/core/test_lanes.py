@@ -139,7 +139,7 @@ def test_zeros_and_ones_are_as_good_as_booleans(matrix: Any) -> None:
     assert mask.lag == 2 and type(mask.lag) is int  # a float would go into run files
 
 
-ONE_OF = "expected independent, joint, star, neighbours:K or a matrix"
+ONE_OF = "expected independent, joint, star, bridge, neighbours:K or a matrix"
 LANES = "; expected a whole number from 1 to 1024"
 SQUARE = "expected N x N, one row a lane"
 FLAT = "expected (D/2,) or (layers, D/2)"

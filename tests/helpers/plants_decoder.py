@@ -132,7 +132,11 @@ DECODER = [
     Plant(
         "no residual around the feed-forward",
         "one lane",
-        swap("decoder.block", "return x + feed_forward", "return feed_forward"),
+        swap(
+            "decoder.block",
+            'x = x + feed_forward(params, name + "mlp',
+            'x = feed_forward(params, name + "mlp',
+        ),
     ),
     Plant(
         "norms of a block exchanged",

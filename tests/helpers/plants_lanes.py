@@ -292,7 +292,7 @@ LANES = [
     Plant(
         "a silenced lane goes deaf, and is still heard",
         "company",
-        swap("lanes.LaneMask.silence", "v[:, lane]", "v[lane, :]"),
+        swap("lanes.LaneMask.silence", "self.visibility & read", "self.visibility & read[:, None]"),
     ),
     # the decoder
 ]

@@ -2,7 +2,8 @@
 
 `adapters.safetensors` may hold `lane_rope.omega` ((D/2,) or (layers, D/2)), attention biases
 `model.layers.I.self_attn.{q,k,v}_proj.bias` (they replace the checkpoint's, if it has any), and
-low-rank updates `PATH.lora_a` (in, r), `PATH.lora_b` (r, out), scaled by `scale`.
+low-rank updates `PATH.lora_a` (in, r), `PATH.lora_b` (r, out), scaled by `scale`, and the tensors
+of `extras` (embeddings of lanes, bridges), in a checkpoint's layout.
 `adapter_config.json` says which model it was made for (`base` sizes, and `identity` if recorded)
 and how its lanes read each other (`prompt_lane`, `visibility`, `lag`, `lanes`). It may also say
 how prompts are written: `raw` (without the chat template), and `lane_prompt`, how every lane
@@ -25,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from tinylane.checkpoints import extras
 from tinylane.checkpoints import peft_adapter as peft
 from tinylane.checkpoints.weights import WeightFiles
 from tinylane.core.config import ModelConfig
@@ -74,6 +76,7 @@ class Adapter:
             "raw": self.raw,
             "lane_prompt": self.lane_prompt,
             "updates": len(self.tensors),
+            "extra": extras.summary({name: value.shape for name, value in self.tensors.items()}),
         }
 
     def identity(self, base: str) -> str:
@@ -254,7 +257,14 @@ def _matrix(visibility: Any) -> np.ndarray:
 def _check_shapes(folder: Path, config: ModelConfig, shapes: Mapping[str, tuple]) -> None:
     """Refuse tensors that this model cannot take, by name and shape."""
     base, half = replace(config, tied=False).tensors(), config.head_dim // 2
+    more = {name: shape for name, shape in shapes.items() if extras.is_extra(name)}
+    try:
+        extras.check(config, more)
+    except TinylaneError as error:
+        raise TinylaneError(f"{folder}: {error}") from error
     for name, shape in shapes.items():
+        if name in more:
+            continue
         if name == OMEGA:
             if shape not in ((half,), (config.layers, half)):
                 raise TinylaneError(
@@ -307,6 +317,7 @@ def apply(
         tensors[path + ".lora_b"] = tensors[path + ".lora_b"] * factor
         _multiply(params, path, factor)
     for name, value in tensors.items():
+        value = extras.turned(name, value) if extras.is_extra(name) else value
         if backend == "mlx":
             import mlx.core as mx
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinylane.commands import common
+from tinylane.core.decoder import BRIDGE
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import MAX_LANES, LaneMask
 
@@ -76,8 +77,8 @@ def flags(p: Any) -> None:
     g.add_argument(
         "--visibility",
         metavar="V",
-        help="who reads whom: joint, independent, star, neighbours:K, a JSON matrix, @file.json "
-        "(default: as the model was trained; independent if it was not)",
+        help="who reads whom: joint, independent, star, bridge, neighbours:K, a JSON matrix, "
+        "@file.json (default: as the model was trained; independent if it was not)",
     )
     common.rotation_flags(g)
     g = p.add_argument_group("length and sampling (defaults: the model's generation_config)")
@@ -342,7 +343,7 @@ def lane_settings(
         )
     if args.mode is not None:
         if isinstance(visibility, LaneMask):
-            visibility = LaneMask(visibility.visibility, model.lag if lag is None else lag)
+            visibility = replace(visibility, lag=model.lag if lag is None else lag)
         return mode(
             args.mode,
             model,
@@ -358,7 +359,9 @@ def lane_settings(
     if visibility is not None or lag is not None:
         reads = model.mask(n) if visibility is None else visibility
         reads = LaneMask.named(reads, n) if isinstance(reads, str) else reads
-        mask = LaneMask(reads.visibility, lag or 0)
+        mask = replace(reads, lag=lag or 0)
+        if visibility == "bridge" and BRIDGE not in model.params:
+            raise TinylaneError(f"--visibility bridge, but this model has no bridge ({BRIDGE})")
     if args.omega is None and args.prompt_lane is None:
         return None, mask
     return lane_rope(model, n, args.omega, slot, args.omega_scale, args.prompt_lane), mask

@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from tinylane.core.config import ModelConfig
+from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask, Places, Rotation
 from tinylane.core.rope import Table, frequencies, rotate, table
 
@@ -31,6 +32,9 @@ Mask = Array | Literal["causal"] | None  # (T, S) booleans, or as `LaneMask.seen
 BlockOf = np.ndarray | None  # (S,) the block of every key, on the host; None with one block
 # `LaneCache.put`: layer, this pass's keys and values -> those of all rows, these last
 Put = Callable[[int, Array, Array], tuple[Array, Array]]
+# What a checkpoint or adapter may have for lanes; each is in every layer or in none.
+LANE_EMBED, LANE_KV = "model.lane_embed.weight", "model.layers.0.self_attn.lane_kv.weight"
+BRIDGE = "model.layers.0.bridge.o_proj.weight"
 
 
 class Plan(NamedTuple):
@@ -40,6 +44,8 @@ class Plan(NamedTuple):
     queries: Sequence[tuple[Table, ...]]  # per layer: one table for every block of keys
     block_of: BlockOf
     mask: Mask  # who sees whom
+    lanes: Array | None = None  # (T,) each row's in tables of lanes: lane + 1, and 0 for SHARED
+    same: Mask = None  # (T, T) booleans: who sees whom across a bridge, or None: all
 
 
 def linear(params: Params, name: str, x: Array) -> Array:
@@ -159,6 +165,16 @@ class Ops(NamedTuple):
 PLAIN = Ops()
 
 
+def embed_rows(params: Params, tokens: Array, plan: Plan, ops: Ops) -> Array:
+    """`embed`, and what a row gets for its lane (Multi-Stream, arXiv:2605.12460)."""
+    x = ops.embed(params, tokens)
+    if LANE_EMBED in params:
+        x += params[LANE_EMBED][
+            plan.lanes
+        ]  # in place: its layout in memory decides how BLAS rounds
+    return x
+
+
 def self_attention(
     params: Params, config: ModelConfig, layer: int, x: Array, plan: Plan, ops: Ops, put: Put | None
 ) -> Array:
@@ -172,6 +188,9 @@ def self_attention(
         q = ops.rms_norm(q, params[name + "q_norm.weight"], config.norm_eps)
         k = ops.rms_norm(k, params[name + "k_norm.weight"], config.norm_eps)
     q, k, v = (y.swapaxes(-2, -3) for y in (q, k, v))  # rows to the inner axis: (..., heads, T, D)
+    if name + "lane_kv.weight" in params:  # ParaThinker, arXiv:2509.04475, equations 4 to 7
+        of_lane = params[name + "lane_kv.weight"][plan.lanes]
+        k, v = k + of_lane, v + of_lane
     keys, values = ops.rotate(k, *plan.keys[layer]), v
     queries = tuple(ops.rotate(q, *turn) for turn in plan.queries[layer])
     if put is not None:
@@ -180,11 +199,23 @@ def self_attention(
     return ops.linear(params, name + "o_proj", mixed.reshape(*mixed.shape[:-2], -1))
 
 
-def feed_forward(params: Params, layer: int, x: Array, ops: Ops) -> Array:
+def feed_forward(params: Params, name: str, x: Array, ops: Ops) -> Array:
     """SwiGLU: (..., T, C) -> (..., T, C)."""
-    name = f"model.layers.{layer}.mlp."
     gate, up = ops.linears(params, [name + "gate_proj", name + "up_proj"], x)
     return ops.linear(params, name + "down_proj", ops.gated(gate, up))
+
+
+def bridge(params: Params, config: ModelConfig, name: str, x: Array, plan: Plan, ops: Ops) -> Array:
+    """Bridge (arXiv:2510.01143): the lanes' rows of one step attend to each other, without
+    positions and without a cache: (..., T, C) -> (..., T, C). Heads have min(D, W) channels of W.
+    """
+    names = [name + projection for projection in ("q_proj", "k_proj", "v_proj")]
+    q, k, v = (
+        y.reshape(*y.shape[:-1], -1, min(config.head_dim, y.shape[-1])).swapaxes(-2, -3)
+        for y in ops.linears(params, names, x)
+    )
+    mixed = ops.attention((q,), k, v, plan.same, None).swapaxes(-2, -3)
+    return ops.linear(params, name + "o_proj", mixed.reshape(*mixed.shape[:-2], -1))
 
 
 def block(
@@ -201,7 +232,14 @@ def block(
     normed = ops.rms_norm(x, params[name + "input_layernorm.weight"], config.norm_eps)
     x = x + self_attention(params, config, layer, normed, plan, ops, put)
     normed = ops.rms_norm(x, params[name + "post_attention_layernorm.weight"], config.norm_eps)
-    return x + feed_forward(params, layer, normed, ops)
+    x = x + feed_forward(params, name + "mlp.", normed, ops)
+    if name + "bridge.o_proj.weight" in params:
+        normed = ops.rms_norm(x, params[name + "bridge.norm.weight"], config.norm_eps)
+        x = x + bridge(params, config, name + "bridge.", normed, plan, ops)
+    if name + "p_match.down_proj.weight" in params:  # its control: as many parameters, no exchange
+        normed = ops.rms_norm(x, params[name + "p_match.norm.weight"], config.norm_eps)
+        x = x + feed_forward(params, name + "p_match.", normed, ops)
+    return x
 
 
 def forward(
@@ -219,7 +257,7 @@ def forward(
     values of this pass go behind a cache's, and attention sees all of them; the caller commits the
     coordinates.
     """
-    x = ops.embed(params, tokens)
+    x = embed_rows(params, tokens, plan, ops)
     for layer in range(config.layers):
         x = block(params, config, layer, x, plan, ops, put)
     if rows is not None:
@@ -235,11 +273,13 @@ def make_plan(
     places: Places,
     dtype: Any = np.float32,
     array: Callable[[np.ndarray], Array] = np.asarray,
+    params: Params | None = None,
 ) -> Plan:
     """The coordinates of one pass -> its angle tables and its mask.
 
     The rotation says where the rows stand, the mask whom they see. dtype: of the tables. array:
-    turns a NumPy array into the backend's.
+    turns a NumPy array into the backend's. params: the model's; what they have for lanes is planned
+    for. Raises TinylaneError for a lane that a table of lanes has no row for.
     """
 
     def tables(angles: np.ndarray) -> list[Table]:  # one a layer, or one for all
@@ -252,5 +292,23 @@ def make_plan(
     angles, views, block_of = rope.views(theta, mask, places)
     keys = tables(angles)
     queries = list(zip(*(keys if v is angles else tables(v) for v in views), strict=True))
-    seen = mask.seen(places)
-    return Plan(keys, queries, block_of, array(seen) if isinstance(seen, np.ndarray) else seen)
+    give = lambda x: array(x) if isinstance(x, np.ndarray) else x
+    plan = Plan(keys, queries, block_of, give(mask.seen(places)))
+    if params is None or not {LANE_EMBED, LANE_KV, BRIDGE} & params.keys():
+        return plan
+    same = mask.same_step(places.positions, places.lanes)
+    lanes = rows_of_lanes(params, places.lanes)
+    return plan._replace(lanes=array(lanes), same=None if same.all() else array(same))
+
+
+def rows_of_lanes(params: Params, lanes: np.ndarray) -> np.ndarray:
+    """Where the tables of lanes have the rows of these lanes: (T,) int32, 0 for SHARED.
+
+    Raises TinylaneError for a lane that a table has no row for.
+    """
+    last = int(lanes.max())
+    for name in (LANE_EMBED, LANE_KV):
+        if name in params and last + 1 >= len(params[name]):
+            have = len(params[name]) - 1
+            raise TinylaneError(f"lane {last} has no row in {name}, which is for {have} lanes")
+    return (lanes + 1).astype(np.int32)

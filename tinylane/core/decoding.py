@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tinylane.core.decoder import rows_of_lanes
 from tinylane.core.distribution import likeliest
 from tinylane.core.errors import TinylaneError, of_kind, whole
 from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, Rotation, Row
@@ -93,6 +94,7 @@ class Decoding(Life):
         if of_kind("lane_mask", self.mask, LaneMask, "a LaneMask").n < n:
             raise TinylaneError(f"{n} lanes, but visibility is {self.mask.n} x {self.mask.n}")
         self.schedule = of_kind("schedule", s.schedule, (Callable, NoneType), "a function")
+        rows_of_lanes(model.params, np.arange(n))  # refuses a lane that has no row there
         rope = model.rope(s.lane_rope, self.mask if s.schedule is None else None)
         self.prompt = encode_prompt(model, prompt, s.template)
         lane_prompts = model.lane_prompts(n) if s.lane_prompts is None else s.lane_prompts

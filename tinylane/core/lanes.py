@@ -35,6 +35,7 @@ class LaneMask:
     were fed in this very step; those tokens were sampled in the step before, so nothing leaks.
     since, until: N x N positions, or None for 0 and never: m reads n from its own position since on
     and before its position until. `visibility` is then who ever reads whom.
+    side: N x N booleans, who reads whom across a bridge, where that is not as in `visibility`.
     Raises TinylaneError for a matrix that is not square or boolean, or a negative lag.
     """
 
@@ -42,24 +43,23 @@ class LaneMask:
     lag: int = 0
     since: np.ndarray | None = field(default=None, kw_only=True)
     until: np.ndarray | None = field(default=None, kw_only=True)
+    side: np.ndarray | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        v = reals("visibility", self.visibility)
-        if v.ndim != 2 or v.shape[0] != v.shape[1]:
-            raise TinylaneError(f"visibility has shape {v.shape}; expected N x N, one row a lane")
-        _count(len(v))
-        if not np.isin(v, (0, 1)).all():
-            raise TinylaneError("visibility holds values other than true and false")
-        v = v.astype(bool)
-        v.setflags(write=False)
-        object.__setattr__(self, "visibility", v)
+        object.__setattr__(self, "visibility", _square("visibility", self.visibility))
+        if self.side is not None:
+            object.__setattr__(self, "side", _square("side", self.side))
+            if self.side.shape != self.visibility.shape:
+                raise TinylaneError(f"side is for {len(self.side)} lanes, visibility for {self.n}")
         object.__setattr__(self, "lag", whole("lag", self.lag, 0, MAX_STEPS))
         if (self.since is None) != (self.until is None):
             raise TinylaneError("a mask has since without until, or until without since; give both")
         for name in ("since", "until") if self.since is not None else ():
             times = np.asarray(getattr(self, name))
-            if times.shape != v.shape or times.dtype.kind not in "iu":
-                raise TinylaneError(f"{name} has shape {times.shape}; expected integers {v.shape}")
+            if times.shape != self.visibility.shape or times.dtype.kind not in "iu":
+                raise TinylaneError(
+                    f"{name} has shape {times.shape}; expected integers {self.n} x {self.n}"
+                )
             object.__setattr__(self, name, times.astype(np.int64))
 
     @property
@@ -70,7 +70,8 @@ class LaneMask:
     @property
     def alone(self) -> bool:
         """Whether no lane reads another."""
-        return not (self.visibility & ~np.eye(self.n, dtype=bool)).any()
+        reads = self.visibility if self.side is None else self.visibility | self.side
+        return not (reads & ~np.eye(self.n, dtype=bool)).any()
 
     @classmethod
     def independent(cls, n: int) -> LaneMask:
@@ -97,18 +98,23 @@ class LaneMask:
         return cls(v, lag)
 
     @classmethod
+    def bridge(cls, n: int) -> LaneMask:
+        """Lanes read each other across a bridge only (arXiv:2510.01143)."""
+        return cls(np.eye(_count(n), dtype=bool), side=np.ones((n, n), dtype=bool))
+
+    @classmethod
     def named(cls, name: str, n: int, lag: int = 0) -> LaneMask:
-        """`independent`, `joint`, `star`, or `neighbours:k`, as the command line spells them."""
+        """`independent`, `joint`, `star`, `bridge` or `neighbours:k`, as the command line does."""
         head, _, k = of_kind("visibility", name, str, "a name or a LaneMask").partition(":")
         digits = k.isascii() and k.isdigit() and len(k) < 10  # int() reads other scripts' too
         if head == "neighbours" and (digits or not k):
             return cls.neighbours(n, int(k or 1), lag)
-        if k or head not in ("independent", "joint", "star"):
+        if k or head not in ("independent", "joint", "star", "bridge"):
             raise TinylaneError(
                 f"visibility {name[:60]!r}; "
-                "expected independent, joint, star, neighbours:K or a matrix"
+                "expected independent, joint, star, bridge, neighbours:K or a matrix"
             )
-        return cls(getattr(cls, head)(n).visibility, lag)
+        return replace(getattr(cls, head)(n), lag=lag)
 
     def visible(
         self,
@@ -153,9 +159,21 @@ class LaneMask:
         seen = self.visible(*places)
         return None if seen.all() else seen
 
+    def same_step(self, positions: np.ndarray, lanes: np.ndarray) -> np.ndarray:
+        """(T, T) booleans: who sees whom across a bridge. Rows of lanes at one position, and every
+        row itself."""
+        m, n = lanes[:, None], lanes[None, :]
+        if self.side is None:
+            reads = self.visible(positions, lanes, positions, lanes)
+        else:
+            reads = self.side[m, n]
+        both = (m != SHARED) & (n != SHARED) & reads
+        return (positions[:, None] == positions) & (both | (m == n))
+
     def reaches(self) -> np.ndarray:
         """(N, N) booleans: can lane n influence lane m through any number of layers and steps?"""
         reach = self.visibility | np.eye(self.n, dtype=bool)
+        reach = reach if self.side is None else reach | self.side
         for via in range(self.n):
             reach = reach | (reach[:, via : via + 1] & reach[via : via + 1, :])
         return reach
@@ -164,7 +182,9 @@ class LaneMask:
         """Whether both let the same lanes read each other, equally late."""
         if other is None or self.lag != other.lag:
             return False
-        return all(map(np.array_equal, self._times(), other._times()))
+        one, two = (x.visibility if x.side is None else x.side for x in (self, other))
+        times = all(map(np.array_equal, self._times(), other._times()))
+        return times and np.array_equal(one, two)
 
     def settings(self) -> dict[str, Any]:
         """As JSON, for run files. times: lanes m and n, since, until (null: never), where given."""
@@ -173,13 +193,13 @@ class LaneMask:
             pairs = np.argwhere(self.visibility & ((self.since > 0) | (self.until < NEVER)))
             until = lambda m, n: int(self.until[m, n]) if self.until[m, n] < NEVER else None
             told["times"] = [[m, n, int(self.since[m, n]), until(m, n)] for m, n in pairs.tolist()]
-        return told
+        return told if self.side is None else {**told, "side": self.side.astype(int).tolist()}
 
     def silence(self, lane: int) -> LaneMask:
         """The same mask, but nobody reads `lane` any more (it still reads the others)."""
-        v = self.visibility.copy()
-        v[:, lane] = False
-        return replace(self, visibility=v)
+        read = np.arange(self.n) != lane
+        side = None if self.side is None else self.side & read
+        return replace(self, visibility=self.visibility & read, side=side)
 
     def joined(self, m: int, sees: Sequence[int], seen_by: dict[int, int]) -> LaneMask:
         """The same mask with a lane m, the last or one more, which reads the lanes `sees`.
@@ -193,7 +213,11 @@ class LaneMask:
             v[reader, m], since[reader, m] = True, position
         if more:
             until[:, m] = NEVER
-        return self._timed(v, since, until)
+        side = self.side
+        if side is not None:
+            side = np.pad(side, (0, n - self.n))
+            side[m], side[list(seen_by), m] = v[m], True
+        return self._timed(v, since, until, side)
 
     def reading(self, m: int, n: int, yes: bool, position: int) -> LaneMask:
         """The same mask, but from its position `position` on lane m reads lane n, or no more.
@@ -210,7 +234,7 @@ class LaneMask:
             v[m, n], since[m, n], until[m, n] = True, position, NEVER
         elif not yes and reads:
             until[m, n] = min(until[m, n], max(position, since[m, n]))
-        return self._timed(v, since, until)
+        return self._timed(v, since, until, self.side)
 
     def _times(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """visibility, since and until as three matrices."""
@@ -218,12 +242,14 @@ class LaneMask:
             return self.visibility, np.zeros(2 * (self.n,), int), np.full(2 * (self.n,), NEVER)
         return self.visibility, self.since, self.until
 
-    def _timed(self, v: np.ndarray, since: np.ndarray, until: np.ndarray) -> LaneMask:
+    def _timed(
+        self, v: np.ndarray, since: np.ndarray, until: np.ndarray, side: np.ndarray | None
+    ) -> LaneMask:
         """Times that say nothing are left out, so that the shortcuts of `seen` hold."""
         say = ((since > 0) | (until < NEVER)) & v & ~np.eye(len(v), dtype=bool)
         if not say.any():
-            return replace(self, visibility=v, since=None, until=None)
-        return replace(self, visibility=v, since=since, until=until)
+            return replace(self, visibility=v, since=None, until=None, side=side)
+        return replace(self, visibility=v, since=since, until=until, side=side)
 
 
 class Places(NamedTuple):
@@ -343,6 +369,18 @@ class LaneRoPE:
     def settings(self) -> dict[str, Any]:
         """As JSON, for run files."""
         return {"omega": self.omega.tolist(), "prompt_lane": self.prompt_lane}
+
+
+def _square(name: str, matrix: Any) -> np.ndarray:
+    v = reals(name, matrix)
+    if v.ndim != 2 or v.shape[0] != v.shape[1]:
+        raise TinylaneError(f"{name} has shape {v.shape}; expected N x N, one row a lane")
+    _count(len(v))
+    if not np.isin(v, (0, 1)).all():
+        raise TinylaneError(f"{name} holds values other than true and false")
+    v = v.astype(bool)
+    v.setflags(write=False)
+    return v
 
 
 def _count(n: int) -> int:

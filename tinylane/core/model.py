@@ -110,7 +110,7 @@ class Model:
     def plan(self, rope: Rotation, mask: LaneMask, places: Places) -> Plan:
         """`make_plan` for this model, in its backend's arrays."""
         dtype = np.float64 if self.dtype == "float64" else np.float32
-        return make_plan(self.config, rope, mask, places, dtype, self.array)
+        return make_plan(self.config, rope, mask, places, dtype, self.array, self.params)
 
     def new_cache(
         self, lane_rope: Rotation | None = None, lane_mask: LaneMask | None = None

@@ -2,9 +2,9 @@
 
 Tensors: `positions`, `lanes`, `tokens` (S,) int64; `layers.i.keys`, `layers.i.values` (K, S, D) in
 the model's dtype; `lane_rope.omega`; `lane_mask.visibility`, and where that changes over time
-`lane_mask.since` and `.until` (N, N) int64. The metadata holds format, identity, sizes, dtype,
-prompt_lane and lag, all checked at load. Where Hogwild! rotated the keys, it holds `rotation:
-hogwild`, and the `order` of its lanes, instead of Omega and prompt_lane.
+`lane_mask.since` and `.until` (N, N) int64; `lane_mask.side`, if it has one. The metadata holds
+format, identity, sizes, dtype, prompt_lane and lag, all checked at load. Where Hogwild! rotated the
+keys, it holds `rotation: hogwild`, and the `order` of its lanes, instead of Omega and prompt_lane.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ def save_cache(cache: LaneCache, path: str | Path) -> None:
         tensors["lane_mask.visibility"] = cache.lane_mask.visibility.astype(np.uint8)
         times = {name: getattr(cache.lane_mask, name) for name in _TIMES}
         tensors |= {f"lane_mask.{name}": x for name, x in times.items() if x is not None}
+        if cache.lane_mask.side is not None:
+            tensors["lane_mask.side"] = cache.lane_mask.side.astype(np.uint8)
     for layer in range(cache.model.config.layers if len(cache) else 0):
         tensors[f"layers.{layer}.keys"], tensors[f"layers.{layer}.values"] = cache.rows(layer)
     meta["lag"] = "" if cache.lane_mask is None else str(cache.lane_mask.lag)
@@ -147,6 +149,7 @@ def _alike(one: LaneMask, other: LaneMask | None) -> bool:
         LaneMask(
             mask.visibility[small] | np.eye(n, dtype=bool),
             **{name: x[small] for name in _TIMES if (x := getattr(mask, name)) is not None},
+            side=None if mask.side is None else mask.side[small] | np.eye(n, dtype=bool),
         )
         for mask in (one, other)
     )
@@ -202,7 +205,9 @@ def _mask(tensors: _Tensors) -> LaneMask | None:
         times = {k: tensors.take(f"lane_mask.{k}", (n, n), dtype="I64") for k in _TIMES}
         if min(x.min() for x in times.values()) < 0 or max(x.max() for x in times.values()) > NEVER:
             raise TinylaneError("lane_mask.since or .until holds positions that no text reaches")
-    return LaneMask(visibility, int(lag), **times)
+    side = "lane_mask.side"
+    across = tensors.take(side, (n, n), dtype="U8") if side in tensors.left else None
+    return LaneMask(visibility, int(lag), **times, side=across)
 
 
 def typed(model: Model, x: np.ndarray) -> Any:

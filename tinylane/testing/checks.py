@@ -17,7 +17,12 @@ from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.core.model import Model
 from tinylane.testing import laws
 from tinylane.testing.laws import LawViolation, Report, assert_equal, nothing_to_compare
-from tinylane.testing.reference import reference, visible_by_definition, widened
+from tinylane.testing.reference import (
+    reference,
+    same_step_by_definition,
+    visible_by_definition,
+    widened,
+)
 from tinylane.testing.samples import Chooser, Sample
 
 Check = Callable[[Model, Sample, Chooser], Report]
@@ -159,8 +164,9 @@ LAWS = {law.name: law for law in _LAWS}
 
 def exact(model: Model, sample: Sample, noise: float = 0.0) -> np.ndarray:
     """The sample's logits by definition, in float64, from the model's own weights."""
-    visible = visible_by_definition(sample.positions, sample.lanes, sample.mask)
-    return reference(model.config, model.params, *sample.rows, sample.rope, visible, noise)
+    at = sample.positions, sample.lanes, sample.mask
+    visible, same = visible_by_definition(*at), same_step_by_definition(*at)
+    return reference(model.config, model.params, *sample.rows, sample.rope, visible, noise, same)
 
 
 def _definition(model: Model, sample: Sample, choose: Chooser) -> Report:

@@ -36,6 +36,17 @@ def visible_by_definition(positions: Any, lanes: Any, mask: LaneMask) -> np.ndar
     return seen
 
 
+def same_step_by_definition(positions: Any, lanes: Any, mask: LaneMask) -> np.ndarray:
+    """(T, T) booleans: may row t read row s of its own step in the side path?"""
+    same = np.eye(len(positions), dtype=bool)
+    reads = mask.side if mask.side is not None else mask.visibility & (mask.lag == 0)
+    for t, (i, m) in enumerate(zip(positions, lanes, strict=True)):
+        for s, (j, n) in enumerate(zip(positions, lanes, strict=True)):
+            if i == j and m != SHARED and n != SHARED and m != n:
+                same[t, s] = reads[m, n]
+    return same
+
+
 def relative_angles(
     theta: np.ndarray, rope: LaneRoPE | None, layer: int, positions: Any, lanes: Any
 ) -> np.ndarray:
@@ -73,12 +84,14 @@ def reference(
     rope: LaneRoPE | Hogwild | None = None,
     visible: np.ndarray | None = None,
     noise: float = 0.0,
+    same: np.ndarray | None = None,
 ) -> np.ndarray:
     """Logits (T, V), float64. Without lanes and rope: the unmodified model.
 
     params: as the decoder takes them, of either library, in any dtype, MLX-quantized ones too.
     visible: (T, T) booleans; None is causal. noise: the standard deviation of a relative error of
-    each matrix and norm result, as from rounding; the same errors in every call.
+    each matrix and norm result, as from rounding; the same errors in every call. same: (T, T), who
+    sees whom across a bridge; None: each row itself.
     """
     positions = np.asarray(positions)
     lanes = np.zeros_like(positions) if lanes is None else np.asarray(lanes)
@@ -86,7 +99,8 @@ def reference(
         visible = positions[None, :] <= positions[:, None]
     theta, factor = frequencies(config.rope, config.head_dim)
     get = _Weights(params, config.width, noise)
-    x = get.embedded(np.asarray(tokens))
+    x, table = get.embedded(np.asarray(tokens)), "model.lane_embed.weight"
+    x = x + get[table][lanes + 1] if table in get else x
     for layer in range(config.layers):
         if isinstance(rope, Hogwild):
             delta = view_distances(positions, lanes, visible)[..., None] * theta
@@ -94,11 +108,16 @@ def reference(
             delta = relative_angles(theta, rope, layer, positions, lanes)
         at = f"model.layers.{layer}."
         y = _norm(get, at + "input_layernorm", x, config.norm_eps)
-        x = x + _attention(config, get, at + "self_attn.", y, delta, visible, factor)
+        x = x + _attention(config, get, at + "self_attn.", y, lanes, delta, visible, factor)
         y = _norm(get, at + "post_attention_layernorm", x, config.norm_eps)
-        gate = _linear(get, at + "mlp.gate_proj", y)
-        hidden = gate / (1 + np.exp(-gate)) * _linear(get, at + "mlp.up_proj", y)
-        x = x + _linear(get, at + "mlp.down_proj", hidden)
+        x = x + _feed_forward(get, at + "mlp.", y)
+        if at + "bridge.norm.weight" in get:
+            y = _norm(get, at + "bridge.norm", x, config.norm_eps)
+            x = x + _bridge(config, get, at + "bridge.", y, same)
+        if at + "p_match.norm.weight" in get:
+            x = x + _feed_forward(
+                get, at + "p_match.", _norm(get, at + "p_match.norm", x, config.norm_eps)
+            )
     return _linear(get, "lm_head", _norm(get, "model.norm", x, config.norm_eps))
 
 
@@ -169,6 +188,7 @@ def _attention(
     get: _Weights,
     at: str,
     x: np.ndarray,
+    lanes: np.ndarray,
     delta: np.ndarray,
     visible: np.ndarray,
     factor: float,
@@ -180,6 +200,8 @@ def _attention(
     if config.qk_norm:
         q = _norm(get, at + "q_norm", q, config.norm_eps)
         k = _norm(get, at + "k_norm", k, config.norm_eps)
+    if at + "lane_kv.weight" in get:
+        k, v = (y + get[at + "lane_kv.weight"][lanes + 1][:, None, :] for y in (k, v))
     q, k = q[..., : D // 2] + 1j * q[..., D // 2 :], k[..., : D // 2] + 1j * k[..., D // 2 :]
     turn, mixed = np.exp(1j * delta), []
     for head in range(config.heads):
@@ -189,6 +211,28 @@ def _attention(
         weights = np.exp(scores - scores.max(axis=1, keepdims=True))
         mixed.append(weights / weights.sum(axis=1, keepdims=True) @ v[:, kv_head])
     return _linear(get, at + "o_proj", np.concatenate(mixed, axis=1))
+
+
+def _feed_forward(get: _Weights, at: str, x: np.ndarray) -> np.ndarray:
+    gate = _linear(get, at + "gate_proj", x)
+    return _linear(
+        get, at + "down_proj", gate / (1 + np.exp(-gate)) * _linear(get, at + "up_proj", x)
+    )
+
+
+def _bridge(
+    config: ModelConfig, get: _Weights, at: str, x: np.ndarray, same: np.ndarray | None
+) -> np.ndarray:
+    """Row by row, head by head (arXiv:2510.01143)."""
+    q, k, v = (_linear(get, f"{at}{name}_proj", x) for name in "qkv")
+    D, mixed = min(config.head_dim, q.shape[1]), np.zeros_like(v)
+    for t in range(len(x)):
+        rows = np.array([t]) if same is None else np.flatnonzero(same[t])
+        for head in range(0, q.shape[1], D):
+            part = slice(head, head + D)
+            weights = np.exp(k[rows, part] @ q[t, part] / np.sqrt(D))
+            mixed[t, part] = weights / weights.sum() @ v[rows, part]
+    return _linear(get, at + "o_proj", mixed)
 
 
 def _linear(get: _Weights, name: str, x: np.ndarray) -> np.ndarray:

@@ -18,7 +18,7 @@ import mlx.core as mx
 import numpy as np
 
 from tinylane.core.config import ModelConfig
-from tinylane.core.decoder import Plan, block, matrix
+from tinylane.core.decoder import Plan, block, embed_rows, matrix
 from tinylane.core.mlx_ops import OPS, blocks
 from tinylane.train.exponentials import SLOW, gated, logsumexp, softmax
 
@@ -78,7 +78,7 @@ def hidden(
     live: make every block a gradient checkpoint, and differentiate only the parameters of these
     names.
     """
-    x = TRAINING.embed(params, tokens)
+    x = embed_rows(params, tokens, plan, TRAINING)
     for layer in range(config.layers):
         if live is None:
             x = block(params, config, layer, x, plan, TRAINING)
@@ -101,7 +101,7 @@ def _checkpointed(
     mine = {name: params[name] for name in live if name.startswith(prefix)}
 
     def inside(x: mx.array, mine: dict[str, mx.array], keys: Any, queries: Any) -> mx.array:
-        here = Plan({layer: keys}, {layer: queries}, plan.block_of, plan.mask)  # type: ignore[arg-type]
+        here = plan._replace(keys={layer: keys}, queries={layer: queries})  # type: ignore[arg-type]
         return block({**params, **mine}, config, layer, x, here, TRAINING)
 
     return mx.checkpoint(inside)(x, mine, plan.keys[layer], plan.queries[layer])

@@ -17,7 +17,7 @@ import mlx.core as mx
 import numpy as np
 
 from tinylane.core.config import ModelConfig
-from tinylane.core.decoder import Plan, make_plan
+from tinylane.core.decoder import Params, Plan, make_plan
 from tinylane.core.lanes import LaneMask, LaneRoPE, Places
 from tinylane.core.rope import frequencies, table
 
@@ -26,7 +26,7 @@ class TrainingPlan:
     """Plans for T rows in one pass, as a function of Omega.
 
     positions, lanes: (T,). start: the part of Omega that is not trained, (D/2,) or (layers, D/2),
-    in radians, float64; default 0.
+    in radians, float64; default 0. params: as of `make_plan`.
     """
 
     def __init__(
@@ -37,11 +37,12 @@ class TrainingPlan:
         lanes: np.ndarray,
         prompt_lane: Any = "own",
         start: np.ndarray | None = None,
+        params: Params | None = None,
     ) -> None:
         theta, self.factor = frequencies(config.rope, config.head_dim)
         places = Places(positions, lanes, positions, lanes)
         some = LaneRoPE(np.ones_like(theta), prompt_lane)  # not 0, which has one block of keys
-        self.plan = make_plan(config, some, mask, places, array=mx.array)
+        self.plan = make_plan(config, some, mask, places, array=mx.array, params=params)
         rope = LaneRoPE(np.zeros_like(theta) if start is None else start, prompt_lane)
         angles = positions[:, None] * theta
         layers = range(1 if rope.omega.ndim == 1 else config.layers)

@@ -75,6 +75,11 @@ class _History(LaneMask):
         mine = (key_lanes == SHARED) | (key_lanes == lanes[:, None])
         return seen & (mine | cached)
 
+    def same_step(self, positions: np.ndarray, lanes: np.ndarray) -> np.ndarray:
+        """As `LaneMask.same_step`, and only between rows that were fed together."""
+        fed = self.fed(positions, lanes)
+        return super().same_step(positions, lanes) & (fed[:, None] == fed)
+
     def fed(self, positions: np.ndarray, lanes: np.ndarray) -> np.ndarray:
         """The clock at the step that fed each row."""
         return np.where(lanes == SHARED, 0, np.maximum(positions + 1, self.begun[lanes]))
@@ -106,7 +111,8 @@ class ReplayRows:
 
     def silenced(self, lane: int) -> _History:
         """The run's mask, had nobody ever read `lane`."""
-        return replace(self.history, visibility=self.history.silence(lane).visibility)
+        quiet = self.history.silence(lane)
+        return replace(self.history, visibility=quiet.visibility, side=quiet.side)
 
 
 def replay(run: Run, model: Model, top_logprobs: int | None = None) -> Replay:
@@ -181,7 +187,8 @@ def rows_of(run: Run, model: Model) -> ReplayRows:
         # The last token was drawn and fed, so that others saw it, unless it ended its lane.
         if lane.finish_reason == "stop" and lane.tokens:
             unfed.append(len(rows) - 1)
-    history = _History(run.lane_mask.visibility, run.lane_mask.lag, begun, gone)
+    mask = run.lane_mask
+    history = _History(mask.visibility, mask.lag, begun, gone, side=mask.side)
     tokens, positions, owners = np.array(rows).T
     order = np.lexsort((positions, history.fed(positions, owners)))
     order = order[~np.isin(order, unfed)]

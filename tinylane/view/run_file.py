@@ -10,7 +10,7 @@ import json
 import math
 import os
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -172,7 +172,8 @@ def _run(file: dict[str, Any]) -> Run:
 
 def _mask(settings: Fields) -> LaneMask:
     """Who reads whom, and from when on and until when, where that changed."""
-    mask = LaneMask(_matrix(settings, "visibility"), settings.whole("lag"))
+    side = _matrix(settings, "side") if settings.has("side") else None
+    mask = LaneMask(_matrix(settings, "visibility"), settings.whole("lag"), side=side)
     since, until = np.zeros_like(mask.visibility, int), np.full_like(mask.visibility, NEVER, int)
     times = settings.items("times", list, default=None)
     for pair in times or ():
@@ -184,7 +185,7 @@ def _mask(settings: Fields) -> LaneMask:
         if max(m, n) >= mask.n or m == n or not mask.visibility[m, n]:
             raise TinylaneError(f"times holds {show(pair)}, of lanes that do not read each other")
         since[m, n], until[m, n] = pair[2], last
-    return LaneMask(mask.visibility, mask.lag, since=since, until=until) if times else mask
+    return replace(mask, since=since, until=until) if times else mask
 
 
 def _rotation(settings: Fields, n: int) -> Rotation:
