@@ -23,6 +23,7 @@ from tinylane.files.display import one_line
 # Each is a module of this folder, with `flags(parser)` and `run(args)`.
 COMMANDS = {
     "generate": "decode lanes jointly",
+    "chat": "a conversation in the terminal, with one lane or several",
     "serve": "a model behind a port, for OpenAI's clients",
     "eval": "measure accuracy on the problems of a task",
     "likelihood": "how likely a model finds texts, with and without an adapter",
@@ -39,7 +40,7 @@ COMMANDS = {
     "bench": "time decoding on this machine",
 }
 # These are modules of `tinylane.serve`, which stands above this folder and imports it.
-SERVED = {"serve"}
+SERVED = {"chat", "serve"}
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,0 +1,192 @@
+"""A conversation in the terminal: turns, lanes, commands, Ctrl-C, line editing."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers_cli import write_checkpoint
+from helpers_serve import ROOT
+
+import tinylane
+from tinylane.commands.cli import main
+
+TEMPLATE = "{% for m in messages %}{{ m.content }} {% endfor %}{{ 'where?' if x is not defined }}"
+
+
+@pytest.fixture(scope="module")
+def talker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random model with a chat template."""
+    folder = write_checkpoint(tmp_path_factory.mktemp("chat") / "talker", adapter=False, seed=3)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": TEMPLATE}))
+    return folder
+
+
+@pytest.fixture
+def say(talker: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Say lines to the model; stdout and stderr."""
+
+    def run(lines: list[str], *flags: object, code: int = 0) -> tuple[str, str]:
+        monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+        words = ["chat", "--model", str(talker), "-m", "4", "--seed", "7", *map(str, flags)]
+        words += ["--logit-bias", "1:-100"]  # no end token
+        assert main(words) == code
+        out, err = capsys.readouterr()
+        return out, err
+
+    return run
+
+
+def test_a_second_turn_is_that_of_the_whole_conversation_and_reads_only_what_is_new(
+    say: Any, talker: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "chat.json"
+    out, err = say(["cups ABC", "swap 1-2", f"/save {file}"])
+    messages = json.loads(file.read_text())["messages"]
+    assert [m["role"] for m in messages] == ["user", "assistant"] * 2
+    model = tinylane.load(talker)
+    greedy = tinylane.Sampler(temperature=0, logit_bias={1: -100})
+    for k in (1, 3):
+        whole = tinylane.generate(model, messages[:k], max_tokens=4, sampler=greedy)
+        assert messages[k]["content"] == whole.texts[0] and whole.texts[0] in out
+    read = [tuple(map(int, found)) for found in re.findall(r"prompt (\d+) tokens, (\d+) of", err)]
+    assert read[0][0] == read[0][1] and read[1][1] < read[1][0]
+
+
+def test_lanes_answer_side_by_side_and_one_is_gone_on_with(say: Any, tmp_path: Path) -> None:
+    """Without a temperature in the checkpoint they would all be one text: they get one."""
+    file = tmp_path / "chat.json"
+    out, _ = say(["cups ABC", f"/save {file}", "/quit", "never read"], "--lanes", 3)
+    texts = dict(re.findall(r"^(lane \d) \| (.*)$", out, re.M))
+    assert len(set(texts.values())) == 3
+    chosen = re.search(r"^\[lane (\d), the likeliest\]$", out, re.M)
+    assert chosen is not None
+    said = json.loads(file.read_text())["messages"]
+    assert said[1]["content"].split() == texts[f"lane {chosen[1]}"].split() and len(said) == 2
+
+
+def test_commands_change_the_lanes_and_begin_anew(say: Any) -> None:
+    out, err = say(
+        ["cups ABC", "/lanes 2", "/method joint", "swap 1-2", "/new", "cups ABC"], "--temp", 3
+    )
+    assert len(re.findall(r"^lane 2 \|", out, re.M)) == 2
+    prompts = re.findall(r"prompt (\d+) tokens", err)
+    assert prompts[2] == prompts[0] != prompts[1]
+    out, _ = say(["/help"])
+    assert "/method NAME" in out
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("/nothing", "no command '/nothing'; /help lists them"),
+        ("/lanes many", "/lanes is 'many'; expected a whole number from 1 to 64"),
+        ("/method psychic", "/method is 'psychic'; expected independent"),
+        ("/save", "/save needs the name of a file"),
+        ("/save /no/such/folder/x", "no folder"),
+        ("cups " * 100, "tokens; this model's context is 64"),
+    ],
+)
+def test_what_is_wrong_is_a_line_and_the_chat_goes_on(say: Any, line: str, says: str) -> None:
+    out, err = say([line, "cups ABC"])
+    assert err.count("error: ") == 1 and says in err and out.strip()
+
+
+def test_a_model_without_a_chat_template_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert main(["chat"]) == 2
+    assert "this model has no chat template; give another --model" in capsys.readouterr().err
+
+
+class Terminal:
+    """A chat in a terminal: what it shows, and keys for it."""
+
+    def __init__(self, *flags: str) -> None:
+        self.main, child = pty.openpty()
+        fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tinylane", "chat", *flags],
+            stdin=child, stdout=child, stderr=child, env=env, start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )  # fmt: skip
+        os.close(child)
+        self.seen = ""
+
+    def wait(self, pattern: str, seconds: float = 60) -> str:
+        """Read until the pattern has come; what came up to its end is taken away."""
+        end = time.monotonic() + seconds
+        while not (found := re.search(pattern, self.plain)):
+            assert time.monotonic() < end, self.seen
+            if select.select([self.main], [], [], 0.1)[0]:
+                self.seen += os.read(self.main, 65536).decode()
+                if self.seen.endswith("\x1b[6n"):  # prompt_toolkit asks where the cursor is
+                    os.write(self.main, b"\x1b[1;1R")
+        text, self.seen = self.plain, ""
+        return text[: found.end()]
+
+    @property
+    def plain(self) -> str:
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.seen)
+
+    def keys(self, data: bytes) -> None:
+        os.write(self.main, data)
+
+
+def test_in_a_terminal_lines_are_edited_ctrl_c_ends_an_answer_and_not_the_chat(
+    talker: Path,
+) -> None:
+    pytest.importorskip("prompt_toolkit")
+    flags = ("--model", str(talker), "--lanes", "2", "--seed", "7")
+    terminal = Terminal(*flags, "-m", "40", "--logit-bias", "1:-100")
+    terminal.wait(">")
+    terminal.keys(b"cups ABX\x7fC\r")  # a letter is taken back
+    shown = terminal.wait(r"go on with lane 1-2 \[\d, the likeliest\]:")
+    assert "lane 1" in shown and "lane 2" in shown and "╭" in shown
+    terminal.keys(b"2\r")
+    terminal.wait("prompt .* drawn")
+    terminal.wait(">")
+    terminal.keys(b"\x1b[A")  # history: the line above
+    terminal.wait("cups ABC|2")
+    terminal.keys(b"\x03")  # at the prompt it gives up the line
+    terminal.wait(">")
+    terminal.keys(b"/quit\r")
+    assert terminal.process.wait(60) == 0
+
+
+def test_ctrl_c_keeps_what_was_written(talker: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer ends after its step, and the next question is taken."""
+    lines = iter(["cups ABC\n", "swap 1-2\n", ""])
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.setattr("sys.stdin.readline", lambda: next(lines), raising=False)
+    from tinylane.core.decoding import Decoding
+
+    steps, plain = [0], Decoding.step
+
+    def step(self: Any) -> Any:
+        steps[0] += 1
+        if steps[0] == 3:
+            signal.raise_signal(signal.SIGINT)
+        return plain(self)
+
+    monkeypatch.setattr(Decoding, "step", step)
+    words = ["chat", "--model", str(talker), "-m", "30", "--seed", "1", "--logit-bias", "1:-100"]
+    assert main(words) == 0
+    assert steps[0] == 3 + 30

@@ -1,0 +1,288 @@
+"""`tinylane chat`: a conversation in the terminal, with one lane or several.
+
+All lanes write side by side, and the conversation goes on with one of them. What earlier turns put
+into the cache is not computed again, as far as the new prompt begins with the same tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from tinylane.commands import common, generate
+from tinylane.core.errors import TinylaneError, show, whole
+from tinylane.core.lanes import LaneMask
+from tinylane.files.display import printable
+
+if TYPE_CHECKING:
+    from tinylane.commands.terminal import Columns, Lines
+    from tinylane.core.decoding import Decoding
+    from tinylane.core.model import Model
+    from tinylane.core.result import Lane, Step
+    from tinylane.core.sampling import Sampler
+
+WARM = 0.7  # temperature where several lanes would all be greedy, and so the same
+HELP = """\
+/new            begin a new conversation
+/lanes N        how many lanes answer
+/method NAME    how they read each other: independent, joint, group_think, hogwild
+/save FILE      write the conversation as JSON
+/quit           end (or Ctrl-D); Ctrl-C ends an answer
+Everything else is for the model."""
+
+
+def flags(p: Any) -> None:
+    """Add the command's flags."""
+    p.description += " Ctrl-C ends an answer, Ctrl-D the chat; /help lists its commands."
+    common.model_flags(p)
+    common.engine_flags(p)
+    p.add_argument("--system-prompt", metavar="TEXT", type=common.text)
+    p.add_argument("--chat-template-config", metavar="JSON", help='e.g. {"enable_thinking": false}')
+    g = p.add_argument_group("lanes")
+    g.add_argument("--lanes", type=int, default=1, metavar="N", help="that answer; default: 1")
+    g.add_argument("--mode", "--method", choices=generate.MODES, help="how they read each other")
+    g.add_argument("--visibility", metavar="V", help="who reads whom; as of tinylane generate")
+    common.rotation_flags(g)
+    g = p.add_argument_group("length and sampling (defaults: the model's generation_config)")
+    g.add_argument("--max-tokens", "-m", type=int, default=512, metavar="N", help="of a lane; 512")
+    common.sampling_flags(g)
+    g.add_argument("--seed", type=int, metavar="S", help="of the first answer; default: a new one")
+    p.add_argument("--plain", action="store_true", help="lines, in a terminal too")
+    p.add_argument("--quiet", action="store_true", help="no notes and no statistics")
+    p.set_defaults(raw=None, prefill_response=None)
+
+
+def run(args: Any) -> int:
+    """Run the command; returns the exit code."""
+    common.check_numbers(args, 1, "lanes", "max_tokens")
+    common.check_numbers(args, 0, "seed")
+    given, asked = common.sampling(args), generate.parse_lane_flags(args)
+    template = common.template(args)
+    read = reader()
+    model = common.load(args, lanes=args.lanes, max_tokens=args.max_tokens)
+    chat = Chat(args, model, given, template, asked)
+    common.note(f"{common.name_of(args)} ({model.backend}, {model.dtype}); /help", args.quiet)
+    while True:
+        try:
+            line = read("> ").strip()
+        except EOFError:
+            return 0
+        except KeyboardInterrupt:  # at the prompt: the line is given up
+            continue
+        try:
+            if line.startswith("/"):
+                if chat.command(line):
+                    return 0
+            elif line:
+                chat.turn(line, read)
+        except TinylaneError as error:
+            print(f"tinylane: error: {error}", file=sys.stderr, flush=True)
+
+
+def reader() -> Callable[[str], str]:
+    """What reads a line: with editing and history in a terminal, else standard input."""
+    if not sys.stdin.isatty():
+
+        def plain(prompt: str) -> str:
+            line = sys.stdin.readline()
+            if not line:
+                raise EOFError
+            return line
+
+        return plain
+    try:
+        from prompt_toolkit import PromptSession
+        from prompt_toolkit.history import InMemoryHistory
+    except ImportError as error:
+        raise TinylaneError(
+            f"{error.name} is not installed: pip install 'tinylane[serve]'"
+        ) from None
+    session: Any = PromptSession(history=InMemoryHistory())
+    return session.prompt
+
+
+class Chat:
+    """The conversation so far, its cache, and what the next answer is drawn with."""
+
+    def __init__(
+        self,
+        args: Any,
+        model: Model,
+        given: dict[str, Any],
+        template: dict[str, Any] | None,
+        lanes_asked: bool,
+    ) -> None:
+        if model.tokenizer is None or not model.tokenizer.templates:
+            raise TinylaneError(
+                "this model has no chat template; give another --model, or use tinylane generate"
+            )
+        self.args, self.model, self.template = args, model, template
+        self.given, self.lanes_asked = given, lanes_asked
+        self.messages: list[dict[str, str]] = []
+        self.cache: Any = None
+        seed = int.from_bytes(os.urandom(4), "little") if args.seed is None else args.seed
+        self.seed = seed
+
+    def command(self, line: str) -> bool:
+        """Do what a line that begins with / says; returns whether that was to end."""
+        name, _, rest = line[1:].partition(" ")
+        rest = rest.strip()
+        if name in ("quit", "exit", "q"):
+            return True
+        if name == "new":
+            self.messages, self.cache = [], None
+        elif name == "lanes":
+            self.args.lanes = whole("/lanes", int(rest) if rest.isdecimal() else rest, 1, 64)
+        elif name in ("method", "mode"):
+            if rest not in generate.MODES:
+                modes = ", ".join(generate.MODES)
+                raise TinylaneError(f"/method is {show(rest, 40)}; expected {modes}")
+            self.args.mode, self.lanes_asked = rest, True
+            self.args.visibility = self.args.omega = None
+            self.args.prompt_lane = self.args.omega_scale = None
+        elif name == "save":
+            self.save(rest)
+        elif name == "help":
+            print(HELP, flush=True)
+        else:
+            raise TinylaneError(f"no command {show('/' + name, 40)}; /help lists them")
+        return False
+
+    def save(self, name: str) -> None:
+        """Write the conversation, whole or not at all."""
+        from tinylane.files.io import replacing
+
+        if not name:
+            raise TinylaneError("/save needs the name of a file")
+        path = common.check_target("/save", name)
+        document = {"messages": self.messages}
+        with replacing(path) as file:
+            file.write(json.dumps(document, ensure_ascii=True, indent=2).encode() + b"\n")
+        print(f"{printable(str(path))}: {len(self.messages)} messages", flush=True)
+
+    def turn(self, text: str, read: Callable[[str], str]) -> None:
+        """One question and its answer, by all lanes; the conversation goes on with one."""
+        decoding = self.ask(text)
+        interrupted = generate.decode(decoding, Shown(decoding, self.args.plain))  # type: ignore[arg-type]
+        lane = decoding.lanes[0]
+        if len(decoding.lanes) > 1:
+            lane = pick(decoding, read)
+        self.messages.append({"role": "assistant", "content": lane.text})
+        self.tell(decoding, interrupted)
+
+    def ask(self, text: str) -> Decoding:
+        """The lanes that are to answer; the question is part of the conversation then."""
+        from tinylane.core.decoding import Decoding
+
+        n, model = self.args.lanes, self.model
+        rope, mask = None, LaneMask.independent(n)
+        if self.lanes_asked:
+            rope, named = generate.lane_settings(self.args, model, n, self.args.max_tokens)
+            mask = named or model.mask(n)
+        messages = [*self.messages, {"role": "user", "content": text}]
+        decoding = Decoding(
+            model,
+            messages,
+            n,
+            max_tokens=self.args.max_tokens,
+            sampler=self.sampler(n, mask),
+            seed=self.seed + len(messages) // 2,
+            stop=common.stop(self.args, model),
+            lane_rope=rope,
+            lane_mask=mask,
+            lane_prompts=model.lane_prompts(n) if self.lanes_asked else [""] * n,
+            template=self.template,
+            cache=self.cache,
+        )
+        self.messages, self.cache = messages, decoding.cache
+        return decoding
+
+    def sampler(self, n: int, mask: LaneMask) -> Sampler:
+        """As the checkpoint samples and the flags say; never the same greedy text n times."""
+        from tinylane.core.sampling import Sampler
+
+        usual = replace(Sampler.from_config(self.model.sampling), **self.given)
+        if n > 1 and mask.alone and usual.temperature == 0 and "temperature" not in self.given:
+            return replace(usual, temperature=WARM)
+        return usual
+
+    def tell(self, decoding: Decoding, interrupted: bool) -> None:
+        """A line about the answer: what was computed anew, and how fast it was."""
+        if self.args.quiet:
+            return
+        drawn = sum(len(lane.tokens) for lane in decoding.lanes)
+        new = len(decoding.prompt) - decoding.reused
+        line = f"prompt {len(decoding.prompt)} tokens, {new} of them new; {drawn} drawn"
+        if decoding.seconds:
+            line += f", {drawn / decoding.seconds:.1f}/s"
+        common.note(f"{line}{'; interrupted' if interrupted else ''}; seed {decoding.seed}")
+
+
+def pick(decoding: Decoding, read: Callable[[str], str]) -> Lane:
+    """The lane to go on with: as the reader says, else by vote where lanes mark their answers by
+    \\boxed{} or ####, else the likeliest. Without a terminal nobody is asked.
+    """
+    from tinylane.evaluate.answers import best_of, vote
+
+    result = decoding.result()
+    lane, why = best_of(result), "the likeliest"
+    marked = any("\\boxed" in x.text or "####" in x.text for x in result.lanes)
+    voted = vote(result) if marked else None
+    if voted is not None and voted.lane is not None:
+        lane, why = result.lanes[voted.lane], f"by vote: {printable(voted.text or '')}"
+    while sys.stdin.isatty():
+        try:
+            said = read(f"go on with lane 1-{len(result.lanes)} [{lane.index + 1}, {why}]: ")
+        except (KeyboardInterrupt, EOFError):
+            said = ""
+        if not said.strip():
+            break
+        if said.strip().isdecimal() and 1 <= int(said[:9]) <= len(result.lanes):
+            return result.lanes[int(said) - 1]
+    common.say(f"[lane {lane.index + 1}, {why}]", flush=True)
+    return lane
+
+
+class Shown:
+    """An answer as it is written: one lane's text as it comes, several lanes side by side."""
+
+    def __init__(self, decoding: Decoding, plain: bool) -> None:
+        from tinylane.commands.terminal import Columns, LaneView, Lines
+
+        n = len(decoding.lanes)
+        self.columns: Columns | None = None
+        self.lines: Lines | None = None
+        labels = [f"lane {m + 1}" for m in range(n)]
+        if n > 1 and sys.stdout.isatty() and not plain:
+            self.columns = Columns([LaneView(label) for label in labels])
+        else:
+            self.lines = Lines(labels)
+
+    def __enter__(self) -> Shown:
+        if self.columns is not None:
+            self.columns.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.lines is not None:
+            self.lines.close()
+        if self.columns is not None:
+            self.columns.__exit__(*error)
+
+    def step(self, decoding: Decoding, step: Step) -> None:
+        """Show what a step gave."""
+        if self.lines is not None:
+            self.lines.add(step.texts, step.finished)
+        self.settle(decoding)
+        if self.columns is not None:
+            self.columns.draw()
+
+    def settle(self, decoding: Decoding) -> None:
+        """How every lane stands."""
+        if self.columns is not None:
+            for view, lane in zip(self.columns.views, decoding.lanes, strict=True):
+                view.text, view.foot = lane.text, lane.finish_reason or ""
