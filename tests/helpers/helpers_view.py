@@ -19,10 +19,11 @@ from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.result import Lane, Result
 from tinylane.core.sampling import Sampler
+from tinylane.files.io import Fields
 from tinylane.view.attention import attention_weights
 from tinylane.view.replay import rows_of
 from tinylane.view.replay_record import Record, Silence, View
-from tinylane.view.run_file import Run
+from tinylane.view.run_file import Run, _mask, _rotation
 
 HOSTILE = [
     "<script>window.hacked=1</script>",
@@ -54,8 +55,8 @@ HOSTILE = [
 def as_run(model: Any, result: Any, **more: Any) -> Run:
     """A run that was never in a file."""
     c = result.settings
-    rope: Any = Hogwild() if "rotation" in c else LaneRoPE(np.array(c["omega"]), c["prompt_lane"])
-    mask = LaneMask(np.array(c["visibility"]), c["lag"])
+    mask = _mask(Fields(c))
+    rope = _rotation(Fields(c), mask.n)
     names = {"model_source": "", "identity": model.identity, "version": "0", "prompt_text": ""}
     names |= {"backend": model.backend, "dtype": model.dtype, "extra": {}}
     given = {"lane_rope": rope, "lane_mask": mask, "sampler": Sampler(**c["sampler"])}
@@ -158,7 +159,7 @@ def large(lanes: int, tokens: int, layers: int, heads: int, silences: bool = Tru
         for m in range(lanes * silences)
     ]  # fmt: skip
     return Record(
-        run, np.repeat(np.arange(lanes), tokens), row, row - 1, np.zeros(Q, bool),
+        run, np.repeat(np.arange(lanes), tokens), row, row - 1, np.repeat(np.arange(lanes), tokens),
         -5 * rng.random(Q), 0.0, written, written, rng.dirichlet(np.ones(lanes + 1), (layers, heads,
         lanes)), [view(None, None, keys), *(view(a, b, few) for a, b in names)], silent,
     )  # fmt: skip

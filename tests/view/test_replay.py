@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers_lanes import BACKENDS, EOS, OMEGAS, TOLERANCE, VOCAB, ids, model_of, omega, small
+from helpers_life import LIVES, live
 from helpers_run import F64, decoded, finished, reloaded
 from helpers_view import as_run
 from hypothesis import HealthCheck, given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError
+from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import LaneMask
 from tinylane.core.sampling import Sampler
 from tinylane.view import replay as rerun
@@ -118,19 +120,19 @@ def test_replay_notices_other_lane_settings(change):
 
 
 def test_replay_notices_a_drop_and_a_late_prompt_that_the_file_hides():
-    for hide in ({"dropped": None, "finish_reason": "length"}, {"start": 9}):
-        decoding = decoded(F64, lane_mask=LaneMask.joint(4))
-        decoding.step()
-        decoding.step()
-        decoding.join([4, 5], max_tokens=4)
-        decoding.step()
-        decoding.drop(0)
-        list(decoding)
-        result = decoding.result()
-        assert replay(as_run(F64, result), F64).difference < 1e-10
-        lane = result.lanes[3 if "start" in hide else 0]
-        for name, value in hide.items():
-            setattr(lane, name, value + 1 if name == "start" else value)
+    decoding = decoded(F64, lane_mask=LaneMask.joint(4))
+    decoding.step()
+    decoding.step()
+    decoding.join([4, 5], max_tokens=4)
+    decoding.step()
+    decoding.drop(0)
+    list(decoding)
+    result = decoding.result()
+    assert replay(as_run(F64, result), F64).difference < 1e-10
+    join, drop = result.settings["events"]
+    later = {**join, "step": join["step"] + 1}
+    for told in ([join], [join, {**drop, "step": drop["step"] + 1}], [later, drop]):
+        result.settings["events"] = told
         assert replay(as_run(F64, result), F64).difference > 1e-3
 
 
@@ -153,20 +155,73 @@ def test_a_fork_of_a_lane_that_reads_nobody_replays_exactly(kind, matrix, tmp_pa
     assert replay(run, model).difference <= TOLERANCE[kind[1]]
 
 
-@pytest.mark.parametrize(
-    ("mask", "prompt_lane", "words"),
-    [
-        (LaneMask.joint(4), "own", "lane 1 reads other lanes"),
-        (LaneMask.star(4), 0, "prompt at lane 0"),
-    ],
-)
-def test_a_fork_that_no_pass_can_give_is_refused(mask, prompt_lane, words):
-    decoding = decoded(F64, lane_mask=mask, lane_rope=omega(F64, prompt_lane=prompt_lane))
+@ANY
+@pytest.mark.parametrize("prompt_lane", ["own", 0])
+def test_a_fork_of_lanes_that_read_each_other_replays_exactly(kind, prompt_lane, tmp_path):
+    """Its rows hold what the source had read at its own coordinates: they are copied again."""
+    model = model_of(*kind)
+    decoding = decoded(
+        model,
+        lane_mask=LaneMask.joint(5),
+        max_tokens=9,
+        lane_rope=omega(model, "layers", prompt_lane),
+    )
+    decoding.step()
+    decoding.step()
+    decoding.fork(1)
+    decoding.fork(3)
+    list(decoding)
+    run = reloaded(tmp_path, decoding.result(), model)
+    assert replay(run, model).difference <= TOLERANCE[kind[1]]
+    run.result.settings["events"][0]["step"] -= 1  # the control: it copied one row less
+    run.result.settings["events"][1]["step"] -= 1
+    assert replay(run, model).difference > 1e-3
+    run.result.settings["events"][1]["step"] += 2
+    with pytest.raises(TinylaneError, match="begins with other tokens"):
+        replay(run, model)
+
+
+def test_a_fork_that_begins_with_other_tokens_than_its_source_is_refused():
+    decoding = decoded(F64, lane_mask=LaneMask.joint(4), max_tokens=6)
+    decoding.step()
     decoding.step()
     decoding.fork(1)
     list(decoding)
+    result = decoding.result()
+    result.lanes[3].tokens[0] = (result.lanes[3].tokens[0] + 1) % VOCAB
+    words = "lane 3 was forked from lane 1, but begins with other tokens"
     with pytest.raises(TinylaneError, match=words):
-        replay(as_run(F64, decoding.result()), F64)
+        replay(as_run(F64, result), F64)
+
+
+# Every operation of a life.
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(script=LIVES, data=st.data())
+def test_any_life_replays_exactly_from_its_events(script, data, tmp_path_factory):
+    """Lanes that see, wait, are sealed, given, placed anywhere, forked and dropped, in a deep model
+    and from the file: the rows stand where they stood, and were there from when they were fed."""
+    hogwild = data.draw(st.booleans())
+    decoding = Decoding(
+        F64, ids(4), 2, lane_prompts=[[1], []], max_tokens=30, seed=data.draw(st.integers(0, 9)),
+        sampler=Sampler(logit_bias={EOS: data.draw(st.sampled_from([-2.0, 2.0]))}),
+        lane_rope=Hogwild((1,)) if hogwild else omega(F64, "layers", data.draw(
+            st.sampled_from(["own", 0]))),
+        lane_mask=LaneMask.joint(data.draw(st.integers(2, 4)), data.draw(st.integers(0, 2))),
+    )  # fmt: skip
+    live(decoding, script)
+    for _ in range(3):
+        if decoding.live:
+            decoding.step()
+    folder = tmp_path_factory.mktemp("life")
+    run = reloaded(folder, decoding.result(), F64)
+    assert run.result == decoding.result()
+    assert replay(run, F64).difference <= TOLERANCE["float64"]
+    for rows in (1, 3):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rerun, "ROWS", rows)
+            assert replay(run, F64).difference <= TOLERANCE["float64"]
 
 
 def test_a_run_of_another_model_is_refused(tmp_path):

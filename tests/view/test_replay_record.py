@@ -30,7 +30,9 @@ def tokens_of(run: Run) -> list[tuple[Lane, int]]:
 
 
 def query_of(run: Run, lane: Lane, k: int) -> tuple[int, int]:
-    """(position, lane) of the row before a token, written out."""
+    """(position, lane) of the row before a token, written out: of the lane that drew it."""
+    if lane.forked is not None and lane.start + k < lane.forked[1]:
+        return query_of(run, run.result.lanes[lane.forked[0]], k)
     if k == 0 and not lane.prompt:
         return len(run.result.prompt) - 1, SHARED
     return lane.start + k - 1, lane.index
@@ -131,7 +133,7 @@ def test_averages_of_heads_are_means_over_what_each_lane_wrote_itself(kind: str)
             np.testing.assert_allclose(found.heard[view.layer, view.head, m], expected, atol=1e-6)
     mean = found.heard.mean(axis=(0, 1))
     np.testing.assert_allclose(np.nan_to_num(found.lane_shares()), mean, atol=1e-6)
-    others = [1 - s[0] - s[m + 1] for s, m in zip(found.views[0].shares, found.of, strict=True)]
+    others = [1 - s[0] - s[m + 1] for s, m in zip(found.views[0].shares, found.source, strict=True)]
     np.testing.assert_allclose(found.to_others(), others, atol=1e-6)
 
 
@@ -269,7 +271,7 @@ def test_what_cannot_be_viewed_is_refused_in_one_line():
         record(empty, model)
     forked = copy.deepcopy(run)
     forked.result.lanes[1].forked = (0, forked.result.lanes[1].start)
-    with pytest.raises(TinylaneError, match="reads other lanes"):
+    with pytest.raises(TinylaneError, match="lane 1 was forked from lane 0, but begins with other"):
         record(forked, model)
 
 

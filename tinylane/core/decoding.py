@@ -255,7 +255,7 @@ class Decoding(Life):
         for k, m in enumerate(lanes):
             if self._given.get(m):
                 drawn[k] = self._given[m].pop(0)
-                row = np.asarray(rows[k].astype(logits.__array_namespace__().float32), np.float64)
+                row = np.asarray(rows[k], dtype=np.float64)
                 chances[k] = float(row[drawn[k]] - np.logaddexp.reduce(row))
         return drawn, chances
 

@@ -223,7 +223,7 @@ class Life:
             logits = {**logits, **self._forward(rows)}
             self.cache.rewind(before)
         source = lane if lane in logits else self._after[lane]
-        return np.asarray(logits[source].astype(logits[source].__array_namespace__().float32))
+        return np.asarray(logits[source])
 
     def reread(self, lanes: Iterable[int]) -> list[int]:
         """What lanes hold, one after the other, as token ids: a prompt that is the text of others.

@@ -52,6 +52,25 @@ def events_of(result: Result) -> list[Event]:
     return sorted(found, key=lambda event: event["step"])  # of one step: in the order above
 
 
+def given_tokens(events: Sequence[Event], lanes: Sequence[Lane]) -> set[tuple[int, int]]:
+    """The tokens that came from outside: their lane and their index there."""
+    waiting: dict[int, list[int]] = {lane.index: [] for lane in lanes}  # steps of given tokens
+    sealed = {event["lane"]: event["source"] for event in events if event["event"] == "seal"}
+    for event in events:
+        if event["event"] == "give":
+            waiting[event["lane"]] += [event["step"]] * len(event["tokens"])
+    found: set[tuple[int, int]] = set()
+    for lane in lanes:
+        # What a sealed lane was still to write, its author writes in the next one.
+        queue = waiting.get(sealed.get(lane.index, -1), []) + waiting[lane.index]
+        for k, step in enumerate(lane.steps):
+            if queue and queue[0] <= step:
+                found.add((lane.index, k))
+                queue = queue[1:]
+        waiting[lane.index] = queue
+    return found
+
+
 def check_events(settings: Fields, lanes: Sequence[Lane], steps: int) -> None:
     """Raise TinylaneError, in one line, unless a run with these lanes can have had these events."""
     events = settings.items("events", dict, default=None) or []

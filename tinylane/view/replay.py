@@ -1,18 +1,18 @@
 """A saved run once more, without sampling: all rows at their coordinates, in one pass.
 
-Rows that do not fit into memory together go through in several passes, on either backend. A lane
-that joined late or was dropped is handled exactly: `_History` is the run's mask with the times at
-which rows came and went. `passes` is the loop. `replay` compares log-probabilities;
-`tinylane.view.replay_record` looks at attention and silences lanes.
+Rows that do not fit into memory together go through in several passes, on either backend. Lanes
+that join late, wait, are sealed or dropped are handled exactly: `_History` is the run's mask with
+the steps at which rows came and went (`tinylane.view.events`). A fork copies the rows of its source
+in the cache at its step, as it did in the run; a new order of Hogwild!'s parts holds from its step
+on. There one pass ends and another begins. `passes` is the loop. `replay` compares
+log-probabilities; `tinylane.view.replay_record` looks at attention and silences lanes.
 
-Not handled: a fork of a lane that reads others. Its copied rows hold what the source lane had read
-at the source's own coordinates (`LaneCache.fork`); no pass over the fork's tokens gives that.
-
-    T rows fed   Q drawn tokens, lane after lane   N lanes   V vocab
+    T rows in the cache   Q drawn tokens, lane after lane   N lanes   V vocab
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,10 @@ import numpy as np
 
 from tinylane.core.distribution import likeliest
 from tinylane.core.errors import TinylaneError, show, whole
-from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
+from tinylane.core.hogwild import Hogwild
+from tinylane.core.lanes import MAX_STEPS, NEVER, SHARED, LaneMask
 from tinylane.core.result import Lane
+from tinylane.view.events import BEGIN, events_of, given_tokens
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 
 # The most that one pass may hold: rows, and elements of its logits or of one layer's scores.
 ROWS, ELEMENTS = 2048, 1 << 27
-_NEVER = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,12 @@ class Replay:
 
 @dataclass(frozen=True, eq=False)
 class _History(LaneMask):
-    """A mask that knows when rows came and went. A row is fed at the step after it was drawn, and
-    not before its lane joined or was forked; a dropped lane's rows are no longer seen."""
+    """A mask that knows when rows came and went. A row is there from the step at which it was fed
+    or copied on; a dropped lane's rows are no longer seen."""
 
-    begun: Any = None  # (N,) the position of the clock when the lane joined or was forked
-    gone: Any = None  # (N,) when it was dropped
+    places: Any = None  # (R,) the rows' coordinates as one number each (`_place`), ascending
+    came: Any = None  # (R,) the step at which each was fed or copied
+    gone: Any = None  # (N,) the step before which each lane was dropped
 
     def visible(
         self,
@@ -81,19 +83,28 @@ class _History(LaneMask):
         return super().same_step(positions, lanes) & (fed[:, None] == fed)
 
     def fed(self, positions: np.ndarray, lanes: np.ndarray) -> np.ndarray:
-        """The clock at the step that fed each row."""
-        return np.where(lanes == SHARED, 0, np.maximum(positions + 1, self.begun[lanes]))
+        """The step at which each row came."""
+        return self.came[np.searchsorted(self.places, _place(positions, lanes))]
+
+
+def _place(positions: np.ndarray, lanes: np.ndarray) -> np.ndarray:
+    """One number for each coordinate; the prompt's rows are the first."""
+    return (lanes + 1).astype(np.int64) * (MAX_STEPS + 1) + positions
 
 
 @dataclass(frozen=True, eq=False)
 class ReplayRows:
-    """All rows of a run in the order in which they were fed, and what was drawn from which of them.
+    """All rows of a run in the order in which they came, and what was drawn from which of them.
 
     tokens, positions, lanes: (T,). number: (T,) the row's number in the run: the prompt's rows
-    come first, then each lane's prompt and tokens. history: the run's mask, with the times at which
-    rows came and went. of, index, written, row: (Q,) of each drawn token its lane, its index there,
-    its id, and its number. asked: (Q,) the row, an index into `tokens`, whose logits it was drawn
-    from. saved: (Q,) float64, the run's log-probabilities.
+    come first, then each lane's prompt and tokens. history: the run's mask, with the steps at which
+    rows came and went. forks: where copies begin in T, the lane they are of and the lane they are
+    in. orders: from which row on Hogwild!'s parts stand in which order. begun: (N,) the step before
+    which each lane began. of, index, written, row: (Q,) of each drawn token its lane, its index
+    there, its id, and its number. source: (Q,) the lane that drew it: another one where a fork
+    copied it. given: (Q,) whether it was given from outside, not drawn. asked: (Q,) the row, an
+    index into `tokens`, whose logits it was drawn from. saved: (Q,) float64, the run's
+    log-probabilities.
     """
 
     run: Run
@@ -102,10 +113,15 @@ class ReplayRows:
     lanes: np.ndarray
     number: np.ndarray
     history: _History
+    forks: dict[int, tuple[int, int]]
+    orders: dict[int, tuple[int, ...]]
+    begun: np.ndarray
     of: np.ndarray
     index: np.ndarray
     written: np.ndarray
     row: np.ndarray
+    source: np.ndarray
+    given: np.ndarray
     asked: np.ndarray
     saved: np.ndarray
 
@@ -114,12 +130,20 @@ class ReplayRows:
         quiet = self.history.silence(lane)
         return replace(self.history, visibility=quiet.visibility, side=quiet.side)
 
+    def reached(self, lane: int) -> np.ndarray:
+        """(N,) booleans: which lanes can have heard of a lane, through others and through forks."""
+        v = self.history.visibility.copy()
+        for one in self.run.result.lanes:
+            if one.forked is not None:
+                v[one.index, one.forked[0]] = True
+        return LaneMask(v, side=self.history.side).reaches()[: len(self.run.result.lanes), lane]
+
 
 def replay(run: Run, model: Model, top_logprobs: int | None = None) -> Replay:
     """Recompute the log-probabilities of every drawn token from all rows at once.
 
     top_logprobs: how many likeliest tokens to give beside each; None: as many as the run holds.
-    Raises TinylaneError for a run of another model, and for forks that no pass can give (above).
+    Raises TinylaneError for a run of another model.
     """
     rows = rows_of(run, model)
     lanes = run.result.lanes
@@ -158,46 +182,134 @@ def rows_of(run: Run, model: Model) -> ReplayRows:
             f"the run is of model {show(run.identity)} ({run.model_source}); "
             f"this one is {show(model.identity)}"
         )
-    lanes, P = run.result.lanes, len(run.result.prompt)
+    lanes, vocab = run.result.lanes, model.config.vocab
     for lane in lanes:
-        _check_fork(run, lane)
         likely = [token for top in lane.top_logprobs for token, _ in top]
-        if max([*lane.prompt, *lane.tokens, *likely], default=0) >= model.config.vocab:
+        if max([*lane.prompt, *lane.tokens, *likely], default=0) >= vocab:
+            raise TinylaneError(f"lane {lane.index} has tokens outside the vocabulary of {vocab}")
+        last = len(lane.tokens) - 1  # not fed; past the context only where the clock jumped there
+        jumped = (lane.spans or [(0,)])[-1][0] == last
+        inside = lane.positions[: last + (not jumped)]
+        if max([lane.start - 1, *inside]) >= model.config.context:
+            end = [lane.start, *(i + 1 for i in lane.positions)][-1]
             raise TinylaneError(
-                f"lane {lane.index} has tokens outside the vocabulary of {model.config.vocab}"
-            )
-        room = model.config.context - lane.start
-        if room < 0 or len(lane.tokens) > max(room, 1):  # a last token is not fed
-            raise TinylaneError(
-                f"lane {lane.index} ends at position {lane.start + len(lane.tokens)}; "
+                f"lane {lane.index} ends at position {end}; "
                 f"this model's context is {model.config.context}"
             )
-    begun, gone = np.zeros(run.lane_mask.n, np.int64), np.full(run.lane_mask.n, _NEVER)
-    rows = [(token, i, SHARED) for i, token in enumerate(run.result.prompt)]
-    drawn: list[tuple[int, ...]] = []  # lane, index there, id, number, number of the row before it
-    unfed = []
+    made = _Made(run)
     for lane in lanes:
-        begun[lane.index] = lane.forked[1] if lane.forked else lane.start
-        gone[lane.index] = _NEVER if lane.dropped is None else lane.dropped
-        text, first = [*lane.prompt, *lane.tokens], len(rows)
-        rows += [(t, lane.start - len(lane.prompt) + k, lane.index) for k, t in enumerate(text)]
-        for k, token in enumerate(lane.tokens):
-            r = first + len(lane.prompt) + k
-            drawn.append((lane.index, k, token, r, P - 1 if r == first else r - 1))
+        made.add(lane)
+    return made.rows(model.config.context)
+
+
+class _Made:
+    """Rows of a run, lane by lane. listed: token, position, lane, the step at which each came, and
+    the row that it is a copy of, or -1."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.lanes, self.events = run, run.result.lanes, events_of(run.result)
+        self.listed = [(t, i, SHARED, -1, -1) for i, t in enumerate(run.result.prompt)]
+        self.first: list[int] = []  # the number of every lane's first row
+        self.drawn: list[tuple[int, ...]] = []  # lane, index, id, number, source, number asked
+        self.unfed: set[int] = set()
+        self.begun = np.zeros(len(self.lanes), np.int64)
+        self.gone = np.full(run.lane_mask.n, NEVER)
+        for event in self.events:
+            if event["event"] in BEGIN:
+                self.begun[event["lane"]] = event["step"]
+            elif event["event"] == "drop":
+                self.gone[event["lane"]] = event["step"]
+
+    def add(self, lane: Lane) -> None:
+        """List a lane's rows and tokens. The source of a fork comes before it."""
+        m, begun, first = lane.index, int(self.begun[lane.index]), len(self.listed)
+        self.first.append(first)
+        prompt, source = len(lane.prompt), -1 if lane.forked is None else lane.forked[0]
+        positions = [*range(lane.start - prompt, lane.start), *lane.positions]
+        came = [begun] * prompt + [max(step + 1, begun) for step in lane.steps]
+        for k, token in enumerate([*lane.prompt, *lane.tokens]):
+            copied = -1
+            if source >= 0:
+                copied = self._copied(lane, source, k, came[k] <= begun, positions[k], token)
+            self.listed.append((token, positions[k], m, came[k], copied))
+        for k, (token, step) in enumerate(zip(lane.tokens, lane.steps, strict=True)):
+            r, drawn_by = first + prompt + k, m
+            if source >= 0 and step < begun:
+                drawn_by = self.drawn[self._drawn_at(source) + k][4]
+            before = r - 1 if r > first else self._last_row(lane.follows)
+            while self.listed[before][4] >= 0:
+                before = self.listed[before][4]
+            self.drawn.append((m, k, token, r, drawn_by, before))
         # The last token was drawn and fed, so that others saw it, unless it ended its lane.
-        if lane.finish_reason == "stop" and lane.tokens:
-            unfed.append(len(rows) - 1)
-    mask = run.lane_mask
-    history = _History(mask.visibility, mask.lag, begun, gone, side=mask.side)
-    tokens, positions, owners = np.array(rows).T
-    order = np.lexsort((positions, history.fed(positions, owners)))
-    order = order[~np.isin(order, unfed)]
-    place = np.zeros(len(rows), np.int64)  # of every row in the order in which they are fed
-    place[order] = np.arange(len(order))
-    of, index, written, row, before = np.array(drawn, np.int64).reshape(-1, 5).T
-    saved = np.concatenate([np.array(lane.logprobs, np.float64) for lane in lanes])
-    fed = (tokens[order], positions[order], owners[order], order)
-    return ReplayRows(run, *fed, history, of, index, written, row, place[before], saved)
+        ended = any(e["event"] == "finish" and e["lane"] == m for e in self.events)
+        if lane.finish_reason == "stop" and lane.tokens and not ended:
+            self.unfed.add(len(self.listed) - 1)
+
+    def _copied(
+        self, lane: Lane, source: int, k: int, early: bool, position: int, token: int
+    ) -> int:
+        """The row that row k of a fork is a copy of; -1 for one that was fed to it."""
+        begun, r = int(self.begun[lane.index]), self.first[source] + k
+        if not early:
+            return -1
+        end = len(self.listed) if source + 1 == len(self.first) else self.first[source + 1]
+        if r >= end or self.listed[r][:2] != (token, position):
+            raise TinylaneError(
+                f"lane {lane.index} was forked from lane {source}, but begins with other tokens"
+            )
+        _, _, _, came, copy_of = self.listed[r]
+        return r if came < begun or (came == begun and copy_of >= 0) else -1
+
+    def _drawn_at(self, lane: int) -> int:
+        return sum(len(x.tokens) for x in self.lanes[:lane])
+
+    def _last_row(self, follows: int | None) -> int:
+        """The row whose logits a lane without a prompt begins with."""
+        if follows is None:
+            return len(self.run.result.prompt) - 1
+        return self.first[follows + 1] - 1
+
+    def rows(self, context: int) -> ReplayRows:
+        """The listed rows in the order in which they came: of a step the copies first."""
+        tokens, positions, owners, came, copy_of = np.array(self.listed).T
+        order = np.lexsort((positions, owners * (copy_of >= 0), copy_of < 0, came))
+        dropped = (owners != SHARED) & (came >= self.gone[owners])  # before it was fed
+        unfed = (positions >= context) | dropped
+        unfed[list(self.unfed)] = True
+        order = order[~unfed[order]]
+        place = np.zeros(len(order) + len(self.listed), np.int64)
+        place[order] = np.arange(len(order))  # of every row in the order in which they came
+        forks = {}
+        for lane in self.lanes:
+            copies = place[np.flatnonzero((owners == lane.index) & (copy_of >= 0))]
+            if lane.forked is not None and len(copies):
+                forks[int(copies.min())] = (lane.forked[0], lane.index)
+        orders: dict[int, tuple[int, ...]] = {}
+        for event in self.events:
+            if event["event"] == "arrange":
+                orders = orders or {0: tuple(event["was"])}
+                before = (came < event["step"]) | ((came == event["step"]) & (copy_of >= 0))
+                orders[int(before[order].sum())] = tuple(event["order"])
+        places = _place(positions, owners)
+        by_place = np.argsort(places)
+        mask = self.run.lane_mask
+        history = _History(
+            mask.visibility,
+            mask.lag,
+            since=mask.since,
+            until=mask.until,
+            side=mask.side,
+            places=places[by_place],
+            came=came[by_place],
+            gone=self.gone,
+        )
+        drawn = np.array(self.drawn, np.int64).reshape(-1, 6).T
+        saved = np.concatenate([np.array(lane.logprobs, np.float64) for lane in self.lanes])
+        fed = (tokens[order], positions[order], owners[order], order)
+        known = (history, forks, orders, self.begun)
+        given = given_tokens(self.events, self.lanes)
+        outside = np.array([(m, k) in given for m, k in drawn[[4, 1]].T.tolist()], bool)
+        return ReplayRows(self.run, *fed, *known, *drawn[:5], outside, place[drawn[5]], saved)
 
 
 def passes(
@@ -218,9 +330,17 @@ def passes(
     cache = model.new_cache(rows.run.lane_rope, rows.history if mask is None else mask)
     c, start = model.config, 0
     most = max(1, min(ROWS, elements // max(c.vocab, c.heads * count)))
+    cuts = sorted({*rows.forks, *rows.orders, count})
     while start < count:
-        stop = min(start + most, count)
-        while stop < count and rows.positions[stop] == rows.positions[stop - 1]:
+        if start in rows.orders:
+            cache.lane_rope = Hogwild(rows.orders[start])
+        if start in rows.forks:
+            cache.fork(*rows.forks[start])
+            start = len(cache)
+            continue
+        cut = cuts[bisect_right(cuts, start)]
+        stop = min(start + most, cut)
+        while stop < cut and rows.positions[stop] == rows.positions[stop - 1]:
             stop += 1  # rows of one position may see each other
         part = slice(start, stop)
         drawn = np.flatnonzero((rows.asked >= start) & (rows.asked < stop))
@@ -236,20 +356,3 @@ def passes(
         )
         yield part, drawn, np.asarray(logits)[: len(drawn)]
         start = stop
-
-
-def _check_fork(run: Run, lane: Lane) -> None:
-    if lane.forked is None:
-        return
-    source, reason = lane.forked[0], ""
-    for m in (lane.index, source):
-        if np.delete(run.lane_mask.visibility[m], m).any():
-            reason = f"and lane {m} reads other lanes"
-    rope = run.lane_rope
-    if isinstance(rope, LaneRoPE) and rope.prompt_lane == 0 and rope.omega.any():
-        reason = reason or "with the prompt at lane 0"
-    if reason:
-        raise TinylaneError(
-            f"lane {lane.index} was forked from lane {source}, {reason}: its rows cannot be "
-            "recomputed from tokens"
-        )

@@ -13,7 +13,7 @@ largest keys with their weights. The other keys' weights are left out; the share
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -73,18 +73,18 @@ class Record:
     """A replayed run. Rows are numbered: the prompt's, then each lane's prompt and tokens.
 
     of: (Q,) the lane of each drawn token; row: (Q,) its own row; asked: (Q,) the row whose
-    attention chose it; copied: (Q,) whether a fork copied it. logprobs: (Q,) float64, recomputed;
-    difference: the largest distance from the saved ones. likeliest: (Q,) the top token; redrawn:
-    (Q,) what its random number draws in the replay. heard: (layers, H, N, N + 1), the mean shares
-    of each lane's tokens. views: the mean first, then as many layers and heads as were recorded.
-    silences: one a lane.
+    attention chose it; source: (Q,) the lane that drew it, another one where a fork copied it.
+    logprobs: (Q,) float64, recomputed; difference: the largest distance from the saved ones.
+    likeliest: (Q,) the top token; redrawn: (Q,) what its random number draws in the replay. heard:
+    (layers, H, N, N + 1), the mean shares of each lane's tokens. views: the mean first, then as
+    many layers and heads as were recorded. silences: one a lane.
     """
 
     run: Run
     of: np.ndarray
     row: np.ndarray
     asked: np.ndarray
-    copied: np.ndarray
+    source: np.ndarray
     logprobs: np.ndarray
     difference: float
     likeliest: np.ndarray
@@ -102,6 +102,16 @@ class Record:
     def n(self) -> int:
         """How many lanes took part."""
         return len(self.lanes)
+
+    @property
+    def copied(self) -> np.ndarray:
+        """(Q,) whether a fork copied the token."""
+        return self.source != self.of
+
+    @property
+    def steps(self) -> np.ndarray:
+        """(Q,) the step, from 0, at which each token was drawn."""
+        return np.concatenate([np.array(lane.steps, dtype=np.int64) for lane in self.lanes])
 
     @property
     def tokens(self) -> np.ndarray:
@@ -123,9 +133,9 @@ class Record:
         return shares
 
     def to_others(self, view: int = 0) -> np.ndarray:
-        """(Q,) the share of each token's attention that went to other lanes."""
+        """(Q,) the share of each token's attention that went to lanes other than its writer."""
         shares = self.views[view].shares.astype(np.float64)
-        to_self = np.take_along_axis(shares, self.of[:, None] + 1, axis=1)[:, 0]
+        to_self = np.take_along_axis(shares, self.source[:, None] + 1, axis=1)[:, 0]
         return np.clip(shares[:, 1:].sum(axis=1) - to_self, 0.0, 1.0)
 
     def _by_lane(self, values: np.ndarray) -> np.ndarray:
@@ -158,9 +168,7 @@ def record(
     rows, lanes = rows_of(run, model), run.result.lanes
     if not len(rows.of):
         raise TinylaneError("the run has no tokens: there is nothing to view")
-    places = zip(rows.of.tolist(), rows.index.tolist(), strict=True)
-    copied = np.array([_source(lanes, m, k) != m for m, k in places])
-    attention = _Attention(model, rows, copied, keys, note)
+    attention = _Attention(model, rows, rows.source != rows.of, keys, note)
     Q, base = len(rows.of), []
     usual = Silence(None, *np.zeros((2, Q), np.int64), *np.zeros((2, Q)))
     keep = influence and Q * model.config.vocab <= LOGITS
@@ -180,7 +188,7 @@ def record(
         rows.of,
         rows.row,
         rows.number[rows.asked],
-        copied,
+        rows.source,
         usual.logprobs,
         float(np.abs(usual.logprobs - rows.saved).max()),
         usual.likeliest,
@@ -284,7 +292,7 @@ def _silence(
 ) -> Silence:
     """One lane silenced. base: the logits as they were; empty: they are computed again."""
     silence = Silence(lane, *map(np.copy, (usual.likeliest, usual.drawn, usual.logprobs, usual.kl)))
-    reach = rows.run.lane_mask.reaches()[: len(rows.run.result.lanes), lane]
+    reach = rows.reached(lane)
     if reach.sum() < 2:
         return silence  # nobody else can have heard of the lane (law 5)
     again = passes(model, rows, PASS, mask=rows.silenced(lane))
@@ -319,21 +327,15 @@ def _take(
 
 
 def _draw(rows: ReplayRows, q: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    """With the run's sampler and the random number that each token was drawn with."""
+    """With the run's sampler and the random number that each token was drawn with; a token that was
+    given stays what it is."""
     sampler, result = rows.run.sampler, rows.run.result
     places = list(zip(rows.of[q].tolist(), rows.index[q].tolist(), strict=True))
-    numbers = [uniform(rows.run.seed, _source(result.lanes, m, k), k) for m, k in places]
+    drawers = zip(rows.source[q].tolist(), places, strict=True)
+    numbers = [uniform(rows.run.seed, m, k) for m, (_, k) in drawers]
     history: list[list[int]] = [[] for _ in places]
     if sampler.repetition_penalty != 1:
         lanes = result.lanes
         history = [result.prompt + lanes[m].prompt + lanes[m].tokens[:k] for m, k in places]
-    return np.asarray(sampler.draw(logits, np.array(numbers), history)[0])
-
-
-def _source(lanes: Sequence[Lane], lane: int, index: int) -> int:
-    """The lane whose random number drew a token: a fork's first ones are its source's."""
-    while True:
-        forked = lanes[lane].forked
-        if forked is None or lanes[lane].start + index >= forked[1]:
-            return lane
-        lane = forked[0]
+    drawn = np.asarray(sampler.draw(logits, np.array(numbers), history)[0])
+    return np.where(rows.given[q], rows.written[q], drawn)

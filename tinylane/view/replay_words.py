@@ -87,7 +87,8 @@ def about(record: Record) -> list[tuple[str, str]]:
 def _rotation(record: Record) -> str:
     rope = record.run.lane_rope
     if not isinstance(rope, LaneRoPE):
-        return type(rope).__name__
+        order = ", ".join(map(str, getattr(rope, "order", ())))
+        return type(rope).__name__ + (f", in the end lanes {order} stand first" if order else "")
     if not rope.omega.any():
         return "none: lanes are not told apart by position"
     where = "as a part of every lane" if rope.prompt_lane == "own" else "at lane 0"
@@ -98,6 +99,7 @@ def describe(mask: LaneMask, n: int) -> str:
     """Who reads whom, in a few words."""
     v, steps = mask.visibility[:n, :n], "step" if mask.lag == 1 else "steps"
     late = f", {mask.lag} {steps} late" if mask.lag else ""
+    late += ", from or until some position" if mask.since is not None else ""
     for name in ("independent", "joint", "star"):
         if np.array_equal(v | np.eye(n, dtype=bool), LaneMask.named(name, n).visibility):
             return name + late
@@ -140,10 +142,7 @@ def most_to_others(record: Record) -> int:
 
 def step_of(record: Record, q: int) -> int:
     """The step at which a token was drawn, from 1."""
-    lane = record.of[q]
-    first = min(x.start for x in record.lanes)
-    index = int((record.of[:q] == lane).sum())
-    return record.lanes[lane].start + index - first + 1
+    return int(record.steps[q]) + 1
 
 
 def percent(share: float) -> str:
