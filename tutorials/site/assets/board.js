@@ -1,0 +1,209 @@
+// The board: the swaps as strands that cross, and below them what every lane writes, step by step,
+// with lines to the words that it reads. The reader moves the cups by drag or keyboard.
+
+import { SHARED } from "./lanes.js";
+import { circle, clamp, html, line, percent, rect, set, svg, text, times } from "./dom.js";
+import { MOVES, START, STAY, SWAPS, swapped } from "./shell_game.js";
+import { END, attention } from "./run.js";
+
+const LEAST = 0.12; // shares of attention below this are not drawn
+const [PLACE, TOP] = [24, 12]; // pixels: from place to place, above the first
+const shown = (word) => (word === END ? "end" : word);
+
+/** Puts a board into `root`. onMove(k, move): the reader sets swap k. onCell([m, t]): chooses a
+ * word. Returns draw(run, view); view: steps (how many are shown), cell, layer, head, end (is the end
+ * token shown?). */
+export function board(root, { onMove, onCell }) {
+  const strands = svg("svg", { "aria-hidden": "true" });
+  const places = times(4, (i) => html("span", {}, i + 1));
+  const columns = times(SWAPS, (k) => column(k, onMove));
+  const braid = html("div", { class: "braid", role: "group" }, strands, ...columns);
+  const top = html("div", { class: "top" }, html("div", { class: "places" }, ...places), braid);
+  const arcs = svg("svg", { class: "arcs", "aria-hidden": "true" });
+  const table = html("table", { class: "played" });
+  set(braid, { "aria-label": "The sixteen swaps. Up and down change one, left and right move." });
+  root.replaceChildren(top, html("div", { class: "under" }, table, arcs));
+  let last = null;
+  table.addEventListener("click", ({ target }) => {
+    const at = target.closest("[data-cell]")?.dataset.cell;
+    if (at) onCell(at.split(",").map(Number));
+  });
+  table.addEventListener("keydown", (event) => walk(event, last, onCell));
+  const draw = (run, view) => {
+    last = { run, view };
+    drawStrands(strands, columns, run, view);
+    drawWords(table, run, view);
+    drawArcs(arcs, table, run, view);
+  };
+  new ResizeObserver(() => last && draw(last.run, last.view)).observe(root);
+  return draw;
+}
+
+// ---- The swaps -------------------------------------------------------------------------------
+
+/** One swap: drag from place to place; keys: up, down, two digits, Delete; left and right move. */
+function column(k, onMove) {
+  const node = html("div", { role: "spinbutton", tabindex: k ? -1 : 0, "data-swap": k });
+  set(node, { "aria-valuemin": 1, "aria-valuemax": MOVES.length });
+  const placeAt = ({ clientY }) =>
+    clamp(Math.floor((clientY - node.getBoundingClientRect().top) / PLACE), 0, 3) + 1;
+  let from = null;
+  let before = STAY;
+  let digit = null;
+  node.addEventListener("pointerdown", (event) => {
+    [from, before] = [placeAt(event), node.dataset.move];
+    node.setPointerCapture(event.pointerId);
+  });
+  node.addEventListener("pointermove", (event) => {
+    if (from === null) return;
+    const to = placeAt(event);
+    const move = to === from ? before : `${Math.min(from, to)}-${Math.max(from, to)}`;
+    if (move !== node.dataset.move) onMove(k, move);
+  });
+  for (const end of ["pointerup", "pointercancel"]) node.addEventListener(end, () => (from = null));
+  node.addEventListener("keydown", (event) => {
+    const { key } = event;
+    const at = MOVES.indexOf(node.dataset.move);
+    const way = { ArrowUp: 1, ArrowDown: -1 }[key];
+    const side = { ArrowRight: 1, ArrowLeft: -1, Home: -SWAPS, End: SWAPS }[key];
+    if (way) onMove(k, MOVES.at((at + way) % MOVES.length));
+    else if (["Delete", "Backspace", "-"].includes(key)) onMove(k, STAY);
+    else if (/^[1-4]$/.test(key)) {
+      if (digit && digit !== key) onMove(k, [digit, key].sort().join("-"));
+      digit = digit && digit !== key ? null : key;
+    } else if (side) {
+      const next = node.parentElement.querySelectorAll("[data-swap]")[clamp(k + side, 0, 15)];
+      set(node, { tabindex: -1 });
+      set(next, { tabindex: 0 }).focus();
+    } else return;
+    event.preventDefault();
+  });
+  return node;
+}
+
+/** Every lane's share on its own: its strands begin as ABCD and end as the lane should say. */
+function drawStrands(node, columns, { moves, lanes: N }, view) {
+  const width = Math.max(node.parentElement.clientWidth, 160);
+  const [w, share, high] = [width / SWAPS, SWAPS / N, TOP + 3 * PLACE + 12];
+  const y = (i) => TOP + i * PLACE;
+  const drawn = [];
+  for (let m = 0; m < N; m++) {
+    const now = Math.min(view.steps, share) - 1 + m * share; // the swap of this step
+    if (view.steps > 0 && view.steps <= share) drawn.push(rect(now * w, 0, w, high, "now"));
+    let cups = START;
+    for (let k = m * share; k < (m + 1) * share; k++) {
+      const next = swapped(cups, moves[k]);
+      for (const cup of START) {
+        const [x0, x1, y0, y1] = [k * w, (k + 1) * w, y(cups.indexOf(cup)), y(next.indexOf(cup))];
+        const bend = `M${x0} ${y0}C${x0 + w / 2} ${y0} ${x1 - w / 2} ${y1} ${x1} ${y1}`;
+        drawn.push(svg("path", { d: bend, class: `strand ${cup}` }));
+      }
+      drawn.push(text((k + 0.5) * w, high + 12, moves[k], "move"));
+      cups = next;
+    }
+    for (const [i, cup] of [...START].entries()) drawn.push(...disc(m * share * w + 8, y(i), cup));
+    for (const [i, cup] of [...cups].entries())
+      drawn.push(...disc((m + 1) * share * w - 8, y(i), cup));
+    if (m) drawn.push(line(m * share * w, 0, m * share * w, high + 18, "border"));
+  }
+  set(node, { width, height: high + 18 }).replaceChildren(...drawn);
+  for (const [k, column] of columns.entries()) {
+    const lane = Math.floor(k / share) + 1;
+    const label = `Swap ${k + 1} of ${SWAPS}, of lane ${lane}`;
+    const said = moves[k] === STAY ? "nothing moves" : moves[k].replace("-", " and ");
+    set(column, { "aria-label": label, "aria-valuenow": MOVES.indexOf(moves[k]) + 1 });
+    set(column, { "aria-valuetext": said, "data-move": moves[k] });
+  }
+}
+
+const disc = (x, y, cup) => [circle(x, y, 7, `cup ${cup}`), text(x, y + 4, cup, "letter")];
+
+// ---- The words -------------------------------------------------------------------------------
+
+/** What a step is: its row's name. */
+export function stepName(step, N) {
+  const share = 16 / N;
+  if (step < share) return "own";
+  const group = 2 ** (step - share + 1);
+  return group < N ? { 2: "pairs", 4: "fours" }[group] : group === N ? "all" : "end";
+}
+
+function drawWords(table, run, view) {
+  const { lanes: N, tags, cells, steps } = run;
+  const focused = table.contains(document.activeElement);
+  const chosen = view.cell ?? [0, 0];
+  const cell = (m, t) => {
+    const { word, good, wanted } = cells[m][t] ?? {};
+    if (word === undefined || t >= view.steps) return html("td");
+    const kind = t < 16 / N ? "own" : t < steps - 1 ? "pair" : t < steps ? "whole" : "over";
+    const said = `lane ${m + 1}, step ${t + 1}: ${shown(word)}, `;
+    const silent = run.silent.some(([lane, step]) => lane === m && step === t);
+    const state = `${kind} ${good ? "right" : "wrong"}${silent ? " silent" : ""}`;
+    const mark = html("b", { "aria-hidden": "true" }, (good ? "✓" : "✗") + (silent ? "⊘" : ""));
+    const unread = silent ? "; nobody else reads this lane in this step" : "";
+    const label = said + (good ? "right" : `wrong, expected ${shown(wanted)}`) + unread;
+    const tab = m === chosen[0] && t === chosen[1] ? 0 : -1;
+    const at = { "data-cell": [m, t], "aria-pressed": String(!!view.cell && !tab), tabindex: tab };
+    const button = html("button", { type: "button", class: state, "aria-label": label, ...at });
+    button.append(shown(word), mark);
+    return html("td", {}, button);
+  };
+  const names = times(N, (m) => {
+    const tag = html("small", {}, tags[m] === `${m + 1}/${N}` ? "" : `tag ${tags[m]}`);
+    return html("th", { scope: "col", "data-lane": m }, `lane ${m + 1} `, tag);
+  });
+  const rows = times(steps + Number(view.end ?? true), (t) => {
+    const name = t < 16 / N ? t + 1 : stepName(t, N);
+    const head = html("th", { scope: "row", title: `step ${t + 1}` }, name);
+    const kind = t < 16 / N || t === steps ? "own" : "both";
+    return html("tr", { class: kind }, head, ...times(N, (m) => cell(m, t)));
+  });
+  table.replaceChildren(
+    html("thead", {}, html("tr", {}, html("td", {}, "step"), ...names)),
+    html("tbody", {}, ...rows),
+  );
+  if (focused) table.querySelector("[data-cell][tabindex='0']")?.focus();
+}
+
+/** Arrow keys choose the word beside. */
+function walk(event, last, onCell) {
+  const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  const at = event.target.dataset?.cell?.split(",").map(Number);
+  if (!at || !way[event.key] || !last) return;
+  const [m, t] = [at[0] + way[event.key][0], at[1] + way[event.key][1]];
+  if (last.run.cells[m]?.[t]) onCell([m, t]);
+  event.preventDefault();
+}
+
+/** Lines from words that are read to the word that is written; of a chosen word all, with shares. */
+function drawArcs(node, table, run, view) {
+  const boxes = new Map();
+  for (const box of table.querySelectorAll("[data-cell]")) boxes.set(box.dataset.cell, box);
+  const heads = [...table.querySelectorAll("[data-lane]")];
+  const base = table.getBoundingClientRect();
+  const at = (box, low) => {
+    const { left, width, top, bottom } = box.getBoundingClientRect();
+    return [left + width / 2 - base.left, (low ? bottom : top) - base.top, width];
+  };
+  const drawn = [];
+  for (const [name, box] of boxes) {
+    const [m, t] = name.split(",").map(Number);
+    const chosen = view.cell && m === view.cell[0] && t === view.cell[1];
+    for (const { lane: n, step, share } of attention(run, [m, t], view.layer, view.head)) {
+      if (n === SHARED || n === m || share < (chosen ? 0.02 : LEAST)) continue;
+      if (t === run.steps && !chosen) continue; // to read before the end would only hide the rest
+      const [x0, y0] = at(step ? boxes.get(`${n},${step - 1}`) : heads[n], true);
+      const [x, y1, width] = at(box, false);
+      const x1 = x + (Math.sign(x0 - x) * width) / 4;
+      const middle = Math.max((y0 + y1) / 2, y0 + 6);
+      const d = `M${x0} ${y0}C${x0} ${middle} ${x1} ${Math.min(middle, y1 - 6)} ${x1} ${y1}`;
+      const kind = chosen ? "arc chosen" : view.cell ? "arc faint" : "arc";
+      drawn.push(svg("path", { d, class: kind, "stroke-width": 0.8 + 8 * share }));
+      if (chosen && share >= 0.05) {
+        const [tx, ty] = [(x0 + 3 * x1) / 4, (y0 + 3 * y1) / 4 - 2];
+        drawn.push(text(tx, ty, percent(share), "share"));
+      }
+    }
+  }
+  set(node, { width: table.clientWidth, height: table.clientHeight }).replaceChildren(...drawn);
+}

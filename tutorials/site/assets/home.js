@@ -1,0 +1,56 @@
+// The first page: one game, played once slowly; then the reader changes a swap and it is played
+// again at once.
+
+import { joint } from "./lanes.js";
+import { board } from "./board.js";
+import { draw as randomMoves, lanePrompts } from "./shell_game.js";
+import { play, verdict } from "./run.js";
+
+const PAUSE = 1100; // ms that a step stays
+const MOVES = "3-4 2-3 2-4 3-4 2-3 2-4 3-4 1-3 1-2 1-3 1-3 3-4 3-4 1-2 1-4 2-4"; // the README's
+const SAY = [
+  "Each lane follows its own four swaps, as if its cups stood ABCD. Swap 1 …",
+  "… swap 2 …",
+  "… swap 3 …",
+  "… swap 4. Every lane knows what its own four swaps do.",
+  "Now they read each other (the lines). Lanes 1 and 2 combine what they found; so do 3 and 4.",
+  "Then all four: every lane says where the cups stand. Six steps, where one lane needs sixteen.",
+];
+
+export function mount(root, model) {
+  const part = (name) => root.querySelector(`[data-part=${name}]`);
+  const view = { steps: 0, cell: null, layer: 1, head: "mean", end: false };
+  const N = 4;
+  let moves = MOVES.split(" ");
+  let run = null;
+  let timer = 0;
+  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const onMove = (k, move) => change(moves.with(k, move));
+  const draw = board(part("board"), { onMove, onCell: () => {} });
+
+  function change(to) {
+    moves = to;
+    const settings = { moves, lanes: N, tags: lanePrompts(N), omega: model.omega };
+    const sees = { promptLane: "own", visibility: joint(N), lag: 0, silent: [] };
+    run = play(model, { ...settings, ...sees });
+    show(run.steps + 1);
+  }
+
+  /** Shows so many steps, and what there is to say of them. */
+  function show(steps, on = false) {
+    clearTimeout(timer);
+    view.steps = steps;
+    draw(run, view);
+    part("verdict").textContent = steps > run.steps ? verdict(run) : (SAY[steps - 1] ?? "");
+    part("play").textContent = on ? "Pause" : "Play slowly";
+    timer = on ? setTimeout(() => show(steps + 1, steps < run.steps), PAUSE) : 0;
+  }
+
+  part("play").addEventListener("click", () => {
+    if (timer) show(view.steps);
+    else show(view.steps > run.steps ? 1 : view.steps + 1, !still);
+  });
+  part("another").addEventListener("click", () => change(randomMoves()));
+  change(moves);
+  if (!still) show(1, true);
+}
