@@ -1,121 +1,217 @@
-"""The lane explorer as it is drawn: read from an open page, and compared with tinylane."""
+"""The live pages of the site: their sections as pages of their own, and what is on the screen.
+
+`Shown(seen, model).check()` reads the controls and asserts that all that is drawn is what the
+package says of these settings. Nothing is asked of the page's own state.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from helpers_browser import Visit
-from record_explorer import FILE
 
+import tinylane
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
-from tinylane.core.rope import RopeConfig, frequencies
-from tinylane.view.attention import difference_scores
+from tinylane.evaluate.tasks.shell_game import END, ShellGame
+from tinylane.view.attention import attention_weights
+from tutorials.build import __main__ as build
 
-FOLDER = FILE.parent
-LEARNED = np.array(json.loads(FILE.read_text(encoding="utf-8"))["learned"])
-THETA, _ = frequencies(RopeConfig(), 64)
-STEPS = {1: 16, 2: 9, 4: 6, 8: 5}  # of the recorded runs; 6 for other numbers of lanes
-KINDS = ["query", "shared", "own", "other", "hidden", "lag", "prompt", "later", "drawn", "future"]
+SITE = build.ROOT / "tutorials" / "site"
+GAME = ShellGame()
+SEEDED = "3-4 2-3 2-4 3-4 2-3 2-4 3-4 1-3 1-2 1-3 1-3 3-4 3-4 1-2 1-4 2-4"  # the README's game
+READY = "() => document.querySelector('.lane-explorer').getAttribute('aria-busy') === 'false'"
 
 READ = """() => {
   const all = (css, f) => [...document.querySelectorAll(css)].map(f);
-  const part = (name) => document.querySelector(`[data-part=${name}]`);
-  const text = (node) => node.textContent.replaceAll('−', '-');
+  const part = (name) => document.querySelector(`[data-part=${name}]`).innerText.trim();
+  const fields = all('form [name]', (x) => [x.name, x.type === 'checkbox' ? x.checked : x.value]);
+  const rows = (name) => all(`[data-part=${name}] tr`, (row) =>
+    [row.cells[0].innerText, row.cells[2].innerText]);
   return JSON.stringify({
-    fields: Object.fromEntries(all('form [name]', (field) => [field.name, field.value])),
-    matrix: all('[data-cell]', (cell) => cell.getAttribute('aria-pressed') === 'true'),
-    cells: all('.cell', (cell) => [...cell.dataset.at.split(',').map(Number), cell.classList[1],
-      cell.querySelector('.word').textContent]),
-    key: document.querySelector('.cell[aria-selected=true]').dataset.at.split(',').map(Number),
-    words: Object.fromEntries(['why', 'legend', 'from', 'far', 'play'].map((name) =>
-      [name, text(part(name))])),
-    mask: part('mask').getAttribute('aria-label'),
-    dials: all('.dial title', text),
-    scores: ['ours', 'theirs'].map((name) => text(part(name).nextElementSibling)),
+    fields: Object.fromEntries(fields),
+    see: all('[data-see]', (x) => x.getAttribute('aria-pressed') === 'true'),
+    tags: all('[data-tag]', (x) => x.value),
+    planes: all('[data-part=omega] rect.bar', (x) => !x.classList.contains('off')),
+    words: all('[data-cell]', (x) => [x.dataset.cell.split(',').map(Number),
+      x.firstChild.textContent, x.classList.contains('right'), x.classList.contains('silent')]),
+    labels: all('[data-cell]', (x) => x.getAttribute('aria-label')),
+    chosen: all('[data-cell][aria-pressed=true]', (x) => x.dataset.cell.split(',').map(Number)),
+    next: rows('next'), heard: rows('heard'), keys: all('[data-part=keys] li', (x) => x.innerText),
+    verdict: part('verdict'), word: part('word'), tried: part('tried'),
+    strands: all('.strand', (x) => x.getAttribute('d')).length,
+    moves: all('[data-swap]', (x) => x.dataset.move),
+    arcs: all('.arc:not(.faint)', (x) => x.getAttribute('class')).length,
   });
 }"""
 
 
+def section(folder: Path, name: str, first: str, last: str) -> Path:
+    """A folder with the live part of a page alone, between the site's own styles; and its model."""
+    build.copy_model()
+    for part in ("assets", "explorer"):
+        shutil.copytree(SITE / part, folder / part, dirs_exist_ok=True)
+    text = (SITE / name).read_text(encoding="utf-8")
+    text = re.sub(r"```.*?```", "", text, flags=re.DOTALL)  # what a program draws in the build
+    text = text[text.index(first) : text.index(last)]
+    above = "../" * name.count("/")
+    (folder / name).with_suffix(".html").write_text(
+        "<!doctype html><html lang=en><meta charset=utf-8><title>x</title>"
+        "<meta name=viewport content='width=device-width'><link rel=icon href=data:,>"
+        "<style>html { font-size: 125% }</style>"  # as the theme has it
+        f"<link rel=stylesheet href={above}assets/site.css>"
+        f"<body data-md-color-scheme=default><article class=md-typeset>{text}",
+        encoding="utf-8",
+    )
+    return folder
+
+
+@dataclass(frozen=True)
+class TimedMask(LaneMask):
+    """A mask with steps in which nobody else reads a lane."""
+
+    silent: tuple[tuple[int, int], ...] = ()  # (lane, position of the reader)
+
+    def visible(self, *places: np.ndarray) -> np.ndarray:
+        i, m, _, n = places
+        seen = super().visible(*places)
+        for lane, position in self.silent:
+            seen &= ~((n[None] == lane) & (m[:, None] != lane) & (i[:, None] == position))
+        return seen
+
+
 class Shown:
-    """What is on the screen now: the controls' values, the tokens, the sentence, the figures."""
+    """What is on the screen now, and what the package says of the same settings."""
 
-    def __init__(self, seen: Visit, query: str | None = None) -> None:
-        if query is not None:
-            seen.page.goto(f"{seen.base}explorer.html?{query}")
-            seen.page.wait_for_selector(".cell")
-        read = json.loads(seen.page.evaluate(READ))
-        fields, self.cells, self.key = read["fields"], read["cells"], read["key"]
-        names = ("lanes", "prompt", "step", "lag", "slot")
-        self.lanes, self.prompt, self.step, self.lag, self.slot = (int(fields[x]) for x in names)
-        self.omega, self.see = fields["omega"], fields["see"]
-        self.mask = LaneMask(np.array(read["matrix"]).reshape(self.lanes, self.lanes), self.lag)
-        self.why, self.legend, self.source, self.far, self.play = read["words"].values()
-        self.mask_label, self.dials, self.scores = read["mask"], read["dials"], read["scores"]
-        self.query = next(cell[:2] for cell in self.cells if cell[2] == "query")
+    def __init__(self, seen: Visit, model: tinylane.Model) -> None:
+        seen.page.wait_for_function(READY)
+        self.seen, self.model = seen, model
+        for name, value in json.loads(seen.page.evaluate(READ)).items():
+            setattr(self, name, value)
+        self.N, self.lag = int(self.fields["lanes"]), int(self.fields["lag"])
+        self.see = np.array(self.see).reshape(self.N, self.N)
+        self.steps = GAME.steps(self.N)
+        self.text = {(m, t): word for (m, t), word, *_ in self.words}
+        self.right = {(m, t): good for (m, t), _, good, _ in self.words}
+        self.silent = tuple(
+            (m, GAME.prompt_rows + t) for (m, t), _, _, silent in self.words if silent
+        )
 
-    def sees(self, query: list[int], keys: np.ndarray) -> np.ndarray:
-        """(S,) booleans: tinylane's answer for keys (S, 2)."""
-        i, m = (np.array([x]) for x in query)
-        return self.mask.visible(i, m, keys[:, 0], keys[:, 1])[0]
+    fields: Any
+    tags: list[str]
+    planes: list[bool]
+    words: list[Any]
+    labels: list[str]
+    chosen: list[list[int]]
+    next: list[list[str]]
+    heard: list[list[str]]
+    keys: list[str]
+    verdict: str
+    word: str
+    tried: str
+    strands: int
+    moves: list[str]
+    arcs: int
 
-    def check(self) -> None:
-        """Assert that all of it is what tinylane says of these settings."""
-        self.check_tokens()
-        self.check_mask()
-        self.check_angles_and_scores()
+    @property
+    def omega(self) -> np.ndarray:
+        """Radians (D/2,) as the controls say; a drawn curve is in the page's address."""
+        theta, slot = np.asarray(self.model.theta), int(self.fields["slot"])
+        assert self.model.lane_rope is not None
+        start = self.fields["omega"]
+        if start == "drawn":
+            self.seen.page.wait_for_function("() => location.search.includes('drawn')")
+            said = re.search(r"drawn=([^&]+)", self.seen.page.url)
+            values = np.array([float(x) for x in said[1].split("_")])  # type: ignore[index]
+        else:
+            values = {
+                "learned": lambda: self.model.lane_rope.omega,  # type: ignore[union-attr]
+                "none": lambda: LaneRoPE.none(theta).omega,
+                "group_think": lambda: LaneRoPE.group_think(theta, slot).omega,
+                "ntk": lambda: LaneRoPE.ntk(theta, slot, self.N).omega,
+            }[start]()
+        return values * float(self.fields["times"]) * np.array(self.planes)
 
-    def check_tokens(self) -> None:
-        clock, counts = self.prompt + self.step, dict.fromkeys(KINDS, 0)
-        seen = self.sees(self.query, np.array([cell[:2] for cell in self.cells]))
-        for (i, m, kind, _), visible in zip(self.cells, seen, strict=True):
-            counts[kind] += 1
-            if m != SHARED and i > clock:
-                assert kind == ("drawn" if i == clock + 1 else "future")
-            elif [i, m] == self.query:
-                assert kind == "query"
-            elif visible:
-                assert kind == (
-                    "shared" if m == SHARED else "own" if m == self.query[1] else "other"
-                )
-            else:
-                assert kind in ("hidden", "prompt", "lag", "later")
-        assert [int(x) for x in re.findall(r"\d+", self.legend)] == [
-            n for n in counts.values() if n
-        ]
-        visible = self.sees(self.query, np.array([self.key]))[0]
-        visible &= self.key[1] == SHARED or self.key[0] <= clock
-        assert ("does not see" not in self.why) == visible
+    def passes(self) -> tuple[list[list[int]], list[np.ndarray], tuple[np.ndarray, ...], Any]:
+        """Greedy decoding by whole passes: each lane's tokens, their logits, the rows, settings."""
+        model, ids = self.model, GAME.ids
+        mask = TimedMask(self.see, self.lag, silent=self.silent)
+        prompt_lane: Any = 0 if self.fields["promptLane"] else "own"
+        settings = {"lane_rope": LaneRoPE(self.omega, prompt_lane), "lane_mask": mask}
+        prompt = model.tokenizer.encode(GAME.prompt(GAME.parse(self.fields["moves"])))  # type: ignore[union-attr]
+        rows = [(token, i, SHARED) for i, token in enumerate(prompt)]
+        fed, live = [[ids[tag]] for tag in self.tags], list(range(self.N))
+        logits: list[list[np.ndarray]] = [[] for _ in fed]
+        for step in range(self.steps + 1):
+            rows += [(fed[m][-1], len(prompt) + step, m) for m in live]
+            columns = tuple(np.array(column) for column in zip(*rows, strict=True))
+            out = np.asarray(model(*columns, **settings))[len(rows) - len(live) :]
+            for m, row in zip(live, out, strict=True):
+                fed[m].append(int(row.argmax()))
+                logits[m].append(row)
+            live = [m for m in live if fed[m][-1] != ids[END]]
+            if not live:
+                break
+        return fed, logits, columns, settings
 
-    def check_mask(self) -> None:
-        rows = [(i, SHARED) for i in range(self.prompt)] + [
-            (self.prompt + c, m)
-            for m in range(self.lanes)
-            for c in range(STEPS.get(self.lanes, 6) + 1)
-        ]
-        i, m = np.array(rows).T
-        count = self.mask.visible(i, m, i, m).sum()
-        assert self.mask_label == f"The mask of {len(rows)} tokens: {count} visible pairs"
+    def check(self) -> int:
+        """Assert that all of it is what the package says. Returns how many lanes end right."""
+        moves = GAME.parse(self.fields["moves"])
+        assert self.moves == [GAME.moves[k] for k in moves] and self.strands == 64
+        fed, logits, columns, settings = self.passes()
+        said = lambda token: "end" if GAME.vocabulary[token] == END else GAME.vocabulary[token]
+        wanted = [[*map(said, tokens[1:])] for tokens in fed]
+        drawn = [[self.text[m, t] for t in range(len(lane))] for m, lane in enumerate(wanted)]
+        assert drawn == wanted and sum(map(len, wanted)) == len(self.words)
+        answer = GAME.answer(moves)
+        for m, tag in enumerate(self.tags):
+            share, of = map(int, tag.split("/"))
+            right = [GAME.arrangements[a] for a in GAME.write(moves[None], of)[0, share - 1]]
+            right += ["end"] * 20
+            for t, word in enumerate(wanted[m]):
+                assert self.right[m, t] == (word == right[t])
+        last = [[word for word in lane if word != "end"][-1:] for lane in wanted]
+        good = last.count([answer])
+        lanes = "lanes end" if self.N > 1 else "lane ends"
+        assert self.verdict == f"The cups stand {answer}. {good} of {self.N} {lanes} with it."
+        self.check_word(logits, columns, settings)
+        return good
 
-    def check_angles_and_scores(self) -> None:
-        slot, theirs = self.slot, LaneRoPE.group_think(THETA, self.slot).omega
-        ours = {
-            "learned": LEARNED,
-            "none": LaneRoPE.none(THETA).omega,
-            "group_think": theirs,
-            "ntk": LaneRoPE.ntk(THETA, slot, self.lanes).omega,
-        }[self.omega]
-        apart = self.key[0] - self.query[0]
-        over = max(self.key[1], 0) - max(self.query[1], 0)  # Group Think's prompt is at lane 0
-        mine = 0 if self.key[1] == SHARED else over
-        drawn = [[float(x) for x in re.findall(r"-?\d+\.\d+", dial)] for dial in self.dials]
-        angles = np.stack([THETA * apart + ours * mine, THETA * apart + theirs * over], axis=1)
-        np.testing.assert_allclose(drawn, angles, rtol=0, atol=0.00051)
-        unit = np.concatenate([np.full(32, 32**-0.5), np.zeros(32)])
-        for text, omega, l in zip(self.scores, (ours, theirs), (mine, over), strict=True):
-            score = difference_scores(unit, unit, THETA, omega, [apart], [l])[0, 0]
-            assert float(text.split()[0]) == pytest.approx(score, abs=0.00051)
-            assert text.endswith(f"j-i = {apart}, n-m = {l}")
-        assert f"= {apart + over * slot} away" in self.far
+    def check_word(self, logits: Any, columns: Any, settings: Any) -> None:
+        """The chosen word: the probabilities of what comes next, and where its attention went."""
+        page = self.seen.page
+        m, t = (int(x) - 1 for x in re.findall(r"\d+", self.word)[:2])
+        if (m, t) not in self.text:
+            assert self.word.endswith("has ended before") and self.next == self.heard == []
+            return
+        assert self.chosen == [[m, t]] and f": {self.text[m, t]}, " in self.word
+        powers = np.exp(np.float64(logits[m][t]) - logits[m][t].max())
+        shares = powers / powers.sum()
+        for name, percent in self.next:
+            word = name.removesuffix(" ✓")
+            near(percent, shares[GAME.ids[END if word == "end" else word]])
+        assert self.next[0][0].removesuffix(" ✓") == self.text[m, t]
+        layer, head = page.input_value("[name=layer]"), page.input_value("[name=head]")
+        weights = attention_weights(self.model, *columns, **settings)
+        weights = weights if layer == "mean" else weights[[int(layer)]]
+        weights = weights if head == "mean" else weights[:, [int(head)]]
+        row = np.flatnonzero((columns[1] == GAME.prompt_rows + t) & (columns[2] == m))[0]
+        heard = weights.mean(axis=(0, 1))[row]
+        for n, (name, percent) in enumerate(self.heard, start=-1):
+            who = "the prompt" if n < 0 else "itself" if n == m else f"lane {n + 1}"
+            assert name == who
+            near(percent, heard[columns[2] == n].sum())
+
+
+def near(percent: str, share: float) -> None:
+    """A share as the page says it, rounded to whole percents."""
+    if percent == "under 1%":
+        assert share < 0.0051
+    else:
+        assert float(percent[:-1]) / 100 == pytest.approx(share, abs=0.0051)

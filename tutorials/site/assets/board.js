@@ -11,8 +11,8 @@ const [PLACE, TOP] = [24, 12]; // pixels: from place to place, above the first
 const shown = (word) => (word === END ? "end" : word);
 
 /** Puts a board into `root`. onMove(k, move): the reader sets swap k. onCell([m, t]): chooses a
- * word. Returns draw(run, view); view: steps (how many are shown), cell, layer, head, end (is the end
- * token shown?). */
+ * word. Returns draw(run, view); view: steps (how many are shown), cell, layer, head, end (is the
+ * end token shown?). */
 export function board(root, { onMove, onCell }) {
   const strands = svg("svg", { "aria-hidden": "true" });
   const places = times(4, (i) => html("span", {}, i + 1));
@@ -44,7 +44,11 @@ export function board(root, { onMove, onCell }) {
 /** One swap: drag from place to place; keys: up, down, two digits, Delete; left and right move. */
 function column(k, onMove) {
   const node = html("div", { role: "spinbutton", tabindex: k ? -1 : 0, "data-swap": k });
-  set(node, { "aria-valuemin": 1, "aria-valuemax": MOVES.length });
+  set(node, { "aria-valuemin": 1, "aria-valuemax": MOVES.length, style: `left: ${6.25 * k}%` });
+  const move = (to) => {
+    node.dataset.move = to; // the next key may come before the next picture
+    onMove(k, to);
+  };
   const placeAt = ({ clientY }) =>
     clamp(Math.floor((clientY - node.getBoundingClientRect().top) / PLACE), 0, 3) + 1;
   let from = null;
@@ -57,8 +61,8 @@ function column(k, onMove) {
   node.addEventListener("pointermove", (event) => {
     if (from === null) return;
     const to = placeAt(event);
-    const move = to === from ? before : `${Math.min(from, to)}-${Math.max(from, to)}`;
-    if (move !== node.dataset.move) onMove(k, move);
+    const made = to === from ? before : `${Math.min(from, to)}-${Math.max(from, to)}`;
+    if (made !== node.dataset.move) move(made);
   });
   for (const end of ["pointerup", "pointercancel"]) node.addEventListener(end, () => (from = null));
   node.addEventListener("keydown", (event) => {
@@ -66,10 +70,10 @@ function column(k, onMove) {
     const at = MOVES.indexOf(node.dataset.move);
     const way = { ArrowUp: 1, ArrowDown: -1 }[key];
     const side = { ArrowRight: 1, ArrowLeft: -1, Home: -SWAPS, End: SWAPS }[key];
-    if (way) onMove(k, MOVES.at((at + way) % MOVES.length));
-    else if (["Delete", "Backspace", "-"].includes(key)) onMove(k, STAY);
+    if (way) move(MOVES.at((at + way) % MOVES.length));
+    else if (["Delete", "Backspace", "-"].includes(key)) move(STAY);
     else if (/^[1-4]$/.test(key)) {
-      if (digit && digit !== key) onMove(k, [digit, key].sort().join("-"));
+      if (digit && digit !== key) move([digit, key].sort().join("-"));
       digit = digit && digit !== key ? null : key;
     } else if (side) {
       const next = node.parentElement.querySelectorAll("[data-swap]")[clamp(k + side, 0, 15)];
@@ -98,7 +102,9 @@ function drawStrands(node, columns, { moves, lanes: N }, view) {
         const bend = `M${x0} ${y0}C${x0 + w / 2} ${y0} ${x1 - w / 2} ${y1} ${x1} ${y1}`;
         drawn.push(svg("path", { d: bend, class: `strand ${cup}` }));
       }
-      drawn.push(text((k + 0.5) * w, high + 12, moves[k], "move"));
+      const places = w < 26 && moves[k] !== STAY ? moves[k].split("-") : [moves[k]];
+      const named = (name, row) => text((k + 0.5) * w, high + 12 + 12 * row, name, "move");
+      drawn.push(...places.map(named)); // no room for 1-3: one below the other
       cups = next;
     }
     for (const [i, cup] of [...START].entries()) drawn.push(...disc(m * share * w + 8, y(i), cup));
@@ -106,7 +112,7 @@ function drawStrands(node, columns, { moves, lanes: N }, view) {
       drawn.push(...disc((m + 1) * share * w - 8, y(i), cup));
     if (m) drawn.push(line(m * share * w, 0, m * share * w, high + 18, "border"));
   }
-  set(node, { width, height: high + 18 }).replaceChildren(...drawn);
+  set(node, { width, height: high + (w < 26 ? 30 : 18) }).replaceChildren(...drawn);
   for (const [k, column] of columns.entries()) {
     const lane = Math.floor(k / share) + 1;
     const label = `Swap ${k + 1} of ${SWAPS}, of lane ${lane}`;
@@ -150,7 +156,7 @@ function drawWords(table, run, view) {
   };
   const names = times(N, (m) => {
     const tag = html("small", {}, tags[m] === `${m + 1}/${N}` ? "" : `tag ${tags[m]}`);
-    return html("th", { scope: "col", "data-lane": m }, `lane ${m + 1} `, tag);
+    return html("th", { scope: "col", "data-lane": m }, html("span", {}, "lane "), m + 1, " ", tag);
   });
   const rows = times(steps + Number(view.end ?? true), (t) => {
     const name = t < 16 / N ? t + 1 : stepName(t, N);
@@ -168,14 +174,16 @@ function drawWords(table, run, view) {
 /** Arrow keys choose the word beside. */
 function walk(event, last, onCell) {
   const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-  const at = event.target.dataset?.cell?.split(",").map(Number);
-  if (!at || !way[event.key] || !last) return;
-  const [m, t] = [at[0] + way[event.key][0], at[1] + way[event.key][1]];
-  if (last.run.cells[m]?.[t]) onCell([m, t]);
+  if (!event.target.dataset?.cell || !way[event.key] || !last?.view.cell) return;
+  const [m, t] = last.view.cell.map((x, k) => x + way[event.key][k]);
+  if (last.run.cells[m]?.[t]) {
+    last.view = { ...last.view, cell: [m, t] }; // the next key may come before the next picture
+    onCell([m, t]);
+  }
   event.preventDefault();
 }
 
-/** Lines from words that are read to the word that is written; of a chosen word all, with shares. */
+/** Lines from words that are read to the word that is written; of a chosen word with shares. */
 function drawArcs(node, table, run, view) {
   const boxes = new Map();
   for (const box of table.querySelectorAll("[data-cell]")) boxes.set(box.dataset.cell, box);

@@ -93,8 +93,9 @@ function drawSilence({ parts, state }) {
 }
 
 function drawTrial({ parts, tried }) {
-  const { right, games } = tried ?? {};
-  parts.tried.textContent = tried ? `All lanes right in ${right} of ${games} games.` : "";
+  const { right, most, games } = tried ?? {};
+  const said = `Of ${games} games all lanes are right in ${right}, most lanes in ${most}.`;
+  parts.tried.textContent = tried ? said : "";
 }
 
 function drawControls({ root, state, model }) {
@@ -103,7 +104,7 @@ function drawControls({ root, state, model }) {
     const value = values[field.name];
     if (field.type === "checkbox") field.checked = value === 0;
     else if (field !== document.activeElement || field.type === "range") field.value = value;
-    const told = field.closest("label")?.querySelector("output");
+    const told = field.closest("label")?.querySelector("b");
     if (told) told.textContent = value;
   }
   root.querySelector("[name=slot]").disabled = !["group_think", "ntk"].includes(state.omega);
@@ -164,8 +165,9 @@ function listen(page) {
     const flip = (on, a, b) => on !== (a === m && b === n);
     change(page, { see: page.state.see.map((row, a) => row.map((on, b) => flip(on, a, b))) });
   });
-  const key = () => change(page, { key: [parts.keylane, parts.keystep].map((x) => Number(x.value)) });
-  for (const field of [parts.keylane, parts.keystep]) field.addEventListener("input", key);
+  const pair = [parts.keylane, parts.keystep];
+  const key = () => change(page, { key: pair.map((field) => Number(field.value)) });
+  for (const field of pair) field.addEventListener("input", key);
   parts.pair.addEventListener("toggle", () => drawPair(page));
   const silence = (which) => () => {
     const [m, t] = page.state.cell;

@@ -21,11 +21,15 @@ export function drawMatrix(table, { see, tags }) {
     chosen.append(...TAGS.map((name) => html("option", { selected: name === tags[m] }, name)));
     return html("td", {}, chosen);
   };
+  const { see: cellHad, tag: tagHad } = document.activeElement?.dataset ?? {};
   const names = see.map((_, n) => html("th", { scope: "col" }, n + 1));
   const row = (cells, m) =>
     html("tr", {}, html("th", { scope: "row" }, m + 1), ...cells.map((_, n) => cell(m, n)), tag(m));
-  const head = html("tr", {}, html("td", {}, "reads"), ...names, html("th", { scope: "col" }, "tag"));
+  const last = html("th", { scope: "col" }, "tag");
+  const head = html("tr", {}, html("td", {}, "reads"), ...names, last);
   table.replaceChildren(html("thead", {}, head), html("tbody", {}, ...see.map(row)));
+  const again = cellHad ? `[data-see="${cellHad}"]` : tagHad ? `[data-tag="${tagHad}"]` : null;
+  if (again) table.querySelector(again)?.focus();
 }
 
 // ---- Omega -----------------------------------------------------------------------------------

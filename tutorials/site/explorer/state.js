@@ -1,9 +1,9 @@
 // What the reader has set, as one object; the page's address keeps it.
 //
-//   moves   16 swaps              see     N x N booleans: row m reads n    silent  [lane, step] pairs
-//   lanes   N                     lag     steps                            cell    [lane, step]
-//   tags    N first tokens        omega   its start; slot, times, off, drawn: what is made of it
-//   promptLane "own" or 0         key     [lane, step] of a token that was fed; the prompt is lane -1
+//   moves   16 swaps          see     N x N booleans: row m reads n     silent  [lane, step] pairs
+//   lanes   N                 lag     steps                             cell    [lane, step]
+//   tags    N first tokens    omega   its start; slot, times, off, drawn: what is made of it
+//   promptLane "own" or 0     key     [lane, step] of a token that was fed; the prompt is lane -1
 //   layer, head: whose attention is drawn, from 0, or "mean"
 
 import { clamp, same, times } from "../assets/dom.js";
