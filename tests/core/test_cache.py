@@ -188,8 +188,8 @@ def test_operations_that_cannot_be_are_refused():
     feed(model, cache, [*PROMPT, *lane_rows(0, 5, 7), *lane_rows(1, 5, 7)])
     for call, words in (
         (lambda: cache.fork(0, 1), "already has rows"),
-        (lambda: cache.fork(SHARED, 1), "-1 is not a lane"),
-        (lambda: cache.fork(0, 2), "2 is not a lane"),
+        (lambda: cache.fork(SHARED, 1), "the lane is -1"),
+        (lambda: cache.fork(0, 2), "the lane is 2; expected"),
         (lambda: cache.drop(SHARED), "shared prompt cannot"),
         (lambda: feed(other, cache, PROMPT), "another model"),
         (lambda: model([1], [7], [0], omega(model, "ntk"), cache=cache), "another Omega"),

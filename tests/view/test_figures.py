@@ -137,3 +137,31 @@ def test_importing_plot_does_not_import_matplotlib() -> None:
     code = "import sys, tinylane.plot; print('matplotlib' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
+
+
+WRONG = [None, 1.5, 10**400, "4", b"4", [], [None], [[1]], {}, {"a": 1}, object(), np.array("x")]
+Q = RNG.standard_normal(8)
+CALLS = {
+    "mask": {"lane_mask": LaneMask.joint(2), "positions": POSITIONS, "lanes": LANES,
+             "lane_rope": LaneRoPE.none(THETA), "theta": THETA, "plane": 0},
+    "angles": {"frequencies": {"theta": THETA}},
+    "turns": {"vectors": {"q": Q}},
+    "scores": {"query": Q, "key": Q, "theta": THETA, "omega": THETA, "positions": [0, 1],
+               "lanes": [0, 1]},
+    "attention": {"weights": [[1, 0]], "queries": ["a"], "keys": ["b", "c"],
+                  "names": ("q", "k", "w")},
+    "lines": {"series": {"a": [1, 2]}, "x": [1, 2]},
+    "lanes": {"result": result(), "tokenizer": None},
+    "save": {"figure": plot.angles({"theta": THETA}), "path": "/nowhere/x.png"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_what_cannot_be_drawn_is_one_clear_line(name: str) -> None:
+    words = {"xlabel": "x", "ylabel": "y", "title": "t"} if name == "lines" else {}
+    for argument in CALLS[name]:
+        for value in WRONG:
+            try:
+                getattr(plot, name)(**{**CALLS[name], argument: value}, **words)
+            except TinylaneError as error:
+                assert len(str(error)) > 10 and "\n" not in str(error)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from tinylane.checkpoints.tokenizer_files import (
@@ -24,7 +25,7 @@ from tinylane.checkpoints.tokenizer_files import (
     special_settings,
     step_kinds,
 )
-from tinylane.core.errors import TinylaneError
+from tinylane.core.errors import TinylaneError, of_kind, show
 from tinylane.files.display import one_line
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, without added special tokens; one spelled out in it gets its own id."""
         try:
-            text.encode("utf-8")
+            of_kind("the text", text, str, "a text").encode("utf-8")
         except UnicodeEncodeError as error:
             raise TinylaneError(
                 f"character {error.start} of the text is half a surrogate pair, not Unicode text"
@@ -139,11 +140,13 @@ class Tokenizer:
     def prompt_ids(
         self,
         prompt: str | list[dict[str, Any]],
+        /,
         *,
         raw: bool | None = None,
         system: str | None = None,
         prefill: str | None = None,
         template_args: Mapping[str, Any] | None = None,
+        **unknown: Any,
     ) -> list[int]:
         """Ids of a prompt that the model is to answer (a text, or chat messages) or go on with.
 
@@ -156,6 +159,19 @@ class Tokenizer:
         for a prompt without tokens, an empty message, and what the template or a missing template
         cannot take.
         """
+        for name, value, kinds, expected in (
+            ("the prompt", prompt, (str, list, tuple), "text, or a list of messages"),
+            ("raw", raw, (bool, NoneType), "true or false"),
+            ("system", system, (str, NoneType), "a text"),
+            ("prefill", prefill, (str, NoneType), "a text"),
+            ("template_args", template_args, (Mapping, NoneType), "an object"),
+        ):
+            of_kind(name, value, kinds, expected)
+        if unknown:
+            raise TinylaneError(
+                f"{show(min(unknown, key=str))} is no way to write a prompt; expected raw, system, "
+                "prefill or template_args (what is for the chat template is in template_args)"
+            )
         raw, args = self.raw if raw is None else raw, template_args or {}
         if not raw and (self.templates or "chat_template" in args):
             if prompt == "":
@@ -183,17 +199,20 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of `ids`; an id that the tokenizer lacks (a padded vocabulary) has no text."""
-        numbers = [int(id) for id in ids]
+        try:  # each token of each lane comes by here: quick
+            numbers = [int(id) for id in ids]
+        except (TypeError, ValueError, OverflowError):
+            raise TinylaneError(f"ids are {show(ids)}; expected token ids") from None
         if any(not 0 <= id < 1 << 32 for id in numbers):
             raise TinylaneError(f"token ids are 0 or more, got {min(numbers)} to {max(numbers)}")
         with refusing("the tokenizer cannot decode its tokens"):
-            return self.core.decode(numbers, skip_special_tokens=skip_special)
+            return self.core.decode(numbers, skip_special_tokens=bool(skip_special))
 
     def stream(self, stop: Iterable[str] = ()) -> TextStream:
         """A lane's text, given id by id; it ends before the first of the `stop` strings."""
         from tinylane.checkpoints.text_stream import TextStream
 
-        return TextStream(self, stop)
+        return TextStream(self, of_kind("stop", stop, (str, list, tuple), "texts"))
 
     def is_special(self, id: int) -> bool:
         """Whether `decode` leaves this id out: a special token, or one the tokenizer lacks."""

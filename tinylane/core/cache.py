@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
 
-from tinylane.core.errors import TinylaneError
+from tinylane.core.errors import TinylaneError, of_kind, whole
 from tinylane.core.lanes import SHARED, LaneMask, Places, Rotation
 from tinylane.core.rope import Array, rotate, table
 
@@ -123,19 +124,19 @@ class LaneCache:
     def check_fork(self, source: int, target: int) -> None:
         """Raise TinylaneError unless both are lanes of this cache, and the target has no rows."""
         for lane in (source, target):
-            if lane < 0 or (self.lane_mask is not None and lane >= self.lane_mask.n):
-                raise TinylaneError(f"fork: {lane} is not a lane of this cache")
+            whole("fork: the lane", lane, 0, self.lane_mask.n - 1 if self.lane_mask else None)
         if (self.lanes == target).any():
             raise TinylaneError(f"fork: lane {target} already has rows; drop it first")
 
     def drop(self, lane: int) -> None:
         """Forget every row of a lane, as if it had never written."""
-        if lane == SHARED:
+        if whole("drop: the lane", lane, SHARED) == SHARED:
             raise TinylaneError("drop: the shared prompt cannot be dropped; start a new cache")
         self.keep(self.lanes != lane)
 
     def trim(self, position: int) -> None:
         """Forget every row at `position` and later, in all lanes."""
+        whole("trim: the position", position, 0)
         self.keep(self.positions < position)
 
     def copy(self, lanes: list[int] | None = None) -> LaneCache:
@@ -143,7 +144,8 @@ class LaneCache:
         twin = LaneCache(self.model, self.lane_rope, self.lane_mask)
         twin.positions, twin.lanes, twin.tokens = self.positions, self.lanes, self.tokens
         twin.keys, twin.values = list(self.keys), list(self.values)
-        kept = self.lanes if lanes is None else [SHARED, *lanes]
+        of_kind("copy: lanes", lanes, (list, tuple, NoneType), "a list of lanes, or None")
+        kept = self.lanes if lanes is None else [SHARED, *(whole("a lane", m, 0) for m in lanes)]
         twin.keep(np.isin(self.lanes, kept), force=True)
         return twin
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from tinylane.core.decoder import rows_of_lanes
 from tinylane.core.distribution import likeliest
-from tinylane.core.errors import TinylaneError, of_kind, whole
+from tinylane.core.errors import TinylaneError, made, of_kind, whole
 from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, Rotation, Row
 from tinylane.core.life import Life
 from tinylane.core.model import Model
@@ -79,7 +79,7 @@ class Decoding(Life):
     """
 
     def __init__(self, model: Model, prompt: Prompt, lanes: int = 1, **settings: Any) -> None:
-        began, s = time.perf_counter(), Settings(**settings)
+        began, s = time.perf_counter(), made(Settings, settings)
         n = whole("lanes", lanes, 1, MAX_LANES)
         self.model = of_kind("model", model, Model, "a model: tinylane.load gives one")
         self.stop, self.ends = ends(model, s.stop)

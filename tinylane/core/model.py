@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,7 @@ class Model:
             raise TinylaneError(
                 f"Omega has shape {rope.omega.shape}; this model needs ({sizes[1]},) or {sizes}"
             )
+        of_kind("mask", mask, (LaneMask, NoneType), "a LaneMask")
         if mask is not None and mask.alone and getattr(rope, "prompt_lane", None) == "own":
             return LaneRoPE.none(self.theta)  # law 7: the same numbers, with one rotation less
         return rope

@@ -320,6 +320,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     Half files that killed processes left of the same target are removed.
     """
+    if not isinstance(path, (str, os.PathLike)) or not Path(path).name:
+        raise TinylaneError(f"{show(path)}: expected the name of a file to write")
     target = Path(path)
     # Its name is known before it is there, so whatever interrupts this, it is removed.
     temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")

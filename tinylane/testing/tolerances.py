@@ -21,6 +21,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from tinylane.core.errors import TinylaneError, reals, show
+
 EPS64 = 2.0**-52
 
 
@@ -64,9 +66,12 @@ def at_sensitivity(sensitivity: float) -> Iterator[None]:
 def tolerance(dtype: str, scale: float, angle: float = 0.0) -> float:
     """The largest difference that a law allows in logits whose largest is `scale` (1 if smaller).
 
-    dtype: of the activations. angle: the largest angle in radians. Raises KeyError for a dtype
-    that is not in `TOLERANCES`.
+    dtype: of the activations. angle: the largest angle in radians. Raises TinylaneError for a dtype
+    that is not in `TOLERANCES`, and for what is no number.
     """
+    if not isinstance(dtype, str) or dtype not in TOLERANCES:
+        raise TinylaneError(f"dtype is {show(dtype)}; expected one of {', '.join(TOLERANCES)}")
+    scale, angle = (float(reals(*x, True)) for x in (("scale", scale), ("angle", angle)))
     entry, sensitivity = TOLERANCES[dtype], _sensitivity.get()
     c = entry.c if sensitivity is None else entry.k * sensitivity
     return c * max(scale, 1.0) * (entry.eps + EPS64 * angle)

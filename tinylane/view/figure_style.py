@@ -9,9 +9,11 @@ from __future__ import annotations
 import io
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tinylane.core.errors import TinylaneError
 from tinylane.files.display import one_line
@@ -23,11 +25,41 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+_F = TypeVar("_F", bound=Callable[..., Any])
+# What code raises that was handed an object of a wrong kind or shape.
+_MISFITS = (
+    TypeError, ValueError, AttributeError, LookupError, OverflowError, StopIteration,
+)  # fmt: skip
+
+
+def drawn(draw: _F) -> _F:
+    """`draw`, for users: arguments that cannot be drawn are one TinylaneError; its cause is kept.
+
+    A figure takes arrays, sequences and objects of many kinds; what fits is what can be drawn.
+    """
+
+    @wraps(draw)
+    def drawing(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return draw(*args, **kwargs)
+        except TinylaneError:
+            raise
+        except _MISFITS as error:
+            why = one_line(f"{type(error).__name__}: {error}", 100)
+            raise TinylaneError(
+                f"plot.{draw.__name__} cannot draw these arguments ({why}); expected "
+                f"{signature(draw)}"
+            ) from error
+
+    return cast(_F, drawing)
+
+
 def alt(figure: Figure) -> str:
     """The figure's alt text: what it shows, in words."""
     return getattr(figure, "tinylane_alt", "")
 
 
+@drawn
 def save(figure: Figure, path: str | Path, otherwise: str = "") -> Path:
     """Write a figure atomically, in the format of the path's suffix (.png, .svg, .pdf).
 

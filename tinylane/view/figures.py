@@ -22,6 +22,7 @@ from tinylane.view.attention import difference_scores, relative_angles
 from tinylane.view.figure_style import (
     blank,
     colour_bar,
+    drawn,
     finish,
     frame,
     heat_map,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 KINDS = (("shared", "s", QUIET), ("own", "o", COLOURS[0]), ("other lane", "^", COLOURS[1]))
 
 
+@drawn
 def mask(
     lane_mask: LaneMask,
     positions: Any,
@@ -107,6 +109,7 @@ def mask(
     )
 
 
+@drawn
 def angles(
     frequencies: Mapping[str, Any], title: str = "Rotation of each plane", per: str = "step"
 ) -> Figure:
@@ -141,6 +144,7 @@ def angles(
     return finish(figure, f"{title}, radians per {per}: {'; '.join(facts)}.")
 
 
+@drawn
 def turns(vectors: Mapping[str, Any], title: str = "Vectors, plane by plane") -> Figure:
     """Vectors (D,) as lines from the origin, plane by plane: plane d holds channels d and d + D/2.
 
@@ -168,6 +172,7 @@ def turns(vectors: Mapping[str, Any], title: str = "Vectors, plane by plane") ->
     return finish(figure, facts, title)
 
 
+@drawn
 def scores(
     query: Any,
     key: Any,
@@ -206,6 +211,7 @@ def scores(
     )
 
 
+@drawn
 def attention(
     weights: Any,
     queries: Sequence[str],
@@ -247,6 +253,7 @@ def attention(
     return finish(figure, f"{title}: {what}; {', '.join(facts)}.")
 
 
+@drawn
 def lanes(result: Result, tokenizer: Any = None, title: str = "Lanes over time") -> Figure:
     """What every lane wrote, a column for each position; the shade is its probability.
 
@@ -268,6 +275,7 @@ def lanes(result: Result, tokenizer: Any = None, title: str = "Lanes over time")
     return finish(figure, f"{title}, from position {first}{cut}. {'; '.join(facts)}.")
 
 
+@drawn
 def lines(series: Mapping[str, Any], x: Any, xlabel: str, ylabel: str, title: str) -> Figure:
     """Curves over the same x, each with its own colour, dash and marker.
 

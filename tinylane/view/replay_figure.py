@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinylane.view.figure_style import blank, finish, frame, heat_map, label, lanes_by_position
+from tinylane.view.figure_style import (
+    blank,
+    drawn,
+    finish,
+    frame,
+    heat_map,
+    label,
+    lanes_by_position,
+)
 from tinylane.view.figures import draw_written, written_cells
 from tinylane.view.palette import COLOURS, RULE
 from tinylane.view.replay_record import Record
@@ -26,6 +34,7 @@ if TYPE_CHECKING:
 WORDS = 48  # positions up to which tokens are written out
 
 
+@drawn
 def replay(
     record: Record, shown: Callable[[int], str] = str, title: str = "Who listened to whom"
 ) -> Figure:
@@ -59,6 +68,7 @@ def replay(
     return finish(figure, f"{title}. {' '.join(sentences(record, shown))}", title)
 
 
+@drawn
 def shares(
     record: Record, view: int = 0, title: str = "Share of attention to other lanes"
 ) -> Figure:
