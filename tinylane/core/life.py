@@ -22,7 +22,7 @@ import numpy as np
 
 from tinylane.core.errors import TinylaneError, of_kind, show, whole
 from tinylane.core.hogwild import Hogwild
-from tinylane.core.lanes import LaneMask, Row
+from tinylane.core.lanes import SHARED, LaneMask, Row
 from tinylane.core.prompt import encode_lane_prompt, text_stream
 from tinylane.core.result import Lane
 
@@ -65,11 +65,13 @@ class Life:
         """Where the next token of a lane stands."""
         return self.clock + self._shift.get(lane, 0)
 
-    @property
-    def end(self) -> int:
-        """The first position behind all rows: where a plain text of all of them would go on."""
-        fed = self.cache.positions.max(initial=-1)
-        return 1 + max([int(fed), *(i for _, i, _ in self._feed)])
+    def end(self, lanes: Iterable[int] | None = None) -> int:
+        """The first position behind all rows (or those of the prompt and of `lanes`): where one
+        text of them would go on."""
+        rows = zip(self.cache.positions.tolist(), self.cache.lanes.tolist(), strict=True)
+        near = [*rows, *((i, m) for _, i, m in self._feed)]
+        read = None if lanes is None else {SHARED, *lanes}
+        return 1 + max(i for i, m in near if read is None or m in read)
 
     def join(
         self,
@@ -93,7 +95,7 @@ class Life:
         at = ("before" if sees is None else "end") if at is None else at
         if at not in ("before", "end") and (not isinstance(at, int) or isinstance(at, bool)):
             raise TinylaneError(f"at is {show(at)}; expected before, end or a position")
-        ends = {"before": self.clock - len(ids), "end": max(self.clock, self.end)}
+        ends = {"before": self.clock - len(ids), "end": max(self.clock, self.end())}
         begin = ends.get(at, at)  # type: ignore[arg-type]
         self._in_context("join", begin + len(ids))
         if begin < P and at == "before":
@@ -179,8 +181,9 @@ class Life:
         rope = self.cache.lane_rope
         if not isinstance(rope, Hogwild) or len({*order}) != len(order):
             raise TinylaneError(f"arrange: {list(order)}; expected different lanes, with hogwild")
-        self.cache.lane_rope, was = Hogwild(order), rope.order
-        self._note("arrange", order[-1] if order else 0, order=list(order), was=list(was))
+        if order != rope.order:
+            self.cache.lane_rope = Hogwild(order)
+            self._note("arrange", order[-1] if order else 0, order=[*order], was=[*rope.order])
 
     def pause(self, lane: int) -> None:
         """The lane draws nothing until `resume`; what it has written is fed and can be read."""
@@ -212,6 +215,10 @@ class Life:
         ids = encode_lane_prompt(self.model, tokens)
         self._given.setdefault(lane, []).extend(ids)
         self._note("give", lane, tokens=ids)
+
+    def giving(self, lane: int) -> bool:
+        """Whether a lane has tokens left that it was given."""
+        return bool(self._given.get(lane))
 
     def peek(self, lane: int, tokens: str | Sequence[int] = ()) -> np.ndarray:
         """Logits (V,) of the lane's next token, had it written these. Nothing changes by it."""

@@ -1,0 +1,138 @@
+"""Every published way to let generations work together, one short file each.
+
+    from tinylane.methods import METHODS, decode, generate
+
+    generate(model, "...", method="parathinker", lanes=3, max_tokens=64)
+
+A method is five choices (`tinylane.methods.method`): where keys stand, who reads whom, when lanes
+begin and end, who draws, and extra parameters. `tinylane methods` prints the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from typing import Any
+
+from tinylane.core.decoding import Decoding
+from tinylane.core.errors import TinylaneError, of_kind, show, whole
+from tinylane.core.lanes import MAX_LANES
+from tinylane.core.model import Model
+from tinylane.core.prompt import Prompt, encode_lane_prompt, encode_prompt
+from tinylane.core.result import Result, Step
+from tinylane.core.sampling import Sampler
+from tinylane.methods.method import Job, Method, Setup
+
+NAMES = (
+    "independent", "best_of_n", "beam", "lanerope", "group_think", "hogwild", "hogwild_steps",
+    "async_reasoning", "multi_stream", "plain_lanes", "bridge", "parathinker", "multiverse", "npr",
+    "parallel_r1", "aspd", "pasta", "threadweaver", "apr", "ssa", "tree_of_thoughts",
+    "graph_of_thoughts", "gambit", "stop", "leap", "cpt", "budget_forcing", "logit_averaging",
+    "dynamic_lanes", "tool_lane",
+)  # fmt: skip
+ALIASES = {"joint": "lanerope"}  # as `--mode` has it
+
+__all__ = ["METHODS", "NAMES", "Job", "Method", "Setup", "decode", "generate", "method", "stream"]
+
+
+def method(name: str) -> Method:
+    """The method of a name. Raises TinylaneError for a name that is none."""
+    of_kind("method", name, str, "a name")
+    name = ALIASES.get(name, name).replace("-", "_")
+    if name not in NAMES:
+        raise TinylaneError(f"method {show(name, 40)}; expected one of {', '.join(NAMES)}")
+    found: Method = import_module(f"tinylane.methods.{name}").METHOD
+    return found
+
+
+class _Methods(Mapping[str, Method]):
+    """All of them by name, each imported when it is asked for."""
+
+    def __getitem__(self, name: str) -> Method:
+        if name not in NAMES:
+            raise KeyError(name)
+        return method(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(NAMES)
+
+    def __len__(self) -> int:
+        return len(NAMES)
+
+
+METHODS: Mapping[str, Method] = _Methods()
+
+
+def prepare(
+    model: Model, name: str, lanes: int, max_tokens: int, options: Mapping[str, Any] | None = None
+) -> Setup:
+    """What a method gives a `Decoding`. options: the method's own; see its file.
+
+    Raises TinylaneError for an option that the method does not have, or of a wrong value.
+    """
+    chosen = method(name)
+    given = dict(of_kind("options", {} if options is None else options, Mapping, "a dict"))
+    unknown = sorted(set(given) - set(chosen.options))
+    if unknown:
+        known = ", ".join(chosen.options) or "none"
+        raise TinylaneError(f"method {chosen.name} has no {show(unknown[0], 40)}; it has {known}")
+    n = whole("lanes", lanes, 1, MAX_LANES)
+    limit = whole("max_tokens", max_tokens, 1)
+    return chosen.prepare(Job(model, n, limit, {**chosen.options, **given}))
+
+
+def decode(
+    model: Model,
+    prompt: Prompt,
+    method: str,
+    lanes: int = 3,
+    *,
+    max_tokens: int = 256,
+    options: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Decoding:
+    """A `Decoding` that works as the method says; iterate over it, or use `generate`.
+
+    settings: those of `Decoding`, less those that the method decides. Raises TinylaneError for
+    these, and as `prepare` and `Decoding` do.
+    """
+    setup = prepare(model, method, lanes, max_tokens, options)
+    own = {"max_tokens": max_tokens, **setup.settings}
+    for name in sorted(set(own) & set(settings)):
+        if settings[name] is not None:
+            raise TinylaneError(f"method {method} decides {name}; leave it out")
+    given = {name: value for name, value in settings.items() if value is not None}
+    if setup.sampler is not None:
+        given["sampler"] = setup.sampler(
+            given.get("sampler") or Sampler.from_config(model.sampling)
+        )
+    if setup.shared is not None:
+        ids = encode_prompt(model, prompt, settings.get("template"))
+        first, *others = own.get("lane_prompts") or [[]] * setup.lanes
+        rest = [*ids[setup.shared :], *encode_lane_prompt(model, first)]
+        prompt, own["lane_prompts"] = ids[: setup.shared], [rest, *others]
+    return Decoding(model, prompt, setup.lanes, **{**given, **own})
+
+
+def stream(
+    model: Model, prompt: Prompt, method: str, lanes: int = 3, **more: Any
+) -> Iterator[Step]:
+    """As `decode`, one `Step` at a time."""
+    yield from decode(model, prompt, method, lanes, **more)
+
+
+def generate(
+    model: Model,
+    prompt: Prompt,
+    method: str,
+    lanes: int = 3,
+    *,
+    on_step: Callable[[Step], None] | None = None,
+    **more: Any,
+) -> Result:
+    """As `decode`, to the end. on_step: called after every step."""
+    decoding = decode(model, prompt, method, lanes, **more)
+    for step in decoding:
+        if on_step is not None:
+            on_step(step)
+    return decoding.result()

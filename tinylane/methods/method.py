@@ -1,0 +1,108 @@
+"""What a method is: five choices, as data, and what they give a `Decoding`.
+
+    place    where a key stands for a query (the rotation)
+    sees     who reads whom (the mask)
+    life     when lanes begin and end (the schedule)
+    draws    who draws the token
+    extra    parameters beside the model's
+
+Every file of this folder that is named after a method holds one: a `METHOD`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from tinylane.core.errors import TinylaneError, show
+from tinylane.core.lanes import LaneMask, LaneRoPE
+from tinylane.core.model import Model
+from tinylane.core.prompt import encode_lane_prompt
+from tinylane.core.sampling import Sampler
+
+
+class Job(NamedTuple):
+    """What a method is asked to prepare. options: the method's own, its defaults filled in."""
+
+    model: Model
+    lanes: int
+    max_tokens: int  # of each lane; a lane that goes on in another begins to count anew
+    options: dict[str, Any]
+
+    def ids(self, name: str, **words: Any) -> list[int]:
+        """An option's text (or token ids) as token ids; `{lane}` and other words are filled in."""
+        return encode_lane_prompt(self.model, self.text(name, **words))
+
+    def text(self, name: str, **words: Any) -> Any:
+        """An option's text with words filled in; token ids as they are."""
+        value = self.options[name]
+        return fill(value, **words) if isinstance(value, str) else value
+
+    def number(self, name: str, least: int = 0) -> int:
+        """An option that is a whole number."""
+        value = self.options[name]
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise TinylaneError(f"{name} is {show(value)}; expected a whole number >= {least}")
+        return value
+
+
+def fill(text: str, **words: Any) -> str:
+    """`{lane}` and the like in a text, by what they stand for; other braces stay."""
+    for word, value in words.items():
+        text = text.replace("{" + word + "}", str(value))
+    return text
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a method gives a `Decoding`.
+
+    lanes: how many begin. settings: fields of `core.decoding.Settings`. shared: how many tokens of
+    the prompt all lanes share, the rest being lane 0's alone; None: all of them. sampler: makes the
+    sampler of the user's.
+    """
+
+    lanes: int
+    settings: dict[str, Any]
+    shared: int | None = None
+    sampler: Callable[[Sampler], Sampler] | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A published way to let generations work together. The texts are for readers.
+
+    options: names and defaults of what `prepare` takes beside the model and numbers. answer: whose
+    text answers: the majority of the lanes, the likeliest lane, the one that joined last, or all
+    lanes as one text. needs: a tensor without which the method does nothing that another does not.
+    """
+
+    name: str
+    title: str
+    source: str
+    what: str
+    place: str
+    sees: str
+    life: str
+    draws: str
+    extra: str
+    equation: str
+    law: str
+    prepare: Callable[[Job], Setup]
+    options: dict[str, Any] = field(default_factory=dict)
+    uncertain: str = ""
+    answer: Literal["vote", "best", "last", "text"] = "vote"
+    needs: str = ""
+
+
+def alone(job: Job, lanes: int | None = None, **settings: Any) -> Setup:
+    """Lanes that read nobody, without a rotation of lanes: what most schedules begin with."""
+    n = job.lanes if lanes is None else lanes
+    rotation, mask = LaneRoPE.none(job.model.theta), LaneMask.independent(n)
+    return Setup(n, {"lane_rope": rotation, "lane_mask": mask, **settings})
+
+
+def texts(job: Job, name: str, n: int) -> Sequence[list[int]]:
+    """An option's text for lanes 1 .. n, as token ids."""
+    return [job.ids(name, lane=m + 1, lanes=n) for m in range(n)]
