@@ -14,7 +14,7 @@ from tokenizers import Tokenizer as Core
 
 from tinylane.checkpoints.tokenizer import Tokenizer
 from tinylane.core.errors import TinylaneError
-from tinylane.evaluate.beam import beam_search
+from tinylane.methods.beam_search import beam_search
 from tinylane.files.io import read_json
 
 CASES = read_json(FILE)["cases"]
@@ -94,7 +94,7 @@ def test_beams_have_text_without_the_end_token_and_stop_at_the_context():
 def test_a_prompt_longer_than_a_chunk_is_cached_whole(monkeypatch):
     model = model_of("numpy", "float64")
     expected = beam_search(model, ids(9), 3, 5)
-    monkeypatch.setattr("tinylane.evaluate.beam.CHUNK", 2)
+    monkeypatch.setattr("tinylane.methods.beam_search.CHUNK", 2)
     found = beam_search(model, ids(9), 3, 5)
     assert [x.tokens for x in found] == [x.tokens for x in expected]
 

@@ -37,7 +37,7 @@ def search(
 
     Returns the exit code.
     """
-    from tinylane.evaluate.beam import beam_search
+    from tinylane.methods.beam_search import beam_search
 
     began = time.perf_counter()
     beams = beam_search(model, prompt, args.beams, max_tokens, template=template)
