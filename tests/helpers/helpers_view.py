@@ -66,7 +66,8 @@ def as_run(model: Any, result: Any, **more: Any) -> Run:
 def decoded(
     kind: str = "joint", backend: str = "numpy", dtype: str = "float64", **more: Any
 ) -> Any:
-    """(model, run). kind: joint, lag, hogwild, group_think, star, independent, events, fork."""
+    """(model, run). kind: joint, lag, hogwild, group_think, star, independent, events, fork; life:
+    lanes that wait, are sealed, given, join behind all; lives: and are forked."""
     model = more.pop("model", None) or model_of(backend, dtype)
     masks = {
         "lag": LaneMask.joint(4, lag=2),
@@ -92,6 +93,20 @@ def decoded(
         decoding.join([4, 5], max_tokens=4)
         decoding.step()
         decoding.drop(0)
+    if kind in ("life", "lives"):
+        decoding.step()
+        decoding.pause(1)
+        decoding.join([4, 5], sees="all", max_tokens=4)
+        decoding.step()
+        decoding.step()
+        decoding.resume(1)
+        decoding.seal(0)
+        decoding.give(2, [7, 8])
+        decoding.step()
+        decoding.read(1, 2, False)
+        if kind == "lives":
+            decoding.fork(2, max_tokens=7)
+        decoding.drop(3)
     if kind == "fork":
         decoding.step()
         decoding.step()

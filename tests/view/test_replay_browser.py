@@ -12,6 +12,7 @@ from helpers_browser import Visit, visit
 from helpers_view import HOSTILE, decoded, hostile
 
 from tinylane.files.display import printable
+from tinylane.view.events import events_of, happened
 from tinylane.view.replay_page import page
 from tinylane.view.replay_record import Record, record
 from tinylane.view.replay_words import first_shown, sentences, step_of
@@ -22,6 +23,16 @@ def shown(tmp_path_factory: Any) -> tuple[Path, Record]:
     """A joint run with a late lane and a dropped one, every lane silenced."""
     folder = tmp_path_factory.mktemp("page")
     model, run = decoded("events", max_tokens=[6, 4, 7])
+    found = record(run, model, influence=True)
+    (folder / "index.html").write_text(page(found)[0])
+    return folder, found
+
+
+@pytest.fixture(scope="module")
+def lives(tmp_path_factory: Any) -> tuple[Path, Record]:
+    """Lanes that wait, are sealed, given, forked and dropped."""
+    folder = tmp_path_factory.mktemp("lives")
+    model, run = decoded("lives")
     found = record(run, model, influence=True)
     (folder / "index.html").write_text(page(found)[0])
     return folder, found
@@ -55,9 +66,7 @@ def chosen(view: Any) -> tuple[int, int]:
 
 def number(record: Record, lane: int, step: int) -> int:
     """q of the token that a lane wrote at a step."""
-    first = min(x.start for x in record.lanes)
-    k = first + step - 1 - record.lanes[lane].start
-    return int(np.flatnonzero(record.of == lane)[k])
+    return int(np.flatnonzero((record.of == lane) & (record.steps == step - 1))[0])
 
 
 def test_the_first_view_teaches_and_is_the_record_s(browser: Any, shown: Any):
@@ -99,10 +108,12 @@ WALK = """([lanes, steps]) => {
 }"""
 
 
-def test_every_token_can_be_reached_by_keys_and_shows_its_own_shares(browser: Any, shown: Any):
-    folder, found = shown
-    first = min(x.start for x in found.lanes)
-    steps = max(x.start + len(x.tokens) for x in found.lanes) - first
+@pytest.mark.parametrize("kind", ["events", "lives"])
+def test_every_token_can_be_reached_by_keys_and_shows_its_own_shares(
+    browser: Any, shown: Any, lives: Any, kind: str
+):
+    folder, found = shown if kind == "events" else lives
+    steps = found.run.result.steps
     with visit(browser, folder) as seen:
         view = ready(seen)
         reached = set()
@@ -120,6 +131,8 @@ def test_every_token_can_be_reached_by_keys_and_shows_its_own_shares(browser: An
         assert "Nothing is written yet" in view.inner_text("#chosen-how")
         view.keyboard.press("ArrowRight")
         view.keyboard.press("ArrowUp")
+        if kind == "lives":
+            return
         assert chosen(view) == (found.n - 2, 1)
         view.focus("#step")
         view.keyboard.press("ArrowDown")  # in the slider too: a lane, not a step
@@ -214,10 +227,36 @@ def test_silence_is_shown_for_the_token_and_for_each_lane(browser: Any, shown: A
                     assert f"“{silence.drawn[here[0]]}”" in said.inner_text()
 
 
+def test_what_happened_is_listed_and_each_event_leads_to_its_step(browser: Any, lives: Any):
+    folder, found = lives
+    events = events_of(found.run.result)
+    with visit(browser, folder) as seen:
+        view = ready(seen)
+        said = view.locator("#event-list li").all_text_contents()
+        assert said == happened(events) and any("is sealed" in line for line in said)
+        for k, event in enumerate(events):
+            view.locator("#event-list button").nth(k).click()
+            assert view.inner_text("#now").split()[0] == str(event["step"])
+        marks = view.locator("#rows path.event").evaluate_all(
+            "n => n.map((x) => x.getAttribute('d'))"
+        )
+        assert [mark.count("M") for mark in marks] == [
+            sum(event["lane"] == m for event in events) for m in range(found.n)
+        ]
+        view.locator("#step").fill("2")  # lane 1 waits
+        view.locator("#lane1 [data-token]").first.click()
+        view.keyboard.press("ArrowRight")
+        assert "writes nothing at this step" in view.inner_text("#chosen-how")
+        given = found.steps[(found.of == 2)].tolist().index(3)
+        view.locator("#lane2 [data-token]").nth(given).click()
+        assert "It was given from outside" in view.inner_text("#chosen-how")
+        seen.settled()
+
+
 def test_the_slider_and_the_player_write_the_run(browser: Any, shown: Any):
     """Before a token is written it is shown as such; a lane that joins late is not there before."""
     folder, found = shown
-    first = min(x.start for x in found.lanes)
+    joined = found.run.result.settings["events"][0]
     with visit(browser, folder, reduced_motion=True) as seen:
         view = ready(seen)
         for step in (0, 2, 4):
@@ -226,8 +265,7 @@ def test_the_slider_and_the_player_write_the_run(browser: Any, shown: Any):
             there = sorted(there.evaluate_all("nodes => nodes.map((n) => +n.dataset.token)"))
             expected = [q for q in range(len(found.of)) if step_of(found, q) <= step]
             assert there == expected
-            late = found.lanes[3]
-            assert ("not started" in view.inner_text("#state3")) == (first + step < late.start)
+            assert ("not started" in view.inner_text("#state3")) == (step < joined["step"])
         dropped = found.lanes[0].dropped
         assert dropped is not None
         view.keyboard.press("End")

@@ -17,7 +17,7 @@ from tinylane.view.replay_record import record
 from tinylane.view.replay_words import first_shown, sentences
 
 
-@pytest.mark.parametrize("kind", ["joint", "events", "fork", "hogwild"])
+@pytest.mark.parametrize("kind", ["joint", "events", "fork", "hogwild", "lives"])
 def test_the_page_s_numbers_are_the_record_s(kind: str):
     """Log-probabilities within half a thousandth, shares and weights within a step of rounding;
     shares add up to exactly one."""

@@ -21,7 +21,7 @@ from tinylane.view.replay_record import Record, record
 from tinylane.view.replay_words import first_shown, sentences
 from tinylane.view.run_file import Run, load_run, save_run
 
-KINDS = ("joint", "lag", "hogwild", "group_think", "star", "independent", "events", "fork")
+KINDS = ("joint", "lag", "hogwild", "group_think", "star", "independent", "events", "fork", "life")
 EVERY = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -33,9 +33,12 @@ def query_of(run: Run, lane: Lane, k: int) -> tuple[int, int]:
     """(position, lane) of the row before a token, written out: of the lane that drew it."""
     if lane.forked is not None and lane.start + k < lane.forked[1]:
         return query_of(run, run.result.lanes[lane.forked[0]], k)
+    if k == 0 and lane.follows is not None:
+        sealed = run.result.lanes[lane.follows]
+        return sealed.positions[-1], sealed.index
     if k == 0 and not lane.prompt:
         return len(run.result.prompt) - 1, SHARED
-    return lane.start + k - 1, lane.index
+    return (lane.positions[k - 1] if k else lane.start - 1), lane.index
 
 
 def place_of(run: Run, r: int) -> tuple[int, int]:
@@ -43,7 +46,8 @@ def place_of(run: Run, r: int) -> tuple[int, int]:
     places = [(i, SHARED) for i in range(len(run.result.prompt))]
     for lane in run.result.lanes:
         begin = lane.start - len(lane.prompt)
-        places += [(begin + k, lane.index) for k in range(len(lane.prompt) + len(lane.tokens))]
+        places += [(begin + k, lane.index) for k in range(len(lane.prompt))]
+        places += [(i, lane.index) for i in lane.positions]
     return places[r]
 
 
@@ -61,7 +65,7 @@ def check_against_dense(found: Record, model: Any, run: Run, tolerance: float) -
     n = len(run.result.lanes)
     for q, (lane, k) in enumerate(tokens_of(run)):
         row = number[query_of(run, lane, k)]
-        assert place_of(run, found.row[q]) == (lane.start + k, lane.index)
+        assert place_of(run, found.row[q]) == (lane.positions[k], lane.index)
         assert place_of(run, found.asked[q]) == query_of(run, lane, k)
         for view in found.views:
             mine = w if view.layer is None else w[view.layer : view.layer + 1]

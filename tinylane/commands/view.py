@@ -61,6 +61,7 @@ def run(args: Any) -> int:
         figure_style.blank(1, 1)  # raises where matplotlib is missing
     model = common.load_saved(args, saved)
 
+    from tinylane.view.events import events_of, happened
     from tinylane.view.replay_figure import replay
     from tinylane.view.replay_page import Texts, page
     from tinylane.view.replay_record import record
@@ -84,6 +85,8 @@ def run(args: Any) -> int:
         )
     texts = Texts(recorded, model.tokenizer)
     print(printable(" ".join(sentences(recorded, texts.shown))))
+    for line in happened(events_of(saved.result)):
+        print(printable(line))
     if target is not None:
         html, summary = page(recorded, model.tokenizer, args.size)
         write_text(target, html)

@@ -132,6 +132,13 @@ def check_lanes(raw: Fields, field: str, lanes: list[int], n: int) -> None:
         raw.fail(field, f"different lanes from 0 to {n - 1}")
 
 
+def happened(events: Sequence[Event], most: int = 12) -> list[str]:
+    """The first events as lines: `after step 3: lane 2 is dropped`."""
+    when = lambda step: f"after step {step}" if step else "before step 1"
+    lines = [f"{when(event['step'])}: {words(event)}" for event in events[:most]]
+    return lines + [f"and {len(events) - most} more"] * (len(events) > most)
+
+
 def words(event: Event) -> str:
     """An event as a clause: `lane 2 joins at position 14 and reads lanes 0, 1`."""
     lane, name = f"lane {event['lane']}", event["event"]

@@ -259,8 +259,7 @@ def lanes(result: Result, tokenizer: Any = None, title: str = "Lanes over time")
 
     tokenizer: to show tokens as text; None shows their ids. At most 64 positions are drawn.
     """
-    first = min(lane.start - len(lane.prompt) for lane in result.lanes)
-    last = max(lane.start + len(lane.tokens) for lane in result.lanes)
+    first, last = extent(result.lanes)
     shown = min(last - first, 64)
     token = str if tokenizer is None else lambda t: tokenizer.decode([t], skip_special=False)
     logprobs = [lane.logprobs for lane in result.lanes]
@@ -296,6 +295,13 @@ def lines(series: Mapping[str, Any], x: Any, xlabel: str, ylabel: str, title: st
 
 # What lanes wrote.
 
+
+def extent(lanes: Sequence[Lane], given: bool = True) -> tuple[int, int]:
+    """The first position of some lanes and the one after their last; given: with their prompts."""
+    first = min(lane.start - len(lane.prompt) * given for lane in lanes)
+    return first, max(i + 1 for lane in lanes for i in (lane.start - 1, *lane.positions[-1:]))
+
+
 WrittenToken = tuple[int, int, str, float | None]  # lane, column, text, log-probability
 
 
@@ -312,9 +318,9 @@ def written_cells(
     cells: list[WrittenToken] = []
     for m, lane in enumerate(lanes):
         chances = [None] * len(lane.prompt) + list(logprobs[m])
-        begin = lane.start - len(lane.prompt) - first
-        for k, (t, p) in enumerate(zip([*lane.prompt, *lane.tokens], chances, strict=True)):
-            cells.append((m, begin + k, word(token(t), 12), p))
+        places = [*range(lane.start - len(lane.prompt), lane.start), *lane.positions]
+        for place, t, p in zip(places, [*lane.prompt, *lane.tokens], chances, strict=True):
+            cells.append((m, place - first, word(token(t), 12), p))
     cells = [cell for cell in cells if cell[1] < columns]
     return cells, max((len(text) for _, _, text, _ in cells), default=1)
 

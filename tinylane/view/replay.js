@@ -1,8 +1,9 @@
 // The page of `tinylane view`: a run, step by step, and who listened to whom.
 // All text is set as text (textContent), never as HTML. Numbers come packed (replay_page.py).
 //
-// Step s draws the tokens at position first + s - 1. The state is the step, a lane, a view (whose
-// attention is shown) and what the shade shows. Everything on the page follows from the state.
+// Steps count from 1; a lane's spans say at which step each token was drawn, and where it stands. The
+// state is the step, a lane, a view (whose attention is shown) and what the shade shows. Everything
+// on the page follows from the state.
 "use strict";
 
 const FADE = 6; // nats at which a shade is strongest
@@ -61,21 +62,37 @@ const chance = (nats) => {
     token += lane.tokens;
   }
   const Q = token;
-  const firstClock = Math.min(...run.lanes.map((lane) => lane.start));
-  const lastClock = Math.max(...run.lanes.map((lane) => lane.start + lane.tokens));
-  const steps = lastClock - firstClock;
+  const steps = run.steps;
+  for (const lane of run.lanes) {
+    lane.positions = [];
+    lane.steps = [];
+    lane.spans.forEach(([index, position, step], s) => {
+      const end = s + 1 < lane.spans.length ? lane.spans[s + 1][0] : lane.tokens;
+      for (let k = index; k < end; k++) {
+        lane.positions.push(position + k - index);
+        lane.steps.push(step + k - index + 1);
+      }
+    });
+  }
   const laneOfRow = (r) => run.lanes.findLastIndex((lane) => r >= lane.row);
   const positionOfRow = (r) => {
     const lane = run.lanes[laneOfRow(r)];
-    return r < run.prompt ? r : lane.start - lane.given + r - lane.row;
+    if (r < run.prompt) return r;
+    const k = r - lane.row - lane.given;
+    return k < 0 ? lane.start + k : lane.positions[k];
   };
   const laneOfToken = new Uint16Array(Q);
   run.lanes.forEach((lane, m) => laneOfToken.fill(m, lane.first, lane.first + lane.tokens));
-  const copied = (lane, k) => lane.forked !== null && lane.start + k < lane.forked[1];
+  const copied = (lane, k) => k < lane.copied;
+  const writer = Uint16Array.from(laneOfToken, (m, q) => { // the lane that drew a token
+    for (const k = q - run.lanes[m].first; k < run.lanes[m].copied; ) m = run.lanes[m].forked;
+    return m;
+  });
+  const outside = new Set(run.outside); // tokens that were given, not drawn
   const share = (view, q, slot) => view.shares[slot * Q + q] / view.top;
   const toOthers = (view, q) => {
     let sum = 0;
-    for (let n = 0; n < N; n++) if (n !== laneOfToken[q]) sum += share(view, q, n + 1);
+    for (let n = 0; n < N; n++) if (n !== writer[q]) sum += share(view, q, n + 1);
     return sum;
   };
   const nats = (value) => value / 1000;
@@ -90,10 +107,19 @@ const chance = (nats) => {
 
   const state = { step: steps, lane: 0, view: 0, shade: "logprob" };
   const tokenAt = (m, step) => {
-    const lane = run.lanes[m], k = firstClock + step - 1 - lane.start;
-    return step > 0 && k >= 0 && k < lane.tokens ? lane.first + k : -1;
+    const lane = run.lanes[m], k = upTo(lane, step) - 1;
+    return k >= 0 && lane.steps[k] === step ? lane.first + k : -1;
   };
-  const stepOf = (q) => run.lanes[laneOfToken[q]].start + q - run.lanes[laneOfToken[q]].first - firstClock + 1;
+  const upTo = (lane, step) => { // how many tokens it had drawn after a step
+    let low = 0, high = lane.tokens;
+    while (low < high) {
+      const mid = (low + high) >> 1;
+      if (lane.steps[mid] <= step) low = mid + 1;
+      else high = mid;
+    }
+    return low;
+  };
+  const stepOf = (q) => run.lanes[laneOfToken[q]].steps[q - run.lanes[laneOfToken[q]].first];
 
   // The tokens, made once.
   const nodes = new Array(row); // by row
@@ -171,25 +197,24 @@ const chance = (nats) => {
   // Only what changes is touched: a long run has thousands of tokens. All begin as not yet written.
   for (const lane of run.lanes) Object.assign(lane, { to: -lane.given, isGone: false });
   function showTime() {
-    const clock = firstClock + state.step; // of the next tokens
     run.lanes.forEach((lane, m) => {
-      const begun = lane.forked ? lane.forked[1] : lane.start;
-      const to = clock < begun ? -lane.given : Math.min(lane.tokens, Math.max(0, clock - lane.start));
+      const to = state.step < lane.begun ? -lane.given : upTo(lane, state.step);
       for (let k = Math.min(to, lane.to); k < Math.max(to, lane.to); k++) {
         nodes[lane.row + lane.given + k].classList.toggle("future", k >= to);
       }
       lane.to = to;
-      const isGone = lane.dropped !== null && clock > lane.dropped;
+      const isGone = lane.dropped !== null && state.step > lane.dropped;
       for (let k = -lane.given; k < lane.tokens && isGone !== lane.isGone; k++) {
         nodes[lane.row + lane.given + k].classList.toggle("gone", isGone);
       }
       lane.isGone = isGone;
       let said = `${lane.tokens} tokens`;
-      if (isGone) said = `dropped at step ${lane.dropped - firstClock}`;
-      else if (clock < begun) said = `not started; joins after step ${begun - firstClock}`;
-      else if (clock >= lane.start + lane.tokens) said += lane.end ? `, ended: ${lane.end}` : "";
-      else said = `${Math.max(0, clock - lane.start)} of ${said}`;
-      if (lane.forked && clock >= begun) said += `; forked from lane ${lane.forked[0]} after step ${begun - firstClock}`;
+      if (isGone) said = `dropped at step ${lane.dropped}`;
+      else if (state.step < lane.begun) said = `not started; ${lane.follows === null ? "joins" : "begins"} after step ${lane.begun}`;
+      else if (to >= lane.tokens) said += lane.end ? `, ended: ${lane.end}` : "";
+      else said = `${to} of ${said}`;
+      if (lane.forked !== null && state.step >= lane.begun) said += `; forked from lane ${lane.forked} after step ${lane.begun}`;
+      else if (lane.follows !== null && state.step >= lane.begun) said += `; goes on from lane ${lane.follows}`;
       $(`state${m}`).textContent = said;
       $(`card${m}`).classList.toggle("here", m === state.lane);
       if (to > -lane.given) scrollTo(texts[m], nodes[lane.row + lane.given + to - 1]);
@@ -216,9 +241,9 @@ const chance = (nats) => {
     $("chosen-body").hidden = q < 0;
     if (q < 0) {
       $("chosen-title").textContent = `${symbol(state.lane)} lane ${state.lane}`;
-      const early = firstClock + state.step <= lane.start;
+      const early = lane.tokens > 0 && state.step < lane.steps[0], waits = state.step < (lane.steps.at(-1) ?? 0);
       $("chosen-how").textContent =
-        state.step === 0 ? "Nothing is written yet. Press Play, or go one step on." : early ? "This lane has written nothing yet." : `This lane has ended (${lane.end ?? "no reason given"}).`;
+        state.step === 0 ? "Nothing is written yet. Press Play, or go one step on." : early ? "This lane has written nothing yet." : waits ? "This lane writes nothing at this step." : `This lane has ended (${lane.end ?? "no reason given"}).`;
       return;
     }
     const k = q - lane.first, own = lane.row + lane.given + k, view = run.views[state.view], query = run.asked[q];
@@ -233,17 +258,18 @@ const chance = (nats) => {
     $("chosen-title").textContent = `${symbol(state.lane)} lane ${state.lane}, step ${state.step}: ${quoted(run.text[own])}`;
     const others = run.text[own] !== run.likeliest[q] && run.texts[run.likeliest[q]].trim() !== run.texts[run.text[own]].trim();
     $("chosen-how").textContent =
-      `Token ${run.ids[own]} at position ${firstClock + state.step - 1}, probability ${chance(nats(run.logprob[q]))} (log ${(-nats(run.logprob[q])).toFixed(3)})` +
+      `Token ${run.ids[own]} at position ${lane.positions[k]}, probability ${chance(nats(run.logprob[q]))} (log ${(-nats(run.logprob[q])).toFixed(3)})` +
       (others ? `; the likeliest was ${quoted(run.likeliest[q])}. ` : ". ") +
-      (copied(lane, k) ? `Written by lane ${lane.forked[0]} and copied here by the fork. ` : "") +
-      `It was drawn from the row before it, ${quoted(run.text[query])}${query < run.prompt ? ", the end of the prompt" : ""} (dashed); the attention below is that row’s.`;
+      (copied(lane, k) ? `Written by lane ${writer[q]} and copied here by the fork. ` : "") +
+      (outside.has(q) ? "It was given from outside. Its probability is that by" : "It was drawn from") +
+      ` the row before it, ${quoted(run.text[query])}${query < run.prompt ? ", the end of the prompt" : laneOfRow(query) === state.lane ? "" : `, in lane ${laneOfRow(query)}`} (dashed); the attention below is that row’s.`;
 
     const bars = [];
     for (let slot = 0; slot <= N; slot++) {
-      const value = share(view, q, slot), n = slot - 1, isOther = slot > 0 && n !== state.lane;
+      const value = share(view, q, slot), n = slot - 1, isOther = slot > 0 && n !== writer[q];
       const bar = make("div", { className: isOther ? "bar other-lane" : "bar" });
       bar.style.width = `${(100 * value).toFixed(1)}%`;
-      const name = slot === 0 ? "prompt" : `${symbol(n)} lane ${n}${n === state.lane ? " (own)" : ""}`;
+      const name = slot === 0 ? "prompt" : `${symbol(n)} lane ${n}${n === writer[q] ? " (own)" : ""}`;
       const line = make("tr", {}, make("th", { scope: "row", textContent: name }), make("td", { textContent: percent(value) }), make("td", {}, bar));
       bars.push(slot === 0 ? line : laneStyle(line, n));
     }
@@ -359,11 +385,14 @@ const chance = (nats) => {
   // Over time: one line a lane, drawn when the view changes; the cursors follow the step.
   const plots = run.lanes.map((lane, m) => {
     const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+    const marks = path.cloneNode();
+    marks.setAttribute("class", "event");
+    marks.setAttribute("d", run.events.filter(([, n]) => n === m).map(([step]) => `M${step} 0V100`).join(""));
     const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     svg.setAttribute("viewBox", `0 0 ${steps} 100`);
     svg.setAttribute("preserveAspectRatio", "none");
     svg.setAttribute("aria-hidden", "true");
-    svg.append(path);
+    svg.append(path, marks);
     const plot = make("div", { className: "plot" }, svg, make("div", { className: "cursor" }));
     plot.dataset.lane = m;
     plot.setAttribute("role", "img");
@@ -378,15 +407,16 @@ const chance = (nats) => {
     const view = run.views[state.view];
     $("time-note").textContent = `The share of each token’s attention that went to other lanes (${viewName(view)}); the height of a band is 100%. Click to go to a step.`;
     plots.forEach(({ plot, path }, m) => {
-      const lane = run.lanes[m], x0 = lane.start - firstClock;
+      const lane = run.lanes[m];
       let d = "", sum = 0, top = 0, at = 0;
       for (let k = 0; k < lane.tokens; k++) {
-        const value = toOthers(view, lane.first + k), y = (100 - 98 * value).toFixed(1);
-        d += `${k ? "L" : `M${x0} 100L`}${x0 + k} ${y}L${x0 + k + 1} ${y}`;
+        const value = toOthers(view, lane.first + k), y = (100 - 98 * value).toFixed(1), x = lane.steps[k];
+        d += `${k && lane.steps[k - 1] === x - 1 ? "L" : `M${x - 1} 100L`}${x - 1} ${y}L${x} ${y}`;
+        if (lane.steps[k + 1] !== x + 1) d += `L${x} 100Z`; // it waits, or ends
         sum += value;
-        if (value > top) [top, at] = [value, x0 + k + 1];
+        if (value > top) [top, at] = [value, x];
       }
-      path.setAttribute("d", d && `${d}L${x0 + lane.tokens} 100Z`);
+      path.setAttribute("d", d);
       plot.setAttribute("aria-label", lane.tokens ? `lane ${m}: ${percent(sum / lane.tokens)} on average, at most ${percent(top)} at step ${at}` : `lane ${m} wrote nothing`);
     });
   }
@@ -512,6 +542,14 @@ const chance = (nats) => {
     play(false);
     go(Math.floor(((event.clientX - box.left) / box.width) * steps) + 1, Number(plot.dataset.lane));
   });
+  const when = (step) => (step ? `after step ${step}` : "before step 1");
+  $("events").hidden = run.events.length === 0;
+  for (const [step, , text] of run.events) {
+    const button = make("button", { type: "button", textContent: when(step) });
+    button.addEventListener("click", () => (play(false), go(step)));
+    $("event-list").append(make("li", {}, button, `: ${text}`));
+  }
+  if (run.events_left) $("event-list").append(make("li", { textContent: `and ${run.events_left} more, in the run file` }));
   document.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest?.("select")) return;
     const inButton = event.target.closest?.("button, summary");

@@ -8,11 +8,12 @@ share of attention that went to other lanes, and beside them who listened to who
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tinylane.view.events import Event, events_of, happened
 from tinylane.view.figure_style import (
     blank,
     drawn,
@@ -22,8 +23,8 @@ from tinylane.view.figure_style import (
     label,
     lanes_by_position,
 )
-from tinylane.view.figures import draw_written, written_cells
-from tinylane.view.palette import COLOURS, RULE
+from tinylane.view.figures import draw_written, extent, written_cells
+from tinylane.view.palette import COLOURS, INK, PAPER, RULE
 from tinylane.view.replay_record import Record
 from tinylane.view.replay_words import sentences
 
@@ -44,8 +45,8 @@ def replay(
     shown: a token as text.
     """
     N, names = record.n, _names(record)
-    first = min(lane.start - len(lane.prompt) for lane in record.lanes)
-    columns = max(lane.start + len(lane.tokens) for lane in record.lanes) - first
+    first, last = extent(record.lanes)
+    columns = last - first
     logprobs = [record.logprobs[record.of == m].tolist() for m in range(N)]
     cells, longest = written_cells(record.lanes, logprobs, shown, first, columns)
     unit = min(max(0.075 * longest + 0.12, 0.3), 0.9)
@@ -58,6 +59,9 @@ def replay(
     top = frame(figure, "Probability of what was written", "", "", (grid[:tables, 0],))
     draw_written(figure, top, cells, (N, columns), words=columns <= WORDS)
     lanes_by_position(top, names, first, columns)
+    events = events_of(record.run.result)
+    if events:
+        _marks(top, record, events, first)
     below = "Share of attention to other lanes"
     _bands(frame(figure, below, "position", "", (grid[tables:, 0],)), record, first, columns)
     whom = frame(figure, "Attention, whole run", "to", "", (grid[:2, 1],))
@@ -65,7 +69,8 @@ def replay(
     if silent:
         changed = frame(figure, "Next tokens changed", "without lane", "", (grid[2:, 1],))
         _table(changed, record.changed(), [str(s.lane) for s in record.silences], names)
-    return finish(figure, f"{title}. {' '.join(sentences(record, shown))}", title)
+    told = f"{'; '.join(happened(events))}. " if events else ""
+    return finish(figure, f"{title}. {told}{' '.join(sentences(record, shown))}", title)
 
 
 @drawn
@@ -76,8 +81,8 @@ def shares(
 
     view: which of the record's views; 0 is the mean of all layers and heads.
     """
-    first = min(lane.start for lane in record.lanes)
-    columns = max(lane.start + len(lane.tokens) for lane in record.lanes) - first
+    first, last = extent(record.lanes, given=False)
+    columns = last - first
     figure = blank(7.0, 0.55 * record.n + 1.4)
     _bands(frame(figure, title, "position", ""), record, first, columns, view)
     others = record.to_others(view)
@@ -94,6 +99,29 @@ def _names(record: Record) -> list[str]:
     return [f"lane {m}" for m in range(record.n)]
 
 
+def _marks(axes: Axes, record: Record, events: Sequence[Event], first: int) -> None:
+    """A mark above a lane's row for every event: where its next token stands."""
+    at = []
+    for event in events:
+        lane = record.lanes[event["lane"]]
+        later = [
+            i for i, step in zip(lane.positions, lane.steps, strict=True) if step >= event["step"]
+        ]
+        at.append((later or [lane.positions[-1] + 1 if lane.tokens else lane.start])[0] - first)
+    x, rows = np.array(at) - 0.5, np.array([event["lane"] for event in events]) - 0.42
+    axes.scatter(
+        x,
+        rows,
+        s=14,
+        marker="v",
+        color=INK,
+        edgecolors=PAPER,
+        linewidths=0.7,
+        clip_on=False,
+        zorder=3,
+    )
+
+
 def _bands(axes: Axes, record: Record, first: int, columns: int, view: int = 0) -> None:
     others = record.to_others(view)
     for m, lane in enumerate(record.lanes):
@@ -101,9 +129,12 @@ def _bands(axes: Axes, record: Record, first: int, columns: int, view: int = 0) 
         mine = others[record.of == m]
         if not len(mine):
             continue
-        x = np.repeat(lane.start - first + np.arange(len(mine) + 1) - 0.5, 2)[1:-1]
+        places = np.array(lane.positions)
+        x = np.repeat(places - first, 2) + np.tile([-0.5, 0.5], len(places))
         colour = COLOURS[m % len(COLOURS)]
         y = m + 0.45 - 0.9 * np.repeat(mine, 2)
+        gaps = 2 * np.flatnonzero(np.diff(places) > 1) + 2
+        x, y = (np.insert(values, gaps, np.nan) for values in (x, y))
         axes.fill_between(x, m + 0.45, y, color=colour, alpha=0.35, linewidth=0)
         axes.plot(x, y, color=colour, linewidth=1.0)
         beside = axes.get_yaxis_transform()

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinylane.files.display import printable
+from tinylane.view.events import BEGIN, events_of, given_tokens, words
 from tinylane.view.palette import COLOURS, SYMBOLS, page_css
 from tinylane.view.replay_record import Record, View
 from tinylane.view.replay_words import about, first_shown, sentences
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 SIZE = 2.0  # MB (10**6 bytes)
 LONGEST = 120  # characters of a token that are shown
 PART = "·"  # stands for a token that is a part of a character, before the last part of it
+EVENTS = 1000  # that are listed
 PER_NAT = 1000  # log-probabilities and KL are kept to a thousandth of a nat
 
 
@@ -80,6 +82,13 @@ def _json(value: Any) -> str:
 
 def _data(record: Record, texts: Texts) -> dict[str, Any]:
     lanes, run = record.lanes, record.run
+    events = events_of(run.result)
+    begun = {event["lane"]: event["step"] for event in events if event["event"] in BEGIN}
+    gone = {event["lane"]: event["step"] for event in events if event["event"] == "drop"}
+    given = given_tokens(events, lanes)
+    places = zip(
+        record.source.tolist(), (k for x in lanes for k in range(len(x.tokens))), strict=True
+    )
     names = texts.names(record.likeliest)
     silences = [
         {
@@ -111,11 +120,19 @@ def _data(record: Record, texts: Texts) -> dict[str, Any]:
                 "tokens": len(lane.tokens),
                 "start": lane.start,
                 "end": None if lane.finish_reason is None else printable(lane.finish_reason)[:40],
-                "forked": lane.forked,
-                "dropped": lane.dropped,
+                "spans": lane.spans or [(0, lane.start, 0)][: len(lane.tokens)],
+                "begun": begun.get(lane.index, 0),
+                "forked": None if lane.forked is None else lane.forked[0],
+                "copied": int(record.copied[record.of == lane.index].sum()),
+                "follows": None if lane.forked else lane.follows,
+                "dropped": gone.get(lane.index),
             }
             for lane in lanes
         ],
+        "steps": int(record.steps.max()) + 1,
+        "events": [[e["step"], e["lane"], printable(words(e))] for e in events[:EVENTS]],
+        "events_left": max(len(events) - EVENTS, 0),
+        "outside": [q for q, place in enumerate(places) if place in given],
         "layers": layers,
         "heads": heads,
         "heard": _packed(_scaled(record.heard, 65535)),
