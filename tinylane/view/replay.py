@@ -188,7 +188,7 @@ def rows_of(run: Run, model: Model) -> ReplayRows:
         if max([*lane.prompt, *lane.tokens, *likely], default=0) >= vocab:
             raise TinylaneError(f"lane {lane.index} has tokens outside the vocabulary of {vocab}")
         last = len(lane.tokens) - 1  # not fed; past the context only where the clock jumped there
-        jumped = (lane.spans or [(0,)])[-1][0] == last
+        jumped = (lane.spans or [(0, 0, 0)])[-1][0] == last
         inside = lane.positions[: last + (not jumped)]
         if max([lane.start - 1, *inside]) >= model.config.context:
             end = [lane.start, *(i + 1 for i in lane.positions)][-1]
@@ -309,7 +309,9 @@ class _Made:
         known = (history, forks, orders, self.begun)
         given = given_tokens(self.events, self.lanes)
         outside = np.array([(m, k) in given for m, k in drawn[[4, 1]].T.tolist()], bool)
-        return ReplayRows(self.run, *fed, *known, *drawn[:5], outside, place[drawn[5]], saved)
+        of, index, written, row, source, before = drawn
+        told = (of, index, written, row, source, outside, place[before], saved)
+        return ReplayRows(self.run, *fed, *known, *told)
 
 
 def passes(
