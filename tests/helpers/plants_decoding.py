@@ -151,9 +151,9 @@ DECODING = [
         "a finished lane is forgotten",
         "decoding",
         swap(
-            "decoding.Decoding._end",
-            "self._logits.pop(lane.index, None)",
-            "self._logits.pop(lane.index, None), self.cache.drop(lane.index)",
+            "life.Life._end",
+            "lane.finish_reason = reason",
+            "lane.finish_reason = reason; self.cache.drop(lane.index)",
         ),
     ),
     Plant(
@@ -169,16 +169,12 @@ DECODING = [
     Plant(
         "lane prompts begin together",
         "decoding",
-        swap("decoding.Decoding.join", "self.clock - len(ids) + k, m)", "len(self.prompt) + k, m)"),
+        swap("life.Life.join", "(token, begin + k, m)", "(token, P + k, m)"),
     ),
     Plant(
         "lane prompts end one early",
         "decoding",
-        swap(
-            "decoding.Decoding.join",
-            "self.clock - len(ids) + k, m)",
-            "self.clock - 1 - len(ids) + k, m)",
-        ),
+        swap("life.Life.join", "(token, begin + k, m)", "(token, begin - 1 + k, m)"),
     ),
     Plant(
         "penalty without the prompt",
@@ -250,11 +246,7 @@ DECODING = [
     Plant(
         "a lane that joins late stands at the end of the prompt",
         "script",
-        swap(
-            "decoding.Decoding.join",
-            "[(t, self.clock - len(ids) + k, m)",
-            "[(t, len(self.prompt) + k, m)",
-        ),
+        swap("life.Life.join", "(token, begin + k, m)", "(token, P + k, m)"),
     ),
     Plant(
         "a lane that joins without a prompt draws from another's logits",

@@ -18,6 +18,7 @@ from planting import Patch, Plant, swap
 from plants_decoder import DECODER
 from plants_decoding import DECODING
 from plants_lanes import LANES
+from plants_segments import SEGMENTS
 
 from tinylane.core import cache, decoder, rope
 from tinylane.core.lanes import SHARED, LaneMask
@@ -25,7 +26,7 @@ from tinylane.core.rope import RopeConfig
 from tinylane.testing import EXTRA, LAWS, LawViolation, check, example_case
 
 CASES = range(50)
-PLANTS = [*LANES, *DECODER, *DECODING]
+PLANTS = [*LANES, *DECODER, *DECODING, *SEGMENTS]
 
 
 def frequencies_as_recorded() -> None:

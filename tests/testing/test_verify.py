@@ -19,11 +19,10 @@ import tinylane
 from tinylane.core import cache, decoder
 from tinylane.core.lanes import SHARED
 from tinylane.core.model import Model
-from tinylane.testing import checks, verification
+from tinylane.testing import at_size, checks, reference, subjects, verification
 
 ask, game, plain = helpers_cli.ask, helpers_cli.game, helpers_cli.plain  # fixtures
-LAWS = [*checks.LAWS]
-LAWS[LAWS.index("backends")] = "definition"
+LAWS, NUMBERS = [*checks.LAWS], [law.number for law in checks.LAWS.values()]
 
 
 def verified(ask: Any, folder: str, *more: object, code: int = 0) -> dict[str, Any]:
@@ -54,11 +53,11 @@ def test_a_sound_model_keeps_every_law_and_every_law_compared_something(ask, gam
     (run,) = document["runs"]
     assert (run["backend"], run["dtype"]) == (backend, dtype)
     assert [f["law"] for f in run["laws"]] == LAWS
-    assert [f["number"] for f in run["laws"]] == list(range(1, 14))
+    assert [f["number"] for f in run["laws"]] == NUMBERS
     assert all(f["compared"] > 0 and f["verdict"] == "holds" for f in run["laws"])
     exact = [f["law"] for f in run["laws"] if f["allowed"] == 0]
-    assert exact == ["causality", "isolation"]
-    assert [f["worst"] for f in run["laws"] if f["law"] in exact] == [0, 0]
+    assert exact == ["causality", "isolation", "seal"]
+    assert [f["worst"] for f in run["laws"] if f["law"] in exact] == [0, 0, 0]
     assert document["between"] == []
 
 
@@ -127,7 +126,7 @@ BUGS = {
     ),
     "a lane reads others a step late": (
         swap(VISIBLE, "age >= self.lag", "age > self.lag"),
-        "definition",
+        "backends",
     ),
     "a lane reads its own future": (swap(VISIBLE, "age >= 0,", "age >= -1,"), "causality"),
     "who reads whom, transposed": (
@@ -149,7 +148,7 @@ BUGS = {
     ),
     "a query of Hogwild! right behind the prompt": (
         swap("hogwild.Hogwild.views", "begin[is_own] + index", "length[:, 0] + index"),
-        "definition",
+        "backends",
     ),
     "a block of Hogwild! as long as its lane, seen or not": (
         swap(
@@ -196,12 +195,13 @@ def test_hogwild_is_asked_every_law_that_is_not_omega_s(ask, game):
     run = verification.verify(loaded, {"hogwild": sample})
     compared = {f.law: f.compared for f in run.findings}
     none = [law for law, count in compared.items() if not count]
-    assert none == ["shared prompt", "periodicity", "group think"]
+    omega = ["shared prompt", "periodicity", "group think"]
+    assert none == [*omega, "permuted paths", "fork join", "moved cache"]
     assert all(f.holds for f in run.findings)
-    assert [f.verdict for f in run.findings if f.law in none] == ["nothing to compare"] * 3
-    closed = verification.gapless(sample)
+    assert [f.verdict for f in run.findings if f.law in none] == ["nothing to compare"] * 6
+    closed = at_size.gapless(sample)
     assert [s.positions[s.lanes == 0].min() for s in (sample, closed)] == [18, 16]
-    assert verification.gapless(samples["random 0"]) is samples["random 0"]
+    assert at_size.gapless(samples["random 0"]) is samples["random 0"]
 
 
 def test_a_bug_of_one_backend_is_named_in_the_comparison(ask, game, monkeypatch: Patch):
@@ -211,8 +211,10 @@ def test_a_bug_of_one_backend_is_named_in_the_comparison(ask, game, monkeypatch:
     monkeypatch.setattr("tinylane.checkpoints.plan.SMALL", 0)  # the fast operations, however small
     instead(mlx_ops, "gated", lambda old: lambda gate, up: old(gate, up) * 1.01)(monkeypatch)
     document = verified(ask, game, "--backend", "all", code=1)
-    assert {"backends", "definition"} <= violated(document)
-    assert all(f["holds"] for f in document["runs"][0]["laws"])  # NumPy's
+    numpy, mlx = document["runs"]
+    assert all(f["holds"] for f in numpy["laws"])
+    assert not all(f["holds"] for f in mlx["laws"] if f["law"] == "backends")
+    assert not document["between"][0]["holds"]
 
 
 def test_damaged_weights_are_a_violation(ask, tmp_path):
@@ -222,7 +224,7 @@ def test_damaged_weights_are_a_violation(ask, tmp_path):
     with pytest.warns(UserWarning, match="NaN"):
         tinylane.load(folder, "numpy")
     document = verified(ask, folder, "--samples", 1, code=1)
-    assert "definition" in violated(document) and document["runs"][0]["sensitivity"] == 1
+    assert "backends" in violated(document) and document["runs"][0]["sensitivity"] == 1
 
 
 # ------------------------------------------------------------------------------ what is told, shown
@@ -249,29 +251,30 @@ def test_the_duration_is_told_before_and_the_passes_are_counted(ask, game, monke
         samples = verification.samples_for(loaded, n, 3, prompt=[1, 2, 3])
         with monkeypatch.context() as patch:
             patch.setattr(Model, "__call__", counted)
-            patch.setattr(checks, "reference", counting(checks.reference))
+            for module in (checks, subjects):
+                patch.setattr(module, "reference", counting(reference.reference))
             sizes.clear()
             definitions.clear()
             verification.verify(loaded, samples)
-        foretold = [verification.passes(s) for s in samples.values()]
+        foretold = [at_size.passes(s) for s in samples.values()]
         assert len(sizes) == sum(len(rows) for rows, _ in foretold)
         assert sum(sizes) == pytest.approx(sum(sum(rows) for rows, _ in foretold), rel=0.1)
         assert definitions["all"] == sum(times for _, times in foretold)
     code, _, err = ask("verify", game)
-    assert code == 0 and "160 passes" in err and err.endswith((" s\n", "second\n"))
+    assert code == 0 and "293 passes" in err and err.endswith((" s\n", "second\n"))
     assert ask("verify", game, "--quiet")[2] == ""
 
 
 def test_the_table_has_lines_elsewhere_and_rules_on_a_terminal(ask, game, monkeypatch: Patch):
     code, out, _ = ask("verify", game, "--quiet", "--samples", 1)
     lines = out.splitlines()
-    assert code == 0 and len(lines) == 15
+    assert code == 0 and len(lines) == 2 + len(LAWS)
     assert lines[1].split() == ["law", "worst", "error", "tolerance", "used", "rows", "verdict"]
     assert all(line.endswith("holds") for line in lines[2:])
     assert "\x1b" not in out
     monkeypatch.setattr(type(sys.stdout), "isatty", lambda self: True)
     code, out, _ = ask("verify", game, "--quiet", "--samples", 1)
-    assert code == 0 and "━" in out and out.count("holds") == 13
+    assert code == 0 and "━" in out and out.count("holds") == len(LAWS)
 
 
 def test_a_prompt_is_one_more_sample(ask, plain, tmp_path):

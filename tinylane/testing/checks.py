@@ -1,14 +1,14 @@
-"""The laws applied to a `tinylane.Model`; a `Chooser` picks the rest (a shift, a lane).
+"""The laws applied to a model; a `Chooser` picks the rest (a shift, a lane).
 
-`LAWS` are the thirteen of the method, section 5. `EXTRA` are further checks of what the laws do not
-cover: the definition itself, the cache's operations, and decoding against the uncached generator.
+`LAWS` are those of the method, section 5: laws 1 to 13 are here, the others in `segment_checks`.
+`EXTRA` are further checks of what the laws do not cover: the definition itself, the cache's
+operations, and decoding against the uncached generator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,45 +21,15 @@ from tinylane.testing.reference import (
     reference,
     same_step_by_definition,
     visible_by_definition,
-    widened,
 )
 from tinylane.testing.samples import Chooser, Sample
-
-Check = Callable[[Model, Sample, Chooser], Report]
-
-
-@dataclass(frozen=True)
-class Law:
-    """A law's name, its number (0: not in the method's list), its sentence, and its check."""
-
-    number: int
-    name: str
-    says: str
-    check: Check
+from tinylane.testing.segment_checks import SEGMENT_LAWS
+from tinylane.testing.subjects import Law, bound, feeder, in_float64, plain, some_lane
 
 
 def check(name: str, model: Model, sample: Sample, choose: Chooser) -> Report:
     """Check one law of `LAWS` or `EXTRA` on a model; raises LawViolation, or KeyError."""
     return {**LAWS, **EXTRA}[name].check(model, sample, choose)
-
-
-def bound(model: Model, sample: Sample) -> Callable[..., Any]:
-    """`f(tokens, positions, lanes)` with the sample's mask and rotation; a law may override both
-    by keyword."""
-    return partial(model, lane_rope=sample.rope, lane_mask=sample.mask)
-
-
-def plain(model: Model) -> Callable[..., np.ndarray]:
-    """The unmodified model, by definition and in float64: `plain(tokens, positions, visible)`."""
-
-    def run(tokens: Any, positions: Any, visible: np.ndarray | None = None) -> np.ndarray:
-        return reference(model.config, model.params, tokens, positions, visible=visible)
-
-    return run
-
-
-def some_lane(sample: Sample, choose: Chooser) -> int:
-    return choose.integer(0, sample.mask.n - 1)
 
 
 def _token_shift(model: Model, sample: Sample, choose: Chooser) -> Report:
@@ -109,7 +79,7 @@ def _steps(model: Model, sample: Sample, choose: Chooser) -> Report:
 
 def steps(model: Model, sample: Sample, cuts: Sequence[int]) -> Report:
     """Law 8, with the pieces that `cuts` makes."""
-    start = lambda: partial(model, cache=model.new_cache(sample.rope, sample.mask))
+    start = lambda: feeder(model, sample)
     return laws.assert_steps(bound(model, sample), start, sample, cuts, dtype=model.dtype)
 
 
@@ -130,9 +100,8 @@ def _group_think(model: Model, sample: Sample, choose: Chooser) -> Report:
 
 
 def _backends(model: Model, sample: Sample, choose: Chooser) -> Report:
-    exact = bound(Model(model.config, widened(model.params), "numpy", "float64"), sample)
     models = {f"{model.backend} {model.dtype}": bound(model, sample)}
-    return laws.assert_backends(models, exact, sample)
+    return laws.assert_backends(models, in_float64(model, sample), sample)
 
 
 def _company(model: Model, sample: Sample, choose: Chooser) -> Report:
@@ -156,7 +125,7 @@ _LAWS = (
     Law(12, "backends", "every backend and dtype agrees with NumPy float64", _backends),
     Law(13, "company", "a lane that nobody sees changes nobody", _company),
 )
-LAWS = {law.name: law for law in _LAWS}
+LAWS = {law.name: law for law in (*_LAWS, *SEGMENT_LAWS)}
 
 
 # What the laws do not cover.

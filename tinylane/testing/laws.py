@@ -60,16 +60,17 @@ class Report:
 
 
 class LawViolation(AssertionError):
-    """A law does not hold. `report` has the numbers, `sample` the rows."""
+    """A law does not hold. `report` has the numbers, `sample` the rows (None: it has none)."""
 
-    def __init__(self, report: Report, sample: Sample, detail: str = "") -> None:
+    def __init__(self, report: Report, sample: Sample | None, detail: str = "") -> None:
         self.report, self.sample, self.law = report, sample, report.law
         allowed = "no difference" if report.allowed == 0 else f"{report.allowed:.2g}"
         rounded = exact_products() if "mlx.core" in sys.modules else None
         detail = "; ".join(filter(None, (detail, rounded)))
         super().__init__(
             f"{report.law}: row {report.row} differs by {report.worst:.2g}, allowed {allowed}"
-            f"{'; ' + detail if detail else ''}; sample {sample!r}"
+            f"{'; ' + detail if detail else ''}"
+            + (f"; sample {sample!r}" if sample is not None else "")
         )
 
 
@@ -111,14 +112,21 @@ def assert_equal(
     index = np.arange(len(a)) if rows is None else np.arange(len(a))[rows]
     if len(index) == 0:
         return nothing_to_compare(law)
-    error = np.abs(a - b)[index].max(axis=1)
-    error = np.where(np.isnan(error), np.inf, error)
-    worst = int(error.argmax())
     allowed = 0.0
     if dtype is not None:
         angle = sample.angle if angle is None else angle
         allowed = tolerance(dtype, float(np.abs(b[index]).max()), angle)
-    report = Report(law, float(error[worst]), allowed, len(index), int(index[worst]))
+    return verdict(law, np.abs(a - b)[index].max(axis=1), allowed, index, sample, detail)
+
+
+def verdict(
+    law: str, off: np.ndarray, allowed: float, rows: Any, sample: Sample | None, detail: str = ""
+) -> Report:
+    """The report of differences (Q,), which belong to `rows` (Q,); raises LawViolation where one is
+    larger than `allowed`, or NaN."""
+    off = np.where(np.isnan(off), np.inf, np.abs(off))
+    worst = int(off.argmax())
+    report = Report(law, float(off[worst]), allowed, len(off), int(rows[worst]))
     if not report.worst <= allowed:
         raise LawViolation(report, sample, detail)
     return report

@@ -16,6 +16,7 @@ import numpy as np
 
 from tinylane.checkpoints.plan import choose_ops
 from tinylane.core.config import ModelConfig
+from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Rotation
 from tinylane.core.model import Model
 from tinylane.core.random_weights import random_params
@@ -118,6 +119,74 @@ class Sample:
             omega = np.array2string(self.rope.omega, precision=3, threshold=8)
             turn = f"Omega {omega}, prompt_lane {self.rope.prompt_lane}"
         return f"[token@position,lane: {rows}; visibility {seen}, lag {self.mask.lag}, {turn}]"
+
+
+def segments(
+    prompt: Sequence[int],
+    texts: Sequence[Sequence[int]],
+    sees: Any,
+    vocab: int,
+    rope: Rotation,
+    lag: int = 0,
+    origin: int = 0,
+) -> Sample:
+    """Rows of lanes that are segments of text: lane m begins one after the latest end of what it
+    sees. texts: the tokens of each lane. sees: (N, N), lane m reads lane n. origin: the prompt's
+    first position. Raises TinylaneError for lanes that read each other."""
+    tokens = np.array([*prompt, *(token for text in texts for token in text)], dtype=np.int64)
+    lanes = [SHARED] * len(prompt) + [m for m, text in enumerate(texts) for _ in text]
+    mask = LaneMask(np.asarray(sees, dtype=bool) | np.eye(len(texts), dtype=bool), lag)
+    rows = Sample(tokens, np.arange(len(tokens)), np.array(lanes), mask, rope, vocab)
+    rows = replace(rows, positions=depths(rows) + origin)
+    return rows.select(np.lexsort((rows.lanes, rows.positions)))
+
+
+def fork_join(
+    prompt: Sequence[int],
+    paths: Sequence[Sequence[int]],
+    summary: Sequence[int],
+    vocab: int,
+    rope: Rotation,
+    lag: int = 0,
+    origin: int = 0,
+) -> Sample:
+    """Rows of a prompt, K paths (lanes 0 .. K - 1) that do not see each other, and a summary (lane
+    K) that sees them all and begins one after the longest."""
+    sees = np.zeros((len(paths) + 1, len(paths) + 1), dtype=bool)
+    sees[-1] = True
+    return segments(prompt, [*paths, summary], sees, vocab, rope, lag, origin)
+
+
+def depths(sample: Sample) -> np.ndarray:
+    """(T,) the position of each row where a lane begins one after the latest end of what it sees:
+    the shared rows and other lanes. The first position is the sample's. Within a lane rows keep
+    their order. Raises TinylaneError for lanes that read each other, also through others.
+
+    Two paths of 1 and 3 tokens behind a prompt of 2, and a summary that sees both:
+
+    >>> sample = fork_join([7, 7], [[1], [2, 2, 2]], [3, 3], 9, LaneRoPE.none(np.ones(2)))
+    >>> depths(sample).tolist(), sample.lanes.tolist()
+    ([0, 1, 2, 2, 3, 4, 5, 6], [-1, -1, 0, 1, 1, 1, 2, 2])
+    """
+    lanes, n = sample.lanes, sample.mask.n
+    sees = sample.mask.visibility & ~np.eye(n, dtype=bool)
+    start, length = int(sample.positions.min(initial=0)), np.bincount(lanes + 1, minlength=n + 1)
+    ends = {SHARED: start + int(length[0])}
+    waiting = list(range(n))
+    while waiting:
+        ready = [m for m in waiting if all(k in ends for k in np.flatnonzero(sees[m]))]
+        if not ready:
+            raise TinylaneError(f"lanes {waiting} read each other: none can begin when others end")
+        for m in ready:
+            begin = max(ends[k] for k in [SHARED, *np.flatnonzero(sees[m])])
+            ends[m] = begin + int(length[m + 1])
+        waiting = [m for m in waiting if m not in ready]
+    places = np.empty(len(lanes), dtype=np.int64)
+    for m, end in ends.items():
+        mine = np.flatnonzero(lanes == m)
+        by_position = mine[np.argsort(sample.positions[mine], kind="stable")]
+        places[by_position] = np.arange(end - len(mine), end)
+    return places
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,6 +332,17 @@ def random_sample(choose: Chooser, vocab: int, theta: np.ndarray, layers: int) -
     rope = random_lane_rope(choose, theta, layers, n)
     tokens, positions, lanes = (np.ascontiguousarray(x) for x in rows.T)
     return Sample(tokens, positions, lanes, mask, rope, vocab)
+
+
+def random_segments(choose: Chooser, sample: Sample, rope: Rotation) -> Sample:
+    """Up to five lanes of which each sees any of those before it, behind the sample's prompt."""
+    rng, n = np.random.default_rng(choose.integer(0, 999)), choose.integer(2, 5)
+    prompt = sample.prompt_first()
+    shared = prompt.tokens[prompt.lanes == SHARED][-8:].tolist()
+    texts = [rng.integers(sample.vocab, size=choose.integer(1, 3)).tolist() for _ in range(n)]
+    bits = choose.integer(0, 2 ** (n * n) - 1)
+    sees = np.tril(np.array([bits >> k & 1 for k in range(n * n)]).reshape(n, n), -1)
+    return segments(shared, texts, sees, sample.vocab, rope, choose.integer(0, 1))
 
 
 def random_case(choose: Chooser, kinds: Sequence[str] = ()) -> Case:

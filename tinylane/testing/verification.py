@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import combinations, pairwise
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -24,16 +24,16 @@ import numpy as np
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Rotation
 from tinylane.core.model import Model
-from tinylane.testing import laws
-from tinylane.testing.checks import EXTRA, LAWS, Law, bound, exact, plain, steps
+from tinylane.testing.at_size import AT_SIZE, applies, passes
+from tinylane.testing.checks import LAWS, exact
 from tinylane.testing.laws import (
     LawViolation,
     Report,
     assert_equal,
     nothing_to_compare,
-    worst_of,
 )
-from tinylane.testing.samples import Chooser, RandomChooser, Sample, random_lane_rope, random_mask
+from tinylane.testing.samples import RandomChooser, Sample, random_lane_rope, random_mask
+from tinylane.testing.subjects import Law, bound, plain
 from tinylane.testing.tolerances import TOLERANCES, at_sensitivity
 
 PROMPT = 16  # tokens of a random prompt
@@ -98,79 +98,6 @@ def samples_for(
         samples[f"random {k}"] = sample(rng, *settings, origin)
     samples["hogwild"] = sample(np.random.default_rng([seed, count]), mask, Hogwild())
     return samples
-
-
-# What differs from `checks` at this size: rows, lanes and cuts are chosen; law 12 compares with the
-# definition, because there is no memory for a second large model in float64.
-
-
-def _causality(model: Model, sample: Sample, choose: Chooser) -> Report:
-    """For the rows in the middle of the prompt and of the lanes."""
-    by, shared = choose.integer(1, sample.vocab - 1), int((sample.lanes == SHARED).sum())
-    middles = (shared // 2, (shared + len(sample.tokens)) // 2)
-    f = bound(model, sample)
-    return worst_of([laws.assert_causality(f, sample, middle, by) for middle in middles])
-
-
-def _isolation(model: Model, sample: Sample, choose: Chooser) -> Report:
-    """For the lane that fewest lanes read."""
-    lane = int(sample.mask.visibility.sum(axis=0).argmin())
-    by = choose.integer(1, sample.vocab - 1)
-    return laws.assert_isolation(bound(model, sample), sample, lane, by)
-
-
-ABOUT_OMEGA = ("shared prompt", "periodicity", "group think")  # or about the prompt's lane
-
-
-def applies(law: Law, sample: Sample) -> bool:
-    """Whether the law says anything about the sample's rotation."""
-    return isinstance(sample.rope, LaneRoPE) or law.name not in ABOUT_OMEGA
-
-
-def gapless(sample: Sample) -> Sample:
-    """The sample with the prompt from position 0 and every lane directly after it.
-
-    A Hogwild! view closes gaps, so only this equals the unmodified model. A sample with an Omega is
-    returned as it is.
-    """
-    if isinstance(sample.rope, LaneRoPE):
-        return sample
-    positions, shared = sample.positions.copy(), sample.lanes == SHARED
-    positions[shared] = np.arange(shared.sum())
-    for m in range(sample.mask.n):
-        mine = sample.lanes == m
-        positions[mine] = shared.sum() + np.arange(mine.sum())
-    return replace(sample, positions=positions)
-
-
-def _one_lane(model: Model, sample: Sample, choose: Chooser) -> Report:
-    return LAWS["one lane"].check(model, gapless(sample), choose)
-
-
-def _independent(model: Model, sample: Sample, choose: Chooser) -> Report:
-    return LAWS["independent"].check(model, gapless(sample), choose)
-
-
-def _steps(model: Model, sample: Sample, choose: Chooser) -> Report:
-    """The prompt in two pieces, then step by step."""
-    count = int((sample.lanes == SHARED).sum())
-    cuts = (count // 2, *range(count, len(sample.tokens)))
-    return steps(model, sample, [cut for cut in cuts if cut])
-
-
-_AT_SIZE = {
-    "causality": _causality,
-    "isolation": _isolation,
-    "one lane": _one_lane,
-    "independent": _independent,
-    "steps": _steps,
-}
-AT_SIZE = [
-    replace(EXTRA["definition"], number=law.number)
-    if law.name == "backends"
-    else replace(law, check=_AT_SIZE.get(law.name, law.check))
-    for law in LAWS.values()
-]
 
 
 @dataclass(frozen=True)
@@ -267,7 +194,7 @@ def verify(
                         continue
                     choose = RandomChooser(np.random.default_rng([seed, k, law.number]))
                     check: Any = partial(law.check, model, sample, choose)
-                    if law.name == "definition":
+                    if law.name == "backends":
                         check = partial(assert_equal, law.name, logits[name], expected[name])
                         check = partial(check, sample, dtype=model.dtype)
                     checks.append((name, check))
@@ -299,21 +226,6 @@ def compare(runs: Sequence[Verification], samples: Mapping[str, Sample]) -> list
 
 
 # How long it will take: passes are counted, and a few are measured.
-
-
-def passes(sample: Sample) -> tuple[list[int], int]:
-    """Rows of every pass that `verify` makes of a sample, and how often it runs the definition."""
-    t, n = len(sample.tokens), sample.mask.n
-    shared = int((sample.lanes == SHARED).sum())
-    ends = {int((sample.positions < i).sum()) for i in sample.positions[shared:]}
-    pieces = [b - a for a, b in pairwise(sorted({0, shared // 2, *ends, t}))]
-    twice = ("token shift", "lane shift", "storage order", "isolation", "company")
-    once = ("one lane", "independent", "steps", "definition")
-    whole = [t] * (2 * len(twice) + len(once) + 4)  # causality: 4
-    if not isinstance(sample.rope, LaneRoPE):
-        return [*whole, *pieces], 3 + n
-    of_omega = [t, n * shared + t - shared, t, t, t]  # shared prompt, periodicity, group think
-    return [*whole, *of_omega, *pieces], 4 + n
 
 
 @dataclass(frozen=True)
