@@ -16,8 +16,8 @@ import numpy as np
 
 from tinylane.checkpoints.plan import choose_ops
 from tinylane.core.config import ModelConfig
-from tinylane.core.errors import TinylaneError
-from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Rotation
+from tinylane.core.errors import TinylaneError, whole
+from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, LaneRoPE, Rotation
 from tinylane.core.model import Model
 from tinylane.core.random_weights import random_params
 from tinylane.core.rope import RopeConfig, frequencies
@@ -294,13 +294,19 @@ def random_lane_rope(choose: Chooser, theta: np.ndarray, layers: int, n: int) ->
     return LaneRoPE(rng.uniform(-3, 3, shape), prompt_lane)
 
 
-def random_rows(choose: Chooser, vocab: int) -> tuple[np.ndarray, int]:
-    """(T, 3) tokens, positions, lanes in order of arrival, and N.
+def random_text(choose: Chooser, vocab: int) -> np.ndarray:
+    """(T, 3) rows of one text: lane 0, positions 0 .. T - 1, at least two."""
+    length, rng = choose.integer(2, 8), np.random.default_rng(choose.integer(0, 999))
+    return np.stack([rng.integers(vocab, size=length), np.arange(length), 0 * np.arange(length)], 1)
+
+
+def random_rows(choose: Chooser, vocab: int, lanes: int | None = None) -> tuple[np.ndarray, int]:
+    """(T, 3) tokens, positions, lanes in order of arrival, and N (`lanes`, or 1 to 4).
 
     Ragged lane prompts that end together, lanes that join late, lanes forked from an earlier one,
     lanes that stop early or never write, a late shared row; at position 0 or far out.
     """
-    n, prompt = choose.integer(1, 4), choose.integer(0, 4)
+    n, prompt = lanes or choose.integer(1, 4), choose.integer(0, 4)
     rng = np.random.default_rng(choose.integer(0, 999))
     origin = choose.pick((0, 0, 0, 1000))
     clock = prompt + 2
@@ -325,13 +331,16 @@ def random_rows(choose: Chooser, vocab: int) -> tuple[np.ndarray, int]:
     return np.array(rows, dtype=np.int64) + np.array([0, origin, 0]), n
 
 
-def random_sample(choose: Chooser, vocab: int, theta: np.ndarray, layers: int) -> Sample:
-    """Rows, a mask and a rotation for a model of these sizes."""
-    rows, n = random_rows(choose, vocab)
+def random_sample(
+    choose: Chooser, vocab: int, theta: np.ndarray, layers: int, lanes: int | None = None
+) -> Sample:
+    """Rows, a mask and a rotation for a model of these sizes. lanes: how many (default 1 to 4);
+    with 1 the rows are one text, as a decoder takes it that knows no lanes."""
+    rows, n = (random_text(choose, vocab), 1) if lanes == 1 else random_rows(choose, vocab, lanes)
     mask = random_mask(choose, n)
     rope = random_lane_rope(choose, theta, layers, n)
-    tokens, positions, lanes = (np.ascontiguousarray(x) for x in rows.T)
-    return Sample(tokens, positions, lanes, mask, rope, vocab)
+    tokens, positions, of = (np.ascontiguousarray(x) for x in rows.T)
+    return Sample(tokens, positions, of, mask, rope, vocab)
 
 
 def random_segments(choose: Chooser, sample: Sample, rope: Rotation) -> Sample:
@@ -345,15 +354,19 @@ def random_segments(choose: Chooser, sample: Sample, rope: Rotation) -> Sample:
     return segments(shared, texts, sees, sample.vocab, rope, choose.integer(0, 1))
 
 
-def random_case(choose: Chooser, kinds: Sequence[str] = ()) -> Case:
-    """A small model and a sample for it. kinds: the RoPE kinds to choose from (default all)."""
+def random_case(choose: Chooser, kinds: Sequence[str] = (), lanes: int | None = None) -> Case:
+    """A small model and a sample for it. kinds: the RoPE kinds to choose from (default all). lanes:
+    as of `random_sample`."""
     config = random_config(choose, kinds)
     theta, _ = frequencies(config.rope, config.head_dim)
-    sample = random_sample(choose, config.vocab, theta, config.layers)
+    sample = random_sample(choose, config.vocab, theta, config.layers, lanes)
     adapted = choose.pick((False, True))
     return Case(config, choose.integer(0, 999), sample, choose, adapted)
 
 
-def example_case(seed: int, kinds: Sequence[str] = ()) -> Case:
-    """The same case for the same seed, without Hypothesis."""
-    return random_case(RandomChooser(np.random.default_rng(seed)), kinds)
+def example_case(seed: int = 0, kinds: Sequence[str] = (), lanes: int | None = None) -> Case:
+    """The same case for the same seed, without Hypothesis. lanes: how many; 1 is one text (lane 0,
+    positions from 0 on) for a decoder that knows no lanes. Raises TinylaneError for fewer."""
+    if lanes is not None:
+        whole("lanes", lanes, 1, MAX_LANES)
+    return random_case(RandomChooser(np.random.default_rng(seed)), kinds, lanes)

@@ -38,7 +38,7 @@ class Foreign:
 
     run: `f(tokens, positions, lanes, lane_mask=, lane_rope=)`. plain: the unmodified model. start:
     `start(lane_mask=, lane_rope=)` gives a feed with an empty cache. exact: as run, in float64.
-    What is None cannot be asked.
+    What is None cannot be asked. context: how many positions it can have.
     """
 
     run: Logits
@@ -47,6 +47,7 @@ class Foreign:
     plain: Logits | None = None
     start: Callable[..., Logits] | None = None
     exact: Logits | None = None
+    context: int = 1 << 20
     backend: str = "yours"
 
     def __call__(self, tokens: Any, positions: Any, lanes: Any, **settings: Any) -> Any:
