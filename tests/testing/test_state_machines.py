@@ -70,7 +70,7 @@ def test_the_machines_have_a_rule_for_every_operation() -> None:
     "bug",
     [
         swap("cache.LaneCache.fork", "if not np.array_equal(after, before):", "if False:"),
-        swap("decoding.Decoding.join", "self.clock - len(ids) + k", "self.clock - k - 1"),
+        swap("life.Life.join", "(token, begin + k, m)", "(token, begin + len(ids) - k - 1, m)"),
         swap(
             "files.cache_file.load_cache",
             "cache.tokens = positions,",
