@@ -24,6 +24,7 @@ from tinylane.files.display import one_line
 COMMANDS = {
     "generate": "decode lanes jointly",
     "chat": "a conversation in the terminal, with one lane or several",
+    "play": "lanes of a model in the browser, as they write: step, fork, silence, ask what if",
     "serve": "a model behind a port, for OpenAI's clients",
     "eval": "measure accuracy on the problems of a task",
     "likelihood": "how likely a model finds texts, with and without an adapter",
@@ -40,7 +41,7 @@ COMMANDS = {
     "bench": "time decoding on this machine",
 }
 # These are modules of `tinylane.serve`, which stands above this folder and imports it.
-SERVED = {"chat", "serve"}
+SERVED = {"chat", "play", "serve"}
 
 
 class Parser(argparse.ArgumentParser):

@@ -151,7 +151,7 @@ def _may_ask(service: Service, request: Request, allowed: bool) -> None:
                 None,
                 403,
             )
-    if service.key is None or not request.url.path.startswith("/v1/"):
+    if service.key is None or not request.url.path.startswith(("/v1/", "/play/")):
         return
     given = request.headers.get("authorization", "").removeprefix("Bearer ")
     if not hmac.compare_digest(given.encode(), service.key.encode()):

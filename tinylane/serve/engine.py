@@ -44,6 +44,7 @@ class Task:
     lanes = 1
     nbytes = 0
     deadline = float("inf")
+    wakes = float("inf")  # when to ask again whether it is ready, on the same clock
     cancelled = False  # its client has gone
 
     def ready(self) -> bool:
@@ -140,7 +141,7 @@ class Engine:
                 if self._closing:
                     break
                 if not ready and not self._calls:
-                    self._changed.wait(self._until_a_deadline())
+                    self._changed.wait(self._until_something_is_due())
                     continue
                 calls = list(self._calls)
                 self._calls.clear()
@@ -191,9 +192,10 @@ class Engine:
                 return
             self.running.append(self.waiting.popleft())
 
-    def _until_a_deadline(self) -> float | None:
-        first = min((task.deadline for task in [*self.running, *self.waiting]), default=None)
-        if first is None or first == float("inf"):
+    def _until_something_is_due(self) -> float | None:
+        times = [min(task.deadline, task.wakes) for task in [*self.running, *self.waiting]]
+        first = min(times, default=float("inf"))
+        if first == float("inf"):
             return None
         return max(first - time.monotonic(), 0.0) + 0.001
 

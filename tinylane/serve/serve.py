@@ -103,8 +103,8 @@ def run(args: Any) -> int:
     return 0
 
 
-def serve(args: Any, page: str = "") -> None:
-    """Check the flags, load the model, and answer until Ctrl-C. page: the path to begin with."""
+def serve(args: Any, page: bool = False) -> None:
+    """Check the flags, load the model, and answer until Ctrl-C. page: with that of `play`."""
     key = check(args)
     try:
         from tinylane.serve import app, server
@@ -120,12 +120,23 @@ def serve(args: Any, page: str = "") -> None:
         address = f"http://{host}:{bound.getsockname()[1]}"
 
         def ready() -> None:
+            shown = f"{address}/{'' if key is None or not page else '#key=' + key}"
+            where = shown if page else f"{address}/v1"
             common.say(
-                f"{service.name} ({model.backend}, {model.dtype}) at {address}/v1; Ctrl-C ends it",
+                f"{service.name} ({model.backend}, {model.dtype}) at {where}; Ctrl-C ends it",
                 flush=True,
             )
+            if page and args.open:
+                import webbrowser
 
-        server.run(app.make_app(service), service.engine, bound, ready)
+                webbrowser.open(shown)
+
+        more = None
+        if page:
+            from tinylane.serve.routes import routes
+
+            more = routes(service)
+        server.run(app.make_app(service, more), service.engine, bound, ready)
     finally:
         bound.close()
 

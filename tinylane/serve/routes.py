@@ -1,0 +1,280 @@
+"""The routes of `tinylane play`: its page, and sessions that the page steers.
+
+GET  /                             the page; /play.css and /play.js beside it
+GET  /play/about                   the model, and what a session may begin with
+POST /play/sessions                begin one: {prompt, lanes, method, visibility, ...}
+POST /play/open                    begin one with a saved run
+GET  /play/sessions/ID/events      what happens, as server-sent events
+GET  /play/sessions/ID/run         the run as a file
+POST /play/sessions/ID/DO          do something to it: see OPERATIONS
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from tinylane.core.errors import TinylaneError, show
+from tinylane.files.io import Fields, parse_json
+from tinylane.serve.app import Events, Service, body_of, event
+from tinylane.serve.asked import Wrong
+from tinylane.serve.session import LEFT, METHODS, MOST_LANES, Session, Start, begin, reopen
+
+SESSIONS = 8  # at once; one that nobody looks at makes room
+BEHIND = 256  # things that a page may be behind before it is let go
+ALIVE = 15.0  # s between two signs of life of a stream
+# Nothing from elsewhere, and no script but the page's own.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:"
+)
+
+Do = Callable[[Session, Fields], Any]
+OPERATIONS: dict[str, Do] = {
+    "run": lambda s, f: s.run(f.flag("yes"), f.real("pace", None)),
+    "step": lambda s, f: s.step(),
+    "fork": lambda s, f: s.fork(f.whole("lane")),
+    "what_if": lambda s, f: s.what_if(f.whole("lane"), f.whole("index"), f.whole("token")),
+    "give": lambda s, f: s.give(f.whole("lane"), f.text("text")),
+    "read": lambda s, f: s.read(f.whole("lane"), f.whole("of"), f.flag("yes")),
+    "arrange": lambda s, f: s.arrange(f.text("visibility")),
+    "silence": lambda s, f: s.silence(f.whole("lane")),
+    "drop": lambda s, f: s.drop(f.whole("lane")),
+    "pause": lambda s, f: s.pause(f.whole("lane"), f.flag("yes")),
+    "switch": lambda s, f: s.switch(f.text("method")),
+    "details": lambda s, f: s.details(f.whole("lane"), f.whole("index")),
+}
+
+
+def routes(service: Service) -> list[BaseRoute]:
+    """The routes, and the sessions that they share."""
+    sessions: dict[str, Session] = {}
+    kinds = {"play.html": "text/html", "play.css": "text/css", "play.js": "text/javascript"}
+
+    def asset(name: str) -> Any:
+        def give(request: Request) -> Response:
+            return Response(
+                page_file(name),
+                media_type=kinds[name],
+                headers={"content-security-policy": POLICY, "cache-control": "no-cache"},
+            )
+
+        return give
+
+    async def about(request: Request) -> Response:
+        return JSONResponse(await in_engine(service, lambda: describe(service)))
+
+    async def start(request: Request) -> Response:
+        raw = parse_json(await body_of(request, service.limits), "the request")
+        return await add(lambda: begin(service.model, read_start(raw)))
+
+    async def reopened(request: Request) -> Response:
+        data = await body_of(request, service.limits)
+        return await add(lambda: reopen(service.model, read_run(data)))
+
+    async def add(make: Callable[[], Session]) -> Response:
+        session = await in_engine(service, make)
+        room(sessions, service)
+        service.engine.submit(session)
+        name = os.urandom(8).hex()
+        sessions[name] = session
+        return JSONResponse({"id": name, "state": session.state()}, 201)
+
+    def found(request: Request) -> Session:
+        name = request.path_params["id"]
+        if name not in sessions:
+            raise Wrong(f"no session {show(name, 40)}: it may have ended; begin another", None, 404)
+        return sessions[name]
+
+    async def happens(request: Request) -> Response:
+        return listen(service, found(request))
+
+    async def run_file(request: Request) -> Response:
+        data = await in_engine(service, found(request).save)
+        headers = {"content-disposition": 'attachment; filename="run.json"'}
+        return Response(data, media_type="application/json", headers=headers)
+
+    async def do(request: Request) -> Response:
+        session, name = found(request), request.path_params["do"]
+        if name not in OPERATIONS:
+            raise Wrong(f"no operation {show(name, 40)}; there are {', '.join(OPERATIONS)}")
+        body = await body_of(request, service.limits)
+        fields = Fields(parse_json(body or b"{}", "the request"))
+
+        def act() -> Any:
+            told = OPERATIONS[name](session, fields)
+            service.engine.wake()
+            if name not in ("details", "step", "run"):
+                session.tell({"state": session.state()})
+            return told
+
+        return JSONResponse(await in_engine(service, act) or {})
+
+    return [
+        Route("/", asset("play.html")),
+        Route("/play.css", asset("play.css")),
+        Route("/play.js", asset("play.js")),
+        Route("/play/about", about),
+        Route("/play/sessions", start, methods=["POST"]),
+        Route("/play/open", reopened, methods=["POST"]),
+        Route("/play/sessions/{id}/events", happens),
+        Route("/play/sessions/{id}/run", run_file),
+        Route("/play/sessions/{id}/{do}", do, methods=["POST"]),
+    ]
+
+
+def page_file(name: str) -> bytes:
+    """A file of the page; the style begins with the colours that all pages share."""
+    from tinylane.view.palette import page_css
+
+    data = resources.files("tinylane.serve").joinpath(name).read_bytes()
+    return page_css().encode() + data if name == "play.css" else data
+
+
+def describe(service: Service) -> dict[str, Any]:
+    """The model, and what a session may begin with."""
+    from tinylane.evaluate.tasks.shell_game import game_of
+
+    model, game = service.model, game_of(service.model)
+    methods = [name for name in METHODS if name != "learned" or model.lane_rope is not None]
+    told: dict[str, Any] = {
+        "name": service.name,
+        "backend": model.backend,
+        "dtype": model.dtype,
+        "context": model.config.context,
+        "methods": methods,
+        "trained": model.trained_for_lanes,
+        "counts": list(range(1, MOST_LANES + 1)),
+        "lanes": 4,
+        "prompt": "",
+        "max_tokens": 200,
+        "temperature": max(float((model.sampling or {}).get("temperature", 0)), 0.0) or 0.7,
+        "game": False,
+    }
+    if game is not None:
+        moves = game.draw(1, np.random.default_rng(int.from_bytes(os.urandom(4), "little")))[0]
+        told |= {
+            "prompt": " ".join(game.moves[k] for k in moves),
+            "counts": list(game.lanes),
+            "lanes": max((k for k in game.lanes if k <= 4), default=1),
+            "max_tokens": max(map(game.steps, game.lanes)) + 1,
+            "temperature": 0.0,
+            "game": True,
+        }
+    return told
+
+
+def read_start(raw: dict[str, Any]) -> Start:
+    """What a session begins with. Raises TinylaneError naming the field."""
+    fields = Fields(raw)
+    if not fields.text("prompt").strip():
+        raise TinylaneError("the prompt is empty: write one")
+    return Start(
+        fields.text("prompt"),
+        fields.whole("lanes", 1, MOST_LANES),
+        fields.text("method"),
+        fields.text("visibility"),
+        fields.real("temperature", None, least=0),
+        fields.whole("max_tokens", 1),
+        fields.whole("seed", default=None, most=2**53),
+    )
+
+
+def read_run(data: bytes) -> Any:
+    """A run file, checked."""
+    from tinylane.view.run_file import load_run
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run.json"
+        path.write_bytes(data)
+        try:
+            return load_run(path)
+        except TinylaneError as error:
+            raise TinylaneError(str(error).replace(str(path), "the file")) from None
+
+
+def room(sessions: dict[str, Session], service: Service) -> None:
+    """Forget sessions that have ended; one that nobody looks at, where there are too many."""
+    for name in [name for name, s in sessions.items() if s.cancelled or s.over]:
+        del sessions[name]
+    if len(sessions) < SESSIONS:
+        return
+    idle = next((name for name, s in sessions.items() if not s.listeners), None)
+    if idle is None:
+        raise Wrong(f"{SESSIONS} sessions are open in browsers: close one", None, 503)
+    service.engine.cancel(sessions.pop(idle))
+
+
+async def in_engine(service: Service, do: Callable[[], Any]) -> Any:
+    """Call a function in the engine's thread, between two steps; its result or its error."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Any] = loop.create_future()
+
+    def settle(result: Any, error: BaseException | None) -> None:
+        if done.cancelled():
+            return
+        if error is None:
+            done.set_result(result)
+        else:
+            done.set_exception(error)
+
+    def call() -> None:
+        result, error = None, None
+        try:
+            result = do()
+        except Exception as caught:
+            error = caught
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(settle, result, error)
+
+    service.engine.call(call)
+    return await done
+
+
+def listen(service: Service, session: Session) -> Response:
+    """A stream of what happens in a session, from its state now on."""
+    loop, queue = asyncio.get_running_loop(), asyncio.Queue[dict[str, Any]]()
+
+    def hear(what: dict[str, Any]) -> None:
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(queue.put_nowait, what)
+
+    def begin_to_hear() -> None:
+        session.listeners.append(hear)
+        session.deadline = float("inf")
+        hear({"state": session.state()})
+
+    def stop() -> None:
+        def leave() -> None:
+            if hear in session.listeners:
+                session.listeners.remove(hear)
+            if not session.listeners:
+                session.run(False)
+                session.deadline = time.monotonic() + LEFT
+
+        service.engine.call(leave)
+
+    async def stream() -> AsyncIterator[bytes]:
+        while True:
+            try:
+                what = await asyncio.wait_for(queue.get(), ALIVE)
+            except asyncio.TimeoutError:
+                yield b": still here\n\n"
+                continue
+            yield event(what)
+            if "gone" in what or queue.qsize() > BEHIND:
+                return
+
+    service.engine.call(begin_to_hear)
+    return Events(stream(), stop)
