@@ -104,7 +104,7 @@ def test_mlx_lm_s_scale_must_be_there_as_in_mlx_lm(
 
 def refusal(base: Path, tuned: Path) -> str:
     with pytest.raises(TinylaneError) as caught:
-        load_adapter(tuned, read_config(base))
+        tinylane.load(base, "numpy", adapter=tuned)
     assert "\n" not in str(caught.value) and str(tuned) in str(caught.value)
     return str(caught.value)
 
@@ -145,12 +145,17 @@ Q = "base_model.model.model.layers.0.self_attn.q_proj"
         (
             {"modules_to_save": ["lm_head"]},
             {"base_model.model.lm_head.weight": np.ones((97, 96), np.float32)},
-            "'lm_head.weight' is a whole layer",
+            "'base_model.model.lm_head.weight' is a whole layer that was trained",
         ),
         (
             {},
             {"base_model.model.lm_head.base_layer.weight": np.ones((97, 96), np.float32)},
-            "'lm_head.base_layer.weight' is a whole layer",
+            "'base_model.model.lm_head.base_layer.weight' is a whole layer that was trained",
+        ),
+        (
+            {},
+            {"base_model.model.lm_head.base_layer.weight": np.ones((99, 96), np.float32)},
+            "is (99, 96), not (97, 96): a vocabulary that was changed",
         ),
         (
             {"target_modules": ["embed_tokens"]},
@@ -179,6 +184,33 @@ def test_what_peft_has_beside_lora_is_refused_by_name(
 ) -> None:
     base, tuned = folders(CASES["peft-rslora"], tmp_path)
     assert words in refusal(base, change(tuned, settings, tensors))
+
+
+@pytest.mark.parametrize("name", ["peft-head", "peft-head-tied"])
+def test_copies_of_the_checkpoint_s_head_and_embedding_are_left_out(
+    name: str, tmp_path: Path
+) -> None:
+    """PEFT writes them beside an adapter of the head, and for `modules_to_save`."""
+    case = CASES[name]
+    base, tuned = folders(case, tmp_path)
+    held = load_file(base / "model.safetensors")
+    table = held["model.embed_tokens.weight"]
+    head = held.get("lm_head.weight", table)
+    copies = {
+        "base_model.model.lm_head.base_layer.weight": head,
+        "base_model.model.model.embed_tokens.weight": table,
+    }
+    change(tuned, {"modules_to_save": ["embed_tokens"]}, copies)
+    for backend in BACKENDS:
+        assert distance(ours(case, base, tuned, backend), EXPECTED[name]) < BOUND
+    fuse(base, tmp_path / "merged", tuned, dtype="float32")
+    assert distance(ours(case, tmp_path / "merged", None), EXPECTED[name]) < BOUND
+    trained = {"base_model.model.model.embed_tokens.weight": table + np.float32(0.1)}
+    assert "embed_tokens.weight' is a whole layer that was trained" in refusal(
+        base, change(tuned, {}, trained)
+    )
+    with pytest.raises(TinylaneError, match="a whole layer that was trained"):
+        fuse(base, tmp_path / "again", tuned, dtype="float32")
 
 
 def test_mlx_lm_s_other_kinds_are_refused_by_name(tmp_path: Path) -> None:

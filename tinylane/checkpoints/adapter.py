@@ -56,6 +56,7 @@ class Adapter:
     raw: bool = False
     lane_prompt: str = ""
     settings: dict[str, Any] = field(default_factory=dict)  # adapter_config.json
+    copies: tuple[tuple[str, str], ...] = ()  # of whole layers, as `peft_adapter.check_copies`
 
     @property
     def task(self) -> dict[str, Any] | None:
@@ -161,7 +162,7 @@ def load_adapter(
         )
     if foreign:
         peft.check(read)
-    tensors = {}
+    tensors, copies = {}, []
     with TensorFile.open(folder / file_name) as file:
         stored = dict(zip(file.names, file.names, strict=True))
         if foreign:
@@ -170,6 +171,14 @@ def load_adapter(
         # check names and shapes before reading: a sparse file of terabytes takes no room on disk
         order = -1 if foreign else 1  # PEFT's matrices are (out, in)
         shapes = {key: file.shape(name)[::order] for key, name in stored.items()}
+        if foreign:
+            copies = [(key, stored.pop(key)) for key in (peft.HEAD, peft.TABLE) if key in stored]
+        for key, name in copies:
+            if shapes.pop(key)[::-1] != (config.vocab, config.width):
+                raise TinylaneError(
+                    f"{file.path}: {show(name)} is {file.shape(name)}, not ({config.vocab}, "
+                    f"{config.width}): a vocabulary that was changed; {peft.MERGE}"
+                )
         _check_shapes(folder, config, shapes)
         for key, name in stored.items():
             if file.dtype(name) not in DENSE:
@@ -177,7 +186,7 @@ def load_adapter(
             wide = widen(file.read(name), file.dtype(name))
             wide = wide.T if foreign else wide
             tensors[key] = wide if key == OMEGA else wide.astype(np.float32)
-    return _build(folder, tensors, record)
+    return replace(_build(folder, tensors, record), copies=tuple(copies))
 
 
 def _plain(value: Any, dtype: type) -> np.ndarray:

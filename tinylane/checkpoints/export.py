@@ -27,6 +27,7 @@ import numpy as np
 from tinylane.checkpoints.adapter import OMEGA, Adapter, lengths, save_adapter, updated
 from tinylane.checkpoints.config_json import config_to_dict, parse_config
 from tinylane.checkpoints.hub import MORE_TEMPLATES, SMALL_FILES
+from tinylane.checkpoints.peft_adapter import check_copies
 from tinylane.checkpoints.plan import LoadPlan, find_folder
 from tinylane.checkpoints.weights import WeightFiles
 from tinylane.core.config import ModelConfig
@@ -161,6 +162,7 @@ def fuse(
     with plan.open() as files:
         if files.packings and not dequantize:
             raise TinylaneError(f"{folder} is quantized; give --dequantize to write it dense")
+        check_copies(tuned.folder, tuned.copies, files)
         raw, notes = _merged_config(read_json(folder / "config.json"), files.config, tuned)
         make_folder(out)
         write_text(mark, "This merge was not finished; the same command begins it again.\n")

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from tinylane.checkpoints.adapter import apply, fill_all
+from tinylane.checkpoints.peft_adapter import check_copies
 from tinylane.checkpoints.plan import LoadPlan, choose_backend, choose_ops, describe, find_folder
 from tinylane.checkpoints.weights import read_mlx, read_numpy
 from tinylane.core.model import Model
@@ -63,6 +64,8 @@ def load(
                 f"{plan.folder}: NaN or infinite weights in {', '.join(damaged[:3])}{more}",
                 stacklevel=2,
             )
+        if tuned is not None and tuned.copies:
+            check_copies(tuned.folder, tuned.copies, files)
         if tuned is not None and tuned.tensors:
             apply(params, tuned, files, backend, dtype)
     summary = None if tuned is None else tuned.summary  # the report must not keep its tensors

@@ -3,9 +3,11 @@
 A folder of PEFT has `adapter_config.json` with a `peft_type`, and `adapter_model.safetensors` with
 `base_model.model.PATH.lora_A.weight` (r, in), `lora_B.weight` (out, r) and, for DoRA,
 `lora_magnitude_vector` (out,). Read are LoRA (with rank-stabilised scales, patterns of ranks and
-alphas) and DoRA of the decoder's layers and of the output head, and trained biases. What else PEFT
-has is refused by name: other methods, whole layers (`modules_to_save`), embeddings, and starts that
-change the checkpoint's own weights (PiSSA, OLoRA, ...). Compared with peft 0.21.
+alphas) and DoRA of the decoder's layers and of the output head, and trained biases. An adapter of
+the head has a copy of the head itself beside it, and `modules_to_save` makes others: a copy that is
+the checkpoint's is left out, one that was trained is refused. What else PEFT has is refused by
+name: other methods, updates of embeddings, and starts that change the checkpoint's own weights
+(PiSSA, OLoRA, ...). Compared with peft 0.21.
 """
 
 from __future__ import annotations
@@ -13,10 +15,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tinylane.core.errors import TinylaneError, show
 from tinylane.files.io import Fields
+from tinylane.files.safetensors import TensorFile, widen
+
+if TYPE_CHECKING:
+    from tinylane.checkpoints.weights import WeightFiles
 
 TENSORS = "adapter_model.safetensors"
 _PARTS = {
@@ -24,7 +33,9 @@ _PARTS = {
     ".lora_B.weight": ".lora_b",
     ".lora_magnitude_vector": ".m",
     ".base_layer.bias": ".bias",
+    ".base_layer.weight": ".weight",
 }
+HEAD, TABLE = "lm_head.weight", "model.embed_tokens.weight"  # what PEFT may copy
 # Settings that change nothing of what an adapter computes once it is trained; those that `scale`
 # follows; those that the tensors' names and shapes show.
 _READ = (
@@ -100,6 +111,27 @@ def _of(read: Fields, key: str, path: str, default: Any) -> Any:
 def refuse_rest(names: Iterable[str], source: str) -> None:
     """Raise TinylaneError for tensors that are no part of LoRA, DoRA or a bias, by name."""
     for name in names:
+        if name in (HEAD, TABLE):
+            continue
         if not name.endswith((".lora_a", ".lora_b", ".m", ".bias")) or ".lora_B" in name:
             what = "a whole layer" if name.endswith(".weight") else "not plain LoRA"
             raise TinylaneError(f"{source}: {show(name)} is {what}; {MERGE}")
+
+
+def check_copies(folder: Path, copies: Iterable[tuple[str, str]], files: WeightFiles) -> None:
+    """Raise TinylaneError unless these tensors of the adapter, (our name, its name), are those of
+    the checkpoint, to what rounding in 16 bits changes. Those of a packed layer are not compared.
+    """
+    for ours, theirs in copies:
+        source = ours if files.has(ours) or ours != HEAD else TABLE
+        if files.packings.get(source.removesuffix(".weight")) is not None:
+            continue
+        with TensorFile.open(folder / TENSORS) as file:
+            for start, rows in files.chunks(source):
+                copy = widen(file.rows(theirs, start, start + len(rows)), file.dtype(theirs))
+                size = np.maximum(np.abs(copy), np.abs(rows)) + 1e-6
+                if not (np.abs(copy - rows) <= size * 2.0**-7).all():  # NaN too
+                    raise TinylaneError(
+                        f"{folder / TENSORS}: {show(theirs)} is a whole layer that was trained, "
+                        f"and not the checkpoint's; {MERGE}"
+                    )

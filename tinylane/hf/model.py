@@ -286,7 +286,7 @@ def lanes(model: Any, tokenizer: Any = None, cache: Any = None, adapter: Any = N
 def _follow(wrapped: HFModel, folder: Any) -> None:
     """Take from an adapter how lanes read each other and how prompts are written."""
     tuned = load_adapter(folder, wrapped.config)
-    if tuned.tensors:
+    if tuned.tensors or tuned.copies:
         raise TinylaneError(
             f"{folder}: changes weights ({len(tuned.tensors)} tensors); merge them by `tinylane "
             "fuse`, load the merged checkpoint, and give its adapter/"
