@@ -30,16 +30,16 @@ class Job(NamedTuple):
     max_tokens: int  # of each lane; a lane that goes on in another begins to count anew
     options: dict[str, Any]
 
-    def ids(self, name: str, **words: Any) -> list[int]:
+    def ids(self, name: str, /, **words: Any) -> list[int]:
         """An option's text (or token ids) as token ids; `{lane}` and other words are filled in."""
         return encode_lane_prompt(self.model, self.text(name, **words))
 
-    def text(self, name: str, **words: Any) -> Any:
+    def text(self, name: str, /, **words: Any) -> Any:
         """An option's text with words filled in; token ids as they are."""
         value = self.options[name]
         return fill(value, **words) if isinstance(value, str) else value
 
-    def number(self, name: str, least: int = 0) -> int:
+    def number(self, name: str, /, least: int = 0) -> int:
         """An option that is a whole number."""
         value = self.options[name]
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
@@ -47,7 +47,7 @@ class Job(NamedTuple):
         return value
 
 
-def fill(text: str, **words: Any) -> str:
+def fill(text: str, /, **words: Any) -> str:
     """`{lane}` and the like in a text, by what they stand for; other braces stay."""
     for word, value in words.items():
         text = text.replace("{" + word + "}", str(value))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tinylane.methods.method import Job, Method, Setup, alone
-from tinylane.methods.schedules import said, shut
+from tinylane.methods.schedules import said, shut, wrote
 
 if TYPE_CHECKING:
     from tinylane.core.decoding import Decoding
@@ -30,9 +30,10 @@ class Promises:
         if sync and all(d.lanes[m].finish_reason for m in self.branches):
             self.go_on(d, job.ids("join"), d.end([self.main]), more=self.branches)
             self.branches = []
-        elif main.finish_reason is None and self.left:
+        elif self.left and not wrote(main, job.ids("promise")):
             shut(d, [main], job.ids("promise"))
-        elif self.left and main.finish_reason == "closed":
+        elif self.left:
+            d.finish(self.main, "promised")
             ids = job.ids("branch", lane=job.lanes - self.left + 1)
             at, room, read = d.end([self.main]), max(1, length - len(ids)), [*self.chain, self.main]
             self.branches.append(d.join(ids, sees=read, at=at, max_tokens=room).index)

@@ -39,6 +39,8 @@ def prepare(job: Job) -> Setup:
         lane = d.lanes[n]
         if d.steps == 0:
             lane.max_tokens = d.model.config.context
+        if all(x.finish_reason for x in d.lanes[:n]):
+            d.finish(n, "no one reads it")
         if d.giving(n) or lane.finish_reason:
             return
         text = tool([x.text for x in d.lanes[:n]])

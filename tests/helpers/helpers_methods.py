@@ -1,0 +1,86 @@
+"""A small model that writes bytes, and an oracle for what any method decodes with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers_text import byte_level
+from tokenizers import Tokenizer as Core
+
+from tinylane.checkpoints.tokenizer import Tokenizer
+from tinylane.core.config import ModelConfig
+from tinylane.core.decoding import Decoding
+from tinylane.core.lanes import SHARED
+from tinylane.core.model import Model
+from tinylane.core.random_weights import random_params
+from tinylane.core.sampling import Sampler
+from tinylane.methods import decode
+from tinylane.testing.tolerances import tolerance
+
+WARM = Sampler(temperature=1.0)
+PROMPT = "12+34=?"
+
+
+def small(backend: str = "numpy", dtype: str = "float64", layers: int = 1, **config: Any) -> Model:
+    """A random model with a tokenizer of bytes, whose attention weighs more than in a fresh one."""
+    tokenizer = Tokenizer(Core.from_str(byte_level()), {"eos_token": "</s>"})
+    shape = {
+        "width": 32,
+        "layers": layers,
+        "heads": 4,
+        "kv_heads": 2,
+        "head_dim": 8,
+        "mlp_width": 32,
+    }
+    settings = {"vocab": tokenizer.vocab_size, "context": 2048, **shape, **config}
+    made = ModelConfig(**settings)
+    params: dict[str, Any] = random_params(made, seed=3, std=0.4)
+    if backend == "mlx":
+        mx = pytest.importorskip("mlx.core")
+        params = {name: mx.array(w.astype(np.float32)) for name, w in params.items()}
+        dtype = "float32"
+    else:
+        params = {name: w.astype(dtype) for name, w in params.items()}
+    return Model(made, params, backend, dtype, tokenizer=tokenizer, identity="small")
+
+
+def run(method: str, model: Model, lanes: int = 3, **more: Any) -> Decoding:
+    """A decoding to its end; every step is compared with a pass over all rows, without a cache."""
+    settings = {"sampler": WARM, "seed": 1, "max_tokens": 12, **more}
+    d = decode(model, settings.pop("prompt", PROMPT), method, lanes, **settings)
+    for _ in range(400):
+        if d.schedule is not None:
+            d.schedule(d)
+        if not d.live:
+            return d
+        check(d)
+        d.step()
+    raise AssertionError(f"{method} does not end")
+
+
+def check(d: Decoding) -> None:
+    """Every live lane's logits are those of an uncached pass over the rows that there are."""
+    rows = list(
+        zip(*(x.tolist() for x in (d.cache.tokens, d.cache.positions, d.cache.lanes)), strict=True)
+    )
+    rows += d._feed
+    tokens, positions, lanes = np.array(rows).T
+    fresh = d.model(tokens, positions, lanes, lane_rope=d.cache.lane_rope, lane_mask=d.mask)
+    fresh = np.asarray(fresh, dtype=np.float64)
+    allowed = tolerance(d.model.dtype, float(np.abs(fresh).max()), 1000.0)
+    for lane in d.live:
+        error = np.abs(d.peek(lane.index) - fresh[last_row(d, rows, lane.index)]).max()
+        assert error <= allowed, f"lane {lane.index} at step {d.steps}: off by {error:.2g}"
+
+
+def last_row(d: Decoding, rows: list[tuple[int, int, int]], lane: int) -> int:
+    """The row that a lane's next token is drawn from."""
+    mine = [k for k, row in enumerate(rows) if row[2] == lane]
+    if mine:
+        return max(mine, key=lambda k: rows[k][1])
+    follows = d.lanes[lane].follows
+    if follows is not None:
+        return last_row(d, rows, follows)
+    return max((k for k, row in enumerate(rows) if row[2] == SHARED), key=lambda k: rows[k][1])

@@ -1,0 +1,33 @@
+"""Every method: its steps against the oracle, and what no other method does."""
+
+from __future__ import annotations
+
+import pytest
+from helpers_methods import run, small
+
+from tinylane.methods import NAMES
+
+DECODED = [name for name in NAMES if name != "beam"]
+
+
+@pytest.mark.parametrize("kind", ["numpy float64", "numpy float32", "mlx float32"])
+@pytest.mark.parametrize("name", DECODED)
+def test_a_method_decodes_what_passes_without_a_cache_give(name: str, kind: str) -> None:
+    d = run(name, small(*kind.split()))
+    assert all(lane.finish_reason for lane in d.lanes)
+
+
+if __name__ == "__main__":
+    import sys
+    import time
+
+    for name in sys.argv[1:] or DECODED:
+        began = time.time()
+        try:
+            d = run(name, small())
+        except Exception as error:
+            print(name, type(error).__name__, error)
+            continue
+        print(name, d.steps, "steps", f"{time.time() - began:.1f} s", len(d.events), "events")
+        for x in d.lanes:
+            print("   ", x.index, x.finish_reason, x.start, len(x.tokens), repr(x.text[:70]))
