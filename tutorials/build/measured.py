@@ -1,0 +1,37 @@
+"""The tables and figures of the page "What lanes are good for", from the study's JSON files."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+from tinylane.files.io import read_json
+from tutorials.study.figures import LIMIT
+from tutorials.study.real import likelihood, of_task
+from tutorials.study.tables import games
+
+FOLDER = Path(__file__).parents[1] / "study"
+
+
+def measured(name: str) -> dict[str, Any]:
+    """The JSON of a table."""
+    return read_json(FOLDER / f"{name}.json", LIMIT)
+
+
+def real(task: str) -> str:
+    """The real model on a task; or, with the task "likelihood", what the adapter costs."""
+    found = measured("real")
+    return likelihood(found) if task == "likelihood" else of_task(found, task)
+
+
+def cells(name: str) -> str:
+    """A table of cells trained from scratch."""
+    return games(measured(name))
+
+
+def drawn(name: str, alt: str) -> str:
+    """A figure of the study inside the page: white, so that it can be read in dark colours too."""
+    data = base64.b64encode((FOLDER / f"{name}.svg").read_bytes()).decode()
+    image = f'<img alt="{alt}" src="data:image/svg+xml;base64,{data}">'
+    return f'<figure class="plot white">{image}</figure>'
