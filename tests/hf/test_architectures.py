@@ -99,7 +99,7 @@ def test_other_things_are_refused() -> None:
         hf.lanes(torch.nn.Linear(2, 2))
     with pytest.raises(TinylaneError, match="without a method"):
         hf.generate(tiny("llama"), None, [1, 2], lanes=2, slot=3)
-    with pytest.raises(TinylaneError, match="mode is 'jiont'"):
+    with pytest.raises(TinylaneError, match="method 'jiont'; expected one of"):
         hf.generate(tiny("llama"), None, [1, 2], lanes=2, method="jiont")
 
 

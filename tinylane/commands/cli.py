@@ -26,6 +26,7 @@ COMMANDS = {
     "chat": "a conversation in the terminal, with one lane or several",
     "play": "lanes of a model in the browser, as they write: step, fork, silence, ask what if",
     "serve": "a model behind a port, for OpenAI's clients",
+    "methods": "every way to let lanes work together, in one row each",
     "eval": "measure accuracy on the problems of a task",
     "likelihood": "how likely a model finds texts, with and without an adapter",
     "report": "tables and plots of eval runs",

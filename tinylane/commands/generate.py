@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinylane.commands import common
+from tinylane.commands import common, generate_method
 from tinylane.core.decoder import BRIDGE
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import MAX_LANES, LaneMask
@@ -68,10 +68,11 @@ def flags(p: Any) -> None:
     )
     g = p.add_argument_group("lanes")
     g.add_argument("--lanes", type=int, metavar="N", help="default: 1; of the shell game: 4")
+    generate_method.flags(g)
     g.add_argument(
         "--mode",
         choices=MODES,
-        help="visibility and rotation by name: independent; joint; group_think; "
+        help="four of the methods by their older flag: independent; joint; group_think; "
         "hogwild, where every lane reads one text, its own part last",
     )
     g.add_argument(
@@ -153,7 +154,7 @@ def run(args: Any) -> int:
         max_tokens = args.max_tokens or game.steps(n) + 1  # and the end token
     elif prompt is None:
         raise TinylaneError('--prompt is missing; give a text, or "-" to read standard input')
-    n = n or 1
+    n = n or (1 if args.method is None else generate_method.LANES)
     if args.beams is not None:
         from tinylane.commands import generate_beams
 
@@ -165,11 +166,11 @@ def run(args: Any) -> int:
     from tinylane.commands.generate_output import GenerateOutput
     from tinylane.core.decoding import Decoding
     from tinylane.core.sampling import Sampler
+    from tinylane.methods import start
 
     sampler = Sampler.from_config(model.sampling)
     if given:
         sampler = replace(sampler, **given)
-    output = GenerateOutput(args, model, game, moves, n, seed, prompt)
     full_prompt: Any = prompt
     if together is not None:
         from tinylane.evaluate import collaboration
@@ -180,30 +181,38 @@ def run(args: Any) -> int:
     rope = mask = None
     if lanes_given:
         rope, mask = lane_settings(args, model, n, max_tokens)
+    setup = None
+    if args.method is not None:
+        setup = generate_method.setup(args, model, n, max_tokens)
+        rope, mask = setup.settings["lane_rope"], setup.settings["lane_mask"]
+    tagged = game is not None and generate_method.tagged(setup, n)
+    shown = n if setup is None else setup.lanes
+    output = GenerateOutput(args, model, game, moves, shown, seed, prompt, tagged)
     output.settings(sampler, given, mask or model.mask(n))
-    _notes(args, model, n, mask or model.mask(n), sampler, lane_prompts)
+    _notes(args, model, shown, mask or model.mask(n), sampler, lane_prompts)
     cache = None
     if args.prompt_cache_file is not None and os.path.exists(args.prompt_cache_file):
         from tinylane.core.cache import LaneCache
 
         reads = mask or model.mask(n)
         cache = LaneCache.load(args.prompt_cache_file, model, model.rope(rope, reads), reads)
-    decoding = Decoding(
-        model,
-        full_prompt,
-        n,
-        max_tokens=max_tokens,
-        total_tokens=args.total_tokens,
-        sampler=sampler,
-        lane_rope=rope,
-        lane_mask=mask,
-        lane_prompts=lane_prompts,
-        seed=seed,
-        stop=common.stop(args, model),
-        template=template,
-        top_logprobs=args.top_logprobs or 0,
-        cache=cache,
-    )
+    settings: dict[str, Any] = {
+        "max_tokens": max_tokens,
+        "total_tokens": args.total_tokens,
+        "sampler": sampler,
+        "lane_rope": rope,
+        "lane_mask": mask,
+        "lane_prompts": lane_prompts,
+        "seed": seed,
+        "stop": common.stop(args, model),
+        "template": template,
+        "top_logprobs": args.top_logprobs or 0,
+        "cache": cache,
+    }
+    if setup is None:
+        decoding = Decoding(model, full_prompt, n, **settings)
+    else:
+        decoding = start(model, full_prompt, setup, **settings)
     room = max(model.config.context - decoding.clock, 1)
     if args.max_tokens is not None and args.max_tokens > room:
         common.note(
@@ -285,6 +294,9 @@ def parse_flags(args: Any) -> dict[str, Any]:
         raise TinylaneError(
             f"{len(args.lane_prompt)} lane prompts for {args.lanes} lanes; expected one a lane"
         )
+    generate_method.check(args)
+    if args.method == "beam":
+        args.beams, args.method, args.lanes = args.lanes or generate_method.LANES, None, None
     if args.beams is not None:
         from tinylane.commands import generate_beams
 
@@ -307,7 +319,7 @@ def parse_lane_flags(args: Any) -> bool:
     Returns whether a flag says it. Raises TinylaneError for what is wrong or contradicts a mode.
     """
     rotation = (args.mode, args.omega, args.slot, args.omega_scale, args.prompt_lane)
-    if {*rotation, args.visibility, args.lag} == {None}:
+    if {*rotation, args.visibility, args.lag} == {None} or args.method is not None:
         return False
     LaneMask.joint(1, args.lag or 0)  # refuses a lag out of range
     args.visibility = common.parse_visibility(args.visibility)
@@ -392,7 +404,9 @@ def _notes(
     """Print once what the user may not expect."""
     alone = not (mask.visibility[:n, :n] & ~np.eye(n, dtype=bool)).any()
     alike = len(set(lane_prompts)) == 1
-    if n > 1 and not model.trained_for_lanes:
+    if args.method is not None:
+        generate_method.note(args, model)
+    elif n > 1 and not model.trained_for_lanes:
         untrained = "this model was not trained to listen to other lanes"
         if args.visibility is None and args.mode is None:
             common.note(
@@ -421,6 +435,8 @@ def _save(args: Any, result: Result, model: Model, dictation: Dictation | None) 
 
     try:
         extra = {"adapter_path": args.adapter_path, "revision": args.revision, "mode": args.mode}
+        if args.method is not None:
+            extra |= {"method": args.method, "method_config": args.method_config}
         if dictation is not None:  # which tokens the model did not choose
             extra |= {"collaborate": vars(dictation.together), "given": dictation.record()}
         save_run(args.save, result, model, args.model or "", extra)

@@ -10,6 +10,8 @@ import numpy as np
 
 from tinylane.commands import common
 from tinylane.files.display import printable
+from tinylane.methods import method
+from tinylane.view.events import words
 
 if TYPE_CHECKING:
     from tinylane.commands.terminal import Columns, LaneView, Lines
@@ -28,7 +30,8 @@ SHELL_GAME_PACE = 0.1  # s a step: its tiny model writes faster than anybody can
 class GenerateOutput:
     """Shows a run while it goes (`step`, inside `with`) and its results (`finish`).
 
-    game, moves: the shell game and its swaps, where that is what is decoded.
+    game, moves: the shell game and its swaps, where that is what is decoded. tagged: whether the
+    lanes are those of the game, each with its share of the swaps.
     """
 
     def __init__(
@@ -40,13 +43,16 @@ class GenerateOutput:
         n: int,
         seed: int,
         prompt: str,
+        tagged: bool = False,
     ) -> None:
         self.args, self.model, self.game, self.moves = args, model, game, moves
         self.n, self.seed, self.prompt = n, seed, prompt
         self.dictation: Dictation | None = None
         self.reused = 0  # tokens of the prompt that a cache file held
-        tags = game.lane_prompts(n) if game is not None else range(n)
+        self.tagged = tagged
+        tags = game.lane_prompts(n) if game is not None and tagged else range(n)
         self.labels = [f"lane {tag}" for tag in tags]
+        self.told = 0  # events that have been shown
         self.columns: Columns | None = None
         self.lines: Lines | None = None
         live = sys.stdout.isatty() and not args.plain and not args.json
@@ -59,14 +65,15 @@ class GenerateOutput:
         elif not args.json and game is None:
             from tinylane.commands.terminal import Lines
 
-            self.lines = Lines(self.labels)
+            self.lines = Lines(self.labels, several=args.method is not None)
 
     def settings(self, sampler: Sampler, given: dict[str, Any], mask: LaneMask) -> None:
         """Print the line about what is run, and the problem."""
         if not self.args.quiet and not self.args.json:
             model = f"{common.name_of(self.args)} ({self.model.backend}, {self.model.dtype})"
             lanes = "1 lane" if self.n == 1 else f"{self.n} lanes, {describe_mask(mask, self.n)}"
-            lanes += f" ({self.args.mode})" if self.args.mode else ""
+            named = self.args.method or self.args.mode
+            lanes += f" ({named})" if named else ""
             chosen = describe_sampler(sampler, given, self.model.sampling)
             print(
                 f"{model}; {lanes}\nsampling: {chosen}; seed {self.seed}",
@@ -88,8 +95,12 @@ class GenerateOutput:
             self.columns.__exit__(kind, *more)
 
     def step(self, decoding: Decoding, step: Step) -> None:
-        """Show what a step gave."""
+        """Show what a step gave, and what happened to the lanes before it."""
+        self.labels += [f"lane {m}" for m in range(len(self.labels), len(decoding.lanes))]
         if self.lines is not None:
+            for event in decoding.events[self.told :]:
+                common.note(words(event), self.args.quiet)
+            self.told = len(decoding.events)
             self.lines.add(step.texts, step.finished)
         if self.columns is not None:
             self.columns.views[:] = self._views(decoding.lanes)
@@ -97,6 +108,7 @@ class GenerateOutput:
 
     def settle(self, decoding: Decoding) -> None:
         """Make the last view show how every lane ended."""
+        self.labels += [f"lane {m}" for m in range(len(self.labels), len(decoding.lanes))]
         if self.columns is not None:
             self.columns.views[:] = self._views(decoding.lanes)
 
@@ -121,6 +133,8 @@ class GenerateOutput:
             for label, lane, answer in zip(self.labels, result.lanes, answers, strict=True):
                 shown = printable(answer) if answer is not None else "none"
                 print(f"{label}: answer {shown} ({lane.finish_reason})")
+        if self.args.method is not None and method(self.args.method).answer == "last":
+            print(f"the answer is that of {self.labels[len(result.lanes) - 1]}, which came last")
         if voted is not None:
             print(self._verdict(voted, truth))
         if best is not None:
@@ -159,7 +173,9 @@ class GenerateOutput:
             line = "vote: no lane gave an answer"
         else:
             count = voted.votes[voted.text]
-            line = f"vote: {printable(voted.text)}, {count} of {self.n} lanes"
+            line = (
+                f"vote: {printable(voted.text)}, {count} of {max(self.n, len(self.labels))} lanes"
+            )
             others = [f"{printable(a)} {c}" for a, c in voted.votes.items() if a != voted.text]
             if others:
                 line += f" (others: {', '.join(others)})"
@@ -191,7 +207,7 @@ class GenerateOutput:
         for label, lane in zip(self.labels, lanes, strict=True):
             ended = lane.finish_reason
             text, foot = lane.text, f"{len(lane.tokens)} tokens, {ended or 'writing'}"
-            if self.game is not None:
+            if self.game is not None and self.tagged:
                 kinds = work(self.game, self.moves, self.n, lane.index)
                 words = lane.text.split()
                 kinds += ["?"] * (len(words) - len(kinds))
@@ -223,6 +239,7 @@ class GenerateOutput:
             "prompt_tokens": len(result.prompt),
             "prompt_tokens_reused": self.reused,
             "mode": self.args.mode,
+            "method": self.args.method,
             "settings": result.settings,
             "lanes": [
                 {

@@ -166,16 +166,18 @@ class Lines:
     """The same without a terminal: one lane's text as it comes; of several lanes every whole line,
     behind the lane's label."""
 
-    def __init__(self, labels: Sequence[str], out: TextIO | None = None) -> None:
+    def __init__(self, labels: list[str], out: TextIO | None = None, several: bool = False) -> None:
         self.labels, self.out = labels, out or sys.stdout
+        self.one = len(labels) == 1 and not several
         self._open = [""] * len(labels)
 
     def add(self, texts: Sequence[str], finished: Any = ()) -> None:
         """What every lane wrote in a step, and which lanes that ended."""
-        if len(self.labels) == 1:
+        if self.one:
             if texts[0]:
                 self._put(printable(texts[0]))
             return
+        self._open += [""] * (len(texts) - len(self._open))  # lanes that have joined
         for m, text in enumerate(texts):
             *whole, self._open[m] = (self._open[m] + text).split("\n")
             for line in whole:
@@ -185,10 +187,10 @@ class Lines:
 
     def close(self) -> None:
         """What is left of every lane."""
-        if len(self.labels) == 1:
+        if self.one:
             self._put("\n")
             return
-        for m in range(len(self.labels)):
+        for m in range(len(self._open)):
             self._close(m)
 
     def _close(self, m: int) -> None:

@@ -17,11 +17,10 @@ if find_spec("torch") is None or find_spec("transformers") is None:
     raise TinylaneError('tinylane.hf needs torch and transformers: pip install "tinylane[hf]"')
 
 from tinylane.core.decoding import Decoding, Settings
-from tinylane.core.decoding import generate as decode
-from tinylane.core.modes import mode
 from tinylane.core.prompt import Prompt
 from tinylane.core.result import Result, Step
 from tinylane.hf.model import HFModel, lanes
+from tinylane.methods import prepare, start
 
 __all__ = ["HFModel", "generate", "lanes", "stream"]
 
@@ -41,14 +40,17 @@ def generate(
     """Decode jointly with a model of transformers, or with what `lanes` made of one.
 
     tokenizer: of transformers, with a fast backend; None where the prompt is token ids. method: a
-    name of `tinylane.mode`; None: independent lanes, or what the adapter of `lanes` says. settings:
-    those of `tinylane.Decoding` (seed, max_tokens, sampler, stop ...) and of `tinylane.mode`
-    (omega, visibility ...). Where the logits agree, the same seed draws the same tokens as
-    `tinylane.generate` does. Raises TinylaneError as those do, and for a model whose lanes would be
-    wrong.
+    name of `tinylane.methods`; None: independent lanes, or what the adapter of `lanes` says.
+    settings: those of `tinylane.Decoding` (seed, max_tokens, sampler, stop ...), `options` of the
+    method, and of joint lanes those of `tinylane.mode` (omega, visibility ...). Where the logits
+    agree, the same seed draws the same tokens as `tinylane.generate` does. Raises TinylaneError as
+    those do, and for a model whose lanes would be wrong.
     """
-    wrapped, rest = _ready(model, tokenizer, lanes, method, settings)
-    return decode(wrapped, prompt, on_step=on_step, lanes=lanes, **rest)
+    decoding = _decoding(model, tokenizer, prompt, lanes, method, settings)
+    for step in decoding:
+        if on_step is not None:
+            on_step(step)
+    return decoding.result()
 
 
 def stream(
@@ -60,24 +62,28 @@ def stream(
     **settings: Any,
 ) -> Iterator[Step]:
     """As `generate`, one `Step` at a time."""
-    wrapped, rest = _ready(model, tokenizer, lanes, method, settings)
-    yield from Decoding(wrapped, prompt, lanes=lanes, **rest)
+    yield from _decoding(model, tokenizer, prompt, lanes, method, settings)
 
 
-def _ready(
-    model: Any, tokenizer: Any, n: int, method: str | None, settings: dict[str, Any]
-) -> tuple[HFModel, dict[str, Any]]:
-    """The model with lanes, and the settings of `Decoding`."""
+def _decoding(
+    model: Any,
+    tokenizer: Any,
+    prompt: Prompt,
+    n: int,
+    method: str | None,
+    settings: dict[str, Any],
+) -> Decoding:
     wrapped = model if isinstance(model, HFModel) else lanes(model, tokenizer)
-    of_mode = {name: settings.pop(name) for name in _OF_MODE if name in settings}
+    options = dict(settings.pop("options", None) or {})
+    options |= {name: settings.pop(name) for name in _OF_MODE if name in settings}
     if method is None:
-        if of_mode:
-            raise TinylaneError(f"{next(iter(of_mode))} is given without a method; give method")
-        return wrapped, settings
-    for name in ("lane_rope", "lane_mask"):
+        if options:
+            raise TinylaneError(f"{next(iter(options))} is given without a method; give method")
+        return Decoding(wrapped, prompt, lanes=n, **settings)
+    for name in ("lane_rope", "lane_mask", "schedule"):
         if settings.get(name) is not None:
             raise TinylaneError(f"method {method} decides {name}; leave one of them out")
-    limit = settings.get("max_tokens", Settings.max_tokens)
-    of_mode.setdefault("slot", max(limit) if isinstance(limit, (list, tuple)) else limit)
-    rope, mask = mode(method, wrapped, n, **of_mode)
-    return wrapped, {**settings, "lane_rope": rope, "lane_mask": mask}
+    limit = settings.pop("max_tokens", Settings.max_tokens)
+    most = max(limit) if isinstance(limit, (list, tuple)) else limit
+    setup = prepare(wrapped, method, n, most, options)
+    return start(wrapped, prompt, setup, max_tokens=limit, **settings)

@@ -97,11 +97,18 @@ def decode(
     these, and as `prepare` and `Decoding` do.
     """
     setup = prepare(model, method, lanes, max_tokens, options)
-    own = {"max_tokens": max_tokens, **setup.settings}
-    for name in sorted(set(own) & set(settings)):
+    for name in sorted({*setup.settings} & set(settings)):
         if settings[name] is not None:
             raise TinylaneError(f"method {method} decides {name}; leave it out")
-    given = {name: value for name, value in settings.items() if value is not None}
+    return start(model, prompt, setup, max_tokens=max_tokens, **settings)
+
+
+def start(model: Model, prompt: Prompt, setup: Setup, **settings: Any) -> Decoding:
+    """A `Decoding` with what `prepare` gave; where both say something, it wins."""
+    own = dict(setup.settings)
+    given = {k: value for k, value in settings.items() if value is not None and k not in own}
+    if len(given.get("lane_prompts", ())) not in (0, setup.lanes):
+        del given["lane_prompts"]  # of the lanes that the method lets begin later
     if setup.sampler is not None:
         given["sampler"] = setup.sampler(
             given.get("sampler") or Sampler.from_config(model.sampling)

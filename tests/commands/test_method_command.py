@@ -1,0 +1,94 @@
+"""`tinylane methods` and `tinylane generate --method`: every method on the model inside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tinylane
+from tinylane.commands.cli import main
+from tinylane.methods import NAMES
+from tinylane.view.replay import replay
+from tinylane.view.run_file import load_run
+
+WEIGHTS = Path(__file__).parents[2] / "weights" / "shell-game"
+DECODED = [name for name in NAMES if name != "beam"]
+
+
+@pytest.fixture(scope="module")
+def inside() -> tinylane.Model:
+    return tinylane.load(WEIGHTS, adapter=WEIGHTS / "adapter", backend="numpy")
+
+
+def generate(capsys: Any, *words: str) -> tuple[int, str, str]:
+    code = main(["generate", "--seed", "3", *words])
+    return code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("name", DECODED)
+def test_a_saved_run_of_any_method_is_replayed(
+    name: str, inside: tinylane.Model, tmp_path: Path, capsys: Any
+) -> None:
+    """From its events alone; greedy, in float32."""
+    file = tmp_path / "run.json"
+    words = ["--method", name, "--backend", "numpy", "--plain", "--max-tokens", "9"]
+    code, out, _ = generate(capsys, *words, "--save", str(file))
+    assert code == 0 and "lane" in out
+    run = load_run(file)
+    assert run.extra["method"] == name
+    assert replay(run, inside).difference < 2e-4
+
+
+def test_beam_is_the_beam_search_that_there_is(capsys: Any) -> None:
+    by_flag = generate(capsys, "--beams", "3", "--quiet")
+    assert generate(capsys, "--method", "beam", "--quiet") == by_flag and by_flag[0] == 0
+
+
+def test_the_document_names_the_method_and_what_happened(capsys: Any) -> None:
+    code, out, _ = generate(capsys, "--method", "parathinker", "--json", "--lanes", "2")
+    document = json.loads(out)
+    assert code == 0 and document["method"] == "parathinker"
+    assert [event["event"] for event in document["settings"]["events"]][-1] == "join"
+    assert len(document["lanes"]) == 3
+
+
+def test_events_are_told_while_it_runs(tmp_path: Path, capsys: Any) -> None:
+    _, _, err = generate(capsys, "--method", "parathinker", "--plain")
+    assert "no model.layers.0.self_attn.lane_kv.weight" in err
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["--method", "nothing"], "method 'nothing'; expected one of"),
+        (["--method", "joint", "--mode", "joint"], "--mode joint and --method lanerope"),
+        (["--method", "ssa", "--omega", "ntk"], "method ssa takes no --omega"),
+        (["--method", "ssa", "--visibility", "joint"], "method ssa takes no --visibility"),
+        (["--method", "ssa", "--method-config", "{"], "--method-config is no JSON"),
+        (["--method", "ssa", "--method-config", "[]"], "--method-config is []; expected an object"),
+        (["--method", "ssa", "--method-config", '{"x": 1}'], "method ssa has no 'x'"),
+        (["--method-config", "{}"], "--method-config without --method"),
+        (["--method", "ssa", "--collaborate"], "--collaborate with --method ssa"),
+        (["--method", "ssa", "--beams", "2"], "--beams and --method"),
+    ],
+)
+def test_flags_that_contradict_a_method_are_refused_by_name(
+    words: list[str], says: str, capsys: Any
+) -> None:
+    code, out, err = generate(capsys, *words)
+    assert (code, out) == (2, "") and says in err and err.count("\n") == 1
+
+
+def test_the_table_has_a_row_for_every_method(capsys: Any) -> None:
+    assert main(["methods"]) == 0
+    out = capsys.readouterr().out
+    assert [line.split()[0] for line in out.splitlines()[1:]] == list(NAMES)
+    assert main(["methods", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["methods"]
+    assert [row["name"] for row in rows] == list(NAMES)
+    assert main(["methods", "pasta"]) == 0
+    assert "arXiv:2502.11517" in capsys.readouterr().out
+    assert main(["methods", "pasata"]) == 2

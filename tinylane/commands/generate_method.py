@@ -1,0 +1,86 @@
+"""`tinylane generate --method NAME`: what the method decides, and the flags that contradict it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tinylane.commands import common
+from tinylane.core.errors import TinylaneError, show
+from tinylane.core.model import Model
+from tinylane.core.modes import MODES
+from tinylane.methods import Setup, method, prepare
+
+# Flags of how lanes are rotated and read each other, and what a method calls them.
+FLAGS = {
+    "omega": "omega", "slot": "slot", "omega_scale": "scale", "prompt_lane": "prompt_lane",
+    "visibility": "visibility", "lag": "lag",
+}  # fmt: skip
+LANES = 3  # where nothing says how many
+
+
+def flags(g: Any) -> None:
+    """Add the two flags."""
+    g.add_argument(
+        "--method",
+        metavar="NAME",
+        help="how the lanes work together: a row of `tinylane methods`",
+    )
+    g.add_argument(
+        "--method-config",
+        metavar="JSON",
+        help="the method's own options, such as '{\"first_finish\": false}'",
+    )
+
+
+def check(args: Any) -> None:
+    """Make --method-config an object. Raises TinylaneError for flags that do not go together."""
+    if args.method is None:
+        if args.method_config is not None:
+            raise TinylaneError("--method-config without --method; give --method")
+        return
+    chosen = method(args.method)
+    args.method = chosen.name
+    if args.mode is not None:
+        raise TinylaneError(f"--mode {args.mode} and --method {args.method}; expected one of them")
+    if args.beams is not None:
+        raise TinylaneError("--beams and --method; --method beam --lanes N is beam search")
+    if args.collaborate and chosen.name not in (*MODES, "lanerope"):
+        raise TinylaneError(f"--collaborate with --method {chosen.name}, which has its own texts")
+    for flag, option in FLAGS.items():
+        if getattr(args, flag) is not None and option not in chosen.options:
+            raise TinylaneError(
+                f"method {chosen.name} takes no --{flag.replace('_', '-')}; leave it out"
+            )
+    try:
+        given = json.loads(args.method_config or "{}")
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise TinylaneError(f"--method-config is no JSON ({error})") from None
+    if not isinstance(given, dict):
+        raise TinylaneError(f"--method-config is {show(given)}; expected an object")
+    args.method_config = given
+    args.visibility = common.parse_visibility(args.visibility)
+    args.omega = common.parse_omega(args.omega)
+
+
+def note(args: Any, model: Model) -> None:
+    """Say what the method does without the parameters that it is about."""
+    chosen = method(args.method)
+    if chosen.needs and chosen.needs not in model.params:
+        common.note(
+            f"method {chosen.name}: this model has no {chosen.needs}; without it nothing tells "
+            "the lanes apart, or they exchange nothing",
+            args.quiet,
+        )
+
+
+def tagged(chosen: Setup | None, n: int) -> bool:
+    """Whether the lanes are the n that begin with the tags of the model's task."""
+    return chosen is None or (chosen.lanes == n and "lane_prompts" not in chosen.settings)
+
+
+def setup(args: Any, model: Model, n: int, max_tokens: int) -> Setup:
+    """What the method gives the decoding."""
+    told = {option: getattr(args, flag) for flag, option in FLAGS.items()}
+    options = {name: value for name, value in told.items() if value is not None}
+    return prepare(model, args.method, n, max_tokens, {**args.method_config, **options})
