@@ -113,24 +113,51 @@ def visit(
     A relative `path` may hold a query and a fragment. Assertions are the caller's: see
     `Visit.settled`.
     """
-    with serving(folder) as base:
-        context = browser.new_context(
-            viewport={"width": width, "height": height},
-            color_scheme="dark" if dark else "light",
-            reduced_motion="reduce" if reduced_motion else "no-preference",
-        )
-        page = context.new_page()
-        seen = Visit(page, base)
-        page.on("console", lambda message: _said(seen, message))
-        page.on("pageerror", lambda error: seen.console.append(f"uncaught: {error}"))
-        page.on("request", lambda request: seen.requests.append(request.url))
-        page.on("requestfailed", lambda request: seen.failed.append(request.url))
-        page.on("response", lambda answer: _answered(seen, answer))
-        try:
-            page.goto(base + path)
-            yield seen
-        finally:
-            context.close()
+    with (
+        serving(folder) as base,
+        watch(
+            browser,
+            base + path,
+            base=base,
+            width=width,
+            height=height,
+            dark=dark,
+            reduced_motion=reduced_motion,
+        ) as seen,
+    ):
+        yield seen
+
+
+@contextmanager
+def watch(
+    browser: Any,
+    url: str,
+    *,
+    base: str | None = None,
+    width: int = 1280,
+    height: int = 800,
+    dark: bool = False,
+    reduced_motion: bool = False,
+) -> Iterator[Visit]:
+    """The page at an address, in a context of its own. base: what its requests may ask; None: what
+    stands below the address."""
+    context = browser.new_context(
+        viewport={"width": width, "height": height},
+        color_scheme="dark" if dark else "light",
+        reduced_motion="reduce" if reduced_motion else "no-preference",
+    )
+    page = context.new_page()
+    seen = Visit(page, url if base is None else base)
+    page.on("console", lambda message: _said(seen, message))
+    page.on("pageerror", lambda error: seen.console.append(f"uncaught: {error}"))
+    page.on("request", lambda request: seen.requests.append(request.url))
+    page.on("requestfailed", lambda request: seen.failed.append(request.url))
+    page.on("response", lambda answer: _answered(seen, answer))
+    try:
+        page.goto(url)
+        yield seen
+    finally:
+        context.close()
 
 
 @contextmanager

@@ -340,7 +340,7 @@ $("close").onclick = () => {
 
 $("run").onclick = () => act("run", { yes: !state.running, pace: Number($("pace").value) });
 $("step").onclick = () => act("step");
-$("pace").onchange = () => act("run", { yes: state.running, pace: Number($("pace").value) });
+$("pace").onchange = () => act("pace", { pace: Number($("pace").value) });
 $("method").onchange = async () => {
   if (!state) return methods0();
   return act("switch", { method: $("method").value });
@@ -386,7 +386,6 @@ $("start").onsubmit = (event) => {
         }),
       ),
     );
-    if (about.game) return act("run", { yes: true, pace: 0.3 });
     return act("run", { yes: true, pace: Number($("pace").value) });
   });
 };

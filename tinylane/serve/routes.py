@@ -36,13 +36,13 @@ SESSIONS = 8  # at once; one that nobody looks at makes room
 BEHIND = 256  # things that a page may be behind before it is let go
 ALIVE = 15.0  # s between two signs of life of a stream
 # Nothing from elsewhere, and no script but the page's own.
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:"
-)
+POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'"
+POLICY += "; img-src data:"
 
 Do = Callable[[Session, Fields], Any]
 OPERATIONS: dict[str, Do] = {
     "run": lambda s, f: s.run(f.flag("yes"), f.real("pace", None)),
+    "pace": lambda s, f: s.set_pace(f.real("pace")),
     "step": lambda s, f: s.step(),
     "fork": lambda s, f: s.fork(f.whole("lane")),
     "what_if": lambda s, f: s.what_if(f.whole("lane"), f.whole("index"), f.whole("token")),
@@ -115,7 +115,7 @@ def routes(service: Service) -> list[BaseRoute]:
         def act() -> Any:
             told = OPERATIONS[name](session, fields)
             service.engine.wake()
-            if name not in ("details", "step", "run"):
+            if name not in ("details", "step", "run", "pace"):
                 session.tell({"state": session.state()})
             return told
 

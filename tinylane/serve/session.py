@@ -182,11 +182,15 @@ class Session(Task):
     def run(self, yes: bool, pace: float | None = None) -> None:
         """Go on by itself, or stop."""
         if pace is not None:
-            self.pace = min(max(pace, 0.0), 10.0)
+            self.set_pace(pace)
         if yes and not self.decoding.live:
             raise TinylaneError("every lane has finished or waits")
         self.running, self._next = yes, 0.0
         self.tell({"running": yes})
+
+    def set_pace(self, seconds: float) -> None:
+        """How long a step takes at least."""
+        self.pace, self._next = min(max(seconds, 0.0), 10.0), 0.0
 
     def step(self) -> None:
         """One step of every lane that writes."""
@@ -401,9 +405,8 @@ class Session(Task):
         for n in range(len(d.lanes)):
             part = float(share[cache.lanes == n].sum())
             if n == m or part:
-                shares.append(
-                    {"of": "itself" if n == m else f"lane {n + 1}", "lane": n, "share": part}
-                )
+                name = "itself" if n == m else f"lane {n + 1}"
+                shares.append({"of": name, "lane": n, "share": part})
         best = np.argsort(-share, kind="stable")[:6]
         most = [
             {
@@ -443,9 +446,8 @@ def heard(
     from tinylane.view.attention import listening
 
     weights: list[np.ndarray] = []
-    twin = listening(
-        cache.model, lambda layer, first, heads: weights.append(heads.mean(axis=(0, 1)))
-    )
+    mean = lambda layer, first, heads: weights.append(heads.mean(axis=(0, 1)))
+    twin = listening(cache.model, mean)
     before = cache.positions <= position
     before &= (cache.lanes != lane) | (cache.positions < position)
     seen = cache.copy()
