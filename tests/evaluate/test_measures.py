@@ -137,11 +137,15 @@ def by_vote(given: results.AnswerRow, step: int, lanes: list[int] | None = None)
     return voted is not None and bool(given.correct[int(voted)])
 
 
+def at(given: results.AnswerRow, step: int) -> measures.States:
+    return results.states(given, np.array([step]))
+
+
 @given(rows())
 def test_measures_at_every_step_are_those_counted_by_hand(given: results.AnswerRow) -> None:
     for step in range(given.steps + 2):
         right = [g is not None and bool(given.correct[g]) for g in by_hand(given, step)]
-        one, majority, some = measures.outcome(given, step)
+        ((one, majority, some),) = measures.outcome(given, at(given, step))
         assert one == pytest.approx(np.mean(right))
         assert majority == by_vote(given, step)
         assert some == any(right)
@@ -155,16 +159,52 @@ def test_k_of_n_is_the_mean_over_all_subsets(given: results.AnswerRow, data: st.
     right = [g is not None and bool(given.correct[g]) for g in answers]
     some = np.mean([any(right[m] for m in s) for s in subsets])
     votes = np.mean([by_vote(given, given.steps, s) for s in subsets])
-    assert measures.of_k(given, given.steps, k) == pytest.approx((votes, some))
+    assert measures.of_k(given, at(given, given.steps), k)[0] == pytest.approx((votes, some))
+
+
+@given(rows(), st.data())
+def test_one_pass_gives_the_curves_that_each_step_gives(
+    given: results.AnswerRow, data: st.DataObject
+) -> None:
+    """Every axis at once, from many rows, against a state at a time; and who wins by `vote`."""
+    every = [given, given, data.draw(rows())]
+    axis = data.draw(st.sampled_from(measures.AXES))
+    budgets = np.array(sorted(data.draw(st.lists(st.floats(0, 12), min_size=1, max_size=9))))
+    k = data.draw(st.integers(1, min(row.lanes for row in every)))
+    asked = [("steps", np.array([1, 3]), None), (axis, budgets, k), (axis, budgets, None)]
+    _, few, whole = measures.curves(every, asked)
+    for b, budget in enumerate(budgets):
+        ends = [at(row, measures.step_at(row, axis, budget)) for row in every]
+        expected = np.mean([measures.outcome(*x)[0] for x in zip(every, ends, strict=True)], axis=0)
+        assert [line[b].value for line in whole] == pytest.approx(expected)
+        some = [measures.of_k(*x, k)[0] for x in zip(every, ends, strict=True)]
+        assert [line[b].value for line in few] == pytest.approx(np.mean(some, axis=0))
+    for step in range(given.steps + 2):
+        groups, means = results.state(given, step)
+        winner = results.vote(groups, means)
+        assert results.winners(groups, means) == (-1 if winner is None else winner)
+
+
+def test_resampling_how_often_each_value_is_drawn_is_resampling_rows(monkeypatch: Any) -> None:
+    """From MANY problems on; the two kinds of bootstrap agree within their own noise."""
+    values = np.random.default_rng(0).choice([0.0, 0.25, 1.0], measures.MANY)
+    quick = measures.mean(values)
+    monkeypatch.setattr(measures, "MANY", 1 << 60)
+    rows = measures.mean(values)
+    assert quick.value == rows.value and quick != rows
+    width = rows.high - rows.low
+    assert abs(quick.low - rows.low) < 0.05 * width and abs(quick.high - rows.high) < 0.05 * width
 
 
 def test_many_lanes_are_sampled_from_a_fixed_seed() -> None:
     """C(20, 10) subsets would take minutes; the estimate is the same each time, and near."""
     given = row([[(1, m % 3)] for m in range(20)], [True, False, False], [1] * 20)
     assert math.comb(20, 10) > measures.SUBSETS
-    half = measures.of_k(given, 1, 10)
-    assert measures.of_k(given, 1, 10) == half and 0.2 < half[0] < 0.8
-    assert measures.of_k(given, 1, 20)[0] == 1.0  # 7, 7 and 6 lanes; ties go to the lowest
+    (half,) = measures.of_k(given, at(given, 1), 10)
+    assert (measures.of_k(given, at(given, 1), 10) == half).all() and 0.2 < half[0] < 0.8
+    assert (
+        measures.of_k(given, at(given, 1), 20)[0, 0] == 1.0
+    )  # 7, 7 and 6 lanes; ties go to the lowest
 
 
 def test_a_hand_case() -> None:
@@ -175,14 +215,13 @@ def test_a_hand_case() -> None:
         [3, 4, 2],
         logprobs=[[-1.0, -1.0, -1.0], [-2.0, -2.0, -2.0, -2.0], [-1.0, -1.0]],
     )
-    found = [measures.outcome(given, step) for step in (0, 1, 2, 4)]
-    assert list(map(list, found)) == [[0, 0, 0], [0, 0, 0], [1 / 3, 1, 1], [1 / 3, 1, 1]]
+    found = measures.outcome(given, results.states(given, np.array([0, 1, 2, 4])))
+    assert found.tolist() == [[0, 0, 0], [0, 0, 0], [1 / 3, 1, 1], [1 / 3, 1, 1]]
     assert measures.ending(given) == (2, 0, 1, 0)
     # 3 tokens after a step, 6 after two, then lane 2 is done: 8, then lane 0: 9.
-    at = [measures.step_at(given, "tokens", b) for b in (0, 2, 3, 5, 6, 7, 8, 9, 100)]
-    assert at == [0, 0, 1, 1, 2, 2, 3, 4, 4]
-    at = [measures.step_at(given, "seconds", s) for s in (0.0, 0.1, 0.25, 9.0)]
-    assert at == [0, 1, 2, 4]
+    steps = measures.step_at(given, "tokens", [0, 2, 3, 5, 6, 7, 8, 9, 100])
+    assert steps.tolist() == [0, 0, 1, 1, 2, 2, 3, 4, 4]
+    assert measures.step_at(given, "seconds", [0.0, 0.1, 0.25, 9.0]).tolist() == [0, 1, 2, 4]
 
 
 def test_repeated_n_grams_by_hand() -> None:
@@ -200,16 +239,17 @@ def test_comparisons_are_at_budgets_that_both_have_used() -> None:
     """One lane needs 8 steps; four lanes need 2 of 4 tokens each: what is equal decides."""
     one = [row([[(8, 0)]], [True], [8], problem=str(k)) for k in range(3)]
     four = [row([[(2, 0)]] * 4, [True], [2] * 4, problem=str(k)) for k in range(3)]
-    steps = measures.compare(four, one, ("four", "one"), "steps")
+    both = measures.compare({"four": four, "one": one}, [("four", "one")])
+    steps, tokens = ([c for c in both if c.at_equal == axis] for axis in ("steps", "tokens"))
     assert [(c.budget, *c.values["majority"]) for c in steps] == [(2, 1.0, 0.0), (8, 1.0, 1.0)]
-    tokens = measures.compare(four, one, ("four", "one"), "tokens")
     assert [(c.budget, *c.values["majority"]) for c in tokens] == [(8, 1.0, 1.0)]
     assert steps[0].differences["majority"].value == 1.0 and steps[0].count == 3
     # what was cut off at its limit cannot be read beyond it
     cut = [row([[(2, 0)]] * 4, [True], [2] * 4, problem=str(k), reason="length") for k in range(3)]
-    assert [c.budget for c in measures.compare(cut, one, ("cut", "one"), "steps")] == [2]
-    with pytest.raises(TinylaneError, match="no problem in common"):
-        measures.compare([row([[]], [], [1], problem="x")], one, ("x", "one"), "steps")
+    found = measures.compare({"cut": cut, "one": one}, [("cut", "one")])
+    assert [c.budget for c in found if c.at_equal == "steps"] == [2]
+    with pytest.raises(TinylaneError, match="x and one are not of the same problems"):
+        measures.compare({"x": [row([[]], [], [1], problem="x")], "one": one}, [("x", "one")])
 
 
 def test_a_summary_counts_what_it_says() -> None:
@@ -289,7 +329,7 @@ def test_a_record_read_at_s_is_the_run_of_s_tokens(
             short = solve(model, task, problem, index, Cell(mode, 3, limit), conditions())
             read = results.read(whole, "test")
             assert answers(short) == answers_at(whole, limit)
-            assert short["correct"] == measures.outcome(read, limit)[1]
+            assert short["correct"] == measures.outcome(read, at(read, limit))[0, 1]
             winner = results.vote(*results.state(read, limit))
             assert short["answer"] == (
                 None if winner is None else whole["groups"][winner]["answer"]
@@ -320,9 +360,9 @@ def test_a_record_read_at_b_tokens_is_the_run_of_b_tokens(
         for step in decoding:
             watch.step(step, 0.0)
         short = results.make(problem, 0, "independent", 3, decoding.result(), watch)
-        at = measures.step_at(read, "tokens", total)
-        assert short["steps"] == at and short["tokens"] <= total
-        assert answers(short) == answers_at(whole, at)
+        step = measures.step_at(read, "tokens", total)
+        assert short["steps"] == step and short["tokens"] <= total
+        assert answers(short) == answers_at(whole, step)
 
 
 def test_the_vote_of_a_record_is_tinylane_s(model: tinylane.Model, task: Task) -> None:

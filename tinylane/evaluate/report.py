@@ -21,11 +21,11 @@ from tinylane.evaluate.measures import (
     AXES,
     MEASURES,
     Comparison,
+    Curve,
     Estimate,
     Summary,
     as_json,
     compare,
-    curve,
     grid,
     mean,
     of_k,
@@ -33,6 +33,7 @@ from tinylane.evaluate.measures import (
     summary,
     wilson,
 )
+from tinylane.evaluate.measures import curves as curve_estimates
 from tinylane.evaluate.results import AnswerRow
 from tinylane.evaluate.rows import Rows, pick, problems
 from tinylane.evaluate.runner import parse_mode
@@ -171,12 +172,7 @@ class Section:
     @cached_property
     def comparisons(self) -> list[Comparison]:
         """Of all `pairs`, at equal steps and at equal tokens."""
-        return [
-            comparison
-            for a, b in pairs(self)
-            for axis in AXES[:2]
-            for comparison in compare(self.cells[a], self.cells[b], (a, b), axis)
-        ]
+        return compare(self.cells, pairs(self))
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -193,7 +189,8 @@ class Section:
 def _of_k_at_end(rows: Sequence[AnswerRow], ks: Sequence[int]) -> dict[int, dict[str, Estimate]]:
     right = np.zeros((len(ks), 2))
     for row in rows:
-        right += [of_k(row, row.steps, k) for k in ks]
+        end = results.states(row, np.array([row.steps]))
+        right += np.concatenate([of_k(row, end, k) for k in ks])
     return {
         k: {
             name: wilson(float(x), len(rows))
@@ -261,16 +258,18 @@ def curves(section: Section) -> dict[str, Any]:
     by_label: dict[str, Any] = {}
     for label, rows in section.cells.items():
         by_label[label] = {}
-        for axis in AXES:
-            budgets, coarse = grid(rows, axis), grid(rows, axis, 9)
+        grids = {axis: (grid(rows, axis), grid(rows, axis, 9)) for axis in AXES}
+        ks = powers(rows[0].lanes)[:-1]
+        asked: list[Curve] = [
+            (axis, grids[axis][k is not None], k) for axis in AXES for k in (None, *ks)
+        ]
+        found = iter(curve_estimates(rows, asked))
+        for axis, (budgets, coarse) in grids.items():
             lines: dict[str, Any] = {"budgets": _rounded(budgets)}
-            lines |= zip(MEASURES, _lines(curve(rows, axis, budgets)), strict=True)
+            lines |= zip(MEASURES, _lines(next(found)), strict=True)
             few: dict[str, Any] = {"budgets": _rounded(coarse)}
-            for k in powers(rows[0].lanes)[:-1]:
-                names = (f"majority of {k}", f"any of {k}")
-                few |= zip(
-                    names, _lines(curve(rows, axis, coarse, partial(of_k, k=k))), strict=True
-                )
+            for k in ks:
+                few |= zip((f"majority of {k}", f"any of {k}"), _lines(next(found)), strict=True)
             by_label[label][axis] = {**lines, "of_k": few}
     return by_label
 

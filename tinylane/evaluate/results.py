@@ -290,14 +290,31 @@ def copied(
 
 def state(row: AnswerRow, step: int) -> tuple[np.ndarray, np.ndarray]:
     """After `step` steps: (N,) groups, -1 for no answer, and (N,) mean log-probabilities."""
-    groups, means = np.full(row.lanes, -1), np.full(row.lanes, -np.inf)
+    groups, means = states(row, np.array([step]))
+    return groups[0], means[0]
+
+
+def states(row: AnswerRow, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`state` after each of `steps` (S,): (S, N) groups, and (S, N) mean log-probabilities."""
+    groups = np.empty((len(steps), row.lanes), int)
+    means = np.full(groups.shape, -np.inf)
     for m, (at, what) in enumerate(row.answers):
-        k = int(np.searchsorted(at, step, side="right"))
-        groups[m] = what[k - 1] if k else -1
-        written = min(step, int(row.lengths[m]))
-        if written:
-            means[m] = row.logprobs[m][written] / written
+        groups[:, m] = np.append(what, -1)[np.searchsorted(at, steps, side="right") - 1]
+        written = np.minimum(steps, row.lengths[m])
+        some = written > 0
+        sums = row.logprobs[m][written[some]]
+        means[some, m] = sums / written[some].astype(sums.dtype)
     return groups, means
+
+
+def winners(groups: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """`vote` along the last axis, (.., N) -> (..); -1 where there is no answer."""
+    answered = groups >= 0
+    votes = (groups[..., None] == groups[..., None, :]).sum(axis=-1) * answered
+    leads = answered & (votes == votes.max(axis=-1, keepdims=True))
+    ranks = np.where(leads, np.maximum(means, np.finfo(float).min), -np.inf)
+    lane = ranks.argmax(axis=-1)[..., None]  # the lowest of equals
+    return np.take_along_axis(groups, lane, axis=-1)[..., 0]
 
 
 def vote(groups: np.ndarray, means: np.ndarray) -> int | None:

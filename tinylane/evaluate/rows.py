@@ -81,18 +81,23 @@ class Rows(Sequence[AnswerRow]):
             yield self[k]
 
 
+ARRAYS = {"lengths": int, "correct": bool, "readable": bool, "clock": float}  # fields, their dtype
+
+
 def _line(row: AnswerRow) -> bytes:
-    """A row as JSON; what is an array there keeps its dtype."""
-    array = lambda a: {"dtype": a.dtype.str, "values": a.tolist()}
-    return json.dumps(vars(row), default=array).encode()
+    """A row as JSON."""
+    return json.dumps(vars(row), default=lambda array: array.tolist()).encode()
 
 
 def _row(line: bytes) -> AnswerRow:
     """What `_line` made a line of."""
-    array = lambda d: np.array(d["values"], d["dtype"]) if "dtype" in d else d
-    fields = json.loads(line, object_hook=array)
-    fields["answers"] = tuple(map(tuple, fields["answers"]))
-    return AnswerRow(**{**fields, "logprobs": tuple(fields["logprobs"])})
+    fields = json.loads(line)
+    fields |= {name: np.array(fields[name], dtype) for name, dtype in ARRAYS.items()}
+    fields["answers"] = tuple(
+        (np.array(at, int), np.array(what, int)) for at, what in fields["answers"]
+    )
+    fields["logprobs"] = tuple(np.array(sums, np.float32) for sums in fields["logprobs"])
+    return AnswerRow(**fields)
 
 
 def column(rows: Sequence[AnswerRow], name: str) -> Sequence[Any]:
