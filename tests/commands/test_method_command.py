@@ -51,7 +51,7 @@ def test_the_document_names_the_method_and_what_happened(capsys: Any) -> None:
     code, out, _ = generate(capsys, "--method", "parathinker", "--json", "--lanes", "2")
     document = json.loads(out)
     assert code == 0 and document["method"] == "parathinker"
-    assert [event["event"] for event in document["settings"]["events"]][-1] == "join"
+    assert "join" in [event["event"] for event in document["settings"]["events"]]
     assert len(document["lanes"]) == 3
 
 
@@ -71,7 +71,6 @@ def test_events_are_told_while_it_runs(tmp_path: Path, capsys: Any) -> None:
         (["--method", "ssa", "--method-config", "[]"], "--method-config is []; expected an object"),
         (["--method", "ssa", "--method-config", '{"x": 1}'], "method ssa has no 'x'"),
         (["--method-config", "{}"], "--method-config without --method"),
-        (["--method", "ssa", "--collaborate"], "--collaborate with --method ssa"),
         (["--method", "ssa", "--beams", "2"], "--beams and --method"),
     ],
 )

@@ -215,7 +215,7 @@ def test_pasta_goes_on_behind_the_promised_place_and_reads_the_branch_later() ->
     d = begin("pasta", 1, promised=20)
     while len(d.lanes) < 3:
         go(d, 1)
-    main, branch, after = d.lanes
+    _main, branch, after = d.lanes
     start = branch.start - len(branch.prompt)
     assert after.start - len(after.prompt) == start + 20 and reads(d, 2) == {0}
     go(d)

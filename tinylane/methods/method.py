@@ -31,8 +31,13 @@ class Job(NamedTuple):
     options: dict[str, Any]
 
     def ids(self, name: str, /, **words: Any) -> list[int]:
-        """An option's text (or token ids) as token ids; `{lane}` and other words are filled in."""
-        return encode_lane_prompt(self.model, self.text(name, **words))
+        """An option's text (or token ids) as token ids; `{lane}` and other words are filled in.
+
+        A text for which the vocabulary has no token at all is token 0: a lane begins with one.
+        """
+        text = self.text(name, **words)
+        ids = encode_lane_prompt(self.model, text)
+        return ids or ([0] if len(text) else [])
 
     def text(self, name: str, /, **words: Any) -> Any:
         """An option's text with words filled in; token ids as they are."""
