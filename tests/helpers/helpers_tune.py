@@ -20,6 +20,7 @@ import pytest
 from helpers_cli import GAME, write_checkpoint
 
 from tinylane.core.config import ModelConfig
+from tinylane.core.decoder import LANE_EMBED
 from tinylane.core.lanes import SHARED, LaneRoPE
 from tinylane.core.model import Model
 from tinylane.core.random_weights import random_params
@@ -89,9 +90,10 @@ def tuner(
     base = base or model()
     first = LaneRoPE.ntk(base.theta, 7.0, 3.0).omega if start is None else start
     settings = {"steps": 10, "batch_size": 3, "warmup": 2, **recipe}
+    lanes = max(len(each.lanes) for each in transcripts)
     return Tuner(
         TuneRecipe(**settings),
-        trainable(base, choice or Choice(lora_rank=2), first),
+        trainable(base, choice or Choice(lora_rank=2), first, lanes=lanes),
         transcripts,
         checkpoint,
     )
@@ -105,6 +107,9 @@ def disturb(t: Tuner, size: float = 0.05, seed: int = 1) -> None:
             key: value + mx.array((size * rng.standard_normal(value.shape)).astype(np.float32))
             for key, value in group.items()
         }
+    if LANE_EMBED in t.groups.get("extra", {}):  # its first row is not tuned
+        table = t.groups["extra"][LANE_EMBED]
+        t.groups["extra"][LANE_EMBED] = mx.concatenate([mx.zeros_like(table[:1]), table[1:]])
 
 
 # ------------------------------------------------------------------------------------- the oracle
@@ -127,6 +132,8 @@ def oracle_logprobs(
     for group in (g for name, g in groups.items() if name != "omega"):
         for key, value in group.items():
             params[key] = value * (what.choice.lora_scale if key.endswith("lora_b") else 1.0)
+            if key == LANE_EMBED:  # the shared prompt's row is not tuned
+                params[key][0] = 0.0
     if what.model.config.tied:
         params["lm_head.weight"] = params["model.embed_tokens.weight"].T
     omega = what.omega_start + groups.get("omega", {}).get("lane_rope.omega", 0.0)

@@ -72,7 +72,7 @@ GAMES: dict[str, tuple[set[str], dict[str, Any]]] = {
 def _recipe_fields(game: str) -> list[tuple[str, Any]]:
     """The fields of Recipe that a game has flags for, and their defaults."""
     unused, own = GAMES[game]
-    skipped = {*unused, "game_name"}
+    skipped = {*unused, "game_name", "extra", "bridge_width"}
     listed = [f for f in dataclasses.fields(Recipe) if f.name not in skipped]
     return [(f.name, own.get(f.name, f.default)) for f in listed]
 
@@ -98,6 +98,7 @@ def _game_flags(p: Any, game: str) -> None:
             shown = " ".join(map(str, default))
         flag = f"--{name.replace('_', '-')}"
         g.add_argument(flag, default=default, help=f"default: {shown}", **options)
+    _extra_flags(g)
 
 
 def _from_scratch(args: Any) -> int:
@@ -105,9 +106,12 @@ def _from_scratch(args: Any) -> int:
     for name, _ in _recipe_fields(args.task):
         value = getattr(args, name)
         settings[name] = tuple(value) if isinstance(value, list) else value
+    settings |= {"extra": tuple(args.extra), "bridge_width": args.bridge_width}
     pace = _pace(args, "stop_at", "every", "check_every", "save_every")
+    from tinylane.train.extras import check_kinds
     from tinylane.train.from_scratch import train
 
+    check_kinds(settings["extra"], settings["bridge_width"])
     chosen, out = Recipe(**settings), Path(args.out)
     if len(chosen.shares) != len(chosen.lanes) or abs(sum(chosen.shares) - 1) > 1e-8:
         raise TinylaneError(
@@ -172,6 +176,7 @@ def _tune_flags(p: Any, objective: str) -> None:
         metavar="P",
         help="default: self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.o_proj",
     )
+    _extra_flags(g)
     g.add_argument("--full", action="store_true", help="every weight")
     g = p.add_argument_group("lanes")
     g.add_argument(
@@ -194,6 +199,7 @@ def _tune_flags(p: Any, objective: str) -> None:
         ("--batch-size", int, "B", "transcripts a microbatch; 8"),
         ("--omega-lr", float, "X", "learning rate of Omega; 1e-2"),
         ("--bias-lr", float, "X", "learning rate of biases; 1e-2"),
+        ("--extra-lr", float, "X", "learning rate of --extra; 1e-3"),
         ("--warmup", int, "N", "steps; default: 20"),
         ("--final", float, "X", "learning rate at the end, of the peak; 0.02"),
         ("--weight-decay", float, "X", "of matrices; 0.01"),
@@ -236,6 +242,19 @@ def _tune_flags(p: Any, objective: str) -> None:
         ("--valid-every --steps-per-eval", int, "N", "steps; 100", 100),
     )
     g.add_argument("--quiet", action="store_true", help="no notes and no progress")
+
+
+def _extra_flags(g: Any) -> None:
+    g.add_argument(
+        "--extra",
+        nargs="+",
+        default=(),
+        metavar="KIND",
+        help="parameters for lanes: lane_embed, lane_kv, bridge, p_match; default: none",
+    )
+    g.add_argument(
+        "--bridge-width", type=int, default=0, metavar="W", help="of a bridge; the head dim"
+    )
 
 
 def _numbers(g: Any, *flags: Any) -> None:
@@ -341,6 +360,8 @@ def tuning(args: Any) -> tuple[Any, Any]:
         lora_scale=scale,
         lora_targets=tuple(args.lora_targets or TARGETS),
         full=args.full,
+        extra=tuple(args.extra),
+        bridge_width=args.bridge_width,
     )
     visibility: Any = common.parse_visibility(args.visibility) or "joint"
     if isinstance(visibility, LaneMask):

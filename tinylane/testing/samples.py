@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from tinylane.checkpoints import extras
 from tinylane.checkpoints.plan import choose_ops
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError, whole
@@ -198,6 +199,7 @@ class Case:
     sample: Sample
     choose: Chooser = field(repr=False)  # for what a law needs besides
     adapted: bool = False
+    extra: tuple[str, ...] = ()  # of `tinylane.checkpoints.extras.KINDS`, trained at random
 
     def model(
         self, backend: str = "numpy", dtype: str = "float64", ops: str | None = None
@@ -208,6 +210,7 @@ class Case:
         backend's fast ones.
         """
         params: dict[str, Any] = random_weights(self.config, self.seed, self.adapted)
+        params |= random_extras(self.config, self.extra, self.sample.mask.n, self.seed)
         if backend == "numpy":
             params = {name: w.astype(dtype) for name, w in params.items()}
         else:
@@ -236,6 +239,19 @@ def random_weights(config: ModelConfig, seed: int, adapted: bool = False) -> dic
         if w.ndim == 1:
             w += (rng.standard_normal(w.shape) * (0.3 if "norm" in name else 0.7)).astype(w.dtype)
     return params
+
+
+def random_extras(
+    config: ModelConfig, kinds: Sequence[str], lanes: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Parameters for so many lanes, NumPy float32, none of which is zero."""
+    rng = np.random.default_rng(seed + 2)
+    narrow = (3, config.head_dim, 2 * config.head_dim)[seed % 3]
+    params = extras.start(config, kinds, lanes, narrow, seed)
+    return {
+        name: (w + rng.standard_normal(w.shape) * 0.7 * w.shape[0] ** -0.5).astype(np.float32)
+        for name, w in params.items()
+    }
 
 
 def random_config(choose: Chooser, kinds: Sequence[str] = ()) -> ModelConfig:

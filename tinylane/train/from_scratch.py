@@ -20,6 +20,7 @@ import mlx.core as mx
 import mlx.optimizers as optim
 import numpy as np
 
+from tinylane.checkpoints import extras
 from tinylane.checkpoints.adapter import OMEGA, save_adapter
 from tinylane.checkpoints.export import write_checkpoint
 from tinylane.core.decoder import Ops, Plan, forward
@@ -29,6 +30,7 @@ from tinylane.core.mlx_ops import OPS
 from tinylane.evaluate.tasks.shell_game import END
 from tinylane.files.io import make_folder, write_json, write_text
 from tinylane.files.run_dir import Log, claim, locked
+from tinylane.train.extras import begin, in_file, still
 from tinylane.train.omega import TrainingPlan
 from tinylane.train.recipe import Recipe
 from tinylane.train.state import STATE, file_layout, load_state, random_mlx_params, save_state
@@ -44,6 +46,9 @@ class Trainer:
         self.step = 0
         weights = random_mlx_params(self.config, recipe.seed)
         weights.pop("lm_head.weight")  # it is the embedding
+        lanes, width = max(recipe.lanes), recipe.bridge_width
+        how: Any = {"table_std": extras.STD}
+        weights |= begin(self.config, recipe.extra, lanes, width, recipe.seed, **how)
         omega = mx.array(recipe.start().omega.astype(np.float32))
         self.state: dict[str, Any] = {"weights": weights, "omega": omega}
         self.optimizers = {
@@ -57,7 +62,8 @@ class Trainer:
     def _plan(self, n: int) -> TrainingPlan:
         mask = LaneMask.named(self.recipe.visibility, n, self.recipe.lag)
         positions, lanes = self.game.coordinates(n)
-        return TrainingPlan(self.config, mask, positions, lanes, self.recipe.lane_of_prompt)
+        how: Any = {"params": self.state["weights"]}
+        return TrainingPlan(self.config, mask, positions, lanes, self.recipe.lane_of_prompt, **how)
 
     def _rate(self, peak: float) -> Callable:
         r = self.recipe
@@ -69,7 +75,7 @@ class Trainer:
         self, weights: dict[str, mx.array], omega: mx.array, tokens: mx.array, n: int
     ) -> mx.array:
         """tokens (B, P + n*L) -> logits (B, n*L, V) of the lanes' rows."""
-        params = {**weights, "lm_head.weight": weights["model.embed_tokens.weight"].T}
+        params = {**still(weights), "lm_head.weight": weights["model.embed_tokens.weight"].T}
         rows = mx.arange(self.game.prompt_rows, tokens.shape[1])
         plan, ops = self.plan_of(n, omega), self.ops_of(weights, n)
         return forward(params, self.config, tokens, plan, ops, rows=rows)
@@ -164,8 +170,8 @@ class Trainer:
         }
         if recipe.game_name != "shell-game":
             settings["lane_prompt"] = "{lane}/{lanes}"
-        omega = {OMEGA: np.asarray(self.state["omega"])}
-        save_adapter(folder / "adapter", self.config, omega, settings)
+        tensors = {OMEGA: np.asarray(self.state["omega"]), **in_file(weights)}
+        save_adapter(folder / "adapter", self.config, tensors, settings)
 
 
 def nll(logits: mx.array, follows: mx.array) -> mx.array:

@@ -1,4 +1,5 @@
-"""What is trained: Omega, attention biases, low-rank updates, or every weight, in groups.
+"""What is trained: Omega, attention biases, low-rank updates, embeddings of lanes and bridges, or
+every weight, in groups.
 
 A group is a dict of float32 arrays with its own learning rate. `Trainable.params` puts them among
 the frozen weights, in the model's dtype, under the names that the decoder and adapters use.
@@ -18,6 +19,7 @@ from tinylane.checkpoints.adapter import OMEGA, Adapter
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.model import Model
+from tinylane.train.extras import begin, check_kinds, in_file, still
 
 Group = dict[str, mx.array]
 Groups = dict[str, Group]  # by name: omega, biases, lora, weights, vectors
@@ -29,7 +31,8 @@ ALL_TARGETS = (*TARGETS, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 @dataclass(frozen=True)
 class Choice:
     """What to train. lora_rank: 0 for no low-rank updates. lora_scale: the factor of their product
-    A B, as in mlx-lm. Raises TinylaneError for values out of range."""
+    A B, as in mlx-lm. extra: of `tinylane.checkpoints.extras.KINDS`; bridge_width: of a bridge, 0
+    takes the head dim. Raises TinylaneError for values out of range."""
 
     omega: bool = True
     omega_per_layer: bool = False
@@ -38,6 +41,8 @@ class Choice:
     lora_scale: float = 2.0
     lora_targets: tuple[str, ...] = TARGETS
     full: bool = False
+    extra: tuple[str, ...] = ()
+    bridge_width: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.lora_rank <= 4096:
@@ -51,8 +56,11 @@ class Choice:
                 )
         if self.full and self.lora_rank:
             raise TinylaneError("--full trains every weight; leave --lora-rank out")
-        if not (self.omega or self.biases or self.lora_rank or self.full):
-            raise TinylaneError("nothing to tune: Omega, biases, --lora-rank, --full are all off")
+        check_kinds(self.extra, self.bridge_width)
+        if not (self.omega or self.biases or self.lora_rank or self.full or self.extra):
+            raise TinylaneError(
+                "nothing to tune: Omega, biases, --lora-rank, --extra, --full are all off"
+            )
 
 
 @dataclass
@@ -60,9 +68,9 @@ class Trainable:
     """The trainable arrays by group, and how they become the decoder's parameters.
 
     omega_start: Omega before the training, float64, (D/2,) or (layers, D/2). groups: of "omega"
-    (what is added to omega_start), "biases", "lora", "weights" (matrices) and "vectors" (norms and
-    other biases) those that are trained. kept: the other tensors of the adapter that the run began
-    with.
+    (what is added to omega_start), "biases", "lora", "extra" (as the decoder takes them), "weights"
+    (matrices) and "vectors" (norms and other biases) those that are trained. kept: the other
+    tensors of the adapter that the run began with.
     """
 
     model: Model
@@ -107,16 +115,17 @@ class Trainable:
         if self.model.config.tied and "model.embed_tokens.weight" in groups.get("weights", {}):
             params["lm_head.weight"] = params["model.embed_tokens.weight"].T
         moved = groups.get("omega", {}).get(OMEGA)
+        params = still(params) if "extra" in groups else params
         return params, mx.zeros(self.omega_start.shape) if moved is None else moved
 
     def adapter_tensors(self, groups: Mapping[str, Group]) -> dict[str, np.ndarray]:
         """The tensors for `adapter.save_adapter`: Omega as it is now (float64), biases, low-rank
-        updates (not scaled)."""
+        updates (not scaled), parameters for lanes."""
         moved = np.asarray(groups.get("omega", {}).get(OMEGA, 0.0), dtype=np.float64)
         tensors = {OMEGA: self.omega_start + moved, **self.kept}
         for name in ("biases", "lora"):
             tensors |= {key: np.asarray(value) for key, value in groups.get(name, {}).items()}
-        return tensors
+        return tensors | in_file(groups.get("extra", {}))
 
 
 def trainable(
@@ -125,14 +134,15 @@ def trainable(
     start: np.ndarray,
     adapter: Adapter | None = None,
     seed: int = 0,
+    lanes: int = 1,
 ) -> Trainable:
     """The trainable arrays of an MLX model before the first step: they change no result yet.
 
     start: Omega, float64. adapter: the one that the model was loaded with, if any. Biases start
     from the model's, or at zero. Low-rank updates start from those of the adapter, or with A
-    uniform in +-1/sqrt(in) and B = 0 (LoRA, arXiv:2106.09685). Raises TinylaneError for `full` with
-    a quantized model or an adapter with low-rank updates, for updates of another shape, and for
-    DoRA.
+    uniform in +-1/sqrt(in) and B = 0 (LoRA, arXiv:2106.09685). lanes: how many a new table of lanes
+    is for. Raises TinylaneError for `full` with a quantized model or an adapter with low-rank
+    updates, for updates of another shape, and for DoRA.
     """
     config, params = model.config, model.params
     if choice.omega_per_layer and start.ndim == 1:
@@ -154,6 +164,9 @@ def trainable(
         raise TinylaneError(
             "--full on top of an adapter with low-rank updates; merge it first (tinylane fuse)"
         )
+    if choice.extra:
+        how = (lanes, choice.bridge_width, seed, loaded)
+        groups["extra"] = begin(config, choice.extra, *how)
     if choice.lora_rank:
         groups["lora"] = _lora(config, choice, updates, seed)
     if choice.full:

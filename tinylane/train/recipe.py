@@ -63,6 +63,8 @@ class Recipe:
     edges: int = 14
     depth: int = 6
     schedule: str = "joint"
+    extra: tuple[str, ...] = ()  # of `tinylane.checkpoints.extras.KINDS`
+    bridge_width: int = 0  # 0: head_dim
 
     @property
     def game(self) -> Any:
@@ -119,7 +121,8 @@ class Recipe:
 LATER = {
     f.name: f.default
     for f in fields(Recipe)
-    if f.name in ("prompt_lane", "game_name", "nodes", "edges", "depth", "schedule")
+    if f.name
+    in ("prompt_lane", "game_name", "nodes", "edges", "depth", "schedule", "extra", "bridge_width")
 }
 
 
@@ -141,6 +144,7 @@ class TuneRecipe:
     lr: float = 1e-4
     omega_lr: float = 1e-2
     bias_lr: float = 1e-2
+    extra_lr: float = 1e-3
     warmup: int = 20
     final: float = 0.02
     weight_decay: float = 0.01
@@ -182,7 +186,8 @@ class TuneRecipe:
 
     def rate(self, group: str) -> tuple[float, float]:
         """(peak learning rate, weight decay) of a group of parameters; only matrices decay."""
-        peak = {"omega": self.omega_lr, "biases": self.bias_lr}.get(group, self.lr)
+        peaks = {"omega": self.omega_lr, "biases": self.bias_lr, "extra": self.extra_lr}
+        peak = peaks.get(group, self.lr)
         return peak, self.weight_decay if group in ("lora", "weights") else 0.0
 
     def factor(self, step: int) -> float:

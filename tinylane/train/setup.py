@@ -166,11 +166,13 @@ def prepare(
         omega = "ntk" if start.model.lane_rope is None else "learned"
     rope = lane_rope(start.model, most, omega, slot, scale, recipe.prompt_lane)
     recipe.mask(most)  # raises for a matrix of fewer lanes
-    tuned = trainable(start.model, choice, rope.omega, start.adapter, recipe.seed)
+    tuned = trainable(start.model, choice, rope.omega, start.adapter, recipe.seed, most)
     chosen = {f"tune_{k}" if k in ("omega", "biases") else k: v for k, v in asdict(choice).items()}
     how = asdict(recipe)
     if not recipe.group_by_shape:
         del how["group_by_shape"]  # so runs that began before there was this setting go on
+    if not choice.extra:  # and here
+        del how["extra_lr"], chosen["extra"], chosen["bridge_width"]
     settings = {
         "format": FORMAT,
         "model": start.identity,

@@ -101,9 +101,8 @@ class Tuner:
     def _make_plan(self, positions: bytes, lanes: bytes) -> TrainingPlan:
         i, m = np.frombuffer(positions, np.int64), np.frombuffer(lanes, np.int64)
         mask = self.recipe.mask(max(int(m.max()) + 1, 1))
-        return TrainingPlan(
-            self.config, mask, i, m, self.recipe.prompt_lane, self.trainable.omega_start
-        )
+        start, params = self.trainable.omega_start, self.trainable.params(self.groups)[0]
+        return TrainingPlan(self.config, mask, i, m, self.recipe.prompt_lane, start, params)
 
     def logprobs(
         self, groups: Groups, stack: Sequence[TranscriptRows], live: bool = False

@@ -1,8 +1,8 @@
 """Tables 4 and 5 as data: what tells lanes apart (the shell game), and where live reading wins
 (frontier). The recipe of a cell is the common one with a few fields changed.
 
-Not handled: checkpoints. The decoder has no place for embeddings of lanes, so these models are
-scored by the trainer itself (`games_score`), from their saved state.
+Not handled: checkpoints. These models are scored by the trainer itself (`games_score`), from their
+saved state.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class CellRecipe(StudyRecipe):
     """The study's recipe, and what else may tell lanes apart.
 
     lane_embed: an embedding of the lane, added to the input of its rows. lane_kv: one for each
-    layer, added to keys (before their norm and rotation) and values. view_order: the rotation of
-    Hogwild!.
+    layer and head, added to keys (before their norm and rotation), and another added to values.
+    view_order: the rotation of Hogwild!. What the decoder itself has for lanes is in `extra`.
     """
 
     lane_embed: bool = False
@@ -150,6 +150,21 @@ APART = (
     GameCell("view", "view order (Hogwild!)", {**PLAIN, "view_order": True}),
     GameCell(
         "stream", "lag 1, input embedding (Multi-Stream)", {**PLAIN, "lane_embed": True, "lag": 1}
+    ),
+    GameCell(
+        "parathinker",
+        "one vector a layer, in every key and value (ParaThinker)",
+        {**PLAIN, "extra": ("lane_kv",)},
+    ),
+    GameCell(
+        "bridge",
+        "reading within the step only (Bridge)",
+        {**PLAIN, "extra": ("bridge",), "bridge_width": 24, "visibility": "bridge"},
+    ),
+    GameCell(
+        "p-match",
+        "as many parameters as bridge, no reading",
+        {**PLAIN, "extra": ("p_match",), "bridge_width": 24, "visibility": "independent"},
     ),
 )
 LIVE = (

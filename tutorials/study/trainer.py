@@ -30,6 +30,7 @@ class Mixed:
     @staticmethod
     def _split(tree: dict[str, mx.array]) -> dict[str, dict[str, mx.array]]:
         matrices = {k for k, v in tree.items() if v.ndim == 2 and ".layers." in k}
+        matrices = {k for k in matrices if "lane_kv" not in k}  # a table: a row is used or not
         return {
             "muon": {k: v for k, v in tree.items() if k in matrices},
             "rest": {k: v for k, v in tree.items() if k not in matrices},
