@@ -292,16 +292,19 @@ def test_reading_is_shown_if_it_takes_long_and_not_otherwise(
         assert all(word in said for word in words) and bool(said) == bool(words)
 
 
-def test_a_long_wait_is_told_on_a_terminal_only(
+def test_a_long_wait_is_told_on_a_terminal_or_anywhere(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(common, "SILENT", 0.0)
-    for terminal, quiet in ((True, False), (True, True), (False, False)):
+    for terminal, quiet, anywhere in (
+        (True, False, False), (True, True, True), (False, False, False), (False, False, True),
+    ):  # fmt: skip
+        tells = (terminal or anywhere) and not quiet
         monkeypatch.setattr("sys.stderr.isatty", lambda t=terminal: t)
-        with common.told_if_slow("loading the model", quiet):
+        with common.told_if_slow("loading the model", quiet, anywhere):
             deadline = time.monotonic() + 10.0
             said = ""
-            while terminal and not quiet and not said and time.monotonic() < deadline:
+            while tells and not said and time.monotonic() < deadline:
                 said = capsys.readouterr().err
-        assert said == ("tinylane: loading the model\n" if terminal and not quiet else "")
+        assert said == ("tinylane: loading the model\n" if tells else "")
         assert not capsys.readouterr().err

@@ -66,7 +66,8 @@ def run(args: Any) -> int:
     eval.notes(setup)
     assert setup.out is not None
     read = lambda journal: earlier(journal, args.quiet)
-    journal, done = open_run(setup.out, settings, fields, order, "transcripts", read)
+    with common.told_if_slow(eval.EARLIER, args.quiet, anywhere=True):
+        journal, done = open_run(setup.out, settings, fields, order, "transcripts", read)
     todo = [item for item in work if not done.issuperset(keys(item))]
     with journal:
         with (

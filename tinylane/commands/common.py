@@ -457,11 +457,11 @@ def note(text: str, quiet: bool = False) -> None:
 
 
 @contextmanager
-def told_if_slow(text: str, quiet: bool = False) -> Iterator[None]:
-    """On a terminal, a line that says what is being done if that takes long."""
+def told_if_slow(text: str, quiet: bool = False, anywhere: bool = False) -> Iterator[None]:
+    """A line that says what is being done if that takes long; on a terminal, or `anywhere`."""
     said = threading.Timer(SILENT, lambda: print(f"tinylane: {text}", file=sys.stderr, flush=True))
     said.daemon = True
-    if sys.stderr.isatty() and not quiet:
+    if (anywhere or sys.stderr.isatty()) and not quiet:
         said.start()
     try:
         yield

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from tinylane.evaluate.shards import Item
 
 
+EARLIER = "looking at what was done before, and at the shards in the folder"
+
+
 def flags(p: Any) -> None:
     """Add the command's flags."""
     p.description += f" With --out {common.RESUME[0].lower()}{common.RESUME[1:]}"
@@ -242,7 +245,8 @@ def run(args: Any) -> int:
         journal: Journal | None = None
         if setup.out is not None:
             order = [*map(key, work)]
-            journal, done = open_run(setup.out, settings, runner.FIELDS, order, read=read)
+            with common.told_if_slow(EARLIER, args.quiet, anywhere=True):
+                journal, done = open_run(setup.out, settings, runner.FIELDS, order, read=read)
             stack.enter_context(journal)
             stack.enter_context(common.interrupted(partial(kept, journal, len(work))))
             todo = [item for item in work if key(item) not in done]

@@ -129,6 +129,10 @@ class Pulse:
     def __init__(self, quiet: bool = False) -> None:
         self._next = math.inf if quiet else time.monotonic() + SILENT
 
+    def stop(self) -> None:
+        """Say no more."""
+        self._next = math.inf
+
     def __call__(self, what: str, k: int, count: int) -> None:
         """what: is being done. k: of `count` are done."""
         if (now := time.monotonic()) >= self._next:

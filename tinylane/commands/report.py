@@ -70,9 +70,11 @@ def run(args: Any) -> int:
         suffix = f"-{k + 1}" if len(sections) > 1 else ""
         curves = report.curves(section)
         if not args.no_plots:
-            figures[k] = _draw(section, curves, out, suffix, args.measure)
+            with common.told_if_slow("drawing the plots", anywhere=True):
+                figures[k] = _draw(section, curves, out, suffix, args.measure)
         write_json(out / f"curves{suffix}.json", curves)
-    page = report.page(sections, figures)
+    with common.told_if_slow("the tables, and intervals by resampling", anywhere=True):
+        page = report.page(sections, figures)
     write_text(out / "report.md", page)
     if args.json:
         common.print_json({"sections": [section.as_json() for section in sections]})

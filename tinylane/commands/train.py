@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import sys
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tinylane.commands import common
-from tinylane.commands.progress import Progress, duration, reading
+from tinylane.commands.progress import Progress, Pulse, duration, reading
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.train.recipe import Recipe, TuneRecipe
@@ -273,7 +275,7 @@ def _tune(args: Any) -> int:
 
     pace = _pace(args, "every", "save_every", "valid_every", "stop_at")
     omega, template = common.parse_omega(args.omega), common.template(args)
-    with common.told_if_slow("loading the model", args.quiet):
+    with common.told_if_slow("loading the model", args.quiet, anywhere=True):
         begin = setup.start_model(
             common.source(args),
             args.adapter_path,
@@ -322,14 +324,24 @@ def _tune(args: Any) -> int:
         if not good or not bad:
             common.note("kto needs good and bad transcripts; one kind is missing")
     common.note(setup.describe(session.tuner.trainable), args.quiet)
-    with Progress(recipe.steps, quiet=args.quiet, name="training") as progress:
+    with (
+        ExitStack() as first,
+        Progress(recipe.steps, quiet=args.quiet, name="training") as progress,
+    ):
+        text = f"the first of {recipe.steps:,} steps"
+        first.enter_context(common.told_if_slow(text, args.quiet, anywhere=True))
+        pulse = Pulse(args.quiet or sys.stderr.isatty())  # until the first line of the log
 
         def say(entry: dict[str, Any]) -> None:
+            first.close()
             if "reference" in entry:
+                pulse("reference", entry["reference"], entry["of"])
                 progress.at(name=f"reference {entry['reference']} of {entry['of']}")
             elif "at" in entry:
                 progress.at(entry["at"], "training")
+                pulse("training", entry["at"], recipe.steps)
             else:
+                pulse.stop()
                 progress.line(describe_tuning(entry, recipe.steps))
 
         with common.interrupted(lambda: _kept(out)):
