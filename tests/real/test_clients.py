@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -228,3 +229,14 @@ def test_curl_as_the_page_shows_it(server: Server) -> None:
     assert joined(pieces, chat=True) == {
         c["index"]: c["message"]["content"] for c in whole["choices"]
     }
+
+
+def test_the_python_of_the_page_runs(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("openai")
+    page = (helpers_real.ROOT / "tutorials/site/how-to/serve.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
+    known: dict[str, Any] = {}
+    exec(code.replace("http://127.0.0.1:8080", server.url), known)
+    assert len(capsys.readouterr().out.strip().split("\n")) >= 4
+    said = [choice.message.content for choice in known["joint"].choices]
+    assert len(said) == 4 and said != [c.message.content for c in known["answer"].choices]

@@ -260,6 +260,19 @@ def test_flags_are_checked_before_a_model_is_loaded(flags: tuple[str, ...], says
     assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["starlette", "uvicorn"])
+def test_without_the_extra_it_says_what_to_install(name: str) -> None:
+    code = f"import sys; sys.modules['{name}'] = None; from tinylane.commands.cli import main"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; sys.exit(main(['serve', '--port', '0']))"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"{name} is not installed: pip install 'tinylane[serve]'" in done.stderr
+
+
 def test_with_a_key_only_its_holders_are_answered() -> None:
     """On another address than the loopback too: any host's name will do then."""
     with serving("--api-key", "sesame", "--host", "127.0.0.1") as server:

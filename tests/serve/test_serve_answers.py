@@ -201,6 +201,24 @@ def test_a_bias_bans_a_token_and_a_stop_ends_a_text(inside: Server, model: Any) 
     assert len(texts(inside.text({**greedy, "max_tokens": 2}))[0].split()) == 2
 
 
+def test_mlx_serves_in_its_own_thread(inside: Server, model: Any) -> None:
+    """Prompts in blocks, kept blocks, joint lanes: greedy texts and probabilities as of NumPy."""
+    pytest.importorskip("mlx.core", exc_type=ImportError)
+    ask = {"prompt": GAME, "n": 4, "temperature": 0, "max_tokens": 7, "lanes": True, "logprobs": 1}
+    with helpers_serve.serving("--backend", "mlx", "--prefill-step-size", 8) as server:
+        for expected in (0, 16):
+            answer = server.text(ask)
+            assert answer["usage"]["prompt_tokens_details"] == {"cached_tokens": expected}
+            same = inside.text(ask)["choices"]
+            assert texts(answer) == [choice["text"] for choice in same]
+            for got, other in zip(answer["choices"], same, strict=True):
+                np.testing.assert_allclose(
+                    got["logprobs"]["token_logprobs"],
+                    other["logprobs"]["token_logprobs"],
+                    atol=1e-4,
+                )
+
+
 def test_the_model_says_its_name(inside: Server) -> None:
     status, listed = inside.ask("GET", "/v1/models")
     assert status == 200 and [card["id"] for card in listed["data"]] == ["shell-game"]

@@ -17,6 +17,7 @@ from tinylane.commands import common, generate
 from tinylane.core.errors import TinylaneError, show, whole
 from tinylane.core.lanes import LaneMask
 from tinylane.files.display import printable
+from tinylane.serve.server import need
 
 if TYPE_CHECKING:
     from tinylane.commands.terminal import Columns, Lines
@@ -94,13 +95,10 @@ def reader() -> Callable[[str], str]:
             return line
 
         return plain
-    try:
-        from prompt_toolkit import PromptSession
-        from prompt_toolkit.history import InMemoryHistory
-    except ImportError as error:
-        raise TinylaneError(
-            f"{error.name} is not installed: pip install 'tinylane[serve]'"
-        ) from None
+    need("prompt_toolkit")
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.history import InMemoryHistory
+
     session: Any = PromptSession(history=InMemoryHistory())
     return session.prompt
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tinylane.commands import common
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import MAX_LANES
+from tinylane.serve import server
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model
@@ -106,12 +107,9 @@ def run(args: Any) -> int:
 def serve(args: Any, page: bool = False) -> None:
     """Check the flags, load the model, and answer until Ctrl-C. page: with that of `play`."""
     key = check(args)
-    try:
-        from tinylane.serve import app, server
-    except ImportError as error:
-        from tinylane.serve.server import missing
+    server.need("starlette", "uvicorn")
+    from tinylane.serve import app
 
-        raise missing(error) from None
     bound = server.listen(args.host, args.port)  # before the model: a port in use costs no wait
     try:
         model = common.load(args, lanes=1)

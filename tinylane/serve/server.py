@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 from tinylane.core.errors import TinylaneError
@@ -13,9 +14,11 @@ from tinylane.serve.engine import Engine
 GRACE = 5  # s that answers may take to be sent after Ctrl-C
 
 
-def missing(error: ImportError) -> TinylaneError:
-    """What to say where Starlette, uvicorn or prompt_toolkit are not installed."""
-    return TinylaneError(f"{error.name} is not installed: pip install 'tinylane[serve]'")
+def need(*names: str) -> None:
+    """Raise TinylaneError where a package of the extra is not installed."""
+    for name in names:
+        if find_spec(name) is None:
+            raise TinylaneError(f"{name} is not installed: pip install 'tinylane[serve]'")
 
 
 def listen(host: str, port: int) -> socket.socket:
