@@ -111,7 +111,8 @@ class Life:
         else:
             if read and not ids:
                 raise TinylaneError("a lane that reads others needs a prompt of at least one token")
-            readers = {reader: self._unfed(reader) for reader in self._open}
+            live = [x for x in self._open if self.lanes[x].finish_reason is None]
+            readers = {reader: self._unfed(reader) for reader in live}
             self._set_mask(self.mask.joined(m, read, readers))
             if sees == "all":
                 self._open.add(m)

@@ -12,6 +12,7 @@ DOORS = (
     "core",
     "files",
     "checkpoints",
+    "methods",
     "hf",
     "testing",
     "view",
