@@ -4,7 +4,7 @@
 # You change something: another Omega, another mask, another way to place lanes. Does it do what
 # you want? One example proves little. A **law** is a sentence about all inputs ("adding 7 to
 # every position changes no logits"). Hypothesis searches for an input that breaks it, then makes
-# that input small. `tinylane.testing` has thirteen laws.
+# that input small. `tinylane.testing` has twenty-five laws; here are four of them.
 
 # %%
 import numpy as np

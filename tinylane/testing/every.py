@@ -131,6 +131,9 @@ def _takes(f: Any, theta: Any) -> Takes:
     if "lane_mask" not in names:
         raise TinylaneError("f takes lanes, but no keyword lane_mask; without it no lane is seen")
     rope = "lane_rope" in names and theta is not None
+    needed = any(p.name == "lane_rope" and p.default is of.empty for p in parameters)
+    if needed and not rope:
+        raise TinylaneError("f needs a lane_rope; give theta, the model's frequencies (D/2,)")
     return Takes(rows, ("lane_mask", "lane_rope") if rope else ("lane_mask",))
 
 

@@ -1,4 +1,4 @@
-"""The thirteen laws (method, section 5), each as an assertion about a callable.
+"""Laws 1 to 13 (method, section 5), each as an assertion about a callable.
 
 `f(tokens, positions, lanes) -> logits (T, V)` has a mask and a rotation; the sample must hold the
 same two, because some laws use them. A law that changes the mask or the rotation calls

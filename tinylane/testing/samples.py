@@ -171,7 +171,8 @@ def depths(sample: Sample) -> np.ndarray:
     """
     lanes, n = sample.lanes, sample.mask.n
     sees = sample.mask.visibility & ~np.eye(n, dtype=bool)
-    start, length = int(sample.positions.min(initial=0)), np.bincount(lanes + 1, minlength=n + 1)
+    start = int(sample.positions.min()) if len(lanes) else 0
+    length = np.bincount(lanes + 1, minlength=n + 1)
     ends = {SHARED: start + int(length[0])}
     waiting = list(range(n))
     while waiting:
