@@ -325,15 +325,7 @@ def apply(
         factor = (adapter.tensors[name] / np.concatenate(norms)).astype(np.float32)
         tensors[path + ".lora_b"] = tensors[path + ".lora_b"] * factor
         _multiply(params, path, factor)
-    for name, value in tensors.items():
-        value = extras.turned(name, value) if extras.is_extra(name) else value
-        if backend == "mlx":
-            import mlx.core as mx
-
-            params[name] = mx.array(value).astype(getattr(mx, dtype))
-            mx.eval(params[name])
-        else:
-            params[name] = np.ascontiguousarray(value, dtype=dtype)
+    extras.put(params, tensors, backend, dtype)
 
 
 def updated(adapter: Adapter, path: str, start: int, rows: np.ndarray) -> np.ndarray:

@@ -26,10 +26,11 @@ import numpy as np
 
 from tinylane.checkpoints.adapter import OMEGA, Adapter, lengths, save_adapter, updated
 from tinylane.checkpoints.config_json import config_to_dict, parse_config
+from tinylane.checkpoints.extras import is_extra, summary
 from tinylane.checkpoints.hub import MORE_TEMPLATES, SMALL_FILES
 from tinylane.checkpoints.peft_adapter import check_copies
 from tinylane.checkpoints.plan import LoadPlan, find_folder
-from tinylane.checkpoints.weights import WeightFiles
+from tinylane.checkpoints.weights import WeightFiles, read_extra
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError, show
 from tinylane.files.io import (
@@ -168,7 +169,12 @@ def fuse(
         write_text(mark, "This merge was not finished; the same command begins it again.\n")
         for half in out.glob("model*.safetensors*"):
             half.unlink()
-        _save_lanes(out, parse_config(dict(raw)), tuned)
+        kept = {**read_extra(files, []), **tuned.tensors}
+        kept = {name: value for name, value in kept.items() if is_extra(name)}
+        _save_lanes(out, parse_config(dict(raw)), tuned, kept)
+        if kept:
+            names = ", ".join(summary({name: value.shape for name, value in kept.items()}))
+            notes.append(f"other programs have no place for {names}: kept in {out / 'adapter'}")
         write_checkpoint(
             out, raw, partial(_merged, files, tuned), dtype or files.float_dtype, folder
         )
@@ -176,20 +182,22 @@ def fuse(
     return notes
 
 
-def _save_lanes(out: Path, config: ModelConfig, adapter: Adapter) -> None:
-    """Write what a checkpoint cannot hold: Omega, and how lanes read each other."""
+def _save_lanes(
+    out: Path, config: ModelConfig, adapter: Adapter, tensors: dict[str, np.ndarray]
+) -> None:
+    """Write what a checkpoint of the field has no place for: Omega, `tensors`, and how lanes read
+    each other."""
     rope = adapter.lane_rope
-    if rope is None and adapter.visibility is None:
+    if rope is None and adapter.visibility is None and not tensors:
         return
     settings: dict[str, Any] = {
         key: adapter.settings[key]
         for key in ("visibility", "lag", "lanes", "raw", "lane_prompt", "task")
         if adapter.settings.get(key) is not None
     }
-    tensors = {}
     if rope is not None:
         settings["prompt_lane"] = rope.prompt_lane
-        tensors[OMEGA] = rope.omega
+        tensors = {**tensors, OMEGA: rope.omega}
     make_folder(out / "adapter")
     save_adapter(out / "adapter", config, tensors, settings)
 

@@ -135,6 +135,24 @@ def turned(name: str, value: Any) -> Any:
     return value.T if name.endswith("_proj.weight") else value
 
 
+def put(
+    params: dict[str, Any], tensors: Mapping[str, np.ndarray], backend: str, dtype: str
+) -> None:
+    """Put tensors among a loaded model's, in its library and dtype, in place.
+
+    Those of this module come in a file's layout, all others as the decoder takes them.
+    """
+    for name, value in tensors.items():
+        value = turned(name, value) if is_extra(name) else value
+        if backend == "mlx":
+            import mlx.core as mx
+
+            params[name] = mx.array(np.ascontiguousarray(value)).astype(getattr(mx, dtype))
+            mx.eval(params[name])
+        else:
+            params[name] = np.ascontiguousarray(value, dtype=dtype)
+
+
 def summary(found: Mapping[str, tuple[int, ...]]) -> list[str]:
     """What a report says of them: ["lane_embed for 4 lanes", "bridge 64 wide"]."""
     return [

@@ -8,9 +8,10 @@ from dataclasses import replace
 from functools import partial
 
 from tinylane.checkpoints.adapter import apply, fill_all
+from tinylane.checkpoints.extras import put
 from tinylane.checkpoints.peft_adapter import check_copies
 from tinylane.checkpoints.plan import LoadPlan, choose_backend, choose_ops, describe, find_folder
-from tinylane.checkpoints.weights import read_mlx, read_numpy
+from tinylane.checkpoints.weights import read_extra, read_mlx, read_numpy
 from tinylane.core.model import Model
 
 
@@ -58,6 +59,7 @@ def load(
             params = read_numpy(files, dtype, damaged)
         else:
             params = read_mlx(files, dtype, damaged, plan.keeps_packed)
+        put(params, read_extra(files, damaged), backend, dtype)
         if damaged:
             more = f" and {len(damaged) - 3} more" if len(damaged) > 3 else ""
             warnings.warn(

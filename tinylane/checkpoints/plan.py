@@ -14,6 +14,7 @@ from typing import Any
 from tinylane.checkpoints.adapter import CONFIG as ADAPTER_CONFIG
 from tinylane.checkpoints.adapter import Adapter, load_adapter
 from tinylane.checkpoints.config_json import read_config, token_ids
+from tinylane.checkpoints.extras import summary
 from tinylane.checkpoints.tokenizer import Tokenizer
 from tinylane.checkpoints.weights import WeightFiles, identity
 from tinylane.core.config import ModelConfig
@@ -264,11 +265,13 @@ def describe(
     say("family", config.family, "config.json")
     sizes = ("layers", "width", "heads", "kv_heads", "head_dim", "mlp_width", "vocab", "context")
     say("sizes", {name: getattr(config, name) for name in sizes}, "config.json")
-    say("parameters", sum(map(math.prod, config.tensors().values())), "config.json")
+    shapes = [*config.tensors().values(), *files.extra.values()]
+    say("parameters", sum(map(math.prod, shapes)), "config.json")
     used = plan.dtype(files)
     say("dtype", {"files": files.float_dtype, "config": config.dtype, "used": used}, weights)
     optional = ("qkv_bias", "out_bias", "mlp_bias", "qk_norm")
-    say("optional", [name for name in optional if getattr(config, name)], "config.json")
+    has = [name for name in optional if getattr(config, name)]
+    say("optional", has + summary(files.extra), f"config.json, {weights}")
     tied = "config.json" if config.tied == plan.config.tied else f"{weights}, against config.json"
     say("tied", config.tied, tied)
     rope = {"kind": config.rope.kind, "base": config.rope.base}

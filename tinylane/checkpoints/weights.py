@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tinylane.checkpoints import extras
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError, show
 from tinylane.files.io import inside, open_regular, read_json
@@ -115,6 +116,7 @@ class WeightFiles:
             for path in self.paths:
                 self._add(self._stack.enter_context(TensorFile.open(path)))
             self._settle_head()
+            self.extra = {n: self.shape(n) for n in self._where if extras.is_extra(n)}
             self._check()
         except BaseException:
             self.close()
@@ -203,8 +205,14 @@ class WeightFiles:
 
     def _check(self) -> None:
         expected = self.config.tensors()
-        used: set[str] = set()
-        missing, wrong = [], []
+        used, missing, wrong = set(self.extra), [], []
+        try:
+            extras.check(self.config, self.extra)
+        except TinylaneError as error:
+            raise TinylaneError(f"{self.folder}: {error}") from error
+        for name in self.extra:
+            if self.dtype(name) not in DENSE:
+                wrong.append(f"{name} is {self.dtype(name)}; expected {', '.join(DENSE)}")
         for name, shape in expected.items():
             path = name.removesuffix(".weight")
             if len(shape) == 2 and self.has(f"{path}.scales"):
@@ -249,7 +257,7 @@ class WeightFiles:
 
     def final_bytes(self, itemsize: int, native: bool) -> int:
         """Bytes of the weights once loaded. native: layers that MLX can use packed stay packed."""
-        total = 0
+        total = sum(math.prod(shape) * itemsize for shape in self.extra.values())
         for name, shape in self.config.tensors().items():
             how = self.packings.get(path := name.removesuffix(".weight"))
             if how is None or not (native and how.native):
@@ -287,6 +295,13 @@ class WeightFiles:
                 parts.append(widen(rows, dtype) if dtype in FLOATS else rows)
             biases = parts[2] if len(parts) > 2 else None
             yield start, dequantize(parts[0], parts[1], biases, how)
+
+
+def read_extra(files: WeightFiles, damaged: list[str]) -> dict[str, np.ndarray]:
+    """The file's parameters for lanes (`extras`), in its layout; damaged: as of `read_numpy`."""
+    found = {name: widen(files.read(name), files.dtype(name)) for name in files.extra}
+    damaged += [name for name, value in found.items() if not _finite(value)]
+    return found
 
 
 def _few(items: list[str]) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tinylane.core.cache import LaneCache
+from tinylane.core.decoder import LANE_EMBED, LANE_KV
 from tinylane.core.errors import of_kind
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Rotation
 
@@ -47,6 +48,7 @@ def keep_prefix(
 def _plain(cache: LaneCache) -> bool:
     """Whether each lane has the rows that a prompt of the same tokens has: lane 0 is not turned."""
     rope, mask = cache.lane_rope, cache.lane_mask
-    if not isinstance(rope, LaneRoPE) or mask is None or not mask.alone:
+    tables = {LANE_EMBED, LANE_KV} & cache.model.params.keys()  # a prompt has another row there
+    if not isinstance(rope, LaneRoPE) or mask is None or not mask.alone or tables:
         return False
     return mask.n == 1 or not rope.omega.any()

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from tinylane.checkpoints.adapter import fill_all, load_adapter
+from tinylane.checkpoints.extras import summary
 from tinylane.checkpoints.plan import sampling_defaults
 from tinylane.checkpoints.tokenizer import Tokenizer
 from tinylane.core.cache import LaneCache
@@ -286,6 +287,12 @@ def lanes(model: Any, tokenizer: Any = None, cache: Any = None, adapter: Any = N
 def _follow(wrapped: HFModel, folder: Any) -> None:
     """Take from an adapter how lanes read each other and how prompts are written."""
     tuned = load_adapter(folder, wrapped.config)
+    lanes = summary({name: value.shape for name, value in tuned.tensors.items()})
+    if lanes:
+        raise TinylaneError(
+            f"{folder}: has {', '.join(lanes)}, for which a model of transformers has no place; "
+            "load the checkpoint by tinylane.load"
+        )
     if tuned.tensors or tuned.copies:
         raise TinylaneError(
             f"{folder}: changes weights ({len(tuned.tensors)} tensors); merge them by `tinylane "

@@ -10,7 +10,7 @@ constraint and no group.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -72,6 +72,7 @@ def beam_search(
     if len(ids) >= context:
         raise TinylaneError(f"the prompt has {len(ids)} tokens; this model's context is {context}")
     longest = min(max_tokens, context - len(ids))
+    model = _one_lane(model, beams)
     keep = max(2, 1 + len(ends)) * beams  # enough that `beams` of them have no end token
     cache = model.new_cache(LaneRoPE.none(model.theta), LaneMask.independent(beams))
     logprobs = _prefill(model, cache, ids)
@@ -98,6 +99,17 @@ def beam_search(
         lanes = [beam.lane for beam in running]
         logprobs = _feed(model, cache, last, [at] * len(running), lanes)
     return finished
+
+
+def _one_lane(model: Model, beams: int) -> Model:
+    """The model with the first lane's row for every beam: a beam is a run of one lane, whichever
+    lane holds it."""
+    tables = {
+        name: w[model.array(np.minimum(np.arange(beams + 1), 1).astype(np.int32))]
+        for name, w in model.params.items()
+        if name.endswith(("lane_embed.weight", "lane_kv.weight"))
+    }
+    return replace(model, params={**model.params, **tables}) if tables else model
 
 
 def _continuations(running: list[_Beam], scores: np.ndarray, keep: int) -> list[_Beam]:

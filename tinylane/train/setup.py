@@ -29,6 +29,7 @@ from tinylane.core.model import Model
 from tinylane.core.modes import lane_rope
 from tinylane.files.io import read_json
 from tinylane.train.data import Data, read_transcripts
+from tinylane.train.extras import in_file
 from tinylane.train.parameters import Choice, Trainable, adapter_settings, trainable
 from tinylane.train.recipe import TuneRecipe
 from tinylane.train.state import file_layout, random_mlx_params
@@ -128,6 +129,7 @@ class Session:
         write_checkpoint(out, raw, lambda n: file_layout(n, params), start.dtype, start.folder)
         names = config.tensors()
         others = {k: v for k, v in tensors.items() if k == OMEGA or k not in names}
+        others = {**in_file(start.model.params), **others}
         save_adapter(out / "adapter", config, others, settings)
 
 
