@@ -21,7 +21,7 @@ class Tied(Sampler):
 
     def __call__(self, logits: Any, uniforms: Any, history: Any) -> tuple[Any, Any]:
         """(N, V) logits -> (N,) equal tokens, and their log-probabilities."""
-        rows = np.asarray(logits.astype(logits.__array_namespace__().float32)).astype(np.float64)
+        rows = np.asarray(logits, dtype=np.float64)
         tokens, _ = super().__call__(rows.mean(axis=0, keepdims=True), uniforms[:1], history[:1])
         token = int(tokens[0])
         own = rows[:, token] - np.logaddexp.reduce(rows, axis=-1)

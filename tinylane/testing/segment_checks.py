@@ -227,13 +227,13 @@ def _blocks_merge(model: Any, sample: Sample, choose: Chooser) -> Report:
 def transcript(decoding: Decoding) -> Transcript:
     """What a decoding fed and drew, for `assert_rollout`.
 
-    Of lanes that were not forked or dropped, whose prompts did not stand before the clock, and
-    whose views were not arranged anew: no one pass gives what these had read (`LaneCache.fork`).
+    No one pass gives what a lane had read that was forked while it read others, or others while a
+    lane was dropped; what a dropped lane drew is left out.
     """
     cache, vocab = decoding.cache, decoding.model.config.vocab
     rows = Sample(cache.tokens, cache.positions, cache.lanes, decoding.mask, cache.lane_rope, vocab)
     drawn = []
-    for lane in decoding.lanes:
+    for lane in (x for x in decoding.lanes if x.dropped is None):
         own: list[int] = [lane.index]  # and whom it goes on, then the prompt
         while (before := decoding.lanes[own[-1]].follows) is not None:
             own.append(before)
