@@ -131,20 +131,17 @@ class Terminal:
         self.seen = ""
 
     def wait(self, pattern: str, seconds: float = 60) -> str:
-        """Read until the pattern has come; what came up to its end is taken away."""
+        """Read until the pattern has come: what came up to its end. The rest is kept."""
         end = time.monotonic() + seconds
-        while not (found := re.search(pattern, self.plain)):
+        while not (found := re.search(pattern, self.seen)):
             assert time.monotonic() < end, self.seen
             if select.select([self.main], [], [], 0.1)[0]:
-                self.seen += os.read(self.main, 65536).decode()
-                if self.seen.endswith("\x1b[6n"):  # prompt_toolkit asks where the cursor is
+                sent = os.read(self.main, 65536).decode(errors="replace")
+                if "\x1b[6n" in sent:  # prompt_toolkit asks where the cursor is
                     os.write(self.main, b"\x1b[1;1R")
-        text, self.seen = self.plain, ""
-        return text[: found.end()]
-
-    @property
-    def plain(self) -> str:
-        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.seen)
+                self.seen += re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", sent)
+        self.seen, shown = self.seen[found.end() :], self.seen[: found.end()]
+        return shown
 
     def keys(self, data: bytes) -> None:
         os.write(self.main, data)

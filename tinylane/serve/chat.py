@@ -45,7 +45,7 @@ def flags(p: Any) -> None:
     p.add_argument("--chat-template-config", metavar="JSON", help='e.g. {"enable_thinking": false}')
     g = p.add_argument_group("lanes")
     g.add_argument("--lanes", type=int, default=1, metavar="N", help="that answer; default: 1")
-    g.add_argument("--mode", "--method", choices=generate.MODES, help="how they read each other")
+    g.add_argument("--mode", choices=generate.MODES, help="how they read each other")
     g.add_argument("--visibility", metavar="V", help="who reads whom; as of tinylane generate")
     common.rotation_flags(g)
     g = p.add_argument_group("length and sampling (defaults: the model's generation_config)")
@@ -54,7 +54,7 @@ def flags(p: Any) -> None:
     g.add_argument("--seed", type=int, metavar="S", help="of the first answer; default: a new one")
     p.add_argument("--plain", action="store_true", help="lines, in a terminal too")
     p.add_argument("--quiet", action="store_true", help="no notes and no statistics")
-    p.set_defaults(raw=None, prefill_response=None)
+    p.set_defaults(raw=None, prefill_response=None, method=None)
 
 
 def run(args: Any) -> int:
