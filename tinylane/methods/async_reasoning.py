@@ -1,9 +1,9 @@
 """AsyncReasoning: a thinker and a writer with prompts of their own; the writer may begin early.
 
-The writer sees [its prompt, what the thinker wrote, a heading, its own text]; the thinker sees [its
-prompt, what the writer wrote, a heading, its own text]. At first only the thinker writes. Every so
-many tokens it is asked, in rows that are taken back, whether there is something to say: the writer
-writes while the likelier answer is yes. When the thinker has ended, the writer writes to its end.
+The writer sees [its prompt, the thinker's text, a heading, its own text]; the thinker sees [its
+prompt, the writer's text, a heading, its own text]. The thinker begins. Every so many tokens it is
+asked, in rows that are taken back, whether there is something to say: the writer writes while the
+likelier answer is yes, and to its end when the thinker has ended.
 
 Lanes: 0 the writer's prompt, 1 the thinker's, 2 and 3 the headings, 4 the thinker, 5 the writer.
 """
@@ -35,14 +35,9 @@ class Speak:
         if d.steps == 0:
             for lane in range(4):
                 d.finish(lane, "given")
-            begin, limit = job.ids("begin"), job.max_tokens
+            begin, limit, at = job.ids("begin"), job.max_tokens, d.clock
             d.join(begin, sees=(1, 3), at="end", max_tokens=limit)
-            d.join(
-                begin,
-                sees=(0, 2, THINKER),
-                at=d.lanes[THINKER].start - len(begin),
-                max_tokens=limit,
-            )
+            d.join(begin, sees=(0, 2, THINKER), at=at, max_tokens=limit)
             d.read(THINKER, WRITER)
             d.arrange((0, 1, THINKER, WRITER, 2, 3))
             d.pause(WRITER)
@@ -87,14 +82,10 @@ METHOD = Method(
     options={
         "writer_prompt": "\n\nWrite the answer, going by the thoughts.\n",
         "thinker_prompt": "\n\nThink step by step before the answer is written.\n",
-        "writer_heading": "\n\nAnswer:",
-        "thinker_heading": "\n\nThoughts:",
-        "begin": " ",
+        "writer_heading": "\n\nAnswer:", "thinker_heading": "\n\nThoughts:",
+        "begin": " ", "ask_every": 20, "until": "</think>",
         "question": "\n\nIs there something new to write in the answer? (yes/no):",
-        "yes": " yes",
-        "no": " no",
-        "ask_every": 20,
-        "until": "</think>",
+        "yes": " yes", "no": " no",
     },
     answer="last",
-)
+)  # fmt: skip
