@@ -5,16 +5,15 @@
 # an average of vectors, and the vectors themselves decide the weights. This page builds it in four
 # lines of NumPy. Positions, lanes and caches come later, one at a time.
 #
-# Run it with `python tutorials/01_attention.py` (`pip install -e '.[test]'` gives all that the
-# tutorials need), or open it as a notebook (`jupytext --to notebook tutorials/01_attention.py`).
-# Every claim below is an `assert`.
+# You need: matrix products, and a little NumPy. `pip install -e '.[learn]'` in a checkout brings
+# all that the pages need. Every claim below is an `assert`: the page would not be here if one
+# failed.
 
 # %%
 import numpy as np
 
-from tinylane import plot
+from tinylane import learn, plot
 from tinylane.core.decoder import attention as tinylane_attention
-from tinylane.core.decoder import attention_weights
 
 words = ["the", "cup", "on", "the", "left", "moved"]
 T, D = len(words), 8  # rows (tokens), channels
@@ -78,7 +77,11 @@ louder[-1] += 1000  # the last word changes,
 assert np.array_equal((causal @ louder)[:-1], (causal @ values)[:-1])  # no word before it does
 
 names = [f"{word} {t}" for t, word in enumerate(words)]
-plot.show(plot.attention(causal, names, names, "Causal attention"), "01-causal")
+figure = plot.attention(causal, names, names, "Causal attention")
+see = (
+    "Each row is a query and sums to 1. Nothing stands right of the diagonal: no word reads ahead."
+)
+plot.show(figure, "01-causal", caption=see)
 
 # %% [markdown]
 # ## The same from tinylane
@@ -104,17 +107,10 @@ assert np.allclose(theirs, by_hand)
 print(f"attention by hand equals tinylane's, error {np.abs(theirs - by_hand).max():.1e}")
 
 # %% [markdown]
-# ## Exercises
+# ## How sharp is the choice?
 #
-# **1.** Multiply all queries by a factor: 0, 1, then 100. What happens to the weights?
-#
-# **2.** Find the weights of `tinylane_attention` without changing its code. It returns only
-# averages, but you choose what it averages.
-
-# %% [markdown]
-# ### Solution 1
-# With 0 every score is 0 and all keys get the same weight. With a large factor one key gets all the
-# weight: the softmax becomes a choice. The scale of the queries decides how sharp the choice is.
+# The size of the queries decides. With queries of 0 every score is 0, and all keys get the same
+# weight. With very large ones a single key gets all: the softmax becomes a choice.
 
 # %%
 assert np.allclose(softmax(0 * scores), 1 / T)
@@ -123,14 +119,38 @@ assert (sharp.max(axis=1) > 0.999).all()
 assert np.array_equal(sharp.argmax(axis=1), scores.argmax(axis=1))
 
 # %% [markdown]
-# ### Solution 2
-# Average the rows of the identity matrix. tinylane's decoder also has a function that returns the
-# weights alone.
+# ## Exercises
+#
+# Replace `...` by your code and run the cell. `learn.check` tries your function on random inputs.
+# It says right, or shows the smallest input that it gets wrong. The solutions are folded on the
+# site, and in `tutorials/solutions`.
+#
+# **01.1** Masked attention of one head, as a function. Large scores must not overflow.
+
 
 # %%
-eye = np.broadcast_to(np.eye(T, D), (K, T, D))  # T <= D here, so one pass is enough
-theirs = tinylane_attention((many_q,), many_k, eye, visible, None)[..., :T]
-assert np.allclose(theirs.sum(axis=-1), 1) and (theirs[:, ~visible] == 0).all()
-by_hand = softmax(np.where(visible, many_q[0] @ many_k[0].T / np.sqrt(D), -np.inf))
-assert np.allclose(theirs[0], by_hand)
-assert np.allclose(theirs, attention_weights((many_q,), many_k, visible, None))
+def attention(q, k, v, visible):
+    """q (T, D); k, v (S, D); visible (T, S) booleans -> (T, D)."""
+    ...
+
+
+print(learn.check("01.1", attention))
+
+# %% [markdown]
+# **01.2** Grouped attention: H heads of queries share K heads of keys and values.
+
+
+# %%
+def grouped(q, k, v, visible):
+    """q (H, T, D); k, v (K, S, D); visible (T, S) -> (H, T, D)."""
+    ...
+
+
+print(learn.check("01.2", grouped))
+
+# %% [markdown]
+# ## What next?
+#
+# Attention sees a bag of words. [Page 2](02_rope.md) tells it where each word stands, by turning
+# queries and keys. If you know attention already, begin there: pages 2, 5, 6 and 7 are the short
+# way to lanes.

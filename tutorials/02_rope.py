@@ -9,7 +9,7 @@
 # %%
 import numpy as np
 
-from tinylane import plot
+from tinylane import learn, plot
 from tinylane.core.rope import RopeConfig, frequencies, rotate, table
 from tinylane.view.attention import difference_scores
 
@@ -57,7 +57,8 @@ def rope(x, i):
 
 q, k = rng.standard_normal((2, D))
 figure = plot.turns({"at 0": q, "at 1": rope(q, 1), "at 10": rope(q, 10)}, "One query, turned")
-plot.show(figure, "02-turns")
+see = "One vector at three positions. Plane 0 turns far, plane 3 hardly at all. No length changes."
+plot.show(figure, "02-turns", caption=see)
 
 assert np.isclose(rope(q, 7) @ rope(k, 3), rope(q, 1007) @ rope(k, 1003))
 assert not np.isclose(rope(q, 7) @ rope(k, 3), rope(q, 7) @ rope(k, 4))  # another difference
@@ -93,12 +94,13 @@ assert np.allclose(rotate(x, *tables), by_hand)
 long, _ = frequencies(RopeConfig(), 64)
 away = np.arange(-200, 201)
 same, other = np.ones(64), rng.standard_normal(64)
-curves = {  # `0 * long` and `[0]`: no rotation by lanes yet (tutorial 6)
+curves = {  # `0 * long` and `[0]`: no rotation by lanes yet (page 6)
     "key equals query": difference_scores(same, same, long, 0 * long, away, [0])[0],
     "a random key": difference_scores(same, other, long, 0 * long, away, [0])[0],
 }
 figure = plot.lines(curves, away, "key position - query position", "score", "Score by distance")
-plot.show(figure, "02-scores")
+see = "A key like the query scores highest at distance 0. The other curve has two unlike sides."
+plot.show(figure, "02-scores", caption=see)
 
 alike, random = curves.values()
 assert alike.argmax() == 200 and np.isclose(alike[200], 64)  # the middle: difference 0
@@ -106,30 +108,24 @@ assert alike[np.abs(away) > 20].max() < 0.7 * alike[200]
 assert np.allclose(alike, alike[::-1]) and not np.allclose(random, random[::-1])
 
 # %% [markdown]
-# ## Exercises
+# ## Full turns do not count
 #
-# **1.** Add 12 * pi to `theta[0]`. Which scores change? Then add 1 instead.
-#
-# **2.** Compute the angle of position 131072 in float32, as `np.float32(131072) * theta32`. How
-# far is it from the float64 angle, over all planes, in radians?
-
-# %% [markdown]
-# ### Solution 1
-# No score changes: positions are whole numbers, and six more full turns per position lead to the
-# same angle. So an angular frequency is known only up to multiples of 2 pi (tutorial 6 says the
-# same of lanes). Adding 1 changes nearly all scores.
+# Positions are whole numbers. So six more full turns per position change no score: an angular
+# frequency is known only up to multiples of 2 pi (page 6 says the same of lanes).
 
 # %%
 before = rope(q, 7) @ rope(k, 3)
 theta[0] += 12 * np.pi
 assert np.isclose(rope(q, 7) @ rope(k, 3), before)
-theta[0] += 1
+theta[0] += 1  # no full turn
 assert not np.isclose(rope(q, 7) @ rope(k, 3), before)
 
 # %% [markdown]
-# ### Solution 2
-# By more than 0.001 radians, where a float32 cosine could be right to 0.0000001. So angles are
-# computed in float64, and only their cosines and sines are rounded.
+# ## Why float64
+#
+# The angle of a far position, computed in float32, is off by more than 0.001 radians, where a
+# float32 cosine could be right to 0.0000001. So angles are computed in float64, and only their
+# cosines and sines are rounded.
 
 # %%
 far = 131072
@@ -138,3 +134,36 @@ print(f"worst float32 angle at position {far}: off by {error.max():.1e} radians"
 assert 1e-4 < error.max() < 1e-1
 rounded = table(far * long[None, :])[0]  # float32 cosines of float64 angles
 assert np.abs(rounded[0, :32] - np.cos(far * long)).max() < 1e-7
+
+# %% [markdown]
+# ## Exercises
+#
+# **02.1** RoPE of one vector, all planes at once, without a loop.
+
+
+# %%
+def my_rope(x, i, theta):
+    """x (D,) at position i; theta (D/2,) radians per position -> (D,)."""
+    ...
+
+
+print(learn.check("02.1", my_rope))
+
+# %% [markdown]
+# **02.2** The score of a query and a key from their distance alone: how far the key stands after
+# the query. No position is given.
+
+
+# %%
+def score_at(q, k, distance, theta):
+    """q, k (D,) before any turn -> a number."""
+    ...
+
+
+print(learn.check("02.2", score_at))
+
+# %% [markdown]
+# ## What next?
+#
+# On the short way to lanes: [page 5](05_lanes.md), who sees whom. Otherwise [page 3](03_decoder.md)
+# builds a whole decoder from attention and RoPE.

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 4. The cache: the same text, faster
 #
-# Tutorial 3 ran the whole text through the model again for every word. But a key and a value depend
+# Page 3 ran the whole text through the model again for every word. But a key and a value depend
 # only on their own row and the rows before it, and those never change. So keep them: that is the KV
 # cache. A step then feeds one new row, and its query reads the stored keys.
 
@@ -9,7 +9,7 @@
 import numpy as np
 
 import tinylane
-from tinylane import plot
+from tinylane import learn, plot
 from tinylane.commands.common import embedded
 from tinylane.core.oracle import naive
 from tinylane.core.rope import rotate, table
@@ -106,33 +106,59 @@ assert sum(b.fed) == len(prompt) + 16 and sum(a.fed) > 10 * sum(b.fed)
 
 work = {"no cache": np.cumsum(a.fed), "cache": np.cumsum(b.fed)[1:]}
 figure = plot.lines(work, np.arange(1, 17), "words written", "rows", "Rows through the model")
-plot.show(figure, "04-work")
+see = "Without a cache each word costs a whole text. With one, the line rises by one row a word."
+plot.show(figure, "04-work", caption=see)
 
 # %% [markdown]
-# ## Exercises
+# ## Why turned keys are kept
 #
-# **1.** How many bytes does the cache hold per token? Compute it from `model.config` and check it.
-#
-# **2.** Store keys before their rotation, and turn all of them again at each step, counting
-# positions backwards from the *newest* word. Does the score change?
-
-# %% [markdown]
-# ### Solution 1
-# A key and a value per layer and per key head, D numbers each. The buffers are larger than needed.
-
-# %%
-per_token = 2 * c.layers * c.kv_heads * c.head_dim * 8  # float64: 8 bytes
-held = sum(x.nbytes for layer in range(c.layers) for x in cache.rows(layer))
-assert held == per_token * len(cache) <= cache.nbytes
-print(per_token, "bytes per token")
-
-# %% [markdown]
-# ### Solution 2
-# The score is the same, because only differences matter (tutorial 2). But every key must be turned
-# at every step. Storing turned keys avoids that. It is also the reason why a cached key cannot move
-# to another position.
+# One could keep keys as they were before their rotation, and turn all of them at each step,
+# counting positions backwards from the *newest* word. The scores are the same, because only
+# differences matter (page 2). But every key must be turned at every step. Keeping turned keys
+# avoids that. It is also the reason why a cached key cannot move to another position.
 
 # %%
 back_C, back_S = table((np.arange(T) - (T - 1))[:, None] * theta, dtype=np.float64)
 again = rotate(k, back_C, back_S)
 assert np.allclose(average(q[-1], again, v), at_once[-1])
+
+# %% [markdown]
+# What does a token cost in memory? A key and a value per layer and per key head, D numbers each.
+
+# %%
+per_token = 2 * c.layers * c.kv_heads * c.head_dim * 8  # float64: 8 bytes
+held = sum(x.nbytes for layer in range(c.layers) for x in cache.rows(layer))
+assert held == per_token * len(cache) <= cache.nbytes  # the buffers are larger than needed
+print(per_token, "bytes per token")
+
+# %% [markdown]
+# ## Exercises
+#
+# **04.1** One step of one head. `kept` is None at first, then whatever you returned the last time.
+
+
+# %%
+def step(q, k, v, kept):
+    """q, k, v (D,), k already turned -> the average (D,), and what the next step needs."""
+    ...
+
+
+print(learn.check("04.1", step))
+
+# %% [markdown]
+# **04.2** Write `count` tokens after a prompt, always the likeliest, and send every row through the
+# model once. The check counts the rows.
+
+
+# %%
+def write(model, prompt, count):
+    """model(tokens, positions, lanes, cache=...); prompt: a list of ids -> a list of ids."""
+    ...
+
+
+print(learn.check("04.2", write))
+
+# %% [markdown]
+# ## What next?
+#
+# You have a writer. [Page 5](05_lanes.md) gives it company: several writers, who read one another.

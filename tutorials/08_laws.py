@@ -1,149 +1,244 @@
 # %% [markdown]
 # # 8. The laws: test an encoding of your own
 #
-# You change something: another Omega, another mask, another way to place lanes. Does it do what
-# you want? One example proves little. A **law** is a sentence about all inputs ("adding 7 to
-# every position changes no logits"). Hypothesis searches for an input that breaks it, then makes
-# that input small. `tinylane.testing` has twenty-five laws; here are four of them.
+# You change something: another angle, another mask, another way to place lanes. Does it still do
+# what it must? One example proves little. A **law** is a sentence about all inputs: "adding 7 to
+# every position changes no logits". This page takes an encoding that you write (a function that
+# turns one vector, as on pages 2 and 6), puts it into a decoder, and tests the decoder by laws.
+# `tinylane.testing` has twenty-five; here are four of them.
 
 # %%
 import numpy as np
 from hypothesis import Phase, given, settings
 
-from tinylane import SHARED, LaneMask, LaneRoPE, plot, testing
+from tinylane import SHARED, LaneMask, learn, plot, testing
 from tinylane.testing.checks import bound, plain
+from tinylane.testing.samples import example_case
 from tinylane.testing.strategies import cases
 
 # %% [markdown]
 # ## An encoding: lanes on a ring
 #
-# Let the lanes stand in a circle, so that the last lane is next to the first. Each plane turns by a
-# whole multiple of 2 pi / N per lane: after N lanes it is back at its start. It is only an Omega.
+# Let five lanes stand in a circle, so that the last is next to the first: each lane is turned by a
+# fifth of a circle more, in every plane. Positions turn as in RoPE.
 
 
 # %%
-def ring(theta, N=4):
-    return LaneRoPE(2 * np.pi / N * (1 + np.arange(len(theta)) % (N - 1)))
+def turn(x, angle):
+    """x (D,), plane d turned by angle[d]."""
+    a, b = np.split(x, 2)
+    cos, sin = np.cos(angle), np.sin(angle)
+    return np.concatenate([a * cos - b * sin, b * cos + a * sin])
 
 
-assert np.allclose(np.exp(1j * 4 * ring(np.ones(8)).omega), 1)
+def ring(x, i, m, theta):
+    """x (D,), a query or key at position i in the lane of index m; theta (D/2,)."""
+    return turn(x, theta * i + 2 * np.pi / 5 * m)
+
 
 # %% [markdown]
-# ## Two mistakes
+# ## A decoder with your encoding
 #
-# Both look harmless. `Squared` turns lane m by m * m, "to spread the lanes out". `Minus` forgets
-# that the prompt's lane, `SHARED`, is -1, and turns the prompt by minus one lane.
+# `learn.with_turn` takes a decoder and calls your function for every query and key, where it would
+# use its own rotation. What comes out is a function of tokens and their coordinates. `example_case`
+# draws a small decoder with random weights, and rows of some lanes. Now a law is one line.
+
+# %%
+case = example_case(6, kinds=("default",))
+model, sample = case.model(), case.sample  # float64
+tokens, positions, lanes = sample.rows
+print("positions", positions, "\nlanes    ", lanes, " (-1: the shared prompt)")
+
+f = learn.with_turn(model, lambda x, i, m: ring(x, i, m, model.theta), sample.mask)
+logits = f(tokens, positions, lanes)
+assert np.allclose(f(tokens, positions + 7, lanes), logits)  # the law "token shift", once
+
+# %% [markdown]
+# ## Three mistakes
+#
+# All look harmless.
 
 
 # %%
-class Squared(LaneRoPE):
-    def angles(self, lanes, layer):
-        return np.maximum(lanes, 0)[:, None] ** 2 * self.omega
+def squared(x, i, m, theta):
+    """Spreads the lanes out."""
+    return turn(x, theta * i + 2 * np.pi / 5 * m * m)
 
 
-class Minus(LaneRoPE):
-    def angles(self, lanes, layer):
-        return lanes[:, None] * self.omega
+def faster(x, i, m, theta):
+    """Gives each lane its own speed."""
+    return turn(x, theta * i * (m + 1))
 
 
-encodings = {
-    "ring": ring,
-    "squared": lambda theta: Squared(ring(theta).omega),
-    "minus": lambda theta: Minus(ring(theta).omega),
-}
+def neighbours(x, i, m, theta):
+    """Pairs channel 0 with 1, 2 with 3, as the RoPE paper does."""
+    order = np.concatenate([np.arange(0, len(x), 2), np.arange(1, len(x), 2)])
+    turned = np.empty(len(x))
+    turned[order] = ring(x[order], i, m, theta)
+    return turned
+
+
+encodings = {f.__name__: f for f in (ring, squared, faster, neighbours)}
 
 # %% [markdown]
-# ## The laws
+# ## Let the computer look for a counterexample
 #
-# `cases()` draws a small decoder, a mask and rows. Lanes have different lengths, start late or are
-# forked, with a prompt or without. A law takes a function `f(tokens, positions, lanes) -> logits`
-# and a sample. `bound` makes such a function of a model; `plain` makes one without lanes.
+# Four laws, each an `assert_...` function of `tinylane.testing`. It takes the function f and a
+# sample, and raises an error if the law does not hold.
+#
+# - token shift: adding c to every position changes no logits;
+# - lane shift: adding c to every lane index changes no logits;
+# - one lane: a single lane is the unmodified model (so trained weights still mean the same);
+# - shared prompt: the prompt that all share equals a copy for each lane.
+#
+# `cases()` draws decoders, masks and rows: lanes of different lengths, that start late or are
+# forked, with a prompt or without. Hypothesis tries many, and makes a failing one small.
 
 # %%
 laws = {
-    "token shift": lambda model, f, sample: testing.assert_token_shift(f, sample, 7),
-    "lane shift": lambda model, f, sample: testing.assert_lane_shift(f, sample, 1),
-    "one lane": lambda model, f, sample: testing.assert_one_lane(f, plain(model), sample),
-    "shared prompt": lambda model, f, sample: testing.assert_shared_prompt(f, sample),
+    "token shift": lambda f, model, sample: testing.assert_token_shift(f, sample, 7),
+    "lane shift": lambda f, model, sample: testing.assert_lane_shift(f, sample, 1),
+    "one lane": lambda f, model, sample: testing.assert_one_lane(f, plain(model), sample),
+    "shared prompt": lambda f, model, sample: testing.assert_shared_prompt(f, sample),
 }
 
 
-def broken(law, encoding, small=False):
-    """A violation that Hypothesis finds (made small, if asked: that takes longer), or None."""
+def counterexample(law, decoder_of, small=False):
+    """What breaks a law (made small, if asked: that takes longer), or None.
+
+    law(f, model, sample) raises; decoder_of(model, sample) -> f.
+    """
     phases = [Phase.generate, Phase.shrink] if small else [Phase.generate]
 
-    @settings(max_examples=30, phases=phases, deadline=None, database=None, derandomize=True)
-    @given(cases())
+    @settings(max_examples=40, phases=phases, deadline=None, database=None, derandomize=True)
+    @given(cases(kinds=("default",)))
     def holds(case):
-        model = case.model()  # float64
-        sample = case.sample.with_rope(encoding(model.theta))
-        law(model, bound(model, sample), sample)
+        model, sample = case.model(), case.sample
+        law(decoder_of(model, sample), model, sample)
 
     try:
-        return holds()
+        holds()
     except testing.LawViolation as violation:
         return violation
+    return None
 
 
-caught = [[broken(laws[name], e) is not None for name in laws] for e in encodings.values()]
-names = ("encoding", "law", "broken (1) or not (0)")
-plot.show(plot.attention(caught, list(encodings), list(laws), "Caught", names), "08-caught")
+def encoded(encoding):
+    """encoding(x, i, m, theta) -> a function that puts it into a decoder."""
+
+    def decoder_of(model, sample):
+        return learn.with_turn(model, lambda *at: encoding(*at, model.theta), sample.mask)
+
+    return decoder_of
+
+
+caught = [
+    [counterexample(law, encoded(encoding)) is not None for law in laws.values()]
+    for encoding in encodings.values()
+]
+names = ("encoding", "law", "broken (1) or kept (blank)")
+figure = plot.attention(caught, list(encodings), list(laws), "Which law catches which", names)
+see = "A 1 is a law that the encoding breaks. The ring breaks none; no law catches all mistakes."
+plot.show(figure, "08-caught", caption=see)
+
 assert caught[0] == [False, False, False, False]  # the ring keeps every law
-assert caught[1] == [False, True, False, False]  # the score depends on more than a difference
-assert caught[2][2:] == [True, True]  # the prompt is no longer a part of every lane
+assert caught[1] == [False, True, False, False]  # squared: more than a difference of lanes
+assert caught[2][0]  # faster: even positions do not count by difference
+assert caught[3] == [False, False, True, False]  # neighbours: consistent, but another model
 
 # %% [markdown]
-# Three laws do not catch `squared`. The token shift catches neither mistake, and the lane shift
-# catches `minus` only sometimes. Each law misses some mistakes, so you need several. And each law
-# needs a bug that it catches, or it may be asserting nothing. A violation, made small, looks so:
+# Each law misses some mistakes, so you need several. And each law needs a mistake that it catches,
+# or it may be asserting nothing. A counterexample, made small, looks so: how far off the worst row
+# was, and the rows.
 
 # %%
-violation = broken(laws["lane shift"], encodings["squared"], small=True)
-print(violation)
+violation = counterexample(laws["lane shift"], encoded(squared), small=True)
+print(violation.report)
+for token, i, m in zip(*violation.sample.rows, strict=True):
+    print(f"token {token} at position {i}", "in the prompt" if m == SHARED else f"in lane {m + 1}")
 assert len(violation.sample.tokens) <= 4  # two lanes that see each other are enough
 
 # %% [markdown]
-# ## Exercises
+# ## A law that must break
 #
-# **1.** A mask with an off-by-one: other lanes' keys are visible one step too early. Which law?
-#
-# **2.** Omega = 0 passes all four laws above, but it does not tell lanes apart. Write the missing
-# test: exchanging two lanes must change the logits.
+# No turn by lanes at all keeps all four laws. But it does not tell lanes apart. So state the
+# opposite as a law, and require that it breaks: "lanes that all see each other are anonymous:
+# renaming them renames the logits".
+
+
+# %%
+def no_turn(x, i, m, theta):
+    return turn(x, theta * i)
+
+
+def anonymous(f, model, sample):
+    n, (tokens, positions, lanes) = sample.mask.n, sample.rows
+    renamed = np.where(lanes == SHARED, SHARED, n - 1 - lanes)
+    joint = LaneMask.joint(n)
+    got, expected = f(tokens, positions, renamed, lane_mask=joint), f(*sample.rows, lane_mask=joint)
+    testing.assert_equal("anonymous", got, expected, sample)
+
+
+assert counterexample(anonymous, encoded(no_turn)) is None
+assert counterexample(anonymous, encoded(ring)) is not None
 
 # %% [markdown]
-# ### Solution 1
-# Causality. It allows no difference at all: a later token may not change a single bit.
+# ## A mask has laws too
+#
+# Here is a mask with an off-by-one: other lanes' keys are visible one step too early. Causality
+# notices: a later token may not change a single bit of what is earlier.
 
 
 # %%
 class Early(LaneMask):
-    def visible(self, i, m, j, n):
-        soon = super().visible(i + 1, m, j, n) & (m[:, None] != n[None, :])
-        return super().visible(i, m, j, n) | soon
+    def visible(self, positions, lanes, key_positions, key_lanes):
+        seen = super().visible(positions, lanes, key_positions, key_lanes)
+        soon = super().visible(positions + 1, lanes, key_positions, key_lanes)
+        return seen | (soon & (lanes[:, None] != key_lanes[None, :]))
 
 
-def causality(model, f, sample, kind=LaneMask):
-    f = bound(model, sample.with_mask(kind(sample.mask.visibility, sample.mask.lag)))
+def causality(f, model, sample):
     testing.assert_causality(f, sample, row=sample.tokens.sum() % len(sample.tokens))
 
 
-assert broken(causality, ring) is None
-assert broken(lambda *given: causality(*given, kind=Early), ring) is not None
+def with_early(model, sample):
+    return bound(model, sample.with_mask(Early(sample.mask.visibility, sample.mask.lag)))
+
+
+assert counterexample(causality, bound) is None
+assert counterexample(causality, with_early) is not None
 
 # %% [markdown]
-# ### Solution 2
-# State the opposite as a law, and require that it breaks: lanes that all see each other are
-# anonymous, so renaming them renames the logits. True with Omega = 0; a good encoding breaks it.
+# ## Exercises
+#
+# **08.1** Your own encoding: any that keeps the four laws and tells lanes apart. Begin with your
+# function of page 2 (exercise 02.1), and find a place for the lane.
 
 
 # %%
-def anonymous(model, f, sample):
-    n, (tokens, positions, lanes) = sample.mask.n, sample.rows
-    f = bound(model, sample.with_mask(LaneMask.joint(n)))
-    renamed = np.where(lanes == SHARED, SHARED, n - 1 - lanes)
-    testing.assert_equal("anonymous", f(tokens, positions, renamed), f(*sample.rows), sample)
+def my_encoding(x, i, m, theta):
+    """x (D,) at position i in the lane of index m; theta (D/2,) -> (D,)."""
+    ...
 
 
-none = LaneRoPE.none
-assert not any(broken(law, none) for law in [*laws.values(), anonymous])
-assert broken(anonymous, ring) is not None
+print(learn.check("08.1", my_encoding))
+
+# %% [markdown]
+# **08.2** Write causality yourself, as a function that says True or False. It is tried on decoders
+# that keep it, and on a planted bug that it must notice.
+
+
+# %%
+def my_causality(f, sample):
+    """f(tokens, positions, lanes) -> logits (T, V); sample.rows, sample.mask.lag, sample.vocab."""
+    ...
+
+
+print(learn.check("08.2", my_causality))
+
+# %% [markdown]
+# ## What next?
+#
+# [How to check an encoding](../how-to/encoding.md) does the same for code outside of tinylane, in
+# any library. [The method](../method.md) has all laws with their numbers. [Page
+# 9](09_checkpoint.md) goes to a real language model.

@@ -223,10 +223,11 @@ def test_a_figure_is_a_file_with_its_words_printed_or_shown_in_a_notebook(
     screen.Image, screen.display = lambda data, alt: (data, alt), seen.append
     monkeypatch.setitem(sys.modules, "IPython", notebook)
     monkeypatch.setitem(sys.modules, "IPython.display", screen)
-    figure_style.show(figure, "other", tmp_path / "new")
+    figure_style.show(figure, "other", tmp_path / "new", caption="Nothing is in it.")
     ((data, words),) = seen
     assert data.startswith(b"\x89PNG") and words == "an empty square"
-    assert capsys.readouterr().out == "" and not (tmp_path / "new" / "other.png").exists()
+    assert capsys.readouterr().out == "Nothing is in it.\n"
+    assert not (tmp_path / "new" / "other.png").exists()
     notebook.get_ipython = lambda: SimpleNamespace()  # IPython in a terminal shows no figures
     figure_style.show(figure, "other", tmp_path / "new")
     assert (tmp_path / "new" / "other.png").exists()

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from tinylane.learn.checking import exercises as exercises
     from tinylane.learn.encoding import with_turn as with_turn
     from tinylane.learn.figures import block as block
+    from tinylane.learn.figures import seeds as seeds
     from tinylane.learn.figures import turned_vector as turned_vector
+    from tinylane.learn.figures import written as written
 
 _MODULES = {
     "check": "checking",
@@ -33,7 +35,9 @@ _MODULES = {
     "Verdict": "checking",
     "with_turn": "encoding",
     "block": "figures",
+    "seeds": "figures",
     "turned_vector": "figures",
+    "written": "figures",
 }
 
 __all__ = list(_MODULES)

@@ -1,14 +1,15 @@
-"""Pictures that only the tutorials need: one block of a decoder, and one vector turned twice."""
+"""Pictures that only the tutorials need: a block of a decoder, a vector turned twice,
+what lanes wrote, seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinylane.view.figure_style import blank, finish, frame, label
-from tinylane.view.palette import COLOURS, INK, PAPER, QUIET, RULE
+from tinylane.view.figure_style import blank, finish, frame, grid, label, legend_below
+from tinylane.view.palette import COLOURS, INK, MARKERS, PAPER, QUIET, RULE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,6 +94,61 @@ def turned_vector(
         f"{title}. Arrows in a grid of {len(positions)} positions by {lanes} lanes. Each step to "
         f"the right turns the arrow by {np.degrees(theta):.0f} degrees, each lane further up by "
         f"{np.degrees(omega):.0f}; the last one stands at {last:.0f} degrees.",
+    )
+
+
+def written(words: Sequence[Sequence[str]], rounds: int, title: str) -> Figure:
+    """What the lanes of a shell game wrote, a column for each step, coloured by what it is.
+
+    words: of each lane, its tag first; rounds: how many of the last words combine other lanes'.
+    """
+    from matplotlib.patches import Patch
+
+    columns = len(words[0])
+    figure = blank(0.95 * columns + 1.5, 0.55 * len(words) + 1.7)
+    axes = frame(figure, title, "step", "")
+    kinds = [("tag", PAPER)] + [("own swaps", "#cfe3f2")] * (columns - 1 - rounds)
+    kinds += [("with the partner", "#fbe3d3")] * (rounds - 1) + [("all lanes", "#f2a777")]
+    for m, lane in enumerate(words):
+        for k, text in enumerate(lane):
+            axes.add_patch(_box(k - 0.45, m - 0.36, 0.9, 0.72, kinds[k][1], RULE, 0.08))
+            _text(axes, k, m, text, ha="center")
+    shown = {name: Patch(facecolor=colour, edgecolor=INK) for name, colour in kinds}
+    legend_below(figure, list(shown.values()), list(shown))
+    axes.set(xlim=(-0.6, columns - 0.4), ylim=(len(words) - 0.4, -0.6))
+    axes.set_xticks(range(columns), ["tag", *(str(k) for k in range(1, columns))])
+    axes.set_yticks(range(len(words)), [f"lane {m + 1}" for m in range(len(words))])
+    facts = "; ".join(f"lane {m + 1}: {' '.join(lane)}" for m, lane in enumerate(words))
+    return finish(figure, f"{title}, the last {rounds} combined from what others wrote. {facts}.")
+
+
+def seeds(shares: Mapping[str, Mapping[str, Sequence[float]]], chance: float, title: str) -> Figure:
+    """Every training as a point: a row for each kind of training, a panel for each condition.
+
+    shares: kind -> condition -> the share of each seed, in the order of the seeds. chance: drawn as
+    a line.
+    """
+    kinds, panels = list(shares), list(next(iter(shares.values())))
+    figure = blank(2.3 * len(panels) + 1.8, 0.5 * len(kinds) + 1.5)
+    for k, panel in enumerate(panels):
+        axes = frame(figure, panel, "right", "", (1, len(panels), k + 1))
+        axes.axvline(chance, color=QUIET, linewidth=1, linestyle=":")
+        for row, kind in enumerate(kinds):
+            values = shares[kind][panel]
+            for seed, value in enumerate(values):
+                y = row + 0.22 * (seed - (len(values) - 1) / 2)  # points that are equal stay apart
+                axes.plot(value, y, marker=MARKERS[seed], color=COLOURS[seed], markersize=7)
+        axes.set(xlim=(-0.06, 1.06), ylim=(len(kinds) - 0.5, -0.5))
+        axes.set_xticks([0, 0.5, 1], ["0%", "50%", "100%"])
+        axes.set_yticks(range(len(kinds)), kinds if k == 0 else [""] * len(kinds))
+        grid(axes)
+    facts = [
+        f"{kind}, {panel}: {', '.join(f'{value:.0%}' for value in values)}"
+        for kind, by_panel in shares.items()
+        for panel, values in by_panel.items()
+    ]
+    return finish(
+        figure, f"{title}, seed by seed; chance is {chance:.0%}. {'; '.join(facts)}.", title
     )
 
 

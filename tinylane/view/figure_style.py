@@ -6,9 +6,11 @@ matplotlib is imported where it is used.
 
 from __future__ import annotations
 
+import atexit
 import io
 import sys
 import warnings
+import webbrowser
 from collections.abc import Callable, Sequence
 from functools import wraps
 from inspect import signature
@@ -23,6 +25,8 @@ from tinylane.view.palette import COLOURS, DASHES, INK, MARKERS, PAPER, RULE, SC
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+TITLE, TEXT, SMALL = 11.5, 10.5, 9.5  # points; a page shows 100 pixels per inch
 
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -88,10 +92,11 @@ def save(figure: Figure, path: str | Path, otherwise: str = "") -> Path:
     return Path(path)
 
 
-def show(figure: Figure, name: str, folder: str | Path = "runs/figures") -> None:
+def show(figure: Figure, name: str, folder: str | Path = "runs/figures", caption: str = "") -> None:
     """Show a figure in a notebook; elsewhere write `folder`/`name`.png and print where, with alt.
 
-    Raises TinylaneError if it cannot be written.
+    caption: what to look for, in a sentence or two. A script in a terminal asks at its end whether
+    to open what it has drawn. Raises TinylaneError if a file cannot be written.
     """
     if _in_notebook():
         from IPython.display import Image, display
@@ -99,8 +104,32 @@ def show(figure: Figure, name: str, folder: str | Path = "runs/figures") -> None
         out = io.BytesIO()
         figure.savefig(out, format="png", dpi=110, facecolor=PAPER)
         display(Image(out.getvalue(), alt=alt(figure)))  # type: ignore[no-untyped-call]
+        if caption:
+            print(caption)
         return
-    print(f"[figure {save(figure, make_folder(Path(folder)) / f'{name}.png')}: {alt(figure)}]")
+    path = save(figure, make_folder(Path(folder)) / f"{name}.png")
+    print(f"[figure {path}: {alt(figure)}]")
+    if caption:
+        print(f"[see: {caption}]")
+    if sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty():
+        if not _drawn:
+            atexit.register(_offer)
+        _drawn.append(path)
+
+
+_drawn: list[Path] = []  # by this script, in a terminal
+
+
+def _offer() -> None:
+    """Ask whether to open the figures of a script that ends; anything but yes leaves them."""
+    count = "the figure" if len(_drawn) == 1 else f"the {len(_drawn)} figures"
+    try:
+        said = input(f"Open {count} in {_drawn[0].parent}? [y/N] ")
+    except (EOFError, KeyboardInterrupt, OSError):
+        return
+    if said.strip().lower() in ("y", "yes"):
+        for path in _drawn:
+            webbrowser.open(path.resolve().as_uri())
 
 
 def blank(width: float, height: float, hint: str = "") -> Figure:
@@ -121,10 +150,10 @@ def frame(
     """Axes in a figure, with title and labels, in the colours of all figures."""
     axes = figure.add_subplot(*place)
     axes.set_facecolor(PAPER)
-    axes.set_title(title, color=INK, fontsize=10)
-    axes.set_xlabel(xlabel, color=INK, fontsize=9)
-    axes.set_ylabel(ylabel, color=INK, fontsize=9)
-    axes.tick_params(which="both", colors=INK, labelsize=8)
+    axes.set_title(title, color=INK, fontsize=TITLE)
+    axes.set_xlabel(xlabel, color=INK, fontsize=TEXT)
+    axes.set_ylabel(ylabel, color=INK, fontsize=TEXT)
+    axes.tick_params(which="both", colors=INK, labelsize=SMALL)
     for spine in axes.spines.values():
         spine.set_color(RULE)
     return axes
@@ -142,7 +171,7 @@ def word(text: str, limit: int = 24) -> str:
 
 
 def label(
-    axes: Axes, x: float, y: float, text: str, size: float = 8, dark: Any = False, **style: Any
+    axes: Axes, x: float, y: float, text: str, size: float = 9, dark: Any = False, **style: Any
 ) -> None:
     """Text centred at a point. It may come from a model: `$` in it starts no formula. dark: whether
     it is on a dark ground."""
@@ -171,7 +200,7 @@ def lanes_by_position(axes: Axes, lanes: Sequence[str], first: int, columns: int
 
 def legend(axes: Axes, **style: Any) -> None:
     """A legend inside of the axes, and a grid."""
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK, **style)
+    axes.legend(frameon=False, fontsize=SMALL, labelcolor=INK, **style)
     grid(axes)
 
 
@@ -186,7 +215,7 @@ def legend_below(
     """One legend below all axes, from the first axes' labels if none are given."""
     if not handles:
         handles, names = figure.axes[0].get_legend_handles_labels()
-    style: dict[str, Any] = {"frameon": False, "fontsize": 8, "labelcolor": INK}
+    style: dict[str, Any] = {"frameon": False, "fontsize": SMALL, "labelcolor": INK}
     style |= {"loc": "outside lower center", "ncols": min(len(handles), columns)}
     figure.legend(list(handles), list(names), **style)
 
@@ -194,15 +223,15 @@ def legend_below(
 def colour_bar(figure: Figure, axes: Axes, image: Any, label: str) -> None:
     """The scale of an image beside it."""
     bar = figure.colorbar(image, ax=axes, pad=0.02)
-    bar.set_label(label, color=INK, fontsize=9)
-    bar.ax.tick_params(colors=INK, labelsize=8)
+    bar.set_label(label, color=INK, fontsize=TEXT)
+    bar.ax.tick_params(colors=INK, labelsize=SMALL)
     bar.outline.set_edgecolor(RULE)  # type: ignore[operator]
 
 
 def finish(figure: Figure, text: str, title: str = "") -> Figure:
     """The figure, with its alt text, and with a title over all axes if one is given."""
     if title:
-        figure.suptitle(title, color=INK, fontsize=10)
+        figure.suptitle(title, color=INK, fontsize=TITLE)
     figure.tinylane_alt = text  # type: ignore[attr-defined]
     return figure
 

@@ -20,6 +20,7 @@ from tinylane.core.lanes import SHARED, LaneMask, Rotation
 from tinylane.files.display import one_line
 from tinylane.view.attention import difference_scores, relative_angles
 from tinylane.view.figure_style import (
+    SMALL,
     blank,
     colour_bar,
     drawn,
@@ -138,7 +139,7 @@ def angles(
         textcoords="offset points",
         ha="right",
         color=QUIET,
-        fontsize=8,
+        fontsize=SMALL,
     )
     legend(axes)
     return finish(figure, f"{title}, radians per {per}: {'; '.join(facts)}.")
@@ -228,12 +229,12 @@ def attention(
     queries, keys = [word(q) for q in queries], [word(k) for k in keys]
     if w.shape != (len(queries), len(keys)):
         raise TinylaneError(f"weights {w.shape} for {len(queries)} queries and {len(keys)} keys")
-    side = min(0.5, 9.0 / w.shape[1])
+    side = min(0.5, (6.4 if w.shape[1] <= 16 else 9.0) / w.shape[1])
     figure = blank(max(side * w.shape[1] + 2.2, 4.0), min(side, 0.4) * w.shape[0] + 1.9)
     axes = frame(figure, title, names[1], names[0])
     top = float(w.max())
     image = heat_map(axes, w, top)
-    small = max(5.0, min(8.0, side * 72 * 0.55))  # what a row or column has room for
+    small = max(6.0, min(SMALL, side * 72 * 0.55))  # what a row or column has room for
     wide = max(map(len, keys)) * small * 0.6 > side * 72
     plain: dict[str, Any] = {"fontsize": small, "parse_math": False}
     axes.set_xticks(range(len(keys)), keys, rotation=90 if wide else 0, **plain)
@@ -242,7 +243,7 @@ def attention(
         for (t, s), value in np.ndenumerate(w):
             if value >= 0.005:
                 text = f"{value:.2f}".removeprefix("0") if value < 0.995 else f"{value:.0f}"
-                label(axes, s, t, text, 7, dark=value >= 0.5 * top)
+                label(axes, s, t, text, 8.5, dark=value >= 0.5 * top)
     colour_bar(figure, axes, image, names[2])
     if w.size <= 16:
         facts = [f"{queries[t]}, {keys[s]}: {value:.2g}" for (t, s), value in np.ndenumerate(w)]
@@ -264,12 +265,12 @@ def lanes(result: Result, tokenizer: Any = None, title: str = "Lanes over time")
     token = str if tokenizer is None else lambda t: tokenizer.decode([t], skip_special=False)
     logprobs = [lane.logprobs for lane in result.lanes]
     cells, longest = written_cells(result.lanes, logprobs, token, first, shown)
-    unit = min(max(0.085 * longest + 0.12, 0.35), 1.0)
+    unit = min(max(0.095 * longest + 0.14, 0.4), 1.1)
     figure = blank(max(unit * shown + 1.9, 4.4), 0.36 * len(result.lanes) + 1.9)
     axes = frame(figure, title, "position", "")
     draw_written(figure, axes, cells, (len(result.lanes), shown))
-    lanes_by_position(axes, [f"lane {lane.index}" for lane in result.lanes], first, shown)
-    facts = [f"lane {lane.index}: {one_line(lane.text, 120)}" for lane in result.lanes[:8]]
+    lanes_by_position(axes, [f"lane {lane.index + 1}" for lane in result.lanes], first, shown)
+    facts = [f"lane {lane.index + 1}: {one_line(lane.text, 120)}" for lane in result.lanes[:8]]
     cut = f" (the first {shown} of {last - first})" if shown < last - first else ""
     return finish(figure, f"{title}, from position {first}{cut}. {'; '.join(facts)}.")
 
@@ -347,9 +348,9 @@ def draw_written(
 def _name_rows(axes: Axes, i: Any, m: Any, j: Any, n: Any) -> None:
     def names(positions: Any, lanes: Any) -> list[str]:
         pairs = zip(positions.tolist(), lanes.tolist(), strict=True)
-        return [f"{a},{'S' if b == SHARED else b}" for a, b in pairs]
+        return [f"{a},{'S' if b == SHARED else b + 1}" for a, b in pairs]
 
-    small = 7 if max(len(i), len(j)) <= 24 else 5
+    small = 9 if max(len(i), len(j)) <= 24 else 6
     every = max(1, max(len(i), len(j)) // 48)
     axes.set_xticks(range(0, len(j), every), names(j, n)[::every], rotation=90, fontsize=small)
     axes.set_yticks(range(0, len(i), every), names(i, m)[::every], fontsize=small)

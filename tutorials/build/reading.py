@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ast
 import doctest
+from collections.abc import Sequence
 from pathlib import Path
+
+from tutorials.build.render import hours, minutes
 
 PACKAGE = Path(__file__).parents[2] / "tinylane"
 STUDY_PATH = ("rope", "lanes", "decoder", "cache", "model", "sampling", "decoding")  # of core
@@ -42,6 +45,48 @@ def doors() -> str:
     everything = list(PACKAGE.rglob("*.py"))
     rows.append(f"| all | {len(everything)} | {sum(map(lines, everything)):,} | |")
     return "\n".join(["| door | files | lines | modules |", "|---|---|---|---|", *rows])
+
+
+# What each page of the ladder is about, and what a reader builds by hand on it.
+LADDER = (
+    ("attention is a weighted average", "softmax, scores, the causal mask"),
+    ("rotate two vectors: only the difference matters", "RoPE, plane by plane"),
+    (
+        "a decoder is these pieces, repeated",
+        "a whole one, with trained weights; each part left out",
+    ),
+    ("keep what was computed", "the KV cache"),
+    ("a second coordinate: lanes", "the mask as three sentences; what leaks"),
+    ("a second rotation: LaneRoPE", "Omega, Group Think, what training made of it"),
+    ("lanes that share work", "joint decoding, step by step"),
+    ("laws instead of examples", "an encoding of your own, and three planted mistakes"),
+    ("a real checkpoint", "lanes of a language model, untrained and trained"),
+    ("lanes learn to cooperate", "a model, from random weights, in a minute"),
+    ("is it the mask, or the encoding?", "how to read an experiment with care"),
+)
+FAST = (2, 5, 6, 7)  # pages of the short way
+
+
+def ladder() -> str:
+    """A Markdown table of the tutorials: the idea, what is built, how long it takes to read, and
+    with the exercises."""
+    rows, folder = [], PACKAGE.parent / "tutorials"
+    for k, (idea, builds) in enumerate(LADDER, start=1):
+        (path,) = folder.glob(f"{k:02}_*.py")
+        text = path.read_text(encoding="utf-8")
+        times = (hours(minutes(text, exercises)) for exercises in (False, True))
+        reads, works = (time.removeprefix("About ") for time in times)
+        name = f"[{k}](tutorials/{path.stem}.md)"
+        rows.append(f"| {name} | {idea} | {builds} | {reads} | {works} |")
+    head = "| | the idea | what you build by hand | reading | with exercises |"
+    return "\n".join([head, "|---|---|---|---|---|", *rows])
+
+
+def together(pages: Sequence[int], exercises: bool) -> str:
+    """How long some pages take together, such as "1 h 5 min"."""
+    folder = PACKAGE.parent / "tutorials"
+    texts = (next(folder.glob(f"{k:02}_*.py")).read_text(encoding="utf-8") for k in pages)
+    return hours(sum(minutes(text, exercises) for text in texts)).removeprefix("About ")
 
 
 def part(number: int) -> str:

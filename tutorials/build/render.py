@@ -1,10 +1,13 @@
 """Turn a tutorial (a script in percent format) into a page: its cells run, with their output.
 
-    python -m tutorials.build.render tutorials/05_lanes.py OUT     writes OUT/05_lanes.md, .py, .svg
+    python -m tutorials.build.render tutorials/05_lanes.py OUT     writes OUT/05_lanes.md and others
 
-Three things fail a page: a cell that fails, an assertion that is never reached, a figure without
-alt text. Text cells become Markdown. Code cells become code, what they print, and the figures they
-`show`. The solutions of the exercises are folded. The markers are `# %%` and `# %% [markdown]`.
+Four things fail a page: a cell that fails, an assertion that is never reached, a figure without alt
+text, caption or legible labels, an exercise whose solution is not right. Text cells become
+Markdown. Code cells become code, what they print, and the figures they `show`; a file of the same
+name in `build/live` goes below a figure. The solutions, scripts in `tutorials/solutions`, are
+folded below their exercises. Beside the page stand the script, the solutions and a notebook. The
+markers are `# %%` and `# %% [markdown]`.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import contextlib
 import hashlib
 import html
 import io
+import json
 import os
 import re
 import sys
@@ -32,6 +36,11 @@ from tinylane.core.errors import CheckFailed, TinylaneError
 from tutorials import smollm2
 
 PACKAGE = Path(__file__).parents[2] / "tinylane"
+LIVE = Path(__file__).parent / "live"  # NAME.html: what moves below the figure NAME
+PAGE_WIDTH = 780  # pixels of a page's text on a wide screen; a wider figure shrinks to it
+SMALLEST = 10.5  # pixels of the smallest text of a figure on that page
+# How fast a page is worked through: minutes for a word, a line of code, an exercise.
+MINUTES = {"word": 1 / 130, "line": 1 / 6, "exercise": 15.0}
 
 
 @dataclass(frozen=True)
@@ -94,33 +103,113 @@ def run(source: str, name: str, figures: Path) -> tuple[list[str], float]:
     return shown, time.perf_counter() - began
 
 
-def page(source: str, name: str, shown: list[str], seconds: float) -> str:
-    """The Markdown of a page: the cells of `source`, with `shown` below each (see `run`)."""
-    parts, folded = [], False
-    script = Path(name).name
+@dataclass(frozen=True)
+class Solution:
+    """A solution of an exercise: its text, its code and the verdict that it prints."""
+
+    text: str
+    code: str
+    verdict: str
+
+
+def solutions(source: str, name: str, shown: list[str]) -> dict[str, Solution]:
+    """The solutions of a page by exercise; `shown`: what each cell printed (see `run`).
+
+    Raises CheckFailed for a solution that `learn.check` does not call right.
+    """
+    done: dict[str, Solution] = {}
+    parts = cells(source, name)
+    imports = next(cell.text for cell in parts if not cell.markdown).strip()
+    pairs = list(zip(parts, shown, strict=True))
+    for (text, _), (code, said) in zip(pairs[2:-1:2], pairs[3::2], strict=True):
+        if not (head := re.match(r"## Solution (\d\d\.\d)\n", text.text)) or code.markdown:
+            raise CheckFailed(f"{name}:{text.line}: expected '## Solution', then one code cell")
+        if not said.startswith(f"{head[1]}: right"):
+            raise CheckFailed(f"{name}:{code.line}: {said.strip()}")
+        body = code.text.strip() if done else f"{imports}\n\n\n{code.text.strip()}"
+        done[head[1]] = Solution(text.text[head.end() :].strip(), body, said)
+    return done
+
+
+def page(
+    source: str,
+    name: str,
+    shown: list[str],
+    seconds: float,
+    solved: dict[str, Solution] | None = None,
+) -> str:
+    """The Markdown of a page: the cells of `source`, with `shown` below each (see `run`).
+
+    Raises CheckFailed where a solution has no exercise on the page.
+    """
+    left, parts = dict(solved or {}), list[str]()
+    stem = Path(name).stem
     about = (
-        f"[{script}]({script}), {len(source.splitlines())} lines: run it with `python "
-        f"tutorials/{script}`, or open it as a notebook (`jupytext --to notebook`). The output and "
-        f"the figures below are from the run that built this page; it took {seconds:.0f} s.\n"
-        "{ .about }"
+        f"{hours(minutes(source))}. [{stem}.py]({stem}.py): run it with `python "
+        f"tutorials/{stem}.py`, or take [the notebook]({stem}.ipynb). The output and the figures "
+        f"below are from the run that built this page; it took {seconds:.0f} s.\n{{ .about }}"
     )
     for cell, out in zip(cells(source, name), shown, strict=True):
         if cell.markdown:
-            text = cell.text
-            if solution := re.match(r"### (Solution \d)(\n|$)", text):
-                parts += ["///"] * folded
-                parts.append(f"/// details | {solution[1]}\n    type: success")
-                text, folded = text[solution.end() :].lstrip("\n"), True
-            title, _, rest = text.partition("\n")
-            parts += [title, about, rest] if not parts else [text]
+            title, _, rest = cell.text.partition("\n")
+            parts += [title, about, rest] if not parts else [cell.text]
             continue
         parts.append(f"```python\n{cell.text.strip()}\n```")
         for k, piece in enumerate(re.split(r"(<figure.*?</figure>)\n?", out, flags=re.DOTALL)):
             if k % 2:
                 parts.append(piece)
             elif piece.strip():
-                parts.append(f"``` {{ .text .output }}\n{piece.rstrip()}\n```")
-    return "\n\n".join([*parts, *["///"] * folded]) + "\n"
+                parts.append(_output(piece))
+        for number in re.findall(r'learn\.check\("(\d\d\.\d)"', cell.text):
+            if (solution := left.pop(number, None)) is not None:
+                parts.append(f"/// details | Solution {number}\n    type: success")
+                parts += [solution.text, f"```python\n{solution.code}\n```"]
+                parts += [_output(solution.verdict), "///"]
+    if left:
+        raise CheckFailed(f"{name}: solutions without an exercise: {', '.join(left)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _output(text: str) -> str:
+    return f"``` {{ .text .output }}\n{text.rstrip()}\n```"
+
+
+def notebook(source: str, name: str) -> str:
+    """The script as a Jupyter notebook (nbformat 4.5), without output."""
+    parts: list[dict[str, Any]] = []
+    for k, cell in enumerate(cells(source, name)):
+        kind = "markdown" if cell.markdown else "code"
+        text = _without_pages(cell.text).strip("\n").splitlines(keepends=True)
+        part: dict[str, Any] = {"cell_type": kind, "id": f"cell-{k}", "metadata": {}}
+        part["source"] = text
+        parts.append(part if cell.markdown else part | {"execution_count": None, "outputs": []})
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    meta = {"kernelspec": kernel, "language_info": {"name": "python"}}
+    whole = {"cells": parts, "metadata": meta, "nbformat": 4, "nbformat_minor": 5}
+    return json.dumps(whole, indent=1) + "\n"
+
+
+def _without_pages(text: str) -> str:
+    """Links to other pages as links to their notebooks, or as the words alone."""
+    text = re.sub(r"\]\((\d\d_\w+)\.md\)", r"](\1.ipynb)", text)
+    return re.sub(r"\[([^\]]*)\]\([^)]*\.md[^)]*\)", r"\1", text)
+
+
+def minutes(source: str, exercises: bool = True) -> float:
+    """How long a page takes: its words, its lines of code and, if asked, its exercises."""
+    parts = cells(source, "a page")
+    words = sum(len(cell.text.split()) for cell in parts if cell.markdown)
+    code = [cell.text for cell in parts if not cell.markdown]
+    lines = sum(bool(line.strip()) for text in code for line in text.splitlines())
+    tasks = sum(text.count("learn.check(") for text in code) if exercises else 0
+    return words * MINUTES["word"] + lines * MINUTES["line"] + tasks * MINUTES["exercise"]
+
+
+def hours(count: float) -> str:
+    """Minutes in words, to the next five: "About 1 h 25 min"."""
+    rounded = max(5, 5 * round(count / 5))
+    whole, rest = divmod(rounded, 60)
+    return "About " + " ".join([f"{whole} h"] * bool(whole) + [f"{rest} min"] * bool(rest))
 
 
 def render(path: Path, out: Path) -> Path:
@@ -135,8 +224,14 @@ def render(path: Path, out: Path) -> Path:
     with tempfile.TemporaryDirectory(prefix=".", dir=out) as folder:  # mkdocs leaves out the dot
         made = Path(folder)
         shown, seconds = run(source, name, made)
+        answers, where = "", f"tutorials/solutions/{path.name}"
+        solved: dict[str, Solution] = {}
+        if (beside := path.parent / "solutions" / path.name).is_file():
+            answers = beside.read_text(encoding="utf-8")
+            solved = solutions(answers, where, run(answers, where, made)[0])
         (made / path.name).write_text(source, encoding="utf-8")
-        text = page(source, name, shown, seconds)
+        (made / f"{path.stem}.ipynb").write_text(notebook(source, name), encoding="utf-8")
+        text = page(source, name, shown, seconds, solved)
         (made / f"{path.stem}.md").write_text(text, encoding="utf-8")
         new = {file.name for file in made.iterdir()}
         for file_name in sorted(new, key=lambda n: n.endswith(".md")):  # what it shows first
@@ -157,11 +252,13 @@ def key(path: Path) -> str:
     """A digest of a page's inputs: script, package, this builder, weights, data, libraries."""
     path = path.resolve()
     digest = hashlib.sha256(path.read_bytes())
+    if (beside := path.parent / "solutions" / path.name).is_file():
+        digest.update(beside.read_bytes())
     digest.update(str((smollm2.default_folder() / "config.json").is_file()).encode())
     versions = {d.name: d.version for d in metadata.distributions()}
     names = ("numpy", "mlx", "matplotlib", "hypothesis", "tokenizers", "safetensors")
     digest.update(repr([sys.version, *((n, versions.get(n)) for n in names)]).encode())
-    inputs = [*PACKAGE.rglob("*.py"), *Path(__file__).parent.glob("*.py")]
+    inputs = [*PACKAGE.rglob("*.py"), *Path(__file__).parent.glob("*.py"), *LIVE.glob("*.html")]
     inputs += (PACKAGE.parent / "weights").rglob("*")
     inputs += (path.parent / "study").rglob("*.json")
     for file in sorted(inputs):
@@ -188,17 +285,35 @@ class _Marked(ast.NodeTransformer):
 def _figures(folder: Path, out: io.StringIO) -> Iterator[None]:
     """Makes `plot.show` write an SVG into the folder and its <figure> element into the output."""
 
-    def show(figure: Any, name: str, *_: Any) -> None:
+    def show(figure: Any, name: str, *_: Any, caption: str = "") -> None:
         text = plot.alt(figure)
         if len(text) < 30:
             raise CheckFailed(f"figure {name}: alt text {text!r}; expected 30 characters or more")
+        if len(caption) < 20:
+            raise CheckFailed(f"figure {name}: caption {caption!r}; expected what to see in it")
+        if (small := smallest_text(figure)) < SMALLEST:
+            raise CheckFailed(
+                f"figure {name}: a text has {small:.1f} pixels, fewer than {SMALLEST}"
+            )
         plot.save(figure, folder / f"{name}.svg")
         width = round(figure.get_figwidth() * 100)
         image = f'<img src="{name}.svg" alt="{html.escape(text)}" width="{width}">'
-        out.write(f'<figure class="plot">{image}</figure>\n')
+        live = LIVE / f"{name}.html"
+        moving = live.read_text(encoding="utf-8") if live.is_file() else ""
+        said = f"<figcaption>{html.escape(caption)}</figcaption>"
+        out.write(f'<figure class="plot">{image}{said}{moving}</figure>\n')
 
     with mock.patch.object(plot, "show", show):
         yield
+
+
+def smallest_text(figure: Any) -> float:
+    """Pixels of a figure's smallest text on a page, where a wide figure shrinks."""
+    from matplotlib.text import Text
+
+    texts = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip()]
+    shrunk = min(1.0, PAGE_WIDTH / (100 * figure.get_figwidth()))
+    return min((t.get_fontsize() for t in texts), default=99.0) * 100 / 72 * shrunk
 
 
 def _where(error: BaseException, cell: ScriptCell, name: str, said: str) -> str:
