@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tinylane.core import times
 from tinylane.core.decoder import rows_of_lanes
 from tinylane.core.distribution import likeliest
 from tinylane.core.errors import TinylaneError, made, of_kind, whole
@@ -191,7 +192,7 @@ class Decoding(Life):
             "seed": self.seed,
             "sampler": asdict(self.sampler),
             **self.cache.lane_rope.settings(),
-            **self.mask.settings(),
+            **times.settings(self.mask),
             "stop": list(self.stop),
         }
         if self.events:

@@ -10,7 +10,6 @@ decoding, training, tests and plots.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -183,73 +182,20 @@ class LaneMask:
         if other is None or self.lag != other.lag:
             return False
         one, two = (x.visibility if x.side is None else x.side for x in (self, other))
-        times = all(map(np.array_equal, self._times(), other._times()))
+        times = all(map(np.array_equal, self.times(), other.times()))
         return times and np.array_equal(one, two)
 
-    def settings(self) -> dict[str, Any]:
-        """As JSON, for run files. times: lanes m and n, since, until (null: never), where given."""
-        told: dict[str, Any] = {"visibility": self.visibility.astype(int).tolist(), "lag": self.lag}
-        if self.since is not None and self.until is not None:
-            pairs = np.argwhere(self.visibility & ((self.since > 0) | (self.until < NEVER)))
-            until = lambda m, n: int(self.until[m, n]) if self.until[m, n] < NEVER else None
-            told["times"] = [[m, n, int(self.since[m, n]), until(m, n)] for m, n in pairs.tolist()]
-        return told if self.side is None else {**told, "side": self.side.astype(int).tolist()}
+    def times(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """visibility, since and until as three matrices."""
+        if self.since is None or self.until is None:
+            return self.visibility, np.zeros(2 * (self.n,), int), np.full(2 * (self.n,), NEVER)
+        return self.visibility, self.since, self.until
 
     def silence(self, lane: int) -> LaneMask:
         """The same mask, but nobody reads `lane` any more (it still reads the others)."""
         read = np.arange(self.n) != lane
         side = None if self.side is None else self.side & read
         return replace(self, visibility=self.visibility & read, side=side)
-
-    def joined(self, m: int, sees: Sequence[int], seen_by: dict[int, int]) -> LaneMask:
-        """The same mask with a lane m, the last or one more, which reads the lanes `sees`.
-
-        seen_by: lanes that read m, and from which of their positions on.
-        """
-        n, more = max(self.n, m + 1), m == self.n
-        v, since, until = (np.pad(x, (0, n - self.n)) for x in self._times())
-        v[m], since[m], until[m] = np.isin(np.arange(n), [*sees, m]), 0, NEVER
-        for reader, position in seen_by.items():
-            v[reader, m], since[reader, m] = True, position
-        if more:
-            until[:, m] = NEVER
-        side = self.side
-        if side is not None:
-            side = np.pad(side, (0, n - self.n))
-            side[m], side[list(seen_by), m] = v[m], True
-        return self._timed(v, since, until, side)
-
-    def reading(self, m: int, n: int, yes: bool, position: int) -> LaneMask:
-        """The same mask, but from its position `position` on lane m reads lane n, or no more.
-
-        Raises TinylaneError where it did and had stopped: a pair has one beginning and one end.
-        """
-        v, since, until = (x.copy() for x in self._times())
-        reads = v[m, n] and since[m, n] < until[m, n]
-        if yes and reads and until[m, n] != NEVER:
-            raise TinylaneError(
-                f"lane {m} read lane {n} before position {until[m, n]}; it cannot begin again"
-            )
-        if yes and not reads:
-            v[m, n], since[m, n], until[m, n] = True, position, NEVER
-        elif not yes and reads:
-            until[m, n] = min(until[m, n], max(position, since[m, n]))
-        return self._timed(v, since, until, self.side)
-
-    def _times(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """visibility, since and until as three matrices."""
-        if self.since is None or self.until is None:
-            return self.visibility, np.zeros(2 * (self.n,), int), np.full(2 * (self.n,), NEVER)
-        return self.visibility, self.since, self.until
-
-    def _timed(
-        self, v: np.ndarray, since: np.ndarray, until: np.ndarray, side: np.ndarray | None
-    ) -> LaneMask:
-        """Times that say nothing are left out, so that the shortcuts of `seen` hold."""
-        say = ((since > 0) | (until < NEVER)) & v & ~np.eye(len(v), dtype=bool)
-        if not say.any():
-            return replace(self, visibility=v, since=None, until=None, side=side)
-        return replace(self, visibility=v, since=since, until=until, side=side)
 
 
 class Places(NamedTuple):

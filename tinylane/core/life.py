@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tinylane.core import times
 from tinylane.core.errors import TinylaneError, of_kind, show, whole
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, Row
@@ -113,7 +114,7 @@ class Life:
                 raise TinylaneError("a lane that reads others needs a prompt of at least one token")
             live = [x for x in self._open if self.lanes[x].finish_reason is None]
             readers = {reader: self._unfed(reader) for reader in live}
-            self._set_mask(self.mask.joined(m, read, readers))
+            self._set_mask(times.joined(self.mask, m, read, readers))
             if sees == "all":
                 self._open.add(m)
         lane = Lane(m, ids, begin + len(ids), limit)
@@ -173,7 +174,7 @@ class Life:
         """
         lane, of = self._lane(lane).index, self._lane(of).index
         if lane != of:
-            self._set_mask(self.mask.reading(lane, of, yes, self._unfed(lane)))
+            self._set_mask(times.reading(self.mask, lane, of, yes, self._unfed(lane)))
             self._note("read", lane, of=of, yes=bool(yes))
 
     def arrange(self, lanes: Sequence[int]) -> None:
@@ -316,7 +317,7 @@ class Life:
         now = {n: self._unfed(n) for n in others}
         read = [n for n in others if self._reads(like, n, self._unfed(like))]
         readers = {n: at for n, at in now.items() if self._reads(n, like, at)}
-        self._set_mask(self.mask.joined(m, [*read, *more], readers))
+        self._set_mask(times.joined(self.mask, m, [*read, *more], readers))
         if like in self._open:
             self._open.add(m)
 

@@ -24,6 +24,7 @@ from tinylane.core.model import Model
 from tinylane.core.prompt import Prompt, encode_prompt
 from tinylane.core.result import Lane, Result
 from tinylane.core.sampling import Sampler
+from tinylane.core.times import joined
 from tinylane.view.replay import replay
 from tinylane.view.run_file import Run
 
@@ -123,9 +124,9 @@ def _placed(
             lane.spans = [(0, start, step)] if tokens else []
             lane.finish_reason, lane.text = "closed", model.tokenizer.decode(tokens)
             if m >= opening:
-                mask = mask.joined(m, before, {})
-                joined = {"event": "join", "lane": m, "step": step, "clock": begin}
-                events.append({**joined, "sees": list(before), "at": begin})
+                mask = joined(mask, m, before, {})
+                told = {"event": "join", "lane": m, "step": step, "clock": begin}
+                events.append({**told, "sees": list(before), "at": begin})
             lanes.append(lane)
             new.append(lane)
         before = [*before, *(lane.index for lane in new)]
