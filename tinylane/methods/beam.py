@@ -23,7 +23,7 @@ METHOD = Method(
     draws="the N likeliest continuations of all lanes together",
     extra="none",
     equation="keep the N largest sums of log p(token) / length ^ penalty",
-    law="5 (storage order); equal to transformers",
+    law="3 (storage order); equal to transformers",
     prepare=prepare,
     answer="best",
 )

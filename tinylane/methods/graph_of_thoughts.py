@@ -48,7 +48,7 @@ METHOD = Method(
     draws="each lane its own",
     extra="none",
     equation="sees(parent) = children and sees(children)",
-    law="3 (isolation), 16 (one flat pass)",
+    law="5 (isolation), 16 (one flat pass)",
     uncertain="The paper's graphs are written for each task; this one puts pairs together.",
     prepare=prepare,
     options={"open": "\nThought {lane}:", "close": "\n", "join": "\nTogether:"},

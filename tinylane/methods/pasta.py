@@ -63,7 +63,7 @@ METHOD = Method(
     draws="each lane its own",
     extra="tags",
     equation="place of the text behind a promise of K tokens = place of the promise + K",
-    law="2 (causality), 3 (isolation) with times",
+    law="4 (causality), 5 (isolation) with times",
     uncertain="Here a branch is cut at the promised length; the digest that we have does not say.",
     prepare=prepare,
     options={

@@ -41,7 +41,7 @@ METHOD = Method(
     draws="each lane its own",
     extra="a scorer: there a token, an adapter and a head; here the mean log-probability",
     equation="keep the `keep` lanes with the largest score after `prefix` tokens",
-    law="drop (state machine), 3 (isolation)",
+    law="drop (state machine), 5 (isolation)",
     prepare=prepare,
     options={"prefix": 16, "keep": 1, "score": None},
 )

@@ -6,6 +6,7 @@ it writes is of no interest there; where rows stand and who sees whom is.
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -164,10 +165,15 @@ def section(x: Method) -> str:
     facts = {
         "Place": x.place, "Sees": x.sees, "Life": x.life, "Draws": x.draws, "Extra": x.extra,
         "Equation": f"`{x.equation}`", "Source": linked(x.source), "Uncertain": x.uncertain,
-        "Run it": f"`tinylane generate --method {x.name}`", "Checked by law": x.law,
+        "Run it": f"`tinylane generate --method {x.name}`", "Checked by law": re.sub(r"\b\d+\b", law, x.law),
     }  # fmt: skip
     lines += ["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in facts.items() if v)]
     return "\n".join(lines)
+
+
+def law(number: re.Match[str]) -> str:
+    """A law's number as a link to the method page."""
+    return f"[{number[0]}](method.md#law-{number[0]})"
 
 
 def linked(source: str) -> str:
