@@ -14,7 +14,15 @@ from typing import Any
 import helpers_cli
 import numpy as np
 import pytest
-from helpers_cli import GAME, TEXT, config, generate, in_a_terminal, subprocess_run
+from helpers_cli import (
+    GAME,
+    TEXT,
+    config,
+    generate,
+    in_a_terminal,
+    subprocess_run,
+    write_checkpoint,
+)
 
 import tinylane
 from tinylane.commands import common
@@ -193,7 +201,7 @@ def test_one_lane_is_its_text_and_nothing_else_on_stdout(ask: Any, plain: str) -
 def test_several_lanes_are_lines_behind_labels(ask: Any, plain: str) -> None:
     _, out, _ = ask("generate", "--model", plain, "--lanes", 3, "--seed", 3, *TEXT)
     document = generate(ask, plain, "--lanes", 3, "--seed", 3, *TEXT)
-    expected = [f"lane {x['lane']} | {x['text']}" for x in document["lanes"] if x["text"]]
+    expected = [f"lane {x['lane'] + 1} | {x['text']}" for x in document["lanes"] if x["text"]]
     assert sorted(out.splitlines()) == sorted(expected)
 
 
@@ -259,7 +267,7 @@ def test_best_of_names_the_likeliest_lane(ask: Any, plain: str) -> None:
     means = [np.mean(lane["logprobs"]) for lane in document["lanes"]]
     assert document["best"] == int(np.argmax(means))
     _, out, _ = ask("generate", "--model", plain, "--lanes", 4, "--best-of", "--seed", 1, *TEXT)
-    assert f"likeliest: lane {document['best']}" in out
+    assert f"likeliest: lane {document['best'] + 1}" in out
 
 
 def test_model_text_cannot_steer_the_terminal(
@@ -353,3 +361,38 @@ def test_in_a_terminal_lanes_stand_side_by_side_and_plain_lines_do_not(game: str
     assert last.count("answer") >= 4 and "vote: " in last and "tokens/s" in last
     plain = in_a_terminal("generate", "--model", game, "--seed", "2", "--plain")
     assert "\x1b" not in plain and "lane 4/4 | " in plain
+
+
+def test_in_a_terminal_it_is_said_what_each_lane_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model inside, step 5: each lane reads its partner's last word, which has a mark."""
+    live = in_a_terminal("generate", "--seed", "7", "--pace", "0.06")
+    frames = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", frame) for frame in live.split("╭")[1:]]
+    fifth = next(frame for frame in frames if "lanes 1-2" in frame)
+    feet = re.findall(r"reads lane (\d)", fifth)
+    assert feet == ["2", "1", "4", "3"]
+    rows = [line for line in fifth.splitlines() if ">" in line]
+    assert len(rows) == 1 and re.findall(r">(\w+)", rows[0]) == ["ACDB", "CDAB", "BADC", "CBDA"]
+    assert ">" not in frames[-1] and "reads lane" not in frames[-1]  # what stays
+
+
+def test_padding_is_explained(ask: Any, game: str) -> None:
+    told = "-- moves nothing: lists of swaps are filled up to 4"
+    assert told in ask("generate", "--model", game, "--prompt", "1-2 2-3")[2]
+    assert told not in ask("generate", "--model", game, "--prompt", "1-2 2-3 1-2 1-3")[2]
+
+
+def test_lanes_that_would_be_the_same_text_get_a_temperature(ask: Any, tmp_path: Path) -> None:
+    """Of a checkpoint whose files name none; a flag, one lane, or lanes that differ are left."""
+    folder = str(write_checkpoint(tmp_path / "m", adapter=False))
+    four = lambda *flags: ask("generate", "--model", folder, "--seed", 1, *TEXT, *flags)
+    code, out, err = four("--lanes", 4, "-m", 12)
+    assert code == 0 and "temperature 0.7 (so that lanes differ; --temp 0 is greedy)" in err
+    texts = [line.split(" | ")[1] for line in out.splitlines()]
+    assert len(set(texts)) == 4
+    for flags in (["--lanes", 4, "--temp", 0], ["--lanes", 1], ["--lane-prompt", "1/4", "2/4"]):
+        assert "greedy" in four(*flags)[2].split("; seed")[0].replace("is greedy", "")
+
+
+def test_alone_the_program_prints_its_help(ask: Any) -> None:
+    code, out, err = ask()
+    assert code == 0 and out.startswith("usage: tinylane") and "generate" in out and err == ""

@@ -143,8 +143,8 @@ def test_a_model_without_a_task_needs_a_prompt(ask: Any, plain: str) -> None:
     assert (code, err.count("\n")) == (2, 1) and "--prompt" in err
 
 
-def test_no_command_and_unknown_commands_are_one_line(ask: Any) -> None:
-    for argv in ([], ["view"], ["train"], ["eval", "chess"]):
+def test_unknown_commands_and_missing_arguments_are_one_line(ask: Any) -> None:
+    for argv in (["--plain"], ["view"], ["train"], ["eval", "chess"]):
         code, out, err = ask(*argv)
         assert (code, out, err.count("\n")) == (2, "", 1), err
 

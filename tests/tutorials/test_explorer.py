@@ -414,11 +414,12 @@ UNNAMED = """() => [...document.querySelectorAll('.lane-explorer :is(input, sele
 SMALL = """() => [...document.querySelectorAll('.lane-explorer :is(button, select, input)')]
   .filter((e) => e.offsetParent && e.getBoundingClientRect().height < 24)
   .map((e) => e.outerHTML.slice(0, 80))"""
-COLOURS = """() => [...document.querySelectorAll('.lane-explorer :is(p, th, td, label, legend, h2, h3,'
-  + ' button, summary, li, small, strong)')].filter((e) => e.offsetParent && e.textContent.trim())
+COLOURS = """() => [...document.querySelectorAll('.lane-explorer :is(p, th, td, label, legend, h2,'
+  + ' h3, button, summary, li, small, strong)')].filter((e) => e.offsetParent && e.innerText.trim())
   .map((e) => {
+    const clear = /rgba\\(0, 0, 0, 0\\)|transparent/;
     let ground = e;
-    while (ground && /rgba\\(0, 0, 0, 0\\)|transparent/.test(getComputedStyle(ground).backgroundColor))
+    while (ground && clear.test(getComputedStyle(ground).backgroundColor))
       ground = ground.parentElement;
     return [e.outerHTML.slice(0, 80), getComputedStyle(e).color,
       ground ? getComputedStyle(ground).backgroundColor : 'rgb(255, 255, 255)'];

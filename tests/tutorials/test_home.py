@@ -98,7 +98,7 @@ def test_a_finger_and_a_phone(browser: Any, folder: Path, width: int, height: in
 
 
 def test_the_first_words_need_no_knowledge() -> None:
-    """What a lane, a swap and ABCD are is said before the game; terms of the field come after it."""
+    """What a swap and ABCD are is said before the game; terms of the field come after it."""
     text = (SITE / "index.md").read_text(encoding="utf-8")
     before, after = text.split("<link rel=", 1)
     assert "`ABCD`" in before and "swap" in before

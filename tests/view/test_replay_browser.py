@@ -61,7 +61,7 @@ def chosen(view: Any) -> tuple[int, int]:
     """Lane and step in the title."""
     found = re.search(r"lane (\d+), step (\d+)", view.inner_text("#chosen-title"))
     assert found, view.inner_text("#chosen-title")
-    return int(found[1]), int(found[2])
+    return int(found[1]) - 1, int(found[2])  # the page counts lanes from 1
 
 
 def number(record: Record, lane: int, step: int) -> int:
@@ -120,7 +120,7 @@ def test_every_token_can_be_reached_by_keys_and_shows_its_own_shares(
         for lane, step, title, texts in view.evaluate(WALK, [found.n, steps]):
             if "step" not in title:
                 continue
-            assert f"lane {lane}, step {step}:" in title
+            assert f"lane {lane + 1}, step {step}:" in title
             q = number(found, lane, step)
             reached.add(q)
             shares = [float(text.rstrip("%")) for text in texts]
@@ -137,7 +137,7 @@ def test_every_token_can_be_reached_by_keys_and_shows_its_own_shares(
         view.focus("#step")
         view.keyboard.press("ArrowDown")  # in the slider too: a lane, not a step
         assert view.inner_text("#now") == f"1 of {steps}"
-        assert "lane 3" in view.inner_text("#chosen-title")
+        assert "lane 4" in view.inner_text("#chosen-title")
         seen.settled()
 
 
@@ -377,6 +377,28 @@ def contrast(colour: str, grounds: list[str]) -> float:
 
     a, b = sorted((light(parts(colour)[0]), light(ground)))
     return (b + 0.05) / (a + 0.05)
+
+
+def test_the_task_is_said_and_not_obeyed(browser: Any, tmp_path: Path) -> None:
+    model, run = decoded()
+    (tmp_path / "index.html").write_text(page(record(run, model), task="Find <b>it</b>.")[0])
+    with visit(browser, tmp_path) as seen:
+        assert ready(seen).inner_text("#task") == "Find <b>it</b>."
+        seen.settled()
+
+
+def test_nothing_is_clipped_and_the_heads_are_in_view(browser: Any, shown: Any) -> None:
+    folder, _ = shown
+    with visit(browser, folder, width=1280, height=800) as seen:
+        view = ready(seen)
+        parts = "#chosen, #chosen *, #lanes, #time"
+        hidden = f"""() => [...document.querySelectorAll('{parts}')].filter((e) =>
+          e.scrollHeight > e.clientHeight + 1 && getComputedStyle(e).overflowY !== 'visible')
+          .map((e) => e.id || e.tagName)"""
+        assert view.evaluate(hidden) == []
+        box = view.locator("#heads").bounding_box()
+        assert box["height"] > 40 and view.is_visible("#heads")
+        assert "nat" in view.inner_text("header") and "share" in view.inner_text("header")
 
 
 def test_a_damaged_page_says_so(browser: Any, shown: Any, tmp_path: Path):

@@ -43,7 +43,7 @@ def test_tokens_that_this_machine_would_not_draw_are_counted() -> None:
     ("kind", "said"),
     (
         ("hogwild", "Hogwild"),
-        ("group_think", "LaneRoPE, the prompt at lane 0"),
+        ("group_think", "LaneRoPE, the prompt at lane 1"),
         ("none", "none: lanes are not told apart by position"),
     ),
 )
@@ -55,10 +55,10 @@ def test_the_rotation_is_named(kind: str, said: str) -> None:
 
 def test_who_reads_whom_is_said_by_name_lane_by_lane_or_as_a_count() -> None:
     ring = np.eye(3, dtype=bool) | np.roll(np.eye(3, dtype=bool), 1, axis=1)
-    assert describe(LaneMask(ring), 3) == "0 reads 1; 1 reads 2; 2 reads 0"
+    assert describe(LaneMask(ring), 3) == "1 reads 2; 2 reads 3; 3 reads 1"
     ring[2] = [False, False, True]
     said = describe(LaneMask(ring, lag=2), 3)
-    assert said == "0 reads 1; 1 reads 2; 2 reads nobody, 2 steps late"
+    assert said == "1 reads 2; 2 reads 3; 3 reads nobody, 2 steps late"
     many = np.eye(20, dtype=bool)
     many[0, :5] = True
     assert describe(LaneMask(many), 20) == "a matrix, 24 of 400 set"

@@ -89,6 +89,9 @@ def main(argv: Sequence[str] | None = None, top: Parser | None = None) -> int:
         warnings.showwarning = _warn
         try:
             words = sys.argv[1:] if argv is None else argv
+            if not words and top is None:
+                parser(words).print_help()
+                return 0
             args = (top or parser(words)).parse_args(words)
             code = args.run(args)
             sys.stdout.flush()

@@ -7,7 +7,9 @@ import json
 import math
 import os
 import re
+import shutil
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -451,9 +453,15 @@ def say(text: str, **where: Any) -> None:
 
 
 def note(text: str, quiet: bool = False) -> None:
-    """Print a line about the run on stderr: stdout is for the results."""
-    if not quiet:
-        say(f"tinylane: note: {text}", file=sys.stderr, flush=True)
+    """Print a line about the run on stderr: stdout is for the results. On a terminal it is folded
+    between words."""
+    if quiet:
+        return
+    said = f"tinylane: note: {text}"
+    if sys.stderr.isatty():
+        width = max(shutil.get_terminal_size().columns - 1, 20)
+        said = textwrap.fill(said, width, subsequent_indent="  ", break_long_words=False)
+    say(said, file=sys.stderr, flush=True)
 
 
 @contextmanager

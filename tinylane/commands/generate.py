@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tinylane.core.sampling import Sampler
     from tinylane.evaluate.collaboration import Dictation
 
+TEMPERATURE = 0.7  # of lanes that would be the same text without one
 MODES = ("independent", "joint", "group_think", "hogwild")  # those of core.modes
 
 
@@ -114,7 +115,7 @@ def flags(p: Any) -> None:
         "--pace",
         type=float,
         metavar="S",
-        help="seconds that a step stays on the screen at least; default: 0, shell game: 0.1",
+        help="seconds that a step stays on the screen at least; default: 0, shell game: 0.6",
     )
 
 
@@ -185,16 +186,19 @@ def run(args: Any) -> int:
     if args.method is not None:
         setup = generate_method.setup(args, model, n, max_tokens)
         rope, mask = setup.settings["lane_rope"], setup.settings["lane_mask"]
+    reads = mask or model.mask(n)
+    greedy = sampler.temperature == 0 and args.temp is None and setup is None
+    if greedy and same_texts(reads, n, lane_prompts):
+        sampler = replace(sampler, temperature=TEMPERATURE)
     tagged = game is not None and generate_method.tagged(setup, n)
     shown = n if setup is None else setup.lanes
     output = GenerateOutput(args, model, game, moves, shown, seed, prompt, tagged)
-    output.settings(sampler, given, mask or model.mask(n))
-    _notes(args, model, shown, mask or model.mask(n), sampler, lane_prompts)
+    output.settings(sampler, given, reads)
+    _notes(args, model, shown, reads, sampler, lane_prompts)
     cache = None
     if args.prompt_cache_file is not None and os.path.exists(args.prompt_cache_file):
         from tinylane.core.cache import LaneCache
 
-        reads = mask or model.mask(n)
         cache = LaneCache.load(args.prompt_cache_file, model, model.rope(rope, reads), reads)
     settings: dict[str, Any] = {
         "max_tokens": max_tokens,
@@ -393,6 +397,12 @@ def _standard_input() -> str:
 # What to expect.
 
 
+def same_texts(mask: LaneMask, n: int, lane_prompts: list[str]) -> bool:
+    """Whether greedy lanes would all write the same: none reads another, all begin alike."""
+    alone = not (mask.visibility[:n, :n] & ~np.eye(n, dtype=bool)).any()
+    return n > 1 and alone and len(set(map(str, lane_prompts))) == 1
+
+
 def _notes(
     args: Any,
     model: Model,
@@ -403,7 +413,6 @@ def _notes(
 ) -> None:
     """Print once what the user may not expect."""
     alone = not (mask.visibility[:n, :n] & ~np.eye(n, dtype=bool)).any()
-    alike = len(set(lane_prompts)) == 1
     if args.method is not None:
         generate_method.note(args, model)
     elif n > 1 and not model.trained_for_lanes:
@@ -417,7 +426,7 @@ def _notes(
         elif not alone:
             common.note(f"{untrained}; expect degraded or corrupt text", args.quiet)
     if sampler.temperature == 0:
-        if n > 1 and alone and alike:
+        if same_texts(mask, n, lane_prompts):
             common.note(
                 f"greedy and independent: all {n} lanes will be identical; give --temp", args.quiet
             )

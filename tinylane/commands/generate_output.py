@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinylane.commands import common
+from tinylane.evaluate.tasks.shell_game import STAY
 from tinylane.files.display import printable
 from tinylane.methods import method
 from tinylane.view.events import words
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from tinylane.evaluate.collaboration import Dictation
     from tinylane.evaluate.tasks.shell_game import ShellGame
 
-SHELL_GAME_PACE = 0.1  # s a step: its tiny model writes faster than anybody can read
+SHELL_GAME_PACE = 0.6  # s a step: its tiny model writes faster than anybody can read
+LEAST = 0.12  # share of attention from which on a lane is said to read another's word
 
 
 class GenerateOutput:
@@ -50,7 +52,7 @@ class GenerateOutput:
         self.dictation: Dictation | None = None
         self.reused = 0  # tokens of the prompt that a cache file held
         self.tagged = tagged
-        tags = game.lane_prompts(n) if game is not None and tagged else range(n)
+        tags = game.lane_prompts(n) if game is not None and tagged else range(1, n + 1)
         self.labels = [f"lane {tag}" for tag in tags]
         self.told = 0  # events that have been shown
         self.columns: Columns | None = None
@@ -82,6 +84,11 @@ class GenerateOutput:
             )
         if self.game is not None and not self.args.json:
             print(self.prompt, flush=True)
+            if self.moves is not None and self.game.moves[self.moves[-1]] == STAY:
+                common.note(
+                    f"{STAY} moves nothing: lists of swaps are filled up to {self.game.swaps}",
+                    self.args.quiet,
+                )
 
     def __enter__(self) -> GenerateOutput:
         if self.columns is not None:
@@ -96,19 +103,20 @@ class GenerateOutput:
 
     def step(self, decoding: Decoding, step: Step) -> None:
         """Show what a step gave, and what happened to the lanes before it."""
-        self.labels += [f"lane {m}" for m in range(len(self.labels), len(decoding.lanes))]
+        self.labels += [f"lane {m + 1}" for m in range(len(self.labels), len(decoding.lanes))]
         if self.lines is not None:
             for event in decoding.events[self.told :]:
                 common.note(words(event), self.args.quiet)
             self.told = len(decoding.events)
             self.lines.add(step.texts, step.finished)
         if self.columns is not None:
-            self.columns.views[:] = self._views(decoding.lanes)
+            read = {} if self.game is None else reading(decoding)
+            self.columns.views[:] = self._views(decoding.lanes, read)
             self.columns.draw()
 
     def settle(self, decoding: Decoding) -> None:
         """Make the last view show how every lane ended."""
-        self.labels += [f"lane {m}" for m in range(len(self.labels), len(decoding.lanes))]
+        self.labels += [f"lane {m + 1}" for m in range(len(self.labels), len(decoding.lanes))]
         if self.columns is not None:
             self.columns.views[:] = self._views(decoding.lanes)
 
@@ -199,9 +207,14 @@ class GenerateOutput:
             f"peak memory {common.mebibytes(peak)}"
         )
 
-    def _views(self, lanes: list[Lane]) -> list[LaneView]:
-        """What is shown of the lanes now."""
+    def _views(
+        self, lanes: list[Lane], read: dict[int, tuple[int, int]] | None = None
+    ) -> list[LaneView]:
+        """What is shown of the lanes now. read: see `reading`; a word that is read has a `>`."""
         from tinylane.commands.terminal import LaneView
+
+        read = read or {}
+        marked_words = set(read.values())
 
         views = []
         for label, lane in zip(self.labels, lanes, strict=True):
@@ -211,9 +224,11 @@ class GenerateOutput:
                 kinds = work(self.game, self.moves, self.n, lane.index)
                 words = lane.text.split()
                 kinds += ["?"] * (len(words) - len(kinds))
-                pairs = zip(kinds[: len(words)], words, strict=True)
-                text = "\n".join(f"{kind:<9}  {word}" for kind, word in pairs)
-                foot = "writing"
+                marks = [" >"[(lane.index, k) in marked_words] for k in range(len(words))]
+                rows = zip(kinds[: len(words)], marks, words, strict=True)
+                text = "\n".join(f"{kind:<9} {mark}{word}" for kind, mark, word in rows)
+                other = read.get(lane.index)
+                foot = "writing" if other is None else f"reads lane {other[0] + 1}"
             marked = self.game is not None or "\\boxed" in lane.text or "####" in lane.text
             if ended is not None and marked:
                 answer = self.answer(lane)
@@ -282,6 +297,30 @@ class GenerateOutput:
         return out
 
 
+def reading(decoding: Decoding) -> dict[int, tuple[int, int]]:
+    """Which word each lane of a shell game read most for what it has just drawn, of other lanes:
+    reader -> (lane, index of the word). Who read no word of another lane by LEAST is not in it.
+
+    Attention of the middle layer, the mean of its heads; one more pass over all rows.
+    """
+    from tinylane.view.attention import attention_weights
+
+    cache, prompt = decoding.cache, len(decoding.prompt)
+    tokens = np.concatenate([decoding.prompt, cache.tokens[prompt:]]).astype(np.int64)
+    places = cache.positions, cache.lanes
+    weights = attention_weights(decoding.model, tokens, *places, cache.lane_rope, cache.lane_mask)
+    heard = weights[decoding.model.config.layers // 2].mean(axis=0)
+    found = {}
+    for row in np.flatnonzero(cache.positions == cache.positions.max()):
+        m = int(cache.lanes[row])
+        word = cache.positions - prompt - 1  # its index in its lane; the tag is -1
+        others = np.where((cache.lanes >= 0) & (cache.lanes != m) & (word >= 0), heard[row], 0.0)
+        key = int(others.argmax())
+        if others[key] >= LEAST:
+            found[m] = int(cache.lanes[key]), int(word[key])
+    return found
+
+
 def work(game: ShellGame, moves: Any, n: int, lane: int) -> list[str]:
     """What each word of a lane is for: its share of the swaps, then the lanes that it covers."""
     share = game.swaps // n
@@ -326,6 +365,6 @@ def describe_sampler(
             )
         source = "flags" if name in given else "generation_config.json"
         if name == "temperature" and source != "flags" and not sampled:
-            source = "the default"
+            source = "the default" if greedy else "so that lanes differ; --temp 0 is greedy"
         sources.setdefault(source, []).append(shown)
     return "; ".join(f"{', '.join(words)} ({source})" for source, words in sources.items())

@@ -73,10 +73,11 @@ def run(args: Any) -> int:
         f"replayed by {model.backend} {model.dtype}"
     )
     for lane, difference in zip(lanes, replayed.by_lane, strict=True):
-        print(f"lane {lane.index}: {len(lane.tokens)} tokens, largest difference {difference:.2g}")
-    where = (
-        "" if replayed.worst is None else f" (lane {replayed.worst[0]}, token {replayed.worst[1]})"
-    )
+        name = f"lane {lane.index + 1}"
+        print(f"{name}: {len(lane.tokens)} tokens, largest difference {difference:.2g}")
+    where = ""
+    if replayed.worst is not None:
+        where = f" (lane {replayed.worst[0] + 1}, token {replayed.worst[1] + 1})"
     print(
         f"largest difference {replayed.difference:.2g}{where}, tolerance {tolerance:g}: "
         f"{'agrees' if agrees else 'DIFFERS'}"

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinylane.commands import common
 from tinylane.commands.progress import Progress
 from tinylane.commands.replay import tolerance_of
 from tinylane.core.errors import TinylaneError
-from tinylane.files.display import printable
+from tinylane.files.display import one_line, printable
 from tinylane.files.io import write_text
+
+if TYPE_CHECKING:
+    from tinylane.core.model import Model
+    from tinylane.view.run_file import Run
 
 
 def flags(p: Any) -> None:
@@ -88,7 +92,7 @@ def run(args: Any) -> int:
     for line in happened(events_of(saved.result)):
         print(printable(line))
     if target is not None:
-        html, summary = page(recorded, model.tokenizer, args.size)
+        html, summary = page(recorded, model.tokenizer, args.size, _task(model, saved))
         write_text(target, html)
         common.note(summary, args.quiet)
         print(f"{printable(str(target))}: {len(html.encode()) / 1e6:.2f} MB")
@@ -96,6 +100,23 @@ def run(args: Any) -> int:
         figure_style.save(replay(recorded, texts.shown), path)
         print(printable(path))
     return 0
+
+
+def _task(model: Model, saved: Run) -> str:
+    """What the lanes were to do, in words."""
+    from tinylane.evaluate.tasks.shell_game import game_of
+
+    game, prompt = game_of(model), saved.result.prompt
+    if game is not None and len(prompt) == game.prompt_rows:
+        return (
+            f"The task: {game.cups} cups stand in a row, {game.arrangements[0]}. A swap i-j "
+            f"exchanges the cups at places i and j. Where are they after {game.swaps} swaps? Every "
+            "lane follows its share of the swaps, as if its cups stood "
+            f"{game.arrangements[0]}; then the lanes read each other and combine."
+        )
+    if model.tokenizer is None or not prompt:
+        return ""
+    return f"The task: “{one_line(model.tokenizer.decode(prompt), 300)}”"
 
 
 def _targets(args: Any) -> Path | None:

@@ -140,16 +140,18 @@ def happened(events: Sequence[Event], most: int = 12) -> list[str]:
 
 
 def words(event: Event) -> str:
-    """An event as a clause: `lane 2 joins at position 14 and reads lanes 0, 1`."""
-    lane, name = f"lane {event['lane']}", event["event"]
+    """An event as a clause: `lane 3 joins at position 14 and reads lanes 1, 2` (lanes from 1)."""
+    lane, name = f"lane {event['lane'] + 1}", event["event"]
     if name == "join":
         return f"{lane} joins at position {event['at']}{_sees(event['sees'])}"
     if name == "fork":
-        return f"{lane} begins as a fork of lane {event['source']}"
+        return f"{lane} begins as a fork of lane {event['source'] + 1}"
     if name == "seal":
-        return f"lane {event['source']} is sealed; its author goes on as {lane}"
+        return f"lane {event['source'] + 1} is sealed; its author goes on as {lane}"
     if name == "read":
-        return f"{lane} reads lane {event['of']} {'from here on' if event['yes'] else 'no longer'}"
+        return (
+            f"{lane} reads lane {event['of'] + 1} {'from here on' if event['yes'] else 'no longer'}"
+        )
     if name == "arrange":
         return f"in every view {_lanes(event['order'])} stand first"
     if name == "give":
@@ -169,5 +171,7 @@ def _sees(lanes: list[int] | None) -> str:
 def _lanes(lanes: list[int]) -> str:
     if not lanes:
         return "no lanes"
-    few = ", ".join(map(str, lanes[:12])) + (f" and {len(lanes) - 12} more" if lanes[12:] else "")
+    few = ", ".join(str(m + 1) for m in lanes[:12]) + (
+        f" and {len(lanes) - 12} more" if lanes[12:] else ""
+    )
     return f"lane{'s' * (len(lanes) > 1)} {few}"

@@ -42,6 +42,7 @@ const chance = (nats) => {
 (async function main() {
   const run = JSON.parse($("data").textContent);
   $("title").textContent = run.title;
+  $("task").textContent = run.task;
   $("lead").textContent = run.sentences.join(" ");
   if (typeof DecompressionStream === "undefined") throw new Error("this browser is too old (it has no DecompressionStream)");
   for (const name of ["heard", "ids", "text", "logprob", "likeliest", "asked"]) run[name] = await unpack(run[name]);
@@ -98,7 +99,7 @@ const chance = (nats) => {
   const nats = (value) => value / 1000;
   const shown = (text) => text.replaceAll("\n", "↵\n").replaceAll("\t", "⇥\t");
   const quoted = (place) => `“${run.texts[place].trim() === "" ? shown(run.texts[place]).replaceAll(" ", "␣").trimEnd() : shown(run.texts[place].trim())}”`;
-  const laneName = (m) => `lane ${m}`;
+  const laneName = (m) => `lane ${m + 1}`; // they count from 1 on the page, from 0 in the code
   const laneStyle = (node, m) => {
     node.style.setProperty("--lane", `var(--c${m % run.colours})`);
     return node;
@@ -139,7 +140,7 @@ const chance = (nats) => {
   boxes[0].append(make("div"));
   for (let r = 0; r < run.prompt; r++) place(boxes[0].firstChild, span(r, true));
   const texts = run.lanes.map((lane, m) => {
-    const text = make("div", { className: "text", id: `lane${m}`, role: "listbox", tabIndex: 0, ariaLabel: `Tokens of lane ${m}` }, make("div", { dir: "auto" }));
+    const text = make("div", { className: "text", id: `lane${m}`, role: "listbox", tabIndex: 0, ariaLabel: `Tokens of ${laneName(m)}` }, make("div", { dir: "auto" }));
     boxes.push(text);
     for (let k = 0; k < lane.given + lane.tokens; k++) {
       const node = span(lane.row + k, k < lane.given);
@@ -169,16 +170,16 @@ const chance = (nats) => {
     layer === null ? "mean of all layers and heads" : head === null ? `layer ${layer}, mean of heads` : `layer ${layer}, head ${head}`;
   run.views.forEach((view, k) => $("view").append(make("option", { value: k, textContent: viewName(view) })));
   const viewAt = new Map(run.views.map((view, k) => [`${view.layer},${view.head}`, k]));
-  const shades = [["logprob", "log-probability"], ["others", "attention to other lanes"]];
-  for (const s of run.silences) shades.push([`s${s.lane}`, `change without lane ${s.lane}`]);
+  const shades = [["logprob", "probability"], ["others", "attention to other lanes"]];
+  for (const s of run.silences) shades.push([`s${s.lane}`, `change without ${laneName(s.lane)}`]);
   for (const [value, textContent] of shades) $("shade").append(make("option", { value, textContent }));
   $("step").max = steps;
 
   // What follows from the state.
   function describeShade() {
-    if (state.shade === "logprob") return "Shade: log-probability; a stronger shade is less likely (none at probability 1, strongest at e⁻⁶ or less). Italics: given, not written.";
+    if (state.shade === "logprob") return "Shade: how unlikely a token was; none at probability 100%, the strongest at 0.25% (6 nats) or less. Italics: given, not written.";
     if (state.shade === "others") return `Shade: share of attention to other lanes (${viewName(run.views[state.view])}); a stronger shade is more. Italics: given, not written.`;
-    return `Shade: how much the next token's distribution changes without lane ${state.shade.slice(1)} (KL divergence, strongest at 6 nats). Wavy underline: a different token would have been written.`;
+    return `Shade: how much the next token's distribution changes without ${laneName(Number(state.shade.slice(1)))} (KL divergence, strongest at 6 nats). Wavy underline: a different token would have been written.`;
   }
   function shadeTokens() {
     const silence = state.shade[0] === "s" ? run.silences[Number(state.shade.slice(1))] : null;
@@ -213,15 +214,15 @@ const chance = (nats) => {
       else if (state.step < lane.begun) said = `not started; ${lane.follows === null ? "joins" : "begins"} after step ${lane.begun}`;
       else if (to >= lane.tokens) said += lane.end ? `, ended: ${lane.end}` : "";
       else said = `${to} of ${said}`;
-      if (lane.forked !== null && state.step >= lane.begun) said += `; forked from lane ${lane.forked} after step ${lane.begun}`;
-      else if (lane.follows !== null && state.step >= lane.begun) said += `; goes on from lane ${lane.follows}`;
+      if (lane.forked !== null && state.step >= lane.begun) said += `; forked from ${laneName(lane.forked)} after step ${lane.begun}`;
+      else if (lane.follows !== null && state.step >= lane.begun) said += `; goes on from ${laneName(lane.follows)}`;
       $(`state${m}`).textContent = said;
       $(`card${m}`).classList.toggle("here", m === state.lane);
       if (to > -lane.given) scrollTo(texts[m], nodes[lane.row + lane.given + to - 1]);
     });
     $("step").value = state.step;
     $("now").textContent = `${state.step} of ${steps}`;
-    $("step").setAttribute("aria-valuetext", `step ${state.step} of ${steps}, lane ${state.lane}`);
+    $("step").setAttribute("aria-valuetext", `step ${state.step} of ${steps}, ${laneName(state.lane)}`);
   }
   function scrollTo(box, node) {
     const top = node.offsetTop - box.clientHeight / 2;
@@ -240,7 +241,7 @@ const chance = (nats) => {
     texts.forEach((text) => text.removeAttribute("aria-activedescendant"));
     $("chosen-body").hidden = q < 0;
     if (q < 0) {
-      $("chosen-title").textContent = `${symbol(state.lane)} lane ${state.lane}`;
+      $("chosen-title").textContent = `${symbol(state.lane)} ${laneName(state.lane)}`;
       const early = lane.tokens > 0 && state.step < lane.steps[0], waits = state.step < (lane.steps.at(-1) ?? 0);
       $("chosen-how").textContent =
         state.step === 0 ? "Nothing is written yet. Press Play, or go one step on." : early ? "This lane has written nothing yet." : waits ? "This lane writes nothing at this step." : `This lane has ended (${lane.end ?? "no reason given"}).`;
@@ -255,21 +256,21 @@ const chance = (nats) => {
     nodes[own].setAttribute("aria-selected", "true");
     texts[state.lane].setAttribute("aria-activedescendant", `r${own}`);
     mark(query, "query");
-    $("chosen-title").textContent = `${symbol(state.lane)} lane ${state.lane}, step ${state.step}: ${quoted(run.text[own])}`;
+    $("chosen-title").textContent = `${symbol(state.lane)} ${laneName(state.lane)}, step ${state.step}: ${quoted(run.text[own])}`;
     const others = run.text[own] !== run.likeliest[q] && run.texts[run.likeliest[q]].trim() !== run.texts[run.text[own]].trim();
     $("chosen-how").textContent =
-      `Token ${run.ids[own]} at position ${lane.positions[k]}, probability ${chance(nats(run.logprob[q]))} (log ${(-nats(run.logprob[q])).toFixed(3)})` +
+      `Token ${run.ids[own]} at position ${lane.positions[k]}, probability ${chance(nats(run.logprob[q]))} (${nats(run.logprob[q]).toFixed(3)} nats)` +
       (others ? `; the likeliest was ${quoted(run.likeliest[q])}. ` : ". ") +
-      (copied(lane, k) ? `Written by lane ${writer[q]} and copied here by the fork. ` : "") +
+      (copied(lane, k) ? `Written by ${laneName(writer[q])} and copied here by the fork. ` : "") +
       (outside.has(q) ? "It was given from outside. Its probability is that by" : "It was drawn from") +
-      ` the row before it, ${quoted(run.text[query])}${query < run.prompt ? ", the end of the prompt" : laneOfRow(query) === state.lane ? "" : `, in lane ${laneOfRow(query)}`} (dashed); the attention below is that row’s.`;
+      ` the row before it, ${quoted(run.text[query])}${query < run.prompt ? ", the end of the prompt" : laneOfRow(query) === state.lane ? "" : `, in ${laneName(laneOfRow(query))}`} (dashed); the attention below is that row’s.`;
 
     const bars = [];
     for (let slot = 0; slot <= N; slot++) {
       const value = share(view, q, slot), n = slot - 1, isOther = slot > 0 && n !== writer[q];
       const bar = make("div", { className: isOther ? "bar other-lane" : "bar" });
       bar.style.width = `${(100 * value).toFixed(1)}%`;
-      const name = slot === 0 ? "prompt" : `${symbol(n)} lane ${n}${n === writer[q] ? " (own)" : ""}`;
+      const name = slot === 0 ? "prompt" : `${symbol(n)} ${laneName(n)}${n === writer[q] ? " (own)" : ""}`;
       const line = make("tr", {}, make("th", { scope: "row", textContent: name }), make("td", { textContent: percent(value) }), make("td", {}, bar));
       bars.push(slot === 0 ? line : laneStyle(line, n));
     }
@@ -285,7 +286,7 @@ const chance = (nats) => {
       mark(r, "heard");
       badges.push([m + 1, nodes[r], percent(w)]);
       nodes[r].style.setProperty("--w", `${(1 + 4 * Math.sqrt(w)).toFixed(1)}px`);
-      const where = `${m < 0 ? "prompt" : `${symbol(m)} lane ${m}`}, position ${positionOfRow(r)}`;
+      const where = `${m < 0 ? "prompt" : `${symbol(m)} ${laneName(m)}`}, position ${positionOfRow(r)}`;
       keys.push(make("li", {}, `${percent(w)} ${quoted(run.text[r])} `, make("small", { textContent: where })));
     }
     $("keys").replaceChildren(...keys);
@@ -302,7 +303,7 @@ const chance = (nats) => {
     const rest = [];
     for (let slot = 0; slot <= N; slot++) {
       const left = share(view, q, slot) - kept[slot];
-      if (left >= 0.005) rest.push(`${slot === 0 ? "prompt" : `lane ${slot - 1}`} ${percent(left)}`);
+      if (left >= 0.005) rest.push(`${slot === 0 ? "prompt" : laneName(slot - 1)} ${percent(left)}`);
     }
     $("rest").textContent = rest.length ? `All other keys, summed: ${rest.join(", ")}.` : "All other keys together: under 1% of any lane.";
     showHeads(q);
@@ -360,7 +361,7 @@ const chance = (nats) => {
       const top = s.likeliest[q] > 0 ? ` (likeliest: ${quoted(s.likeliest[q] - 1)})` : "";
       return laneStyle(
         make("tr", { className: changed ? "big" : "same" },
-          make("th", { scope: "row", textContent: `${symbol(s.lane)} lane ${s.lane}` }),
+          make("th", { scope: "row", textContent: `${symbol(s.lane)} ${laneName(s.lane)}` }),
           make("td", { textContent: (changed ? "≠ " : "= ") + next + (changed && s.likeliest[q] === s.drawn[q] ? "" : top) }),
           make("td", { textContent: `${chance(nats(run.logprob[q]))} → ${chance(nats(s.logprob[q]))}` }),
           make("td", { textContent: kl.toFixed(3) })),
@@ -378,7 +379,7 @@ const chance = (nats) => {
       said.hidden = silence === null || q < 0 || silence.lane === m;
       if (said.hidden) return;
       const own = quoted(run.text[lane.row + lane.given + q - lane.first]);
-      said.textContent = `Without lane ${silence.lane}, step ${state.step}: ` + (silence.drawn[q] > 0 ? `≠ ${quoted(silence.drawn[q] - 1)}, not ${own}` : `= ${own} as it was`);
+      said.textContent = `Without ${laneName(silence.lane)}, step ${state.step}: ` + (silence.drawn[q] > 0 ? `≠ ${quoted(silence.drawn[q] - 1)}, not ${own}` : `= ${own} as it was`);
     });
   }
 
@@ -397,7 +398,7 @@ const chance = (nats) => {
     plot.dataset.lane = m;
     plot.setAttribute("role", "img");
     const value = make("div", { className: "value" });
-    const line = laneStyle(make("div", { className: "line" }, make("div", { className: "name", textContent: `${symbol(m)} lane ${m}` }), plot, value), m);
+    const line = laneStyle(make("div", { className: "line" }, make("div", { className: "name", textContent: `${symbol(m)} ${laneName(m)}` }), plot, value), m);
     line.style.display = "contents";
     $("rows").append(line);
     return { line, plot, path, value };
@@ -417,7 +418,7 @@ const chance = (nats) => {
         if (value > top) [top, at] = [value, x];
       }
       path.setAttribute("d", d);
-      plot.setAttribute("aria-label", lane.tokens ? `lane ${m}: ${percent(sum / lane.tokens)} on average, at most ${percent(top)} at step ${at}` : `lane ${m} wrote nothing`);
+      plot.setAttribute("aria-label", lane.tokens ? `${laneName(m)}: ${percent(sum / lane.tokens)} on average, at most ${percent(top)} at step ${at}` : `${laneName(m)} wrote nothing`);
     });
   }
   function showCursors() {
@@ -433,9 +434,9 @@ const chance = (nats) => {
     const view = run.views[state.view];
     $("whom-note").textContent = `How each lane divided its attention between the prompt and the lanes, over the whole run (${viewName(view)}).`;
     const head = make("tr", {}, make("th", { scope: "col", textContent: "reader" }), make("th", { scope: "col", textContent: "prompt" }));
-    for (let n = 0; n < N; n++) head.append(make("th", { scope: "col", textContent: `${symbol(n)} ${n}`, ariaLabel: `lane ${n}` }));
+    for (let n = 0; n < N; n++) head.append(make("th", { scope: "col", textContent: `${symbol(n)} ${n + 1}`, ariaLabel: laneName(n) }));
     const lines = run.lanes.map((lane, m) => {
-      const line = make("tr", {}, make("th", { scope: "row", textContent: `${symbol(m)} lane ${m}` }));
+      const line = make("tr", {}, make("th", { scope: "row", textContent: `${symbol(m)} ${laneName(m)}` }));
       for (let slot = 0; slot <= N; slot++) {
         let sum = 0, count = 0;
         for (let k = 0; k < lane.tokens; k++) {
@@ -457,9 +458,9 @@ const chance = (nats) => {
   function drawChanges() {
     $("changes").hidden = run.silences.length === 0 || N < 2;
     const head = make("tr", {}, make("th", { scope: "col", textContent: "lane, without" }));
-    for (const s of run.silences) head.append(make("th", { scope: "col", textContent: `${symbol(s.lane)} ${s.lane}`, ariaLabel: `without lane ${s.lane}` }));
+    for (const s of run.silences) head.append(make("th", { scope: "col", textContent: `${symbol(s.lane)} ${s.lane + 1}`, ariaLabel: `without ${laneName(s.lane)}` }));
     const lines = run.lanes.map((lane, m) => {
-      const line = make("tr", {}, make("th", { scope: "row", textContent: `${symbol(m)} lane ${m}` }));
+      const line = make("tr", {}, make("th", { scope: "row", textContent: `${symbol(m)} ${laneName(m)}` }));
       for (const s of run.silences) {
         let changed = 0, kl = 0, count = 0;
         for (let k = 0; k < lane.tokens; k++) {

@@ -65,10 +65,15 @@ def replay(
     below = "Share of attention to other lanes"
     _bands(frame(figure, below, "position", "", (grid[tables:, 0],)), record, first, columns)
     whom = frame(figure, "Attention, whole run", "to", "", (grid[:2, 1],))
-    _table(whom, record.lane_shares(), ["prompt", *map(str, range(N))], names)
+    _table(whom, record.lane_shares(), ["prompt", *map(str, range(1, N + 1))], names)
     if silent:
         changed = frame(figure, "Next tokens changed", "without lane", "", (grid[2:, 1],))
-        _table(changed, record.changed(), [str(s.lane) for s in record.silences], names)
+        _table(
+            changed,
+            record.changed(),
+            [str(s.lane + 1) for s in record.silences if s.lane is not None],
+            names,
+        )
     told = f"{'; '.join(happened(events))}. " if events else ""
     return finish(figure, f"{title}. {told}{' '.join(sentences(record, shown))}", title)
 
@@ -88,7 +93,7 @@ def shares(
     others = record.to_others(view)
     by_lane = [others[record.of == m] for m in range(record.n)]
     facts = [
-        f"lane {m} {mine.mean():.0%} on average, at most {mine.max():.0%}"
+        f"lane {m + 1} {mine.mean():.0%} on average, at most {mine.max():.0%}"
         for m, mine in enumerate(by_lane)
         if len(mine)
     ]
@@ -96,7 +101,7 @@ def shares(
 
 
 def _names(record: Record) -> list[str]:
-    return [f"lane {m}" for m in range(record.n)]
+    return [f"lane {m + 1}" for m in range(record.n)]
 
 
 def _marks(axes: Axes, record: Record, events: Sequence[Event], first: int) -> None:

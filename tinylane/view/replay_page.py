@@ -34,14 +34,17 @@ EVENTS = 1000  # that are listed
 PER_NAT = 1000  # log-probabilities and KL are kept to a thousandth of a nat
 
 
-def page(record: Record, tokenizer: Tokenizer | None = None, size: float = SIZE) -> tuple[str, str]:
+def page(
+    record: Record, tokenizer: Tokenizer | None = None, size: float = SIZE, task: str = ""
+) -> tuple[str, str]:
     """The HTML file, and a sentence that says how much of the attention it holds.
 
-    tokenizer: to show tokens as text; None shows their ids. size: MB (10**6 bytes) that layers and
+    tokenizer: to show tokens as text; None shows their ids. task: what the lanes were to do, in a
+    sentence or two. size: MB (10**6 bytes) that layers and
     heads may fill the page up to; the mean of all layers and heads is there even if it is larger.
     """
     texts = Texts(record, tokenizer)
-    data = _data(record, texts)
+    data = _data(record, texts) | {"task": printable(task)}
     css, script = page_css() + _asset("replay.css"), _asset("replay.js")
     frame = _asset("replay.html")
     mean = _view(record.views[0], 65535)

@@ -1,4 +1,7 @@
-"""What a record says in words: who listened to whom most, and where silence changes most."""
+"""What a record says in words: who listened to whom most, and where silence changes most.
+
+In words, lanes count from 1.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +31,10 @@ def sentences(record: Record, shown: Callable[[int], str] = str) -> list[str]:
     q = most_to_others(record)
     return [
         f"{percent(others)} of all attention went to other lanes, {split}.",
-        f"Lane {m} listened to lane {n} most: {percent(float(shares[m, n]))} of its attention.",
+        f"Lane {m + 1} listened to lane {n + 1} most: {percent(float(shares[m, n]))} of its "
+        "attention.",
         f"Before writing {_quoted(shown(int(record.tokens[q])))} (step {step_of(record, q)}), lane "
-        f"{record.of[q]} gave other lanes {percent(float(record.to_others()[q]))} of its "
+        f"{record.of[q] + 1} gave other lanes {percent(float(record.to_others()[q]))} of its "
         "attention.",
         *_silence(record, shown),
     ]
@@ -43,6 +47,7 @@ def _silence(record: Record, shown: Callable[[int], str]) -> list[str]:
     if strongest is None:
         return ["Silencing any one lane would have changed no other lane's next token."]
     silence, q = record.silences[strongest[0]], strongest[1]
+    assert silence.lane is not None
     written, changed = int(record.tokens[q]), int(silence.drawn[q])
     word = _quoted(shown(written))
     now, then = (float(np.exp(x[q])) for x in (record.logprobs, silence.logprobs))
@@ -54,7 +59,7 @@ def _silence(record: Record, shown: Callable[[int], str]) -> list[str]:
         likely += ", the largest change that silence makes"
     else:
         what = f"have written {_quoted(shown(changed))} instead of {word} at step {step}"
-    return [f"Without lane {silence.lane}, lane {record.of[q]} would {what}; {likely}."]
+    return [f"Without lane {silence.lane + 1}, lane {record.of[q] + 1} would {what}; {likely}."]
 
 
 def _quoted(text: str) -> str:
@@ -87,11 +92,11 @@ def about(record: Record) -> list[tuple[str, str]]:
 def _rotation(record: Record) -> str:
     rope = record.run.lane_rope
     if not isinstance(rope, LaneRoPE):
-        order = ", ".join(map(str, getattr(rope, "order", ())))
+        order = ", ".join(str(m + 1) for m in getattr(rope, "order", ()))
         return type(rope).__name__ + (f", in the end lanes {order} stand first" if order else "")
     if not rope.omega.any():
         return "none: lanes are not told apart by position"
-    where = "as a part of every lane" if rope.prompt_lane == "own" else "at lane 0"
+    where = "as a part of every lane" if rope.prompt_lane == "own" else "at lane 1"
     return f"LaneRoPE, the prompt {where}"
 
 
@@ -106,7 +111,8 @@ def describe(mask: LaneMask, n: int) -> str:
     if n > 16:
         return f"a matrix, {int(v.sum())} of {n * n} set{late}"
     reads = [
-        f"{m} reads " + (", ".join(str(k) for k in range(n) if v[m, k] and k != m) or "nobody")
+        f"{m + 1} reads "
+        + (", ".join(str(k + 1) for k in range(n) if v[m, k] and k != m) or "nobody")
         for m in range(n)
     ]
     return "; ".join(reads) + late
