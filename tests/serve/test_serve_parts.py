@@ -1,0 +1,242 @@
+"""The engine that shares a model, what is kept of prompts, and how tokens are spelled."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+import tokenizers
+from helpers_text import byte_level
+
+from tinylane.checkpoints.tokenizer import Tokenizer
+from tinylane.core.config import ModelConfig
+from tinylane.core.errors import TinylaneError
+from tinylane.core.lanes import SHARED
+from tinylane.core.model import Model
+from tinylane.core.random_weights import random_params
+from tinylane.serve.answers import Answer, error_body, piece
+from tinylane.serve.engine import Busy, Engine, Limits, Task
+from tinylane.serve.job import Begun
+from tinylane.serve.prefixes import Prefixes
+
+# The engine.
+
+
+class Work(Task):
+    """A task of some turns, which notes who had one, and what became of it."""
+
+    def __init__(self, name: str, turns: int, notes: list[str], lanes: int = 1) -> None:
+        self.name, self.turns, self.notes, self.lanes = name, turns, notes, lanes
+        self.told: list[Any] = []
+        self.done = threading.Event()
+        self.held = True  # what `free` lets go
+
+    def turn(self) -> bool:
+        self.notes.append(self.name)
+        self.turns -= 1
+        if self.turns < 0:
+            raise ZeroDivisionError("on\npurpose")
+        if self.turns == 0:
+            self.done.set()
+        return self.turns > 0
+
+    def end(self, why: str) -> None:
+        self.told.append(why)
+        self.done.set()
+
+    def fail(self, error: BaseException) -> None:
+        self.told.append(error)
+        self.done.set()
+
+    def free(self) -> None:
+        self.held = False
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+def test_tasks_take_turns(said: list[str]) -> None:
+    """One turn each, in order, until a task has no more."""
+    engine, notes = Engine(Limits(), said.append), []
+    works = [Work(name, turns, notes) for name, turns in (("a", 3), ("b", 1), ("c", 2))]
+    for work in works:
+        engine.submit(work)
+    engine.start()
+    assert all(work.done.wait(10) for work in works)
+    assert "".join(notes) == "abcaca" and said == []
+    engine.close()
+    assert not any(work.held for work in works)
+
+
+def test_a_task_that_fails_ends_alone_and_in_one_line(said: list[str]) -> None:
+    engine, notes = Engine(Limits(), said.append), []
+    bad, good = Work("bad", 0, notes), Work("good", 3, notes)
+    for work in (bad, good):
+        engine.submit(work)
+    engine.start()
+    assert bad.done.wait(10) and good.done.wait(10)
+    assert isinstance(bad.told[0], ZeroDivisionError) and good.told == []
+    assert said == ["a request failed: ZeroDivisionError: on purpose"]
+    status, body = error_body(bad.told[0])
+    assert status == 500 and "purpose" not in str(body)  # nothing of the inside for clients
+    engine.close()
+
+
+def test_what_has_no_room_waits_in_order(said: list[str]) -> None:
+    """A small task does not overtake a large one; and one that could never run is refused."""
+    engine, notes = Engine(Limits(lanes=4, queue=3), said.append), []
+    first, large, small = (Work(n, 2, notes, k) for n, k in (("f", 3), ("L", 4), ("s", 1)))
+    for work in (first, large, small):
+        engine.submit(work)
+    with pytest.raises(Busy, match="3 requests wait already"):
+        engine.submit(Work("x", 1, notes))
+    with pytest.raises(TinylaneError, match="5 lanes; this server runs at most 4"):
+        engine.submit(Work("x", 1, notes, 5))
+    engine.start()
+    assert small.done.wait(10)
+    assert "".join(notes) == "ffLLss"
+    engine.close()
+    with pytest.raises(Busy, match="the server is ending"):
+        engine.submit(Work("x", 1, notes))
+
+
+def test_a_task_whose_time_is_over_ends_and_one_whose_client_left_is_forgotten(
+    said: list[str],
+) -> None:
+    engine, notes = Engine(Limits(lanes=1), said.append), []
+    slow, left = Work("s", 10**9, notes), Work("l", 5, notes)
+    slow.deadline = time.monotonic() + 0.2
+    engine.submit(slow)
+    engine.submit(left)
+    engine.cancel(left)
+    engine.start()
+    assert slow.done.wait(10) and slow.told == ["time"]
+    last = Work("z", 1, notes)
+    engine.submit(last)
+    assert last.done.wait(10)
+    assert left.told == [] and "l" not in notes and not left.held
+    engine.close()
+
+
+def test_closing_ends_what_runs_and_what_waits(said: list[str]) -> None:
+    engine, notes = Engine(Limits(lanes=1), said.append), []
+    runs, waits = Work("r", 10**9, notes), Work("w", 1, notes)
+    engine.submit(runs)
+    engine.submit(waits)
+    engine.start()
+    while len(notes) < 10:
+        time.sleep(0.001)
+    assert engine.close() == 2
+    assert runs.told == waits.told == ["closing"]
+
+
+# What is kept of prompts.
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    config = ModelConfig(context=256)
+    return Model(config, random_params(config, seed=1))
+
+
+def read(model: Model, prefixes: Prefixes, tokens: list[int]) -> tuple[Any, int]:
+    """A cache with a prompt's whole blocks, as a job makes it; and how many rows were known."""
+    cache = model.new_cache()
+    known = prefixes.fill(cache, tokens)
+    for start in range(known, prefixes.whole(tokens), prefixes.size):
+        rows = np.arange(start, start + prefixes.size)
+        model(tokens[start : rows[-1] + 1], rows, np.full(len(rows), SHARED), cache=cache)
+        prefixes.keep(cache, tokens, start + prefixes.size)
+    return cache, known
+
+
+def test_known_blocks_have_the_bits_that_would_be_computed(model: Model) -> None:
+    """As far as two prompts begin alike, in whole blocks; the last row is never known."""
+    prefixes = Prefixes(8, 1 << 30)
+    first, other = list(range(1, 34)), [*range(1, 20), *range(50, 64)]
+    assert read(model, prefixes, first)[1] == 0
+    for tokens, known in ((first, 32), (first[:32], 24), (other, 16), (other[::-1], 0)):
+        cache, had = read(model, prefixes, tokens)
+        fresh, _ = read(model, Prefixes(8, 0), tokens)
+        assert had == known and len(cache) == len(fresh) == prefixes.whole(tokens)
+        assert cache.tokens.tolist() == tokens[: len(cache)]
+        for layer in range(model.config.layers):
+            for a, b in zip(cache.rows(layer), fresh.rows(layer), strict=True):
+                assert np.array_equal(a, b)
+
+
+def test_memory_is_bounded_and_what_was_not_used_for_long_goes_first(model: Model) -> None:
+    """Of a prompt the last block goes first: it is of no use without those before it."""
+    one = Prefixes(8, 1 << 30)
+    read(model, one, list(range(1, 10)))
+    block = one.nbytes
+    prefixes = Prefixes(8, 3 * block)
+    old, new = list(range(1, 18)), list(range(101, 118))
+    read(model, prefixes, old)
+    read(model, prefixes, new)
+    assert prefixes.nbytes == 3 * block
+    assert read(model, prefixes, new)[1] == 16
+    assert prefixes.fill(model.new_cache(), old) == 8
+    assert Prefixes(8, block - 1).fill(model.new_cache(), old) == 0
+    none = Prefixes(8, block - 1)
+    assert read(model, none, old)[1] == 0 and none.nbytes == 0
+
+
+# Tokens.
+
+
+class Pieces:
+    """A tokenizer of five tokens, as `piece` asks it."""
+
+    byte_level = False
+
+    def __init__(self) -> None:
+        self.core = self
+        self.names = ["<s>", "\u2581the", "<0xE2>", "<0x41>", "x"]
+
+    def id_to_token(self, token: int) -> str | None:
+        return self.names[token] if token < len(self.names) else None
+
+    def is_special(self, token: int) -> bool:
+        return token == 0
+
+
+@pytest.mark.parametrize(
+    ("token", "text", "data"),
+    [
+        (0, "<s>", b"<s>"),
+        (1, " the", b" the"),
+        (2, "\ufffd", b"\xe2"),
+        (3, "A", b"A"),
+        (4, "x", b"x"),
+        (5, "", b""),
+    ],
+)
+def test_a_token_is_spelled_with_its_space_and_its_bytes(
+    token: int, text: str, data: bytes
+) -> None:
+    assert piece(Pieces(), token) == (text, data)
+
+
+def test_parts_of_a_character_are_spelled_as_bytes() -> None:
+    """A byte-level vocabulary that has no token for the whole of it."""
+    tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(byte_level()))
+    ids = tokenizer.encode("\U0001f980")
+    pieces = [piece(tokenizer, token) for token in ids]
+    assert len(ids) > 1 and b"".join(data for _, data in pieces).decode() == "\U0001f980"
+    answer = Answer(Model(ModelConfig(), {}, tokenizer=tokenizer), "m", "id", [ids], 1,
+                    chat=False, echo=True, top=1, seed=0)  # fmt: skip
+    answer.begun(0, Begun(0, [(-1.0, [(token, -1.0)]) for token in ids[1:]]))
+    told = answer.whole()["choices"][0]["logprobs"]
+    data = "".join(token.removeprefix("bytes:") for token in told["tokens"])
+    assert bytes.fromhex(data.replace("\\x", "")).decode() == "\U0001f980"
+    assert told["token_logprobs"] == [None] + [-1.0] * (len(ids) - 1)
+
+
+def test_without_a_tokenizer_a_token_is_its_number() -> None:
+    assert piece(None, 7) == ("7", b"7")
