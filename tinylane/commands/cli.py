@@ -29,6 +29,7 @@ COMMANDS = {
     "methods": "every way to let lanes work together, in one row each",
     "eval": "measure accuracy on the problems of a task",
     "likelihood": "how likely a model finds texts, with and without an adapter",
+    "perplexity": "how well a model predicts a text: bits per byte, with lanes too",
     "report": "tables and plots of eval runs",
     "collect": "sample lanes on a task, as labelled transcripts for train sft and kto",
     "transcripts": "what the lanes of a task should write, for train sft",
