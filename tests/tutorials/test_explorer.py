@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import itertools
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ from helpers_explorer import GAME, READY, SEEDED, SITE, Shown, section
 import tinylane
 from tinylane.commands.common import embedded
 from tinylane.core.lanes import LaneMask
+from tinylane.methods import NAMES, generate, prepare
+from tutorials.build import methods
 
 Open = Callable[[str], Shown]
 
@@ -404,6 +407,55 @@ def test_no_four_cells_make_three_lanes_right(model: tinylane.Model) -> None:
             ).texts  # fmt: skip
             assert sum(text.split()[-1] == GAME.answer(moves) for text in texts) < 3, chosen
     assert tried > 10
+
+
+# Other methods.
+
+
+def shown_word(word: str) -> str:
+    return "end" if word == "<end>" else word
+
+
+def test_every_method_can_be_chosen_and_is_the_packages(seen: Visit, model: tinylane.Model) -> None:
+    """Where the page plays it, its words are those of `tinylane.methods`; of others, what is shown
+    is a run of the package. All have their choices in words; untrained ones say so."""
+    table = json.loads(methods.FILE.read_text(encoding="utf-8"))["methods"]
+    assert [row["name"] for row in table] == list(NAMES)
+    prompt, live = GAME.prompt(GAME.parse(SEEDED)), []
+    for row in table:
+        seen.page.select_option("[data-part=method]", row["name"])
+        shown = Shown(seen, model)
+        text = seen.page.inner_text("[data-part=chosen]")
+        assert all(row[key] in text for key in ("place", "sees", "life", "draws", "source"))
+        assert ("was not trained for it" in text) == (row["name"] != "lanerope")
+        cells = seen.page.eval_on_selector_all(
+            ".recorded tbody td", "all => all.map((x) => x.innerText.split(/\\s+/)[0])"
+        )
+        if row["run"] is None:
+            assert row["name"] == "beam"
+            continue
+        more = {"lane_prompts": GAME.lane_prompts(4), "sampler": tinylane.Sampler(temperature=0.0)}
+        for name in prepare(model, row["name"], 4, 7).settings:
+            more.pop(name, None)  # the method decides it
+        result = generate(model, prompt, row["name"], lanes=4, max_tokens=7, **more)
+        if row["live"]:
+            live.append(row["name"])
+            assert "plays it" in seen.page.inner_text("[data-part=plays]") and cells == []
+            shown.check()
+            words = [[w for (m, _), w in sorted(shown.text.items()) if m == n] for n in range(4)]
+            assert [lane[: len(x.tokens)] for lane, x in zip(words, result.lanes, strict=True)] == [
+                [shown_word(GAME.vocabulary[token]) for token in x.tokens] for x in result.lanes
+            ]
+        else:
+            expected = [
+                shown_word(GAME.vocabulary[x]) for lane in result.lanes for x in lane.tokens
+            ]
+            assert sorted(filter(None, cells)) == sorted(expected), row["name"]
+    assert {"independent", "lanerope", "group_think"} <= set(live)
+    seen.page.select_option("[data-part=method]", "group_think")
+    seen.page.fill("[name=lag]", "2")
+    Shown(seen, model).check()
+    assert "other settings" in seen.page.inner_text("[data-part=plays]")
 
 
 # Everybody.

@@ -33,7 +33,10 @@ EPS = np.finfo(np.float64).eps
 @pytest.mark.parametrize(
     "file, most",
     [(name, 300) for name in ("board", "home", "run", "shell_game", "game", "dom")]
-    + [(name, 400) for name in ("explorer", "state", "panels", "pair", "challenges", "lane_rope")],
+    + [
+        (name, 400)
+        for name in ("explorer", "state", "panels", "pair", "challenges", "lane_rope", "methods")
+    ],
 )
 def test_the_modules_are_plain_and_short(file: str, most: int) -> None:
     """Lines that can be read; nothing fetched from elsewhere, evaluated or set as HTML."""

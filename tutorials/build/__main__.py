@@ -21,7 +21,7 @@ from filelock import FileLock
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # as a script: the checkout it is in
 
-from tutorials.build import render
+from tutorials.build import methods, render
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "tutorials" / "site" / "tutorials"  # inside docs_dir, ignored by git
@@ -52,11 +52,12 @@ def make(path: Path, fresh: bool = False) -> str:
 
 
 def copy_model() -> None:
-    """Put the files that the page's model needs inside docs_dir."""
+    """Put the files that the page's model needs inside docs_dir; and the methods' table."""
     weights = ("model.safetensors", "adapter/adapters.safetensors")
     for name in ("config.json", "tokenizer.json", *weights):
         (MODEL / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / "weights" / "shell-game" / name, MODEL / name)
+    methods.write()
 
 
 def build() -> int:

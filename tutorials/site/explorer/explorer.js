@@ -7,6 +7,7 @@ import { draw as randomMoves, parse, steps as stepsOf } from "../assets/shell_ga
 import { play, verdict } from "../assets/run.js";
 import { CHALLENGES, trial, watch } from "./challenges.js";
 import { pattern } from "./lane_rope.js";
+import { drawMethod, listMethods } from "./methods.js";
 import { drawMatrix, drawOmega, drawWord, planeAt, valueAt } from "./panels.js";
 import { drawDials, drawMask, drawScores, sentence } from "./pair.js";
 import { PLANES, fromURL, initial, nameOf, omegaOf, settingsOf, tidy, toURL } from "./state.js";
@@ -15,8 +16,8 @@ const [PAUSE, GAMES] = [900, 50]; // ms that a step stays; games of a trial
 const LOOK = ["cell", "key", "layer", "head"]; // these change no word
 const without = (all, item) => all.filter((other) => String(other) !== String(item));
 
-/** Brings a page to life whose elements are named by data-part. */
-export function mount(root, model) {
+/** Brings a page to life whose elements are named by data-part. methods: of methods.json. */
+export function mount(root, model, methods) {
   const parts = {};
   for (const node of root.querySelectorAll("[data-part]")) parts[node.dataset.part] = node;
   const page = { root, parts, model, state: fromURL(location.search), plane: 0, steps: Infinity };
@@ -29,6 +30,11 @@ export function mount(root, model) {
   listen(page);
   listenOmega(page);
   listenChallenges(page);
+  listMethods(parts, methods, (method) => {
+    page.method = method;
+    if (method.live) change(page, { ...initial(), moves: page.state.moves, ...method.live });
+    else drawMethod(page);
+  });
   update(page);
   let width = root.clientWidth;
   new ResizeObserver(() => {
@@ -78,6 +84,7 @@ function drawAll(page) {
   drawControls(page);
   drawPair(page);
   drawChallenges(page);
+  drawMethod(page);
 }
 
 function drawBoard({ board, run, state, steps }) {
