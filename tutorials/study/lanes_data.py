@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,12 @@ LENGTHS = (12, 16, 20, 24, 28)  # tokens of a lane
 WHOLE = 0.02  # share of the transcripts that keep their ends
 
 
-def transcripts(out: Path, *words: object) -> list[dict[str, Any]]:
-    """What `tinylane transcripts WORDS --out OUT` writes."""
-    code = cli.main(["transcripts", *map(str, words), "--lanes", "1", "2", "4", "--out", str(out)])
+def transcripts(
+    out: Path, *words: object, lanes: Sequence[int] = (1, 2, 4)
+) -> list[dict[str, Any]]:
+    """What `tinylane transcripts WORDS --lanes LANES --out OUT` writes."""
+    flags = map(str, (*words, "--lanes", *lanes, "--out", out))
+    code = cli.main(["transcripts", *flags])
     if code:
         sys.exit(code)
     return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
