@@ -156,7 +156,7 @@ def test_a_saved_run_replays_and_a_changed_one_does_not(
     run["lanes"][2]["logprobs"][1] -= 0.5
     file.write_text(json.dumps(run))
     code, out, _ = ask("replay", file)
-    assert code == 1 and "(lane 2, token 1)" in out and out.rstrip().endswith("DIFFERS")
+    assert code == 1 and "(lane 3, token 2)" in out and out.rstrip().endswith("DIFFERS")
     assert ask("replay", file, "--tolerance", 1)[0] == 0
 
 

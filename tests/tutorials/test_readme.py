@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ import tinylane
 from tinylane.commands.cli import main
 from tinylane.evaluate.tasks.shell_game import ShellGame
 from tutorials.build import reading
+from tutorials.build.home_figure import home, standalone
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -50,6 +53,49 @@ def test_the_figure_is_what_seed_7_gives(capsys: pytest.CaptureFixture[str]) -> 
     assert f"vote: {said['task']['truth']}, 4 of 4 lanes" in box and said["task"]["correct"]
     prompt = next(line for line in box.splitlines() if line.startswith("cups"))
     assert prompt == said["prompt"]
+
+
+def test_every_command_shown_gives_the_output_shown(tmp_path: Path) -> None:
+    """In order, in one folder. Seconds and rounding errors are the machine's own."""
+    shown = [text for kind, text in BLOCKS if kind == "console"]
+    runs = [run for text in shown for run in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]]
+    assert len(runs) >= 4
+    for run in runs:
+        command, _, said = run.partition("\n")
+        program, *arguments = shlex.split(command)
+        assert program == "tinylane"
+        done = subprocess.run(
+            [sys.executable, "-m", "tinylane", *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert without_measures(done.stdout) == without_measures(said), command
+
+
+def without_measures(text: str) -> str:
+    """A command's output without what differs by machine: rounding errors, seconds, a place."""
+    text = re.sub(r"\d\.?\d*e-\d\d", "(small)", text.rstrip())
+    text = re.sub(r"\(lane \d, token \d\)", "(somewhere)", text)
+    return re.sub(r"(\d) +\d+\.\d$", r"\1 (seconds)", text, flags=re.MULTILINE)
+
+
+def test_the_picture_is_drawn_from_a_run_of_today() -> None:
+    picture = ROOT / "tutorials" / "site" / "assets" / "lanes.svg"
+    assert f"]({picture.relative_to(ROOT).as_posix()})" in README
+    number = r"\d+\.\d+"
+    held, today = picture.read_text(encoding="utf-8"), standalone(home())
+    assert re.sub(number, "", held) == re.sub(number, "", today)
+    sizes = [[float(x) for x in re.findall(number, text)] for text in (held, today)]
+    assert sizes[0] == pytest.approx(sizes[1], abs=0.02)  # attention differs by rounding
+
+
+def test_there_is_one_place_for_the_address() -> None:
+    """What is to be filled in once the project is published stands in two neighbouring lines."""
+    lines = [k for k, line in enumerate(README.splitlines()) if "ADDRESS" in line]
+    assert len(lines) == 2 and lines[1] == lines[0] + 1
 
 
 def test_the_commands_named_are_commands() -> None:

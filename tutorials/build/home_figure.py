@@ -8,6 +8,7 @@ layer, averaged over its heads.
 from __future__ import annotations
 
 import html
+import re
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,24 @@ from tinylane.view.attention import attention_weights
 SWAPS = "3-4 2-3 2-4 3-4 2-3 2-4 3-4 1-3 1-2 1-3 1-3 3-4 3-4 1-2 1-4 2-4"  # the README's game
 LAYER, LEAST = 1, 0.12  # weights below this are not drawn
 WIDE, HIGH, BOX = 118, 60, (86, 30)
+# What site.css says of the figure, for a file that no style sheet of a page reaches.
+STYLE = """
+svg { --ink: #222; --quiet: #5f5d57; --rule: #d5d3cb }
+svg { --soft: #cfe3f2; --warm: #fbe3d3; --line: #b34f00 }
+@media (prefers-color-scheme: dark) {
+svg { --ink: #ececea; --quiet: #a9a8a3; --rule: #3a3c40 }
+svg { --soft: #15364c; --warm: #50310f; --line: #f0a35e }
+}
+text { fill: var(--ink); text-anchor: middle }
+.name { font: 600 13px sans-serif }
+.share { fill: var(--quiet); font: 11px monospace }
+.word { font: 600 15px monospace; letter-spacing: 0.08em }
+rect { fill: var(--soft) }
+.pair, .whole { fill: var(--warm) }
+.whole { stroke: var(--line); stroke-width: 2 }
+path { fill: none; stroke: var(--line); stroke-linecap: round }
+path.time { stroke: var(--rule); stroke-width: 2 }
+"""
 
 
 def home(lanes: int = 4) -> str:
@@ -60,6 +79,14 @@ def home(lanes: int = 4) -> str:
         f'<svg class="lanes" viewBox="-6 -34 {width} {height}" role="img" '
         f'aria-label="{html.escape(alt)}">{"".join(lines)}{"".join(boxes)}</svg>'
     )
+
+
+def standalone(svg: str) -> str:
+    """The figure as a file of its own, for the README: with colours, for light and dark readers."""
+    size = re.search(r'viewBox="\S+ \S+ (\d+) (\d+)"', svg)
+    assert size is not None
+    head = f'xmlns="http://www.w3.org/2000/svg" width="{size[1]}" height="{size[2]}"'
+    return svg.replace('class="lanes"', head, 1).replace(">", f"><style>{STYLE}</style>", 1) + "\n"
 
 
 def _centre(m: int, t: float) -> tuple[float, float]:
