@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -55,24 +56,33 @@ def test_the_figure_is_what_seed_7_gives(capsys: pytest.CaptureFixture[str]) -> 
     assert prompt == said["prompt"]
 
 
+def output(command: str, folder: Path) -> str:
+    """What a command of the README prints in a folder."""
+    program, *arguments = shlex.split(command)
+    assert program == "tinylane"
+    done = subprocess.run(
+        [sys.executable, "-m", "tinylane", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.rstrip()
+
+
+def shown_runs(text: str) -> list[tuple[str, str]]:
+    """The commands of a console block, and what is shown of each."""
+    runs = re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]
+    return [(command, said.rstrip()) for command, _, said in (r.partition("\n") for r in runs)]
+
+
 def test_every_command_shown_gives_the_output_shown(tmp_path: Path) -> None:
     """In order, in one folder. Seconds and rounding errors are the machine's own."""
-    shown = [text for kind, text in BLOCKS if kind == "console"]
-    runs = [run for text in shown for run in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]]
+    runs = [run for kind, text in BLOCKS if kind == "console" for run in shown_runs(text)]
     assert len(runs) >= 4
-    for run in runs:
-        command, _, said = run.partition("\n")
-        program, *arguments = shlex.split(command)
-        assert program == "tinylane"
-        done = subprocess.run(
-            [sys.executable, "-m", "tinylane", *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert without_measures(done.stdout) == without_measures(said), command
+    for command, said in runs:
+        assert without_measures(output(command, tmp_path)) == without_measures(said), command
 
 
 def without_measures(text: str) -> str:
@@ -190,3 +200,25 @@ def test_the_new_places_in_the_changelog_are_there(heading: str, least: int) -> 
 def test_every_public_name_is_there() -> None:
     for name in tinylane.__all__:
         assert getattr(tinylane, name) is not None
+
+
+def renew() -> None:
+    """Write what is printed and counted today into the README: run this file as a script."""
+    text = README
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, block in BLOCKS:
+            if kind == "console":
+                runs = [
+                    (command, output(command, Path(folder))) for command, _ in shown_runs(block)
+                ]
+                text = text.replace(block, "".join(f"$ {one}\n{said}\n" for one, said in runs))
+    for name in reading.STUDY_PATH:
+        lines = reading.lines(ROOT / "tinylane" / "core" / f"{name}.py")
+        text = re.sub(rf"^\| `{name}\.py` \| \d+ ", f"| `{name}.py` | {lines} ", text, flags=re.M)
+    (ROOT / "README.md").write_text(text, encoding="utf-8")
+    picture = ROOT / "tutorials" / "site" / "assets" / "lanes.svg"
+    picture.write_text(standalone(home()), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    renew()
