@@ -41,6 +41,7 @@ COMMANDS = {
     "inspect": "what the loader chooses, from which file, and its memory",
     "verify": "check the laws of lanes on a model at its real size",
     "bench": "time decoding on this machine",
+    "doctor": "what is installed here, which backend runs, and what to install for more",
 }
 # These are modules of `tinylane.serve`, which stands above this folder and imports it.
 SERVED = {"chat", "play", "serve"}
@@ -53,6 +54,20 @@ class Parser(argparse.ArgumentParser):
         raise TinylaneError(f"{message}; see {self.prog} --help")
 
 
+class _Version(argparse.Action):
+    """Prints versions. Those of the backends are looked up only when asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from importlib import metadata
+
+        mlx = "no MLX"
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            mlx = f"MLX {metadata.version('mlx')}"
+        python, numpy = sys.version.split()[0], metadata.version("numpy")
+        print(f"tinylane {__version__} (Python {python}, NumPy {numpy}, {mlx})")
+        parser.exit()
+
+
 def parser(words: Sequence[str]) -> Parser:
     """The parser of all commands; only the one that the words name has its flags."""
     top = Parser(
@@ -61,7 +76,8 @@ def parser(words: Sequence[str]) -> Parser:
         epilog="tinylane generate, without arguments, plays a shell game with four lanes.",
         allow_abbrev=False,
     )
-    top.add_argument("--version", action="version", version=f"tinylane {__version__}")
+    says = "show versions, of the backends too, and exit"
+    top.add_argument("--version", action=_Version, nargs=0, help=says)
     named = next((word for word in words if not word.startswith("-")), None)
     commands = top.add_subparsers(metavar="command", required=True, parser_class=Parser)
     for name, says in COMMANDS.items():
