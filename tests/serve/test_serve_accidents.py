@@ -44,6 +44,8 @@ BAD: list[tuple[Any, int, str | None, str]] = [
     ({**ASK, "max_tokens": 0}, 400, "max_tokens", "max_tokens is 0; expected"),
     ({**ASK, "stop": [""]}, 400, "stop", "texts that are not empty"),
     ({**ASK, "stop": ["x"] * 65}, 400, "stop", "65 stops; expected at most 64"),
+    ({**ASK, "stop": "x" * 1001}, 400, "stop", "a stop has more than 1,000 characters"),
+    ({**ASK, "logit_bias": dict.fromkeys(map(str, range(1025)), 1)}, 400, "logit_bias", "1,025"),
     ({**ASK, "logit_bias": {"x": 1}}, 400, "logit_bias", "expected token ids and numbers"),
     ({**ASK, "logit_bias": {"999": 1}}, 400, None, "logit_bias token 999: expected an id below"),
     ({**ASK, "logprobs": 21}, 400, "logprobs", "logprobs is 21; expected a whole number from 0"),

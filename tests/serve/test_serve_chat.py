@@ -85,7 +85,7 @@ def test_probabilities_of_a_chat_have_bytes_and_the_likeliest(server: Server) ->
     (choice,) = server.chat(ask)["choices"]
     for token in choice["logprobs"]["content"]:
         assert bytes(token["bytes"]).decode() == token["token"]
-        assert [top["token"] for top in token["top_logprobs"]][0] == token["token"]
+        assert token["top_logprobs"][0]["token"] == token["token"]
         assert len(token["top_logprobs"]) == 2 and token["logprob"] <= 0
     streamed = [
         token

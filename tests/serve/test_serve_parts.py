@@ -17,15 +17,16 @@ from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import SHARED
 from tinylane.core.model import Model
 from tinylane.core.random_weights import random_params
+from tinylane.core.sampling import Sampler
 from tinylane.serve.answers import Answer, error_body, piece
 from tinylane.serve.engine import Busy, Engine, Limits, Task
-from tinylane.serve.job import Begun
+from tinylane.serve.job import Begun, Job, Work
 from tinylane.serve.prefixes import Prefixes
 
 # The engine.
 
 
-class Work(Task):
+class Turns(Task):
     """A task of some turns, which notes who had one, and what became of it."""
 
     def __init__(self, name: str, turns: int, notes: list[str], lanes: int = 1) -> None:
@@ -63,7 +64,7 @@ def said() -> list[str]:
 def test_tasks_take_turns(said: list[str]) -> None:
     """One turn each, in order, until a task has no more."""
     engine, notes = Engine(Limits(), said.append), []
-    works = [Work(name, turns, notes) for name, turns in (("a", 3), ("b", 1), ("c", 2))]
+    works = [Turns(name, turns, notes) for name, turns in (("a", 3), ("b", 1), ("c", 2))]
     for work in works:
         engine.submit(work)
     engine.start()
@@ -75,7 +76,7 @@ def test_tasks_take_turns(said: list[str]) -> None:
 
 def test_a_task_that_fails_ends_alone_and_in_one_line(said: list[str]) -> None:
     engine, notes = Engine(Limits(), said.append), []
-    bad, good = Work("bad", 0, notes), Work("good", 3, notes)
+    bad, good = Turns("bad", 0, notes), Turns("good", 3, notes)
     for work in (bad, good):
         engine.submit(work)
     engine.start()
@@ -90,33 +91,33 @@ def test_a_task_that_fails_ends_alone_and_in_one_line(said: list[str]) -> None:
 def test_what_has_no_room_waits_in_order(said: list[str]) -> None:
     """A small task does not overtake a large one; and one that could never run is refused."""
     engine, notes = Engine(Limits(lanes=4, queue=3), said.append), []
-    first, large, small = (Work(n, 2, notes, k) for n, k in (("f", 3), ("L", 4), ("s", 1)))
+    first, large, small = (Turns(n, 2, notes, k) for n, k in (("f", 3), ("L", 4), ("s", 1)))
     for work in (first, large, small):
         engine.submit(work)
     with pytest.raises(Busy, match="3 requests wait already"):
-        engine.submit(Work("x", 1, notes))
+        engine.submit(Turns("x", 1, notes))
     with pytest.raises(TinylaneError, match="5 lanes; this server runs at most 4"):
-        engine.submit(Work("x", 1, notes, 5))
+        engine.submit(Turns("x", 1, notes, 5))
     engine.start()
     assert small.done.wait(10)
     assert "".join(notes) == "ffLLss"
     engine.close()
     with pytest.raises(Busy, match="the server is ending"):
-        engine.submit(Work("x", 1, notes))
+        engine.submit(Turns("x", 1, notes))
 
 
 def test_a_task_whose_time_is_over_ends_and_one_whose_client_left_is_forgotten(
     said: list[str],
 ) -> None:
     engine, notes = Engine(Limits(lanes=1), said.append), []
-    slow, left = Work("s", 10**9, notes), Work("l", 5, notes)
+    slow, left = Turns("s", 10**9, notes), Turns("l", 5, notes)
     slow.deadline = time.monotonic() + 0.2
     engine.submit(slow)
     engine.submit(left)
     engine.cancel(left)
     engine.start()
     assert slow.done.wait(10) and slow.told == ["time"]
-    last = Work("z", 1, notes)
+    last = Turns("z", 1, notes)
     engine.submit(last)
     assert last.done.wait(10)
     assert left.told == [] and "l" not in notes and not left.held
@@ -125,7 +126,7 @@ def test_a_task_whose_time_is_over_ends_and_one_whose_client_left_is_forgotten(
 
 def test_closing_ends_what_runs_and_what_waits(said: list[str]) -> None:
     engine, notes = Engine(Limits(lanes=1), said.append), []
-    runs, waits = Work("r", 10**9, notes), Work("w", 1, notes)
+    runs, waits = Turns("r", 10**9, notes), Turns("w", 1, notes)
     engine.submit(runs)
     engine.submit(waits)
     engine.start()
@@ -133,6 +134,28 @@ def test_closing_ends_what_runs_and_what_waits(said: list[str]) -> None:
         time.sleep(0.001)
     assert engine.close() == 2
     assert runs.told == waits.told == ["closing"]
+
+
+def test_a_long_prompt_does_not_hold_up_a_short_one(said: list[str], model: Model) -> None:
+    """Its blocks take turns with the other's steps."""
+    told: list[tuple[str, str]] = []
+    engine, done = Engine(Limits(), said.append), threading.Event()
+
+    def job(name: str, prompt: list[int]) -> Job:
+        def tell(what: Any) -> None:
+            told.append((name, type(what).__name__))
+            if told.count(("long", "Ended")) and told.count(("short", "Ended")):
+                done.set()
+
+        settings = {"max_tokens": 3, "sampler": Sampler(logit_bias={2: -np.inf})}
+        return Job(model, Work(prompt, 1, settings), Prefixes(8, 1 << 20), tell)
+
+    engine.submit(job("long", [3] * 200))
+    engine.submit(job("short", [5, 6]))
+    engine.start()
+    assert done.wait(30) and said == []
+    assert told.index(("short", "Ended")) < told.index(("long", "Begun"))
+    engine.close()
 
 
 # What is kept of prompts.

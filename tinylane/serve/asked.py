@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from tinylane.core.model import Model
 
 TOP = 20  # the most alternatives beside a token
-STOPS = 64
+STOPS, LONGEST_STOP = 64, 1000  # how many, and characters of one
+BIASES = 1024
 LEAST_SEED, MOST_SEED = -(1 << 63), (1 << 64) - 1  # OpenAI's range, and that of 64 bits
 
 _BOTH = {
@@ -282,6 +283,8 @@ def _sampler(body: Body, usual: Sampler) -> Sampler:
     if given.get("top_k") == -1:  # some clients' word for all
         given["top_k"] = 0
     bias = body.object("logit_bias").raw
+    if len(bias) > BIASES:
+        raise Wrong(f"logit_bias has {len(bias):,} tokens; at most {BIASES:,}", "logit_bias")
     try:
         if bias:
             given["logit_bias"] = {int(token): float(value) for token, value in bias.items()}
@@ -306,6 +309,8 @@ def _stop(body: Body) -> list[str | int]:
         body.fail("stop_token_ids", "a list of token ids")
     if len(texts) + len(ids) > STOPS:
         raise Wrong(f"{len(texts) + len(ids)} stops; expected at most {STOPS}", "stop")
+    if any(len(text) > LONGEST_STOP for text in texts):
+        raise Wrong(f"a stop has more than {LONGEST_STOP:,} characters", "stop")
     return [*texts, *ids]
 
 

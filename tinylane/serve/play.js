@@ -176,7 +176,8 @@ function head(m) {
 }
 
 function word(m, index, token) {
-  const made = element("span", { className: "t", textContent: token.text || "·", tabIndex: -1 });
+  const text = token.text.replace(/\n/g, "⏎\n") || "·"; // there must be something to click on
+  const made = element("span", { className: "t", textContent: text, tabIndex: -1 });
   made.setAttribute("role", "button");
   made.dataset.lane = m;
   made.dataset.index = index;
