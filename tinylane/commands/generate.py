@@ -167,7 +167,6 @@ def run(args: Any) -> int:
     from tinylane.commands.generate_output import GenerateOutput
     from tinylane.core.decoding import Decoding
     from tinylane.core.sampling import Sampler
-    from tinylane.methods import start
 
     sampler = Sampler.from_config(model.sampling)
     if given:
@@ -216,6 +215,8 @@ def run(args: Any) -> int:
     if setup is None:
         decoding = Decoding(model, full_prompt, n, **settings)
     else:
+        from tinylane.methods import start
+
         decoding = start(model, full_prompt, setup, **settings)
     room = max(model.config.context - decoding.clock, 1)
     if args.max_tokens is not None and args.max_tokens > room:

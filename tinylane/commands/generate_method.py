@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinylane.commands import common
 from tinylane.core.errors import TinylaneError, show
-from tinylane.core.model import Model
-from tinylane.core.modes import MODES
-from tinylane.methods import Setup, method, prepare
 
+if TYPE_CHECKING:
+    from tinylane.core.model import Model
+    from tinylane.methods import Setup
+
+# `tinylane.methods` is imported where a method is asked for: a plain run enters nothing of it.
 # Flags of how lanes are rotated and read each other, and what a method calls them.
 FLAGS = {
     "omega": "omega", "slot": "slot", "omega_scale": "scale", "prompt_lane": "prompt_lane",
@@ -39,6 +41,9 @@ def check(args: Any) -> None:
         if args.method_config is not None:
             raise TinylaneError("--method-config without --method; give --method")
         return
+    from tinylane.core.modes import MODES
+    from tinylane.methods import method
+
     chosen = method(args.method)
     args.method = chosen.name
     if args.mode is not None:
@@ -65,6 +70,8 @@ def check(args: Any) -> None:
 
 def note(args: Any, model: Model) -> None:
     """Say what the method does without the parameters that it is about."""
+    from tinylane.methods import method
+
     chosen = method(args.method)
     if chosen.needs and chosen.needs not in model.params:
         common.note(
@@ -81,6 +88,8 @@ def tagged(chosen: Setup | None, n: int) -> bool:
 
 def setup(args: Any, model: Model, n: int, max_tokens: int) -> Setup:
     """What the method gives the decoding."""
+    from tinylane.methods import prepare
+
     told = {option: getattr(args, flag) for flag, option in FLAGS.items()}
     options = {name: value for name, value in told.items() if value is not None}
     return prepare(model, args.method, n, max_tokens, {**args.method_config, **options})

@@ -11,8 +11,6 @@ import numpy as np
 from tinylane.commands import common
 from tinylane.evaluate.tasks.shell_game import STAY
 from tinylane.files.display import printable
-from tinylane.methods import method
-from tinylane.view.events import words
 
 if TYPE_CHECKING:
     from tinylane.commands.terminal import Columns, LaneView, Lines
@@ -106,6 +104,8 @@ class GenerateOutput:
         self.labels += [f"lane {m + 1}" for m in range(len(self.labels), len(decoding.lanes))]
         if self.lines is not None:
             for event in decoding.events[self.told :]:
+                from tinylane.view.events import words
+
                 common.note(words(event), self.args.quiet)
             self.told = len(decoding.events)
             self.lines.add(step.texts, step.finished)
@@ -141,7 +141,7 @@ class GenerateOutput:
             for label, lane, answer in zip(self.labels, result.lanes, answers, strict=True):
                 shown = printable(answer) if answer is not None else "none"
                 print(f"{label}: answer {shown} ({lane.finish_reason})")
-        if self.args.method is not None and method(self.args.method).answer == "last":
+        if self.args.method is not None and answers_last(self.args.method):
             print(f"the answer is that of {self.labels[len(result.lanes) - 1]}, which came last")
         if voted is not None:
             print(self._verdict(voted, truth))
@@ -319,6 +319,13 @@ def reading(decoding: Decoding) -> dict[int, tuple[int, int]]:
         if others[key] >= LEAST:
             found[m] = int(cache.lanes[key]), int(word[key])
     return found
+
+
+def answers_last(name: str) -> bool:
+    """Whether a method's answer is that of the lane that came last."""
+    from tinylane.methods import method
+
+    return method(name).answer == "last"
 
 
 def work(game: ShellGame, moves: Any, n: int, lane: int) -> list[str]:

@@ -22,7 +22,6 @@ import numpy as np
 
 from tinylane.core import times
 from tinylane.core.errors import TinylaneError, of_kind, show, whole
-from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, Row
 from tinylane.core.prompt import encode_lane_prompt, text_stream
 from tinylane.core.result import Lane
@@ -179,6 +178,8 @@ class Life:
 
     def arrange(self, lanes: Sequence[int]) -> None:
         """With the rotation `Hogwild`: the parts of these lanes stand first in every view."""
+        from tinylane.core.hogwild import Hogwild
+
         order = tuple(self._lane(m).index for m in lanes)
         rope = self.cache.lane_rope
         if not isinstance(rope, Hogwild) or len({*order}) != len(order):
