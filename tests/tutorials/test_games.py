@@ -22,7 +22,9 @@ from tinylane.core.model import Model
 from tinylane.evaluate.tasks.frontier import Frontier
 from tinylane.evaluate.tasks.shell_game import ShellGame
 from tinylane.train.from_scratch import Trainer, nll
+from tinylane.view.figure_style import alt
 from tutorials.study.__main__ import main
+from tutorials.study.figures import cells as cells_figure
 from tutorials.study.games import APART, LIVE, TABLES, CellRecipe, CellTrainer, FrontierRecipe
 from tutorials.study.games_score import counted, scored, written
 from tutorials.study.steps import steps
@@ -192,6 +194,9 @@ def test_a_table_is_trained_in_parts_and_published(table: str, tmp_path: Path) -
         for n, score in mine["scores"].items():
             assert score == theirs["scores"][n]
     assert ("steps_without_mistakes" in a) == (table == "frontier")
+    said, first = alt(cells_figure(a)), a["cells"][first]
+    right = first["seeds"][0]["scores"]["2"]["accuracy"]
+    assert f"{first['says']}, 2 lanes: {right:.0%}" in said
     shown = tables(whole).splitlines()
     assert TABLES[table][0][0].says in shown[2] and "steps" in shown[2]
     assert any("best split" in line for line in shown) == (table == "frontier")

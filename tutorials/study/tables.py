@@ -21,7 +21,7 @@ from tutorials.study.real import likelihood, of_task
 def tables(folder: Path) -> str:
     """All tables in a folder, as Markdown. Raises TinylaneError if there is none."""
     makers = {"scratch": scratch, "scratch-4000": scratch, "finetune": finetune, "starts": starts}
-    makers |= {"apart": games, "frontier": games, "real": real}
+    makers |= {"apart": games, "apart-search": games, "frontier": games, "real": real}
     paths = {name: folder / f"{name}.json" for name in makers}
     parts = [
         make(read_json(paths[name], LIMIT))
