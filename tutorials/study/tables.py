@@ -117,8 +117,8 @@ def starts(table: dict[str, Any]) -> str:
     many = list(next(iter(parts[0]["starts"].values()))["shares"])
     head = [
         "untuned, Omega",
-        "lane 0 exactly right",
         "lane 1 exactly right",
+        "lane 2 exactly right",
         "perplexity, worse lane",
     ]
     head += [f"{n} lanes, own shares right" for n in many]
