@@ -15,6 +15,7 @@ import pytest
 from helpers_machine import SCRIPT, follow, run_machine
 from hypothesis import Phase, given, settings
 from planting import Patch, Plant, swap
+from plants_additions import ADDITIONS
 from plants_decoder import DECODER
 from plants_decoding import DECODING
 from plants_lanes import LANES
@@ -26,7 +27,7 @@ from tinylane.core.rope import RopeConfig
 from tinylane.testing import EXTRA, LAWS, LawViolation, check, example_case
 
 CASES = range(50)
-PLANTS = [*LANES, *DECODER, *DECODING, *SEGMENTS]
+PLANTS = [*LANES, *DECODER, *DECODING, *SEGMENTS, *ADDITIONS]
 
 
 def frequencies_as_recorded() -> None:

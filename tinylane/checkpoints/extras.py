@@ -140,17 +140,17 @@ def put(
 ) -> None:
     """Put tensors among a loaded model's, in its library and dtype, in place.
 
-    Those of this module come in a file's layout, all others as the decoder takes them.
+    Those of this module come in a file's layout, and stay so in memory, as the model's own do: BLAS
+    rounds by it. All others come as the decoder takes them.
     """
     for name, value in tensors.items():
-        value = turned(name, value) if is_extra(name) else value
+        array: Any = np.ascontiguousarray(value, dtype="float32" if backend == "mlx" else dtype)
         if backend == "mlx":
             import mlx.core as mx
 
-            params[name] = mx.array(np.ascontiguousarray(value)).astype(getattr(mx, dtype))
-            mx.eval(params[name])
-        else:
-            params[name] = np.ascontiguousarray(value, dtype=dtype)
+            array = mx.array(array).astype(getattr(mx, dtype))
+            mx.eval(array)
+        params[name] = turned(name, array) if is_extra(name) else array
 
 
 def summary(found: Mapping[str, tuple[int, ...]]) -> list[str]:

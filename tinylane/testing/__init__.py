@@ -10,6 +10,7 @@ library: its result must be an array that `numpy.asarray` accepts, or a PyTorch 
     samples      Sample; random configs, weights and coordinates; fork-joins
     laws         laws 1 to 13; Report, LawViolation
     segments     laws 14 to 18, 22, 24 and 25: segments of text, and how a decoding goes
+    additions    laws 19 to 21: what a checkpoint may add for lanes
     merge        law 23: blocks of keys
     every        `assert_all`
     checks       the laws and further checks applied to a model: `LAWS`, `check`; with
@@ -33,6 +34,14 @@ import os
 from importlib import import_module
 from typing import Any
 
+from tinylane.testing.additions import (
+    assert_bridge_alone,
+    assert_bridge_finished,
+    assert_bridge_history,
+    assert_bridge_order,
+    assert_identity,
+    assert_multi_stream,
+)
 from tinylane.testing.checks import EXTRA, LAWS, check
 from tinylane.testing.every import assert_all
 from tinylane.testing.laws import (
@@ -85,16 +94,22 @@ __all__ = [
     "assert_all",
     "assert_backends",
     "assert_blocks_merge",
+    "assert_bridge_alone",
+    "assert_bridge_finished",
+    "assert_bridge_history",
+    "assert_bridge_order",
     "assert_causality",
     "assert_chain_rule",
     "assert_company",
     "assert_equal",
     "assert_fork_join",
     "assert_group_think",
+    "assert_identity",
     "assert_independent",
     "assert_isolation",
     "assert_lane_shift",
     "assert_moved_cache",
+    "assert_multi_stream",
     "assert_one_lane",
     "assert_one_path",
     "assert_periodicity",

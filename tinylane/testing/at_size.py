@@ -12,10 +12,11 @@ from itertools import pairwise
 
 import numpy as np
 
+from tinylane.core.decoder import BRIDGE, LANE_EMBED, LANE_KV
 from tinylane.core.decoding import Decoding
 from tinylane.core.lanes import SHARED, LaneRoPE
 from tinylane.core.model import Model
-from tinylane.testing import laws, segment_checks, segments
+from tinylane.testing import additions, laws, segment_checks, segments
 from tinylane.testing.checks import LAWS, exact, steps
 from tinylane.testing.laws import Report, assert_equal, worst_of
 from tinylane.testing.samples import Chooser, Sample
@@ -44,8 +45,19 @@ ABOUT_OMEGA = (  # or about the prompt's lane, or about positions
 ABOUT_VIEWS = ("seal",)
 
 
-def applies(law: Law, sample: Sample) -> bool:
-    """Whether the law says anything about the sample's rotation."""
+ALIKE = (  # lanes are, but for Omega: not where they have embeddings
+    "lane shift", "one lane", "independent", "shared prompt", "group think", "permuted paths",
+    "fork join", "one path", "reread", "seal", "moved cache",
+)  # fmt: skip
+ONE_MASK = ("group think", "blocks merge")  # not where a bridge has another
+
+
+def applies(law: Law, sample: Sample, model: Model) -> bool:
+    """Whether the law says anything about the sample's rotation, and about this model."""
+    if law.name in ALIKE and {LANE_EMBED, LANE_KV} & model.params.keys():
+        return False
+    if law.name in ONE_MASK and BRIDGE in model.params:
+        return False
     if isinstance(sample.rope, LaneRoPE):
         return law.name not in ABOUT_VIEWS
     return law.name not in ABOUT_OMEGA
@@ -143,7 +155,14 @@ def _moved_cache(model: Model, sample: Sample, choose: Chooser) -> Report:
     return segment_checks.moved_cache(model, sample, 0, int(half), choose.pick((1, 7, 100)))
 
 
+def _bridge(model: Model, sample: Sample, choose: Chooser) -> Report:
+    """Lanes in the reverse order; lane 0 alone; lane 0 ends."""
+    order, by = list(range(sample.mask.n))[::-1], choose.integer(1, sample.vocab - 1)
+    return additions.bridge(model, sample, 0, order, by)
+
+
 _AT_SIZE = {
+    "bridge": _bridge,
     "causality": _causality,
     "isolation": _isolation,
     "one lane": _one_lane,
@@ -180,9 +199,11 @@ def passes(sample: Sample) -> tuple[list[int], int]:
         again += [p + path + SUMMARY, p + 2 * path + SUMMARY]
     fed = max(p, 1) + (LIFE - 1) * n
     whole += [*one, *again, max(p, 1), *[n] * (LIFE - 1), fed]  # the last ones are of the rollout
+    text = int((sample.lanes <= 0).sum())
+    ended = [t, t, n - 1, n - 1] if n > 1 else []
+    whole += [*[t] * 8, text, *ended]  # identity 2, bridge, multi stream 2
     if not isinstance(sample.rope, LaneRoPE):
-        return [*whole, *pieces, max(p, 1), 2, 2], 5 + n
+        return [*whole, *pieces, max(p, 1), 2, 2], 7 + n
     of_omega = [t, n * shared + t - shared, t, t, t]  # shared prompt, periodicity, group think
     joined = [p + q + SUMMARY] * 3  # permuted paths, fork join
-    text = int((sample.lanes <= 0).sum())
-    return [*whole, *of_omega, *joined, *pieces, text // 2, text - text // 2], 8 + n
+    return [*whole, *of_omega, *joined, *pieces, text // 2, text - text // 2], 10 + n

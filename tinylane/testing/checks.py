@@ -1,6 +1,7 @@
 """The laws applied to a model; a `Chooser` picks the rest (a shift, a lane).
 
-`LAWS` are those of the method, section 5: laws 1 to 13 are here, the others in `segment_checks`.
+`LAWS` are those of the method, section 5: laws 1 to 13 are here, the others in `segment_checks` and
+`additions`.
 `EXTRA` are further checks of what the laws do not cover: the definition itself, the cache's
 operations, and decoding against the uncached generator.
 """
@@ -16,6 +17,7 @@ import numpy as np
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.core.model import Model
 from tinylane.testing import laws
+from tinylane.testing.additions import ADDITIONS
 from tinylane.testing.laws import LawViolation, Report, assert_equal, nothing_to_compare
 from tinylane.testing.reference import (
     reference,
@@ -126,7 +128,8 @@ _LAWS = (
     Law(12, "backends", "every backend and dtype agrees with NumPy float64", _backends),
     Law(13, "company", "a lane that nobody sees changes nobody", _company),
 )
-LAWS = {law.name: law for law in (*_LAWS, *SEGMENT_LAWS)}
+_ALL = sorted((*_LAWS, *SEGMENT_LAWS, *ADDITIONS), key=lambda law: law.number)
+LAWS = {law.name: law for law in _ALL}
 
 
 # What the laws do not cover.

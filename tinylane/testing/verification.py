@@ -190,7 +190,7 @@ def verify(
                 on_law(law.name)
                 checks = []
                 for k, (name, sample) in enumerate(samples.items()):
-                    if not applies(law, sample):
+                    if not applies(law, sample, model):
                         continue
                     choose = RandomChooser(np.random.default_rng([seed, k, law.number]))
                     check: Any = partial(law.check, model, sample, choose)
