@@ -47,3 +47,19 @@ def test_tutorial_9_shows_lanes_of_the_model(tmp_path: Path) -> None:
     page = (tmp_path / "09_checkpoint.md").read_text("utf-8")
     assert "this page's model: SmolLM2-135M-Instruct" in page
     assert "You are a helpful AI assistant named SmolLM" in page and "'layers': 30" in page
+
+
+@pytest.mark.usefixtures("smollm2")
+def test_the_readmes_line_writes_four_different_texts() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    line, shown = re.search(
+        r"```sh\n(tinylane generate [^\n]*smollm2\.py[^\n]*)\n```\n+```text\n(.*?)```", text, re.S
+    ).groups()  # type: ignore[union-attr]
+    env = environment()
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
+    done = subprocess.run(
+        ["bash", "-c", line], cwd=ROOT, env=env, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == shown
+    assert len({row.split(" | ")[1] for row in shown.splitlines()}) == 4

@@ -80,10 +80,10 @@ export const CHALLENGES = [
       if (!likeFirst(now, before) || !joint(now.state) || apart < 0.5) return "";
       const worst = change(now.run, before.run);
       if (!(worst < 1e-4)) return "";
+      const most = worst ? `by more than ${worst.toExponential(0)} of their spread` : "at all";
       return (
-        `Omega changed by up to ${apart.toFixed(2)} radians, no logit by more than ` +
-        `${worst.toExponential(0)} of their standard deviation: lanes are whole numbers, and a ` +
-        "whole turn is no turn."
+        `Omega changed by up to ${apart.toFixed(2)} radians, no logit ${most}. Lanes are whole ` +
+        "numbers, and a whole turn is no turn."
       );
     },
   },

@@ -52,7 +52,8 @@ function said({ live, run }, state) {
     const plain = here && state.times === 1 && !state.off.length && !state.silent.length;
     return plain ? "The board above plays it." : "The board has other settings than it now.";
   }
-  return run ? "Below: how the package played the first view’s game with it." : "Not run here.";
+  if (!run) return "Not run here.";
+  return "Below: how the package played the first view’s game with it, with positions.";
 }
 
 function drawReads(table, see) {

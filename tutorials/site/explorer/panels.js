@@ -119,7 +119,8 @@ export function drawWord(parts, run, state) {
   const said = ({ lane: n, step, share }) => {
     const whose = n === SHARED ? "the prompt’s" : n === m ? "its own" : `lane ${n + 1}’s`;
     const swap = n === SHARED && step >= 4 && step < 20 ? `swap ${step - 3}, ` : "";
-    const key = `${whose} ${swap}${n === SHARED ? run.asked[step] : fedWord(run, n, step)}`;
+    const word = n === SHARED ? `“${run.asked[step]}”` : fedWord(run, n, step);
+    const key = `${whose} ${swap}${word}`;
     return html("li", {}, `${key} (${percent(share)})`);
   };
   parts.keys.replaceChildren(...most.map(said));
