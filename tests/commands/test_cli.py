@@ -97,7 +97,7 @@ def test_only_commands_that_exist_are_named(capsys: pytest.CaptureFixture[str]) 
         "fuse",
     ):
         assert re.search(rf"^    {name} ", out, re.MULTILINE)
-    assert not re.search(r"^    serve\b", out, re.MULTILINE)
+    assert not re.search(r"^    tune\b", out, re.MULTILINE)
 
 
 def test_only_the_command_that_is_named_has_its_flags() -> None:
@@ -414,3 +414,34 @@ def test_lanes_that_would_be_the_same_text_get_a_temperature(ask: Any, tmp_path:
 def test_alone_the_program_prints_its_help(ask: Any) -> None:
     code, out, err = ask()
     assert code == 0 and out.startswith("usage: tinylane") and "generate" in out and err == ""
+
+
+def test_flags_of_mlx_lm_that_change_no_token(ask: Any, game: str) -> None:
+    """--prefill-step-size and --verbose; what they refuse is one line."""
+    words = ["generate", "--model", game, "--seed", "3", "--backend", "numpy"]
+    code, out, err = ask(*words)
+    assert code == 0 and "sampling:" in err
+    assert ask(*words, "--prefill-step-size", "3")[1] == out
+    assert ask(*words, "--verbose", "False") == (0, out, "")
+    assert "sampling:" in ask(*words, "--verbose", "T")[2]
+    for more, says in (
+        (["--verbose", "no"], "'no': expected True, T, False or F"),
+        (["--prefill-step-size", "0"], "--prefill-step-size is 0; expected 1 or more"),
+    ):
+        code, _, err = ask(*words, *more)
+        assert code == 2 and says in err and err.count("\n") == 1
+
+
+def test_a_pass_of_the_prompt_has_as_many_rows_as_was_asked(
+    monkeypatch: pytest.MonkeyPatch, ask: Any, game: str
+) -> None:
+    rows: list[int] = []
+    plain_call = tinylane.Model.__call__
+
+    def call(self: Any, tokens: Any, *more: Any, **named: Any) -> Any:
+        rows.append(len(tokens))
+        return plain_call(self, tokens, *more, **named)
+
+    monkeypatch.setattr(tinylane.Model, "__call__", call)
+    assert ask("generate", "--model", game, "--lanes", "1", "--prefill-step-size", "4")[0] == 0
+    assert rows[0] == 4 and max(rows) <= 4

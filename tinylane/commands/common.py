@@ -181,6 +181,17 @@ def text(word: str) -> str:
     return re.sub(r"\\([nt][A-Za-z]*)", plain, word)
 
 
+def silence(word: str) -> bool:
+    """The word behind mlx-lm's `--verbose`: whether to be quiet.
+
+    >>> silence("F"), silence("True")
+    (True, False)
+    """
+    if word.lower() in ("true", "t", "false", "f"):
+        return word.lower()[0] == "f"
+    raise argparse.ArgumentTypeError(f"{show(word, 40)}: expected True, T, False or F")
+
+
 def check_numbers(args: Any, least: float, *names: str, most: float | None = None) -> None:
     """Raise TinylaneError where a flag of these names was given a number out of range, or a list
     with one."""

@@ -60,6 +60,13 @@ def flags(p: Any) -> None:
         "computed; read if it is there, written at the end",
     )
     g.add_argument(
+        "--prefill-step-size",
+        type=int,
+        default=512,
+        metavar="N",
+        help="tokens of the prompt in a pass; fewer need less memory; default: 512",
+    )
+    g.add_argument(
         "--lane-prompt",
         metavar="TEXT",
         type=common.text,
@@ -111,6 +118,13 @@ def flags(p: Any) -> None:
         help="the K likeliest tokens beside each drawn one, for --json and --save",
     )
     g.add_argument("--quiet", action="store_true", help="no notes and no statistics")
+    g.add_argument(
+        "--verbose",
+        type=common.silence,
+        dest="quiet",
+        metavar="BOOL",
+        help="as in mlx-lm: False is --quiet, True (the default) is not",
+    )
     g.add_argument(
         "--pace",
         type=float,
@@ -210,6 +224,7 @@ def run(args: Any) -> int:
         "stop": common.stop(args, model),
         "template": template,
         "top_logprobs": args.top_logprobs or 0,
+        "chunk": args.prefill_step_size,
         "cache": cache,
     }
     if setup is None:
@@ -290,7 +305,7 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
 def parse_flags(args: Any) -> dict[str, Any]:
     """Check the flags and return those of sampling. Raises TinylaneError for what is wrong."""
     common.check_numbers(args, 1, "lanes", most=MAX_LANES)
-    common.check_numbers(args, 1, "max_tokens", "total_tokens", "beams")
+    common.check_numbers(args, 1, "max_tokens", "total_tokens", "beams", "prefill_step_size")
     common.check_numbers(args, 0, "seed", "top_logprobs")
     if args.top_logprobs and not (args.json or args.save):
         raise TinylaneError("--top-logprobs needs --json or --save, which hold them")
