@@ -13,6 +13,7 @@ import pytest
 from helpers_serve import GAME, Server, joined
 
 import tinylane
+from tinylane import methods
 from tinylane.core.lanes import SHARED, LaneMask
 
 inside = helpers_serve.inside  # a fixture
@@ -199,6 +200,30 @@ def test_a_bias_bans_a_token_and_a_stop_ends_a_text(inside: Server, model: Any) 
     ][0]
     assert by_id["text"].strip() == first[0]
     assert len(texts(inside.text({**greedy, "max_tokens": 2}))[0].split()) == 2
+
+
+@pytest.mark.parametrize("method", ["parathinker", "best_of_n", "hogwild_steps", "plain_lanes"])
+def test_the_lanes_of_a_method_work_on_one_answer(inside: Server, model: Any, method: str) -> None:
+    """The text that the method's own rule takes, and every lane's; streamed, it comes at the end."""
+    ask = {"prompt": GAME, "seed": 5, "max_tokens": 6, "temperature": 3}
+    ask["lanes"] = {"method": method, "lanes": 2}
+    alone = methods.generate(
+        model, GAME, method, 2, max_tokens=6, seed=5, sampler=tinylane.Sampler(temperature=3)
+    )
+    answer = inside.text(ask)
+    (told,) = answer["tinylane"]["lanes"]
+    assert [lane["text"] for lane in told["lanes"]] == alone.texts
+    rule = methods.METHODS[method].answer
+    by_rule = {
+        "last": alone.texts[-1],
+        "text": "\n".join(alone.texts),
+        "best": tinylane.best_of(alone).text,
+    }
+    assert rule == "vote" or texts(answer) == [by_rule[rule]]
+    assert texts(answer)[0] in by_rule["text"]
+    assert answer["usage"]["completion_tokens"] == sum(len(lane.tokens) for lane in alone.lanes)
+    pieces = list(inside.stream("/v1/completions", ask))
+    assert joined(pieces) == {0: texts(answer)[0]} and len(pieces) == 1
 
 
 def test_mlx_serves_in_its_own_thread(inside: Server, model: Any) -> None:

@@ -16,7 +16,7 @@ from tinylane.serve.engine import Busy
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model
-    from tinylane.core.result import Step
+    from tinylane.core.result import Result, Step
     from tinylane.serve.job import Begun, Ended, Top
 
 # Its words: what a lane's end is called there.
@@ -258,6 +258,50 @@ class Answer:
     def _is_end(self, token: int) -> bool:
         tokenizer = self.model.tokenizer
         return tokenizer is None or tokenizer.is_special(token)
+
+
+class OneAnswer(Answer):
+    """The one answer that the lanes of a method work on: it is known when all is written."""
+
+    def __init__(self, *args: Any, method: str, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.method = method
+        self.lanes: list[dict[str, Any]] = []
+
+    def step(self, p: int, step: Step) -> list[dict[str, Any]]:
+        self.steps += 1
+        self.written += sum(token is not None for token in step.tokens)
+        return []
+
+    def ended(self, p: int, told: Ended) -> list[dict[str, Any]]:
+        assert told.result is not None
+        text, reason = answer_of(self.method, told.result)
+        choice = self.choices[p]
+        choice.ended = reason if told.why == "done" else told.why
+        cut = choice.ended in ("length", "budget", "time", "closing")
+        choice.reason = "length" if cut else "stop"
+        lanes = [{"text": x.text, "ended": x.finish_reason} for x in told.result.lanes]
+        self.lanes.append({"prompt": p, "lanes": lanes})
+        return [self._piece(p, *self._say(p, text, []))]
+
+    def _ours(self) -> dict[str, Any]:
+        ours = super()._ours()
+        ours["tinylane"] |= {"method": self.method, "lanes": self.lanes}
+        return ours
+
+
+def answer_of(method: str, result: Result) -> tuple[str, str]:
+    """The text with which a method answers, and how its lane ended."""
+    from tinylane.evaluate.answers import best_of, vote
+    from tinylane.methods import METHODS
+
+    how = METHODS[method].answer
+    if how == "text":
+        return "\n".join(result.texts), result.lanes[-1].finish_reason or ""
+    lane = result.lanes[-1] if how == "last" else best_of(result)
+    if how == "vote" and (voted := vote(result)).lane is not None:
+        lane = result.lanes[voted.lane]
+    return lane.text, lane.finish_reason or ""
 
 
 def piece(tokenizer: Any, token: int) -> tuple[str, bytes]:

@@ -18,6 +18,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -33,8 +34,8 @@ from tinylane.core.prompt import encode_lane_prompt, encode_prompt
 from tinylane.core.result import Step
 from tinylane.files.io import parse_json
 from tinylane.files.memory import forecast
-from tinylane.serve.answers import Answer, error_body
-from tinylane.serve.asked import Asked, Defaults, Wrong, read
+from tinylane.serve.answers import Answer, OneAnswer, error_body
+from tinylane.serve.asked import LANES, Asked, Defaults, Lanes, Wrong, read
 from tinylane.serve.engine import Busy, Engine, Limits
 from tinylane.serve.job import Begun, Ended, Job, Work
 from tinylane.serve.prefixes import Prefixes
@@ -256,7 +257,8 @@ async def _answer(service: Service, request: Request, asked: Asked) -> Response:
         works = await asyncio.to_thread(_works, service, asked)
     seed = works[0].settings.get("seed", 0)
     kind = "chatcmpl" if asked.chat else "cmpl"
-    answer = Answer(
+    joined = None if asked.lanes is None else asked.lanes.joined
+    answer = (Answer if joined is None else partial(OneAnswer, method=joined))(
         service.model,
         service.name,
         f"{kind}-{os.urandom(12).hex()}",
@@ -319,6 +321,9 @@ def _works(service: Service, asked: Asked) -> list[Work]:
             "lane_mask": LaneMask.independent(n),
             "lane_prompts": [""] * n,
         }
+        if asked.lanes is not None and asked.lanes.joined:
+            works.append(_joined(service, asked.lanes, ids, settings))
+            continue
         if asked.lanes is not None:
             settings |= asked.lanes.settings(model, n, max_tokens)
             longest = max(len(encode_lane_prompt(model, text)) for text in settings["lane_prompts"])
@@ -327,6 +332,16 @@ def _works(service: Service, asked: Asked) -> list[Work]:
         score = asked.top if asked.echo and asked.top is not None else None
         works.append(Work(ids, n, settings, score, draw=asked.max_tokens > 0))
     return works
+
+
+def _joined(service: Service, lanes: Lanes, ids: list[int], settings: dict[str, Any]) -> Work:
+    """The job of a method whose lanes work on one answer."""
+    setup = lanes.setup(service.model, settings["max_tokens"])
+    count = max(setup.lanes, lanes.lanes or LANES)
+    service.engine.check(count)
+    for name in ("lane_mask", "lane_prompts", "top_logprobs"):  # the method's business
+        del settings[name]
+    return Work(ids, count, settings, setup=setup)
 
 
 def _encode(model: Model, given: Any, asked: Asked) -> list[int]:

@@ -12,13 +12,19 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from tinylane.core.errors import TinylaneError, reals, show
 from tinylane.core.lanes import MAX_LANES, LaneMask
+from tinylane.core.modes import MODES
 from tinylane.core.sampling import Sampler
 from tinylane.files.io import Fields
 
 if TYPE_CHECKING:
     from tinylane.core.lanes import Rotation
     from tinylane.core.model import Model
+    from tinylane.methods.method import Setup
 
+# What a method may take of what says how lanes read each other.
+DECIDED = ("omega", "slot", "scale", "prompt_lane", "visibility", "lag")
+METHODS = f"{', '.join(MODES)}, or another row of `tinylane methods`"
+LANES = 3  # of a method, where nothing says how many
 TOP = 20  # the most alternatives beside a token
 STOPS, LONGEST_STOP = 64, 1000  # how many, and characters of one
 BIASES = 1024
@@ -87,7 +93,9 @@ class Body(Fields):
 class Lanes:
     """How the choices read each other. None: as the model was trained.
 
-    omega: a name of `modes.STARTS`, or numbers. prompts: a text for each lane.
+    method: a mode, whose lanes are the choices; or another row of `tinylane methods`, whose lanes
+    work on one answer. omega: a name of `modes.STARTS`, or numbers. prompts: a text for each lane.
+    lanes, options: of such a method, how many, and its own.
     """
 
     method: str | None = None
@@ -98,6 +106,22 @@ class Lanes:
     prompt_lane: Any = None
     lag: int | None = None
     prompts: list[str] | None = None
+    lanes: int | None = None
+    options: dict[str, Any] | None = None
+
+    @property
+    def joined(self) -> str | None:
+        """The method's name if its lanes work on one answer."""
+        return None if self.method in (None, *MODES) else self.method
+
+    def setup(self, model: Model, max_tokens: int) -> Setup:
+        """What such a method gives a `Decoding`. Raises TinylaneError."""
+        from tinylane.methods import prepare
+
+        said = {name: getattr(self, name) for name in DECIDED}
+        given = {name: value for name, value in said.items() if value is not None}
+        options = {**given, **(self.options or {})}
+        return prepare(model, str(self.method), self.lanes or LANES, max_tokens, options)
 
     def settings(self, model: Model, n: int, max_tokens: int) -> dict[str, Any]:
         """As settings of `Decoding`. Raises TinylaneError for what this model cannot do."""
@@ -344,8 +368,19 @@ def _lanes(body: Body) -> Lanes | None:
     where = given.get("prompt_lane")
     if isinstance(where, bool) or where not in (None, "own", 0, "0"):
         given.fail("prompt_lane", '"own" or 0')
+    method = given.text("method", None) or given.text("mode", None)
+    if method is not None and method not in MODES:
+        method = _published(given, method)
+    one = method is None or method in MODES
+    if one and (given.has("lanes") or given.has("options")):
+        name = "lanes" if given.has("lanes") else "options"
+        raise Wrong(f"lanes.{name} is for methods with one answer; n is the number here", "lanes")
+    if not one and (body.get("n") or 1) != 1:
+        raise Wrong(f"method {method} gives one answer: leave n out, and give lanes.lanes", "n")
+    if not one and (body.get("logprobs") not in (None, False) or body.get("echo")):
+        raise Wrong(f"method {method} gives one text without logprobs and echo", "lanes.method")
     return Lanes(
-        method=given.text("method", None) or given.text("mode", None),
+        method=method,
         visibility=visibility,
         omega=omega,
         slot=given.real("slot", None),
@@ -353,4 +388,17 @@ def _lanes(body: Body) -> Lanes | None:
         prompt_lane=where,
         lag=given.whole("lag", default=None),
         prompts=given.items("prompts", str, None),
+        lanes=given.whole("lanes", 1, MAX_LANES, None),
+        options=given.object("options").raw or None,
     )
+
+
+def _published(given: Body, name: str) -> str:
+    """The name of a row of `tinylane methods` as its file has it."""
+    from tinylane.methods import method
+
+    try:
+        found = method(name).name
+    except TinylaneError:
+        given.fail("method" if given.has("method") else "mode", METHODS)
+    return "joint" if found == "lanerope" else found

@@ -6,7 +6,7 @@ T rows of a pass   V vocab
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,8 @@ from tinylane.serve.engine import Busy, Task
 if TYPE_CHECKING:
     from tinylane.core.decoding import Decoding
     from tinylane.core.model import Model
-    from tinylane.core.result import Result
+    from tinylane.core.result import Result, Step
+    from tinylane.methods.method import Setup
     from tinylane.serve.prefixes import Prefixes
 
 AHEAD = 64  # steps that a reader may be behind before its lanes wait for it
@@ -52,6 +53,7 @@ class Work:
     settings: dict[str, Any] = field(default_factory=dict)
     score: int | None = None  # log-probabilities of the prompt, with so many of the likeliest
     draw: bool = True  # False: only score
+    setup: Setup | None = None  # of a method whose lanes work on one answer
 
 
 class Job(Task):
@@ -73,6 +75,7 @@ class Job(Task):
         self.lanes = work.lanes
         self.decoding: Decoding | None = None
         self._cache: Any = None
+        self._steps: Iterator[Step] = iter(())
         self._cached = 0
         self._scores: list[tuple[float, Top]] = []
         self.began: float | None = None
@@ -84,11 +87,9 @@ class Job(Task):
         self.began = self.began or time.monotonic()
         if self.decoding is None:
             return self._read()
-        self.tell(self.decoding.step())
-        if self.decoding.live:
-            return True
-        self.tell(Ended(self.decoding.result(), "done"))
-        return False
+        step = next(self._steps, None)  # a schedule may change the lanes before it
+        self.tell(Ended(self.decoding.result(), "done") if step is None else step)
+        return step is not None
 
     def end(self, why: str) -> None:
         if self.decoding is None:
@@ -104,6 +105,7 @@ class Job(Task):
 
     def free(self) -> None:
         self.decoding = self._cache = None
+        self._steps = iter(())
 
     def _read(self) -> bool:
         """One block of the prompt; after the last, its rest and the lanes."""
@@ -128,9 +130,14 @@ class Job(Task):
         from tinylane.core.decoding import Decoding
 
         cache, self._cache = self._cache, None
-        self.decoding = Decoding(
-            self.model, prompt, work.lanes, cache=cache, chunk=self.prefixes.size, **work.settings
-        )
+        settings = {**work.settings, "cache": cache, "chunk": self.prefixes.size}
+        if work.setup is None:
+            self.decoding = Decoding(self.model, prompt, work.lanes, **settings)
+        else:
+            from tinylane.methods import start as start_method
+
+            self.decoding = start_method(self.model, prompt, work.setup, **settings)
+        self._steps = iter(self.decoding)
         self.tell(Begun(self._cached, self._scores))
         return True
 

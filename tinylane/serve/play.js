@@ -101,7 +101,12 @@ function happened(what) {
       state.lanes[end.lane].ended = end.reason;
       state.lanes[end.lane].right = end.right;
     }
-    if (what.ended.length) state.lanes.forEach((_, m) => head(m));
+    if (what.ended.length) {
+      state.lanes.forEach((_, m) => head(m));
+      // For ears: not every step, only who has ended.
+      const right = (end) => (end.right === null ? "" : end.right ? ", right" : ", wrong");
+      $("said").textContent = what.ended.map((end) => `lane ${end.lane + 1} has ended${right(end)}`).join("; ");
+    }
     status();
   }
 }
