@@ -55,7 +55,7 @@ BAD: list[tuple[Any, int, str | None, str]] = [
     ({**ASK, "lanes": {"speed": 3}}, 400, "lanes", "lanes has 'speed'; expected some of"),
     ({**ASK, "lanes": {"method": "psychic"}}, 400, "lanes.method", "is 'psychic'; expected indepe"),
     ({**ASK, "lanes": {"method": "joint", "lanes": 2}}, 400, "lanes", "n is the number here"),
-    ({**ASK, "n": 2, "lanes": {"method": "parathinker"}}, 400, "n", "gives one answer: leave n out"),
+    ({**ASK, "n": 2, "lanes": {"method": "parathinker"}}, 400, "n", "gives one answer: leave n"),
     ({**ASK, "logprobs": 1, "lanes": {"method": "apr"}}, 400, "lanes.method", "without logprobs"),
     ({**ASK, "lanes": {"method": "apr", "lanes": 65}}, 400, None, "65 lanes; this server runs"),
     ({**ASK, "lanes": {"method": "apr", "options": {"x": 1}}}, 400, None, "apr has no 'x'"),

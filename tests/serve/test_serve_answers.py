@@ -204,7 +204,7 @@ def test_a_bias_bans_a_token_and_a_stop_ends_a_text(inside: Server, model: Any) 
 
 @pytest.mark.parametrize("method", ["parathinker", "best_of_n", "hogwild_steps", "plain_lanes"])
 def test_the_lanes_of_a_method_work_on_one_answer(inside: Server, model: Any, method: str) -> None:
-    """The text that the method's own rule takes, and every lane's; streamed, it comes at the end."""
+    """The text that the method's rule takes, and every lane's; a stream has it at the end."""
     ask = {"prompt": GAME, "seed": 5, "max_tokens": 6, "temperature": 3}
     ask["lanes"] = {"method": method, "lanes": 2}
     alone = methods.generate(
