@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import math
 import os
 import re
 import subprocess
@@ -198,6 +200,52 @@ def test_pages_on_a_wide_screen(site: Path, browser: Any, name: str, dark: bool)
             ".map(x => [x.getBoundingClientRect().width, x.getBoundingClientRect().height])"
         )
         assert sizes and all(width > 300 and height > 100 for width, height in sizes)
+
+
+def test_code_can_be_read(site: Path, browser: Any) -> None:
+    """At least 14 pixels, in blocks and in lines."""
+    sizes = (
+        "() => [...document.querySelectorAll('article code')]"
+        ".map(x => parseFloat(getComputedStyle(x).fontSize))"
+    )
+    with visit(browser, site, "tutorials/05_lanes.html") as seen:
+        seen.settled()
+        found = seen.page.evaluate(sizes)
+        assert len(found) > 20 and min(found) >= 14
+
+
+@pytest.mark.parametrize("still", [False, True], ids=["moving", "reduced motion"])
+def test_the_arrow_of_page_6_turns_by_position_and_lane(
+    site: Path, browser: Any, still: bool
+) -> None:
+    """By itself, unless the reader asked for no motion; then by hand."""
+    tip = "() => ['cx', 'cy'].map(x => +document.querySelector('.turning .tip').getAttribute(x))"
+    with visit(browser, site) as seen:
+        seen.settled()
+        seen.page.emulate_media(reduced_motion="reduce" if still else "no-preference")
+        seen.page.goto(seen.base + "tutorials/06_lanerope.html")
+        seen.settled()
+        button = seen.page.locator(".turning button")
+        assert button.inner_text() == ("Play" if still else "Stop")
+        if not still:
+            start = seen.page.evaluate(tip)
+            seen.page.wait_for_function(f"start => ({tip})()[1] != start[1]", arg=start)
+            button.click()
+        for name, value in (("i", 3), ("m", 2)):
+            seen.page.locator(f".turning [name={name}]").fill(str(value))
+        angle = 0.5 * 3 + 1.5 * 1
+        wanted = [120 + 96 * math.cos(angle), 120 - 96 * math.sin(angle)]
+        close = f"w => ({tip})().every((x, k) => Math.abs(x - w[k]) < 0.01)"
+        seen.page.wait_for_function(close, arg=wanted)
+        assert "3.0 radians (position 3, lane 2" in seen.page.locator(".turning .said").inner_text()
+
+
+def test_notebooks_and_scripts_can_be_downloaded(site: Path) -> None:
+    for path in sorted((ROOT / "tutorials").glob("[0-9][0-9]_*.py")):
+        links = page(site / "tutorials" / f"{path.stem}.html").links
+        assert {f"{path.stem}.py", f"{path.stem}.ipynb"} <= set(links)
+        book = json.loads((site / "tutorials" / f"{path.stem}.ipynb").read_text(encoding="utf-8"))
+        assert book["nbformat"] == 4 and len(book["cells"]) > 10
 
 
 def test_the_colours_can_be_switched_and_the_search_finds(site: Path, browser: Any) -> None:
