@@ -4,11 +4,14 @@ decoding, in beams; and masks that let lanes read each other across a bridge onl
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers_lanes import BACKENDS, ids, model_of, small
+from helpers_lanes import BACKENDS, TOLERANCE, ids, model_of, small
+from helpers_run import decoded, reloaded
+from helpers_view import as_run
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,6 +29,7 @@ from tinylane.testing import example_case
 from tinylane.testing.additions import given as with_parameters
 from tinylane.testing.checks import check
 from tinylane.testing.samples import random_extras
+from tinylane.view.replay import replay
 
 KINDS = tuple(extras.KINDS)
 ANY = pytest.mark.parametrize("kind", BACKENDS, ids="-".join)
@@ -222,3 +226,40 @@ def test_a_model_of_other_sizes_is_small() -> None:
         for seed in range(3)
     }
     assert config.layers > 1 and widths == {3, config.head_dim, 2 * config.head_dim}
+
+
+# Files of runs and of caches.
+
+
+@ANY
+def test_a_run_with_a_bridge_is_replayed_in_one_pass(kind: Any, tmp_path: Path) -> None:
+    """Lanes end, join with prompts and are dropped; rows that were not fed together exchanged
+    nothing, wherever they stand."""
+    model = some(kind, lanes=5)
+    decoding = decoded(model, lane_mask=LaneMask.bridge(5), lane_rope=None)
+    decoding.step()
+    decoding.step()
+    decoding.join([4, 5], max_tokens=4)
+    decoding.step()
+    decoding.drop(0)
+    list(decoding)
+    run = reloaded(tmp_path, decoding.result(), model)
+    assert run.lane_mask.side is not None and run.lane_mask.side.all()
+    assert replay(run, model).difference <= TOLERANCE[kind[1]]
+    result = decoding.result()
+    del result.settings["side"]  # the control: nobody would have read anybody
+    assert replay(as_run(model, result), model).difference > 1e-3
+
+
+def test_a_cache_is_saved_with_its_mask_s_side(tmp_path: Path) -> None:
+    model, mask = some(("numpy", "float64"), "bridge"), LaneMask.bridge(2)
+    cache = model.new_cache(lane_mask=mask)
+    rows = (ids(3), [0, 1, 1], [SHARED, 0, 1])
+    model(*rows, cache=cache)
+    cache.save(tmp_path / "c.safetensors")
+    kept = type(cache).load(tmp_path / "c.safetensors", model)
+    assert mask.same_as(kept.lane_mask)
+    further = (ids(2, seed=1), [2, 2], [0, 1])
+    assert np.array_equal(model(*further, cache=kept), model(*further, cache=cache))
+    with pytest.raises(TinylaneError, match="saved with another visibility"):
+        type(cache).load(tmp_path / "c.safetensors", model, None, LaneMask.independent(2))
