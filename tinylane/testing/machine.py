@@ -1,10 +1,10 @@
 """State machines: after any operations, a cache or a decoding equals one pass over all rows.
 
 Hypothesis picks the operations, their order and their arguments. `CacheMachine` feeds rows in any
-chunks, forks, drops, trims, copies, saves and loads a cache. `DecoderMachine` steps a `Decoding`
-whose lanes join, fork, finish and are dropped, and whose cache is saved and loaded in between.
-Both keep their own list of rows. After each feed or step the model is run on that list without a
-cache, and the results are compared.
+chunks, forks, drops, trims, copies, saves and loads a cache. `DecoderMachine` steps a `Decoding` to
+whose lanes everything happens that `tinylane.core.life` has, and whose cache is saved and loaded in
+between. Both keep their own list of rows (`tinylane.testing.shadow`). After each feed or step the
+model is run on that list without a cache, and the results are compared.
 
     check_machine(CacheMachine, model)       raises AssertionError; either backend
     check_machine(DecoderMachine, model)
@@ -35,17 +35,18 @@ from hypothesis.stateful import (
 from tinylane.core.cache import LaneCache
 from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError
+from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, Rotation
 from tinylane.core.model import Model
-from tinylane.core.result import Lane
-from tinylane.core.sampling import Sampler, uniform
+from tinylane.core.sampling import Sampler
+from tinylane.testing.shadow import Row, Shadow, columns
 from tinylane.testing.strategies import lane_ropes, masks
 from tinylane.testing.tolerances import tolerance
 
 N = 4  # lanes of a cache
 LANES = 6  # of a decoding's life
 TOKENS = st.integers(0, 10)  # modulo the vocabulary
-Row = tuple[int, int, int]  # token, position, lane
+PLACES = st.integers(0, LANES - 1)  # modulo the number of lanes, or positions behind the prompt
 
 
 def check_machine(kind: Any, model: Model, **options: Any) -> None:
@@ -61,12 +62,6 @@ def check_machine(kind: Any, model: Model, **options: Any) -> None:
         )
     machine = type(kind.__name__, (kind,), {"model": model})
     run_state_machine_as_test(machine, settings=settings(**{"stateful_step_count": 12, **options}))
-
-
-def columns(rows: list[Row]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens, positions and lanes, (T,) each."""
-    tokens, positions, lanes = np.array(rows).T.copy()
-    return tokens, positions, lanes
 
 
 class CacheMachine(RuleBasedStateMachine):
@@ -186,92 +181,17 @@ def saved_and_loaded(cache: LaneCache) -> LaneCache:
         return LaneCache.load(path, cache.model, cache.lane_rope, cache.lane_mask)
 
 
-class Shadow:
-    """Operates a decoding, and says what it must write: a pass over all its rows for every token.
-
-    A token is right if the pass gives it for the lane's random number, or for a number that differs
-    from it by no more than rounding can change a cumulative probability.
-    """
-
-    def __init__(self, decoding: Decoding) -> None:
-        self.decoding = decoding
-        self.rows: list[Row] = [(token, i, SHARED) for i, token in enumerate(decoding.prompt)]
-        self.written: dict[int, list[int]] = {}  # what each lane drew
-        for lane in decoding.lanes:
-            self._begin(lane)
-
-    def _begin(self, lane: Lane) -> None:
-        self.written[lane.index] = []
-        begin = self.decoding.clock - len(lane.prompt)
-        self.rows += [(token, begin + k, lane.index) for k, token in enumerate(lane.prompt)]
-
-    def fork(self, source: int) -> None:
-        """A lane that has written what another has."""
-        new = self.decoding.fork(source).index
-        self.rows += [(token, i, new) for token, i, m in self.rows if m == source]
-        self.written[new] = list(self.written[source])
-
-    def join(self, ids: list[int]) -> None:
-        """A lane from the current position on, with as much of a prompt as there is room for."""
-        room = self.decoding.clock - len(self.decoding.prompt)
-        self._begin(self.decoding.join(ids[:room], max_tokens=50))
-
-    def drop(self, lane: int) -> None:
-        """A live or finished lane: its rows are gone."""
-        self.decoding.drop(lane)
-        self.rows = [row for row in self.rows if row[2] != lane]
-
-    def expected(self) -> dict[int, tuple[set[int], np.ndarray]]:
-        """For every live lane: the tokens that are right, and all log-probabilities (V,)."""
-        d = self.decoding
-        model, cache = d.model, d.cache
-        logits = model(*columns(self.rows), lane_rope=cache.lane_rope, lane_mask=d.mask)
-        # A logit off by t moves a cumulative probability by at most 2 t.
-        allowed = 2 * tolerance(model.dtype, float(np.abs(np.asarray(logits)).max()), 1000.0)
-        expected = {}
-        for lane in d.live:
-            mine = [k for k, row in enumerate(self.rows) if row[2] == lane.index]
-            last = max(mine, key=lambda k: self.rows[k][1]) if mine else len(d.prompt) - 1
-            written = self.written[lane.index]
-            history = [[*d.prompt, *lane.prompt, *written]]
-            draw, tokens = uniform(d.seed, lane.index, len(written)), set()
-            for number in (draw - allowed, draw, draw + allowed):
-                number = np.clip([number], 2.0**-53, 1.0)
-                token, _ = d.sampler(logits[last : last + 1], number, history)
-                tokens.add(int(token[0]))
-            row = np.asarray(logits[last], dtype=np.float64)
-            expected[lane.index] = tokens, row - np.logaddexp.reduce(row)
-        return expected
-
-    def step(self) -> None:
-        """Step the decoding; raises AssertionError for a wrong token or log-probability."""
-        d = self.decoding
-        before, clock = self.expected(), d.clock
-        step = d.step()
-        drawn = {m: t for m, t in enumerate(step.tokens) if t is not None}
-        assert drawn.keys() == before.keys(), f"lanes {[*drawn]} wrote, {[*before]} are live"
-        for m, token in drawn.items():
-            right, logprobs = before[m]
-            assert token in right, f"lane {m} drew {token}, a pass over all rows gives {right}"
-            allowed = 2 * tolerance(d.model.dtype, float(np.abs(logprobs).max()), 1000.0)
-            error = abs(step.logprobs[m] - logprobs[token])  # type: ignore[operator]
-            assert error <= allowed, f"lane {m}: log-probability off by {error:.2g}"
-            self.written[m].append(token)
-            if token not in d.ends:
-                self.rows.append((token, clock, m))
-        assert {lane.index: lane.tokens for lane in d.lanes} == self.written
-
-
 class DecoderMachine(RuleBasedStateMachine):
     """A `Decoding` of up to six lanes beside its `Shadow`."""
 
     model: Model
 
     @initialize(
-        mask=masks(LANES), data=st.data(), seed=st.integers(0, 99), chunk=st.integers(1, 4),
+        mask=masks(LANES) | masks(3), data=st.data(), seed=st.integers(0, 99),
+        chunk=st.integers(1, 4),
         prompt=st.lists(TOKENS, min_size=1, max_size=3),
         lane_prompts=st.lists(st.lists(TOKENS, max_size=2), min_size=1, max_size=3),
-        penalty=st.sampled_from((1.0, 1.4)),
+        penalty=st.sampled_from((1.0, 1.4)), short=st.booleans(),
     )  # fmt: skip
     def begin(
         self,
@@ -282,15 +202,21 @@ class DecoderMachine(RuleBasedStateMachine):
         prompt: list[int],
         lane_prompts: list[list[int]],
         penalty: float,
+        short: bool,
     ) -> None:
-        """Lane prompts of several lengths, prefilled in chunks."""
+        """Lane prompts of several lengths, prefilled in chunks. short: end tokens are likely."""
         vocab = self.model.config.vocab
         prompt = [token % vocab for token in prompt]
         lane_prompts = [[token % vocab for token in ids] for ids in lane_prompts]
         self.decoding = Decoding(
             self.model, prompt, len(lane_prompts), max_tokens=50, lane_prompts=lane_prompts,
-            sampler=Sampler(repetition_penalty=penalty), seed=seed, chunk=chunk,
+            sampler=Sampler(
+                repetition_penalty=penalty,
+                logit_bias=dict.fromkeys(self.model.config.eos_ids, 2.0 * short),
+            ),
+            seed=seed, chunk=chunk,
             lane_rope=self.rotation(data), lane_mask=mask,
+            schedule=lambda decoding: None,  # by itself: it says that who reads whom may change
         )  # fmt: skip
         self.shadow = Shadow(self.decoding)
 
@@ -301,38 +227,118 @@ class DecoderMachine(RuleBasedStateMachine):
     def living(self) -> bool:
         return bool(self.decoding.live)
 
-    def some(self, k: int) -> int:
-        """The index of a live lane."""
-        return self.decoding.live[k % len(self.decoding.live)].index
-
     @precondition(living)
     @rule()
     def step(self) -> None:
         """Every live lane draws what a pass over all rows gives."""
         self.shadow.step()
 
-    @precondition(lambda self: len(self.decoding.lanes) < LANES)
+    def room(self) -> bool:
+        return len(self.decoding.lanes) < LANES
+
+    def any(self, k: int) -> int:
+        """The index of a lane, live or not."""
+        return k % len(self.decoding.lanes)
+
+    def alive(self, k: int) -> int | None:
+        """The index of a lane that has not ended; it may wait."""
+        alive = [x.index for x in self.decoding.lanes if x.finish_reason is None]
+        return alive[k % len(alive)] if alive else None
+
+    def ids(self, tokens: list[int]) -> list[int]:
+        return [token % self.model.config.vocab for token in tokens]
+
+    @precondition(lambda self: len(self.decoding.lanes) < self.shadow.room)
     @rule(ids=st.lists(TOKENS, max_size=2))
     def join(self, ids: list[int]) -> None:
         """A lane from the current position on."""
-        self.shadow.join([token % self.model.config.vocab for token in ids])
+        self.shadow.join(self.ids(ids))
 
-    @precondition(lambda self: self.living() and len(self.decoding.lanes) < LANES)
-    @rule(k=st.integers(0, LANES - 1))
+    @precondition(room)
+    @rule(
+        sees=st.sampled_from(("all", "none")) | st.sets(PLACES, max_size=3),
+        at=st.sampled_from(("end", "before")) | PLACES,
+        ids=st.lists(TOKENS, min_size=1, max_size=2),
+    )
+    def join_and_see(self, sees: Any, at: Any, ids: list[int]) -> None:
+        """A lane that says whom it reads, and where it begins."""
+        P, clock = len(self.decoding.prompt), self.decoding.clock
+        if isinstance(sees, set):
+            sees = sorted({self.any(k) for k in sees})
+        if at == "before":
+            at = at if clock - P >= len(ids) else "end"
+        elif isinstance(at, int):
+            at += P
+        self.shadow.join(self.ids(ids), sees, at)
+
+    @precondition(room)
+    @rule(k=PLACES)
     def fork(self, k: int) -> None:
         """A lane that has written what another has."""
-        self.shadow.fork(self.some(k))
+        lane = self.alive(k)
+        if lane is not None:
+            self.shadow.fork(lane)
 
-    @precondition(living)
-    @rule(k=st.integers(0, LANES - 1))
+    @precondition(room)
+    @rule(k=PLACES)
+    def seal(self, k: int) -> None:
+        """What a lane has written stands; its author goes on in a new lane."""
+        lane = self.alive(k)
+        if lane is not None and self.decoding.lanes[lane].tokens:
+            self.shadow.seal(lane)
+
+    @rule(k=PLACES, of=PLACES, yes=st.booleans())
+    def read(self, k: int, of: int, yes: bool) -> None:
+        """From its next row on a lane reads another, or no longer does."""
+        self.shadow.read(self.any(k), self.any(k + 1 + of), yes)
+
+    @precondition(lambda self: isinstance(self.decoding.cache.lane_rope, Hogwild))
+    @rule(lanes=st.lists(PLACES, max_size=3))
+    def arrange(self, lanes: list[int]) -> None:
+        """Other parts stand first in every view."""
+        self.shadow.arrange(list(dict.fromkeys(map(self.any, lanes))))
+
+    @rule(k=PLACES)
+    def pause(self, k: int) -> None:
+        """A lane draws nothing for now."""
+        lane = self.alive(k)
+        if lane is not None:
+            self.shadow.pause(lane)
+
+    @precondition(lambda self: bool(self.waits()))
+    @rule(k=PLACES)
+    def resume(self, k: int) -> None:
+        """A lane goes on that waited, or that ended with an end token in the step before."""
+        self.shadow.resume(self.waits()[k % len(self.waits())])
+
+    def waits(self) -> list[int]:
+        reasons = [lane.finish_reason for lane in self.decoding.lanes]
+        paused = [m for m in sorted(self.shadow.waiting) if reasons[m] is None]
+        return paused + [m for m in sorted(self.shadow.ended) if reasons[m] == "stop"]
+
+    @rule(k=PLACES, ids=st.lists(TOKENS, max_size=3))
+    def give(self, k: int, ids: list[int]) -> None:
+        """A lane writes these next."""
+        lane = self.alive(k)
+        if lane is not None:
+            self.shadow.give(lane, self.ids(ids))
+
+    @rule(k=PLACES, ids=st.lists(TOKENS, max_size=3))
+    def peek(self, k: int, ids: list[int]) -> None:
+        """What the next token would be after these; nothing changes."""
+        lane = self.alive(k)
+        if lane is not None:
+            self.shadow.peek(lane, self.ids(ids))
+
+    @rule(k=PLACES)
     def finish(self, k: int) -> None:
         """What the lane wrote stays visible."""
-        self.decoding.finish(self.some(k))
+        self.decoding.finish(self.any(k))
 
-    @rule(k=st.integers(0, LANES - 1))
+    @rule(k=PLACES)
     def drop(self, k: int) -> None:
         """The rows of a live or finished lane are gone."""
-        self.shadow.drop(k % len(self.decoding.lanes))
+        self.shadow.drop(self.any(k))
 
     @rule()
     def save_and_load(self) -> None:
@@ -340,6 +346,7 @@ class DecoderMachine(RuleBasedStateMachine):
         self.decoding.cache = saved_and_loaded(self.decoding.cache)
 
     def teardown(self) -> None:
-        """One more step, which shows the effect of the last operation."""
-        if hasattr(self, "shadow") and self.living():
-            self.shadow.step()
+        """Two more steps, which show the effect of the last operations."""
+        for _ in range(2):
+            if hasattr(self, "shadow") and self.living():
+                self.shadow.step()

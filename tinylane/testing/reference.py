@@ -10,6 +10,7 @@ at a time, because all weights of a large model in float64 would not fit in memo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ def visible_by_definition(positions: Any, lanes: Any, mask: LaneMask) -> np.ndar
                 seen[t, s] = j <= i
             elif m != SHARED:
                 seen[t, s] = mask.visibility[m, n] and j <= i - mask.lag
+                if mask.since is not None and mask.until is not None:
+                    seen[t, s] &= mask.since[m, n] <= i < mask.until[m, n]
     return seen
 
 
@@ -61,16 +64,20 @@ def relative_angles(
     return angles + apart[..., None] * (rope.omega if rope.omega.ndim == 1 else rope.omega[layer])
 
 
-def view_distances(positions: Any, lanes: Any, visible: np.ndarray) -> np.ndarray:
+def view_distances(
+    positions: Any, lanes: Any, visible: np.ndarray, order: Sequence[int] = ()
+) -> np.ndarray:
     """(T, T) integers, Hogwild!: the place of key s in the view of row t, less the place of t.
 
-    The view is one list: the shared rows that t sees, the rows of other lanes lane by lane, then
-    the rows of t's lane, each in the order of positions. 0 for rows that t does not see.
+    The view is one list: the shared rows that t sees, the rows of other lanes lane by lane (those
+    in `order` first), then the rows of t's lane, each in the order of positions. 0 for rows that t
+    does not see.
     """
+    first = [SHARED, *order, *sorted({*lanes} - {SHARED, *order})]
     apart = np.zeros(visible.shape, dtype=np.int64)
     for t, m in enumerate(lanes):
         rows = np.flatnonzero(visible[t]).tolist()
-        view = sorted(rows, key=lambda s: (lanes[s] == m, lanes[s], positions[s]))
+        view = sorted(rows, key=lambda s: (lanes[s] == m, first.index(lanes[s]), positions[s]))
         apart[t, view] = np.arange(len(view)) - view.index(t)
     return apart
 
@@ -103,7 +110,7 @@ def reference(
     x = x + get[table][lanes + 1] if table in get else x
     for layer in range(config.layers):
         if isinstance(rope, Hogwild):
-            delta = view_distances(positions, lanes, visible)[..., None] * theta
+            delta = view_distances(positions, lanes, visible, rope.order)[..., None] * theta
         elif layer == 0 or (rope is not None and rope.omega.ndim == 2):
             delta = relative_angles(theta, rope, layer, positions, lanes)
         at = f"model.layers.{layer}."
