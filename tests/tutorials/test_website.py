@@ -196,7 +196,7 @@ def test_pages_on_a_wide_screen(site: Path, browser: Any, name: str, dark: bool)
         assert contrast(text, ground) > 7
         assert (luminance(ground) < 0.1) is dark
         sizes = seen.page.evaluate(
-            "() => [...document.querySelectorAll('article img, svg.lanes')]"
+            "() => [...document.querySelectorAll('article img, table.played')]"
             ".map(x => [x.getBoundingClientRect().width, x.getBoundingClientRect().height])"
         )
         assert sizes and all(width > 300 and height > 100 for width, height in sizes)
