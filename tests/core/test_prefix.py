@@ -120,7 +120,8 @@ PLANTS = {
         "prefix.keep_prefix", "same &= cache.positions[rows] == np.arange(len(rows))", "pass"
     ),
     "text of lanes that read each other": swap(
-        "prefix._plain", "if not isinstance(rope, LaneRoPE) or mask is None or not mask.alone:",
+        "prefix._plain",
+        "if not isinstance(rope, LaneRoPE) or mask is None or not mask.alone or tables:",
         "if False:",
     ),
     "keys of a turned lane": swap("prefix._plain", "mask.n == 1 or not rope.omega.any()", "True"),

@@ -60,7 +60,11 @@ TESTS = {
         "-core/test_sampling.py::test_the_record_is_what_the_installed_transformers_says",
         "-core/test_sampling.py::test_filters_equal_transformers_live",
     ],
-    "core/distribution": ["core/test_distribution.py", "core/test_sampling_draws.py"],
+    "core/distribution": [
+        "core/test_distribution.py",
+        "core/test_sampling_draws.py",
+        "view/test_top_logprobs.py",
+    ],
     "core/prefix": [
         "core/test_prefix.py",
         "-core/test_prefix.py::test_the_comparison_catches_a_planted_bug",
