@@ -109,12 +109,26 @@ def test_what_was_tuned_is_saved_loaded_and_tuned_further(tmp_path: Path) -> Non
     [
         ({"extra": ("lanes",)}, "--extra 'lanes'; expected some of lane_embed, lane_kv, bridge"),
         ({"bridge_width": 8}, "--bridge-width is of --extra bridge or p_match; give one"),
+        ({"extra_lanes": 4}, "--extra-lanes is of --extra lane_embed or lane_kv; give one"),
+        ({"extra": ("lane_kv",), "extra_lanes": -4}, "--extra-lanes is -4; expected 1 to 1024"),
         ({"extra": ("bridge",), "bridge_width": -1}, "--bridge-width is -1; expected 1 or more"),
     ],
 )
 def test_a_choice_that_cannot_be_is_refused(choice: dict[str, Any], line: str) -> None:
     with pytest.raises(TinylaneError, match=line):
         Choice(**choice)
+
+
+def test_a_table_may_have_rows_for_more_lanes_than_the_data_but_not_for_fewer() -> None:
+    """Such as for ParaThinker's summary. Their rows get no gradient, and stay zero."""
+    choice = Choice(omega=False, biases=False, extra=("lane_kv",), extra_lanes=5)
+    t = tuner(several(), choice, batch_size=6)
+    for step in range(2):
+        t.apply(t.outcome(step).grads or {})
+    table = np.asarray(t.groups["extra"]["model.layers.0.self_attn.lane_kv.weight"])
+    assert table.shape == (6, 8) and table[:4].any(axis=1).all() and not table[4:].any()
+    with pytest.raises(TinylaneError, match="--extra-lanes is 2; there are transcripts of 3 lanes"):
+        tuner(several(), dataclasses.replace(choice, extra_lanes=2))
 
 
 def test_a_bridge_that_its_heads_do_not_divide_is_refused() -> None:

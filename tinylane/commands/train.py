@@ -179,6 +179,7 @@ def _tune_flags(p: Any, objective: str) -> None:
         help="default: self_attn.q_proj self_attn.k_proj self_attn.v_proj self_attn.o_proj",
     )
     _extra_flags(g)
+    _numbers(g, ("--extra-lanes", int, "N", "rows of new tables; default: the data's lanes", 0))
     g.add_argument("--full", action="store_true", help="every weight")
     g = p.add_argument_group("lanes")
     g.add_argument(
@@ -373,6 +374,7 @@ def tuning(args: Any) -> tuple[Any, Any]:
         lora_targets=tuple(args.lora_targets or TARGETS),
         full=args.full,
         extra=tuple(args.extra),
+        extra_lanes=args.extra_lanes,
         bridge_width=args.bridge_width,
     )
     visibility: Any = common.parse_visibility(args.visibility) or "joint"

@@ -11,16 +11,21 @@ from tinylane.checkpoints import extras
 from tinylane.core.config import ModelConfig
 from tinylane.core.decoder import LANE_EMBED
 from tinylane.core.errors import TinylaneError, show
+from tinylane.core.lanes import MAX_LANES
 
 
-def check_kinds(kinds: Sequence[str], width: int) -> None:
-    """Raise TinylaneError for kinds or a width of the bridge that there cannot be."""
+def check_kinds(kinds: Sequence[str], width: int, lanes: int = 0) -> None:
+    """Raise TinylaneError for kinds, a width of the bridge, or lanes of tables that cannot be."""
     for kind in kinds:
         if kind not in extras.KINDS:
             names = ", ".join(extras.KINDS)
             raise TinylaneError(f"--extra {show(kind, 40)}; expected some of {names}")
     if width and not {"bridge", "p_match"} & {*kinds}:
         raise TinylaneError("--bridge-width is of --extra bridge or p_match; give one")
+    if lanes and not {"lane_embed", "lane_kv"} & {*kinds}:
+        raise TinylaneError("--extra-lanes is of --extra lane_embed or lane_kv; give one")
+    if not 0 <= lanes <= MAX_LANES:
+        raise TinylaneError(f"--extra-lanes is {lanes}; expected 1 to {MAX_LANES}")
     if width < 0:
         raise TinylaneError(f"--bridge-width is {width}; expected 1 or more")
 

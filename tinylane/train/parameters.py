@@ -31,8 +31,9 @@ ALL_TARGETS = (*TARGETS, "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 @dataclass(frozen=True)
 class Choice:
     """What to train. lora_rank: 0 for no low-rank updates. lora_scale: the factor of their product
-    A B, as in mlx-lm. extra: of `tinylane.checkpoints.extras.KINDS`; bridge_width: of a bridge, 0
-    takes the head dim. Raises TinylaneError for values out of range."""
+    A B, as in mlx-lm. extra: of `tinylane.checkpoints.extras.KINDS`; extra_lanes: of new tables, 0
+    takes the data's; bridge_width: 0 takes the head dim. Raises TinylaneError for values out of
+    range."""
 
     omega: bool = True
     omega_per_layer: bool = False
@@ -42,6 +43,7 @@ class Choice:
     lora_targets: tuple[str, ...] = TARGETS
     full: bool = False
     extra: tuple[str, ...] = ()
+    extra_lanes: int = 0
     bridge_width: int = 0
 
     def __post_init__(self) -> None:
@@ -56,7 +58,7 @@ class Choice:
                 )
         if self.full and self.lora_rank:
             raise TinylaneError("--full trains every weight; leave --lora-rank out")
-        check_kinds(self.extra, self.bridge_width)
+        check_kinds(self.extra, self.bridge_width, self.extra_lanes)
         if not (self.omega or self.biases or self.lora_rank or self.full or self.extra):
             raise TinylaneError(
                 "nothing to tune: Omega, biases, --lora-rank, --extra, --full are all off"
@@ -165,7 +167,11 @@ def trainable(
             "--full on top of an adapter with low-rank updates; merge it first (tinylane fuse)"
         )
     if choice.extra:
-        how = (lanes, choice.bridge_width, seed, loaded)
+        if 0 < choice.extra_lanes < lanes:
+            raise TinylaneError(
+                f"--extra-lanes is {choice.extra_lanes}; there are transcripts of {lanes} lanes"
+            )
+        how = (choice.extra_lanes or lanes, choice.bridge_width, seed, loaded)
         groups["extra"] = begin(config, choice.extra, *how)
     if choice.lora_rank:
         groups["lora"] = _lora(config, choice, updates, seed)

@@ -174,7 +174,7 @@ def prepare(
     if not recipe.group_by_shape:
         del how["group_by_shape"]  # so runs that began before there was this setting go on
     if not choice.extra:  # and here
-        del how["extra_lr"], chosen["extra"], chosen["bridge_width"]
+        del how["extra_lr"], chosen["extra"], chosen["extra_lanes"], chosen["bridge_width"]
     settings = {
         "format": FORMAT,
         "model": start.identity,
