@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from helpers_life import NAMES, fields, live
 from test_architectures import tiny
 
 import tinylane
@@ -87,6 +88,45 @@ def test_fork_drop_join_are_those_of_tinylane(both: Any, name: str) -> None:
     for (tokens, probabilities), (mine, theirs) in zip(*logs, strict=True):
         assert tokens == mine
         assert np.allclose(probabilities, theirs, atol=TABLES, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["joint", "hogwild"])
+@pytest.mark.parametrize("seed", range(4))
+def test_any_life_is_that_of_tinylane(both: Any, name: str, seed: int) -> None:
+    """Lanes that see, wait, are sealed, given, peeked at, placed, forked, dropped, in any order."""
+    rng = np.random.default_rng(seed)
+    script = [
+        (str(rng.choice(NAMES)), *rng.integers(0, 8, 2).tolist(), rng.integers(0, 11, 2).tolist())
+        for _ in range(60)
+    ]
+    logs, did = [], []
+    for model in both:
+        rope, mask = tinylane.mode(name, model, 4, **METHODS[name])
+        d = tinylane.Decoding(
+            model, PROMPT, 2, max_tokens=60, lane_rope=rope, lane_mask=mask, seed=seed,
+            sampler=tinylane.Sampler(temperature=1.0), schedule=lambda d: None,
+        )  # fmt: skip
+        did.append(live(d, script))
+        looked = [d.peek(x.index, [3, 4]) for x in d.live]
+        logs.append((fields(d), [x.logprobs for x in d.lanes], [d.mask.visibility, *looked]))
+    assert did[0] == did[1] and len({*did[0]}) > 8
+    (one, mine, looks), (two, theirs, expected) = logs
+    assert one == two
+    for a, b in zip([*mine, *looks], [*theirs, *expected], strict=True):
+        assert np.allclose(a, b, atol=TABLES, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["DynamicCache", "StaticCache"])
+def test_a_peek_leaves_no_rows_in_the_model_s_cache(both: Any, kind: str) -> None:
+    wrapped = hf.lanes(both[0].source, cache=caches(both[0].source)[kind])
+    rope, mask = tinylane.mode("joint", wrapped, 2, **METHODS["joint"])
+    d = tinylane.Decoding(wrapped, PROMPT, 2, lane_rope=rope, lane_mask=mask, max_tokens=8)
+    d.step()
+    before = d.cache.used
+    first = d.peek(0, [3, 4])
+    for _ in range(30):  # of 3 rows each: more than the static cache has room for
+        assert np.array_equal(d.peek(0, [3, 4]), first)
+    assert d.cache.used == before == int(d.cache.past.get_seq_length())
 
 
 def caches(model: Any) -> dict[str, Any]:

@@ -193,6 +193,8 @@ class HFCache(LaneCache):
 
     def rewind(self, rows: int) -> None:
         """Forget the rows behind the first `rows`, and what a broken pass left of itself."""
+        if rows < len(self):  # the rows of a peek: the last ones of the model's cache, too
+            self.used = int(self.physical[rows:].min())
         super().rewind(rows)
         self.physical, self.stand = self.physical[:rows], self.stand[:rows]
         for layer in self.past.layers:
