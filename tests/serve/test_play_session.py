@@ -211,6 +211,7 @@ def test_a_saved_run_is_written_again_and_goes_on(model: Any, tmp_path: Path) ->
         (lambda s: s.details(0, 1), "token 1 of lane 1; it has 1"),
         (lambda s: s.give(0, "  "), "give a word that the model knows"),
         (lambda s: s.read(0, 7, True), "no lane 7"),
+        (lambda s: s.silence(5), "no lane 5"),
         (lambda s: s.pause(0, False), "lane 0 is not paused"),
         (lambda s: s.switch("psychic"), "method is 'psychic'; expected learned"),
         (lambda s: s.arrange("all"), "visibility 'all'"),

@@ -251,6 +251,7 @@ class Session(Task):
 
     def silence(self, lane: int) -> None:
         """Nobody reads a lane any more."""
+        self._lane(lane)
         for other in range(len(self.decoding.lanes)):
             if other != lane and self.reads(other, lane):
                 self.read(other, lane, False)
