@@ -197,7 +197,7 @@ def test_a_fork_that_begins_with_other_tokens_than_its_source_is_refused():
 # Every operation of a life.
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(script=LIVES, data=st.data())
 def test_any_life_replays_exactly_from_its_events(script, data, tmp_path_factory):
     """Lanes that see, wait, are sealed, given, placed anywhere, forked and dropped, in a deep model
