@@ -12,9 +12,11 @@ import pytest
 from helpers_cache import PROMPT, equal, feed, lane_rows
 from helpers_lanes import BACKENDS, TOLERANCE, omega, small
 
+from tinylane.core import times
 from tinylane.core.cache import LaneCache
 from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError
+from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import LaneMask
 from tinylane.core.model import Model
 from tinylane.files.safetensors import TensorFile, write_tensors
@@ -218,3 +220,68 @@ def test_a_truncated_or_foreign_file_is_refused(tmp_path):
             LaneCache.load(path, small())
     with pytest.raises(TinylaneError, match="cannot be written"):
         filled(small()).save(tmp_path / "absent" / "cache.safetensors")
+
+
+def changing() -> LaneMask:
+    """Lane 0 reads lane 1 up to position 4, lane 2 reads lane 0 from position 6 on."""
+    mask = times.reading(LaneMask.neighbours(3, 1, lag=2), 0, 1, False, 5)
+    return times.reading(mask, 2, 0, True, 6)
+
+
+def test_when_lanes_read_each_other_comes_back(tmp_path):
+    model, file = small(), tmp_path / "cache.safetensors"
+    cache = filled(model, changing())
+    cache.save(file)
+    back = LaneCache.load(file, model, None, changing())
+    assert back.lane_mask.same_as(changing())
+    new = lane_rows(0, 7, 9) + lane_rows(2, 7, 9)
+    assert np.array_equal(feed(model, back, new), feed(model, cache, new))
+    wider = times.joined(changing(), 3, [], {})
+    assert len(LaneCache.load(file, model, None, wider)) == 9, "the lanes of both read alike"
+    for other in (LaneMask.neighbours(3, 1, lag=2), times.reading(changing(), 2, 1, False, 6)):
+        with pytest.raises(TinylaneError, match="another visibility or lag"):
+            LaneCache.load(file, model, None, other)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"since": None}, "lane_mask.since is missing"),
+        ({"until": None}, "lane_mask.until is missing"),
+        ({"since": np.full((3, 3), -1)}, "positions that no text reaches"),
+        ({"until": np.full((3, 3), 1 << 40)}, "positions that no text reaches"),
+        ({"since": np.zeros((2, 2), np.int64)}, r"lane_mask.since has shape \(2, 2\); expected"),
+        ({"until": np.zeros((3, 3), np.int32)}, "lane_mask.until is I32; expected I64"),
+    ],
+)
+def test_times_that_are_damaged_are_refused(changes, words, tmp_path):
+    model, file = small(), tmp_path / "cache.safetensors"
+    filled(model, changing()).save(file)
+    with TensorFile.open(file) as saved:
+        tensors = {name: saved.read(name) for name in saved.names}
+        meta = saved.metadata
+    for name, value in changes.items():
+        tensors[f"lane_mask.{name}"] = value
+    write_tensors(file, {k: v for k, v in tensors.items() if v is not None}, meta)
+    with pytest.raises(TinylaneError, match=words):
+        LaneCache.load(file, model)
+
+
+def test_the_order_of_hogwild_s_parts_comes_back_and_is_checked(tmp_path):
+    model, file = small(), tmp_path / "cache.safetensors"
+    cache = model.new_cache(Hogwild((2, 0)), LaneMask.joint(3))
+    feed(model, cache, [*PROMPT, *lane_rows(0, 5, 7), *lane_rows(2, 5, 7)])
+    cache.save(file)
+    back = LaneCache.load(file, model, Hogwild())
+    assert back.lane_rope == Hogwild((2, 0))
+    new = lane_rows(1, 6, 8)
+    assert np.array_equal(feed(model, back, new), feed(model, cache, new))
+    with TensorFile.open(file) as saved:
+        tensors = {name: saved.read(name) for name in saved.names}
+        meta = saved.metadata
+    write_tensors(file, tensors, {k: v for k, v in meta.items() if k != "order"})
+    assert LaneCache.load(file, model).lane_rope == Hogwild()  # a file of before
+    for order in ("2,2", "a", "-1", "1.0", "99999"):
+        write_tensors(file, tensors, {**meta, "order": order})
+        with pytest.raises(TinylaneError, match=f"its order is '{order}'; expected different la"):
+            LaneCache.load(file, model)
