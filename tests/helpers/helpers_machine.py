@@ -15,8 +15,8 @@ from tinylane.core.lanes import LaneMask, Rotation
 from tinylane.core.model import Model
 from tinylane.core.sampling import Sampler
 from tinylane.testing.machine import CacheMachine, check_machine
-from tinylane.testing.shadow import Shadow
 from tinylane.testing.samples import random_weights
+from tinylane.testing.shadow import Shadow
 from tinylane.testing.strategies import lane_ropes, masks, scripts
 
 VOCAB = 11

@@ -93,7 +93,9 @@ def test_a_fork_goes_on_as_its_source_would(model: Any) -> None:
     lanes = s.decoding.lanes
     assert lanes[4].tokens == lanes[1].tokens and len(lanes[1].tokens) == 4
     state = s.state()
-    assert state["lanes"][0]["ended"] == "dropped" and state["lanes"][4]["from"] == 1
+    assert (
+        state["lanes"][0]["ended"] == "dropped" and state["lanes"][4]["begun"] == "a fork of lane 2"
+    )
     assert not (s.decoding.cache.lanes == 0).any()
 
 

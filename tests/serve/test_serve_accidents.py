@@ -259,6 +259,7 @@ def test_a_port_in_use_is_an_error_line(inside: Server) -> None:
         (("--port", "70000"), "--port is 70000; expected 0 to 65535"),
         (("--api-key", "\u00fc"), "characters that no header can hold"),
         (("--allowed-origins", "example.org"), "expected https://host"),
+        (("--temp", "-1"), "temperature -1.0: expected a number in [0, 1e6]"),
         (("--max-lanes", "0"), "--max-lanes is 0; expected 1 to 1024"),
     ],
 )

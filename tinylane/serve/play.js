@@ -169,9 +169,9 @@ function newCard(m) {
 function head(m) {
   const lane = state.lanes[m];
   const how = lane.ended ? `ended: ${lane.ended}` : lane.waits ? "waits" : "writes";
-  const forked = lane.from === null ? "" : `, a fork of lane ${lane.from + 1}`;
+  const begun = lane.begun ? `, ${lane.begun}` : "";
   const h3 = card(m).querySelector("h3");
-  h3.replaceChildren(`${symbol(m)} lane ${m + 1} `, element("small", { textContent: how + forked }));
+  h3.replaceChildren(`${symbol(m)} lane ${m + 1} `, element("small", { textContent: how + begun }));
   if (lane.right !== null && lane.right !== undefined) {
     h3.append(" ", element("span", { className: "verdict", textContent: lane.right ? "✓ right" : "✗ wrong" }));
   }

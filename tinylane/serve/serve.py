@@ -31,8 +31,9 @@ def flags(p: Any) -> None:
     g.add_argument(
         "--max-tokens", type=int, default=512, metavar="N", help="of a choice, in a chat; 512"
     )
-    for flag in ("temp", "top-p", "min-p"):
-        g.add_argument(f"--{flag}", type=float, metavar=flag[-1].upper())
+    g.add_argument("--temp", type=float, metavar="T", help="temperature; 0 is greedy")
+    g.add_argument("--top-p", type=float, metavar="P")
+    g.add_argument("--min-p", type=float, metavar="P")
     g.add_argument("--top-k", type=int, metavar="K")
     g.add_argument("--repetition-penalty", type=float, metavar="R")
     limit_flags(p)
@@ -141,12 +142,15 @@ def serve(args: Any, page: bool = False) -> None:
 
 def check(args: Any) -> str | None:
     """Check the flags; returns the key. Raises TinylaneError."""
+    from tinylane.core.sampling import Sampler
+
     common.check_numbers(args, 1, "max_tokens", "prefill_step_size")
     common.check_numbers(args, 1, "max_lanes", most=MAX_LANES)
     common.check_numbers(args, 0, "max_queue", "prompt_cache_bytes")
     common.check_numbers(args, 1024, "max_body")
     common.check_numbers(args, 0.01, "timeout", "stall_timeout", "max_memory")
     common.check_numbers(args, 0, "port", most=65535)
+    Sampler(**_sampling(args))  # refuses values out of range
     for origin in args.allowed_origins:
         if origin != "*" and not re.fullmatch(r"https?://[\w.:\[\]-]+", origin):
             raise TinylaneError(
@@ -203,14 +207,15 @@ def usual_sampler(args: Any, model: Model) -> Sampler:
     samples, else as OpenAI's service does, at temperature 1."""
     from tinylane.core.sampling import Sampler
 
-    given = {
-        field: getattr(args, flag)
-        for flag, field in common.SAMPLING.items()
-        if getattr(args, flag) is not None
-    }
     samples = model.sampling is not None and model.sampling.get("do_sample")
     usual = Sampler.from_config(model.sampling) if samples else Sampler()
-    return replace(usual, **given)
+    return replace(usual, **_sampling(args))
+
+
+def _sampling(args: Any) -> dict[str, Any]:
+    """The sampling flags that were given, as fields of `Sampler`."""
+    named = {field: getattr(args, flag) for flag, field in common.SAMPLING.items()}
+    return {field: value for field, value in named.items() if value is not None}
 
 
 def name_of(args: Any) -> str:

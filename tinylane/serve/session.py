@@ -137,6 +137,7 @@ class Session(Task):
         self.model, self.decoding, self.method = decoding.model, decoding, method
         self.truth = truth
         self.said: list[list[str]] = [[] for _ in decoding.lanes]  # each token as it is shown
+        self.begun = [""] * len(decoding.lanes)  # how lanes began that were not there at first
         self.listeners: list[Tell] = []
         self.running = False
         self.pace = 0.0  # s that a step takes at least
@@ -202,8 +203,9 @@ class Session(Task):
     def fork(self, lane: int) -> None:
         """A twin of a lane, which goes on by itself."""
         self._room()
-        twin = self.decoding.fork(lane)
-        self.said.append(list(self.said[twin.forked[0]]) if twin.forked else [])
+        self.decoding.fork(lane)
+        self.said.append(list(self.said[lane]))
+        self.begun.append(f"a fork of lane {lane + 1}")
 
     def what_if(self, lane: int, index: int, token: int) -> None:
         """A new lane that wrote what `lane` wrote before its token `index`, then `token`."""
@@ -217,6 +219,7 @@ class Session(Task):
         left = max(old.max_tokens - index - 1, 1)
         self.decoding.join(begin, sees=sees, at=old.start - len(old.prompt), max_tokens=left)
         self.said.append([])
+        self.begun.append(f"lane {lane + 1}, had it drawn “{self._alone(token).strip()}”")
 
     def give(self, lane: int, text: str) -> None:
         """Words that a lane writes next, in place of its own."""
@@ -389,7 +392,7 @@ class Session(Task):
             "ended": lane.finish_reason,
             "waits": lane.finish_reason is None and lane not in self.decoding.live,
             "right": self._right(lane),
-            "from": lane.forked[0] if lane.forked else None,
+            "begun": self.begun[lane.index],
         }
 
     def _listened(self, lane: Lane, index: int) -> dict[str, Any]:
