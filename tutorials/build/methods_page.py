@@ -125,7 +125,8 @@ def picture(method: Method) -> str:
     said = f"{method.title}: where the rows of {len(lanes) - 1} lanes stand, and who sees whom"
     return (
         f'<svg class="method" viewBox="0 0 {width + size + 8:g} {height:g}" role="img" '
-        f'style="max-width:{1.5 * (width + size):g}px"><title>{said}</title>'
+        f'aria-label="{escape(said)}" style="max-width:{1.5 * (width + size):g}px">'
+        f"<title>{escape(said)}</title>"
         f'<text class="head" x="{left:g}" y="9">place</text>{names}'
         f'<g transform="translate({left:g} {top:g})">{rows}</g>'
         f'<text class="head" x="{width:g}" y="9">who (row) sees whom (column)</text>'
@@ -182,8 +183,8 @@ def section(x: Method) -> str:
 
 
 def law(number: re.Match[str]) -> str:
-    """A law's number as a link to the method page."""
-    return f"[{number[0]}](method.md#law-{number[0]})"
+    """A law's number as a link to the method page: mkdocs does not see it, so it is its address."""
+    return f"[{number[0]}](method.html#law-{number[0]})"
 
 
 def linked(source: str) -> str:
