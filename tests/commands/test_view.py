@@ -72,7 +72,7 @@ def test_bad_inputs_are_one_line_and_exit_2_and_write_nothing(
     (folder / "no.json").write_text("{}")
     raw = json.loads(saved.read_text())
     for lane in raw["lanes"]:
-        lane["tokens"], lane["logprobs"] = [], []
+        lane["tokens"], lane["logprobs"], lane["spans"] = [], [], []
     (folder / "empty.json").write_text(json.dumps(raw))
     cases = [
         (("view", folder / "absent.json"), "absent.json"),

@@ -29,7 +29,8 @@ def prepare(job: Job) -> Setup:
     def schedule(d: Decoding) -> None:
         for lane in d.live[1:]:  # the first stays
             earlier = [x for x in d.live if x.index < lane.index]
-            apart = len(lane.tokens) - (lane.forked[1] - lane.start if lane.forked else 0)
+            begun = lane.forked[1] if lane.forked else 0
+            apart = sum(position >= begun for position in lane.positions)
             if apart >= least and any(repeats(lane, x, overlap) for x in earlier):
                 d.drop(lane.index)
         for lane in d.live:
