@@ -13,7 +13,7 @@ import pytest
 from helpers_checkpoint import small, write_checkpoint
 from helpers_text import byte_level
 
-from tinylane.commands.common import text
+from tinylane.commands.shared_flags import text
 
 ROOT = Path(__file__).parents[2]
 # a container without LANG, as Python before 3.15 may meet it: ASCII, and bytes as half surrogates

@@ -346,7 +346,9 @@ def test_a_schedule_that_joins_for_ever_is_bounded_by_the_lanes(monkeypatch: Pat
 def test_a_schedule_that_joins_or_goes_on_for_ever_is_bounded_by_the_context() -> None:
     model = small(context=24, eos_ids=(EOS,))
     again = lambda d: d.join([1, 2], sees="all", at="end")
-    with pytest.raises(TinylaneError, match=r"no lane can join at position 2[45]: the context ends"):
+    with pytest.raises(
+        TinylaneError, match=r"no lane can join at position 2[45]: the context ends"
+    ):
         generate(model, ids(5), lanes=2, schedule=again)
 
     def stubborn(d: Decoding) -> None:

@@ -14,7 +14,7 @@ from helpers_lanes import FREE, ids, model_of, omega
 
 from tinylane import plot
 from tinylane.commands import generate as command
-from tinylane.commands.common import parse_omega
+from tinylane.commands.shared_flags import parse_omega
 from tinylane.core.decoding import generate
 from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild

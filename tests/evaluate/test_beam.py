@@ -14,8 +14,8 @@ from tokenizers import Tokenizer as Core
 
 from tinylane.checkpoints.tokenizer import Tokenizer
 from tinylane.core.errors import TinylaneError
-from tinylane.methods.beam_search import beam_search
 from tinylane.files.io import read_json
+from tinylane.methods.beam_search import beam_search
 
 CASES = read_json(FILE)["cases"]
 ANY = pytest.mark.parametrize("kind", BACKENDS, ids="-".join)

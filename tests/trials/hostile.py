@@ -140,7 +140,7 @@ class Reader:
         GAME.parse(path.read_text(encoding="utf-8", errors="surrogatepass"))
 
     def matrix(self, path: Path) -> None:
-        from tinylane.commands.common import parse_visibility
+        from tinylane.commands.shared_flags import parse_visibility
 
         parse_visibility(f"@{path}")
 

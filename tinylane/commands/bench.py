@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinylane.commands import common
+from tinylane.commands import common, shared_flags
 from tinylane.core.errors import TinylaneError
 
 if TYPE_CHECKING:
@@ -28,11 +28,11 @@ SHAPES = "SmolLM2-135M, Qwen2.5-0.5B, Qwen3-0.6B, Llama-3.2-1B, tiny"
 def flags(p: Any) -> None:
     """Add the command's flags."""
     p.description += " Each backend is timed in a process of its own."
-    common.model_flags(p)
+    shared_flags.model_flags(p)
     p.add_argument("--shape", metavar="NAME", help=f"instead: random weights; {SHAPES}")
-    p.add_argument("--backend", choices=common.BACKENDS, nargs="+", default=["auto"])
-    p.add_argument("--dtype", choices=common.DTYPES, default="auto")
-    p.add_argument("--ops", **common.OPS)
+    p.add_argument("--backend", choices=shared_flags.BACKENDS, nargs="+", default=["auto"])
+    p.add_argument("--dtype", choices=shared_flags.DTYPES, default="auto")
+    p.add_argument("--ops", **shared_flags.OPS)
     g = p.add_argument_group("what is decoded")
     g.add_argument("--lanes", type=int, nargs="+", default=[1], metavar="N", help="default: 1")
     g.add_argument("--prompt-tokens", type=int, nargs="+", metavar="N", help="default: 512")
@@ -193,9 +193,9 @@ def _check(args: Any) -> None:
     from tinylane.core.sampling import Sampler
 
     Sampler(args.temp, args.top_p, args.top_k)  # raises for what is out of range
-    common.check_numbers(args, 1, "lanes", most=MAX_LANES)
-    common.check_numbers(args, 1, "prompt_tokens", "repeats", "threads", "read_mib")
-    common.check_numbers(args, 3, "max_tokens")  # two steps are timed after the first token
+    shared_flags.check_numbers(args, 1, "lanes", most=MAX_LANES)
+    shared_flags.check_numbers(args, 1, "prompt_tokens", "repeats", "threads", "read_mib")
+    shared_flags.check_numbers(args, 3, "max_tokens")  # two steps are timed after the first token
 
 
 def show(args: Any, document: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinylane.commands import common, eval
+from tinylane.commands import common, eval, shared_flags
 from tinylane.commands.progress import Progress, earlier
 from tinylane.core.errors import TinylaneError
 from tinylane.evaluate import collect, tasks
@@ -21,13 +21,13 @@ def flags(p: Any) -> None:
     """Add the command's flags."""
     p.description += f" {common.RESUME}"
     p.add_argument("task", choices=tuple(tasks.KINDS))
-    common.model_flags(p)
-    common.engine_flags(p)
+    shared_flags.model_flags(p)
+    shared_flags.engine_flags(p)
     eval.task_flags(p)
     g = p.add_argument_group("what is sampled")
     eval.mode_flag(g, default="joint")
     g.add_argument("--lanes", type=int, metavar="N", help="default: the task's, at most 4")
-    common.rotation_flags(g, "with --mode joint: as --mode joint:O, or @file.json")
+    shared_flags.rotation_flags(g, "with --mode joint: as --mode joint:O, or @file.json")
     g.add_argument("--samples", type=int, default=1, metavar="S", help="of a problem; default: 1")
     g.add_argument(
         "--label-by",
@@ -37,7 +37,7 @@ def flags(p: Any) -> None:
         "lanes'; lane: one transcript of every lane, by its own answer (independent lanes)",
     )
     eval.length_flags(p)
-    common.collaborate_flags(p)
+    shared_flags.collaborate_flags(p)
     g = p.add_argument_group("output")
     g.add_argument("--out", metavar="DIR", required=True, help="for results.jsonl and settings")
     eval.shard_flag(g)

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinylane.commands import common
+from tinylane.commands import common, shared_flags
 from tinylane.commands.progress import Progress, earlier
 from tinylane.commands.terminal import print_table
 from tinylane.core.errors import TinylaneError, show
@@ -44,13 +44,13 @@ def flags(p: Any) -> None:
     """Add the command's flags."""
     p.description += f" With --out {common.RESUME[0].lower()}{common.RESUME[1:]}"
     p.add_argument("task", choices=tuple(tasks.KINDS))
-    common.model_flags(p)
-    common.engine_flags(p)
+    shared_flags.model_flags(p)
+    shared_flags.engine_flags(p)
     task_flags(p)
     g = p.add_argument_group("what is compared")
     mode_flag(g, nargs="+", default=["joint", "independent"])
     g.add_argument("--lanes", type=int, nargs="+", metavar="N", help="default: the task's")
-    common.rotation_flags(g, "with --mode joint: as --mode joint:O, or @file.json")
+    shared_flags.rotation_flags(g, "with --mode joint: as --mode joint:O, or @file.json")
     length_flags(p)
     g.add_argument(
         "--equal",
@@ -64,7 +64,7 @@ def flags(p: Any) -> None:
         action="store_true",
         help="also the log-probability of a token of each lane's text where that lane stands alone",
     )
-    common.collaborate_flags(p)
+    shared_flags.collaborate_flags(p)
     g = p.add_argument_group("output")
     g.add_argument("--out", metavar="DIR", help="keep every result; needed to go on after a stop")
     shard_flag(g)
@@ -127,7 +127,7 @@ def options_of(args: Any) -> Options:
 def length_flags(p: Any) -> None:
     """How a prompt is written, how long the lanes may write, and how tokens are chosen."""
     g = p.add_argument_group("prompt, length and sampling (defaults: the checkpoint's)")
-    common.prompt_flags(g)
+    shared_flags.prompt_flags(g)
     g.add_argument(
         "--max-tokens",
         "-m",
@@ -135,7 +135,7 @@ def length_flags(p: Any) -> None:
         metavar="N",
         help="of each lane, for the largest number of lanes; default: the task's, or 256",
     )
-    common.sampling_flags(g)
+    shared_flags.sampling_flags(g)
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def prepare(args: Any, lanes: Callable[[Task], list[int]], equal: str) -> Setup:
     Raises TinylaneError for wrong flags and for flags that contradict each other.
     """
     sampling = parse_flags(args)
-    together = common.collaboration(args)
+    together = shared_flags.collaboration(args)
     options = options_of(args)
     shard, out = assign(args.shard, args.out)
     if out is not None:
@@ -191,9 +191,9 @@ def prepare(args: Any, lanes: Callable[[Task], list[int]], equal: str) -> Setup:
     conditions = runner.Conditions(
         seed=args.seed,
         sampler=replace(sampler, **{**(task.sampling or {}), **sampling}),
-        stop=common.stop(args, model),
-        template=common.template(args),
-        omega=common.parse_omega(args.omega),
+        stop=shared_flags.stop(args, model),
+        template=shared_flags.template(args),
+        omega=shared_flags.parse_omega(args.omega),
         slot=args.slot,
         scale=args.omega_scale,
         prompt_lane=args.prompt_lane,
@@ -221,7 +221,7 @@ def run(args: Any) -> int:
     if args.draw is not None:
         if task.draw is None:
             raise TinylaneError(f"--draw: {args.task} draws no figure with this model")
-        common.check_target("--draw", args.draw)
+        shared_flags.check_target("--draw", args.draw)
     work = setup.share([(index, cell) for index in range(len(problems)) for cell in setup.cells])
     key = lambda item: (problems[item[0]].id, *item[1].key)
     prompts = (runner.prompts_of_lanes(model, task, setup.conditions, c.lanes) for c in setup.cells)
@@ -284,13 +284,13 @@ def kept(journal: Journal, total: int) -> str:
 
 def parse_flags(args: Any) -> dict[str, Any]:
     """Validate the flags and return the sampling overrides. Raises TinylaneError."""
-    common.check_numbers(args, 1, "count", "max_tokens")
-    common.check_numbers(args, 0, "seed", most=(1 << 64) - 1)
-    common.check_numbers(args, 1, "lanes", most=MAX_LANES)
+    shared_flags.check_numbers(args, 1, "count", "max_tokens")
+    shared_flags.check_numbers(args, 0, "seed", most=(1 << 64) - 1)
+    shared_flags.check_numbers(args, 1, "lanes", most=MAX_LANES)
     _check_modes(args)
     LaneMask.joint(1, args.lag or 0)
-    common.template(args)
-    return common.sampling(args)
+    shared_flags.template(args)
+    return shared_flags.sampling(args)
 
 
 def _check_modes(args: Any) -> None:
@@ -308,7 +308,7 @@ def _check_modes(args: Any) -> None:
     for flag, (taken, needs) in takes.items():
         if getattr(args, flag) is not None and not taken:
             raise TinylaneError(f"--{flag.replace('_', '-')} needs {needs}")
-    common.check_omega_numbers(args, *starts)
+    shared_flags.check_omega_numbers(args, *starts)
 
 
 def check_folder(folder: Path) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tinylane.commands import common
+from tinylane.commands import common, shared_flags
 
 
 def flags(p: Any) -> None:
     """Add the command's flags."""
-    common.model_flags(p)
+    shared_flags.model_flags(p)
     p.add_argument("--save-path", required=True, metavar="DIR", help="the merged checkpoint")
     p.add_argument(
         "--dtype",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinylane.commands import common, generate_method
+from tinylane.commands import common, generate_method, shared_flags
 from tinylane.core.decoder import BRIDGE
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import MAX_LANES, LaneMask
@@ -41,18 +41,18 @@ def flags(p: Any) -> None:
     p.description += (
         " Without arguments: a random shell game, solved by four lanes of the model inside."
     )
-    common.model_flags(p)
-    common.engine_flags(p)
+    shared_flags.model_flags(p)
+    shared_flags.engine_flags(p)
     g = p.add_argument_group("prompt")
     g.add_argument(
         "--prompt",
         "-p",
         metavar="TEXT",
-        type=common.text,
+        type=shared_flags.text,
         help=r"\n and \t are a newline and a tab, as in mlx-lm; LaTeX commands (\nu, \times) stay; "
         "- reads standard input as it is",
     )
-    common.prompt_flags(g)
+    shared_flags.prompt_flags(g)
     g.add_argument(
         "--prompt-cache-file",
         metavar="FILE",
@@ -69,7 +69,7 @@ def flags(p: Any) -> None:
     g.add_argument(
         "--lane-prompt",
         metavar="TEXT",
-        type=common.text,
+        type=shared_flags.text,
         action="extend",
         nargs="+",
         help="one text a lane, after the prompt that all share",
@@ -89,13 +89,13 @@ def flags(p: Any) -> None:
         help="who reads whom: joint, independent, star, bridge, neighbours:K, a JSON matrix, "
         "@file.json (default: as the model was trained; independent if it was not)",
     )
-    common.rotation_flags(g)
+    shared_flags.rotation_flags(g)
     g = p.add_argument_group("length and sampling (defaults: the model's generation_config)")
     g.add_argument("--max-tokens", "-m", type=int, metavar="N", help="of each lane; default: 256")
     g.add_argument("--total-tokens", type=int, metavar="N", help="of all lanes together")
-    common.sampling_flags(g)
+    shared_flags.sampling_flags(g)
     g.add_argument("--seed", type=int, metavar="S", help="default: a new one, which is shown")
-    common.collaborate_flags(p)
+    shared_flags.collaborate_flags(p)
     g = p.add_argument_group("answers")
     g.add_argument(
         "--vote",
@@ -120,7 +120,7 @@ def flags(p: Any) -> None:
     g.add_argument("--quiet", action="store_true", help="no notes and no statistics")
     g.add_argument(
         "--verbose",
-        type=common.silence,
+        type=shared_flags.silence,
         dest="quiet",
         metavar="BOOL",
         help="as in mlx-lm: False is --quiet, True (the default) is not",
@@ -136,8 +136,8 @@ def flags(p: Any) -> None:
 def run(args: Any) -> int:
     """Run the command; returns the exit code."""
     given, lanes_given = parse_flags(args), parse_lane_flags(args)
-    together = common.collaboration(args)
-    template = common.template(args)
+    together = shared_flags.collaboration(args)
+    template = shared_flags.template(args)
     seed = args.seed if args.seed is not None else int.from_bytes(os.urandom(4), "little")
     prompt = _standard_input() if args.prompt == "-" else args.prompt
     n = args.lanes
@@ -221,7 +221,7 @@ def run(args: Any) -> int:
         "lane_mask": mask,
         "lane_prompts": lane_prompts,
         "seed": seed,
-        "stop": common.stop(args, model),
+        "stop": shared_flags.stop(args, model),
         "template": template,
         "top_logprobs": args.top_logprobs or 0,
         "chunk": args.prefill_step_size,
@@ -304,12 +304,12 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
 
 def parse_flags(args: Any) -> dict[str, Any]:
     """Check the flags and return those of sampling. Raises TinylaneError for what is wrong."""
-    common.check_numbers(args, 1, "lanes", most=MAX_LANES)
-    common.check_numbers(args, 1, "max_tokens", "total_tokens", "beams", "prefill_step_size")
-    common.check_numbers(args, 0, "seed", "top_logprobs")
+    shared_flags.check_numbers(args, 1, "lanes", most=MAX_LANES)
+    shared_flags.check_numbers(args, 1, "max_tokens", "total_tokens", "beams", "prefill_step_size")
+    shared_flags.check_numbers(args, 0, "seed", "top_logprobs")
     if args.top_logprobs and not (args.json or args.save):
         raise TinylaneError("--top-logprobs needs --json or --save, which hold them")
-    common.check_numbers(args, 0, "pace", most=60)
+    shared_flags.check_numbers(args, 0, "pace", most=60)
     if args.lane_prompt and args.lanes not in (None, len(args.lane_prompt)):
         raise TinylaneError(
             f"{len(args.lane_prompt)} lane prompts for {args.lanes} lanes; expected one a lane"
@@ -329,8 +329,8 @@ def parse_flags(args: Any) -> dict[str, Any]:
         extract("", args.answer_pattern)
     for flag, name in (("--save", args.save), ("--prompt-cache-file", args.prompt_cache_file)):
         if name is not None:
-            common.check_target(flag, name)
-    return common.sampling(args)
+            shared_flags.check_target(flag, name)
+    return shared_flags.sampling(args)
 
 
 def parse_lane_flags(args: Any) -> bool:
@@ -342,8 +342,8 @@ def parse_lane_flags(args: Any) -> bool:
     if {*rotation, args.visibility, args.lag} == {None} or args.method is not None:
         return False
     LaneMask.joint(1, args.lag or 0)  # refuses a lag out of range
-    args.visibility = common.parse_visibility(args.visibility)
-    args.omega = common.parse_omega(args.omega)
+    args.visibility = shared_flags.parse_visibility(args.visibility)
+    args.omega = shared_flags.parse_omega(args.omega)
     if args.mode is not None:
         from tinylane.core.modes import check_mode
 
@@ -354,7 +354,9 @@ def parse_lane_flags(args: Any) -> bool:
             prompt_lane=args.prompt_lane,
             visibility=args.visibility,
         )
-    common.check_omega_numbers(args, args.mode, args.omega)  # group_think is a mode and a start
+    shared_flags.check_omega_numbers(
+        args, args.mode, args.omega
+    )  # group_think is a mode and a start
     return True
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from tinylane.commands import common
+from tinylane.commands import common, shared_flags
 from tinylane.core.errors import TinylaneError, show
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ def check(args: Any) -> None:
     if not isinstance(given, dict):
         raise TinylaneError(f"--method-config is {show(given)}; expected an object")
     args.method_config = given
-    args.visibility = common.parse_visibility(args.visibility)
-    args.omega = common.parse_omega(args.omega)
+    args.visibility = shared_flags.parse_visibility(args.visibility)
+    args.omega = shared_flags.parse_omega(args.omega)
 
 
 def note(args: Any, model: Model) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinylane.commands import common
+from tinylane.commands import common, shared_flags
 from tinylane.files.display import printable
 
 
 def flags(p: Any) -> None:
     """Add the command's flags."""
-    common.model_flags(p, positional=True)
-    common.engine_flags(p, runs=False)
+    shared_flags.model_flags(p, positional=True)
+    shared_flags.engine_flags(p, runs=False)
     p.add_argument("--lanes", type=int, default=1, metavar="N")
     p.add_argument("--prompt-tokens", type=int, default=512, metavar="N")
     p.add_argument("--max-tokens", type=int, default=256, metavar="N", help="of each lane")

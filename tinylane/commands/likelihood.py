@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tinylane.commands import common
+from tinylane.commands import common, shared_flags
 from tinylane.commands.progress import Progress
 from tinylane.commands.terminal import print_table
 from tinylane.core.errors import TinylaneError
@@ -27,8 +27,8 @@ HEAD = ("", "log-probability of a token (95%)", "perplexity")
 
 def flags(p: Any) -> None:
     """Add the command's flags."""
-    common.model_flags(p)
-    common.engine_flags(p)
+    shared_flags.model_flags(p)
+    shared_flags.engine_flags(p)
     p.add_argument("--data", metavar="FILE", required=True, help="JSON Lines")
     p.add_argument("--field", metavar="NAME", default="question", help="default: question")
     p.add_argument("--count", type=int, metavar="N", help="texts; default: all")
@@ -38,7 +38,7 @@ def flags(p: Any) -> None:
 
 def run(args: Any) -> int:
     """Run the command; returns the exit code."""
-    common.check_numbers(args, 1, "count")
+    shared_flags.check_numbers(args, 1, "count")
     texts: list[str] = []
     for line, row in jsonl.read(args.data):
         if args.count is None or len(texts) < args.count:

@@ -10,7 +10,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from tinylane.commands import common
+from tinylane.commands import common, shared_flags
 from tinylane.commands.progress import Progress
 from tinylane.commands.terminal import print_table
 from tinylane.core.errors import TinylaneError, whole
@@ -27,8 +27,8 @@ HEAD = ("lanes", "bits per byte (95%)", "bits per token", "perplexity")
 
 def flags(p: Any) -> None:
     """Add the command's flags."""
-    common.model_flags(p, positional=True)
-    common.engine_flags(p)
+    shared_flags.model_flags(p, positional=True)
+    shared_flags.engine_flags(p)
     p.add_argument("--data", metavar="FILE", required=True, help="a text, UTF-8")
     p.add_argument(
         "--window",
@@ -51,7 +51,7 @@ def flags(p: Any) -> None:
     p.add_argument(
         "--lane-start",
         metavar="TEXT",
-        type=common.text,
+        type=shared_flags.text,
         default="\n",
         help="what every stretch but the first begins with; default: a newline",
     )
@@ -61,8 +61,8 @@ def flags(p: Any) -> None:
 
 def run(args: Any) -> int:
     """Run the command; returns the exit code."""
-    common.check_numbers(args, 1, "lanes", most=MAX_LANES)
-    common.check_numbers(args, 1, "window", "stride")
+    shared_flags.check_numbers(args, 1, "lanes", most=MAX_LANES)
+    shared_flags.check_numbers(args, 1, "window", "stride")
     try:
         text = read_bytes(args.data, LARGEST).decode("utf-8")
     except UnicodeDecodeError as error:

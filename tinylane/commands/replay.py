@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinylane.commands import common
+from tinylane.commands import common, shared_flags
 from tinylane.core import __version__
 from tinylane.core.errors import TinylaneError
 from tinylane.files.display import printable
@@ -22,8 +22,8 @@ def tolerance_of(saved: Any, model: Any) -> float:
 def flags(p: Any) -> None:
     """Add the command's flags."""
     p.add_argument("file", metavar="RUN", help="written by tinylane generate --save")
-    common.model_flags(p)
-    common.engine_flags(p)
+    shared_flags.model_flags(p)
+    shared_flags.engine_flags(p)
     p.add_argument(
         "--tolerance", type=float, metavar="T", help="largest difference; default: by dtype"
     )
@@ -41,7 +41,7 @@ def run(args: Any) -> int:
     from tinylane.view.replay import replay
     from tinylane.view.run_file import load_run
 
-    common.check_numbers(args, 0, "tolerance", "top_logprobs")
+    shared_flags.check_numbers(args, 0, "tolerance", "top_logprobs")
     if args.top_logprobs and not args.json:
         raise TinylaneError("--top-logprobs needs --json, which holds them")
     saved = load_run(args.file)

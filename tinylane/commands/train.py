@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from tinylane.commands import common
+from tinylane.commands import common, shared_flags
 from tinylane.commands.progress import Progress, Pulse, duration, reading
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask, LaneRoPE
@@ -55,7 +55,7 @@ def _kept(out: Path) -> str:
 
 def _pace(args: Any, *names: str) -> dict[str, Any]:
     """The values of flags that count steps. Raises TinylaneError for one below 1."""
-    common.check_numbers(args, 1, *names)
+    shared_flags.check_numbers(args, 1, *names)
     return {name: getattr(args, name) for name in names}
 
 
@@ -148,7 +148,7 @@ def describe(entry: dict[str, Any], steps: int) -> str:
 
 
 def _tune_flags(p: Any, objective: str) -> None:
-    common.model_flags(p)
+    shared_flags.model_flags(p)
     p.add_argument("--dtype", choices=("auto", "float32", "float16", "bfloat16"), default="auto")
     p.add_argument(
         "--from-scratch", action="store_true", help="random weights for the model's config.json"
@@ -186,14 +186,14 @@ def _tune_flags(p: Any, objective: str) -> None:
         "--lanes", type=int, nargs="+", metavar="N", help="in the data; default: the first line's"
     )
     g.add_argument("--visibility", metavar="V", help="default: the model's own, else joint")
-    common.rotation_flags(
+    shared_flags.rotation_flags(
         g,
         "where Omega starts: none, group_think, ntk, learned or @file.json "
         "(default: learned if the model has it, else ntk)",
         slot="the longest lane",
         scale="the largest number of lanes",
     )
-    common.prompt_flags(p.add_argument_group("prompts"))
+    shared_flags.prompt_flags(p.add_argument_group("prompts"))
     g = p.add_argument_group("steps")
     _numbers(
         g,
@@ -275,7 +275,7 @@ def _tune(args: Any) -> int:
     from tinylane.train.loop import tune
 
     pace = _pace(args, "every", "save_every", "valid_every", "stop_at")
-    omega, template = common.parse_omega(args.omega), common.template(args)
+    omega, template = shared_flags.parse_omega(args.omega), shared_flags.template(args)
     with common.told_if_slow("loading the model", args.quiet, anywhere=True):
         begin = setup.start_model(
             common.source(args),
@@ -359,7 +359,7 @@ def tuning(args: Any) -> tuple[Any, Any]:
     """The recipe and what to tune, from the flags. Raises TinylaneError for those out of range."""
     from tinylane.train.parameters import TARGETS, Choice
 
-    common.check_omega_numbers(args, "ntk" if args.omega is None else args.omega)
+    shared_flags.check_omega_numbers(args, "ntk" if args.omega is None else args.omega)
     if args.lora_alpha is not None and not args.lora_rank:
         raise TinylaneError("--lora-alpha needs --lora-rank")
     scale = args.lora_scale
@@ -377,7 +377,7 @@ def tuning(args: Any) -> tuple[Any, Any]:
         extra_lanes=args.extra_lanes,
         bridge_width=args.bridge_width,
     )
-    visibility: Any = common.parse_visibility(args.visibility) or "joint"
+    visibility: Any = shared_flags.parse_visibility(args.visibility) or "joint"
     if isinstance(visibility, LaneMask):
         visibility = visibility.visibility.astype(int).tolist()
     names = {f.name for f in dataclasses.fields(TuneRecipe)}

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tinylane.commands import common, eval
+from tinylane.commands import common, eval, shared_flags
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import MAX_LANES
 from tinylane.evaluate import tasks
@@ -40,16 +40,16 @@ def flags(p: Any) -> None:
         metavar="N",
         help="of the transcripts, taking turns; default: the task's",
     )
-    common.model_flags(p)
-    common.engine_flags(p)
+    shared_flags.model_flags(p)
+    shared_flags.engine_flags(p)
     p.add_argument("--out", metavar="FILE", required=True, help="a JSON object a line")
 
 
 def run(args: Any) -> int:
     """Run the command; returns the exit code."""
-    common.check_numbers(args, 1, "count")
-    common.check_numbers(args, 0, "seed", most=(1 << 64) - 1)
-    common.check_numbers(args, 1, "lanes", most=MAX_LANES)
+    shared_flags.check_numbers(args, 1, "count")
+    shared_flags.check_numbers(args, 0, "seed", most=(1 << 64) - 1)
+    shared_flags.check_numbers(args, 1, "lanes", most=MAX_LANES)
     favourite = args.order == "favourite"
     if (args.model is not None) != favourite:
         raise TinylaneError("--model and --order favourite: expected both or neither")
@@ -62,7 +62,7 @@ def run(args: Any) -> int:
     lanes, count = args.lanes or task.lanes, args.count or 1000
     for n in lanes:
         task.lane_prompts(n)  # refuses other numbers before any work is done
-    path = common.check_target("--out", args.out)
+    path = shared_flags.check_target("--out", args.out)
     with replacing(path) as file:
         for row in task.transcripts(count, args.seed, lanes):
             file.write(json.dumps(row).encode() + b"\n")

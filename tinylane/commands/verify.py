@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tinylane.checkpoints.plan import DTYPES, choose_backend
-from tinylane.commands import common
+from tinylane.commands import common, shared_flags
 from tinylane.commands.progress import Progress, duration
 from tinylane.commands.terminal import print_table
 from tinylane.core import __version__
@@ -32,8 +32,8 @@ def flags(p: Any) -> None:
     p.description += (
         " Random prompts and yours; a table of errors and tolerances; exit 1 where a law fails."
     )
-    common.model_flags(p, positional=True)
-    common.engine_flags(p, every=True)
+    shared_flags.model_flags(p, positional=True)
+    shared_flags.engine_flags(p, every=True)
     p.add_argument(
         "--prompt", "-p", metavar="TEXT", help="one more sample; default: the shell game's"
     )
@@ -48,9 +48,9 @@ def flags(p: Any) -> None:
 
 def run(args: Any) -> int:
     """Run the command; returns the exit code. Raises CheckFailed where a law does not hold."""
-    common.check_numbers(args, 1, "samples")
-    common.check_numbers(args, 0, "seed")
-    common.check_numbers(args, 1, "lanes", most=64)
+    shared_flags.check_numbers(args, 1, "samples")
+    shared_flags.check_numbers(args, 0, "seed")
+    shared_flags.check_numbers(args, 1, "lanes", most=64)
     if args.prompt == "":
         raise TinylaneError("--prompt is empty; expected text")
     samples: dict[str, Sample] = {}

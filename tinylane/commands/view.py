@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinylane.commands import common
+from tinylane.commands import common, shared_flags
 from tinylane.commands.progress import Progress
 from tinylane.commands.replay import tolerance_of
 from tinylane.core.errors import TinylaneError
@@ -46,8 +46,8 @@ def flags(p: Any) -> None:
         metavar="MB",
         help="layers and heads are kept while the page stays below this; default: 2",
     )
-    common.model_flags(p)
-    common.engine_flags(p)
+    shared_flags.model_flags(p)
+    shared_flags.engine_flags(p)
     p.add_argument("--quiet", action="store_true", help="no notes")
 
 
@@ -57,8 +57,8 @@ def run(args: Any) -> int:
     from tinylane.view.run_file import load_run
 
     target = _targets(args)
-    common.check_numbers(args, 1, "keys", most=1024)
-    common.check_numbers(args, 0, "size", most=1000)
+    shared_flags.check_numbers(args, 1, "keys", most=1024)
+    shared_flags.check_numbers(args, 0, "size", most=1000)
     saved = load_run(args.file)
     figures = [path for path in (args.png, args.svg) if path is not None]
     if figures:
@@ -131,7 +131,7 @@ def _targets(args: Any) -> Path | None:
             continue
         if flag != "--output" and Path(name).suffix != f".{flag[2:]}":
             raise TinylaneError(f"{flag} {name}: expected a name that ends in .{flag[2:]}")
-        path = common.check_target(flag, name)
+        path = shared_flags.check_target(flag, name)
         if path.exists() and source.exists() and path.samefile(source):
             raise TinylaneError(f"{flag} {name}: is the run itself; expected another file")
     names = [os.path.abspath(name) for _, name in given if name is not None]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tinylane.commands import common, generate
+from tinylane.commands import common, generate, shared_flags
 from tinylane.core.errors import TinylaneError, show, whole
 from tinylane.core.lanes import LaneMask
 from tinylane.files.display import printable
@@ -39,18 +39,18 @@ Everything else is for the model."""
 def flags(p: Any) -> None:
     """Add the command's flags."""
     p.description += " Ctrl-C ends an answer, Ctrl-D the chat; /help lists its commands."
-    common.model_flags(p)
-    common.engine_flags(p)
-    p.add_argument("--system-prompt", metavar="TEXT", type=common.text)
+    shared_flags.model_flags(p)
+    shared_flags.engine_flags(p)
+    p.add_argument("--system-prompt", metavar="TEXT", type=shared_flags.text)
     p.add_argument("--chat-template-config", metavar="JSON", help='e.g. {"enable_thinking": false}')
     g = p.add_argument_group("lanes")
     g.add_argument("--lanes", type=int, default=1, metavar="N", help="that answer; default: 1")
     g.add_argument("--mode", choices=generate.MODES, help="how they read each other")
     g.add_argument("--visibility", metavar="V", help="who reads whom; as of tinylane generate")
-    common.rotation_flags(g)
+    shared_flags.rotation_flags(g)
     g = p.add_argument_group("length and sampling (defaults: the model's generation_config)")
     g.add_argument("--max-tokens", "-m", type=int, default=512, metavar="N", help="of a lane; 512")
-    common.sampling_flags(g)
+    shared_flags.sampling_flags(g)
     g.add_argument("--seed", type=int, metavar="S", help="of the first answer; default: a new one")
     p.add_argument("--plain", action="store_true", help="lines, in a terminal too")
     p.add_argument("--quiet", action="store_true", help="no notes and no statistics")
@@ -59,10 +59,10 @@ def flags(p: Any) -> None:
 
 def run(args: Any) -> int:
     """Run the command; returns the exit code."""
-    common.check_numbers(args, 1, "lanes", "max_tokens")
-    common.check_numbers(args, 0, "seed")
-    given, asked = common.sampling(args), generate.parse_lane_flags(args)
-    template = common.template(args)
+    shared_flags.check_numbers(args, 1, "lanes", "max_tokens")
+    shared_flags.check_numbers(args, 0, "seed")
+    given, asked = shared_flags.sampling(args), generate.parse_lane_flags(args)
+    template = shared_flags.template(args)
     read = reader()
     model = common.load(args, lanes=args.lanes, max_tokens=args.max_tokens)
     chat = Chat(args, model, given, template, asked)
@@ -156,7 +156,7 @@ class Chat:
 
         if not name:
             raise TinylaneError("/save needs the name of a file")
-        path = common.check_target("/save", name)
+        path = shared_flags.check_target("/save", name)
         document = {"messages": self.messages}
         with replacing(path) as file:
             file.write(json.dumps(document, ensure_ascii=True, indent=2).encode() + b"\n")
@@ -189,7 +189,7 @@ class Chat:
             max_tokens=self.args.max_tokens,
             sampler=self.sampler(n, mask),
             seed=self.seed + len(messages) // 2,
-            stop=common.stop(self.args, model),
+            stop=shared_flags.stop(self.args, model),
             lane_rope=rope,
             lane_mask=mask,
             lane_prompts=model.lane_prompts(n) if self.lanes_asked else [""] * n,

@@ -7,15 +7,15 @@ import argparse
 import sys
 from typing import Any
 
-from tinylane.commands import common
+from tinylane.commands import shared_flags
 from tinylane.serve import serve
 
 
 def flags(p: Any) -> None:
     """Add the command's flags."""
     p.description += " Without arguments: the model inside. OpenAI's routes are there as well."
-    common.model_flags(p)
-    common.engine_flags(p)
+    shared_flags.model_flags(p)
+    shared_flags.engine_flags(p)
     says = "open the page in a browser; default: yes, on a terminal"
     p.add_argument("--open", action=argparse.BooleanOptionalAction, help=says)
     serve.address_flags(p, port=8100)

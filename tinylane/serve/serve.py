@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinylane.commands import common
+from tinylane.commands import common, shared_flags
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import MAX_LANES
 from tinylane.serve import server
@@ -24,8 +24,8 @@ BLOCK = 64  # rows of a prefill pass, and of what is kept of a prompt
 
 def flags(p: Any) -> None:
     """Add the command's flags."""
-    common.model_flags(p)
-    common.engine_flags(p)
+    shared_flags.model_flags(p)
+    shared_flags.engine_flags(p)
     address_flags(p)
     g = p.add_argument_group("where a request does not say otherwise")
     g.add_argument(
@@ -144,12 +144,12 @@ def check(args: Any) -> str | None:
     """Check the flags; returns the key. Raises TinylaneError."""
     from tinylane.core.sampling import Sampler
 
-    common.check_numbers(args, 1, "max_tokens", "prefill_step_size")
-    common.check_numbers(args, 1, "max_lanes", most=MAX_LANES)
-    common.check_numbers(args, 0, "max_queue", "prompt_cache_bytes")
-    common.check_numbers(args, 1024, "max_body")
-    common.check_numbers(args, 0.01, "timeout", "stall_timeout", "max_memory")
-    common.check_numbers(args, 0, "port", most=65535)
+    shared_flags.check_numbers(args, 1, "max_tokens", "prefill_step_size")
+    shared_flags.check_numbers(args, 1, "max_lanes", most=MAX_LANES)
+    shared_flags.check_numbers(args, 0, "max_queue", "prompt_cache_bytes")
+    shared_flags.check_numbers(args, 1024, "max_body")
+    shared_flags.check_numbers(args, 0.01, "timeout", "stall_timeout", "max_memory")
+    shared_flags.check_numbers(args, 0, "port", most=65535)
     Sampler(**_sampling(args))  # refuses values out of range
     for origin in args.allowed_origins:
         if origin != "*" and not re.fullmatch(r"https?://[\w.:\[\]-]+", origin):
@@ -214,7 +214,7 @@ def usual_sampler(args: Any, model: Model) -> Sampler:
 
 def _sampling(args: Any) -> dict[str, Any]:
     """The sampling flags that were given, as fields of `Sampler`."""
-    named = {field: getattr(args, flag) for flag, field in common.SAMPLING.items()}
+    named = {field: getattr(args, flag) for flag, field in shared_flags.SAMPLING.items()}
     return {field: value for field, value in named.items() if value is not None}
 
 
