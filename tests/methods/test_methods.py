@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import helpers_methods
 import pytest
 from helpers_methods import run, small
 
 from tinylane.methods import NAMES
+from tinylane.view.replay import replay
+from tinylane.view.run_file import load_run, save_run
 
 DECODED = [name for name in NAMES if name != "beam"]
 
@@ -15,6 +20,19 @@ DECODED = [name for name in NAMES if name != "beam"]
 def test_a_method_decodes_what_passes_without_a_cache_give(name: str, kind: str) -> None:
     d = run(name, small(*kind.split()))
     assert all(lane.finish_reason for lane in d.lanes)
+
+
+@pytest.mark.parametrize("name", DECODED)
+def test_a_method_s_run_file_replays_from_its_events_alone(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a deep model, whose rows keep what they read when they were fed."""
+    monkeypatch.setattr(helpers_methods, "check", lambda d: None)
+    model = small(layers=3)
+    result = run(name, model).result()
+    save_run(tmp_path / "run.json", result, model)
+    saved = load_run(tmp_path / "run.json")
+    assert saved.result == result and replay(saved, model).difference < 1e-10
 
 
 if __name__ == "__main__":
