@@ -47,7 +47,7 @@ READ = """() => {
     verdict: part('verdict'), word: part('word'), tried: part('tried'),
     strands: all('.strand', (x) => x.getAttribute('d')).length,
     moves: all('[data-swap]', (x) => x.dataset.move),
-    arcs: all('.arc:not(.faint)', (x) => x.getAttribute('class')).length,
+    arcs: all('.arc.chosen', (x) => x).length, others: all('.arc.faint', (x) => x).length,
   });
 }"""
 
@@ -118,6 +118,7 @@ class Shown:
     strands: int
     moves: list[str]
     arcs: int
+    others: int
 
     @property
     def omega(self) -> np.ndarray:
@@ -203,6 +204,13 @@ class Shown:
         weights = weights if head == "mean" else weights[:, [int(head)]]
         row = np.flatnonzero((columns[1] == GAME.prompt_rows + t) & (columns[2] == m))[0]
         heard = weights.mean(axis=(0, 1))[row]
+        read = heard[(columns[2] >= 0) & (columns[2] != m)]
+        assert (read > 0.021).sum() <= self.arcs <= (read > 0.019).sum()
+        lanes = columns[2]
+        others = weights.mean(axis=(0, 1)) * ((lanes >= 0) & (lanes[:, None] != lanes))
+        others = others[(lanes >= 0) & (columns[1] < GAME.prompt_rows + self.steps)]
+        drawn = self.others + (read > 0.12).sum() * (t < self.steps)
+        assert (others > 0.121).sum() <= drawn <= (others > 0.119).sum()
         for n, (name, percent) in enumerate(self.heard, start=-1):
             who = "the prompt" if n < 0 else "itself" if n == m else f"lane {n + 1}"
             assert name == who

@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers_browser import Visit, visit
-from helpers_explorer import GAME, READY, SEEDED, SITE, Shown, section
+from helpers_browser import Visit, serving, visit
+from helpers_explorer import GAME, READY, SEEDED, SITE, Shown, TimedMask, section
 
 import tinylane
 from tinylane.commands.common import embedded
 from tinylane.core.lanes import LaneMask
 from tinylane.methods import NAMES, generate, prepare
+from tinylane.view.attention import difference_scores
 from tutorials.build import methods
 
 Open = Callable[[str], Shown]
@@ -314,6 +315,47 @@ def test_the_examples_of_the_page_are_as_it_says(at: Open) -> None:
         assert at(link).check() == numbers[found[1]], link
 
 
+def test_a_pair_is_explained(at: Open, model: tinylane.Model) -> None:
+    """May it be read, the whole mask, the angle of every plane and the score, as the package has
+    them; of keys in other lanes, its own and the prompt, with a lag, a silence and any Omega."""
+    theta = np.asarray(model.theta)
+    unit = np.concatenate([np.full(32, 32**-0.5), np.zeros(32)])
+    for address, (n, s) in [
+        ("", (0, 4)),
+        ("see=1011.1111.1111.1111&cell=0-5&lag=1", (1, 3)),
+        ("omega=ntk&slot=100&cell=3-2", (2, 2)),
+        ("omega=group_think&promptLane=0&cell=2-4", (-1, 7)),
+        ("silent=1-5&cell=0-5&times=0.5", (1, 4)),
+        ("lanes=2&cell=1-3", (1, 6)),
+    ]:
+        shown = at(f"{address}&key={n + 1}-{s}")
+        page = shown.seen.page
+        page.evaluate("document.querySelector('[data-part=pair]').open = true")
+        page.wait_for_selector(".hill")
+        m, t = (int(x) - 1 for x in re.findall(r"\d+", shown.word)[:2])
+        P = GAME.prompt_rows
+        query, key = (P + t, m), (s if n < 0 else P + s, n)
+        mask = TimedMask(shown.see, shown.lag, silent=shown.silent)
+        seen = mask.visible(*(np.array([x]) for x in (*query, *key)))[0, 0]
+        said = page.inner_text("[data-part=why]")
+        assert ("does not see" not in said) == seen and f"at position {key[0]}:" in said
+        rows = [(i, -1) for i in range(P)] + [(P + k, lane) for lane, k in shown.text]
+        i, lane = np.array(rows).T
+        count = mask.visible(i, lane, i, lane).sum()
+        label = page.get_attribute("[data-part=mask]", "aria-label")
+        assert label == f"The mask of {len(rows)} tokens: {count} visible pairs"
+        own = shown.fields["promptLane"] is False
+        over = 0 if n < 0 and own else max(n, 0) - m
+        dials = page.locator(".dial title").all_text_contents()
+        drawn = [float(x.split(": ")[1].split()[0].replace("−", "-")) for x in dials]
+        angles = theta * (key[0] - query[0]) + shown.omega * over
+        np.testing.assert_allclose(drawn, angles, atol=0.00051)
+        score = difference_scores(unit, unit, theta, shown.omega, [key[0] - query[0]], [over])
+        text = page.inner_text("[data-part=score]").replace("−", "-")
+        assert float(text.split()[0]) == pytest.approx(score[0, 0], abs=0.00051)
+        assert text.endswith(f"j-i = {key[0] - query[0]}, n-m = {over}")
+
+
 # Challenges.
 
 
@@ -495,6 +537,32 @@ def paint(seen: Visit, dark: bool) -> None:
     )
 
 
+def test_a_finger_drags_and_the_page_stays(browser: Any, folder: Path) -> None:
+    with serving(folder) as base:
+        phone = {"viewport": {"width": 375, "height": 760}, "has_touch": True, "is_mobile": True}
+        context = browser.new_context(**phone)
+        page = context.new_page()
+        page.goto(f"{base}explorer/index.html")
+        page.wait_for_function(READY)
+        finger = context.new_cdp_session(page)
+
+        def drag(target: str, x: float, *heights: float) -> None:
+            box = page.locator(target).bounding_box()
+            for kind, y in zip(["touchStart", *["touchMove"] * 9], heights, strict=False):
+                point = {"x": box["x"] + x, "y": box["y"] + y}
+                finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [point]})
+            finger.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+            page.wait_for_function(READY)
+
+        drag("[data-swap='5']", 8, 12, 40, 60, 84)
+        assert page.get_attribute("[data-swap='5']", "data-move") == "1-4"
+        page.locator("[data-part=omega]").scroll_into_view_if_needed()
+        before = page.evaluate("scrollY")
+        drag("[data-part=omega]", 120, 30, 50, 90)
+        assert page.input_value("[name=omega]") == "drawn" and page.evaluate("scrollY") == before
+        context.close()
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [375, 1280])
 def test_it_reads_on_a_phone_and_a_desk_by_day_and_night(
@@ -534,4 +602,5 @@ def test_opened_as_a_file_it_says_how_to_serve_it(browser: Any, folder: Path) ->
     page.goto((folder / "explorer" / "index.html").as_uri())
     page.wait_for_load_state("networkidle")
     assert "python -m http.server" in page.inner_text("[data-part=verdict]")
+    assert page.locator(":is(button, select, input, details):visible").count() == 0  # none is dead
     page.close()

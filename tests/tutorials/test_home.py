@@ -111,4 +111,5 @@ def test_opened_as_a_file_it_keeps_the_picture(browser: Any, folder: Path) -> No
     page.goto((folder / "index.html").as_uri())
     page.wait_for_load_state("networkidle")
     assert "python -m http.server" in page.inner_text("[data-part=verdict]")
+    assert page.locator("button:visible").count() == 0  # none that does nothing
     page.close()

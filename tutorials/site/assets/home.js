@@ -51,6 +51,7 @@ export function mount(root, model) {
     else show(view.steps > run.steps ? 1 : view.steps + 1, !still);
   });
   part("another").addEventListener("click", () => change(randomMoves()));
+  root.removeAttribute("data-off");
   change(moves);
   if (!still) show(1, true);
 }

@@ -20,6 +20,7 @@ const without = (all, item) => all.filter((other) => String(other) !== String(it
 export function mount(root, model, methods) {
   const parts = {};
   for (const node of root.querySelectorAll("[data-part]")) parts[node.dataset.part] = node;
+  root.removeAttribute("data-off");
   const page = { root, parts, model, state: fromURL(location.search), plane: 0, steps: Infinity };
   Object.assign(page, { challenge: null, before: null, predicted: [], tried: null });
   page.solved = new Set();
