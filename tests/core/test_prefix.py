@@ -18,7 +18,9 @@ from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.core.oracle import naive
 from tinylane.core.sampling import Sampler
+from tinylane.testing.additions import given as with_parameters
 from tinylane.testing.machine import saved_and_loaded
+from tinylane.testing.samples import random_extras
 
 F64 = model_of("numpy", "float64")
 TOKEN = st.integers(0, VOCAB - 1)
@@ -189,6 +191,26 @@ def test_the_lane_that_goes_furthest_is_the_one_that_is_kept():
         )
         assert second.reused == 5 + len(fed)
         assert second.mask.n == 2 and second.cache.lane_mask is second.mask
+
+
+def after_a_lane(model: Any, mask: LaneMask) -> int:
+    """How many tokens of a prompt of 5, and of what a lane wrote behind it, are not fed again."""
+    how: dict[str, Any] = {"lane_rope": LaneRoPE.none(model.theta), "lane_mask": mask}
+    first = Decoding(model, ids(5), 2, max_tokens=4, sampler=FREE, seed=3, **how)
+    for _ in first:
+        pass
+    prompt = [*ids(5), *first.lanes[0].tokens[:3], 2]
+    return Decoding(model, prompt, 2, cache=first.cache, **how).reused
+
+
+def test_a_lane_s_text_counts_as_prompt_only_where_it_is_what_a_prompt_would_be():
+    """Without a rotation of lanes: not of lanes that read each other, and not where a table has a
+    row for each lane."""
+    assert after_a_lane(F64, LaneMask.independent(2)) == 8
+    assert after_a_lane(F64, LaneMask.joint(2)) == after_a_lane(F64, LaneMask.star(2)) == 5
+    for kind, kept in (("lane_embed", 5), ("lane_kv", 5), ("bridge", 8)):
+        more = with_parameters(F64, random_extras(F64.config, (kind,), 2, 0))
+        assert after_a_lane(more, LaneMask.independent(2)) == kept, kind
 
 
 def test_a_cache_of_the_prompt_alone_serves_every_rotation_and_mask():
