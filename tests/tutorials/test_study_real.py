@@ -12,9 +12,11 @@ pytest.importorskip("scipy", exc_type=ImportError)
 
 from tinylane.commands import cli
 from tinylane.evaluate.measures import wilson
+from tinylane.evaluate.tasks.sums import write
 from tinylane.view.figure_style import alt
 from tutorials.study.__main__ import main
-from tutorials.study.real import likelihood, looks, of_task
+from tutorials.study.lanes_more import near_a_carry
+from tutorials.study.real import likelihood, looks, mistakes, of_task
 
 SWAPS = "cups ABCD, swap 1-2 2-3: where?"
 
@@ -57,6 +59,20 @@ def test_runs_are_gathered_and_shown(tmp_path: Path, capsys: pytest.CaptureFixtu
     run["cells"][0]["shares"]["own sum right"] = run["cells"][0]["majority"]
     figure = looks(found)
     assert figure is not None and "By training step (2)" in alt(figure)
+
+
+def test_mistakes_of_sums_are_counted_where_they_are() -> None:
+    texts = write([33, 27, 10, 11] + [1, 2, 3, 4] * 3, 4)
+    right = mistakes(texts)
+    assert texts[0] == "33+27=060+10=070+11=081;081+010=091;091+020=111"
+    assert (right["additions"], right["copies"]) == (20, 8)
+    assert right["wrong"] == right["wrong near a carry"] == right["wrong copies"] == 0
+    # 33+27=050 is wrong, at a carry. What lanes 1 and 2 copied of lane 0 is not what it says now.
+    texts[0] = "33+27=050+10=060+11=071;071+010=081;081+020=101"
+    found = mistakes(texts)
+    assert (found["wrong"], found["wrong near a carry"], found["wrong copies"]) == (1, 1, 2)
+    assert near_a_carry(33, 27) == near_a_carry(182, 217) == 1 and near_a_carry(11, 12) == 0
+    assert mistakes(["no sums", "33+27"])["additions"] == 0
 
 
 def test_a_folder_without_runs_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tinylane.files.io import read_json
 from tutorials.study.figures import LIMIT
-from tutorials.study.real import likelihood, of_task
+from tutorials.study.real import likelihood, of_task, wrong
 from tutorials.study.tables import games
 
 FOLDER = Path(__file__).parents[1] / "study"
@@ -20,9 +20,10 @@ def measured(name: str) -> dict[str, Any]:
 
 
 def real(task: str) -> str:
-    """The real model on a task; or, with the task "likelihood", what the adapter costs."""
-    found = measured("real")
-    return likelihood(found) if task == "likelihood" else of_task(found, task)
+    """The real model on a task; or "likelihood", what the adapter costs; or "wrong", where the sums
+    go wrong."""
+    found, others = measured("real"), {"likelihood": likelihood, "wrong": wrong}
+    return others[task](found) if task in others else of_task(found, task)
 
 
 def cells(name: str) -> str:

@@ -35,13 +35,14 @@ def additions(text: str) -> list[tuple[int, int]]:
     return pairs
 
 
+def near_a_carry(a: int, b: int) -> int:
+    """2, 1 or 0: whether the ones add up to 9 or 10, and whether the tens add up to 9."""
+    return (a % 10 + b % 10 in (9, 10)) + (a // 10 % 10 + b // 10 % 10 == 9)
+
+
 def hard(row: dict[str, Any]) -> int:
     """How many of a transcript's additions are near a carry."""
-    count = 0
-    for a, b in (pair for text in row["lanes"] for pair in additions(text)):
-        ones, tens = a % 10 + b % 10, a // 10 % 10 + b // 10 % 10
-        count += (ones in (9, 10)) + (tens == 9)
-    return count
+    return sum(near_a_carry(a, b) for text in row["lanes"] for a, b in additions(text))
 
 
 def main(model: str, folder: str) -> None:

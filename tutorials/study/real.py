@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +24,12 @@ from tinylane.evaluate.tables import markdown, number, percent
 from tinylane.files.io import read_json
 from tinylane.view.figure_style import blank, finish, frame, grid, legend_below
 from tinylane.view.palette import COLOURS
+from tutorials.study.lanes_more import near_a_carry
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+FORM = re.compile("[+=]")
 LIKELIHOOD, LOG, RECIPE = "likelihood.json", "log.jsonl", "recipe.json"
 KEPT = ("mode", "lanes", "count", "one", "majority", "steps", "tokens", "shares", "numbers")
 OF_A_TRAINING = (
@@ -40,7 +44,9 @@ def collect(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"trainings": {}, "evals": {}, "likelihood": {}}
     for part in sorted(path for path in folder.glob("*") if path.is_dir()):
         if (part / LIKELIHOOD).is_file():
-            found["likelihood"][part.name] = read_json(part / LIKELIHOOD)
+            said = read_json(part / LIKELIHOOD)
+            del said["data"]  # where it lay on that machine
+            found["likelihood"][part.name] = said
         elif (part / LOG).is_file():
             found["trainings"][part.name] = _training(part)
         else:
@@ -68,7 +74,45 @@ def _eval(part: Path) -> dict[str, Any]:
     cells = [{name: cell[name] for name in KEPT} for cell in shown["cells"].values()]
     task, seed = run.settings["task"], run.settings["seed"]
     backend = [run.settings[name] for name in ("backend", "dtype")]
-    return {"task": task, "seed": seed, "computed": ", ".join(backend), "cells": cells}
+    found = {"task": task, "seed": seed, "computed": ", ".join(backend), "cells": cells}
+    if task["name"] == "sums":
+        found["mistakes"] = {}
+        for _, row in run.folder.rows():
+            counted = mistakes([lane["text"] for lane in row["lane"]])
+            total = found["mistakes"].setdefault(row["mode"], dict.fromkeys(counted, 0))
+            found["mistakes"][row["mode"]] = {k: total[k] + v for k, v in counted.items()}
+    return found
+
+
+def mistakes(texts: Sequence[str]) -> dict[str, int]:
+    """What lanes that added together did wrong: additions, near a carry or not; partners' sums that
+    were copied. A lane whose text is not of the form of `sums.write` is counted as unread."""
+    count = dict.fromkeys(
+        ("additions", "wrong", "near a carry", "wrong near a carry", "copies", "wrong copies"), 0
+    )
+    lanes = [[FORM.split(part) for part in text.split(";")] for text in texts]
+    sums: dict[tuple[int, int], str] = {}
+    for m, parts in enumerate(lanes):
+        for k, words in enumerate(parts):
+            if len(words) < 3 or len(words) % 2 == 0 or not all(map(str.isdecimal, words)):
+                continue
+            now = int(words[0])
+            for other, result in zip(words[1::2], words[2::2], strict=True):
+                near = near_a_carry(now, int(other)) > 0
+                wrong = now + int(other) != int(result)
+                count["additions"] += 1
+                count["wrong"] += wrong
+                count["near a carry"] += near
+                count["wrong near a carry"] += near and wrong
+                now = int(result)
+            sums[m, k] = words[-1]
+    for m, parts in enumerate(lanes):
+        for k, words in enumerate(parts[1:], 1):
+            partner = sums.get((m ^ (1 << (k - 1)), k - 1))
+            if (m, k) in sums and partner is not None:
+                count["copies"] += 1
+                count["wrong copies"] += words[1] != partner
+    return count
 
 
 # Tables and the figure, from that JSON.
@@ -102,6 +146,23 @@ def of_task(found: dict[str, Any], task: str) -> str:
             names |= row
             rows.append(row)
     return markdown(list(names), [[row.get(name, "") for name in names] for row in rows])
+
+
+def wrong(found: dict[str, Any]) -> str:
+    """Where the sums go wrong: a row a run of Sums."""
+    rows = []
+    for run in (e for name, e in found["evals"].items() if ".step-" not in name):
+        for mode, c in run.get("mistakes", {}).items():
+            far, wrong_far = (
+                c["additions"] - c["near a carry"],
+                c["wrong"] - c["wrong near a carry"],
+            )
+            pairs = [(c["wrong near a carry"], c["near a carry"]), (wrong_far, far)]
+            pairs.append((c["wrong copies"], c["copies"]))
+            lanes = str(run["cells"][0]["lanes"])
+            rows.append([lanes, mode, *(f"{a} of {b:,}" for a, b in pairs)])
+    head = ["lanes", "mode", "additions near a carry: wrong", "other additions: wrong"]
+    return markdown([*head, "another lane's sum: copied wrong"], rows)
 
 
 def likelihood(found: dict[str, Any]) -> str:

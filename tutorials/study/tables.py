@@ -15,7 +15,7 @@ from tinylane.core.errors import TinylaneError
 from tinylane.evaluate.measures import wilson
 from tinylane.files.io import read_json
 from tutorials.study.figures import LIMIT, NAMES
-from tutorials.study.real import likelihood, of_task
+from tutorials.study.real import likelihood, of_task, wrong
 
 
 def tables(folder: Path) -> str:
@@ -37,7 +37,7 @@ def tables(folder: Path) -> str:
 def real(table: dict[str, Any]) -> str:
     """The real model: a table a task, and what the adapter costs."""
     tasks = dict.fromkeys(run["task"]["name"] for run in table["evals"].values())
-    shown = [of_task(table, task) for task in tasks]
+    shown = [of_task(table, task) for task in tasks] + [wrong(table)] * ("sums" in tasks)
     return "\n\n".join([*shown, likelihood(table)] if table["likelihood"] else shown)
 
 
