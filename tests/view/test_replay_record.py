@@ -286,10 +286,10 @@ def test_sentences_say_what_the_numbers_say():
     shares = found.lane_shares()[:, 1:]
     others = [(shares[m, n], m, n) for m in range(3) for n in range(3) if m != n]
     share, m, n = max(others)
-    assert f"Lane {m} listened to lane {n} most: {100 * share:.0f}% of" in said[1]
+    assert f"Lane {m + 1} listened to lane {n + 1} most: {100 * share:.0f}% of" in said[1]
     assert said[0].startswith(f"{100 * found.to_others().mean():.0f}% of all attention")
     worst = max(range(len(found.of)), key=lambda q: max(s.kl[q] for s in found.silences))
-    assert first_shown(found) == worst and f"lane {found.of[worst]} would" in said[3]
+    assert first_shown(found) == worst and f"lane {found.of[worst] + 1} would" in said[3]
     alone = sentences(record(decoded("independent")[1], model, influence=True))
     assert alone[0].startswith("No lane listened to another")
     one = sentences(record(*reversed(decoded("joint", lanes=1, lane_prompts=None, max_tokens=4))))

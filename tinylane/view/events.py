@@ -153,7 +153,8 @@ def words(event: Event) -> str:
             f"{lane} reads lane {event['of'] + 1} {'from here on' if event['yes'] else 'no longer'}"
         )
     if name == "arrange":
-        return f"in every view {_lanes(event['order'])} stand first"
+        first = f"the text of {_lanes(event['order'])} comes first"
+        return f"in every view {first if event['order'] else 'lanes stand by number again'}"
     if name == "give":
         count = len(event["tokens"])
         return f"{lane} is given {count} token{'s' * (count != 1)} to write"
@@ -169,9 +170,6 @@ def _sees(lanes: list[int] | None) -> str:
 
 
 def _lanes(lanes: list[int]) -> str:
-    if not lanes:
-        return "no lanes"
-    few = ", ".join(str(m + 1) for m in lanes[:12]) + (
-        f" and {len(lanes) - 12} more" if lanes[12:] else ""
-    )
+    few = ", ".join(str(m + 1) for m in lanes[:12])
+    few += f" and {len(lanes) - 12} more" if lanes[12:] else ""
     return f"lane{'s' * (len(lanes) > 1)} {few}"

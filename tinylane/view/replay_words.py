@@ -93,7 +93,7 @@ def _rotation(record: Record) -> str:
     rope = record.run.lane_rope
     if not isinstance(rope, LaneRoPE):
         order = ", ".join(str(m + 1) for m in getattr(rope, "order", ()))
-        return type(rope).__name__ + (f", in the end lanes {order} stand first" if order else "")
+        return type(rope).__name__ + (f", in the end with lanes {order} first" if order else "")
     if not rope.omega.any():
         return "none: lanes are not told apart by position"
     where = "as a part of every lane" if rope.prompt_lane == "own" else "at lane 1"
