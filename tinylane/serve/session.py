@@ -398,6 +398,8 @@ class Session(Task):
     def _listened(self, lane: Lane, index: int) -> dict[str, Any]:
         """Shares of the attention of the row that token `index` was drawn from, over all layers and
         heads: on the prompt, on itself, on every other lane; and the rows it went to most."""
+        if lane.dropped is not None:  # its rows are gone
+            return {"shares": [], "most": []}
         d, m = self.decoding, lane.index
         rows = [*lane.prompt, *lane.tokens]
         place = len(lane.prompt) + index - 1  # of the row before
