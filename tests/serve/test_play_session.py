@@ -96,7 +96,7 @@ def test_a_fork_goes_on_as_its_source_would(model: Any) -> None:
     assert (
         state["lanes"][0]["ended"] == "dropped" and state["lanes"][4]["begun"] == "a fork of lane 2"
     )
-    assert not (s.decoding.cache.lanes == 0).any()
+    assert not (s.decoding.cache.lanes == 0).any() and s.details(0, 0)["shares"] == []
 
 
 @pytest.mark.parametrize("method", ["none", "ntk", "group_think", "hogwild"])
