@@ -14,7 +14,8 @@ import tinylane
 PACKAGE = Path(tinylane.__file__).parent
 # What a person may have installed, in extras: imported where it is used, with a line that says how.
 EXTRAS = {"mlx", "matplotlib", "scipy", "hypothesis", "torch", "transformers"} | {
-    "math_verify", "sympy", "latex2sympy2_extended", "prompt_toolkit", "starlette", "uvicorn",
+    "lm_eval", "math_verify", "sympy", "latex2sympy2_extended", "prompt_toolkit", "starlette",
+    "uvicorn",
 }  # fmt: skip
 # Used where it is there, as in a notebook.
 OPTIONAL = {"IPython"}

@@ -26,7 +26,16 @@ ROWS, LOGITS = 1024, 1 << 26  # the most that one pass may hold
 def logprobs(
     model: Model, prompt: Sequence[int], texts: Sequence[Sequence[int]]
 ) -> list[np.ndarray]:
-    """Of each text after the prompt, the log-probability of each of its tokens, float64.
+    """Of each text after the prompt, the log-probability of each of its tokens, float64; see
+    `scores`."""
+    return [each for each, _ in scores(model, prompt, texts)]
+
+
+def scores(
+    model: Model, prompt: Sequence[int], texts: Sequence[Sequence[int]]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Of each text after the prompt, the log-probability of each of its tokens, float64, and
+    whether it is the likeliest.
 
     prompt: token ids, one or more. texts: token ids; none may be empty. Raises TinylaneError for a
     text that does not fit into the model's context, and for tokens outside the vocabulary.
@@ -38,7 +47,7 @@ def logprobs(
     if longest - 1 > context:
         raise TinylaneError(f"a text of {longest} tokens; this model's context is {context}")
     none = LaneRoPE.none(model.theta)
-    found = []
+    found: list[tuple[np.ndarray, np.ndarray]] = []
     for part in _parts(texts, max(1, min(ROWS, LOGITS // model.config.vocab))):
         rows = [(token, i, SHARED) for i, token in enumerate(prompt)]
         asked: list[int] = []  # the row that each token is predicted by
@@ -51,8 +60,10 @@ def logprobs(
         tokens, positions, lanes = np.array(rows).T
         logits = np.asarray(model(tokens, positions, lanes, none, mask, rows=wanted))
         predicted = log_softmax(logits)[np.searchsorted(wanted, asked)]
-        flat = predicted[np.arange(len(asked)), np.concatenate([np.array(t) for t in part])]
-        found += np.split(flat, np.cumsum([len(text) for text in part])[:-1])
+        written = np.concatenate([np.array(text) for text in part])
+        flat = predicted[np.arange(len(asked)), written], predicted.argmax(axis=-1) == written
+        ends = np.cumsum([len(text) for text in part])[:-1]
+        found += zip(*(np.split(each, ends) for each in flat), strict=True)
     return found
 
 
