@@ -174,8 +174,8 @@ assert all(value > 0 for values in curves.values() for value in values)
 #
 # `weights/smollm2-lanes` is an adapter for this model: small updates and an Omega, trained on
 # transcripts in which lanes share the work. Here four lanes add numbers: each adds its own share
-# first, then they combine what they read from one another. How often it is right is in
-# `weights/README.md`; it is a small model, and it makes mistakes.
+# first, then they combine what they read from one another. How often it is right is in the
+# adapter's README; it is a small model, and it makes mistakes.
 
 # %%
 adapter = Path(smollm2.__file__).parents[1] / "weights" / "smollm2-lanes"
