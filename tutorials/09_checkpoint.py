@@ -181,9 +181,9 @@ assert all(value > 0 for values in curves.values() for value in values)
 adapter = Path(smollm2.__file__).parents[1] / "weights" / "smollm2-lanes"
 fits = adapter.is_dir() and Path(source) == real  # else nothing is loaded: the model as it was
 tuned = tinylane.load(source, adapter=adapter) if fits else model
-question = "Add 12 7 30 5 41 8 16 22"
+question = "Add these numbers: 56 21 51 07 30 52 20 07 43 46 53 13 33 11 51 21"
 tags = [f"{m + 1}/{N}:" for m in range(N)]
-given = {"lane_prompts": tags, "max_tokens": 16, "sampler": tinylane.Sampler(temperature=0)}
+given = {"lane_prompts": tags, "max_tokens": 48, "sampler": tinylane.Sampler(temperature=0)}
 print(question if fits else f"{question} (without the adapter)")
 added = tinylane.generate(tuned, question, lanes=N, lane_mask=joint, **given)
 for tag, lane in zip(tags, added.lanes, strict=True):
