@@ -18,6 +18,7 @@ from tinylane.core.errors import TinylaneError
 from tinylane.testing import (
     LAWS,
     LawViolation,
+    additions,
     assert_backends,
     assert_token_shift,
     check,
@@ -81,7 +82,7 @@ def test_every_law_takes_what_another_library_returns(
         return foreign(partial(model, lane_rope=sample.rope, lane_mask=sample.mask))
 
     plain = subjects.plain
-    for module in (checks, segment_checks):
+    for module in (checks, segment_checks, additions):
         monkeypatch.setattr(module, "bound", bound)
         monkeypatch.setattr(module, "plain", lambda model: foreign(plain(model)))
     compared = 0
