@@ -297,6 +297,10 @@ def test_web_pages_of_others_may_not_ask() -> None:
         evil = {"Origin": "https://evil.example"}
         assert server.ask("POST", "/v1/completions", ASK, **evil)[0] == 403
         assert server.ask("GET", "/v1/models", Host="evil.example")[0] == 403
+        for odd in ("[", "", "localhost.evil.example", "127.0.0.1@evil.example"):
+            assert server.ask("GET", "/v1/models", Host=odd)[0] == 403
+        for odd in ("null", "http://[", "", f"http://evil.example@127.0.0.1:{server.port}"):
+            assert server.ask("GET", "/v1/models", Origin=odd)[0] == 403
         assert server.ask("GET", "/v1/models", Host=f"localhost:{server.port}")[0] == 200
         assert server.ask("GET", "/v1/models", Origin=server.url)[0] == 200
         mine = {"Origin": "https://mine.example"}

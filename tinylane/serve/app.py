@@ -140,23 +140,28 @@ class Guarded:
 
 def _may_ask(service: Service, request: Request, allowed: bool) -> None:
     """Raise Wrong for a request that is not to be answered."""
-    host = urlsplit(f"//{request.headers.get('host', '')}").hostname
-    if service.local and service.key is None and host not in LOCAL:
+    host, origin = request.headers.get("host", ""), request.headers.get("origin")
+    if service.local and service.key is None and _name(host) not in LOCAL:
         raise Wrong(f"host {show(host, 60)} is not this machine's own name", None, 403)
-    origin = request.headers.get("origin")
-    if origin is not None and not allowed:
-        own = urlsplit(origin).netloc == request.headers.get("host")
-        if not own:
-            raise Wrong(
-                f"pages of {show(origin, 60)} may not ask; --allowed-origins names those that may",
-                None,
-                403,
-            )
+    if origin is not None and not allowed and origin.partition("://")[2] != host:
+        raise Wrong(
+            f"pages of {show(origin, 60)} may not ask; --allowed-origins names those that may",
+            None,
+            403,
+        )
     if service.key is None or not request.url.path.startswith(("/v1/", "/play/")):
         return
     given = request.headers.get("authorization", "").removeprefix("Bearer ")
     if not hmac.compare_digest(given.encode(), service.key.encode()):
         raise Wrong("a key is needed: Authorization: Bearer KEY", None, 401, "invalid_api_key")
+
+
+def _name(host: str) -> str | None:
+    """The name in a `Host` header, without its port."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
 
 
 def _preflight(request: Request) -> Response:

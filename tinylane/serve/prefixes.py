@@ -64,7 +64,7 @@ class Prefixes:
     def keep(self, cache: LaneCache, tokens: list[int], end: int) -> None:
         """Keep the block of a prompt that ends before row `end`; the cache has just computed it."""
         name, rows = tuple(tokens[:end]), slice(end - self.size, end)
-        if name in self._blocks:
+        if not self.limit or name in self._blocks:
             return
         copy = cache.model.array(np.arange(rows.start, rows.stop, dtype=np.int32))
         block = [
