@@ -149,12 +149,15 @@ def without(model: Model, *kinds: str) -> Model:
 
 
 def identity(model: Model, sample: Sample) -> Report:
-    """Law 19 for all kinds that the model has not."""
+    """Law 19 for all kinds that the model has not, and for an Omega of zeros in every layer."""
     if not model.params:  # a model of another library: there is no place for them
         return nothing_to_compare("identity")
     kinds = [kind for kind in extras.KINDS if kind not in extras.kinds_of(model.params)]
     more = given(model, extras.start(model.config, kinds, sample.mask.n))
-    return assert_identity(bound(model, sample), bound(more, sample), sample)
+    f, none = bound(model, sample), LaneRoPE.none(model.theta)
+    zero = LaneRoPE(np.zeros((model.config.layers, len(model.theta))))
+    turned = assert_identity(partial(f, lane_rope=none), partial(f, lane_rope=zero), sample)
+    return worst_of([assert_identity(f, bound(more, sample), sample), turned])
 
 
 def bridge(model: Model, sample: Sample, lane: int, order: Sequence[int], by: int) -> Report:

@@ -201,7 +201,7 @@ def passes(sample: Sample) -> tuple[list[int], int]:
     whole += [*one, *again, max(p, 1), *[n] * (LIFE - 1), fed]  # the last ones are of the rollout
     text = int((sample.lanes <= 0).sum())
     ended = [t, t, n - 1, n - 1] if n > 1 else []
-    whole += [*[t] * 8, text, *ended]  # identity 2, bridge, multi stream 2
+    whole += [*[t] * 10, text, *ended]  # identity 4, bridge, multi stream 2
     if not isinstance(sample.rope, LaneRoPE):
         return [*whole, *pieces, max(p, 1), 2, 2], 7 + n
     of_omega = [t, n * shared + t - shared, t, t, t]  # shared prompt, periodicity, group think
