@@ -274,7 +274,8 @@ class Dictation(Sampler):
         """How many tokens the lane has when its finish begins, and the finish; () if it has none,
         and then when its budget ends."""
         decoding, together = self.decoding, self.together
-        limit = min(lane.max_tokens, max(decoding.model.config.context - lane.start, 1))
+        room = decoding.model.config.context - decoding.position(lane.index)
+        limit = min(lane.max_tokens, max(len(lane.tokens) + room, 1))
         if decoding.total_tokens is not None:
             limit = min(limit, decoding.total_tokens // len(decoding.lanes))
         if not together.finish:

@@ -21,6 +21,7 @@ library: its result must be an array that `numpy.asarray` accepts, or a PyTorch 
                  with `at_size`
     strategies   Hypothesis strategies for samples
     machine      state machines of a cache and a decoding; both need Hypothesis
+    shadow       what a decoding must write, whatever happens to its lanes
     hf           a transformers model as a callable
 
 The laws compare float32 with a tolerance for float32. So an import of this package sets

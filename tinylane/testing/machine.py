@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -61,7 +61,12 @@ def check_machine(kind: Any, model: Model, **options: Any) -> None:
             "what a lane read before it was forked or dropped"
         )
     machine = type(kind.__name__, (kind,), {"model": model})
-    run_state_machine_as_test(machine, settings=settings(**{"stateful_step_count": 12, **options}))
+    usual = {  # a busy computer is no fault of the model's
+        "stateful_step_count": 12,
+        "deadline": None,
+        "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
+    }
+    run_state_machine_as_test(machine, settings=settings(**{**usual, **options}))
 
 
 class CacheMachine(RuleBasedStateMachine):

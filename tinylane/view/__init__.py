@@ -1,6 +1,7 @@
 """Saved runs: written, replayed, looked into, and drawn. In reading order:
 
 run_file          run.json: settings, tokens and log-probabilities of a decoding
+events            what happened to lanes between the steps: checked, and in words
 replay            a saved run again, without sampling; its log-probabilities recomputed
 attention         who listened to whom in a pass
 replay_record     what a replayed run shows: attention, and what silence would change
