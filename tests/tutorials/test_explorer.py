@@ -167,7 +167,8 @@ def test_omega_0_is_hardly_ever_right_and_its_start_in_about_half_of_the_games(
         ("assets/run.js", "silence(sees, lane)", "sees", "silent=0-4"),
         ("assets/run.js", "right[lane][step] ?? END", "answer", ""),
         ("explorer/state.js", "off.includes(d) ? 0", "off.includes(d) ? 1", "off=0.1.2.3"),
-        ("explorer/explorer.js", "LOOK.includes(name)) && page.run", "1) && page.run", "see=star"),
+        ("explorer/explorer.js", "if (!page.fresh) {", "if (!page.run) {", ""),  # words stay
+        ("assets/board.js", "cells[m][t] ?? {}", "cells[0][t] ?? {}", ""),
     ],
 )
 def test_a_planted_bug_is_noticed(
@@ -176,15 +177,10 @@ def test_a_planted_bug_is_noticed(
     made = section(tmp_path, "explorer/index.md", "<link rel", "## What to try")
     text = (made / file).read_text(encoding="utf-8")
     assert old in text
-    text = (
-        text.replace(old, new).replace("page.fresh &&=", "//")
-        if "LOOK" in old
-        else (text.replace(old, new))
-    )
-    (made / file).write_text(text, encoding="utf-8")
+    (made / file).write_text(text.replace(old, new), encoding="utf-8")
     with visit(browser, made, f"explorer/index.html?{address}") as seen:
         seen.page.wait_for_function(READY)
-        if "LOOK" in old:  # words stay as they were
+        if not address:
             seen.page.select_option("[name=see]", "independent")
         with pytest.raises(AssertionError):
             Shown(seen, model).check()
