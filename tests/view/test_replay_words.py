@@ -9,6 +9,7 @@ import pytest
 from helpers_view import decoded
 
 from tinylane import plot
+from tinylane.core import times
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.sampling import Sampler
 from tinylane.view import replay_page as paging
@@ -139,3 +140,10 @@ def test_the_token_that_ended_a_lane_is_shown_only_if_there_is_no_other() -> Non
     assert most_to_others(loudest) == last
     lane.finish_reason = "stop"
     assert most_to_others(loudest) != last
+
+
+def test_who_reads_whom_is_said_to_change_where_it_does():
+    star = LaneMask.star(3)
+    assert describe(star, 3) == "star"
+    later = times.reading(star, 0, 1, False, 9)
+    assert describe(later, 3) == "star, from or until some position"

@@ -232,10 +232,13 @@ class _Made:
             if source >= 0:
                 copied = self._copied(lane, source, k, came[k] <= begun, positions[k], token)
             self.listed.append((token, positions[k], m, came[k], copied))
+        theirs = sum(
+            len(x.tokens) for x in self.lanes[: max(source, 0)]
+        )  # drawn before its source's
         for k, (token, step) in enumerate(zip(lane.tokens, lane.steps, strict=True)):
             r, drawn_by = first + prompt + k, m
             if source >= 0 and step < begun:
-                drawn_by = self.drawn[self._drawn_at(source) + k][4]
+                drawn_by = self.drawn[theirs + k][4]
             before = r - 1 if r > first else self._last_row(lane.follows)
             while self.listed[before][4] >= 0:
                 before = self.listed[before][4]
@@ -259,9 +262,6 @@ class _Made:
             )
         _, _, _, came, copy_of = self.listed[r]
         return r if came < begun or (came == begun and copy_of >= 0) else -1
-
-    def _drawn_at(self, lane: int) -> int:
-        return sum(len(x.tokens) for x in self.lanes[:lane])
 
     def _last_row(self, follows: int | None) -> int:
         """The row whose logits a lane without a prompt begins with."""
