@@ -258,7 +258,8 @@ def stop(args: Any, model: Model) -> tuple[str | int, ...]:
     given: list[str | int] = list(args.stop or ())
     for word in args.extra_eos_token or ():
         core = None if model.tokenizer is None else model.tokenizer.core
-        id = int(word) if word.isdecimal() else core.token_to_id(word) if core else None
+        number = re.fullmatch("[0-9]{1,12}", word)
+        id = int(word) if number else core.token_to_id(word) if core else None
         if id is None or id >= model.config.vocab:
             raise TinylaneError(f"--extra-eos-token {show(word)}: this model has no such token")
         given.append(id)
