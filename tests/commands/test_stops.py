@@ -98,4 +98,4 @@ def test_a_token_that_the_model_lacks_is_named(ask: Any, folder: Path) -> None:
         assert code == 2 and f"--extra-eos-token {word!r}: this model has no such" in err
     for word in ("9" * 5000, "٤٢٠"):  # more digits than Python turns into a number; no ASCII digits
         code, _, err = ask(*words, word)
-        assert code == 2 and "this model has no such token" in err and err.count("\n") == 1
+        assert code == 2 and "this model has no such token" in err and "Traceback" not in err
