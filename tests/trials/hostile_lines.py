@@ -204,6 +204,8 @@ def runs(good: Path) -> Iterator[tuple[str, Make]]:
         return write(copy)
 
     lane, wrong = ("lanes", 0), ("x", -1, 1.5, 10**19, [[1]], {}, None, True)
+    pause = {"event": "pause", "lane": 0, "step": 0, "clock": 9}
+    fork = {**pause, "event": "fork", "source": 0}
     places: dict[tuple[Any, ...], tuple[Any, ...]] = {
         ("format",): (None, "tinylane run 9"),
         ("model",): ([], None),
@@ -237,6 +239,21 @@ def runs(good: Path) -> Iterator[tuple[str, Make]]:
         (*lane, "text"): (3, None),
         (*lane, "forked"): ("x", [0, 0], [0, 1, 2], [-1, 3], 3),
         (*lane, "dropped"): ("x", -1, 0, 1.5),
+        (*lane, "spans"): (
+            *("x", 1, [1], [[0, 0]], [[1, 99, 0]], [[0, -1, 0]], [[0, 10**19, 0]]),
+            [[0, 99, 10**9]],
+            [[0, 99, 0]] * 2,
+        ),
+        (*lane, "follows"): ("x", -1, 0, 1.5),
+        ("settings", "events"): (
+            *("x", 1, [1], [[]], [{}], [{**pause, "lane": 99}], [{**pause, "step": 10**6}]),
+            *([{**pause, "event": []}], [{**pause, "more": 1}], [pause, {**pause, "clock": 8}]),
+            *([fork], [fork] * 99, [{**pause, "event": "drop"}]),
+        ),
+        ("settings", "times"): (
+            *("x", 1, [1], [[]], [[0, 0, 0, 0]], [[0, 1, 5, 4]], [[0, 99, 0, None]]),
+            [[0, 1, -1, None]],
+        ),
         ("steps",): wrong,
         ("seconds",): ("x", -1, None, []),
         ("extra",): ([], 3),
