@@ -75,7 +75,7 @@ def test_a_tutorial_that_fails_ends_the_build_with_what_failed(
     assert out.startswith("2 tutorials, ")
     assert "tutorials/99_bad.py:5 (cell at line 5): AssertionError" in err
     there = {path.name for path in pages.iterdir() if not path.name.startswith(".")}
-    assert there == {"98_good.md", "98_good.py", "99-old.svg"}
+    assert there == {"98_good.md", "98_good.py", "98_good.ipynb", "99-old.svg"}
     assert "98. T" in (pages / "98_good.md").read_text()
     monkeypatch.setattr(docs, "tutorials", lambda: [good])
     monkeypatch.setattr(docs, "build", lambda: 3)
