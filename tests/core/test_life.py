@@ -223,6 +223,10 @@ REFUSED: dict[str, tuple[Do, str]] = {
     "give no token": (lambda d: d.give(0, [1.5]), "the prompt holds 1.5; expected text or token"),  # type: ignore[list-item]
     "give text": (lambda d: d.give(0, "hello"), "no tokenizer.json; give lane prompts as ids"),
     "peek text": (lambda d: d.peek(0, "hello"), "no tokenizer.json; give lane prompts as ids"),
+    "peek too far": (
+        lambda d: d.peek(0, [1] * 504),
+        "no lane can peek at position 512: the context ends",
+    ),
     "peek none": (lambda d: d.peek(-1), "lane -1; there are lanes"),
     "reread none": (lambda d: d.reread([0, 3]), r"lane 3; there are lanes 0 \.\. 1"),
     "drop none": (lambda d: d.drop(2), r"lane 2; there are lanes 0 \.\. 1"),

@@ -227,6 +227,7 @@ class Life:
         """Logits (V,) of the lane's next token, had it written these. Nothing changes by it."""
         self._alive("peek", lane)
         ids, at = encode_lane_prompt(self.model, tokens), self.position(lane)
+        self._in_context("peek", at + len(ids))
         rows = [*self._feed, *((token, at + k, lane) for k, token in enumerate(ids))]
         before, logits = len(self.cache), self._logits
         if rows:
