@@ -207,7 +207,7 @@ replacements = {
     "the gated network": {"mlp": lambda x, at: 0 * x},
 }
 without = {}
-for name, changed in replacements.items():
+for name, changed in replacements.items():  # a name is looked up when it is used: replace it
     globals().update(parts | changed)
     without[name] = right_words()
 globals().update(parts)
