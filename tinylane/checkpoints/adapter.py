@@ -67,7 +67,7 @@ class Adapter:
     @property
     def summary(self) -> dict[str, Any]:
         """What the report on a checkpoint says of it."""
-        rope = self.lane_rope
+        rope, shapes = self.lane_rope, {name: x.shape for name, x in self.tensors.items()}
         return {
             "omega": None if rope is None else list(rope.omega.shape),
             "prompt_lane": None if rope is None else rope.prompt_lane,
@@ -77,7 +77,7 @@ class Adapter:
             "raw": self.raw,
             "lane_prompt": self.lane_prompt,
             "updates": len(self.tensors),
-            "extra": extras.summary({name: value.shape for name, value in self.tensors.items()}),
+            "extra": extras.summary(shapes) if shapes else [],
         }
 
     def identity(self, base: str) -> str:
@@ -266,11 +266,12 @@ def _matrix(visibility: Any) -> np.ndarray:
 def _check_shapes(folder: Path, config: ModelConfig, shapes: Mapping[str, tuple]) -> None:
     """Refuse tensors that this model cannot take, by name and shape."""
     base, half = replace(config, tied=False).tensors(), config.head_dim // 2
-    more = {name: shape for name, shape in shapes.items() if extras.is_extra(name)}
-    try:
-        extras.check(config, more)
-    except TinylaneError as error:
-        raise TinylaneError(f"{folder}: {error}") from error
+    more = {name: x for name, x in shapes.items() if name != OMEGA and extras.is_extra(name)}
+    if more:
+        try:
+            extras.check(config, more)
+        except TinylaneError as error:
+            raise TinylaneError(f"{folder}: {error}") from error
     for name, shape in shapes.items():
         if name in more:
             continue

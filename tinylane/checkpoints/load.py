@@ -59,7 +59,8 @@ def load(
             params = read_numpy(files, dtype, damaged)
         else:
             params = read_mlx(files, dtype, damaged, plan.keeps_packed)
-        put(params, read_extra(files, damaged), backend, dtype)
+        if files.extra:
+            put(params, read_extra(files, damaged), backend, dtype)
         if damaged:
             more = f" and {len(damaged) - 3} more" if len(damaged) > 3 else ""
             warnings.warn(

@@ -116,7 +116,8 @@ class WeightFiles:
             for path in self.paths:
                 self._add(self._stack.enter_context(TensorFile.open(path)))
             self._settle_head()
-            self.extra = {n: self.shape(n) for n in self._where if extras.is_extra(n)}
+            more = self._where.keys() - self.config.tensors()
+            self.extra = {name: self.shape(name) for name in sorted(more) if extras.is_extra(name)}
             self._check()
         except BaseException:
             self.close()
@@ -206,10 +207,11 @@ class WeightFiles:
     def _check(self) -> None:
         expected = self.config.tensors()
         used, missing, wrong = set(self.extra), [], []
-        try:
-            extras.check(self.config, self.extra)
-        except TinylaneError as error:
-            raise TinylaneError(f"{self.folder}: {error}") from error
+        if self.extra:
+            try:
+                extras.check(self.config, self.extra)
+            except TinylaneError as error:
+                raise TinylaneError(f"{self.folder}: {error}") from error
         for name in self.extra:
             if self.dtype(name) not in DENSE:
                 wrong.append(f"{name} is {self.dtype(name)}; expected {', '.join(DENSE)}")
