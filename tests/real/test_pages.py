@@ -50,16 +50,19 @@ def test_tutorial_9_shows_lanes_of_the_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("smollm2")
-def test_the_readmes_line_writes_four_different_texts() -> None:
+def test_the_readmes_lines_write_what_it_shows() -> None:
+    """Four different texts without an adapter, four lanes of one sum with it."""
     text = (ROOT / "README.md").read_text("utf-8")
-    line, shown = re.search(
+    pairs = re.findall(
         r"```sh\n(tinylane generate [^\n]*smollm2\.py[^\n]*)\n```\n+```text\n(.*?)```", text, re.S
-    ).groups()  # type: ignore[union-attr]
+    )
     env = environment()
     env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env["PATH"]])
-    done = subprocess.run(
-        ["bash", "-c", line], cwd=ROOT, env=env, capture_output=True, text=True, timeout=900
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == shown
-    assert len({row.split(" | ")[1] for row in shown.splitlines()}) == 4
+    for line, shown in pairs:
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=ROOT, env=env, capture_output=True, text=True, timeout=900
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == shown
+        assert len({row.split(" | ")[1] for row in shown.splitlines()}) == 4
+    assert ["adapter" in line for line, _ in pairs] == [False, True]
