@@ -20,10 +20,10 @@ import pytest
 from helpers_cli import GAME, write_checkpoint
 
 from tinylane.core.config import ModelConfig
-from tinylane.core.decoder import LANE_EMBED
 from tinylane.core.lanes import SHARED, LaneRoPE
 from tinylane.core.model import Model
 from tinylane.core.random_weights import random_params
+from tinylane.core.side import LANE_EMBED
 from tinylane.train.data import Transcript
 from tinylane.train.parameters import Choice, trainable
 from tinylane.train.recipe import TuneRecipe

@@ -11,21 +11,21 @@ ADDITIONS = [
     Plant(
         "a bridge adds its input",
         "identity",
-        swap("decoder.block", "x = x + bridge(", "x = x + normed + bridge("),
+        swap("side.side_paths", "x = x + bridge(", "x = x + normed + bridge("),
     ),
     Plant(
         "the bridge's control takes the residual's place",
         "identity",
         swap(
-            "decoder.block",
-            'x = x + feed_forward(params, name + "p_match.',
-            'x = feed_forward(params, name + "p_match.',
+            "side.side_paths",
+            'x = x + ops.linear(params, part + "down_proj"',
+            'x = ops.linear(params, part + "down_proj"',
         ),
     ),
     Plant(
         "rows are moved when an embedding of lanes is there",
         "identity",
-        swap("decoder.embed_rows", "x += params", "x = 1.001 * x + params"),
+        swap("side.embed_rows", "x += params", "x = 1.001 * x + params"),
     ),
     Plant(
         "across a bridge a lane hears the lanes before it only",
@@ -36,7 +36,7 @@ ADDITIONS = [
         "a bridge knows the lane",
         "bridge",
         swap(
-            "decoder.bridge",
+            "side.bridge",
             "q, k, v = (",
             "x = x + x.dtype.type(0.1) * np.arange(x.shape[-2])[:, None].astype(x.dtype)\n"
             "    q, k, v = (",
@@ -50,7 +50,7 @@ ADDITIONS = [
     Plant(
         "a lone row's bridge is left out",
         "bridge",
-        swap("decoder.bridge", "    mixed = ", "    v = v * (x.shape[-2] > 1)\n    mixed = "),
+        swap("side.bridge", "    mixed = ", "    v = v * (x.shape[-2] > 1)\n    mixed = "),
     ),
     Plant(
         "rows of one step see each other in spite of the lag",

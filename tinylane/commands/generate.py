@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinylane.commands import common, generate_method, shared_flags
-from tinylane.core.decoder import BRIDGE
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import MAX_LANES, LaneMask
+from tinylane.core.side import BRIDGE
 
 if TYPE_CHECKING:
     from tinylane.commands.generate_output import GenerateOutput

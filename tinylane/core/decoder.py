@@ -22,9 +22,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from tinylane.core.config import ModelConfig
-from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask, Places, Rotation
 from tinylane.core.rope import Table, frequencies, rotate, table
+from tinylane.core.side import embed_rows, planned, side_paths
 
 Array = Any  # numpy.ndarray or mlx.core.array
 Params = dict[str, Array]
@@ -32,9 +32,6 @@ Mask = Array | Literal["causal"] | None  # (T, S) booleans, or as `LaneMask.seen
 BlockOf = np.ndarray | None  # (S,) the block of every key, on the host; None with one block
 # `LaneCache.put`: layer, this pass's keys and values -> those of all rows, these last
 Put = Callable[[int, Array, Array], tuple[Array, Array]]
-# What a checkpoint or adapter may have for lanes; each is in every layer or in none.
-LANE_EMBED, LANE_KV = "model.lane_embed.weight", "model.layers.0.self_attn.lane_kv.weight"
-BRIDGE = "model.layers.0.bridge.o_proj.weight"
 
 
 class Plan(NamedTuple):
@@ -165,16 +162,6 @@ class Ops(NamedTuple):
 PLAIN = Ops()
 
 
-def embed_rows(params: Params, tokens: Array, plan: Plan, ops: Ops) -> Array:
-    """`embed`, and what a row gets for its lane (Multi-Stream, arXiv:2605.12460)."""
-    x = ops.embed(params, tokens)
-    if LANE_EMBED in params:
-        x += params[LANE_EMBED][
-            plan.lanes
-        ]  # in place: its layout in memory decides how BLAS rounds
-    return x
-
-
 def self_attention(
     params: Params, config: ModelConfig, layer: int, x: Array, plan: Plan, ops: Ops, put: Put | None
 ) -> Array:
@@ -188,7 +175,7 @@ def self_attention(
         q = ops.rms_norm(q, params[name + "q_norm.weight"], config.norm_eps)
         k = ops.rms_norm(k, params[name + "k_norm.weight"], config.norm_eps)
     q, k, v = (y.swapaxes(-2, -3) for y in (q, k, v))  # rows to the inner axis: (..., heads, T, D)
-    if name + "lane_kv.weight" in params:  # ParaThinker, arXiv:2509.04475, equations 4 to 7
+    if name + "lane_kv.weight" in params:  # `core.side`
         of_lane = params[name + "lane_kv.weight"][plan.lanes]
         k, v = k + of_lane, v + of_lane
     keys, values = ops.rotate(k, *plan.keys[layer]), v
@@ -203,19 +190,6 @@ def feed_forward(params: Params, name: str, x: Array, ops: Ops) -> Array:
     """SwiGLU: (..., T, C) -> (..., T, C)."""
     gate, up = ops.linears(params, [name + "gate_proj", name + "up_proj"], x)
     return ops.linear(params, name + "down_proj", ops.gated(gate, up))
-
-
-def bridge(params: Params, config: ModelConfig, name: str, x: Array, plan: Plan, ops: Ops) -> Array:
-    """Bridge (arXiv:2510.01143): the lanes' rows of one step attend to each other, without
-    positions and without a cache: (..., T, C) -> (..., T, C). Heads have min(D, W) channels of W.
-    """
-    names = [name + projection for projection in ("q_proj", "k_proj", "v_proj")]
-    q, k, v = (
-        y.reshape(*y.shape[:-1], -1, min(config.head_dim, y.shape[-1])).swapaxes(-2, -3)
-        for y in ops.linears(params, names, x)
-    )
-    mixed = ops.attention((q,), k, v, plan.same, None).swapaxes(-2, -3)
-    return ops.linear(params, name + "o_proj", mixed.reshape(*mixed.shape[:-2], -1))
 
 
 def block(
@@ -233,13 +207,7 @@ def block(
     x = x + self_attention(params, config, layer, normed, plan, ops, put)
     normed = ops.rms_norm(x, params[name + "post_attention_layernorm.weight"], config.norm_eps)
     x = x + feed_forward(params, name + "mlp.", normed, ops)
-    if name + "bridge.o_proj.weight" in params:
-        normed = ops.rms_norm(x, params[name + "bridge.norm.weight"], config.norm_eps)
-        x = x + bridge(params, config, name + "bridge.", normed, plan, ops)
-    if name + "p_match.down_proj.weight" in params:  # its control: as many parameters, no exchange
-        normed = ops.rms_norm(x, params[name + "p_match.norm.weight"], config.norm_eps)
-        x = x + feed_forward(params, name + "p_match.", normed, ops)
-    return x
+    return side_paths(params, config, name, x, plan.same, ops)
 
 
 def forward(
@@ -257,7 +225,7 @@ def forward(
     values of this pass go behind a cache's, and attention sees all of them; the caller commits the
     coordinates.
     """
-    x = embed_rows(params, tokens, plan, ops)
+    x = embed_rows(params, tokens, plan.lanes, ops)
     for layer in range(config.layers):
         x = block(params, config, layer, x, plan, ops, put)
     if rows is not None:
@@ -278,8 +246,8 @@ def make_plan(
     """The coordinates of one pass -> its angle tables and its mask.
 
     The rotation says where the rows stand, the mask whom they see. dtype: of the tables. array:
-    turns a NumPy array into the backend's. params: the model's; what they have for lanes is planned
-    for. Raises TinylaneError for a lane that a table of lanes has no row for.
+    turns a NumPy array into the backend's. params: the model's, for what they have for lanes
+    (`core.side`). Raises TinylaneError for a lane that they have no row for.
     """
 
     def tables(angles: np.ndarray) -> list[Table]:  # one a layer, or one for all
@@ -292,23 +260,7 @@ def make_plan(
     angles, views, block_of = rope.views(theta, mask, places)
     keys = tables(angles)
     queries = list(zip(*(keys if v is angles else tables(v) for v in views), strict=True))
-    give = lambda x: array(x) if isinstance(x, np.ndarray) else x
-    plan = Plan(keys, queries, block_of, give(mask.seen(places)))
-    if params is None or not {LANE_EMBED, LANE_KV, BRIDGE} & params.keys():
-        return plan
-    same = mask.same_step(places.positions, places.lanes)
-    lanes = rows_of_lanes(params, places.lanes)
-    return plan._replace(lanes=array(lanes), same=None if same.all() else array(same))
-
-
-def rows_of_lanes(params: Params, lanes: np.ndarray) -> np.ndarray:
-    """Where the tables of lanes have the rows of these lanes: (T,) int32, 0 for SHARED.
-
-    Raises TinylaneError for a lane that a table has no row for.
-    """
-    last = int(lanes.max())
-    for name in (LANE_EMBED, LANE_KV):
-        if name in params and last + 1 >= len(params[name]):
-            have = len(params[name]) - 1
-            raise TinylaneError(f"lane {last} has no row in {name}, which is for {have} lanes")
-    return (lanes + 1).astype(np.int32)
+    seen = mask.seen(places)
+    who = array(seen) if isinstance(seen, np.ndarray) else seen
+    more = {} if params is None else planned(params, mask, places, array)
+    return Plan(keys, queries, block_of, who, **more)

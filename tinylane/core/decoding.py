@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinylane.core import times
-from tinylane.core.decoder import rows_of_lanes
 from tinylane.core.distribution import likeliest
 from tinylane.core.errors import TinylaneError, made, of_kind, whole
 from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, Rotation, Row
@@ -33,6 +32,7 @@ from tinylane.core.model import Model
 from tinylane.core.prompt import Prompt, encode_lane_prompt, encode_prompt, ends
 from tinylane.core.result import Lane, Result, Step
 from tinylane.core.sampling import Sampler, uniform
+from tinylane.core.side import rows_of_lanes
 
 if TYPE_CHECKING:
     from tinylane.core.cache import LaneCache

@@ -9,9 +9,9 @@ import numpy as np
 
 from tinylane.checkpoints import extras
 from tinylane.core.config import ModelConfig
-from tinylane.core.decoder import LANE_EMBED
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import MAX_LANES
+from tinylane.core.side import LANE_EMBED
 
 
 def check_kinds(kinds: Sequence[str], width: int, lanes: int = 0) -> None:

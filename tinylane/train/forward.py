@@ -18,8 +18,9 @@ import mlx.core as mx
 import numpy as np
 
 from tinylane.core.config import ModelConfig
-from tinylane.core.decoder import Plan, block, embed_rows, matrix
+from tinylane.core.decoder import Plan, block, matrix
 from tinylane.core.mlx_ops import OPS, blocks
+from tinylane.core.side import embed_rows
 from tinylane.train.exponentials import SLOW, gated, logsumexp, softmax
 
 LOGITS = 1 << 23 if SLOW else 1 << 26  # how many logits are computed at a time
@@ -78,7 +79,7 @@ def hidden(
     live: make every block a gradient checkpoint, and differentiate only the parameters of these
     names.
     """
-    x = embed_rows(params, tokens, plan, TRAINING)
+    x = embed_rows(params, tokens, plan.lanes, TRAINING)
     for layer in range(config.layers):
         if live is None:
             x = block(params, config, layer, x, plan, TRAINING)

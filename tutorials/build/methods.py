@@ -57,7 +57,8 @@ def live(model: tinylane.Model, setup: Setup) -> dict[str, Any] | None:
     if not plain or given or setup.shared is not None or setup.sampler is not None:
         return None
     theta, slot = np.asarray(model.theta), float(rope.omega.flat[0])
-    starts = {"none": 0 * theta, "learned": model.lane_rope.omega, "group_think": slot * theta}
+    learned = np.zeros(0) if model.lane_rope is None else model.lane_rope.omega
+    starts = {"none": 0 * theta, "learned": learned, "group_think": slot * theta}
     named = [name for name, omega in starts.items() if np.array_equal(omega, rope.omega)]
     if not named or getattr(mask, "side", None) is not None:
         return None
@@ -96,7 +97,7 @@ def run(model: tinylane.Model, setup: Setup) -> dict[str, Any]:
     ]
     happened = [[event["step"], words(event)] for event in events_of(result)]
     n = len(lanes)
-    see = decoding.cache.lane_mask.visibility[:n, :n] | np.eye(n, dtype=bool)
+    see = decoding.mask.visibility[:n, :n] | np.eye(n, dtype=bool)
     return {"lanes": lanes, "events": happened, "see": see.tolist()}
 
 
