@@ -55,6 +55,9 @@ class Life:
     _paused: set[int]
     _given: dict[int, list[int]]  # lane -> tokens it writes next, instead of drawing
     _open: set[int]  # lanes that read every lane that joins
+    if TYPE_CHECKING:
+
+        def _forward(self, rows: list[Row]) -> dict[int, Any]: ...
 
     @property
     def live(self) -> list[Lane]:
@@ -353,6 +356,3 @@ class Life:
     def _end(self, lane: Lane, reason: str) -> None:
         lane.finish_reason = reason
         lane.text += self._streams[lane.index].flush()
-
-    def _forward(self, rows: list[Row]) -> dict[int, Any]:
-        raise NotImplementedError
