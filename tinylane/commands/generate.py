@@ -199,6 +199,10 @@ def run(args: Any) -> int:
     if args.method is not None:
         setup = generate_method.setup(args, model, n, max_tokens)
         rope, mask = setup.settings["lane_rope"], setup.settings["lane_mask"]
+        if args.lane_prompt and ("lane_prompts" in setup.settings or setup.lanes != n):
+            raise TinylaneError(
+                f"method {args.method} has texts of its own; leave out --lane-prompt"
+            )
     reads = mask or model.mask(n)
     greedy = sampler.temperature == 0 and args.temp is None and setup is None
     if greedy and same_texts(reads, n, lane_prompts):
@@ -244,9 +248,10 @@ def run(args: Any) -> int:
     if together is not None:
         output.dictation = collaboration.dictate(together, decoding)
         common.note(together.describe(), args.quiet)
-    interrupted = decode(decoding, output)
+    interrupted, failed = decode(decoding, output)
     result = decoding.result()
     failures = [
+        failed,
         _save(args, result, model, output.dictation),
         _save_cache(args, result, decoding),
     ]
@@ -257,12 +262,14 @@ def run(args: Any) -> int:
     return 130 if interrupted else 0
 
 
-def decode(decoding: Decoding, output: GenerateOutput) -> bool:
-    """Run to the end, or to Ctrl-C; returns whether it was interrupted.
+def decode(decoding: Decoding, output: GenerateOutput) -> tuple[bool, TinylaneError | None]:
+    """Run to the end, or to Ctrl-C; returns whether it was interrupted, and why a schedule could
+    not go on: what was written is shown and saved all the same.
 
     The first Ctrl-C lets the step finish, so that every lane's tokens and log-probabilities agree;
     a second one does not wait, and a token without a log-probability is removed.
     """
+    failed: TinylaneError | None = None
     with _interrupts() as interrupted, output:
         try:
             for step in decoding:
@@ -271,12 +278,14 @@ def decode(decoding: Decoding, output: GenerateOutput) -> bool:
                     break
         except KeyboardInterrupt:
             pass
+        except TinylaneError as error:
+            failed = error
         unfinished = decoding.live
         for lane in unfinished:
             del lane.tokens[len(lane.logprobs) :], lane.top_logprobs[len(lane.logprobs) :]
             decoding.finish(lane.index)
         output.settle(decoding)
-        return bool(unfinished)
+        return bool(unfinished) and failed is None, failed
 
 
 @contextmanager

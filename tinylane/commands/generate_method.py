@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tinylane.commands import common, shared_flags
 from tinylane.core.errors import TinylaneError, show
+from tinylane.core.lanes import LaneMask
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model
@@ -59,10 +61,13 @@ def check(args: Any) -> None:
             )
     try:
         given = json.loads(args.method_config or "{}")
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise TinylaneError(f"--method-config is no JSON ({error})") from None
     if not isinstance(given, dict):
         raise TinylaneError(f"--method-config is {show(given)}; expected an object")
+    if unknown := [name for name in given if name not in chosen.options]:
+        known = ", ".join(chosen.options) or "none"
+        raise TinylaneError(f"method {chosen.name} has no {show(unknown[0], 40)}; it has {known}")
     args.method_config = given
     args.visibility = shared_flags.parse_visibility(args.visibility)
     args.omega = shared_flags.parse_omega(args.omega)
@@ -90,6 +95,11 @@ def setup(args: Any, model: Model, n: int, max_tokens: int) -> Setup:
     """What the method gives the decoding."""
     from tinylane.methods import prepare
 
+    reads = args.visibility
+    if isinstance(reads, LaneMask):
+        if reads.n < n:
+            raise TinylaneError(f"--visibility is {reads.n} x {reads.n}; expected {n} x {n}")
+        args.visibility = replace(reads, lag=model.lag if args.lag is None else args.lag)
     told = {option: getattr(args, flag) for flag, option in FLAGS.items()}
     options = {name: value for name, value in told.items() if value is not None}
     return prepare(model, args.method, n, max_tokens, {**args.method_config, **options})

@@ -141,10 +141,10 @@ class GenerateOutput:
             for label, lane, answer in zip(self.labels, result.lanes, answers, strict=True):
                 shown = printable(answer) if answer is not None else "none"
                 print(f"{label}: answer {shown} ({lane.finish_reason})")
-        if self.args.method is not None and answers_last(self.args.method):
-            print(f"the answer is that of {self.labels[len(result.lanes) - 1]}, which came last")
+        if self.args.method is not None and len(self._judged(result)) == 1 < len(result.lanes):
+            print(f"the answer is that of {self.labels[self._judged(result)[0].index]}")
         if voted is not None:
-            print(self._verdict(voted, truth))
+            print(self._verdict(voted, truth, len(self._judged(result))))
         if best is not None:
             mean = sum(best.logprobs) / max(len(best.logprobs), 1)
             print(f"likeliest: {self.labels[best.index]}, mean log-probability {mean:.3f}")
@@ -160,13 +160,20 @@ class GenerateOutput:
             return extract(lane.text, self.args.answer_pattern)
         return None if lane.finish_reason == "interrupted" else last_word(lane.text)
 
+    def _judged(self, result: Result) -> list[Lane]:
+        """The lanes that answer: all, or those that the method says."""
+        from tinylane.evaluate.answers import answering
+
+        return result.lanes if self.args.method is None else answering(self.args.method, result)
+
     def _vote(self, result: Result) -> Answer | None:
         """The majority: of the shell game, if asked for, or if a lane marks its answer."""
         from tinylane.evaluate.answers import Answer, vote
         from tinylane.evaluate.tasks.shell_game import last_word
 
         if self.game is not None:
-            done = [lane for lane in result.lanes if lane.finish_reason != "interrupted"]
+            judged = self._judged(result)
+            done = [lane for lane in judged if lane.finish_reason != "interrupted"]
             if not done:
                 return Answer(None, {}, None, 0)
             return vote(replace(result, lanes=done), extract=last_word)
@@ -174,16 +181,15 @@ class GenerateOutput:
         if wanted is None:
             marked = any("\\boxed" in lane.text or "####" in lane.text for lane in result.lanes)
             wanted = self.args.answer_pattern is not None or marked
-        return vote(result, self.args.answer_pattern) if wanted else None
+        asked = replace(result, lanes=self._judged(result))
+        return vote(asked, self.args.answer_pattern) if wanted else None
 
-    def _verdict(self, voted: Answer, truth: str | None) -> str:
+    def _verdict(self, voted: Answer, truth: str | None, voters: int) -> str:
         if voted.text is None:
             line = "vote: no lane gave an answer"
         else:
             count = voted.votes[voted.text]
-            line = (
-                f"vote: {printable(voted.text)}, {count} of {max(self.n, len(self.labels))} lanes"
-            )
+            line = f"vote: {printable(voted.text)}, {count} of {voters} lanes"
             others = [f"{printable(a)} {c}" for a, c in voted.votes.items() if a != voted.text]
             if others:
                 line += f" (others: {', '.join(others)})"
@@ -291,6 +297,8 @@ class GenerateOutput:
             out["given"] = self.dictation.record()
         if best is not None:
             out["best"] = best.index
+        if self.args.method is not None:
+            out["answer_lanes"] = [lane.index for lane in self._judged(result)]
         if truth is not None:
             right = voted is not None and voted.text == truth
             out["task"] = {"name": "shell-game", "truth": truth, "correct": right}
@@ -319,13 +327,6 @@ def reading(decoding: Decoding) -> dict[int, tuple[int, int]]:
         if others[key] >= LEAST:
             found[m] = int(cache.lanes[key]), int(word[key])
     return found
-
-
-def answers_last(name: str) -> bool:
-    """Whether a method's answer is that of the lane that came last."""
-    from tinylane.methods import method
-
-    return method(name).answer == "last"
 
 
 def work(game: ShellGame, moves: Any, n: int, lane: int) -> list[str]:

@@ -166,12 +166,8 @@ class Decoding(Life):
             step.tokens[lane.index], step.logprobs[lane.index] = token, logprob
             step.texts[lane.index] = lane.text[before:]
         self.steps, self.clock = self.steps + 1, self.clock + 1
-        used = sum(len(lane.tokens) for lane in self.lanes)
-        if self.total_tokens and used + len(self.live) > self.total_tokens:
-            for lane in self.live:  # one more step would be more than all may have
-                before = len(lane.text)
-                self._end(lane, "budget")
-                step.texts[lane.index] += lane.text[before:]
+        for m, text in self._spend().items():
+            step.texts[m] += text
         if self._ahead:
             self._ahead.start(self._feed if self.live else [])
         step.finished.update({x.index: x.finish_reason or "" for x in live if x.finish_reason})
@@ -182,6 +178,7 @@ class Decoding(Life):
         while True:
             if self.schedule is not None:
                 self.schedule(self)
+                self._spend()
             if not self.live:
                 return
             yield self.step()
@@ -201,6 +198,19 @@ class Decoding(Life):
         return Result(list(self.prompt), list(self.lanes), *counted, settings)
 
     # Within.
+
+    def _spend(self) -> dict[int, str]:
+        """End the live lanes if a step would be more than all may have; what that adds to texts."""
+        live, added = self.live, dict[int, str]()
+        if (
+            self.total_tokens
+            and sum(len(x.tokens) for x in self.lanes) + len(live) > self.total_tokens
+        ):
+            for lane in live:
+                before = len(lane.text)
+                self._end(lane, "budget")
+                added[lane.index] = lane.text[before:]
+        return added
 
     def _forward(self, rows: list[Row]) -> dict[int, Any]:
         """Feed rows, in chunks that never part a position: each lane's logits after its last."""

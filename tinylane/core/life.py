@@ -209,7 +209,7 @@ class Life:
             x.spans = [span for span in x.spans if span[0] < len(x.tokens)]
             x.max_tokens = max(x.max_tokens, len(x.tokens) + 1)
             self._say_again(x)
-        elif lane not in self._paused:
+        elif lane not in self._paused or x.finish_reason is not None:
             state = x.finish_reason or "it goes on"
             raise TinylaneError(f"resume: lane {lane} is not paused ({state})")
         self._paused.discard(lane)
@@ -263,7 +263,7 @@ class Life:
 
     def finish(self, lane: int, reason: str = "interrupted") -> None:
         """End a lane; what it has written stays visible."""
-        target = self._lane(lane)
+        target, reason = self._lane(lane), of_kind("reason", reason, str, "a text") or "finished"
         if target.finish_reason is None:
             self._end(target, reason)
             self._logits.pop(lane, None)
@@ -282,7 +282,11 @@ class Life:
         self.events.append({**note, **details})
 
     def _lane(self, m: int) -> Lane:
-        if not isinstance(m, (int, np.integer)) or not 0 <= m < len(self.lanes):
+        if (
+            isinstance(m, bool)
+            or not isinstance(m, (int, np.integer))
+            or not 0 <= m < len(self.lanes)
+        ):
             raise TinylaneError(f"lane {m!r}; there are lanes 0 .. {len(self.lanes) - 1}")
         return self.lanes[m]
 
@@ -298,7 +302,7 @@ class Life:
         if isinstance(sees, str):
             return [x.index for x in self.lanes] if sees == "all" else []
         lanes = of_kind("sees", sees, Iterable, "all, none, or lanes")
-        return [self._lane(m).index for m in lanes]
+        return list(dict.fromkeys(self._lane(m).index for m in lanes))
 
     def _in_context(self, what: str, position: int) -> None:
         if position > self.model.config.context - (self.steps > 0):

@@ -47,6 +47,7 @@ class _Entry(NamedTuple):
 def _entries(result: Any) -> list[_Entry]:
     lanes = getattr(result, "lanes", result)
     lanes = list(lanes) if isinstance(lanes, (list, tuple)) else []
+    lanes = [x for x in lanes if getattr(x, "dropped", None) is None] or lanes  # nobody sees those
     if not lanes or not all(isinstance(x, str) or hasattr(x, "logprobs") for x in lanes):
         raise TinylaneError(
             f"{show(result)}: expected a result, or a list of texts, with a lane or more"
@@ -106,6 +107,18 @@ def vote(
     runner_up = ranked[1][0] if len(ranked) > 1 else 0
     votes = {answer: count for count, _, answer in ranked}
     return Answer(answer, votes, entry.number, count - runner_up)
+
+
+def answering(method: str, result: Any) -> list[Any]:
+    """The lanes whose texts are a method's answer: all that wrote and were not dropped, the
+    likeliest of them, or the one that came last, as the method says (`tinylane methods`)."""
+    from tinylane.methods import METHODS
+
+    how = METHODS[method].answer
+    if how in ("last", "best"):
+        return [result.lanes[-1] if how == "last" else best_of(result)]
+    kept = [lane for lane in result.lanes if lane.dropped is None]
+    return [lane for lane in kept if lane.tokens] or kept or list(result.lanes)
 
 
 def _key_of(answers: list[str]) -> Callable[[str], Hashable]:

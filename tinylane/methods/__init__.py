@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
+from types import NoneType
 from typing import Any
 
 from tinylane.core.decoding import Decoding
-from tinylane.core.errors import TinylaneError, of_kind, show, whole
+from tinylane.core.errors import TinylaneError, of_kind, reals, show, whole
 from tinylane.core.lanes import MAX_LANES
 from tinylane.core.model import Model
 from tinylane.core.prompt import Prompt, encode_lane_prompt, encode_prompt
@@ -72,13 +73,38 @@ def prepare(
     """
     chosen = method(name)
     given = dict(of_kind("options", {} if options is None else options, Mapping, "a dict"))
-    unknown = sorted(set(given) - set(chosen.options))
+    unknown = [name for name in given if name not in chosen.options]
     if unknown:
         known = ", ".join(chosen.options) or "none"
         raise TinylaneError(f"method {chosen.name} has no {show(unknown[0], 40)}; it has {known}")
     n = whole("lanes", lanes, 1, MAX_LANES)
     limit = whole("max_tokens", max_tokens, 1)
+    of_kind("model", model, Model, "a model: tinylane.load gives one")
+    for option, value in given.items():
+        given[option] = _of_its_kind(option, value, chosen.options[option])
     return chosen.prepare(Job(model, n, limit, {**chosen.options, **given}))
+
+
+def _of_its_kind(name: str, value: Any, default: Any) -> Any:
+    """The value of an option. Raises TinylaneError unless it is of the kind of the default."""
+    if name in ("score", "tool"):
+        return of_kind(name, value, (Callable, NoneType), "a function (in Python)")
+    if name == "prompts":
+        return of_kind(name, value, (list, tuple, NoneType), "a list: a text or ids for each lane")
+    if isinstance(default, bool):
+        return of_kind(name, value, bool, "true or false")
+    if isinstance(default, float):
+        return float(reals(name, value, single=True))
+    if name in ("sync", "until"):
+        return of_kind(name, value, str, "a text")
+    if isinstance(default, str):
+        return of_kind(name, value, (str, list, tuple), "a text or token ids")
+    if isinstance(default, Mapping):
+        return of_kind(name, value, Mapping, "an object")
+    if isinstance(default, list):
+        texts = of_kind(name, value, (list, tuple), "a list of texts")
+        return [of_kind(f"{name} {k}", text, str, "a text") for k, text in enumerate(texts)]
+    return value
 
 
 def decode(
@@ -100,6 +126,12 @@ def decode(
     for name in sorted({*setup.settings} & set(settings)):
         if settings[name] is not None:
             raise TinylaneError(f"method {method} decides {name}; leave it out")
+    texts = settings.get("lane_prompts")
+    if (
+        texts is not None
+        and len(of_kind("lane_prompts", texts, (list, tuple), "a list")) != setup.lanes
+    ):
+        raise TinylaneError(f"{len(texts)} lane prompts; method {method} begins with {setup.lanes}")
     return start(model, prompt, setup, max_tokens=max_tokens, **settings)
 
 

@@ -8,7 +8,7 @@ from tinylane.methods.method import Job, Method, Setup
 
 
 def prepare(job: Job) -> Setup:
-    options = {**job.options, "slot": job.options["slot"] or job.max_tokens}
+    options = {**job.options, "slot": job.slot()}
     rotation, mask = mode("group_think", job.model, job.lanes, **options)
     return Setup(job.lanes, {"lane_rope": rotation, "lane_mask": mask})
 

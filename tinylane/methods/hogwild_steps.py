@@ -8,8 +8,10 @@ once more behind the words `finish`, and a last lane writes the answer.
 """
 
 import math
+import re
 from dataclasses import replace
 
+from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import LaneMask
 from tinylane.core.prompt import encode_lane_prompt
@@ -25,6 +27,12 @@ def prepare(job: Job) -> Setup:
         bias = {**(sampler.logit_bias or {}), **dict.fromkeys(banned, -math.inf)}
         return replace(sampler, logit_bias=bias or None)
 
+    try:
+        re.compile(job.options["until"])
+    except (re.error, OverflowError, RecursionError) as error:
+        raise TinylaneError(f"until is no regular expression: {error}") from None
+    if not job.options["names"]:
+        raise TinylaneError("names is empty; expected a name or more")
     mask, begins = LaneMask.independent(2), [job.ids("others"), job.ids("own")]
     settings = {"lane_rope": Hogwild(), "lane_mask": mask, "lane_prompts": begins}
     return Setup(2, {**settings, "schedule": Steps(job)}, sampler=without)

@@ -12,7 +12,7 @@ OPTIONS = {
 
 
 def prepare(job: Job) -> Setup:
-    options = {**job.options, "slot": job.options["slot"] or job.max_tokens}
+    options = {**job.options, "slot": job.slot()}
     rotation, mask = mode("joint", job.model, job.lanes, **options)
     return Setup(job.lanes, {"lane_rope": rotation, "lane_mask": mask})
 

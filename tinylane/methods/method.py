@@ -44,6 +44,10 @@ class Job(NamedTuple):
         value = self.options[name]
         return fill(value, **words) if isinstance(value, str) else value
 
+    def slot(self) -> Any:
+        """The option `slot`; None: as many positions as a lane may write."""
+        return self.max_tokens if self.options["slot"] is None else self.options["slot"]
+
     def number(self, name: str, /, least: int = 0) -> int:
         """An option that is a whole number."""
         value = self.options[name]

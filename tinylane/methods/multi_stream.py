@@ -22,7 +22,7 @@ class Streams:
 
     def __init__(self, job: Job, given: dict[int, list[int]]) -> None:
         self.given, self.silence = given, job.ids("silence")[:1]
-        self.quiet, self.limit = job.number("quiet_steps"), job.max_tokens
+        self.quiet, self.limit = min(job.number("quiet_steps"), 1 << 31), job.max_tokens
 
     def __call__(self, d: Decoding) -> None:
         if d.steps == 0:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def prepare(job: Job) -> Setup:
     start = job.ids("start")[:1] or [0]
-    slot = job.options["slot"] or job.max_tokens
+    slot = job.slot()
 
     def schedule(d: Decoding) -> None:
         if d.steps == 1:

@@ -379,6 +379,11 @@ def _lanes(body: Body) -> Lanes | None:
         raise Wrong(f"method {method} gives one answer: leave n out, and give lanes.lanes", "n")
     if not one and (body.get("logprobs") not in (None, False) or body.get("echo")):
         raise Wrong(f"method {method} gives one text without logprobs and echo", "lanes.method")
+    if not one and given.get("prompts"):
+        raise Wrong(f"method {method} has texts of its own: leave lanes.prompts out", "lanes")
+    if "until" in given.object("options").raw and method == "hogwild_steps":
+        # A pattern may take for ever, and a server that runs one for a client waits for it.
+        raise Wrong("lanes.options.until is a pattern, which a server does not take", "lanes")
     return Lanes(
         method=method,
         visibility=visibility,

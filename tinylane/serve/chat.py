@@ -165,7 +165,9 @@ class Chat:
     def turn(self, text: str, read: Callable[[str], str]) -> None:
         """One question and its answer, by all lanes; the conversation goes on with one."""
         decoding = self.ask(text)
-        interrupted = generate.decode(decoding, Shown(decoding, self.args.plain))  # type: ignore[arg-type]
+        interrupted, failed = generate.decode(decoding, Shown(decoding, self.args.plain))  # type: ignore[arg-type]
+        if failed is not None:
+            raise failed
         lane = decoding.lanes[0]
         if len(decoding.lanes) > 1:
             lane = pick(decoding, read)
