@@ -43,6 +43,17 @@ def test_a_run_of_one_backend_replays_on_the_other(tmp_path):
         assert replay(run, other).difference <= TOLERANCE["float32"]
 
 
+def test_a_fork_that_is_dropped_before_it_was_fed_has_no_rows(tmp_path):
+    """Its copies never came: a replay that waited for them would not end."""
+    decoding = decoded(F64, lane_mask=LaneMask.joint(4), max_tokens=6)
+    decoding.step()
+    decoding.fork(1)
+    decoding.drop(3)
+    list(decoding)
+    run = reloaded(tmp_path, decoding.result(), F64)
+    assert replay(run, F64).difference <= TOLERANCE["float64"]
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_run_with_lanes_that_join_end_and_are_dropped_replays_exactly(data):

@@ -281,7 +281,7 @@ class _Made:
         place[order] = np.arange(len(order))  # of every row in the order in which they came
         forks = {}
         for lane in self.lanes:
-            copies = place[np.flatnonzero((owners == lane.index) & (copy_of >= 0))]
+            copies = place[np.flatnonzero((owners == lane.index) & (copy_of >= 0) & ~unfed)]
             if lane.forked is not None and len(copies):
                 forks[int(copies.min())] = (lane.forked[0], lane.index)
         orders: dict[int, tuple[int, ...]] = {}
