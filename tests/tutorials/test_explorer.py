@@ -21,7 +21,7 @@ from helpers_explorer import GAME, READY, SEEDED, SITE, Shown, TimedMask, sectio
 import tinylane
 from tinylane.commands.common import embedded
 from tinylane.core.lanes import LaneMask
-from tinylane.methods import NAMES, generate, prepare
+from tinylane.methods import NAMES, prepare, start
 from tinylane.view.attention import difference_scores
 from tutorials.build import methods
 
@@ -475,7 +475,11 @@ def test_every_method_can_be_chosen_and_is_the_packages(seen: Visit, model: tiny
         more = {"lane_prompts": GAME.lane_prompts(4), "sampler": tinylane.Sampler(temperature=0.0)}
         for name in prepare(model, row["name"], 4, 7).settings:
             more.pop(name, None)  # the method decides it
-        result = generate(model, prompt, row["name"], lanes=4, max_tokens=7, **more)
+        setup = prepare(model, row["name"], 4, 7)
+        decoding = start(model, prompt, setup, max_tokens=7, **more)
+        for _ in decoding:
+            pass
+        result = decoding.result()
         if row["live"]:
             live.append(row["name"])
             assert "plays it" in seen.page.inner_text("[data-part=plays]") and cells == []

@@ -279,6 +279,8 @@ def decode(decoding: Decoding, output: GenerateOutput) -> tuple[bool, TinylaneEr
         except KeyboardInterrupt:
             pass
         except TinylaneError as error:
+            if decoding.steps == 0:
+                raise
             failed = error
         unfinished = decoding.live
         for lane in unfinished:
