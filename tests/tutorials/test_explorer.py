@@ -21,7 +21,8 @@ from helpers_explorer import GAME, READY, SEEDED, SITE, Shown, TimedMask, sectio
 import tinylane
 from tinylane.commands.common import embedded
 from tinylane.core.lanes import LaneMask
-from tinylane.methods import NAMES, prepare, start
+from tinylane.methods import NAMES, prepare
+from tinylane.methods import start as begin
 from tinylane.view.attention import difference_scores
 from tutorials.build import methods
 
@@ -473,10 +474,8 @@ def test_every_method_can_be_chosen_and_is_the_packages(seen: Visit, model: tiny
             assert row["name"] == "beam"
             continue
         more = {"lane_prompts": GAME.lane_prompts(4), "sampler": tinylane.Sampler(temperature=0.0)}
-        for name in prepare(model, row["name"], 4, 7).settings:
-            more.pop(name, None)  # the method decides it
         setup = prepare(model, row["name"], 4, 7)
-        decoding = start(model, prompt, setup, max_tokens=7, **more)
+        decoding = begin(model, prompt, setup, max_tokens=7, **more)
         for _ in decoding:
             pass
         result = decoding.result()
