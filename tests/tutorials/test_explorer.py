@@ -22,7 +22,7 @@ import tinylane
 from tinylane.commands.common import embedded
 from tinylane.core.lanes import LaneMask
 from tinylane.methods import NAMES, prepare
-from tinylane.methods import start as begin
+from tinylane.methods import start as start_method
 from tinylane.view.attention import difference_scores
 from tutorials.build import methods
 
@@ -475,7 +475,7 @@ def test_every_method_can_be_chosen_and_is_the_packages(seen: Visit, model: tiny
             continue
         more = {"lane_prompts": GAME.lane_prompts(4), "sampler": tinylane.Sampler(temperature=0.0)}
         setup = prepare(model, row["name"], 4, 7)
-        decoding = begin(model, prompt, setup, max_tokens=7, **more)
+        decoding = start_method(model, prompt, setup, max_tokens=7, **more)
         for _ in decoding:
             pass
         result = decoding.result()
