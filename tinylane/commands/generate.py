@@ -8,29 +8,21 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinylane.commands import common, generate_method, shared_flags
+from tinylane.commands import common, generate_loop, generate_method, shared_flags
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import MAX_LANES, LaneMask
 from tinylane.core.side import BRIDGE
 
 if TYPE_CHECKING:
-    from tinylane.commands.generate_output import GenerateOutput
-    from tinylane.core.decoding import Decoding
     from tinylane.core.lanes import Rotation
     from tinylane.core.model import Model
-    from tinylane.core.result import Result
     from tinylane.core.sampling import Sampler
-    from tinylane.evaluate.collaboration import Dictation
 
 TEMPERATURE = 0.7  # of lanes that would be the same text without one
 MODES = ("independent", "joint", "group_think", "hogwild")  # those of core.modes
@@ -248,66 +240,18 @@ def run(args: Any) -> int:
     if together is not None:
         output.dictation = collaboration.dictate(together, decoding)
         common.note(together.describe(), args.quiet)
-    interrupted, failed = decode(decoding, output)
+    interrupted, failed = generate_loop.decode(decoding, output)
     result = decoding.result()
     failures = [
         failed,
-        _save(args, result, model, output.dictation),
-        _save_cache(args, result, decoding),
+        generate_loop.save(args, result, model, output.dictation),
+        generate_loop.save_cache(args, result, decoding),
     ]
     output.finish(result)
     for failure in failures:
         if failure is not None:
             raise failure
     return 130 if interrupted else 0
-
-
-def decode(decoding: Decoding, output: GenerateOutput) -> tuple[bool, TinylaneError | None]:
-    """Run to the end, or to Ctrl-C; returns whether it was interrupted, and why a schedule could
-    not go on: what was written is shown and saved all the same.
-
-    The first Ctrl-C lets the step finish, so that every lane's tokens and log-probabilities agree;
-    a second one does not wait, and a token without a log-probability is removed.
-    """
-    failed: TinylaneError | None = None
-    with _interrupts() as interrupted, output:
-        try:
-            for step in decoding:
-                output.step(decoding, step)
-                if interrupted():
-                    break
-        except KeyboardInterrupt:
-            pass
-        except TinylaneError as error:
-            if decoding.steps == 0:
-                raise
-            failed = error
-        unfinished = decoding.live
-        for lane in unfinished:
-            del lane.tokens[len(lane.logprobs) :], lane.top_logprobs[len(lane.logprobs) :]
-            decoding.finish(lane.index)
-        output.settle(decoding)
-        return bool(unfinished) and failed is None, failed
-
-
-@contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
-    """A function that says whether Ctrl-C was pressed; the second Ctrl-C is an exception."""
-    pressed: list[bool] = []
-
-    def on_signal(number: int, frame: Any) -> None:
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(True)
-
-    if threading.current_thread() is not threading.main_thread():  # only that one gets signals
-        yield lambda: False
-        return
-    before = signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield lambda: bool(pressed)
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 # The flags.
@@ -463,38 +407,3 @@ def _notes(
         if any(given.values()):
             names = ", ".join(flag for flag, value in given.items() if value)
             common.note(f"{names}: no effect when greedy; give --temp", args.quiet)
-
-
-def _save(args: Any, result: Result, model: Model, dictation: Dictation | None) -> Exception | None:
-    """Write the run. An error is returned: the results are shown before it is raised."""
-    if args.save is None:
-        return None
-    from tinylane.view.run_file import save_run
-
-    try:
-        extra = {"adapter_path": args.adapter_path, "revision": args.revision, "mode": args.mode}
-        if args.method is not None:
-            extra |= {"method": args.method, "method_config": args.method_config}
-        if dictation is not None:  # which tokens the model did not choose
-            extra |= {"collaborate": vars(dictation.together), "given": dictation.record()}
-        save_run(args.save, result, model, args.model or "", extra)
-    except (TinylaneError, OSError) as error:
-        return error
-    return None
-
-
-def _save_cache(args: Any, result: Result, decoding: Decoding) -> Exception | None:
-    """Write the prompt's rows, and those of the one lane or of the best one if it was asked for.
-
-    An error is returned: the results are shown before it is raised.
-    """
-    if args.prompt_cache_file is None:
-        return None
-    from tinylane.evaluate.answers import best_of
-
-    chosen = [0] if len(result.lanes) == 1 else [best_of(result).index] if args.best_of else []
-    try:
-        decoding.cache.copy(lanes=chosen).save(args.prompt_cache_file)
-    except (TinylaneError, OSError) as error:
-        return error
-    return None
