@@ -9,19 +9,30 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tinylane.core.errors import TinylaneError
 
 if TYPE_CHECKING:
-    from tinylane.commands.generate_output import GenerateOutput
     from tinylane.core.decoding import Decoding
     from tinylane.core.model import Model
-    from tinylane.core.result import Result
+    from tinylane.core.result import Result, Step
     from tinylane.evaluate.collaboration import Dictation
 
 
-def decode(decoding: Decoding, output: GenerateOutput) -> tuple[bool, TinylaneError | None]:
+class Shows(Protocol):
+    """What shows the lanes while they write: on a terminal, as lines, or as JSON at the end."""
+
+    def __enter__(self) -> Any: ...
+    def __exit__(self, *exception: Any) -> Any: ...
+    def step(self, decoding: Decoding, step: Step) -> None:
+        """One step was decoded."""
+
+    def settle(self, decoding: Decoding) -> None:
+        """There will be no more steps."""
+
+
+def decode(decoding: Decoding, output: Shows) -> tuple[bool, TinylaneError | None]:
     """Run to the end, or to Ctrl-C; returns whether it was interrupted, and why a schedule could
     not go on: what was written is shown and saved all the same.
 

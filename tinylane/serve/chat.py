@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tinylane.commands import common, generate, shared_flags
+from tinylane.commands import common, generate, generate_loop, shared_flags
 from tinylane.core.errors import TinylaneError, show, whole
 from tinylane.core.lanes import LaneMask
 from tinylane.files.display import printable
@@ -165,7 +165,7 @@ class Chat:
     def turn(self, text: str, read: Callable[[str], str]) -> None:
         """One question and its answer, by all lanes; the conversation goes on with one."""
         decoding = self.ask(text)
-        interrupted, failed = generate.decode(decoding, Shown(decoding, self.args.plain))  # type: ignore[arg-type]
+        interrupted, failed = generate_loop.decode(decoding, Shown(decoding, self.args.plain))
         if failed is not None:
             raise failed
         lane = decoding.lanes[0]
