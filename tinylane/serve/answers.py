@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tinylane.core.errors import TinylaneError
-from tinylane.serve.asked import Wrong
+from tinylane.serve.body import Wrong
 from tinylane.serve.engine import Busy
 
 if TYPE_CHECKING:

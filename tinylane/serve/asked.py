@@ -8,23 +8,13 @@ frequency, other formats) is refused unless it is switched off.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any
 
-from tinylane.core.errors import TinylaneError, reals, show
-from tinylane.core.lanes import MAX_LANES, LaneMask
-from tinylane.core.modes import MODES
+from tinylane.core.errors import TinylaneError, show
 from tinylane.core.sampling import Sampler
-from tinylane.files.io import Fields
+from tinylane.serve.asked_lanes import Lanes, read_lanes
+from tinylane.serve.body import Body, Wrong
 
-if TYPE_CHECKING:
-    from tinylane.core.lanes import Rotation
-    from tinylane.core.model import Model
-    from tinylane.methods.method import Setup
-
-# What a method may take of what says how lanes read each other.
-DECIDED = ("omega", "slot", "scale", "prompt_lane", "visibility", "lag")
-METHODS = f"{', '.join(MODES)}, or another row of `tinylane methods`"
-LANES = 3  # of a method, where nothing says how many
 TOP = 20  # the most alternatives beside a token
 STOPS, LONGEST_STOP = 64, 1000  # how many, and characters of one
 BIASES = 1024
@@ -60,120 +50,6 @@ SWITCHED_OFF: dict[str, tuple[Any, ...]] = {
     "best_of": (),
 }
 ROLES = {"developer": "system"}  # OpenAI's newer word
-
-
-class Wrong(TinylaneError):
-    """A request that cannot be answered. param: its field; status: HTTP's; kind: OpenAI's."""
-
-    def __init__(
-        self, message: str, param: str | None = None, status: int = 400, kind: str | None = None
-    ) -> None:
-        super().__init__(message)
-        self.param, self.status, self.kind = param, status, kind
-
-
-class Body(Fields):
-    """A request's fields; a message names the field, as `param` does."""
-
-    def fail(self, key: str, expected: str) -> NoReturn:
-        try:
-            super().fail(key, expected)
-        except TinylaneError as error:
-            raise Wrong(str(error), self.name(key)) from None
-
-    def object(self, key: str) -> Body:
-        """A field that is an object; an empty one if it is absent."""
-        value = self.raw.get(key)
-        if value is not None and not isinstance(value, dict):
-            self.fail(key, "an object")
-        return Body(value or {}, parent=self.name(key))
-
-
-@dataclass(frozen=True)
-class Lanes:
-    """How the choices read each other. None: as the model was trained.
-
-    method: a mode, whose lanes are the choices; or another row of `tinylane methods`, whose lanes
-    work on one answer. omega: a name of `modes.STARTS`, or numbers. prompts: a text for each lane.
-    lanes, options: of such a method, how many, and its own.
-    """
-
-    method: str | None = None
-    visibility: Any = None
-    omega: Any = None
-    slot: float | None = None
-    scale: float | None = None
-    prompt_lane: Any = None
-    lag: int | None = None
-    prompts: list[str] | None = None
-    lanes: int | None = None
-    options: dict[str, Any] | None = None
-
-    @property
-    def joined(self) -> str | None:
-        """The method's name if its lanes work on one answer."""
-        return None if self.method in (None, *MODES) else self.method
-
-    def setup(self, model: Model, max_tokens: int) -> Setup:
-        """What such a method gives a `Decoding`. Raises TinylaneError."""
-        from tinylane.methods import prepare
-
-        said = {name: getattr(self, name) for name in DECIDED}
-        given = {name: value for name, value in said.items() if value is not None}
-        options = {**given, **(self.options or {})}
-        return prepare(model, str(self.method), self.lanes or LANES, max_tokens, options)
-
-    def settings(self, model: Model, n: int, max_tokens: int) -> dict[str, Any]:
-        """As settings of `Decoding`. Raises TinylaneError for what this model cannot do."""
-        rope, mask = self._rotation(model, n, max_tokens)
-        prompts = self.prompts or _tags(model, n) or model.lane_prompts(n)
-        if len(prompts) != n:
-            raise Wrong(f"{len(prompts)} lane prompts for n = {n}", "lanes.prompts")
-        return {"lane_rope": rope, "lane_mask": mask, "lane_prompts": prompts}
-
-    def _rotation(
-        self, model: Model, n: int, max_tokens: int
-    ) -> tuple[Rotation | None, LaneMask | None]:
-        from tinylane.core.modes import mode
-
-        name = self.method
-        if name is None and self.visibility == "independent":
-            name = "independent"
-        said = (self.visibility, self.omega, self.slot, self.scale, self.prompt_lane, self.lag)
-        if name is None and {*map(type, said)} == {type(None)}:
-            if not model.trained_for_lanes:
-                raise Wrong(
-                    "this model was not trained for lanes; say which method: "
-                    '{"method": "joint"}, for example',
-                    "lanes",
-                )
-            return None, None
-        seen = self.visibility
-        if isinstance(seen, list):
-            seen = LaneMask(reals("visibility", seen), model.lag if self.lag is None else self.lag)
-            if seen.n < n:
-                raise Wrong(f"visibility is {seen.n} x {seen.n}; n is {n}", "lanes.visibility")
-        return mode(
-            name or "joint",
-            model,
-            n,
-            slot=max_tokens if self.slot is None else self.slot,
-            omega=self.omega,
-            scale=self.scale,
-            prompt_lane=self.prompt_lane,
-            visibility=seen,
-            lag=self.lag,
-        )
-
-
-def _tags(model: Model, n: int) -> list[str] | None:
-    """How the lanes of the model inside begin."""
-    if model.task is None:
-        return None
-    from tinylane.evaluate.tasks.shell_game import game_of
-
-    game = game_of(model)
-    return None if game is None else game.lane_prompts(n)
 
 
 @dataclass(frozen=True)
@@ -243,7 +119,7 @@ def _read(body: Body, chat: bool, defaults: Defaults) -> Asked:
         echo=False if chat else body.flag("echo", False),
         stream=body.flag("stream", False),
         usage=options.flag("include_usage", False),
-        lanes=_lanes(body),
+        lanes=read_lanes(body),
         template={} if not chat else body.object("chat_template_kwargs").raw,
         model=body.text("model", None),
     )
@@ -346,64 +222,3 @@ def _top(body: Body, chat: bool) -> int | None:
             raise Wrong("top_logprobs needs logprobs: true", "top_logprobs")
         return None
     return body.whole("top_logprobs", 0, TOP, 0)
-
-
-def _lanes(body: Body) -> Lanes | None:
-    if body.get("lanes") in (None, False):
-        return None
-    given = Body({} if body.get("lanes") is True else body.object("lanes").raw, parent="lanes")
-    known = {"method", "mode", *Lanes.__dataclass_fields__}
-    if unknown := [key for key in given.raw if key not in known]:
-        raise Wrong(
-            f"lanes has {show(unknown[0], 40)}; expected some of {', '.join(sorted(known))}",
-            "lanes",
-        )
-    visibility, omega = given.get("visibility"), given.get("omega")
-    if not isinstance(visibility, (str, list, type(None))):
-        given.fail("visibility", "a name or a matrix")
-    if not isinstance(omega, (str, list, type(None))):
-        given.fail("omega", "a name or numbers")
-    if isinstance(visibility, list) and len(visibility) > MAX_LANES:
-        given.fail("visibility", f"a matrix for at most {MAX_LANES} lanes")
-    where = given.get("prompt_lane")
-    if isinstance(where, bool) or where not in (None, "own", 0, "0"):
-        given.fail("prompt_lane", '"own" or 0')
-    method = given.text("method", None) or given.text("mode", None)
-    if method is not None and method not in MODES:
-        method = _published(given, method)
-    one = method is None or method in MODES
-    if one and (given.has("lanes") or given.has("options")):
-        name = "lanes" if given.has("lanes") else "options"
-        raise Wrong(f"lanes.{name} is for methods with one answer; n is the number here", "lanes")
-    if not one and (body.get("n") or 1) != 1:
-        raise Wrong(f"method {method} gives one answer: leave n out, and give lanes.lanes", "n")
-    if not one and (body.get("logprobs") not in (None, False) or body.get("echo")):
-        raise Wrong(f"method {method} gives one text without logprobs and echo", "lanes.method")
-    if not one and given.get("prompts"):
-        raise Wrong(f"method {method} has texts of its own: leave lanes.prompts out", "lanes")
-    if "until" in given.object("options").raw and method == "hogwild_steps":
-        # A pattern may take for ever, and a server that runs one for a client waits for it.
-        raise Wrong("lanes.options.until is a pattern, which a server does not take", "lanes")
-    return Lanes(
-        method=method,
-        visibility=visibility,
-        omega=omega,
-        slot=given.real("slot", None),
-        scale=given.real("scale", None, above=0),
-        prompt_lane=where,
-        lag=given.whole("lag", default=None),
-        prompts=given.items("prompts", str, None),
-        lanes=given.whole("lanes", 1, MAX_LANES, None),
-        options=given.object("options").raw or None,
-    )
-
-
-def _published(given: Body, name: str) -> str:
-    """The name of a row of `tinylane methods` as its file has it."""
-    from tinylane.methods import method
-
-    try:
-        found = method(name).name
-    except TinylaneError:
-        given.fail("method" if given.has("method") else "mode", METHODS)
-    return "joint" if found == "lanerope" else found

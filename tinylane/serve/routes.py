@@ -28,8 +28,10 @@ from starlette.routing import BaseRoute, Route
 
 from tinylane.core.errors import TinylaneError, show
 from tinylane.files.io import Fields, parse_json
-from tinylane.serve.app import Events, Service, body_of, event
-from tinylane.serve.asked import Wrong
+from tinylane.serve.body import Wrong
+from tinylane.serve.guard import body_of
+from tinylane.serve.inbox import Events, event
+from tinylane.serve.service import Service
 from tinylane.serve.session import LEFT, METHODS, MOST_LANES, Session, Start, begin, reopen
 
 SESSIONS = 8  # at once; one that nobody looks at makes room

@@ -16,7 +16,7 @@ from tinylane.serve import server
 if TYPE_CHECKING:
     from tinylane.core.model import Model
     from tinylane.core.sampling import Sampler
-    from tinylane.serve.app import Service
+    from tinylane.serve.service import Service
 
 KEY = "TINYLANE_API_KEY"  # in the environment, where other users' `ps` does not show it
 BLOCK = 64  # rows of a prefill pass, and of what is kept of a prompt
@@ -174,10 +174,10 @@ def is_local(host: str) -> bool:
 def make_service(args: Any, model: Model, key: str | None) -> Service:
     """What the routes need, of the flags and the model."""
     from tinylane.files.memory import available_memory
-    from tinylane.serve.app import Service
     from tinylane.serve.asked import Defaults
     from tinylane.serve.engine import Engine, Limits, warn
     from tinylane.serve.prefixes import Prefixes
+    from tinylane.serve.service import Service
 
     memory = args.max_memory and int(args.max_memory * 2**30)
     limits = Limits(
