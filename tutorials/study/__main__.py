@@ -65,6 +65,7 @@ def _parser() -> _Parser:
     for table, says in (
         ("apart", "table 4: what tells lanes apart"),
         ("frontier", "table 5: where live reading wins"),
+        ("schedules", "table 6: schedules, trained for each"),
     ):
         p = tables.add_parser(table, help=says)
         _common(p, _games)

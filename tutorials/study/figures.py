@@ -56,6 +56,7 @@ def draw(folder: Path) -> list[Path]:
         ("starts", "starts", before),
         ("apart", "apart", cells),
         ("frontier", "frontier", cells),
+        ("schedules", "schedules", cells),
         ("real", "real", looks),
     )
     jobs = tuple(job for job in jobs if (folder / f"{job[0]}.json").is_file())
@@ -145,7 +146,7 @@ def omega(table: dict[str, Any]) -> Figure | None:
 
 
 def cells(table: dict[str, Any]) -> Figure:
-    """Tables 4 and 5: a panel for each number of lanes, a row a cell, a dot a seed, with Wilson's
+    """Tables 4 to 6: a panel for each number of lanes, a row a cell, a dot a seed, with Wilson's
     interval of its share of problems right."""
     every = list(reversed(table["cells"].values()))
     lanes = [str(n) for n in table["lanes"]]
@@ -153,7 +154,7 @@ def cells(table: dict[str, Any]) -> Figure:
     panels, facts = _panels(figure, len(lanes)), []
     for axes, n in zip(panels, lanes, strict=True):
         for row, cell in enumerate(every):
-            scores = [part["scores"][n] for part in cell["seeds"]]
+            scores = [part["scores"][n] for part in cell["seeds"] if n in part["scores"]]
             for k, score in enumerate(scores):
                 share, (low, high) = score["accuracy"], score["interval"]
                 at = row + 0.5 * ((k + 1) / (len(scores) + 1) - 0.5)

@@ -1,5 +1,6 @@
-"""Tables 4 and 5 as data: what tells lanes apart (the shell game), and where live reading wins
-(frontier). The recipe of a cell is the common one with a few fields changed.
+"""Tables 4 to 6 as data: what tells lanes apart (the shell game), where live reading wins
+(frontier), and schedules (the shell game again). The recipe of a cell is the common one with a few
+fields changed.
 
 Not handled: checkpoints. These models are scored by the trainer itself (`games_score`), from their
 saved state.
@@ -19,9 +20,18 @@ from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import LaneMask, Places
 from tinylane.core.mlx_ops import OPS
 from tinylane.evaluate.tasks.frontier import Frontier
-from tinylane.evaluate.tasks.shell_game import ShellGame
 from tutorials.study.cells import StudyRecipe
+from tutorials.study.schedules import ScheduledGame
 from tutorials.study.trainer import StudyTrainer
+
+
+@dataclass(frozen=True)
+class OneTag(Frontier):
+    """Frontier for any number of lanes, which all begin with the same token."""
+
+    def lane_prompts(self, n: int) -> list[str]:
+        """The tag of one lane, n times."""
+        return super().lane_prompts(self.lanes[0])[:1] * n
 
 
 @dataclass(frozen=True)
@@ -31,18 +41,27 @@ class CellRecipe(StudyRecipe):
     lane_embed: an embedding of the lane, added to the input of its rows. lane_kv: one for each
     layer and head, added to keys (before their norm and rotation), and another added to values.
     view_order: the rotation of Hogwild!. What the decoder itself has for lanes is in `extra`.
+    one_tag: frontier's lanes all begin with the same token. schedule: of the shell game, one of
+    `schedules.SCHEDULES`.
     """
 
     lane_embed: bool = False
     lane_kv: bool = False
     view_order: bool = False
+    one_tag: bool = False
 
     @property
     def game(self) -> Any:
         """The task."""
         if self.game_name == "frontier":
-            return Frontier(self.nodes, self.edges, self.depth, self.lanes, self.schedule)
-        return ShellGame(self.cups, self.swaps, self.lanes, self.lag)
+            kind = OneTag if self.one_tag else Frontier
+            return kind(self.nodes, self.edges, self.depth, self.lanes, self.schedule)
+        return ScheduledGame(self.cups, self.swaps, self.lanes, self.lag, self.schedule)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """As `Recipe.settings`; `one_tag` only where it is on."""
+        return {k: v for k, v in super().settings.items() if k != "one_tag" or v}
 
 
 @dataclass(frozen=True)
@@ -84,9 +103,15 @@ class CellTrainer(StudyTrainer):
         }
         self.views = {n: self._view(n) for n in recipe.lanes} if recipe.view_order else {}
 
+    def mask_of(self, n: int) -> LaneMask:
+        """As `Trainer.mask_of`, or that of a schedule."""
+        if self.recipe.game_name != "frontier" and self.recipe.schedule != "joint":
+            return self.game.mask(n)
+        return super().mask_of(n)
+
     def _view(self, n: int) -> Plan:
         positions, lanes = self.game.coordinates(n)
-        mask = LaneMask.named(self.recipe.visibility, n, self.recipe.lag)
+        mask = self.mask_of(n)
         places = Places(positions, lanes, positions, lanes)
         return make_plan(self.config, Hogwild(), mask, places, array=mx.array)
 
@@ -174,7 +199,17 @@ LIVE = (
         "fork", "a fixed split, lanes that do not read",
         {"visibility": "independent", "schedule": "fork"},
     ),
+    GameCell("one-tag", "lanes that read each other, one first token for all", {"one_tag": True}),
+    GameCell("alone", "one lane, nothing else trained", {"lanes": (1,), "shares": (1.0,)}),
 )  # fmt: skip
+TIMED = (
+    GameCell("alone", "one lane, nothing else trained", {"lanes": (1,), "shares": (1.0,)}),
+    GameCell("joint", "joint from the first token", {}),
+    GameCell("late", "alone, then every lane reads all", {"schedule": "late"}),
+    GameCell("tree", "alone, then in pairs (tree)", {"schedule": "tree"}),
+    GameCell("reuse", "fork-join, one lane reads the rows (reuse)", {"schedule": "reuse"}),
+    GameCell("reread", "fork-join, one lane rereads the texts", {"schedule": "reread"}),
+)
 # Found by trying it with `ntk` alone, on the seeds that had failed (README, table 4).
 SEARCHED = CellRecipe(
     omega="none", learn_omega=False, lanes=(1, 2, 4), shares=(0.3, 0.3, 0.4), rows=256,
@@ -183,6 +218,7 @@ SEARCHED = CellRecipe(
 TABLES: dict[str, tuple[tuple[GameCell, ...], CellRecipe]] = {
     "apart": (APART, SEARCHED),
     "frontier": (LIVE, FrontierRecipe()),
+    "schedules": (TIMED, replace(SEARCHED, omega="ntk")),
 }
 
 

@@ -1,5 +1,5 @@
 """What a trained cell writes, greedily, for many problems at once, by the trainer's own pass; and
-the runs of tables 4 and 5.
+the runs of tables 4 to 6.
 
 All tokens are guessed at once, and every pass corrects at least one more step (Jacobi's iteration,
 as in `score`); by causality what a pass returns unchanged is the text of greedy decoding. Rows
@@ -30,6 +30,7 @@ from tinylane.files.io import write_json
 from tinylane.train.from_scratch import train
 from tutorials.study import record
 from tutorials.study.games import TABLES, CellRecipe, CellTrainer, GameCell
+from tutorials.study.schedules import answers
 from tutorials.study.steps import SEED, counted
 
 BATCH = 64  # problems of a pass
@@ -73,12 +74,18 @@ def scored(trainer: CellTrainer, n: int, count: int) -> dict[str, Any]:
     """
     game = trainer.game
     drawn = game.draw(count, np.random.default_rng([SEED, EVALUATION]))
-    texts = written(trainer, drawn, n)
+    if not isinstance(game, Frontier) and game.schedule != "joint":
+        parts = [drawn[at : at + BATCH] for at in range(0, count, BATCH)]
+        texts = [lanes for part in parts for lanes in answers(trainer, part, n)]
+    else:
+        texts = written(trainer, drawn, n)
     longest = [max(len(text.split()) for text in lanes) for lanes in texts]
     if not isinstance(game, Frontier):
         truths = [game.answer(moves) for moves in drawn]
         said = [vote(lanes, extract=last_word).text for lanes in texts]
         right = sum(a == b for a, b in zip(said, truths, strict=True))
+        if game.schedule != "joint":
+            longest = [game.steps(n)]
         return {**record.share(right, count), "steps": float(np.mean(longest))}
     problems = [Problem(str(k), game.prompt(g), game.answer(g)) for k, g in enumerate(drawn)]
     each = [
@@ -187,6 +194,11 @@ def collect(table: str, out: Path, base: CellRecipe, count: int) -> dict[str, An
         "lanes": list(base.lanes),
         "cells": cells,
     }
+    if table == "schedules":
+        for cell in TABLES[table][0]:
+            if cell.name in cells:
+                game = cell.recipe(base, 0).game
+                cells[cell.name]["tokens"] = {str(n): game.tokens(n) for n in game.lanes}
     if isinstance(base.game, Frontier):
         found["steps_without_mistakes"] = counted(base.game, count)
     return found

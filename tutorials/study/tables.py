@@ -21,7 +21,8 @@ from tutorials.study.real import likelihood, of_task, wrong
 def tables(folder: Path) -> str:
     """All tables in a folder, as Markdown. Raises TinylaneError if there is none."""
     makers = {"scratch": scratch, "scratch-4000": scratch, "finetune": finetune, "starts": starts}
-    makers |= {"apart": games, "apart-search": games, "frontier": games, "real": real}
+    makers |= {"apart": games, "apart-search": games, "frontier": games}
+    makers |= {"schedules": games, "real": real}
     paths = {name: folder / f"{name}.json" for name in makers}
     parts = [
         make(read_json(paths[name], LIMIT))
@@ -71,7 +72,7 @@ def scratch(table: dict[str, Any]) -> str:
 
 
 def games(table: dict[str, Any]) -> str:
-    """Tables 4 and 5: a row a cell, a column a number of lanes; the steps are the mean of what the
+    """Tables 4 to 6: a row a cell, a column a number of lanes; the steps are the mean of what the
     lanes took. Below table 5: a row for each number of lanes, searches that make no mistake."""
     many = [str(n) for n in table["lanes"]]
     head = [f"{table['table']}, {table['recipe']['steps']:,} steps", "parameters", "seeds"]
@@ -82,8 +83,10 @@ def games(table: dict[str, Any]) -> str:
         seeds = ", ".join(str(part["seed"]) for part in parts)
         row = [cell["says"], f"{parts[0]['parameters']:,}", seeds]
         for n in many:
-            scores = [part["scores"][n] for part in parts]
-            row.append(f"{share(scores)}; {np.mean([s['steps'] for s in scores]):.1f} steps")
+            scores = [part["scores"][n] for part in parts if n in part["scores"]]
+            took = f"; {np.mean([s['steps'] for s in scores]):.1f} steps" if scores else ""
+            took += f", {cell['tokens'][n]} tokens" if n in cell.get("tokens", ()) else ""
+            row.append(share(scores) + took if scores else "")
         rows.append(row)
     shown = _lines(head, rows)
     if counts := table.get("steps_without_mistakes"):
