@@ -60,9 +60,9 @@ class Trainer:
         self.plans = {n: self._plan(n) for n in recipe.lanes}
 
     def _plan(self, n: int) -> TrainingPlan:
-        mask, places = self.mask_of(n), self.game.coordinates(n)
+        mask, (positions, lanes) = self.mask_of(n), self.game.coordinates(n)
         how: Any = {"params": self.state["weights"]}
-        return TrainingPlan(self.config, mask, *places, self.recipe.lane_of_prompt, **how)
+        return TrainingPlan(self.config, mask, positions, lanes, self.recipe.lane_of_prompt, **how)
 
     def mask_of(self, n: int) -> LaneMask:
         """Who reads whom, of n lanes."""
