@@ -172,6 +172,71 @@ def test_attention(dtype: str, seed: int) -> None:
     agree(numpy_ops.attention(*args), decoder.attention(*args), 64.0)
 
 
+def apart(seed: int, dtype: str = "float64") -> tuple[Any, ...]:
+    """Arguments of `attention` for a step of lanes that read nobody; some lanes ended earlier."""
+    rng = np.random.default_rng(seed)
+    K, G, N = (int(rng.integers(1, 4)), int(rng.integers(1, 4)), int(rng.integers(2, 9)))
+    prompt, steps = int(rng.integers(0, 20)), int(rng.integers(1, 12))
+    end = np.where(rng.random(N) < 0.3, rng.integers(1, steps + 1, N), steps)
+    end[int(rng.integers(N))] = steps
+    lane = np.concatenate([np.flatnonzero(end > t) for t in range(steps)])
+    live = np.flatnonzero(end == steps)
+    mask = np.concatenate([np.ones((len(live), prompt), dtype=bool), lane == live[:, None]], axis=1)
+    batch, S = ((2,) if rng.random() < 0.3 else ()), prompt + len(lane)
+    q = drawn(seed, *batch, K * G, len(live), 6, dtype=dtype) * 3
+    return (q,), *(drawn(seed + k, *batch, K, S, 6, dtype=dtype) for k in (1, 2)), mask, None
+
+
+@on_each_dtype
+@given(seed=st.integers(0, 9999))
+def test_lanes_that_read_nobody(dtype: str, seed: int) -> None:
+    """Row by row; in attention's own choice, at this size, all keys at once."""
+    (q,), keys, values, mask, _ = apart(seed, dtype)
+    wanted = decoder.attention((q,), keys, values, mask, None)
+    agree(numpy_ops.attention((q,), keys, values, mask, None), wanted, 64.0)
+    first = int(np.append(mask.all(axis=0), False).argmin())
+    folded = decoder.fold(q, keys.shape[-3])
+    folded = folded.reshape(*folded.shape[:-2], -1, *q.shape[-2:])
+    mixed = numpy_ops._row_by_row(folded, keys, values, mask[:, first:], first)
+    agree(mixed.reshape(q.shape), wanted, 64.0)
+
+
+def test_many_lanes_that_read_nobody_are_scored_row_by_row(monkeypatch: Any) -> None:
+    """16 lanes behind 300 tokens, 60 tokens each: 900 hidden keys a row. 8 lanes of 60: 420."""
+    ran: list[int] = []
+    row_by_row = numpy_ops._row_by_row
+    monkeypatch.setattr(
+        numpy_ops, "_row_by_row", lambda q, *a: ran.append(q.shape[-2]) or row_by_row(q, *a)
+    )
+    for lanes, expected in ((16, [16]), (8, [])):
+        mask = np.concatenate(
+            [np.ones((lanes, 300), dtype=bool), np.tile(np.eye(lanes, dtype=bool), 60)], axis=1
+        )
+        q, k, v = (
+            drawn(0, 9, lanes, 64),
+            drawn(1, 3, mask.shape[1], 64),
+            drawn(2, 3, mask.shape[1], 64),
+        )
+        ran.clear()
+        agree(
+            numpy_ops.attention((q,), k, v, mask, None),
+            decoder.attention((q,), k, v, mask, None),
+            64.0,
+        )
+        assert ran == expected
+
+
+def test_places_that_are_evenly_spaced_are_a_slice() -> None:
+    places = np.arange(100)
+    for some in (slice(7, 8, 1), slice(3, 30, 9), slice(5, 6, 1), slice(0, 100, 1)):
+        evenly = numpy_ops._evenly(places[some])
+        assert (places[evenly] == places[some]).all()
+    assert isinstance(numpy_ops._evenly(places[3:30:9]), slice)
+    for uneven in ([1, 2, 4], [3, 6, 9, 10], []):
+        assert not isinstance(numpy_ops._evenly(np.array(uneven, dtype=int)), slice)
+        assert places[numpy_ops._evenly(np.array(uneven, dtype=int))].tolist() == uneven
+
+
 def test_a_row_that_sees_all_does_not_let_the_next_ones_see_more() -> None:
     """Rows in another order than that of the text: the first sees every key, the last one only."""
     q, k, v = (drawn(n, 1, 4, 2, dtype="float64") for n in range(3))
@@ -266,6 +331,14 @@ PLANTS = [
     ("attention", "mask[rows, first:stop]", "mask[:count, first:stop]", test_attention),
     ("attention", "decoder.fold(q[..., rows, :], K)", "q[..., rows, :] * 0.5", test_attention),
     ("attention", "mixed /= ", "mixed *= ", test_attention),
+    ("_row_by_row", "first + np.flat", "np.flat", test_lanes_that_read_nobody),
+    ("_row_by_row", "total[..., t, 0] += ", "total[..., t, 0] = ", test_lanes_that_read_nobody),
+    (
+        "_evenly",
+        "step > 0 and (np.diff(places) == step).all()",
+        "step > 0",
+        test_lanes_that_read_nobody,
+    ),
     ("_scores", "block_of == block", "block_of != block", test_attention),
     ("_scores", "keys[..., a:b, :]", "keys[..., a - b:, :]", test_attention),
     ("_product", "[..., 0]", "[..., ::-1, 0]", test_attention),

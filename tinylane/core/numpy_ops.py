@@ -23,6 +23,7 @@ from tinylane.core.decoder import BlockOf, Mask
 Array = np.ndarray
 Params = dict[str, np.ndarray]
 ROWS = 128  # rows of a prefill that are scored at once: keys behind the last one seen are left out
+HIDDEN = 500  # keys that a row does not see, from which on it pays to leave them out row by row
 
 
 def linear(params: Params, name: str, x: Array) -> Array:
@@ -116,6 +117,11 @@ def attention(
             first = int(np.append(mask[rows].all(axis=0), False).argmin())
             hidden = ~mask[rows, first:stop]
         folded = [decoder.fold(q[..., rows, :], K) for q in queries]
+        if block_of is None and first < stop and hidden.sum() > HIDDEN * count:
+            q = folded[0].reshape(*batch, K, H // K, count, D)
+            mixed = _row_by_row(q, keys, values, ~hidden, first)
+            out[..., rows, :] = mixed.reshape(*batch, H, count, D)
+            continue
         scores = _scores(folded, keys[..., :stop, :], block_of)
         if first < stop:
             wide = scores.reshape(*batch, K, H // K, count, stop)[..., first:]
@@ -126,6 +132,36 @@ def attention(
         mixed /= np.add.reduce(scores, axis=-1, keepdims=True)
         out[..., rows, :] = mixed.reshape(*batch, H, count, D)
     return out
+
+
+def _row_by_row(q: Array, keys: Array, values: Array, seen: Array, first: int) -> Array:
+    """As `attention` where rows see few keys: lanes that read nobody. (..., K, H/K, T, D)
+
+    All rows see the keys before `first`. seen (T, some): who sees which of those behind. Each row
+    is multiplied with the keys that it sees, where `attention` multiplies with all and hides most.
+    """
+    *group, G, T, D = q.shape
+    shared = _product(q.reshape(*group, G * T, D), keys[..., :first, :])
+    shared = shared.reshape(*group, G, T, first)
+    own = [_evenly(first + np.flatnonzero(row)) for row in seen]
+    scores = [q[..., t, :] @ keys[..., some, :].swapaxes(-1, -2) for t, some in enumerate(own)]
+    tops = [np.max(s, axis=-1, initial=-np.inf) for s in scores]
+    top = np.maximum(np.stack(tops, axis=-1), shared.max(axis=-1, initial=-np.inf))[..., None]
+    shared = np.exp(shared - top)
+    mixed = (shared.reshape(*group, G * T, first) @ values[..., :first, :]).reshape(q.shape)
+    total = shared.sum(axis=-1, keepdims=True)
+    for t, some in enumerate(own):
+        weights = np.exp(scores[t] - top[..., t, :])
+        total[..., t, 0] += weights.sum(axis=-1)
+        mixed[..., t, :] += weights @ values[..., some, :]
+    return mixed / total
+
+
+def _evenly(places: np.ndarray) -> np.ndarray | slice:
+    """Places as a slice if they are evenly spaced (lanes in step): then nothing is copied."""
+    step = np.diff(places[:2]).sum()
+    even = step > 0 and (np.diff(places) == step).all()
+    return slice(places[0], places[-1] + 1, step) if even else places
 
 
 def _scores(queries: list[Array], keys: Array, block_of: BlockOf) -> Array:
