@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from tinylane.core.lanes import LaneMask as LaneMask
     from tinylane.core.lanes import LaneRoPE as LaneRoPE
     from tinylane.core.model import Model as Model
-    from tinylane.core.modes import mode as mode
     from tinylane.core.result import Result as Result
     from tinylane.core.sampling import Sampler as Sampler
     from tinylane.evaluate.answers import best_of as best_of
     from tinylane.evaluate.answers import extract as extract
     from tinylane.evaluate.answers import vote as vote
+    from tinylane.methods.modes import mode as mode
 
 _MODULES = {
     "load": "checkpoints.load",
@@ -47,7 +47,7 @@ _MODULES = {
     "LaneMask": "core.lanes",
     "SHARED": "core.lanes",
     "Hogwild": "core.hogwild",
-    "mode": "core.modes",
+    "mode": "methods.modes",
     "LaneCache": "core.cache",
     "Sampler": "core.sampling",
     "TinylaneError": "core.errors",

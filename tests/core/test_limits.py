@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import doctest
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -94,10 +95,17 @@ def limits() -> list[Limit]:
     return [
         Limit("lines of the study path", sum(map(lines_to_read, study)), 1525),
         Limit("lines with all that it imports", sum(map(lines_to_read, reach(study))), 2808),
-        Limit("lines of tinylane/core", sum(map(lines_to_read, in_core)), 3360),  # wanted: 2520
+        Limit("lines of tinylane/core", sum(map(lines_to_read, in_core)), 3250),  # wanted: 2520
         Limit("lines of tinylane", sum(map(lines, PACKAGE.rglob("*.py"))), 36600),  # wanted: 18500
         Limit("entries of tinylane/", len(entries), 14),
     ]
+
+
+def test_the_readme_says_the_limits() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    said = re.findall(r"^\| lines of .*\| at most ([\d,]+) \|", readme, re.MULTILINE)
+    study, _, core, package, _ = limits()
+    assert said == [f"{limit.most:,}" for limit in (study, core, package)]
 
 
 @pytest.mark.parametrize("limit", limits(), ids=lambda limit: limit.what)

@@ -12,10 +12,10 @@ from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneRoPE
-from tinylane.core.modes import mode
 from tinylane.core.prompt import encode_lane_prompt
 from tinylane.methods import METHODS, decode, generate, prepare
 from tinylane.methods.logit_averaging import Tied
+from tinylane.methods.modes import mode
 from tinylane.methods.tool_lane import calculator
 
 MODEL = small()

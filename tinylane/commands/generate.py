@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinylane.commands import common, generate_loop, generate_method, shared_flags
+from tinylane.commands import common, generate_method, shared_flags
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import MAX_LANES, LaneMask
 from tinylane.core.side import BRIDGE
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tinylane.core.sampling import Sampler
 
 TEMPERATURE = 0.7  # of lanes that would be the same text without one
-MODES = ("independent", "joint", "group_think", "hogwild")  # those of core.modes
+MODES = ("independent", "joint", "group_think", "hogwild")  # those of methods.modes
 
 
 def flags(p: Any) -> None:
@@ -240,6 +240,8 @@ def run(args: Any) -> int:
     if together is not None:
         output.dictation = collaboration.dictate(together, decoding)
         common.note(together.describe(), args.quiet)
+    from tinylane.commands import generate_loop
+
     interrupted, failed = generate_loop.decode(decoding, output)
     result = decoding.result()
     failures = [
@@ -300,7 +302,7 @@ def parse_lane_flags(args: Any) -> bool:
     args.visibility = shared_flags.parse_visibility(args.visibility)
     args.omega = shared_flags.parse_omega(args.omega)
     if args.mode is not None:
-        from tinylane.core.modes import check_mode
+        from tinylane.methods.modes import check_mode
 
         check_mode(
             args.mode,
@@ -322,7 +324,7 @@ def lane_settings(
 
     A lane's slot is max_tokens unless --slot says otherwise.
     """
-    from tinylane.core.modes import lane_rope, mode
+    from tinylane.methods.modes import lane_rope, mode
 
     slot = max_tokens if args.slot is None else args.slot
     visibility, lag = args.visibility, args.lag

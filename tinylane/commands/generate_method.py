@@ -43,8 +43,8 @@ def check(args: Any) -> None:
         if args.method_config is not None:
             raise TinylaneError("--method-config without --method; give --method")
         return
-    from tinylane.core.modes import MODES
     from tinylane.methods import method
+    from tinylane.methods.modes import MODES
 
     chosen = method(args.method)
     args.method = chosen.name

@@ -195,7 +195,7 @@ def check_numbers(args: Any, least: float, *names: str, most: float | None = Non
 
 def check_omega_numbers(args: Any, *starts: Any) -> None:
     """Raise TinylaneError for --slot and --omega-scale where none of Omega's starts uses them."""
-    from tinylane.core.modes import STARTS
+    from tinylane.methods.modes import STARTS
 
     numbers = {n for start in starts if isinstance(start, str) for n in STARTS.get(start, ())}
     if args.slot is not None and "slot" not in numbers:
@@ -318,7 +318,7 @@ def parse_omega(text: str | None) -> Any:
     """`--omega`: a name of `modes.STARTS` as it is, the array in an @file.json, or None."""
     if text is None:
         return None
-    from tinylane.core.modes import STARTS
+    from tinylane.methods.modes import STARTS
 
     if text in STARTS:
         return text

@@ -21,13 +21,13 @@ import numpy as np
 
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import NEVER, LaneMask
-from tinylane.core.modes import MODES, STARTS
-from tinylane.core.modes import mode as mode_of
 from tinylane.core.prompt import encode_lane_prompt, encode_prompt
 from tinylane.core.sampling import Sampler
 from tinylane.evaluate import results
 from tinylane.evaluate.collaboration import Collaboration, dictate, lane_prompts, with_system
 from tinylane.evaluate.tasks.task import Problem, Scores, Task
+from tinylane.methods.modes import MODES, STARTS
+from tinylane.methods.modes import mode as mode_of
 
 if TYPE_CHECKING:
     from tinylane.core.decoding import Decoding
@@ -57,7 +57,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What is the same for all cells. Fields: those of `Decoding` and `tinylane.core.modes.mode`.
+    """What is the same for all cells. Fields: those of `Decoding` and of `tinylane.mode`.
 
     seed: of the run; a problem's own is `problem_seed`. together: collaboration prompts.
     likelihood: also take the mean log-probability of the lanes' tokens where each lane stands alone
@@ -78,7 +78,7 @@ class Conditions:
 
 
 def parse_mode(label: str) -> dict[str, Any]:
-    """`joint:ntk` -> the arguments of `tinylane.core.modes.mode` that it stands for.
+    """`joint:ntk` -> the arguments of `tinylane.methods.modes.mode` that it stands for.
 
     A label is a mode (`independent`, `joint`, `group_think`, `hogwild`), joint with a start of
     Omega (`joint:none`, `joint:ntk`, ...), a pattern of who reads whom (`star`, `neighbours:2`), or

@@ -3,8 +3,8 @@
 Virtual position i + m * slot, the prompt at lane 0: LaneRoPE with Omega = slot * theta (law 11).
 """
 
-from tinylane.core.modes import mode
 from tinylane.methods.method import Job, Method, Setup
+from tinylane.methods.modes import mode
 
 
 def prepare(job: Job) -> Setup:

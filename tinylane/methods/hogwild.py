@@ -3,8 +3,8 @@
 The layout that the paper calls contiguous. The released evaluation has another: `hogwild_steps`.
 """
 
-from tinylane.core.modes import mode
 from tinylane.methods.method import Job, Method, Setup
+from tinylane.methods.modes import mode
 
 
 def prepare(job: Job) -> Setup:

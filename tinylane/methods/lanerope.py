@@ -3,8 +3,8 @@
 Omega is the model's own where it was trained with one, else as `omega` says. See method, section 2.
 """
 
-from tinylane.core.modes import mode
 from tinylane.methods.method import Job, Method, Setup
+from tinylane.methods.modes import mode
 
 OPTIONS = {
     "omega": None, "slot": None, "scale": None, "prompt_lane": None, "visibility": None, "lag": None

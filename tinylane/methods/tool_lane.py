@@ -11,9 +11,9 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tinylane.core.modes import mode
 from tinylane.core.prompt import encode_lane_prompt
 from tinylane.methods.method import Job, Method, Setup
+from tinylane.methods.modes import mode
 
 if TYPE_CHECKING:
     from tinylane.core.decoding import Decoding

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinylane.core.errors import TinylaneError, reals, show
 from tinylane.core.lanes import MAX_LANES, LaneMask
-from tinylane.core.modes import MODES
+from tinylane.methods.modes import MODES
 from tinylane.serve.body import Body, Wrong
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Lanes:
     def _rotation(
         self, model: Model, n: int, max_tokens: int
     ) -> tuple[Rotation | None, LaneMask | None]:
-        from tinylane.core.modes import mode
+        from tinylane.methods.modes import mode
 
         name = self.method
         if name is None and self.visibility == "independent":

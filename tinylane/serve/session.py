@@ -23,9 +23,9 @@ import numpy as np
 from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError, show, whole
 from tinylane.core.lanes import SHARED, LaneMask, Rotation
-from tinylane.core.modes import mode
 from tinylane.core.sampling import Sampler
 from tinylane.evaluate.tasks.shell_game import game_of, last_word
+from tinylane.methods.modes import mode
 from tinylane.serve.answers import piece
 from tinylane.serve.engine import Task
 

@@ -17,10 +17,10 @@ from tinylane.checkpoints.config_json import parse_config
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import LaneMask, LaneRoPE
-from tinylane.core.modes import omega_start
 from tinylane.core.rope import frequencies
 from tinylane.evaluate.tasks.frontier import Frontier
 from tinylane.evaluate.tasks.shell_game import END, ShellGame
+from tinylane.methods.modes import omega_start
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,8 @@ from tinylane.checkpoints.plan import LoadPlan, find_folder
 from tinylane.core import __version__
 from tinylane.core.errors import TinylaneError
 from tinylane.core.model import Model
-from tinylane.core.modes import lane_rope
 from tinylane.files.io import read_json
+from tinylane.methods.modes import lane_rope
 from tinylane.train.data import Data, read_transcripts
 from tinylane.train.extras import in_file
 from tinylane.train.parameters import Choice, Trainable, adapter_settings, trainable

@@ -30,7 +30,7 @@ CASES = (("tinylane mlx", 4, 4), ("torch", 4, 1), ("tinylane mlx", 1, 1), ("mlx-
 
 def tinylane_step(folder: str, batch: int, lanes: int) -> Callable[[], object]:
     """One step of `tinylane train sft`."""
-    from tinylane.core.modes import lane_rope
+    from tinylane.methods.modes import lane_rope
     from tinylane.train.data import Transcript
     from tinylane.train.parameters import ALL_TARGETS, Choice, trainable
     from tinylane.train.recipe import TuneRecipe

@@ -21,10 +21,10 @@ import numpy as np
 import tinylane
 from tinylane.core.lanes import LaneMask
 from tinylane.core.model import Model
-from tinylane.core.modes import omega_start
 from tinylane.evaluate.tasks.shell_game import END, ShellGame
 from tinylane.evaluate.tasks.shell_game_task import EVALUATION
 from tinylane.files.io import read_json, write_json
+from tinylane.methods.modes import omega_start
 from tutorials.study import record
 from tutorials.study.base import BaseRecipe, train_base
 from tutorials.study.fold import SharesGame, head

@@ -19,7 +19,7 @@ from tinylane.core.decoding import generate
 from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
-from tinylane.core.modes import MODES, STARTS, check_mode, lane_rope, mode
+from tinylane.methods.modes import MODES, STARTS, check_mode, lane_rope, mode
 
 ask, game, plain = helpers_cli.ask, helpers_cli.game, helpers_cli.plain  # fixtures
 F64 = model_of("numpy", "float64")
