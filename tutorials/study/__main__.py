@@ -78,6 +78,11 @@ def _parser() -> _Parser:
     p.add_argument("--count", type=int, default=500, metavar="N", help="graphs")
     p.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="such as nodes=24")
     p.set_defaults(run=_steps)
+    p = tables.add_parser("beyond", help="table 7: models in what they were not trained for")
+    p.add_argument("--frontier", metavar="RUN", help="the folder of a trained cell `one-tag`")
+    p.add_argument("--count", type=int, default=200, metavar="N", help="problems of a trial")
+    p.add_argument("--publish", required=True, metavar="FILE", help="the table's JSON")
+    p.set_defaults(run=_beyond)
     p = tables.add_parser("real", help="what was measured of the real model, from its runs")
     p.add_argument("folder", metavar="RUNS")
     p.add_argument("--publish", required=True, metavar="FILE", help="the table's JSON")
@@ -190,6 +195,16 @@ def _steps(args: Any) -> int:
 
     base = Recipe(game_name="frontier", lanes=(1, 2, 4, 8))
     print(steps(changed(base, args.set).game, args.count))
+    return 0
+
+
+def _beyond(args: Any) -> int:
+    from tutorials.study.beyond import beyond
+    from tutorials.study.record import publish
+
+    run = Path(args.frontier) if args.frontier else None
+    publish(beyond(run, args.count, _say), [Path(args.publish)])
+    print(args.publish)
     return 0
 
 

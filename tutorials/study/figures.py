@@ -40,6 +40,7 @@ STYLES = {  # colour, dash, marker
     "fold": (COLOURS[3], ":", "v"),
     "fold-long": (COLOURS[3], "--", "P"),
 }
+TITLES = {"inside": "the model inside", "one-tag": "frontier, one first token for all"}
 RIGHT = (-0.03, 1.03)  # limits of an axis of shares
 
 
@@ -57,6 +58,8 @@ def draw(folder: Path) -> list[Path]:
         ("apart", "apart", cells),
         ("frontier", "frontier", cells),
         ("schedules", "schedules", cells),
+        ("beyond", "beyond", further),
+        ("beyond", "beyond-frontier", explored),
         ("real", "real", looks),
     )
     jobs = tuple(job for job in jobs if (folder / f"{job[0]}.json").is_file())
@@ -166,6 +169,30 @@ def cells(table: dict[str, Any]) -> Figure:
         grid(axes)
     panels[0].set_yticks(range(len(every)), [cell["says"] for cell in every])
     return finish(figure, f"Share of problems right, a dot a seed. {'; '.join(facts)}.")
+
+
+def trials(table: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The groups of table 7 in the form of tables 4 to 6: a trial is a cell with one seed."""
+    found = {}
+    for name, group in table["groups"].items():
+        lanes = sorted({int(n) for trial in group["trials"] for n in trial["scores"]})
+        cells = {
+            trial["says"]: {"says": trial["says"], "seeds": [{"scores": trial["scores"]}]}
+            for trial in group["trials"]
+        }
+        found[name] = {"title": TITLES[name], "lanes": lanes, "cells": cells}
+    return found
+
+
+def further(table: dict[str, Any]) -> Figure:
+    """Table 7: as `cells`, of the model inside."""
+    return cells(trials(table)["inside"])
+
+
+def explored(table: dict[str, Any]) -> Figure | None:
+    """Table 7: as `cells`, of the frontier model, if there is one."""
+    groups = trials(table)
+    return cells(groups["one-tag"]) if "one-tag" in groups else None
 
 
 def wrap(angle: np.ndarray) -> np.ndarray:

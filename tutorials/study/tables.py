@@ -14,7 +14,7 @@ import numpy as np
 from tinylane.core.errors import TinylaneError
 from tinylane.evaluate.measures import wilson
 from tinylane.files.io import read_json
-from tutorials.study.figures import LIMIT, NAMES
+from tutorials.study.figures import LIMIT, NAMES, trials
 from tutorials.study.real import likelihood, of_task, wrong
 
 
@@ -22,7 +22,7 @@ def tables(folder: Path) -> str:
     """All tables in a folder, as Markdown. Raises TinylaneError if there is none."""
     makers = {"scratch": scratch, "scratch-4000": scratch, "finetune": finetune, "starts": starts}
     makers |= {"apart": games, "apart-search": games, "frontier": games}
-    makers |= {"schedules": games, "real": real}
+    makers |= {"schedules": games, "beyond": beyond, "real": real}
     paths = {name: folder / f"{name}.json" for name in makers}
     parts = [
         make(read_json(paths[name], LIMIT))
@@ -75,13 +75,18 @@ def games(table: dict[str, Any]) -> str:
     """Tables 4 to 6: a row a cell, a column a number of lanes; the steps are the mean of what the
     lanes took. Below table 5: a row for each number of lanes, searches that make no mistake."""
     many = [str(n) for n in table["lanes"]]
-    head = [f"{table['table']}, {table['recipe']['steps']:,} steps", "parameters", "seeds"]
+    if title := table.get("title"):
+        head = [title]
+    else:
+        head = [f"{table['table']}, {table['recipe']['steps']:,} steps", "parameters", "seeds"]
     head += [f"N = {n}" for n in many]
     rows = []
     for cell in table["cells"].values():
         parts = cell["seeds"]
-        seeds = ", ".join(str(part["seed"]) for part in parts)
-        row = [cell["says"], f"{parts[0]['parameters']:,}", seeds]
+        row = [cell["says"]]
+        if not title:
+            seeds = ", ".join(str(part["seed"]) for part in parts)
+            row += [f"{parts[0]['parameters']:,}", seeds]
         for n in many:
             scores = [part["scores"][n] for part in parts if n in part["scores"]]
             took = f"; {np.mean([s['steps'] for s in scores]):.1f} steps" if scores else ""
@@ -94,6 +99,11 @@ def games(table: dict[str, Any]) -> str:
         rows = [[n, *(f"{counts[n][name]:.2f}" for name in names)] for n in many]
         shown += "\n\n" + _lines(["lanes", *names], rows)
     return shown
+
+
+def beyond(table: dict[str, Any]) -> str:
+    """Table 7: for each model a table, a row a trial, a column a number of lanes."""
+    return "\n\n".join(games(group) for group in trials(table).values())
 
 
 def finetune(table: dict[str, Any]) -> str:
