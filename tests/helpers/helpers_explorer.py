@@ -6,9 +6,11 @@ package says of these settings. Nothing is asked of the page's own state.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,25 @@ def section(folder: Path, name: str, first: str, last: str) -> Path:
         encoding="utf-8",
     )
     return folder
+
+
+def states() -> list[str]:
+    """Addresses: every control, alone and together."""
+    rng, made = np.random.default_rng(3), []
+    for N, start in itertools.product((1, 2, 4, 8), ("learned", "none", "group_think", "ntk")):
+        bits = ".".join("".join(map(str, row)) for row in rng.integers(0, 2, (N, N)))
+        see = rng.choice(["joint", "star", "neighbours:1", bits, bits])
+        moves = ".".join(GAME.moves[k].replace("-", "") or "0" for k in rng.integers(0, 7, 16))
+        off = ".".join(map(str, np.flatnonzero(rng.random(32) < 0.3)))
+        tags = "_".join(rng.permutation([f"{m + 1}/{N}" for m in range(N)]))
+        silent = ".".join(f"{rng.integers(N)}-{rng.integers(5)}" for _ in range(3))
+        more = [f"off={off}", f"tags={tags}", f"silent={silent}", "promptLane=0", "times=0.5"]
+        more = [one for one in more if rng.random() < 0.4]
+        slot, lag = rng.integers(1, 300), rng.integers(0, 3)
+        cell = f"cell={rng.integers(N)}-{rng.integers(6)}&layer={rng.integers(3)}&head=1"
+        every = [f"lanes={N}&omega={start}&slot={slot}&lag={lag}&see={see}&moves={moves}", cell]
+        made.append("&".join([*every, *more]))
+    return made
 
 
 @dataclass(frozen=True)
@@ -215,6 +236,9 @@ class Shown:
             who = "the prompt" if n < 0 else "itself" if n == m else f"lane {n + 1}"
             assert name == who
             near(percent, heard[columns[2] == n].sum())
+
+
+Open = Callable[[str], Shown]
 
 
 def near(percent: str, share: float) -> None:
