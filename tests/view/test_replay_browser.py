@@ -184,7 +184,10 @@ def test_a_head_can_be_chosen_and_everything_follows_it(browser: Any, shown: Any
         view.click(f'#heads button[value="{k}"]')
         assert view.input_value("#view") == str(k)
         np.testing.assert_allclose(bars(view), 100 * found.views[k].shares[q], atol=0.75)
-        assert "layer 1, head 2" in view.inner_text("#time-note")
+        assert "layer 2, head 3" in view.inner_text("#time-note")  # in words counted from 1
+        names = view.locator("#view option").all_text_contents()[1:]
+        assert names[0] == "layer 1, mean of heads" and names[1] == "layer 1, head 1"
+        assert view.locator("#heads th").all_text_contents()[:3] == ["layer", "mean", "head 1"]
         rows = view.locator("#whom tbody tr").all()
         for m, row in enumerate(rows):
             mine = (found.of == m) & ~found.copied

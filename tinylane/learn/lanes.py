@@ -198,7 +198,7 @@ def _tells_lanes_apart(answer: Answer) -> None:
     theta = np.array([1.0, 0.1])
     x, here = np.ones(4), call(answer, np.ones(4), 3, 0, theta)
     if np.allclose(here, call(answer, x, 3, 1, theta)):
-        raise Wrong("keeps all laws, but lane 1 is turned like lane 0: it tells no lanes apart")
+        raise Wrong("keeps all laws, but lanes 1 and 2 are turned alike: it tells no lanes apart")
 
 
 @dataclass(frozen=True, eq=False)

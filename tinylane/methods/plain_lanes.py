@@ -36,7 +36,7 @@ METHOD = Method(
     what="One document in N stretches that are written at the same time.",
     place="i + m·slot: the token's place in the document",
     sees="all lanes, lag 0",
-    life="lane 0 draws one token, then the others join",
+    life="lane 1 draws one token, then the others join",
     draws="each lane its own",
     extra="a start token",
     equation="p(x) = Π_s Π_j p(x[j·S + s] | all x of earlier steps)",

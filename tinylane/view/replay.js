@@ -167,7 +167,7 @@ const chance = (nats) => {
 
   // The controls.
   const viewName = ({ layer, head }) =>
-    layer === null ? "mean of all layers and heads" : head === null ? `layer ${layer}, mean of heads` : `layer ${layer}, head ${head}`;
+    layer === null ? "mean of all layers and heads" : head === null ? `layer ${layer + 1}, mean of heads` : `layer ${layer + 1}, head ${head + 1}`;
   run.views.forEach((view, k) => $("view").append(make("option", { value: k, textContent: viewName(view) })));
   const viewAt = new Map(run.views.map((view, k) => [`${view.layer},${view.head}`, k]));
   const shades = [["logprob", "probability"], ["others", "attention to other lanes"]];
@@ -314,13 +314,13 @@ const chance = (nats) => {
     $("heads-box").hidden = run.layers * run.heads < 2 || N < 2;
     if ($("heads-box").hidden) return;
     const head = make("tr", {}, make("th", { scope: "col", textContent: "layer" }), make("th", { scope: "col", textContent: "mean" }));
-    for (let h = 0; h < run.heads; h++) head.append(make("th", { scope: "col", textContent: `head ${h}` }));
+    for (let h = 0; h < run.heads; h++) head.append(make("th", { scope: "col", textContent: `head ${h + 1}` }));
     const lines = [head];
     let averages = false;
     for (let layer = 0; layer < run.layers; layer++) {
-      const line = make("tr", {}, make("th", { scope: "row", textContent: layer }));
+      const line = make("tr", {}, make("th", { scope: "row", textContent: layer + 1 }));
       for (let h = -1; h < run.heads; h++) {
-        const name = h < 0 ? `layer ${layer}, mean of heads` : `layer ${layer}, head ${h}`;
+        const name = h < 0 ? `layer ${layer + 1}, mean of heads` : `layer ${layer + 1}, head ${h + 1}`;
         const k = viewAt.get(`${layer},${h < 0 ? null : h}`);
         const value = k === undefined ? average(layer, h, state.lane) : toOthers(run.views[k], q);
         const cell = make("td", { className: "cell" });
