@@ -53,6 +53,17 @@ READ = """() => {
   });
 }"""
 
+NARROW = """([root, least]) => [...document.querySelectorAll(root + ' :is(button, select, input,'
+  + ' summary, [role=spinbutton])')].filter((e) => e.checkVisibility()).filter((e) => {
+    const { width, height } = e.getBoundingClientRect();
+    return Math.min(width, height) < least;
+  }).map((e) => e.outerHTML.slice(0, 80))"""
+
+
+def narrow(seen: Visit, root: str, least: int) -> list[str]:
+    """What a finger could miss: controls that are smaller than so many pixels."""
+    return seen.page.evaluate(NARROW, [root, least])
+
 
 def section(folder: Path, name: str, first: str, last: str) -> Path:
     """A folder with the live part of a page alone, between the site's own styles; and its model."""

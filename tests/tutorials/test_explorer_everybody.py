@@ -8,16 +8,13 @@ from typing import Any
 
 import pytest
 from helpers_browser import Visit, serving, visit
-from helpers_explorer import READY, SITE, Shown
+from helpers_explorer import READY, SITE, Shown, narrow
 
 import tinylane
 
 UNNAMED = """() => [...document.querySelectorAll('.lane-explorer :is(input, select, button)')]
   .filter((e) => !(e.labels?.length || e.getAttribute('aria-label') ||
     (e.tagName === 'BUTTON' && e.textContent.trim()))).map((e) => e.outerHTML.slice(0, 80))"""
-SMALL = """() => [...document.querySelectorAll('.lane-explorer :is(button, select, input)')]
-  .filter((e) => e.offsetParent && e.getBoundingClientRect().height < 24)
-  .map((e) => e.outerHTML.slice(0, 80))"""
 COLOURS = """() => [...document.querySelectorAll('.lane-explorer :is(p, th, td, label, legend, h2,'
   + ' h3, button, summary, li, small, strong)')].filter((e) => e.offsetParent && e.innerText.trim())
   .map((e) => {
@@ -74,7 +71,7 @@ def test_a_finger_drags_and_the_page_stays(browser: Any, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [375, 1280])
+@pytest.mark.parametrize("width", [390, 1280])
 def test_it_reads_on_a_phone_and_a_desk_by_day_and_night(
     browser: Any, folder: Path, width: int, dark: bool, model: tinylane.Model
 ) -> None:
@@ -89,7 +86,7 @@ def test_it_reads_on_a_phone_and_a_desk_by_day_and_night(
         seen.page.evaluate("document.querySelector('[data-part=pair]').open = true")
         seen.page.wait_for_selector(".hill")
         assert seen.overflow == 0
-        assert seen.page.evaluate(UNNAMED) == [] and seen.page.evaluate(SMALL) == []
+        assert seen.page.evaluate(UNNAMED) == [] and narrow(seen, ".lane-explorer", 24) == []
         pairs = seen.page.evaluate(COLOURS)
         assert len(pairs) > 100
         assert [one for one in pairs if contrast(one[1], one[2]) < 4.5] == []
@@ -105,6 +102,19 @@ def test_it_reads_on_a_phone_and_a_desk_by_day_and_night(
     for sheet in ("assets/board.css", "explorer/explorer.css"):
         text = (SITE / sheet).read_text(encoding="utf-8")
         assert not re.search("transition|animation", text)
+
+
+def test_on_a_phone_what_stands_alone_is_44_pixels_high(browser: Any, folder: Path) -> None:
+    """All but words, and the boxes of ticks, which their labels make larger."""
+    with visit(browser, folder, "explorer/index.html", width=390, reduced_motion=True) as seen:
+        seen.page.wait_for_function(READY)
+        others = (", step ", "checkbox", 'name="lanes"')  # the last is 40 pixels wide
+        small = [x for x in narrow(seen, ".lane-explorer", 44) if not any(y in x for y in others)]
+        assert small == []
+        high = seen.page.eval_on_selector_all(
+            "label:has([type=checkbox])", "all => all.map((x) => x.offsetHeight).filter(Boolean)"
+        )
+        assert high and min(high) >= 44
 
 
 def test_opened_as_a_file_it_says_how_to_serve_it(browser: Any, folder: Path) -> None:

@@ -6,6 +6,7 @@ import html
 import re
 
 import numpy as np
+import pytest
 from helpers_browser import Visit
 from helpers_explorer import SITE, Open, Shown, states
 
@@ -56,6 +57,24 @@ def test_omega_is_drawn_by_hand_and_by_keyboard(seen: Visit, model: tinylane.Mod
     shown.check()
     said = seen.page.get_attribute("[data-part=omega]", "aria-valuetext")
     assert said == "plane 2: 0 radians per lane, off"
+
+
+def test_a_plane_is_chosen_and_set_by_fields(seen: Visit, model: tinylane.Model) -> None:
+    seen.page.fill("[name=plane]", "7")
+    shown = Shown(seen, model)
+    learned = model.lane_rope.omega[7]  # type: ignore[union-attr]
+    assert float(shown.fields["radians"]) == pytest.approx(learned, abs=6e-4)
+    assert shown.fields["omega"] == "learned" and shown.check() == 4  # looking changes nothing
+    seen.page.fill("[name=radians]", "-1.25")
+    seen.page.wait_for_timeout(300)  # the address follows
+    shown = Shown(seen, model)
+    assert shown.fields["omega"] == "drawn" and shown.omega[7] == -1.25
+    shown.check()
+    seen.page.fill("[name=radians]", "")
+    assert seen.page.inner_text("[data-part=trouble]").startswith("No number")
+    seen.page.fill("[name=radians]", "1e9")
+    seen.page.wait_for_timeout(300)
+    assert Shown(seen, model).omega[7] == 100
 
 
 def test_the_keyboard_chooses_words_and_cells(seen: Visit, model: tinylane.Model) -> None:

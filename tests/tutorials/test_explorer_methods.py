@@ -34,6 +34,7 @@ def test_every_method_can_be_chosen_and_is_the_packages(seen: Visit, model: tiny
         )
         if row["run"] is None:
             assert row["name"] == "beam"
+            assert "cannot play it: it has a search" in seen.page.inner_text("[data-part=plays]")
             continue
         more = {"lane_prompts": GAME.lane_prompts(4), "sampler": tinylane.Sampler(temperature=0.0)}
         setup = prepare(model, row["name"], 4, 7)
@@ -54,7 +55,9 @@ def test_every_method_can_be_chosen_and_is_the_packages(seen: Visit, model: tiny
                 shown_word(GAME.vocabulary[x]) for lane in result.lanes for x in lane.tokens
             ]
             assert sorted(filter(None, cells)) == sorted(expected), row["name"]
-    assert {"independent", "lanerope", "group_think"} <= set(live)
+            plays = seen.page.inner_text("[data-part=plays]")
+            assert row["beyond"] and all(words in plays for words in row["beyond"])
+    assert live == ["independent", "best_of_n", "lanerope", "group_think", "multi_stream", "bridge"]
     seen.page.select_option("[data-part=method]", "group_think")
     seen.page.fill("[name=lag]", "2")
     Shown(seen, model).check()

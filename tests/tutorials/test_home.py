@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from helpers_browser import Visit, visit
-from helpers_explorer import GAME, SEEDED, SITE, section
+from helpers_explorer import GAME, SEEDED, SITE, narrow, section
 
 import tinylane
 from tinylane.commands.common import embedded
@@ -75,6 +75,40 @@ def test_the_reader_drags_a_cup(seen: Visit) -> None:
     check(seen, " ".join(moves))
 
 
+def test_the_reader_types_swaps_and_walks_with_keys(seen: Visit) -> None:
+    """The keyboard alone: the field, then the columns; each follows the other."""
+    page, field = seen.page, "[name=moves]"
+    assert page.input_value(field) == SEEDED
+    page.fill(field, "1-2 3-4, 4-1")
+    check(seen, "1-2 3-4 1-4")
+    page.fill(field, "1-2 3-5")
+    assert page.inner_text("[data-part=trouble]").startswith("“3-5” is no swap")
+    assert page.get_attribute(field, "aria-invalid") == "true"
+    check(seen, "1-2 3-4 1-4")  # the last game that was one
+    page.focus("[data-swap='0']")
+    assert page.inner_text("[data-part=trouble]") == ""
+    assert page.get_attribute(field, "aria-invalid") is None
+    for key in ("ArrowRight", "ArrowUp", "End", "2", "4"):
+        page.keyboard.press(key)
+    swaps = "1-2 -- 1-4" + 12 * " --" + " 2-4"
+    assert page.input_value(field) == swaps
+    check(seen, swaps)
+
+
+def test_a_word_says_what_it_read(seen: Visit) -> None:
+    shares = ".arcs .share"
+    assert seen.page.locator(shares).count() == 0
+    seen.page.click("[data-cell='1,4']")
+    found = seen.page.locator(shares).all_text_contents()
+    assert found and all(0 < int(share.rstrip("%")) <= 100 for share in found)
+    assert seen.page.get_attribute("[data-cell='1,4']", "aria-pressed") == "true"
+    seen.page.keyboard.press("ArrowDown")
+    assert seen.page.get_attribute("[data-cell='1,5']", "aria-pressed") == "true"
+    seen.page.click("[data-cell='1,5']")  # a second press lets it go
+    assert seen.page.locator(shares).count() == 0
+    assert seen.page.locator("[data-cell][aria-pressed=true]").count() == 0
+
+
 def test_reduced_motion_shows_all_at_once_and_a_press_is_one_step(seen: Visit) -> None:
     shown = lambda: len(seen.page.query_selector_all("[data-cell]"))
     assert shown() == 24
@@ -85,13 +119,13 @@ def test_reduced_motion_shows_all_at_once_and_a_press_is_one_step(seen: Visit) -
     assert shown() == 12
 
 
-@pytest.mark.parametrize("width, height", [(375, 760), (1280, 800)])
+@pytest.mark.parametrize("width, height", [(320, 640), (390, 844), (1280, 800)])
 def test_a_finger_and_a_phone(browser: Any, folder: Path, width: int, height: int) -> None:
     with visit(browser, folder, width=width, height=height, reduced_motion=True) as seen:
         seen.page.wait_for_selector("[data-cell='3,5']")
-        assert seen.overflow == 0
-        box = seen.page.locator("[data-cell='3,5']").bounding_box()
-        assert box["y"] + box["height"] < 600  # there are a head and three lines above it
+        assert seen.overflow == 0 and narrow(seen, ".lane-board", 24) == []
+        last = seen.page.locator(f"[data-cell='3,{5 if width > 400 else 1}']").bounding_box()
+        assert last["y"] + last["height"] < 600  # there are a head and three lines above it
         marks = seen.page.eval_on_selector_all(".played b", "all => all.map((x) => x.textContent)")
         assert set(marks) == {"✓"}
         seen.settled()

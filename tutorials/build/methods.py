@@ -2,7 +2,8 @@
 
 Every method is run on the model inside, on the README's game, when the site is built: which word
 each lane wrote at which step and position, and what happened between steps. A method that is no
-more than a rotation and a mask has `live` settings, with which the page's own model plays.
+more than a rotation and a mask has `live` settings, with which the page's own model plays; of
+others `beyond` says what the page cannot play.
 """
 
 from __future__ import annotations
@@ -41,27 +42,43 @@ def write() -> None:
 
 
 def row(model: tinylane.Model, method: Method) -> dict[str, Any]:
-    """A method's texts, its live settings or None, and its run or None (beam search has none)."""
+    """A method's texts; its live settings or None, and why; its run or None (beam search)."""
     texts = {name: getattr(method, name) for name in TEXTS}
     if method.name == "beam":
-        return {**texts, "live": None, "run": None}
+        return {**texts, "live": None, "beyond": ["a search over whole texts"], "run": None}
     setup = prepare(model, method.name, LANES, TOKENS)
-    return {**texts, "live": live(model, setup), "run": run(model, setup)}
+    more = beyond(model, method, setup)
+    settings = None if more else live(model, setup)
+    return {**texts, "live": settings, "beyond": more, "run": run(model, setup)}
 
 
-def live(model: tinylane.Model, setup: Setup) -> dict[str, Any] | None:
-    """What the page's model needs to play a method, or None if that is not enough."""
+def beyond(model: tinylane.Model, method: Method, setup: Setup) -> list[str]:
+    """What a method has beside one rotation, one mask and greedy lanes: all that the page plays.
+
+    Without a tensor that it needs, Bridge does nothing. Multi-Stream's schedule gives texts to
+    lanes; no text is given here.
+    """
     given = dict(setup.settings)
     rope, mask = given.pop("lane_rope"), given.pop("lane_mask")
-    plain = type(rope) is LaneRoPE and type(mask) is LaneMask and mask.since is None
-    if not plain or given or setup.shared is not None or setup.sampler is not None:
-        return None
+    idle = method.name == "multi_stream" and not given["schedule"].given
+    side = getattr(mask, "side", None) is not None and method.needs in model.params
+    found = {
+        "positions that depend on the reader": type(rope) is not LaneRoPE,
+        "a mask of another kind": type(mask) is not LaneMask or mask.since is not None or side,
+        "a schedule (what happens to lanes between steps)": "schedule" in given and not idle,
+        "a draw of its own": setup.sampler is not None,
+        "first tokens of its own": "lane_prompts" in given,
+    }
+    return [words for words, yes in found.items() if yes]
+
+
+def live(model: tinylane.Model, setup: Setup) -> dict[str, Any]:
+    """What the page's model needs to play a method: who reads whom, and the rotation."""
+    rope, mask = setup.settings["lane_rope"], setup.settings["lane_mask"]
     theta, slot = np.asarray(model.theta), float(rope.omega.flat[0])
     learned = np.zeros(0) if model.lane_rope is None else model.lane_rope.omega
     starts = {"none": 0 * theta, "learned": learned, "group_think": slot * theta}
     named = [name for name, omega in starts.items() if np.array_equal(omega, rope.omega)]
-    if not named or getattr(mask, "side", None) is not None:
-        return None
     return {
         "omega": named[0],
         "slot": round(slot) if named[0] == "group_think" else 32,

@@ -8,6 +8,10 @@ import { END, attention } from "./run.js";
 
 const LEAST = 0.12; // shares of attention below this are not drawn
 const [PLACE, TOP] = [24, 12]; // pixels: from place to place, above the first
+const HIGH = TOP + 3 * PLACE + 12; // of the strands; below them is the swap's name
+const ROW = HIGH + 24;
+const NARROW = 24; // a column is never narrower
+const placed = (i) => TOP + i * PLACE;
 const shown = (word) => (word === END ? "end" : word);
 
 /** Puts a board into `root`. onMove(k, move): the reader sets swap k. onCell([m, t]): chooses a
@@ -15,14 +19,12 @@ const shown = (word) => (word === END ? "end" : word);
  * end token shown?). */
 export function board(root, { onMove, onCell }) {
   const strands = svg("svg", { "aria-hidden": "true" });
-  const places = times(4, (i) => html("span", {}, i + 1));
   const columns = times(SWAPS, (k) => column(k, onMove));
   const braid = html("div", { class: "braid", role: "group" }, strands, ...columns);
-  const top = html("div", { class: "top" }, html("div", { class: "places" }, ...places), braid);
   const arcs = svg("svg", { class: "arcs", "aria-hidden": "true" });
   const table = html("table", { class: "played" });
   set(braid, { "aria-label": "The sixteen swaps. Up and down change one, left and right move." });
-  root.replaceChildren(top, html("div", { class: "under" }, table, arcs));
+  root.replaceChildren(braid, html("div", { class: "under" }, table, arcs));
   let last = null;
   table.addEventListener("click", ({ target }) => {
     const at = target.closest("[data-cell]")?.dataset.cell;
@@ -44,7 +46,7 @@ export function board(root, { onMove, onCell }) {
 /** One swap: drag from place to place; keys: up, down, two digits, Delete; left and right move. */
 function column(k, onMove) {
   const node = html("div", { role: "spinbutton", tabindex: k ? -1 : 0, "data-swap": k });
-  set(node, { "aria-valuemin": 1, "aria-valuemax": MOVES.length, style: `left: ${6.25 * k}%` });
+  set(node, { "aria-valuemin": 1, "aria-valuemax": MOVES.length });
   const move = (to) => {
     node.dataset.move = to; // the next key may come before the next picture
     onMove(k, to);
@@ -85,40 +87,47 @@ function column(k, onMove) {
   return node;
 }
 
-/** Every lane's share on its own: its strands begin as ABCD and end as the lane should say. */
+/** Every lane's share on its own: its strands begin as ABCD and end as the lane should say. Where
+ * columns would be too narrow for a finger, they stand in two rows. */
 function drawStrands(node, columns, { moves, lanes: N }, view) {
   const width = Math.max(node.parentElement.clientWidth, 160);
-  const [w, share, high] = [width / SWAPS, SWAPS / N, TOP + 3 * PLACE + 12];
-  const y = (i) => TOP + i * PLACE;
+  const [share, per] = [SWAPS / N, width < NARROW * SWAPS ? SWAPS / 2 : SWAPS];
+  const w = width / per;
+  const corner = (k) => [(k % per) * w, Math.floor(k / per) * ROW]; // of the column of swap k
   const drawn = [];
+  const discs = (cups, x, top) => {
+    for (const [i, cup] of [...cups].entries()) drawn.push(...disc(x, top + placed(i), cup));
+  };
   for (let m = 0; m < N; m++) {
-    const now = Math.min(view.steps, share) - 1 + m * share; // the swap of this step
-    if (view.steps > 0 && view.steps <= share) drawn.push(rect(now * w, 0, w, high, "now"));
+    const [first, last] = [m * share, (m + 1) * share - 1];
+    if (view.steps > 0 && view.steps <= share)
+      drawn.push(rect(...corner(first + view.steps - 1), w, HIGH, "now")); // the swap of this step
     let cups = START;
-    for (let k = m * share; k < (m + 1) * share; k++) {
-      const next = swapped(cups, moves[k]);
+    for (let k = first; k <= last; k++) {
+      const [[x0, top], next] = [corner(k), swapped(cups, moves[k])];
       for (const cup of START) {
-        const [x0, x1, y0, y1] = [k * w, (k + 1) * w, y(cups.indexOf(cup)), y(next.indexOf(cup))];
+        const [x1, y0, y1] = [x0 + w, ...[cups, next].map((of) => top + placed(of.indexOf(cup)))];
         const bend = `M${x0} ${y0}C${x0 + w / 2} ${y0} ${x1 - w / 2} ${y1} ${x1} ${y1}`;
         drawn.push(svg("path", { d: bend, class: `strand ${cup}` }));
       }
-      const places = w < 26 && moves[k] !== STAY ? moves[k].split("-") : [moves[k]];
-      const named = (name, row) => text((k + 0.5) * w, high + 12 + 12 * row, name, "move");
-      drawn.push(...places.map(named)); // no room for 1-3: one below the other
+      drawn.push(text(x0 + w / 2, top + HIGH + 12, moves[k], "move"));
+      if (k === first || !x0) discs(cups, x0 + 8, top);
+      if (k === last || (k + 1) % per === 0) discs(next, x0 + w - 8, top);
+      if (k === first && x0) drawn.push(line(x0, top, x0, top + HIGH + 18, "border"));
       cups = next;
     }
-    for (const [i, cup] of [...START].entries()) drawn.push(...disc(m * share * w + 8, y(i), cup));
-    for (const [i, cup] of [...cups].entries())
-      drawn.push(...disc((m + 1) * share * w - 8, y(i), cup));
-    if (m) drawn.push(line(m * share * w, 0, m * share * w, high + 18, "border"));
   }
-  set(node, { width, height: high + (w < 26 ? 30 : 18) }).replaceChildren(...drawn);
+  for (let row = 0; row < SWAPS / per; row++)
+    for (const i of [0, 1, 2, 3]) drawn.push(text(-14, row * ROW + placed(i) + 4, i + 1, "place"));
+  set(node, { width, height: (SWAPS / per) * ROW }).replaceChildren(...drawn);
   for (const [k, column] of columns.entries()) {
     const lane = Math.floor(k / share) + 1;
     const label = `Swap ${k + 1} of ${SWAPS}, of lane ${lane}`;
     const said = moves[k] === STAY ? "nothing moves" : moves[k].replace("-", " and ");
     set(column, { "aria-label": label, "aria-valuenow": MOVES.indexOf(moves[k]) + 1 });
     set(column, { "aria-valuetext": said, "data-move": moves[k] });
+    const [left, top] = corner(k);
+    set(column, { style: `left: ${left}px; top: ${top}px; width: ${w}px` });
   }
 }
 
@@ -164,6 +173,7 @@ function drawWords(table, run, view) {
     const kind = t < 16 / N || t === steps ? "own" : "both";
     return html("tr", { class: kind }, head, ...times(N, (m) => cell(m, t)));
   });
+  table.classList.toggle("few", N <= 4); // room for a word and its mark in a line
   table.replaceChildren(
     html("thead", {}, html("tr", {}, html("td", {}, "step"), ...names)),
     html("tbody", {}, ...rows),

@@ -3,7 +3,8 @@
 
 import { joint } from "./lanes.js";
 import { board } from "./board.js";
-import { draw as randomMoves, lanePrompts } from "./shell_game.js";
+import { same, set } from "./dom.js";
+import { draw as randomMoves, lanePrompts, parse } from "./shell_game.js";
 import { play, verdict } from "./run.js";
 
 const PAUSE = 1100; // ms that a step stays
@@ -25,15 +26,28 @@ export function mount(root, model) {
   let run = null;
   let timer = 0;
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  const onMove = (k, move) => change(moves.with(k, move));
-  const draw = board(part("board"), { onMove, onCell: () => {} });
+  const field = root.querySelector("[name=moves]");
+  const draw = board(part("board"), {
+    onMove: (k, move) => change(moves.with(k, move)),
+    onCell: (cell) => {
+      view.cell = same(view.cell, cell) ? null : cell; // a second press lets it go
+      draw(run, view);
+    },
+  });
 
   function change(to) {
-    moves = to;
+    [moves, view.cell] = [to, null];
+    if (field !== document.activeElement) field.value = moves.join(" ");
+    trouble("");
     const settings = { moves, lanes: N, tags: lanePrompts(N), omega: model.omega };
     const sees = { promptLane: "own", visibility: joint(N), lag: 0, silent: [] };
     run = play(model, { ...settings, ...sees });
     show(run.steps + 1);
+  }
+
+  function trouble(said) {
+    part("trouble").textContent = said;
+    set(field, { "aria-invalid": said ? "true" : null });
   }
 
   /** Shows so many steps, and what there is to say of them. */
@@ -47,9 +61,18 @@ export function mount(root, model) {
   }
 
   part("play").addEventListener("click", () => {
+    view.cell = null;
     if (timer) show(view.steps);
     else show(view.steps > run.steps ? 1 : view.steps + 1, !still);
   });
+  field.addEventListener("input", () => {
+    try {
+      change(parse(field.value));
+    } catch (error) {
+      trouble(error.message);
+    }
+  });
+  field.addEventListener("blur", () => (field.value = moves.join(" ")) && trouble(""));
   part("another").addEventListener("click", () => change(randomMoves()));
   root.removeAttribute("data-off");
   change(moves);

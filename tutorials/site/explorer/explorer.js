@@ -106,8 +106,10 @@ function drawTrial({ parts, tried }) {
   parts.tried.textContent = tried ? said : "";
 }
 
-function drawControls({ root, state, model }) {
+function drawControls(page) {
+  const { root, state, plane } = page;
   const values = { ...state, see: nameOf(state.see) ?? "custom", moves: state.moves.join(" ") };
+  Object.assign(values, { plane, radians: Number(omegaNow(page)[plane].toFixed(3)) });
   for (const field of root.querySelectorAll("form [name]")) {
     const value = values[field.name];
     if (field.type === "checkbox") field.checked = value === 0;
@@ -137,6 +139,10 @@ function drawPair({ parts, run, state, model }) {
 const fed = (run, n) =>
   times(run.steps + 1, (s) => `${s ? (run.cells[n][s - 1]?.word ?? "nothing") : run.tags[n]}`);
 
+/** Omega with all planes on. */
+const omegaNow = ({ state, model }) => omegaOf({ ...state, off: [] }, model);
+const drawnAs = (values) => ({ omega: "drawn", times: 1, drawn: values });
+
 // ---- Controls --------------------------------------------------------------------------------
 
 function listen(page) {
@@ -147,8 +153,16 @@ function listen(page) {
     promptLane: (_, field) => ({ promptLane: field.checked ? 0 : "own" }),
     layer: (value) => ({ layer: value === "mean" ? value : Number(value) }),
     head: (value) => ({ head: value === "mean" ? value : Number(value) }),
-    omega: (value) => ({ omega: value, drawn: omegaOf({ ...page.state, off: [] }, page.model) }),
+    omega: (value) => ({ omega: value, drawn: omegaNow(page) }),
     moves: (value) => ({ moves: parse(value) }),
+    plane(value) {
+      page.plane = Number(value);
+      return {};
+    },
+    radians(value, field) {
+      if (field.value === "") throw new Error("No number; expected radians such as 0.5.");
+      return drawnAs(omegaNow(page).with(page.plane, clamp(Number(value), -100, 100)));
+    },
   };
   root.addEventListener("submit", (event) => event.preventDefault());
   root.addEventListener("input", ({ target: field }) => {
@@ -228,8 +242,8 @@ async function tryMany(page, games, seed) {
 
 function listenOmega(page) {
   const node = page.parts.omega;
-  const draw = (values) => change(page, { omega: "drawn", times: 1, drawn: values });
-  const now = () => omegaOf({ ...page.state, off: [] }, page.model);
+  const draw = (values) => change(page, drawnAs(values));
+  const now = () => omegaNow(page);
   const toggle = (planes, off) => {
     const others = page.state.off.filter((d) => !planes.includes(d));
     change(page, { off: [...others, ...(off ? planes : [])].sort((a, b) => a - b) });

@@ -46,14 +46,15 @@ export function drawMethod({ parts, method, state }) {
   drawRun(parts.recorded, live ? null : run);
 }
 
-function said({ live, run }, state) {
+function said({ live, run, beyond }, state) {
   if (live) {
     const here = Object.entries(live).every(([name, value]) => same(state[name], value));
     const plain = here && state.times === 1 && !state.off.length && !state.silent.length;
     return plain ? "The board above plays it." : "The board has other settings than it now.";
   }
-  if (!run) return "Not run here.";
-  return "Below: how the package played the first view’s game with it, with positions.";
+  const why = `This page cannot play it: it has ${beyond.join(", and ")}.`;
+  if (!run) return why;
+  return `${why} Below: how the package played the first view’s game with it, with positions.`;
 }
 
 function drawReads(table, see) {

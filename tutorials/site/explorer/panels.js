@@ -27,6 +27,7 @@ export function drawMatrix(table, { see, tags }) {
     html("tr", {}, html("th", { scope: "row" }, m + 1), ...cells.map((_, n) => cell(m, n)), tag(m));
   const last = html("th", { scope: "col" }, "tag");
   const head = html("tr", {}, html("td", {}, "reads"), ...names, last);
+  set(table, { style: `--lanes: ${see.length}` });
   table.replaceChildren(html("thead", {}, head), html("tbody", {}, ...see.map(row)));
   const again = cellHad ? `[data-see="${cellHad}"]` : tagHad ? `[data-tag="${tagHad}"]` : null;
   if (again) table.querySelector(again)?.focus();
