@@ -14,7 +14,7 @@ import numpy as np
 from tinylane.core.errors import TinylaneError
 from tinylane.files.io import read_json
 from tinylane.view.figure_style import blank, finish, frame, grid, legend, legend_below, save
-from tinylane.view.palette import COLOURS, INK, QUIET
+from tinylane.view.palette import COLOURS, INK, MARKERS, QUIET
 from tutorials.study.real import looks
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def draw(folder: Path) -> list[Path]:
         ("starts", "starts", before),
         ("apart", "apart", cells),
         ("frontier", "frontier", cells),
+        ("frontier", "frontier-steps", live),
         ("schedules", "schedules", cells),
         ("beyond", "beyond", further),
         ("beyond", "beyond-frontier", explored),
@@ -182,6 +183,30 @@ def trials(table: dict[str, Any]) -> dict[str, dict[str, Any]]:
         }
         found[name] = {"title": TITLES[name], "lanes": lanes, "cells": cells}
     return found
+
+
+def live(table: dict[str, Any]) -> Figure:
+    """Table 5: problems right against steps until the answer; a line a cell and seed, its numbers
+    the lanes. Upright lines: the steps of joint searches that make no mistake."""
+    figure = blank(6.4, 4.6)
+    axes = frame(figure, "", "steps until the last lane has answered (mean)", "problems right")
+    facts = []
+    for k, cell in enumerate(table["cells"].values()):
+        colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
+        for first, part in enumerate(cell["seeds"]):
+            at = [(n, s["steps"], s["accuracy"]) for n, s in part["scores"].items()]
+            look: dict[str, Any] = {"label": None if first else cell["says"], "color": colour}
+            axes.plot(*zip(*(p[1:] for p in at), strict=True), "-", marker=marker, lw=1, **look)
+            for n, x, y in at:
+                axes.annotate(n, (x, y), (4, 4), textcoords="offset points", fontsize=8)
+                facts.append(f"{cell['says']}, {n} lanes: {y:.0%} in {x:.1f} steps")
+    for n, counts in table["steps_without_mistakes"].items():
+        axes.axvline(counts["joint"], color=QUIET, linewidth=0.6)
+        axes.text(counts["joint"], RIGHT[0], f" {n}", fontsize=8, color=QUIET)
+    axes.set_ylim(RIGHT)
+    grid(axes)
+    legend_below(figure, columns=1)
+    return finish(figure, f"Problems right against steps. {'; '.join(facts)}.")
 
 
 def further(table: dict[str, Any]) -> Figure:
