@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
+from helpers_browser import Visit
 from helpers_lanes import FREE, ids, model_of, omega, small
 from tokenizers import Tokenizer as Core
 from tokenizers import decoders, models, pre_tokenizers
@@ -209,3 +210,9 @@ def unpacked(packed: list[Any]) -> np.ndarray:
             for k in range(count)
         ]
     )  # fmt: skip
+
+
+def ready(seen: Visit) -> Any:
+    """The page, when its script has drawn all of it."""
+    seen.page.wait_for_selector("body[data-ready]")
+    return seen.page
