@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers_browser import visit
 from helpers_view import HOSTILE, decoded, hostile, ready
