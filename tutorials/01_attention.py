@@ -101,7 +101,7 @@ for h in range(H):
     k, v = many_k[h // (H // K)], many_v[h // (H // K)]
     by_hand.append(softmax(np.where(visible, many_q[h] @ k.T / np.sqrt(D), -np.inf)) @ v)
 
-# One table of queries; with lanes (tutorial 6) there may be two, and a place to split the keys.
+# One set of queries; with lanes (page 6) there may be two, and a place where the keys are split.
 theirs = tinylane_attention((many_q,), many_k, many_v, visible, None)
 assert np.allclose(theirs, by_hand)
 print(f"attention by hand equals tinylane's, error {np.abs(theirs - by_hand).max():.1e}")

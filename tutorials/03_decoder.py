@@ -172,7 +172,7 @@ names = ("word just written", "swap", "weight")
 figure = plot.attention(to_swaps, words[n:-1], swaps, "First block: attention to the swaps", names)
 see = (
     "Rows: the word that was just written. Columns: the sixteen swaps in order. The diagonal says "
-    "that each step looks at its own swap."
+    "that each step looks at its own swap. (A fainter one stands eight swaps further on.)"
 )
 plot.show(figure, "03-attention", caption=see)
 assert np.trace(to_swaps) / 16 > 2 * to_swaps.mean()

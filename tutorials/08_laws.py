@@ -12,7 +12,7 @@ import numpy as np
 from hypothesis import Phase, given, settings
 
 from tinylane import SHARED, LaneMask, learn, plot, testing
-from tinylane.testing.checks import bound, plain
+from tinylane.testing.checks import bound, plain  # a decoder with a sample's lanes; with none
 from tinylane.testing.samples import example_case
 from tinylane.testing.strategies import cases
 
@@ -44,7 +44,7 @@ def ring(x, i, m, theta):
 # draws a small decoder with random weights, and rows of some lanes. Now a law is one line.
 
 # %%
-case = example_case(6, kinds=("default",))
+case = example_case(6, kinds=("default",))  # from seed 6; RoPE as on page 2
 model, sample = case.model(), case.sample  # float64
 tokens, positions, lanes = sample.rows
 print("positions", positions, "\nlanes    ", lanes, " (-1: the shared prompt)")

@@ -89,6 +89,19 @@ def pages(site: Path) -> list[Path]:
     return sorted(site.rglob("*.html"))
 
 
+def test_every_page_ends_with_a_way_on() -> None:
+    """Pages that are read (not looked up) end with links to what could be read next."""
+    folder, looked_up = ROOT / "tutorials" / "site", ("cite.md", "reference/", "tutorials/")
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*.md")]
+    read = [name for name in names if not name.startswith(looked_up)]
+    assert len(read) > 20
+    for name in read:
+        last = (folder / name).read_text(encoding="utf-8").rstrip().split("\n\n")[-1]
+        assert re.search(r"\]\([\w./-]+\.md", last), name
+    for path in (ROOT / "tutorials").glob("[0-9]*.py"):
+        assert "# ## What next?" in path.read_text(encoding="utf-8"), path.name
+
+
 def test_every_public_name_is_in_the_reference(site: Path) -> None:
     documented = set().union(*(page(path).ids for path in (site / "reference").glob("*.html")))
     names = [f"tinylane.{name}" for name in tinylane.__all__ if name != "testing"]
