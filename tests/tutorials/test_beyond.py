@@ -16,9 +16,10 @@ from tinylane.view.figure_style import alt
 from tutorials.study import beyond as module
 from tutorials.study.__main__ import main
 from tutorials.study.beyond import INSIDE, Trial, beyond, played
-from tutorials.study.figures import further
+from tutorials.study.figures import example, explored, further
 from tutorials.study.schedules import ScheduledGame
 from tutorials.study.tables import beyond as shown
+from tutorials.study.tables import example as written
 
 GAME = ScheduledGame(4, 16, (1, 2, 4, 8))
 
@@ -82,5 +83,10 @@ def test_a_table_with_a_trained_cell(tmp_path: Path, monkeypatch: pytest.MonkeyP
     text = shown(table)
     assert "| as trained | 100.0%" in text and "| the model inside | N = 1 | N = 4 |" in text
     assert "as trained, 4 lanes: 100%" in alt(further(table))
+    assert "more, 8 lanes" in alt(explored(table))
+    one = table["groups"]["one-tag"]["example"]
+    assert written(table).splitlines()[1] == one["prompt"] and len(one["lanes"]) == 4
+    start, goal = one["prompt"].split()[-4], one["prompt"].split()[-2]
+    assert f"A search from {start} to {goal}" in alt(example(table))
     only = beyond(None, 1)
-    assert list(only["groups"]) == ["inside"]
+    assert list(only["groups"]) == ["inside"] and explored(only) is example(only) is None

@@ -9,7 +9,7 @@ from typing import Any
 from tinylane.files.io import read_json
 from tutorials.study.figures import LIMIT
 from tutorials.study.real import likelihood, of_task, wrong
-from tutorials.study.tables import games
+from tutorials.study.tables import beyond, example, games
 
 FOLDER = Path(__file__).parents[1] / "study"
 
@@ -29,6 +29,16 @@ def real(task: str) -> str:
 def cells(name: str) -> str:
     """A table of cells trained from scratch."""
     return games(measured(name))
+
+
+def further() -> str:
+    """Models in what they were not trained for."""
+    return beyond(measured("beyond"))
+
+
+def explored() -> str:
+    """A graph that a frontier model explored."""
+    return example(measured("beyond"))
 
 
 def drawn(name: str, alt: str) -> str:

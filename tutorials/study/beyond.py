@@ -173,13 +173,25 @@ def beyond(run: Path | None, count: int = COUNT, say: record.Say = print) -> dic
             return replace(recipe, edges=recipe.edges + k).game
 
         groups["one-tag"] = _group(model, FRONTIER_TRIALS, larger, frontier, count, say)
-        groups["one-tag"]["recipe"] = recipe.settings
+        groups["one-tag"] |= {"recipe": recipe.settings, "example": example(model, recipe.game)}
     return {
         "table": "beyond",
         "scored_on": {"problems": count, "seed": SEED, "decoding": "greedy"},
         "groups": groups,
         **record.about("python tutorials/study beyond"),
     }
+
+
+def example(model: Any, game: Frontier) -> dict[str, Any]:
+    """What four lanes write for the first graph whose goal is 3 edges away or more."""
+    for graph in game.draw(COUNT, np.random.default_rng([SEED, EVALUATION])):
+        if graph.distances().get(graph.goal, 0) >= 3:
+            break
+    prompt, tags = game.prompt(graph), game.lane_prompts(4)
+    lanes = played(model, prompt, tags, game.steps(1), Trial("", (4,)))
+    sizes = {"nodes": game.nodes, "edges": game.edges, "depth": game.depth}
+    texts = [lane.text for lane in lanes]
+    return {"prompt": prompt, "lanes": texts, "truth": game.answer(graph), "sizes": sizes}
 
 
 def _group(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinylane.core.errors import TinylaneError
+from tinylane.evaluate.tasks.frontier import Frontier
 from tinylane.files.io import read_json
 from tinylane.view.figure_style import blank, finish, frame, grid, legend, legend_below, save
 from tinylane.view.palette import COLOURS, INK, MARKERS, QUIET
@@ -61,6 +62,7 @@ def draw(folder: Path) -> list[Path]:
         ("schedules", "schedules", cells),
         ("beyond", "beyond", further),
         ("beyond", "beyond-frontier", explored),
+        ("beyond", "frontier-example", example),
         ("real", "real", looks),
     )
     jobs = tuple(job for job in jobs if (folder / f"{job[0]}.json").is_file())
@@ -218,6 +220,19 @@ def explored(table: dict[str, Any]) -> Figure | None:
     """Table 7: as `cells`, of the frontier model, if there is one."""
     groups = trials(table)
     return cells(groups["one-tag"]) if "one-tag" in groups else None
+
+
+def example(table: dict[str, Any]) -> Figure | None:
+    """The search of table 7's example: who explored which node when."""
+    if (group := table["groups"].get("one-tag")) is None:
+        return None
+    from tinylane.evaluate.tasks.frontier_task import draw as search
+    from tinylane.evaluate.tasks.task import Problem
+
+    one = group["example"]
+    game = Frontier(**one["sizes"])
+    figure: Figure = search(game, Problem("", one["prompt"], one["truth"]), one["lanes"])
+    return figure
 
 
 def wrap(angle: np.ndarray) -> np.ndarray:

@@ -106,6 +106,13 @@ def beyond(table: dict[str, Any]) -> str:
     return "\n\n".join(games(group) for group in trials(table).values())
 
 
+def example(table: dict[str, Any]) -> str:
+    """What the lanes of table 7's frontier model write for one graph, as a block of code."""
+    one = table["groups"]["one-tag"]["example"]
+    lanes = [f"lane {m + 1}:  {text}" for m, text in enumerate(one["lanes"])]
+    return "\n".join(["```text", one["prompt"], *lanes, f"truth: {one['truth']}", "```"])
+
+
 def finetune(table: dict[str, Any]) -> str:
     """Table 2: a row a way of tuning."""
     lanes = list(next(iter(table["cells"].values()))["seeds"][0]["scores"])
