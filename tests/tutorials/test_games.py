@@ -166,6 +166,11 @@ def test_scores_and_steps_without_mistakes(monkeypatch: pytest.MonkeyPatch) -> N
             if recipe.game_name == "frontier":
                 table = counted(game, 20)[str(n)]
                 assert found["steps"] == table[recipe.schedule] and found["wrong moves"] == 0
+                by_step = np.diff([0, *found["by_step"]])  # all of them right, each at its step
+                assert by_step.sum() == 20
+                assert by_step @ np.arange(1, len(by_step) + 1) == pytest.approx(
+                    20 * found["steps"]
+                )
                 assert table["best split"] <= table["fork"]
                 assert n > 1 or table["joint"] == table["fork"] == table["best split"]
             else:

@@ -15,7 +15,7 @@ from tinylane.core.errors import TinylaneError
 from tinylane.evaluate.tasks.frontier import Frontier
 from tinylane.files.io import read_json
 from tinylane.view.figure_style import blank, finish, frame, grid, legend, legend_below, save
-from tinylane.view.palette import COLOURS, INK, MARKERS, QUIET
+from tinylane.view.palette import COLOURS, INK, QUIET
 from tutorials.study.real import looks
 
 if TYPE_CHECKING:
@@ -188,27 +188,59 @@ def trials(table: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def live(table: dict[str, Any]) -> Figure:
-    """Table 5: problems right against steps until the answer; a line a cell and seed, its numbers
-    the lanes. Upright lines: the steps of joint searches that make no mistake."""
-    figure = blank(6.4, 4.6)
-    axes = frame(figure, "", "steps until the last lane has answered (mean)", "problems right")
-    facts = []
-    for k, cell in enumerate(table["cells"].values()):
-        colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
-        for first, part in enumerate(cell["seeds"]):
-            at = [(n, s["steps"], s["accuracy"]) for n, s in part["scores"].items()]
-            look: dict[str, Any] = {"label": None if first else cell["says"], "color": colour}
-            axes.plot(*zip(*(p[1:] for p in at), strict=True), "-", marker=marker, lw=1, **look)
-            for n, x, y in at:
-                axes.annotate(n, (x, y), (4, 4), textcoords="offset points", fontsize=8)
-                facts.append(f"{cell['says']}, {n} lanes: {y:.0%} in {x:.1f} steps")
-    for n, counts in table["steps_without_mistakes"].items():
-        axes.axvline(counts["joint"], color=QUIET, linewidth=0.6)
-        axes.text(counts["joint"], RIGHT[0], f" {n}", fontsize=8, color=QUIET)
-    axes.set_ylim(RIGHT)
-    grid(axes)
-    legend_below(figure, columns=1)
-    return finish(figure, f"Problems right against steps. {'; '.join(facts)}.")
+    """Table 5: how many problems are right after so many steps; a panel for each number of lanes, a
+    line a cell and seed."""
+    figure, lanes = blank(10, 4.2), [str(n) for n in table["lanes"]]
+    panels, facts = _panels(figure, len(lanes)), []
+    for axes, n in zip(panels, lanes, strict=True):
+        for k, cell in enumerate(table["cells"].values()):
+            scores = [part["scores"][n] for part in cell["seeds"] if n in part["scores"]]
+            for first, score in enumerate(scores):
+                shares = np.array([0, *score["by_step"]]) / score["count"]
+                look: dict[str, Any] = {"color": COLOURS[k], "marker": MARKERS[k], "ms": 3, "lw": 1}
+                label = None if first or axes is not panels[0] else cell["says"]
+                axes.step(range(len(shares)), shares, where="post", label=label, **look)
+                facts.append(f"{cell['says']}, {n} lanes: {score['accuracy']:.0%}")
+        axes.set(title=f"N = {n}", xlabel="steps", ylim=RIGHT)
+        grid(axes)
+    panels[0].set_ylabel("problems right by then")
+    legend_below(figure, columns=2)
+    return finish(figure, f"Problems right after so many steps; in the end {'; '.join(facts)}.")
+
+
+def trials(table: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The groups of table 7 in the form of tables 4 to 6: a trial is a cell with one seed."""
+    found = {}
+    for name, group in table["groups"].items():
+        lanes = sorted({int(n) for trial in group["trials"] for n in trial["scores"]})
+        cells = {
+            trial["says"]: {"says": trial["says"], "seeds": [{"scores": trial["scores"]}]}
+            for trial in group["trials"]
+        }
+        found[name] = {"title": TITLES[name], "lanes": lanes, "cells": cells}
+    return found
+
+
+def live(table: dict[str, Any]) -> Figure:
+    """Table 5: how many problems are right after so many steps; a panel a cell, a line for each
+    number of lanes and seed. Dots: joint searches that make no mistake, on average."""
+    figure = blank(10, 3.4)
+    every = list(table["cells"].values())
+    panels, facts = _panels(figure, len(every)), []
+    for axes, cell in zip(panels, every, strict=True):
+        for part in cell["seeds"]:
+            for k, (n, score) in enumerate(part["scores"].items()):
+                shares = np.array([0, *score["by_step"]]) / score["count"]
+                look: dict[str, Any] = {"color": COLOURS[k], "where": "post", "lw": 1.2}
+                label = f"{n} lanes" if part is cell["seeds"][0] else None
+                axes.step(range(len(shares)), shares, label=label, **look)
+                facts.append(f"{cell['says']}, {n} lanes: {score['accuracy']:.0%}")
+        axes.set(title=cell["says"], xlabel="steps", ylim=RIGHT)
+        axes.title.set_fontsize(8)
+        grid(axes)
+    panels[0].set_ylabel("problems right by then")
+    legend(panels[0])
+    return finish(figure, f"Problems right after so many steps; in the end {'; '.join(facts)}.")
 
 
 def further(table: dict[str, Any]) -> Figure:

@@ -69,8 +69,9 @@ def _batch(trainer: CellTrainer, tokens: np.ndarray, n: int) -> list[list[str]]:
 def scored(trainer: CellTrainer, n: int, count: int) -> dict[str, Any]:
     """How often n lanes are right on new problems, and in how many steps.
 
-    The shell game: the answer of most lanes. Frontier: the shortest of the lanes' answers; and what
-    they explored, as means over the problems.
+    The shell game: the answer of most lanes. Frontier: the shortest of the lanes' answers; how many
+    problems were right after 1, 2, ... steps (`by_step`: the answer is there when the last lane has
+    written its own); and what they explored, as means over the problems.
     """
     game = trainer.game
     drawn = game.draw(count, np.random.default_rng([SEED, EVALUATION]))
@@ -92,9 +93,11 @@ def scored(trainer: CellTrainer, n: int, count: int) -> dict[str, Any]:
         frontier_score(game, problem, lanes, [True] * n)
         for problem, lanes in zip(problems, texts, strict=True)
     ]
-    right = int(sum(s.shares["shortest right"] for s in each))
+    took = np.array(longest)[[s.shares["shortest right"] == 1 for s in each]]
+    by_step = [int((took <= k).sum()) for k in range(1, max(longest) + 1)]
     means = {name: float(np.mean([s.numbers[name] for s in each])) for name in each[0].numbers}
-    return {**record.share(right, count), "steps": float(np.mean(longest)), **means}
+    found = {**record.share(len(took), count), "steps": float(np.mean(longest)), **means}
+    return {**found, "by_step": by_step}
 
 
 def games(
