@@ -25,6 +25,7 @@ from tinylane.train.from_scratch import Trainer, nll
 from tinylane.view.figure_style import alt
 from tutorials.study.__main__ import main
 from tutorials.study.figures import cells as cells_figure
+from tutorials.study.figures import live as live_figure
 from tutorials.study.games import APART, LIVE, TABLES, CellRecipe, CellTrainer, FrontierRecipe
 from tutorials.study.games_score import counted, scored, written
 from tutorials.study.steps import steps
@@ -202,6 +203,8 @@ def test_a_table_is_trained_in_parts_and_published(table: str, tmp_path: Path) -
     said, first = alt(cells_figure(a)), a["cells"][first]
     right = first["seeds"][0]["scores"]["2"]["accuracy"]
     assert f"{first['says']}, 2 lanes: {right:.0%}" in said
+    if table == "frontier":
+        assert f"{first['says']}, 2 lanes: {right:.0%}" in alt(live_figure(a))
     shown = tables(whole).splitlines()
     assert TABLES[table][0][0].says in shown[2] and "steps" in shown[2]
     assert any("best split" in line for line in shown) == (table == "frontier")

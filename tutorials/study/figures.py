@@ -15,7 +15,7 @@ from tinylane.core.errors import TinylaneError
 from tinylane.evaluate.tasks.frontier import Frontier
 from tinylane.files.io import read_json
 from tinylane.view.figure_style import blank, finish, frame, grid, legend, legend_below, save
-from tinylane.view.palette import COLOURS, INK, QUIET
+from tinylane.view.palette import COLOURS, INK, MARKERS, QUIET
 from tutorials.study.real import looks
 
 if TYPE_CHECKING:
@@ -205,41 +205,6 @@ def live(table: dict[str, Any]) -> Figure:
         grid(axes)
     panels[0].set_ylabel("problems right by then")
     legend_below(figure, columns=2)
-    return finish(figure, f"Problems right after so many steps; in the end {'; '.join(facts)}.")
-
-
-def trials(table: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The groups of table 7 in the form of tables 4 to 6: a trial is a cell with one seed."""
-    found = {}
-    for name, group in table["groups"].items():
-        lanes = sorted({int(n) for trial in group["trials"] for n in trial["scores"]})
-        cells = {
-            trial["says"]: {"says": trial["says"], "seeds": [{"scores": trial["scores"]}]}
-            for trial in group["trials"]
-        }
-        found[name] = {"title": TITLES[name], "lanes": lanes, "cells": cells}
-    return found
-
-
-def live(table: dict[str, Any]) -> Figure:
-    """Table 5: how many problems are right after so many steps; a panel a cell, a line for each
-    number of lanes and seed. Dots: joint searches that make no mistake, on average."""
-    figure = blank(10, 3.4)
-    every = list(table["cells"].values())
-    panels, facts = _panels(figure, len(every)), []
-    for axes, cell in zip(panels, every, strict=True):
-        for part in cell["seeds"]:
-            for k, (n, score) in enumerate(part["scores"].items()):
-                shares = np.array([0, *score["by_step"]]) / score["count"]
-                look: dict[str, Any] = {"color": COLOURS[k], "where": "post", "lw": 1.2}
-                label = f"{n} lanes" if part is cell["seeds"][0] else None
-                axes.step(range(len(shares)), shares, label=label, **look)
-                facts.append(f"{cell['says']}, {n} lanes: {score['accuracy']:.0%}")
-        axes.set(title=cell["says"], xlabel="steps", ylim=RIGHT)
-        axes.title.set_fontsize(8)
-        grid(axes)
-    panels[0].set_ylabel("problems right by then")
-    legend(panels[0])
     return finish(figure, f"Problems right after so many steps; in the end {'; '.join(facts)}.")
 
 
