@@ -21,10 +21,11 @@ from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.result import Lane, Result
 from tinylane.core.sampling import Sampler
 from tinylane.files.io import Fields
+from tinylane.view.again import read_rotation
 from tinylane.view.attention import attention_weights
 from tinylane.view.replay import rows_of
 from tinylane.view.replay_record import Record, Silence, View
-from tinylane.view.run_file import Run, _mask, _rotation
+from tinylane.view.run_file import Run, _mask
 
 HOSTILE = [
     "<script>window.hacked=1</script>",
@@ -57,7 +58,7 @@ def as_run(model: Any, result: Any, **more: Any) -> Run:
     """A run that was never in a file."""
     c = result.settings
     mask = _mask(Fields(c))
-    rope = _rotation(Fields(c), mask.n)
+    rope = read_rotation(Fields(c), mask.n)
     names = {"model_source": "", "identity": model.identity, "version": "0", "prompt_text": ""}
     names |= {"backend": model.backend, "dtype": model.dtype, "extra": {}}
     given = {"lane_rope": rope, "lane_mask": mask, "sampler": Sampler(**c["sampler"])}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +10,9 @@ from helpers_serve import ROOT
 
 import tinylane
 from tinylane.core.errors import TinylaneError
-from tinylane.serve.session import Session, Start, begin, reopen
+from tinylane.serve.opening import Start, begin
+from tinylane.serve.session import Session
 from tinylane.view.attention import attention_weights
-from tinylane.view.run_file import load_run
 
 SWAPS = "1-3 2-4 1-2 3-4 1-3 2-4 1-2 3-4 1-4 2-3 1-4 2-3 1-2 2-3 3-4 1-4"
 
@@ -118,19 +116,17 @@ def test_another_method_reads_again_what_was_written(model: Any, method: str) ->
         if token in dict(a)
     ]
     assert max(changed) > 1e-2
-    with pytest.raises(TinylaneError, match="the method changed while the lanes wrote"):
-        s.save()
     assert s.state()["method"] == method
 
 
 def test_a_pair_may_begin_to_read_again(model: Any) -> None:
-    s = started(model)
+    s = started(model, temperature=3.0)
     for yes in (False, True, False, True):
         s.step()
         s.read(0, 1, yes)
         assert s.reads(0, 1) is yes
-    with pytest.raises(TinylaneError, match="a pair began to read again"):
-        s.save()
+        s.step()
+        assert agrees(s) > 1
 
 
 def test_patterns_change_every_pair(model: Any) -> None:
@@ -174,33 +170,6 @@ def test_a_game_says_whether_a_lane_is_right(model: Any) -> None:
     state = s.state()
     assert state["truth"] == "ACDB" and all(card["right"] for card in state["lanes"])
     assert {card["tokens"][-1]["text"] for card in state["lanes"]} == {"<end>"}
-
-
-def test_a_saved_run_is_written_again_and_goes_on(model: Any, tmp_path: Path) -> None:
-    s = started(model, temperature=3.0)
-    for _ in range(4):
-        s.step()
-    (tmp_path / "run.json").write_bytes(s.save())
-    again = reopen(model, load_run(tmp_path / "run.json"))
-    for _ in range(4):
-        again.step()
-    for one, other in zip(again.state()["lanes"], s.state()["lanes"], strict=True):
-        assert [t["text"] for t in one["tokens"]] == [t["text"] for t in other["tokens"]]
-        for a, b in zip(one["tokens"], other["tokens"], strict=True):
-            assert a["p"] == pytest.approx(b["p"], abs=1e-5)
-    for session in (s, again):
-        session.step()
-    assert again.decoding.lanes[2].tokens == s.decoding.lanes[2].tokens
-    s.fork(0)
-    s.step()
-    (tmp_path / "fork.json").write_bytes(s.save())
-    with pytest.raises(TinylaneError, match="did not all begin together"):
-        reopen(model, load_run(tmp_path / "fork.json"))
-    other = json.loads((tmp_path / "run.json").read_text())
-    other["model"]["identity"] = "another"
-    (tmp_path / "run.json").write_text(json.dumps(other))
-    with pytest.raises(TinylaneError, match="written by another model"):
-        reopen(model, load_run(tmp_path / "run.json"))
 
 
 @pytest.mark.parametrize(

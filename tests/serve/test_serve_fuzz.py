@@ -89,8 +89,8 @@ def test_whatever_a_page_asks_for_is_done_or_refused(
     model: Any, body: dict[str, Any], data: st.DataObject
 ) -> None:
     pytest.importorskip("starlette")
+    from tinylane.serve.opening import Start, begin
     from tinylane.serve.routes import OPERATIONS
-    from tinylane.serve.session import Start, begin
 
     session = begin(model, Start("1-3 " * 15 + "1-3", 2, "learned", "joint", max_tokens=6, seed=1))
     session.step()

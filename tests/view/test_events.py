@@ -18,6 +18,10 @@ SAID: list[tuple[dict[str, Any], str]] = [
     ({"event": "join", "sees": [0, 1], "at": 9}, "lane 3 joins at position 9 and reads lanes 1, 2"),
     ({"event": "fork", "source": 0}, "lane 3 begins as a fork of lane 1"),
     ({"event": "seal", "source": 0}, "lane 1 is sealed; its author goes on as lane 3"),
+    (
+        {"event": "rotate", "method": "ntk\n", "was": {}},
+        "the method is ntk now; what was written is read again",
+    ),
     ({"event": "read", "of": 1, "yes": True}, "lane 3 reads lane 2 from here on"),
     ({"event": "read", "of": 1, "yes": False}, "lane 3 reads lane 2 no longer"),
     (

@@ -31,8 +31,10 @@ from tinylane.files.io import Fields, parse_json
 from tinylane.serve.body import Wrong
 from tinylane.serve.guard import body_of
 from tinylane.serve.inbox import Events, event
+from tinylane.serve.opening import Start, begin, reopen
+from tinylane.serve.rotations import METHODS
 from tinylane.serve.service import Service
-from tinylane.serve.session import LEFT, METHODS, MOST_LANES, Session, Start, begin, reopen
+from tinylane.serve.session import LEFT, MOST_LANES, Session
 
 SESSIONS = 8  # at once; one that nobody looks at makes room
 BEHIND = 256  # things that a page may be behind before it is let go
@@ -115,9 +117,12 @@ def routes(service: Service) -> list[BaseRoute]:
         fields = Fields(parse_json(body or b"{}", "the request"))
 
         def act() -> Any:
+            changes = name not in ("details", "step", "run", "pace")
+            if changes and session.script is not None:
+                session.take_over()
             told = OPERATIONS[name](session, fields)
             service.engine.wake()
-            if name not in ("details", "step", "run", "pace"):
+            if changes:
                 session.tell({"state": session.state()})
             return told
 

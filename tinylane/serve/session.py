@@ -4,17 +4,15 @@ A `Session` is a task of the engine: it takes a step whenever it runs, and tells
 operations are called in the engine's thread, between two steps. Each raises TinylaneError, and
 changes nothing, where it is not possible.
 
-    N lanes   S cached rows   H heads
+    N lanes
 """
 
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,127 +20,38 @@ import numpy as np
 
 from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError, show, whole
-from tinylane.core.lanes import SHARED, LaneMask, Rotation
-from tinylane.core.sampling import Sampler
-from tinylane.evaluate.tasks.shell_game import game_of, last_word
-from tinylane.methods.modes import mode
+from tinylane.core.lanes import LaneMask, Rotation
+from tinylane.evaluate.tasks.shell_game import last_word
 from tinylane.serve.answers import piece
 from tinylane.serve.engine import Task
+from tinylane.serve.hearing import listened
+from tinylane.serve.rotations import rotation
+from tinylane.view.again import again, mask_settings, may_begin_again, up_to
 
 if TYPE_CHECKING:
-    from tinylane.core.cache import LaneCache
-    from tinylane.core.model import Model
     from tinylane.core.result import Lane, Step
-    from tinylane.view.run_file import Run
 
 TOP = 10  # likeliest tokens beside each drawn one
 MOST_LANES = 16
 LEFT = 600.0  # s that a session stays when nobody looks at it any more
-METHODS = ("learned", "none", "ntk", "group_think", "hogwild")
 Tell = Callable[[dict[str, Any]], Any]
 
 
-@dataclass(frozen=True)
-class Start:
-    """What a session begins with. method: how lanes are rotated, of METHODS; visibility: a name of
-    `LaneMask.named`. Both may change later."""
-
-    prompt: Any  # a text, or token ids
-    lanes: int
-    method: str
-    visibility: str
-    temperature: float | None = None
-    max_tokens: int = 200
-    seed: int | None = None
-
-
-def begin(model: Model, start: Start) -> Session:
-    """A new session. Raises TinylaneError for what the model cannot do."""
-    n = whole("lanes", start.lanes, 1, MOST_LANES)
-    seed = int.from_bytes(os.urandom(4), "little") if start.seed is None else start.seed
-    sampler = Sampler.from_config(model.sampling)
-    if start.temperature is not None:
-        sampler = replace(sampler, temperature=start.temperature)
-    prompt, lane_prompts, truth, game = start.prompt, model.lane_prompts(n), None, game_of(model)
-    if game is not None:
-        moves = game.parse(prompt)
-        prompt, truth, lane_prompts = game.prompt(moves), game.answer(moves), game.lane_prompts(n)
-    decoding = Decoding(
-        model,
-        prompt,
-        n,
-        max_tokens=min(start.max_tokens, model.config.context),
-        seed=seed,
-        sampler=sampler,
-        lane_rope=rotation(start.method, model, n, start.max_tokens),
-        lane_mask=LaneMask.named(start.visibility, n, model.lag),
-        lane_prompts=lane_prompts,
-        top_logprobs=min(TOP, model.config.vocab),
-        schedule=nothing,
-    )
-    return Session(decoding, start.method, truth)
-
-
-def reopen(model: Model, run: Run) -> Session:
-    """A saved run, to be written again token by token; then its lanes go on by themselves.
-
-    Raises TinylaneError for a run of another model, or one whose lanes did not begin together.
-    """
-    lanes, saved = run.result.lanes, run.result.settings
-    if run.identity != model.identity:
-        raise TinylaneError("this run was written by another model, or with another adapter")
-    if len(lanes) > MOST_LANES:
-        raise TinylaneError(f"the run has {len(lanes)} lanes; {MOST_LANES} are the most here")
-    if saved.get("events") or any(lane.forked or lane.spans[1:] for lane in lanes):
-        raise TinylaneError("its lanes did not all begin together: tinylane view shows such a run")
-    decoding = Decoding(
-        model,
-        run.result.prompt,
-        len(lanes),
-        max_tokens=[lane.max_tokens for lane in lanes],
-        seed=run.seed,
-        sampler=run.sampler,
-        lane_rope=run.lane_rope,
-        lane_mask=run.lane_mask,
-        lane_prompts=[lane.prompt for lane in lanes],
-        top_logprobs=min(TOP, model.config.vocab),
-        schedule=nothing,
-    )
-    for lane in lanes:
-        decoding.give(lane.index, lane.tokens)
-    method = run.extra.get("method")
-    return Session(decoding, method if method in METHODS else "as saved")
-
-
-def nothing(decoding: Decoding) -> None:
-    """A schedule: what happens to the lanes is told from outside. With one, Omega is kept where no
-    lane reads another yet."""
-
-
-def rotation(method: str, model: Model, n: int, slot: int) -> Rotation:
-    """The rotation of a method for this model. slot: positions that a lane takes."""
-    if method not in METHODS:
-        raise TinylaneError(f"method is {show(method, 40)}; expected {', '.join(METHODS)}")
-    n = max(n, 2)  # a lane alone has no mode
-    named: dict[str, Any] = {"visibility": LaneMask.joint(n), "slot": float(slot)}
-    if method in ("group_think", "hogwild"):
-        return mode(method, model, n, **named)[0]
-    return mode("joint", model, n, omega=method, **named)[0]
-
-
 class Session(Task):
-    """One decoding, who listens to it, and whether it runs."""
+    """One decoding, who listens to it, and whether it runs.
+
+    script: called after every step; says whether it did something to the lanes.
+    """
 
     def __init__(self, decoding: Decoding, method: str, truth: str | None = None) -> None:
         self.model, self.decoding, self.method = decoding.model, decoding, method
-        self.truth = truth
+        self.truth, self.first = truth, method  # first: the method at the beginning
         self.said: list[list[str]] = [[] for _ in decoding.lanes]  # each token as it is shown
         self.begun = [""] * len(decoding.lanes)  # how lanes began that were not there at first
         self.listeners: list[Tell] = []
         self.running = False
         self.pace = 0.0  # s that a step takes at least
-        self.again = False  # who reads whom changed twice for a pair
-        self.switched = False  # another rotation than at the beginning
+        self.script: Callable[[Session], bool] | None = None  # what a saved run goes on with
         self.deadline = time.monotonic() + LEFT
         self.over = False
         self._next = 0.0
@@ -199,6 +108,18 @@ class Session(Task):
         new = [self._token(lane, step) for lane in self.decoding.lanes]
         told = {"step": step.index + 1, "clock": self.decoding.clock}
         self.tell(told | {"new": [x for x in new if x], "ended": self._ended(step)})
+        if self.script is not None and self.script(self):
+            self.tell({"state": self.state()})
+
+    def take_over(self) -> None:
+        """What a saved run still holds is not done any more: somebody does something else."""
+        d, self.script = self.decoding, None
+        unfed = []
+        for lane in d.lanes:
+            fed = int((d.cache.lanes == lane.index).sum())
+            places = [*range(lane.start - len(lane.prompt), lane.start), *lane.positions]
+            unfed.append(places[fed] if fed < len(places) else d.position(lane.index))
+        d.mask = d.cache.lane_mask = up_to(d.mask, unfed)
 
     def fork(self, lane: int) -> None:
         """A twin of a lane, which goes on by itself."""
@@ -232,17 +153,14 @@ class Session(Task):
     def read(self, lane: int, of: int, yes: bool) -> None:
         """From the next step on lane `lane` reads lane `of`, or no longer does."""
         self._lane(lane), self._lane(of)
+        d, before = self.decoding, self.decoding.mask
+        if yes and not self.reads(lane, of):
+            d.mask = may_begin_again(before, lane, of)
         try:
-            self.decoding.read(lane, of, yes)
-        except TinylaneError:  # once more: the file of the run cannot tell that
-            mask, at = self.decoding.mask, self.decoding.position(lane)
-            if mask.since is None or mask.until is None:
-                raise
-            since, until = mask.since.copy(), mask.until.copy()
-            since[lane, of], until[lane, of] = at, np.iinfo(until.dtype).max
-            self.decoding.mask = replace(mask, since=since, until=until)
-            self.decoding.cache.lane_mask = self.decoding.mask
-            self.again = True
+            d.read(lane, of, yes)
+        except BaseException:
+            d.mask = before
+            raise
 
     def arrange(self, name: str) -> None:
         """From the next step on lanes read each other as in `LaneMask.named`."""
@@ -269,12 +187,17 @@ class Session(Task):
 
     def switch(self, method: str) -> None:
         """Another rotation from the next step on: what the lanes wrote is read again under it."""
-        decoding, old = self.decoding, self.decoding.cache
-        slot = max(lane.max_tokens for lane in decoding.lanes)
-        rope = rotation(method, self.model, len(decoding.lanes), slot)
+        slot = max(lane.max_tokens for lane in self.decoding.lanes)
+        rope = rotation(method, self.model, len(self.decoding.lanes), slot)
         if method != self.method:
-            decoding.cache = again(old, rope, decoding.mask, decoding.chunk)
-            self.method, self.switched = method, True
+            self.turn_lanes(rope, method)
+
+    def turn_lanes(self, rope: Rotation, method: str) -> None:
+        """As `switch`, by a rotation."""
+        d, old = self.decoding, self.decoding.cache
+        d.cache, self.method = again(old, rope, d.mask, d.chunk), method
+        note = {"event": "rotate", "lane": 0, "step": d.steps, "clock": d.clock}
+        d.events.append({**note, "method": method, "was": old.lane_rope.settings()})
 
     # What is told.
 
@@ -322,20 +245,20 @@ class Session(Task):
             "p": math.exp(min(x.logprobs[index], 0.0)),
             "top": top,
         }
-        return {**told, **self._listened(x, index)}
+        return {**told, **listened(self.decoding, x, index)}
 
     def save(self) -> bytes:
         """The run as a file, which `tinylane view` and `replay` read."""
         from tinylane.view.run_file import save_run
 
-        if self.again or self.switched:
-            what = "the method changed" if self.switched else "a pair began to read again"
-            raise TinylaneError(f"{what} while the lanes wrote: a run file cannot hold that")
         if not any(lane.tokens for lane in self.decoding.lanes):
             raise TinylaneError("nothing is written yet")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "run.json"
-            save_run(path, self.decoding.result(), self.model, "", {"method": self.method})
+            result = self.decoding.result()
+            result.settings.update(mask_settings(self.decoding.mask))
+            more = {"method": self.method, "first": self.first, "truth": self.truth}
+            save_run(path, result, self.model, "", more)
             return path.read_bytes()
 
     # Within.
@@ -394,70 +317,3 @@ class Session(Task):
             "right": self._right(lane),
             "begun": self.begun[lane.index],
         }
-
-    def _listened(self, lane: Lane, index: int) -> dict[str, Any]:
-        """Shares of the attention of the row that token `index` was drawn from, over all layers and
-        heads: on the prompt, on itself, on every other lane; and the rows it went to most."""
-        if lane.dropped is not None:  # its rows are gone
-            return {"shares": [], "most": []}
-        d, m = self.decoding, lane.index
-        rows = [*lane.prompt, *lane.tokens]
-        place = len(lane.prompt) + index - 1  # of the row before
-        if place < 0:  # drawn from the prompt's last row, which sees the prompt alone
-            return {"shares": [{"of": "the prompt", "share": 1.0}], "most": []}
-        where = lane.start - 1 if index == 0 else lane.positions[index - 1]
-        share, cache = heard(d.cache, d.mask, rows[place], where, m)
-        shares = [{"of": "the prompt", "share": float(share[cache.lanes == SHARED].sum())}]
-        for n in range(len(d.lanes)):
-            part = float(share[cache.lanes == n].sum())
-            if n == m or part:
-                name = "itself" if n == m else f"lane {n + 1}"
-                shares.append({"of": name, "lane": n, "share": part})
-        best = np.argsort(-share, kind="stable")[:6]
-        most = [
-            {
-                "lane": int(cache.lanes[s]),
-                "text": self._alone(int(cache.tokens[s])),
-                "share": float(share[s]),
-            }
-            for s in best
-            if share[s] > 0.01
-        ]
-        return {"shares": shares, "most": most}
-
-
-def again(cache: LaneCache, rope: Rotation, mask: LaneMask, chunk: int) -> LaneCache:
-    """The rows of a cache, computed anew under another rotation; those of one position together."""
-    fresh = cache.model.new_cache(rope, mask)
-    order = np.lexsort((cache.lanes, cache.positions))
-    positions, start = cache.positions[order], 0
-    while start < len(order):
-        stop = min(start + chunk, len(order))
-        while stop < len(order) and positions[stop] == positions[stop - 1]:
-            stop += 1
-        rows = order[start:stop]
-        cache.model(
-            cache.tokens[rows], cache.positions[rows], cache.lanes[rows], cache=fresh, rows=[0]
-        )
-        fresh.settle()
-        start = stop
-    return fresh
-
-
-def heard(
-    cache: LaneCache, mask: LaneMask, token: int, position: int, lane: int
-) -> tuple[np.ndarray, LaneCache]:
-    """(S,): how the row at a coordinate shared its attention among rows, the mean over layers and
-    heads; and a cache of those S rows."""
-    from tinylane.view.attention import listening
-
-    weights: list[np.ndarray] = []
-    mean = lambda layer, first, heads: weights.append(heads.mean(axis=(0, 1)))
-    twin = listening(cache.model, mean)
-    before = cache.positions <= position
-    before &= (cache.lanes != lane) | (cache.positions < position)
-    seen = cache.copy()
-    seen.keep(before)
-    seen.model, seen.lane_mask = twin, mask
-    np.asarray(twin([token], [position], [lane], cache=seen, rows=[0]))
-    return np.mean(weights, axis=0), seen

@@ -23,6 +23,7 @@ DETAILS: dict[str, set[str]] = {
     "seal": {"source"},
     "read": {"of", "yes"},
     "arrange": {"order", "was"},
+    "rotate": {"method", "was"},
     "pause": set(),
     "resume": set(),
     "give": {"tokens"},
@@ -121,6 +122,10 @@ def _check_details(event: Fields, name: str, begun: int) -> None:
         event.ids("tokens")
     elif name == "finish":
         event.text("reason")
+    elif name == "rotate":
+        event.text("method")
+        event.fields("was")
+        return
     for field in sorted({"sees", "order", "was"} & event.raw.keys()):
         default = {"default": None} if field == "sees" else {}
         check_lanes(event, field, event.items(field, int, **default) or [], begun)
@@ -155,6 +160,8 @@ def words(event: Event) -> str:
     if name == "arrange":
         first = f"the text of {_lanes(event['order'])} comes first"
         return f"in every view {first if event['order'] else 'lanes stand by number again'}"
+    if name == "rotate":
+        return f"the method is {one_line(event['method'], 40)} now; what was written is read again"
     if name == "give":
         count = len(event["tokens"])
         return f"{lane} is given {count} token{'s' * (count != 1)} to write"

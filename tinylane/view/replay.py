@@ -4,7 +4,8 @@ Rows that do not fit into memory together go through in several passes, on eithe
 that join late, wait, are sealed or dropped are handled exactly: `_History` is the run's mask with
 the steps at which rows came and went (`tinylane.view.events`). A fork copies the rows of its source
 in the cache at its step, as it did in the run; a new order of Hogwild!'s parts holds from its step
-on. There one pass ends and another begins. `passes` is the loop. `replay` compares
+on; where the lanes were turned otherwise, all rows so far are computed again. There one pass ends
+and another begins. `passes` is the loop. `replay` compares
 log-probabilities; `tinylane.view.replay_record` looks at attention and silences lanes.
 
     T rows in the cache   Q drawn tokens, lane after lane   N lanes   V vocab
@@ -22,8 +23,9 @@ import numpy as np
 from tinylane.core.distribution import likeliest
 from tinylane.core.errors import TinylaneError, show, whole
 from tinylane.core.hogwild import Hogwild
-from tinylane.core.lanes import MAX_STEPS, NEVER, SHARED, LaneMask
+from tinylane.core.lanes import MAX_STEPS, NEVER, SHARED, LaneMask, Rotation
 from tinylane.core.result import Lane
+from tinylane.view.again import Spells, again, rotations
 from tinylane.view.events import BEGIN, events_of, given_tokens
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ class Replay:
 
 
 @dataclass(frozen=True, eq=False)
-class _History(LaneMask):
+class _History(Spells):
     """A mask that knows when rows came and went. A row is there from the step at which it was fed
     or copied on; a dropped lane's rows are no longer seen."""
 
@@ -82,6 +84,11 @@ class _History(LaneMask):
         fed = self.fed(positions, lanes)
         return super().same_step(positions, lanes) & (fed[:, None] == fed)
 
+    def at_once(self, gone: np.ndarray) -> _History:
+        """For rows that are all computed again at one time. gone: (N,) lanes dropped by then."""
+        never = np.where(gone, 0, NEVER)
+        return replace(self, came=np.zeros_like(self.came), gone=never)
+
     def fed(self, positions: np.ndarray, lanes: np.ndarray) -> np.ndarray:
         """The step at which each row came."""
         return self.came[np.searchsorted(self.places, _place(positions, lanes))]
@@ -99,12 +106,13 @@ class ReplayRows:
     tokens, positions, lanes: (T,). number: (T,) the row's number in the run: the prompt's rows
     come first, then each lane's prompt and tokens. history: the run's mask, with the steps at which
     rows came and went. forks: where copies begin in T, the lane they are of and the lane they are
-    in. orders: from which row on Hogwild!'s parts stand in which order. begun: (N,) the step before
-    which each lane began. of, index, written, row: (Q,) of each drawn token its lane, its index
-    there, its id, and its number. source: (Q,) the lane that drew it: another one where a fork
-    copied it. given: (Q,) whether it was given from outside, not drawn. asked: (Q,) the row, an
-    index into `tokens`, whose logits it was drawn from. saved: (Q,) float64, the run's
-    log-probabilities.
+    in. orders: from which row on Hogwild!'s parts stand in which order. turned: from which row on
+    which rotation holds, and (N,) which lanes were dropped by then; row 0 has the first. begun:
+    (N,) the step before which each lane began. of, index, written, row: (Q,) of each drawn token
+    its lane, its index there, its id, and its number. source: (Q,) the lane that drew it: another
+    one where a fork copied it. given: (Q,) whether it was given from outside, not drawn. asked:
+    (Q,) the row, an index into `tokens`, whose logits it was drawn from. saved: (Q,) float64, the
+    run's log-probabilities.
     """
 
     run: Run
@@ -115,6 +123,7 @@ class ReplayRows:
     history: _History
     forks: dict[int, tuple[int, int]]
     orders: dict[int, tuple[int, ...]]
+    turned: dict[int, tuple[Rotation, np.ndarray]]
     begun: np.ndarray
     of: np.ndarray
     index: np.ndarray
@@ -128,7 +137,9 @@ class ReplayRows:
     def silenced(self, lane: int) -> _History:
         """The run's mask, had nobody ever read `lane`."""
         quiet = self.history.silence(lane)
-        return replace(self.history, visibility=quiet.visibility, side=quiet.side)
+        return replace(
+            self.history, visibility=quiet.visibility, side=quiet.side, earlier=quiet.earlier
+        )
 
     def reached(self, lane: int) -> np.ndarray:
         """(N,) booleans: which lanes can have heard of a lane, through others and through forks."""
@@ -290,6 +301,7 @@ class _Made:
                 orders = orders or {0: tuple(event["was"])}
                 before = (came < event["step"]) | ((came == event["step"]) & (copy_of >= 0))
                 orders[int(before[order].sum())] = tuple(event["order"])
+        turned = self._turned(came[order], owners[order], copy_of[order] >= 0)
         places = _place(positions, owners)
         by_place = np.argsort(places)
         mask = self.run.lane_mask
@@ -299,26 +311,45 @@ class _Made:
             since=mask.since,
             until=mask.until,
             side=mask.side,
+            earlier=getattr(mask, "earlier", ()),
             places=places[by_place],
             came=came[by_place],
             gone=self.gone,
         )
         drawn = np.array(self.drawn, np.int64).reshape(-1, 6).T
         saved = np.concatenate([np.array(lane.logprobs, np.float64) for lane in self.lanes])
-        fed = (tokens[order], positions[order], owners[order], order)
-        known = (history, forks, orders, self.begun)
+        fed = (tokens[order], positions[order], owners[order], order, history)
         given = given_tokens(self.events, self.lanes)
         outside = np.array([(m, k) in given for m, k in drawn[[4, 1]].T.tolist()], bool)
         of, index, written, row, source, before = drawn
         told = (of, index, written, row, source, outside, place[before], saved)
-        return ReplayRows(self.run, *fed, *known, *told)
+        return ReplayRows(self.run, *fed, forks, orders, turned, self.begun, *told)
+
+    def _turned(
+        self, came: np.ndarray, owners: np.ndarray, copies: np.ndarray
+    ) -> dict[int, tuple[Rotation, np.ndarray]]:
+        """See `ReplayRows`. came, owners, copies: of the rows in the order in which they came."""
+        run, forked, gone = self.run, set[int](), np.zeros(self.run.lane_mask.n, bool)
+        ropes = rotations(run.result.settings, run.lane_rope, run.lane_mask.n)
+        turned, k = {0: (ropes[0], gone.copy())}, 0
+        for event in self.events:
+            if event["event"] == "fork":
+                forked.add(event["lane"])
+            elif event["event"] == "drop":
+                gone[event["lane"]] = True
+            elif event["event"] == "rotate":
+                k += 1
+                there = came < event["step"]
+                there |= (came == event["step"]) & copies & np.isin(owners, [*forked])
+                turned[int(there.sum())] = ropes[k], gone.copy()
+        return turned
 
 
 def passes(
     model: Model,
     rows: ReplayRows,
     elements: int,
-    mask: LaneMask | None = None,
+    mask: _History | None = None,
     before: Callable[[slice, np.ndarray], None] | None = None,
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
     """Feed the rows in as few passes as memory allows; yields what each pass gives, in order.
@@ -329,11 +360,18 @@ def passes(
     run's history. before: called ahead of a pass with its slice and its tokens.
     """
     count = len(rows.tokens)
-    cache = model.new_cache(rows.run.lane_rope, rows.history if mask is None else mask)
+    history = rows.history if mask is None else mask
+    cache = model.new_cache(rows.turned[0][0], history)
     c, start = model.config, 0
     most = max(1, min(ROWS, elements // max(c.vocab, c.heads * count)))
-    cuts = sorted({*rows.forks, *rows.orders, count})
+    cuts = sorted({*rows.forks, *rows.orders, *rows.turned, count})
     while start < count:
+        if start in rows.turned and start:
+            if before is not None:
+                before(slice(0, 0), np.zeros(0, int))  # what is read again asks for nothing
+            rope, gone = rows.turned[start]
+            cache = again(cache, rope, history.at_once(gone), most)
+            cache.lane_mask = history
         if start in rows.orders:
             cache.lane_rope = Hogwild(rows.orders[start])
         if start in rows.forks:

@@ -75,13 +75,15 @@ def about(record: Record) -> list[tuple[str, str]]:
     for name, value in usual.items():
         if getattr(s, name) != value:
             sampling += f", {name} {getattr(s, name):g}"
+    events = run.result.settings.get("events") or ()
+    turned = any(event["event"] == "rotate" for event in events) * ", in the end"
     missed = int((~record.copied & (record.redrawn != record.tokens)).sum())
     values = [
         ("model", one_line(run.model_source, 120) or "the model inside"),
         ("written by", one_line(f"tinylane {run.version}, {run.backend} {run.dtype}", 80)),
         ("sampling", f"{sampling}; seed {run.seed}"),
         ("visibility", describe(mask, record.n)),
-        ("rotation", _rotation(record)),
+        ("rotation", _rotation(record) + turned),
         ("check", f"log-probabilities recomputed: largest difference {record.difference:.2g}"),
     ]
     if missed:

@@ -18,16 +18,18 @@ import numpy as np
 from tinylane.core import __version__
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.hogwild import Hogwild
-from tinylane.core.lanes import NEVER, LaneMask, LaneRoPE, Rotation
+from tinylane.core.lanes import NEVER, LaneMask, Rotation
 from tinylane.core.result import Lane, Result
 from tinylane.core.sampling import Sampler
 from tinylane.files.io import LARGEST, Fields, read_json, replacing
-from tinylane.view.events import check_events, check_lanes
+from tinylane.view.again import Spell, Spells, read_matrix, read_rotation, rotations
+from tinylane.view.events import check_events
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model
 
 FORMAT = "tinylane run 1"
+SPELLS = 1000  # times that pairs begin to read again
 MAX_RUN = 16 << 20  # bytes: 64 lanes of 7,500 tokens; as objects they take ten times that
 LATER = {"top_logprobs", "spans", "follows"}  # fields of a lane that files need not have
 _PLAIN = (1 << 53) - 1  # many readers of JSON round larger integers
@@ -138,7 +140,7 @@ def _run(file: dict[str, Any]) -> Run:
     if not ids:
         raise TinylaneError("prompt.ids is empty; expected at least one token id")
     mask = _mask(settings)
-    rope = _rotation(settings, mask.n)
+    rope = read_rotation(settings, mask.n)
     sampler, seed = _sampler(settings.fields("sampler")), _seed_of(settings)
     settings.items("stop", (str, int))
     told = settings.has("events")
@@ -149,8 +151,9 @@ def _run(file: dict[str, Any]) -> Run:
     for lane in lanes:
         _check_spans(lane, first, steps)
     check_events(settings, lanes, steps)
+    ropes = rotations(settings.raw, rope, mask.n)
     arranged = any(event["event"] == "arrange" for event in settings.get("events") or ())
-    if arranged and not isinstance(rope, Hogwild):
+    if arranged and not all(isinstance(one, Hogwild) for one in ropes):
         raise TinylaneError("events arrange lanes, which only the rotation hogwild can")
     checked = {**settings.raw, "seed": seed, "sampler": {**vars(sampler)}}
     seconds = [raw.real(name, least=0, below=1e12) for name in ("prefill_seconds", "seconds")]
@@ -172,10 +175,11 @@ def _run(file: dict[str, Any]) -> Run:
 
 def _mask(settings: Fields) -> LaneMask:
     """Who reads whom, and from when on and until when, where that changed."""
-    side = _matrix(settings, "side") if settings.has("side") else None
-    mask = LaneMask(_matrix(settings, "visibility"), settings.whole("lag"), side=side)
+    side = read_matrix(settings, "side") if settings.has("side") else None
+    mask = LaneMask(read_matrix(settings, "visibility"), settings.whole("lag"), side=side)
     since, until = np.zeros_like(mask.visibility, int), np.full_like(mask.visibility, NEVER, int)
-    times = settings.items("times", list, default=None)
+    earlier: list[Spell] = []
+    times, told = settings.items("times", list, default=None), set[tuple[int, int]]()
     for pair in times or ():
         whole = len(pair) == 4 and all(type(x) is int and 0 <= x < NEVER for x in pair[:3])
         last = pair[3] if whole and pair[3] is not None else NEVER
@@ -184,19 +188,18 @@ def _mask(settings: Fields) -> LaneMask:
         m, n = pair[:2]
         if max(m, n) >= mask.n or m == n or not mask.visibility[m, n]:
             raise TinylaneError(f"times holds {show(pair)}, of lanes that do not read each other")
+        if (m, n) in told:  # it had stopped, and read again
+            if until[m, n] > pair[2]:
+                raise TinylaneError(f"times holds {show(pair)}; expected one after the time before")
+            earlier.append(Spell(m, n, int(since[m, n]), int(until[m, n])))
+            if len(earlier) > SPELLS:
+                raise TinylaneError(f"times holds more than {SPELLS:,} beginnings; expected fewer")
+        told.add((m, n))
         since[m, n], until[m, n] = pair[2], last
+    if earlier:
+        seen = {"since": since, "until": until, "side": side}
+        return Spells(mask.visibility, mask.lag, **seen, earlier=tuple(earlier))
     return replace(mask, since=since, until=until) if times else mask
-
-
-def _rotation(settings: Fields, n: int) -> Rotation:
-    """The rotation that is named; a LaneRoPE where none is. n: how many lanes may be."""
-    if "rotation" not in settings.raw:
-        return LaneRoPE(_matrix(settings, "omega"), settings.get("prompt_lane"))
-    if settings.get("rotation") != "hogwild":
-        settings.fail("rotation", "hogwild")
-    order = settings.items("order", int, default=None) or []
-    check_lanes(settings, "order", order, n)
-    return Hogwild(tuple(order))
 
 
 def _sampler(raw: Fields) -> Sampler:
@@ -291,13 +294,3 @@ def _is_pair(value: Any) -> bool:
 
 def _is_logprob(value: Any) -> bool:
     return type(value) in (int, float) and value < 1e-3  # rounding may lift a 0
-
-
-def _matrix(raw: Fields, name: str) -> np.ndarray:
-    """Numbers in one or in equally long lists."""
-    value = raw.items(name)
-    rows = value if value and all(isinstance(row, list) for row in value) else [value]
-    same = len({len(row) for row in rows}) == 1
-    if not same or not all(type(x) in (int, float) for row in rows for x in row):
-        raw.fail(name, "numbers in equally long lists")
-    return np.array(value, dtype=np.float64)

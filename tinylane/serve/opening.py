@@ -1,0 +1,169 @@
+"""How a session of `tinylane play` begins: anew, or with a saved run."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from tinylane.core.decoding import Decoding
+from tinylane.core.errors import TinylaneError, whole
+from tinylane.core.hogwild import Hogwild
+from tinylane.core.lanes import LaneMask
+from tinylane.core.sampling import Sampler
+from tinylane.evaluate.tasks.shell_game import game_of
+from tinylane.serve.rotations import METHODS, rotation
+from tinylane.serve.session import MOST_LANES, TOP, Session
+from tinylane.view.again import rotations
+from tinylane.view.events import BEGIN, events_of, words
+
+if TYPE_CHECKING:
+    from tinylane.core.model import Model
+    from tinylane.view.run_file import Run
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a session begins with. method: how lanes are rotated, of METHODS; visibility: a name of
+    `LaneMask.named`. Both may change later."""
+
+    prompt: Any  # a text, or token ids
+    lanes: int
+    method: str
+    visibility: str
+    temperature: float | None = None
+    max_tokens: int = 200
+    seed: int | None = None
+
+
+def begin(model: Model, start: Start) -> Session:
+    """A new session. Raises TinylaneError for what the model cannot do."""
+    n = whole("lanes", start.lanes, 1, MOST_LANES)
+    seed = int.from_bytes(os.urandom(4), "little") if start.seed is None else start.seed
+    sampler = Sampler.from_config(model.sampling)
+    if start.temperature is not None:
+        sampler = replace(sampler, temperature=start.temperature)
+    prompt, lane_prompts, truth, game = start.prompt, model.lane_prompts(n), None, game_of(model)
+    if game is not None:
+        moves = game.parse(prompt)
+        prompt, truth, lane_prompts = game.prompt(moves), game.answer(moves), game.lane_prompts(n)
+    decoding = Decoding(
+        model,
+        prompt,
+        n,
+        max_tokens=min(start.max_tokens, model.config.context),
+        seed=seed,
+        sampler=sampler,
+        lane_rope=rotation(start.method, model, n, start.max_tokens),
+        lane_mask=LaneMask.named(start.visibility, n, model.lag),
+        lane_prompts=lane_prompts,
+        top_logprobs=min(TOP, model.config.vocab),
+        schedule=nothing,
+    )
+    return Session(decoding, start.method, truth)
+
+
+def reopen(model: Model, run: Run) -> Session:
+    """A saved run, to be written again token by token; then its lanes go on by themselves.
+
+    Raises TinylaneError for a run of another model, and for one that cannot be written so.
+    """
+    lanes = run.result.lanes
+    if run.identity != model.identity:
+        raise TinylaneError("this run was written by another model, or with another adapter")
+    if len(lanes) > MOST_LANES:
+        raise TinylaneError(f"the run has {len(lanes)} lanes; {MOST_LANES} are the most here")
+    script = Script(run)
+    first = lanes[: script.first]
+    decoding = Decoding(
+        model,
+        run.result.prompt,
+        len(first),
+        max_tokens=[lane.max_tokens for lane in first],
+        seed=run.seed,
+        sampler=run.sampler,
+        lane_rope=script.ropes[0],
+        lane_mask=run.lane_mask,
+        lane_prompts=[lane.prompt for lane in first],
+        top_logprobs=min(TOP, model.config.vocab),
+        schedule=nothing,
+    )
+    if any(lane.start != decoding.clock for lane in first):
+        raise TinylaneError("its lanes did not begin together: tinylane view shows such a run")
+    for lane in first:
+        decoding.give(lane.index, lane.tokens)
+    truth = run.extra.get("truth")
+    session = Session(decoding, script.method, truth if isinstance(truth, str) else None)
+    session.script = script
+    script(session)
+    return session
+
+
+class Script:
+    """What happened to the lanes of a saved run, done again when it is due."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.events = run, events_of(run.result)
+        self.ropes = rotations(run.result.settings, run.lane_rope, run.lane_mask.n)
+        turned = [event for event in self.events if event["event"] == "rotate"]
+        orders = [tuple(event["was"]) for event in self.events if event["event"] == "arrange"]
+        if orders:
+            self.ropes[0] = Hogwild(orders[0])
+        self.first = len(run.result.lanes) - sum(e["event"] in BEGIN for e in self.events)
+        waits: set[int] = set()
+        for event in self.events:
+            if event["event"] == "pause":
+                waits.add(event["lane"])
+            elif event["event"] == "resume" and event["lane"] not in waits:
+                raise TinylaneError(
+                    "a lane that had ended was told to go on: tinylane view shows such a run"
+                )
+        saved = run.extra.get("first" if turned else "method")
+        self.method = saved if saved in METHODS else "as saved"
+        self.done = self.turns = 0
+
+    def __call__(self, session: Session) -> bool:
+        """Do what came before the next step; returns whether there was something."""
+        d, began = session.decoding, self.done
+        while self.done < len(self.events) and self.events[self.done]["step"] <= d.steps:
+            event = self.events[self.done]
+            self.done += 1
+            d.clock = event["clock"]
+            self._do(session, event)
+            d.mask = d.cache.lane_mask = self.run.lane_mask
+        if self.done > began:
+            d.events = [dict(event) for event in self.events[: self.done]]
+        if self.done == len(self.events):
+            session.script = None
+        return self.done > began
+
+    def _do(self, session: Session, event: dict[str, Any]) -> None:
+        d, name, m = session.decoding, event["event"], event["lane"]
+        lane = self.run.result.lanes[m]
+        if name == "join":
+            d.join(lane.prompt, at=event["at"], max_tokens=lane.max_tokens)
+        elif name == "fork":
+            d.fork(event["source"], max_tokens=lane.max_tokens)
+        elif name == "seal":
+            d.seal(event["source"]).max_tokens = lane.max_tokens
+        elif name == "arrange":
+            d.arrange(event["order"])
+        elif name == "rotate":
+            self.turns += 1
+            method = event["method"] if event["method"] in METHODS else "as saved"
+            session.turn_lanes(self.ropes[self.turns], method)
+        elif name == "finish":
+            d.finish(m, event["reason"])
+        elif name in ("pause", "resume", "drop"):
+            getattr(d, name)(m)
+        if name in BEGIN:
+            written = d.lanes[m].tokens
+            session.said.append([*session.said[event["source"]]] if name == "fork" else [])
+            session.begun.append(words(event).partition(" begins as ")[2] or "began later")
+            if rest := lane.tokens[len(written) :]:
+                d.give(m, rest)
+
+
+def nothing(decoding: Decoding) -> None:
+    """A schedule: what happens to the lanes is told from outside. With one, Omega is kept where no
+    lane reads another yet."""
