@@ -1,4 +1,4 @@
-"""Table 7: a lane that begins late, ends early, is dropped or missing, in a real decoding."""
+"""Table 8: a lane that begins late, ends early, is dropped or missing, in a real decoding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Table 6: schedules as rows and masks, against `Decoding` with the package's own operations."""
+"""Table 7: schedules as rows and masks, against `Decoding` with the package's own operations."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def _parser() -> _Parser:
     for table, says in (
         ("apart", "table 4: what tells lanes apart"),
         ("frontier", "table 5: where live reading wins"),
-        ("schedules", "table 6: schedules, trained for each"),
+        ("schedules", "table 7: schedules, trained for each"),
     ):
         p = tables.add_parser(table, help=says)
         _common(p, _games)
@@ -78,7 +78,7 @@ def _parser() -> _Parser:
     p.add_argument("--count", type=int, default=500, metavar="N", help="graphs")
     p.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="such as nodes=24")
     p.set_defaults(run=_steps)
-    p = tables.add_parser("beyond", help="table 7: models in what they were not trained for")
+    p = tables.add_parser("beyond", help="table 8: models in what they were not trained for")
     p.add_argument("--frontier", metavar="RUN", help="the folder of a trained cell `one-tag`")
     p.add_argument("--count", type=int, default=200, metavar="N", help="problems of a trial")
     p.add_argument("--publish", required=True, metavar="FILE", help="the table's JSON")

@@ -1,4 +1,4 @@
-"""Table 7: models in what they were not trained for. Nothing is trained here.
+"""Table 8: models in what they were not trained for. Nothing is trained here.
 
     python tutorials/study beyond --publish tutorials/study/beyond.json [--frontier RUN]
 

@@ -152,8 +152,8 @@ def omega(table: dict[str, Any]) -> Figure | None:
 
 
 def cells(table: dict[str, Any]) -> Figure:
-    """Tables 4 to 6: a panel for each number of lanes, a row a cell, a dot a seed, with Wilson's
-    interval of its share of problems right."""
+    """Tables 4, 5 and 7: a panel for each number of lanes, a row a cell, a dot a seed, with
+    Wilson's interval of its share of problems right."""
     every = list(reversed(table["cells"].values()))
     lanes = [str(n) for n in table["lanes"]]
     figure = blank(10, 1.2 + 0.36 * len(every))
@@ -175,7 +175,7 @@ def cells(table: dict[str, Any]) -> Figure:
 
 
 def trials(table: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The groups of table 7 in the form of tables 4 to 6: a trial is a cell with one seed."""
+    """The groups of table 8 in the form of tables 4, 5 and 7: a trial is a cell with one seed."""
     found = {}
     for name, group in table["groups"].items():
         lanes = sorted({int(n) for trial in group["trials"] for n in trial["scores"]})
@@ -209,18 +209,18 @@ def live(table: dict[str, Any]) -> Figure:
 
 
 def further(table: dict[str, Any]) -> Figure:
-    """Table 7: as `cells`, of the model inside."""
+    """Table 8: as `cells`, of the model inside."""
     return cells(trials(table)["inside"])
 
 
 def explored(table: dict[str, Any]) -> Figure | None:
-    """Table 7: as `cells`, of the frontier model, if there is one."""
+    """Table 8: as `cells`, of the frontier model, if there is one."""
     groups = trials(table)
     return cells(groups["one-tag"]) if "one-tag" in groups else None
 
 
 def example(table: dict[str, Any]) -> Figure | None:
-    """The search of table 7's example: who explored which node when."""
+    """The search of table 8's example: who explored which node when."""
     if (group := table["groups"].get("one-tag")) is None:
         return None
     from tinylane.evaluate.tasks.frontier_task import draw as search

@@ -1,4 +1,4 @@
-"""Tables 4 to 6 as data: what tells lanes apart (the shell game), where live reading wins
+"""Tables 4, 5 and 7 as data: what tells lanes apart (the shell game), where live reading wins
 (frontier), and schedules (the shell game again). The recipe of a cell is the common one with a few
 fields changed.
 

@@ -1,5 +1,5 @@
 """What a trained cell writes, greedily, for many problems at once, by the trainer's own pass; and
-the runs of tables 4 to 6.
+the runs of tables 4, 5 and 7.
 
 All tokens are guessed at once, and every pass corrects at least one more step (Jacobi's iteration,
 as in `score`); by causality what a pass returns unchanged is the text of greedy decoding. Rows

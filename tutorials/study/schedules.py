@@ -1,4 +1,4 @@
-"""Table 6: the shell game by schedules, for models that are trained for each.
+"""Table 7: the shell game by schedules, for models that are trained for each.
 
 Who reads whom, and when, with one of these:
 

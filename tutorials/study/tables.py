@@ -72,8 +72,8 @@ def scratch(table: dict[str, Any]) -> str:
 
 
 def games(table: dict[str, Any]) -> str:
-    """Tables 4 to 6: a row a cell, a column a number of lanes; the steps are the mean of what the
-    lanes took. Below table 5: a row for each number of lanes, searches that make no mistake."""
+    """Tables 4, 5 and 7: a row a cell, a column a number of lanes; the steps are the mean of what
+    the lanes took. Below table 5: a row for each number of lanes, searches that make no mistake."""
     many = [str(n) for n in table["lanes"]]
     if title := table.get("title"):
         head = [title]
@@ -102,12 +102,12 @@ def games(table: dict[str, Any]) -> str:
 
 
 def beyond(table: dict[str, Any]) -> str:
-    """Table 7: for each model a table, a row a trial, a column a number of lanes."""
+    """Table 8: for each model a table, a row a trial, a column a number of lanes."""
     return "\n\n".join(games(group) for group in trials(table).values())
 
 
 def example(table: dict[str, Any]) -> str:
-    """What the lanes of table 7's frontier model write for one graph, as a block of code."""
+    """What the lanes of table 8's frontier model write for one graph, as a block of code."""
     one = table["groups"]["one-tag"]["example"]
     lanes = [f"lane {m + 1}:  {text}" for m, text in enumerate(one["lanes"])]
     return "\n".join(["```text", one["prompt"], *lanes, f"truth: {one['truth']}", "```"])
