@@ -182,7 +182,7 @@ def assert_causality(f: Logits, sample: Sample, row: int, by: int = 1) -> Report
     j, n = i[row], m[row]
     late = (m != n) & (n != SHARED)
     before = np.where(late, i < j + sample.mask.lag, i < j)
-    detail = f"token of row {row} (position {j}, lane {n}) changed"
+    detail = f"token of row {row} (position {j}, lane index {n}) changed"
     changed, kept = f(*sample.change([row], by).rows), f(*sample.rows)
     return assert_equal("causality", changed, kept, sample, dtype=None, rows=before, detail=detail)
 
@@ -194,7 +194,7 @@ def assert_isolation(f: Logits, sample: Sample, lane: int, by: int = 1) -> Repor
     reach = np.linalg.matrix_power(seen.astype(float), sample.mask.n)
     isolated = (sample.lanes == SHARED) | (reach[sample.lanes, lane] == 0)
     changed, kept = f(*sample.change(sample.lanes == lane, by).rows), f(*sample.rows)
-    how: dict[str, Any] = {"rows": isolated, "detail": f"tokens of lane {lane} changed"}
+    how: dict[str, Any] = {"rows": isolated, "detail": f"tokens of lane index {lane} changed"}
     return assert_equal("isolation", changed, kept, sample, dtype=None, **how)
 
 
@@ -354,5 +354,5 @@ def assert_company(f: Logits, sample: Sample, lane: int, *, dtype: str = "float6
         return nothing_to_compare("company")
     without = sample.select(others)
     got, expected = f(*without.rows), numbers(f(*sample.rows))[others]
-    detail = f"without lane {lane}"
+    detail = f"without lane index {lane}"
     return assert_equal("company", got, expected, without, dtype=dtype, detail=detail)
