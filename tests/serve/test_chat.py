@@ -23,7 +23,9 @@ from helpers_cli import write_checkpoint
 from helpers_serve import ROOT
 
 import tinylane
+from tinylane import methods
 from tinylane.commands.cli import main
+from tinylane.serve.answers import answer_of
 
 TEMPLATE = "{% for m in messages %}{{ m.content }} {% endfor %}{{ 'where?' if x is not defined }}"
 
@@ -89,6 +91,51 @@ def test_commands_change_the_lanes_and_begin_anew(say: Any) -> None:
     assert prompts[2] == prompts[0] != prompts[1]
     out, _ = say(["/help"])
     assert "/method NAME" in out
+
+
+@pytest.mark.parametrize("name", ["parathinker", "best_of_n", "plain_lanes", "logit-averaging"])
+def test_a_method_gives_one_answer_and_the_chat_goes_on_with_it(
+    say: Any, talker: Path, tmp_path: Path, name: str
+) -> None:
+    """Both answers are those of `tinylane.methods.generate`; lanes that join are shown."""
+    file = tmp_path / "chat.json"
+    out, err = say([f"/method {name}", "cups ABC", "swap 1-2", f"/save {file}"], "--temp", 2)
+    messages = json.loads(file.read_text())["messages"]
+    assert [m["role"] for m in messages] == ["user", "assistant"] * 2
+    model, name = tinylane.load(talker), name.replace("-", "_")
+    for k in (1, 3):
+        result = methods.generate(
+            model, messages[:k], method=name, lanes=3, max_tokens=4, seed=7 + k // 2,
+            sampler=tinylane.Sampler(2.0, logit_bias={1: -100}),
+        )  # fmt: skip
+        assert messages[k]["content"] == answer_of(name, result)[0]
+        for m, text in enumerate(result.texts):
+            assert not text.strip() or f"lane {m + 1} | {text.splitlines()[0]}" in out
+    assert out.count(f", {name}]") == 2 and not re.search("error", err)
+
+
+def test_a_method_may_be_a_flag_and_lanes_may_be_told(say: Any) -> None:
+    out, _ = say(["cups ABC", "/method joint", "cups ABC"], "--method", "best_of_n", "--lanes", 2)
+    assert out.count("[lane") == 2 and "best_of_n]" in out and "lane 3" not in out
+    _, err = say([], "--method", "best_of_n", "--mode", "joint", code=2)
+    assert "expected one of them" in err
+    _, err = say([], "--method", "psychic", code=2)
+    assert "/method is 'psychic'; expected independent" in err
+
+
+def test_lanes_that_are_turned_otherwise_read_the_conversation_again(say: Any) -> None:
+    """Their keys are of another rotation; what is the prompt's alone stays."""
+    lines = [
+        "cups ABC",
+        "/method group_think",
+        "swap 1-2",
+        "/method hogwild",
+        "1-2",
+        "/method joint",
+    ]
+    _, err = say([*lines, "/method joint", "1-3"], "--lanes", 2)
+    read = [tuple(map(int, found)) for found in re.findall(r"prompt (\d+) tokens, (\d+) of", err)]
+    assert len(read) == 4 and all(new < whole for whole, new in read[1:]) and "error" not in err
 
 
 @pytest.mark.parametrize(

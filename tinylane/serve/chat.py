@@ -23,14 +23,16 @@ if TYPE_CHECKING:
     from tinylane.commands.terminal import Columns, Lines
     from tinylane.core.decoding import Decoding
     from tinylane.core.model import Model
-    from tinylane.core.result import Lane, Step
+    from tinylane.core.result import Lane, Result, Step
     from tinylane.core.sampling import Sampler
 
+MOST_LANES, METHOD_LANES = 64, 3  # at most; of a method, where nothing says how many
 WARM = 0.7  # temperature where several lanes would all be greedy, and so the same
 HELP = """\
 /new            begin a new conversation
 /lanes N        how many lanes answer
-/method NAME    how they read each other: independent, joint, group_think, hogwild
+/method NAME    how they read each other: independent, joint, group_think, hogwild; or another
+                row of `tinylane methods`, whose lanes work on one answer
 /save FILE      write the conversation as JSON
 /quit           end (or Ctrl-D); Ctrl-C ends an answer
 Everything else is for the model."""
@@ -44,8 +46,9 @@ def flags(p: Any) -> None:
     p.add_argument("--system-prompt", metavar="TEXT", type=shared_flags.text)
     p.add_argument("--chat-template-config", metavar="JSON", help='e.g. {"enable_thinking": false}')
     g = p.add_argument_group("lanes")
-    g.add_argument("--lanes", type=int, default=1, metavar="N", help="that answer; default: 1")
+    g.add_argument("--lanes", type=int, metavar="N", help="that answer; default: 1, of a method 3")
     g.add_argument("--mode", choices=generate.MODES, help="how they read each other")
+    g.add_argument("--method", metavar="NAME", help="how they work together; see tinylane methods")
     g.add_argument("--visibility", metavar="V", help="who reads whom; as of tinylane generate")
     shared_flags.rotation_flags(g)
     g = p.add_argument_group("length and sampling (defaults: the model's generation_config)")
@@ -54,17 +57,19 @@ def flags(p: Any) -> None:
     g.add_argument("--seed", type=int, metavar="S", help="of the first answer; default: a new one")
     p.add_argument("--plain", action="store_true", help="lines, in a terminal too")
     p.add_argument("--quiet", action="store_true", help="no notes and no statistics")
-    p.set_defaults(raw=None, prefill_response=None, method=None)
+    p.set_defaults(raw=None, prefill_response=None)
 
 
 def run(args: Any) -> int:
     """Run the command; returns the exit code."""
     shared_flags.check_numbers(args, 1, "lanes", "max_tokens")
+    if args.method is not None and args.mode is not None:
+        raise TinylaneError(f"--mode {args.mode} and --method {args.method}; expected one of them")
     shared_flags.check_numbers(args, 0, "seed")
     given, asked = shared_flags.sampling(args), generate.parse_lane_flags(args)
     template = shared_flags.template(args)
     read = reader()
-    model = common.load(args, lanes=args.lanes, max_tokens=args.max_tokens)
+    model = common.load(args, lanes=args.lanes or 1, max_tokens=args.max_tokens)
     chat = Chat(args, model, given, template, asked)
     common.note(f"{common.name_of(args)} ({model.backend}, {model.dtype}); /help", args.quiet)
     while True:
@@ -124,6 +129,14 @@ class Chat:
         self.cache: Any = None
         seed = int.from_bytes(os.urandom(4), "little") if args.seed is None else args.seed
         self.seed = seed
+        self.method: str | None = None  # one whose lanes work on one answer
+        if args.method is not None:
+            self.choose(args.method)
+
+    @property
+    def lanes(self) -> int:
+        """How many lanes answer."""
+        return self.args.lanes or (1 if self.method is None else METHOD_LANES)
 
     def command(self, line: str) -> bool:
         """Do what a line that begins with / says; returns whether that was to end."""
@@ -134,14 +147,11 @@ class Chat:
         if name == "new":
             self.messages, self.cache = [], None
         elif name == "lanes":
-            self.args.lanes = whole("/lanes", int(rest) if rest.isdecimal() else rest, 1, 64)
+            self.args.lanes = whole(
+                "/lanes", int(rest) if rest.isdecimal() else rest, 1, MOST_LANES
+            )
         elif name in ("method", "mode"):
-            if rest not in generate.MODES:
-                modes = ", ".join(generate.MODES)
-                raise TinylaneError(f"/method is {show(rest, 40)}; expected {modes}")
-            self.args.mode, self.lanes_asked = rest, True
-            self.args.visibility = self.args.omega = None
-            self.args.prompt_lane = self.args.omega_scale = None
+            self.choose(rest)
         elif name == "save":
             self.save(rest)
         elif name == "help":
@@ -149,6 +159,26 @@ class Chat:
         else:
             raise TinylaneError(f"no command {show('/' + name, 40)}; /help lists them")
         return False
+
+    def choose(self, name: str) -> None:
+        """Let the lanes work together so from now on. Raises TinylaneError for no method."""
+        from tinylane.methods import method
+
+        if name not in generate.MODES:
+            try:
+                name = method(name).name
+            except TinylaneError:
+                modes = ", ".join(generate.MODES)
+                raise TinylaneError(
+                    f"/method is {show(name, 40)}; expected {modes}, or another row of "
+                    "`tinylane methods`"
+                ) from None
+            name = "joint" if name == "lanerope" else name
+        self.method = None if name in generate.MODES else name
+        self.lanes_asked = self.method is None
+        self.args.mode = None if self.method else name
+        self.args.visibility = self.args.omega = None
+        self.args.prompt_lane = self.args.omega_scale = None
 
     def save(self, name: str) -> None:
         """Write the conversation, whole or not at all."""
@@ -165,41 +195,69 @@ class Chat:
     def turn(self, text: str, read: Callable[[str], str]) -> None:
         """One question and its answer, by all lanes; the conversation goes on with one."""
         decoding = self.ask(text)
-        interrupted, failed = generate_loop.decode(decoding, Shown(decoding, self.args.plain))
+        shown = Shown(decoding, self.args.plain, several=self.method is not None)
+        interrupted, failed = generate_loop.decode(decoding, shown)
         if failed is not None:
+            self.messages.pop()  # the question has no answer
             raise failed
-        lane = decoding.lanes[0]
-        if len(decoding.lanes) > 1:
-            lane = pick(decoding, read)
-        self.messages.append({"role": "assistant", "content": lane.text})
+        if self.method is not None:
+            text = self.answer(decoding.result())
+        else:
+            lanes = decoding.lanes
+            text = lanes[0].text if len(lanes) == 1 else pick(decoding, read).text
+        self.messages.append({"role": "assistant", "content": text})
         self.tell(decoding, interrupted)
+
+    def answer(self, result: Result) -> str:
+        """The text with which the method answers."""
+        from tinylane.evaluate.answers import answering
+        from tinylane.serve.answers import answer_of
+
+        text, _ = answer_of(str(self.method), result)
+        judged = answering(str(self.method), result)
+        whose = f"lane {judged[0].index + 1} answers" if len(judged) == 1 else "the answer"
+        common.say(f"[{whose}, {self.method}]", flush=True)
+        return text
 
     def ask(self, text: str) -> Decoding:
         """The lanes that are to answer; the question is part of the conversation then."""
         from tinylane.core.decoding import Decoding
+        from tinylane.methods import prepare, start
 
-        n, model = self.args.lanes, self.model
-        rope, mask = None, LaneMask.independent(n)
-        if self.lanes_asked:
-            rope, named = generate.lane_settings(self.args, model, n, self.args.max_tokens)
-            mask = named or model.mask(n)
+        n, model, most = self.lanes, self.model, self.args.max_tokens
         messages = [*self.messages, {"role": "user", "content": text}]
-        decoding = Decoding(
-            model,
-            messages,
-            n,
-            max_tokens=self.args.max_tokens,
-            sampler=self.sampler(n, mask),
-            seed=self.seed + len(messages) // 2,
-            stop=shared_flags.stop(self.args, model),
-            lane_rope=rope,
-            lane_mask=mask,
-            lane_prompts=model.lane_prompts(n) if self.lanes_asked else [""] * n,
-            template=self.template,
-            cache=self.cache,
-        )
+        settings: dict[str, Any] = {
+            "max_tokens": most,
+            "seed": self.seed + len(messages) // 2,
+            "stop": shared_flags.stop(self.args, model),
+            "template": self.template,
+        }
+        if self.method is not None:
+            setup = prepare(model, self.method, n, most)
+            mask = setup.settings.get("lane_mask") or model.mask(setup.lanes)
+            settings |= {"sampler": self.sampler(n, mask), "cache": self.kept(setup.settings)}
+            decoding = start(model, messages, setup, **settings)
+        else:
+            rope, mask, prompts = None, LaneMask.independent(n), [""] * n
+            if self.lanes_asked:
+                rope, named = generate.lane_settings(self.args, model, n, most)
+                mask, prompts = named or model.mask(n), model.lane_prompts(n)
+            lanes = {"lane_rope": rope, "lane_mask": mask, "lane_prompts": prompts}
+            settings |= {"sampler": self.sampler(n, mask), "cache": self.kept(lanes)}
+            decoding = Decoding(model, messages, n, **lanes, **settings)
         self.messages, self.cache = messages, decoding.cache
         return decoding
+
+    def kept(self, lanes: dict[str, Any]) -> Any:
+        """The cache of the turn before; of the prompt alone where lanes are turned otherwise."""
+        from tinylane.core.lanes import SHARED
+
+        cache = self.cache
+        if cache is not None:
+            mask = lanes.get("lane_mask")
+            if not self.model.rope(lanes.get("lane_rope"), mask).same_as(cache.lane_rope):
+                cache.keep(cache.lanes == SHARED)
+        return cache
 
     def sampler(self, n: int, mask: LaneMask) -> Sampler:
         """As the checkpoint samples and the flags say; never the same greedy text n times."""
@@ -250,17 +308,21 @@ def pick(decoding: Decoding, read: Callable[[str], str]) -> Lane:
 class Shown:
     """An answer as it is written: one lane's text as it comes, several lanes side by side."""
 
-    def __init__(self, decoding: Decoding, plain: bool) -> None:
+    def __init__(self, decoding: Decoding, plain: bool, several: bool = False) -> None:
         from tinylane.commands.terminal import Columns, LaneView, Lines
 
-        n = len(decoding.lanes)
+        n, self.labels = len(decoding.lanes), list[str]()
         self.columns: Columns | None = None
         self.lines: Lines | None = None
-        labels = [f"lane {m + 1}" for m in range(n)]
-        if n > 1 and sys.stdout.isatty() and not plain:
-            self.columns = Columns([LaneView(label) for label in labels])
+        self.name(decoding)
+        if (n > 1 or several) and sys.stdout.isatty() and not plain:
+            self.columns = Columns([LaneView(label) for label in self.labels])
         else:
-            self.lines = Lines(labels)
+            self.lines = Lines(self.labels, several=several)
+
+    def name(self, decoding: Decoding) -> None:
+        """Names for lanes that have joined."""
+        self.labels += [f"lane {m + 1}" for m in range(len(self.labels), len(decoding.lanes))]
 
     def __enter__(self) -> Shown:
         if self.columns is not None:
@@ -275,6 +337,7 @@ class Shown:
 
     def step(self, decoding: Decoding, step: Step) -> None:
         """Show what a step gave."""
+        self.name(decoding)
         if self.lines is not None:
             self.lines.add(step.texts, step.finished)
         self.settle(decoding)
@@ -283,6 +346,11 @@ class Shown:
 
     def settle(self, decoding: Decoding) -> None:
         """How every lane stands."""
+        self.name(decoding)
         if self.columns is not None:
-            for view, lane in zip(self.columns.views, decoding.lanes, strict=True):
-                view.text, view.foot = lane.text, lane.finish_reason or ""
+            from tinylane.commands.terminal import LaneView
+
+            self.columns.views[:] = [
+                LaneView(label, lane.text, lane.finish_reason or "")
+                for label, lane in zip(self.labels, decoding.lanes, strict=True)
+            ]
