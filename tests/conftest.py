@@ -22,6 +22,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 
 import pytest
 from helpers_browser import browser  # a fixture
+from helpers_virtual_mac import widen
 from hypothesis import HealthCheck, Verbosity, settings
 from hypothesis.statistics import collector, describe_statistics
 
@@ -35,6 +36,7 @@ _COMMON: dict[str, Any] = {
 settings.register_profile("dev", max_examples=15, **_COMMON)
 settings.register_profile("ci", max_examples=25, derandomize=True, database=None, **_COMMON)
 settings.register_profile("thorough", max_examples=500, **_COMMON)
+VIRTUAL = widen()  # None but on GitHub's macOS runners
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 
@@ -59,6 +61,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     if cache := getattr(config, "cache", None):
         names = dict.fromkeys(x.nodeid for x in terminalreporter.stats.get("skipped", []))
         cache.set("tinylane/skipped", list(names))
+    if VIRTUAL is not None:
+        terminalreporter.section("a virtual Mac")
+        terminalreporter.write_line(VIRTUAL)
     reports = terminalreporter.stats.get("passed", [])
     by_name: dict[str, list[Any]] = {}
     for report in reports:
