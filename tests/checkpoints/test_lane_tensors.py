@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,16 @@ def test_matrices_are_out_in_in_a_file() -> None:
     assert shapes["model.layers.1.bridge.o_proj.weight"] == (64, 3)
     assert shapes["model.layers.1.p_match.down_proj.weight"] == (64, 4)
     assert shapes["model.layers.1.self_attn.lane_kv.weight"] == (4, 32)
+    lace = {name: shape for name, shape in shapes.items() if ".lace." in name}
+    down, up = (f"model.layers.1.lace.{name}_proj.weight" for name in ("down", "up"))
+    assert lace[down] == (32, 128) and lace[up] == (128, 32) and len(lace) == 6
+
+
+def test_lace_is_in_every_second_layer_from_the_middle_on() -> None:
+    for layers, expected in ((1, {0}), (2, {1}), (5, {2, 4}), (8, {4, 6})):
+        made = extras.start(replace(CONFIG, layers=layers), ("lace",), 1)
+        assert {int(name.split(".")[2]) for name in made} == expected
+        assert all(value.any() != ("up_proj" in name) for name, value in made.items())
 
 
 def test_a_packed_checkpoint_takes_them(tmp_path: Path) -> None:
@@ -93,7 +104,7 @@ def test_what_is_saved_is_what_is_read_and_makes_another_model(tmp_path: Path) -
         assert found.keys() == saved.keys()
         assert all(np.array_equal(found[name], saved[name]) for name in saved)
         identities.add(load(base, adapter=tmp_path / kind).identity)
-    assert len(identities) == 5
+    assert len(identities) == 1 + len(KINDS)
 
 
 def changed(**shapes: Any) -> dict[str, np.ndarray]:
@@ -125,6 +136,19 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     (
         {"model.layers.1.bridge.norm.weight": None},
         "model.layers.1.bridge.norm.weight is missing; bridge is in every layer or in none",
+    ),
+    (
+        {"model.layers.1.lace.gate_proj.weight": None},
+        "model.layers.1.lace.gate_proj.weight is missing; lace is in every second layer from the "
+        "middle on or in none",
+    ),
+    (
+        {"model.layers.0.lace.q_proj.weight": (32, 32)},
+        "'model.layers.0.lace.q_proj.weight': this model has 2 layers; lace is in every second",
+    ),
+    (
+        {"model.layers.1.lace.up_proj.weight": (64, 32)},
+        "model.layers.1.lace.up_proj.weight is (64, 32); expected (128, 32), (out, in)",
     ),
     (
         {"model.layers.0.bridge.gate.weight": (1, 64)},
@@ -162,6 +186,15 @@ def test_a_bridge_that_its_heads_do_not_divide_is_refused(tmp_path: Path) -> Non
         save_adapter(tmp_path, CONFIG, tensors)
 
 
+def test_lace_of_a_part_of_a_head_is_refused(tmp_path: Path) -> None:
+    """Its heads are turned by the layer's angles."""
+    tensors = {
+        name: np.zeros(s, np.float32) for name, s in extras.shapes(CONFIG, "lace", 48).items()
+    }
+    with pytest.raises(TinylaneError, match="lace is 48 wide; expected a multiple of 32"):
+        save_adapter(tmp_path, CONFIG, tensors)
+
+
 def test_values_that_are_not_finite_are_told(tmp_path: Path) -> None:
     tensors = in_file("lane_embed")
     tensors[EMBED][1, 1] = np.nan
@@ -175,11 +208,12 @@ def test_inspect_shows_them(tmp_path: Path) -> None:
     base = write_checkpoint(tmp_path / "base")
     save_adapter(tmp_path / "a", CONFIG, in_file())
     said = ["lane_embed for 2 lanes", "lane_kv for 2 lanes", "bridge 3 wide", "p_match 4 wide"]
+    said.append("lace 32 wide")
     report = inspect(base, adapter=tmp_path / "a")
     assert report["adapter"]["value"]["extra"] == said
     whole = write_checkpoint(tmp_path / "whole", None, weights(small()) | in_file())
     report = inspect(whole)
-    assert report["optional"]["value"][-4:] == said
+    assert report["optional"]["value"][-5:] == said
     more = sum(x.size for x in in_file().values())
     assert report["parameters"]["value"] == inspect(base)["parameters"]["value"] + more
     assert any("bridge 3 wide" in line for line in format_report(report))

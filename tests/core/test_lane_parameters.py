@@ -14,6 +14,7 @@ from helpers_run import decoded, reloaded
 from helpers_view import as_run
 from hypothesis import given
 from hypothesis import strategies as st
+from planting import swap
 
 from tinylane.checkpoints import extras
 from tinylane.core import pipeline
@@ -25,9 +26,9 @@ from tinylane.core.model import Model
 from tinylane.core.sampling import Sampler
 from tinylane.core.times import joined, settings
 from tinylane.methods.beam_search import beam_search
-from tinylane.testing import example_case
+from tinylane.testing import LawViolation, example_case
 from tinylane.testing.additions import given as with_parameters
-from tinylane.testing.checks import check
+from tinylane.testing.checks import LAWS, check
 from tinylane.testing.samples import random_extras
 from tinylane.view.replay import replay
 
@@ -67,6 +68,42 @@ def test_laws_that_hold_with_a_bridge(kind: Any, law: str, seed: int) -> None:
     check(law, case.model(*kind), case.sample, case.choose)
 
 
+@ANY
+@pytest.mark.parametrize("law", LAWS)
+@given(seed=st.integers(0, 999))
+def test_all_laws_hold_with_lace(kind: Any, law: str, seed: int) -> None:
+    """It is turned as the layer's own attention, and reads what that may read."""
+    case = replace(example_case(seed), extra=("lace",))
+    check(law, case.model(*kind), case.sample, case.choose)
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [
+        swap("side.lace", "opened * ", ""),
+        swap("side.lace", "xp.exp(-xp", "xp.exp(xp"),
+        swap("side.planned", "mask if mask.side is None else", "mask if True else"),
+        swap("lanes.LaneMask.visible", "(age >= self.lag)", "(age >= self.lag - 1)"),
+        swap("decoder.self_attention", "partial(attend, plan.across)", "partial(attend, None)"),
+    ],
+    ids=["no gate", "gate turned round", "the layers' mask", "later tokens", "no mask"],
+)
+def test_a_bug_in_lace_is_caught_by_the_definition(
+    plant: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control."""
+    cases = [replace(example_case(seed), extra=("lace",)) for seed in range(6)]
+    plant(monkeypatch)
+    caught = 0
+    for case in cases:
+        mask = LaneMask.named("bridge", case.sample.mask.n, case.sample.mask.lag)
+        try:
+            check("definition", case.model("numpy"), case.sample.with_mask(mask), case.choose)
+        except LawViolation:
+            caught += 1
+    assert caught >= 2
+
+
 @given(seed=st.integers(0, 999))
 def test_decoding_is_that_of_the_uncached_oracle(seed: int) -> None:
     case = replace(example_case(seed), extra=KINDS)
@@ -90,7 +127,8 @@ def test_each_parameter_changes_the_logits_and_absent_ones_are_not_planned_for()
     assert np.abs(np.asarray(some(kind)(*rows, lane_mask=mask)) - logits).max() > 0.1
     rope = LaneRoPE.none(bare.theta)
     plan = make_plan(bare.config, rope, mask, Places(i, m, i, m), params=bare.params)
-    assert plan.lanes is None and plan.same is None
+    assert plan.lanes is None and plan.same is None and plan.across is None
+    assert len(bare.new_cache().keys) == bare.config.layers
 
 
 @pytest.mark.parametrize("tables", [("lane_embed",), ("lane_kv",)])
@@ -262,3 +300,30 @@ def test_a_cache_is_saved_with_its_mask_s_side(tmp_path: Path) -> None:
     assert np.array_equal(model(*further, cache=kept), model(*further, cache=cache))
     with pytest.raises(TinylaneError, match="saved with another visibility"):
         type(cache).load(tmp_path / "c.safetensors", model, None, LaneMask.independent(2))
+
+
+@ANY
+def test_what_lace_has_cached_is_saved_copied_forked_and_dropped(kind: Any, tmp_path: Path) -> None:
+    """With an Omega, so that the keys of a fork must be turned on."""
+    model, mask = some(kind, "lace"), LaneMask.bridge(3)
+    rope = LaneRoPE.ntk(model.theta, 7, 3)
+    cache = model.new_cache(rope, mask)
+    rows = (ids(5), np.array([0, 1, 1, 2, 2]), np.array([SHARED, 0, 1, 0, 1]))
+    model(*rows, cache=cache)
+    cache.save(tmp_path / "c.safetensors")
+    kept = type(cache).load(tmp_path / "c.safetensors", model)
+    twin = cache.copy()
+    twin.fork(1, 2)
+    twin.drop(1)
+    further = (ids(2, seed=1), np.array([3, 3]), np.array([0, 2]))
+    same = np.where(rows[2] == 1, 2, rows[2])  # lane 1's rows are lane 2's
+    whole = [np.concatenate(x) for x in zip((rows[0], rows[1], same), further, strict=True)]
+    expected = np.asarray(model(*whole, rope, mask))[-2:]
+    got = np.asarray(model(*further, cache=twin))
+    assert np.abs(got - expected).max() <= TOLERANCE[kind[1]]
+    twin = cache.copy()  # the control: keys that were not turned on
+    twin.lanes = np.where(twin.lanes == 1, 2, twin.lanes)
+    assert np.abs(np.asarray(model(*further, cache=twin)) - expected).max() > 1e-4
+    further = (*further[:2], np.array([0, 1]))
+    again = [np.asarray(model(*further, cache=x)) for x in (kept, cache)]
+    assert np.array_equal(*again)

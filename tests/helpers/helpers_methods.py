@@ -17,14 +17,20 @@ from tinylane.core.model import Model
 from tinylane.core.random_weights import random_params
 from tinylane.core.sampling import Sampler
 from tinylane.methods import decode
+from tinylane.testing.samples import random_extras
 from tinylane.testing.tolerances import tolerance
 
 WARM = Sampler(temperature=1.0)
 PROMPT = "12+34=?"
 
 
-def small(backend: str = "numpy", dtype: str = "float64", layers: int = 1, **config: Any) -> Model:
-    """A random model with a tokenizer of bytes, whose attention weighs more than in a fresh one."""
+def small(
+    backend: str = "numpy", dtype: str = "float64", layers: int = 1, extra: str = "", **config: Any
+) -> Model:
+    """A random model with a tokenizer of bytes, whose attention weighs more than in a fresh one.
+
+    extra: a kind of `tinylane.checkpoints.extras` that it has, for eight lanes.
+    """
     tokenizer = Tokenizer(Core.from_str(byte_level()), {"eos_token": "</s>"})
     shape = {
         "width": 32,
@@ -37,6 +43,7 @@ def small(backend: str = "numpy", dtype: str = "float64", layers: int = 1, **con
     settings = {"vocab": tokenizer.vocab_size, "context": 2048, **shape, **config}
     made = ModelConfig(**settings)
     params: dict[str, Any] = random_params(made, seed=3, std=0.4)
+    params |= random_extras(made, [extra] if extra else [], 8, seed=1)
     if backend == "mlx":
         mx = pytest.importorskip("mlx.core")
         params = {name: mx.array(w.astype(np.float32)) for name, w in params.items()}

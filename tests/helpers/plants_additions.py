@@ -23,6 +23,11 @@ ADDITIONS = [
         ),
     ),
     Plant(
+        "LACE adds what it starts from",
+        "identity",
+        swap("side.lace", "return x + opened *", "return x + 0.1 * x + opened *"),
+    ),
+    Plant(
         "rows are moved when an embedding of lanes is there",
         "identity",
         swap("side.embed_rows", "x += params", "x = 1.001 * x + params"),
@@ -37,9 +42,9 @@ ADDITIONS = [
         "bridge",
         swap(
             "side.bridge",
-            "q, k, v = (",
+            "q, k, v = heads(",
             "x = x + x.dtype.type(0.1) * np.arange(x.shape[-2])[:, None].astype(x.dtype)\n"
-            "    q, k, v = (",
+            "    q, k, v = heads(",
         ),
     ),
     Plant(

@@ -12,10 +12,15 @@ transformers = pytest.importorskip("transformers")
 from helpers_methods import PROMPT, WARM, small
 
 from tinylane import hf
+from tinylane.core.errors import TinylaneError
 from tinylane.core.model import Model
 from tinylane.methods import NAMES, generate
 
-LEFT_OUT = {"beam": "no steps of lanes", "bridge": "its tensors are not in a model of transformers"}
+LEFT_OUT = {  # and what is said
+    "beam": "has no steps of lanes",
+    "bridge": "method bridge needs bridge, for which a model of transformers has no place",
+    "lace": "method lace needs lace, for which a model of transformers has no place",
+}
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +52,11 @@ def test_the_tokens_of_a_method_are_tinylanes(name: str, both: tuple[Model, Any]
     got = hf.generate(theirs, None, PROMPT, method=name, **how)
     assert [lane.tokens for lane in got.lanes] == [lane.tokens for lane in expected.lanes]
     assert got.settings.get("events") == expected.settings.get("events")
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_a_method_that_it_cannot_have_is_refused_by_name(
+    name: str, both: tuple[Model, Any]
+) -> None:
+    with pytest.raises(TinylaneError, match=LEFT_OUT[name]):
+        hf.generate(both[1], None, PROMPT, method=name)

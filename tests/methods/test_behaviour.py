@@ -147,6 +147,29 @@ def test_a_given_stream_is_read_one_step_late_and_then_silent() -> None:
     assert {lane.finish_reason for lane in quiet.lanes} == {"silence"} and quiet.steps < 12
 
 
+def heard(method: str, extra: str) -> np.ndarray:
+    """By how much the next logits of lanes 0 and 2 move if lane 1, which has ended, had begun with
+    another token, in a model of one layer."""
+    model, logits = small(extra=extra), []
+    for first in (7, 8):
+        d = decode(model, PROMPT, method, 3, max_tokens=6)
+        for lane in range(3):
+            d.give(lane, [first if lane == 1 else 7, 5, 6, 4])
+        go(d, 3)
+        d.finish(1, "ended")
+        go(d, 1)
+        logits.append(np.stack([d.peek(lane) for lane in (0, 2)]))
+    return np.abs(logits[0] - logits[1]).max(axis=1)
+
+
+def test_lace_reads_older_tokens_of_other_lanes_in_its_side_path_alone() -> None:
+    """Also those of a lane that has ended, which a bridge does not know any more. Where lanes are
+    joint, it is the layers' own attention that reads."""
+    assert (heard("lace", "lace") > 1e-3).all() and reads(begin("lace"), 0) == set()
+    assert (heard("lanerope", "") > 1e-3).all() and reads(begin("lanerope"), 0) == {1, 2}
+    assert not heard("bridge", "bridge").any() and not heard("lace", "").any()
+
+
 def test_plain_lanes_begin_one_step_after_the_first() -> None:
     d = go(begin("plain_lanes", slot=30))
     assert [lane.start for lane in d.lanes] == [7, 8, 8] and d.lanes[1].prompt == ids("\n")[:1]

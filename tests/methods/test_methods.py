@@ -8,7 +8,7 @@ import helpers_methods
 import pytest
 from helpers_methods import run, small
 
-from tinylane.methods import NAMES
+from tinylane.methods import METHODS, NAMES
 from tinylane.view.replay import replay
 from tinylane.view.run_file import load_run, save_run
 
@@ -18,7 +18,7 @@ DECODED = [name for name in NAMES if name != "beam"]
 @pytest.mark.parametrize("kind", ["numpy float64", "numpy float32", "mlx float32"])
 @pytest.mark.parametrize("name", DECODED)
 def test_a_method_decodes_what_passes_without_a_cache_give(name: str, kind: str) -> None:
-    d = run(name, small(*kind.split()))
+    d = run(name, small(*kind.split(), extra=METHODS[name].needs))
     assert all(lane.finish_reason for lane in d.lanes)
 
 
@@ -28,7 +28,7 @@ def test_a_method_s_run_file_replays_from_its_events_alone(
 ) -> None:
     """In a deep model, whose rows keep what they read when they were fed."""
     monkeypatch.setattr(helpers_methods, "check", lambda d: None)
-    model = small(layers=3)
+    model = small(layers=3, extra=METHODS[name].needs)
     result = run(name, model).result()
     save_run(tmp_path / "run.json", result, model)
     saved = load_run(tmp_path / "run.json")

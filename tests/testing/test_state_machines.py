@@ -98,7 +98,7 @@ def test_the_decoder_machine_catches_a_planted_bug(
 ) -> None:
     """In float32 too, where a token may differ by rounding: that must not excuse these."""
     bug(monkeypatch)
-    options = {"max_examples": 200, "phases": (Phase.generate,), "database": None}
+    options = {"max_examples": 600, "phases": (Phase.generate,), "database": None}
     with pytest.raises(AssertionError, match="lane"):
         run_machine(backend, DecoderMachine, derandomize=True, **options)
 
@@ -227,7 +227,7 @@ def test_a_bug_in_any_operation_is_caught(bug: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_deeper_model_is_refused_with_the_reason() -> None:
-    with pytest.raises(TinylaneError, match="2 layers; the machines need one"):
+    with pytest.raises(TinylaneError, match="2 layers of attention; the machines need one"):
         check_machine(CacheMachine, small("numpy", "float64", layers=2))
 
 

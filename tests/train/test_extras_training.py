@@ -18,7 +18,7 @@ from helpers_tune import CONFIG, command, disturb, gradient_errors, model, refer
 
 import tinylane
 from tinylane.checkpoints import extras
-from tinylane.checkpoints.adapter import load_adapter, save_adapter
+from tinylane.checkpoints.adapter import OMEGA, load_adapter, save_adapter
 from tinylane.checkpoints.config_json import parse_config
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask
@@ -55,6 +55,19 @@ def test_gradients_are_the_central_differences_of_the_numpy_decoder(
     for key, largest, _, relative in errors:
         assert largest > 1e-4, f"{key}: flat, so the test says nothing"
         assert relative < 1e-4, key
+
+
+def test_omega_has_a_gradient_where_lanes_read_each_other_in_lace_alone() -> None:
+    """As above. Without LACE it has none: no other attention of these lanes sees another lane."""
+    choice = Choice(omega=True, biases=False, extra=("lace",))
+    t = tuner(several(), choice, batch_size=6, visibility="bridge")
+    disturb(t, 0.3)
+    errors = {name: (largest, relative) for name, largest, _, relative in gradient_errors(t)}
+    largest, relative = errors[OMEGA]
+    assert largest > 1e-4 and relative < 1e-4
+    bare = tuner(several(), Choice(biases=False), batch_size=6, visibility="bridge")
+    disturb(bare, 0.3)
+    assert np.abs(np.asarray(bare.outcome(0).grads["omega"][OMEGA])).max() < 1e-7  # rounding
 
 
 def test_gradient_checkpoints_change_no_gradient() -> None:
@@ -98,7 +111,7 @@ def test_what_was_tuned_is_saved_loaded_and_tuned_further(tmp_path: Path) -> Non
     for name, value in again.groups["extra"].items():
         assert np.array_equal(np.asarray(value), np.asarray(t.groups["extra"][name])), name
     assert {n for n in again.kept if extras.is_extra(n)} == {
-        n for n in t.groups["extra"] if "lane_embed" in n or "p_match" in n
+        n for n in t.groups["extra"] if "lane_kv" not in n and "bridge" not in n
     }
     saved = again.adapter_tensors(again.groups)
     assert all(np.array_equal(saved[name], x) for name, x in adapter.tensors.items())
@@ -108,7 +121,7 @@ def test_what_was_tuned_is_saved_loaded_and_tuned_further(tmp_path: Path) -> Non
     ("choice", "line"),
     [
         ({"extra": ("lanes",)}, "--extra 'lanes'; expected some of lane_embed, lane_kv, bridge"),
-        ({"bridge_width": 8}, "--bridge-width is of --extra bridge or p_match; give one"),
+        ({"bridge_width": 8}, "--bridge-width is of --extra bridge, p_match or lace; give one"),
         ({"extra_lanes": 4}, "--extra-lanes is of --extra lane_embed or lane_kv; give one"),
         ({"extra": ("lane_kv",), "extra_lanes": -4}, "--extra-lanes is -4; expected 1 to 1024"),
         ({"extra": ("bridge",), "bridge_width": -1}, "--bridge-width is -1; expected 1 or more"),
@@ -139,7 +152,7 @@ def test_a_bridge_that_its_heads_do_not_divide_is_refused() -> None:
 @pytest.mark.parametrize("kinds", [(kind,) for kind in ALL])
 def test_a_model_of_a_game_is_trained_with_each(kinds: tuple[str, ...], tmp_path: Path) -> None:
     """The checkpoint that it writes says what the trainer's own pass says."""
-    visibility = "bridge" if kinds == ("bridge",) else "joint"
+    visibility = "bridge" if kinds[0] in ("bridge", "lace") else "joint"
     recipe = dataclasses.replace(TINY, extra=kinds, bridge_width=6 * ("lane" not in kinds[0]))
     trainer = Trainer(dataclasses.replace(recipe, visibility=visibility))
     begun = {k: np.array(v) for k, v in trainer.state["weights"].items() if extras.is_extra(k)}

@@ -31,6 +31,15 @@ def test_a_picture_has_a_cell_for_every_row_and_for_everything_seen(name: str) -
     assert cells == [len(i), int(d.mask.visible(i, m, i, m).sum())]
 
 
+def test_what_a_side_path_sees_is_pale() -> None:
+    """Bridge: the rows of this step of the two other lanes. LACE: all that they have written."""
+    for name, expected in (("bridge", 3 * 3 * 2), ("lace", 3 * 2 * (1 + 2 + 3))):
+        svg = ElementTree.fromstring(methods.picture(METHODS[name]))
+        pale = svg.findall("{*}g/{*}path")
+        pale = [path.get("d", "") for path in pale if " given" in path.get("class", "")]
+        assert sum(path.count("M") for path in pale) == expected, name
+
+
 def test_places_are_those_that_the_newest_row_sees() -> None:
     d = methods.example(METHODS["group_think"])
     i, m = d.cache.positions, d.cache.lanes

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from helpers_lanes import OMEGAS, ids, omega, small
 
+from tinylane.checkpoints import extras
 from tinylane.core import decoder
 from tinylane.core.lanes import SHARED, LaneMask
 from tinylane.files.cache_file import typed
 from tinylane.testing import example_case
+from tinylane.testing.additions import given
 from tinylane.view.attention import attention_weights, listening
 
 ANY = pytest.mark.parametrize("backend", ["numpy", "mlx"])
@@ -136,3 +138,16 @@ def test_memory_follows_the_block_not_the_length_of_the_pass():
         peaks[block] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert peaks[16] < 0.6 * peaks[T] and peaks[16] < whole
+
+
+@ANY
+def test_a_bridge_and_lace_are_not_heard(backend: str) -> None:
+    """They attend, too. Untrained ones change nothing, so the layers' own weights stay the same."""
+    model = small(backend)
+    assert model.config.layers > 1
+    more = given(model, extras.start(model.config, ("bridge", "lace"), 2))
+    i, m = np.array([0, 1, 1, 2, 2]), np.array([SHARED, 0, 1, 0, 1])
+    bare, both = (
+        attention_weights(x, ids(5), i, m, lane_mask=LaneMask.joint(2)) for x in (model, more)
+    )
+    assert np.array_equal(bare, both) and len(bare) == model.config.layers

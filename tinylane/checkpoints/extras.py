@@ -8,18 +8,24 @@
     model.layers.L.p_match.norm.weight                 (C,)         Bridge's control: a SwiGLU
     model.layers.L.p_match.{gate,up}_proj.weight       (F, C)
     model.layers.L.p_match.down_proj.weight            (C, F)
+    model.layers.L.lace.down_proj.weight               (W, H D)     a narrow attention (LACE)
+    model.layers.L.lace.{q,k,v}_proj.weight            (W, W)
+    model.layers.L.lace.gate_proj.weight               (1, H D)
+    model.layers.L.lace.up_proj.weight                 (H D, W)
 
 Shapes are those of the file, matrices (out, in). Row 0 of a table of lanes is for rows that all
-lanes share, row m + 1 for lane m. Each kind is in every layer or in none. W is at most head_dim, or
-a multiple of it. `tinylane.core.decoder` uses them where they are.
+lanes share, row m + 1 for lane m. Each kind is in every layer or in none; LACE is in every second
+layer from the middle on. W of a bridge is at most head_dim, or a multiple of it; of LACE a multiple
+of it: its heads are turned as the layer's. `tinylane.core.decoder` uses them where they are.
 
-    N lanes   C width   D head dim   W width of the bridge   F width of its control
+    N lanes   C width   H heads   D head dim   W width of a bridge or of LACE   F of the control
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -32,12 +38,14 @@ KINDS = {  # what each adds, for people
     "lane_kv": "an embedding of the lane in keys and values (ParaThinker)",
     "bridge": "attention between the lanes of one step (Bridge)",
     "p_match": "Bridge's control: as many parameters, no exchange",
+    "lace": "a narrow attention beside attention, through a gate (LACE)",
 }
-OUT = {"bridge": "o_proj", "p_match": "down_proj"}  # what writes to the residual stream
+OUT = {"bridge": "o_proj", "p_match": "down_proj", "lace": "up_proj"}  # what writes: zero at first
 STD = 0.02  # of matrices that do not start at zero
 _NAME = re.compile(
     r"model\.lane_embed\.weight|model\.layers\.\d+\."
-    r"(self_attn\.lane_kv|bridge\.(norm|[qkvo]_proj)|p_match\.(norm|(gate|up|down)_proj))\.weight"
+    r"(self_attn\.lane_kv|bridge\.(norm|[qkvo]_proj)|p_match\.(norm|(gate|up|down)_proj)"
+    r"|lace\.(down|[qkv]|gate|up)_proj)\.weight"
 )
 
 
@@ -55,6 +63,11 @@ def kinds_of(names: Iterable[str]) -> list[str]:
 def shapes(config: ModelConfig, kind: str, size: int) -> dict[str, tuple[int, ...]]:
     """Names and shapes of one kind, as in a file. size: N of a table of lanes, W or F."""
     C, layers = config.width, [f"model.layers.{layer}." for layer in range(config.layers)]
+    if kind == "lace":
+        HD, W = config.heads * config.head_dim, size
+        of_one = {"down": (W, HD), **dict.fromkeys("qkv", (W, W)), "gate": (1, HD), "up": (HD, W)}
+        named = product(layers[config.layers // 2 :: 2], of_one.items())
+        return {f"{at}lace.{name}_proj.weight": shape for at, (name, shape) in named}
     if kind == "lane_embed":
         return {"model.lane_embed.weight": (1 + size, C)}
     if kind == "lane_kv":
@@ -72,9 +85,9 @@ def sizes(found: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """For each kind among these tensors of a file its N, W or F: what `shapes` takes."""
     known = {}
     for kind in kinds_of(found):
-        of_kind = ((n, s) for n, s in found.items() if f".{kind}." in n and ".norm." not in n)
-        name, shape = next(of_kind, ("", ()))
-        size = shape[kind in OUT and OUT[kind] in name] if len(shape) == 2 else 0
+        part = f".{kind}.{OUT[kind]}.weight" if kind in OUT else f".{kind}.weight"
+        shape = next((shape for name, shape in found.items() if name.endswith(part)), ())
+        size = shape[kind in OUT] if len(shape) == 2 else 0
         known[kind] = size if kind in OUT else size - 1
     return known
 
@@ -84,10 +97,11 @@ def check(config: ModelConfig, found: Mapping[str, tuple[int, ...]]) -> None:
     fit this model. found: names for which `is_extra` is true, and their shapes in the file."""
     for kind, size in sizes(found).items():
         says = "(out, in)" if kind in OUT else "(1 + lanes, width): the first row is the prompt's"
+        where = "every second layer from the middle on" if kind == "lace" else "every layer"
         expected = shapes(config, kind, max(size, 1))
         for name, shape in expected.items():
             if name not in found:
-                raise TinylaneError(f"{name} is missing; {kind} is in every layer or in none")
+                raise TinylaneError(f"{name} is missing; {kind} is in {where} or in none")
             if found[name] != shape:
                 raise TinylaneError(f"{name} is {found[name]}; expected {shape}, {says}")
         if kind == "bridge" and size % min(size, config.head_dim):
@@ -95,9 +109,15 @@ def check(config: ModelConfig, found: Mapping[str, tuple[int, ...]]) -> None:
                 f"the bridge is {size} wide; expected at most {config.head_dim} (the head dim), or "
                 "a multiple of it"
             )
+        if kind == "lace" and size % config.head_dim:
+            raise TinylaneError(
+                f"lace is {size} wide; expected a multiple of {config.head_dim} (the head dim)"
+            )
         for name in found:
             if f".{kind}." in name and name not in expected:
-                raise TinylaneError(f"{show(name)}: this model has {config.layers} layers")
+                raise TinylaneError(
+                    f"{show(name)}: this model has {config.layers} layers; {kind} is in {where}"
+                )
 
 
 def start(
@@ -113,13 +133,15 @@ def start(
     What they add is exactly zero: tables of lanes are (unless `table_std` is given: then the lanes'
     rows are drawn), and so is the matrix that writes to the residual stream. Other matrices are
     normal with deviation `STD`. width: W of a bridge, 0 takes `head_dim`; its control is as wide as
-    gives it as many parameters, to within half a channel.
+    gives it as many parameters, to within half a channel; LACE takes whole heads, at least W wide.
     """
     params: dict[str, np.ndarray] = {}
     width = width or config.head_dim
     for kind in kinds:
         rng = np.random.default_rng([seed, list(KINDS).index(kind)])
-        size = {"bridge": width, "p_match": round(4 * width / 3)}.get(kind, lanes)
+        whole = -(-width // config.head_dim) * config.head_dim
+        wide = {"bridge": width, "p_match": round(4 * width / 3), "lace": whole}
+        size = wide.get(kind, lanes)
         for name, shape in shapes(config, kind, size).items():
             writes = kind in OUT and OUT[kind] in name
             std = 0.0 if writes else STD if kind in OUT else table_std

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tinylane.checkpoints import extras
 from tinylane.commands import common, generate_method, shared_flags
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import MAX_LANES, LaneMask
-from tinylane.core.side import BRIDGE
 
 if TYPE_CHECKING:
     from tinylane.core.lanes import Rotation
@@ -351,8 +351,8 @@ def lane_settings(
         reads = model.mask(n) if visibility is None else visibility
         reads = LaneMask.named(reads, n) if isinstance(reads, str) else reads
         mask = replace(reads, lag=lag or 0)
-        if visibility == "bridge" and BRIDGE not in model.params:
-            raise TinylaneError(f"--visibility bridge, but this model has no bridge ({BRIDGE})")
+        if visibility == "bridge" and not {"bridge", "lace"} & {*extras.kinds_of(model.params)}:
+            raise TinylaneError("--visibility bridge, but this model has no bridge and no lace")
     if args.omega is None and args.prompt_lane is None:
         return None, mask
     return lane_rope(model, n, args.omega, slot, args.omega_scale, args.prompt_lane), mask

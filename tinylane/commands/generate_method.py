@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from tinylane.checkpoints import extras
 from tinylane.commands import common, shared_flags
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import LaneMask
@@ -78,7 +79,7 @@ def note(args: Any, model: Model) -> None:
     from tinylane.methods import method
 
     chosen = method(args.method)
-    if chosen.needs and chosen.needs not in model.params:
+    if chosen.needs and chosen.needs not in extras.kinds_of(model.params):
         common.note(
             f"method {chosen.name}: this model has no {chosen.needs}; without it nothing tells "
             "the lanes apart, or they exchange nothing",

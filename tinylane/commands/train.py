@@ -253,10 +253,10 @@ def _extra_flags(g: Any) -> None:
         nargs="+",
         default=(),
         metavar="KIND",
-        help="parameters for lanes: lane_embed, lane_kv, bridge, p_match; default: none",
+        help="parameters for lanes: lane_embed, lane_kv, bridge, p_match, lace; default: none",
     )
     g.add_argument(
-        "--bridge-width", type=int, default=0, metavar="W", help="of a bridge; the head dim"
+        "--bridge-width", type=int, default=0, metavar="W", help="of bridge, lace; the head dim"
     )
 
 

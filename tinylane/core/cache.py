@@ -22,6 +22,7 @@ import numpy as np
 from tinylane.core.errors import TinylaneError, of_kind, whole
 from tinylane.core.lanes import SHARED, LaneMask, Places, Rotation
 from tinylane.core.rope import Array, rotate, table
+from tinylane.core.side import lace_layers
 
 BLOCK = 256  # rows
 
@@ -37,9 +38,10 @@ class LaneCache:
         self.lane_rope, self.lane_mask = lane_rope, lane_mask
         self.positions = self.lanes = self.tokens = np.zeros(0, dtype=np.int64)
         self.model = model
-        layers = model.config.layers
-        self.keys: list[Array] = [None] * layers
-        self.values: list[Array] = [None] * layers
+        layers = range(model.config.layers)  # LACE has entries of its own, behind the layers'
+        self.layers = [*layers, *lace_layers(model.params, model.config)]  # of each entry
+        self.keys: list[Array] = [None] * len(self.layers)
+        self.values: list[Array] = [None] * len(self.layers)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -111,13 +113,13 @@ class LaneCache:
             return
         index = self.model.array(rows.astype(np.int32))
         host = np.float64 if self.model.dtype == "float64" else np.float32
-        for layer in range(len(self.keys)):
+        for entry, layer in enumerate(self.layers):
             before, after = self.lane_rope.angles(np.array([source, target]), layer)
-            keys, values = self.keys[layer][:, index, :], self.values[layer][:, index, :]
+            keys, values = self.keys[entry][:, index, :], self.values[entry][:, index, :]
             if not np.array_equal(after, before):
                 turn = table((after - before)[None, :], dtype=host)
                 keys = rotate(keys, *(self.model.array(t) for t in turn))
-            self.put(layer, keys, values)
+            self.put(entry, keys, values)
         self.commit(self.positions[rows], np.full_like(rows, target), self.tokens[rows])
         self.settle()
 

@@ -17,6 +17,7 @@ Sources: Llama (arXiv:2302.13971), Qwen2 (arXiv:2407.10671), Qwen3 (arXiv:2505.0
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ import numpy as np
 from tinylane.core.config import ModelConfig
 from tinylane.core.lanes import LaneMask, Places, Rotation
 from tinylane.core.rope import Table, frequencies, rotate, table
-from tinylane.core.side import embed_rows, planned, side_paths
+from tinylane.core.side import embed_rows, lace, lace_layers, planned, side_paths
 
 Array = Any  # numpy.ndarray or mlx.core.array
 Params = dict[str, Array]
@@ -43,6 +44,7 @@ class Plan(NamedTuple):
     mask: Mask  # who sees whom
     lanes: Array | None = None  # (T,) each row's in tables of lanes: lane + 1, and 0 for SHARED
     same: Mask = None  # (T, T) booleans: who sees whom across a bridge, or None: all
+    across: Mask = None  # as `mask`: who sees whom in LACE
 
 
 def linear(params: Params, name: str, x: Array) -> Array:
@@ -178,12 +180,19 @@ def self_attention(
     if name + "lane_kv.weight" in params:  # `core.side`
         of_lane = params[name + "lane_kv.weight"][plan.lanes]
         k, v = k + of_lane, v + of_lane
-    keys, values = ops.rotate(k, *plan.keys[layer]), v
-    queries = tuple(ops.rotate(q, *turn) for turn in plan.queries[layer])
-    if put is not None:
-        keys, values = put(layer, keys, values)
-    mixed = ops.attention(queries, keys, values, plan.mask, plan.block_of).swapaxes(-2, -3)
-    return ops.linear(params, name + "o_proj", mixed.reshape(*mixed.shape[:-2], -1))
+
+    def attend(mask: Mask, entry: int, q: Array, k: Array, values: Array) -> Array:
+        keys = ops.rotate(k, *plan.keys[layer])
+        queries = tuple(ops.rotate(q, *turn) for turn in plan.queries[layer])
+        if put is not None:
+            keys, values = put(entry, keys, values)
+        mixed = ops.attention(queries, keys, values, mask, plan.block_of).swapaxes(-2, -3)
+        return mixed.reshape(*mixed.shape[:-2], -1)
+
+    mixed = attend(plan.mask, layer, q, k, v)
+    if layer in lace_layers(params, config):
+        mixed = lace(params, config, layer, mixed, partial(attend, plan.across), ops)
+    return ops.linear(params, name + "o_proj", mixed)
 
 
 def feed_forward(params: Params, name: str, x: Array, ops: Ops) -> Array:
@@ -262,5 +271,5 @@ def make_plan(
     queries = list(zip(*(keys if v is angles else tables(v) for v in views), strict=True))
     seen = mask.seen(places)
     who = array(seen) if isinstance(seen, np.ndarray) else seen
-    more = {} if params is None else planned(params, mask, places, array)
+    more = {} if params is None else planned(params, config, mask, places, array)
     return Plan(keys, queries, block_of, who, **more)

@@ -8,15 +8,17 @@ nothing and changes no bit.
     ...bridge.{norm,q_proj,k_proj,v_proj,o_proj} rows of one step attend to each other, behind the
                                                  feed-forward (Bridge, arXiv:2510.01143)
     ...p_match.{norm,gate_proj,...}              its control: as many parameters, no exchange
+    ...lace.{down,q,k,v,gate,up}_proj            a narrow attention (LACE, arXiv:2604.15529)
 
 Row `lane + 1` of a table is the lane's, row 0 that of SHARED rows.
 
-    T rows   C width   D head dim   M lanes   W width of a bridge
+    T rows   S keys   H heads   C width   D head dim   M lanes   W width of a bridge or of LACE
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,18 +33,29 @@ LANE_EMBED, LANE_KV = "model.lane_embed.weight", "model.layers.0.self_attn.lane_
 BRIDGE = "model.layers.0.bridge.o_proj.weight"  # a kind is in every layer or in none
 
 
-def planned(
-    params: Params, mask: LaneMask, places: Places, array: Callable[[np.ndarray], Array]
-) -> dict[str, Array]:
-    """The fields `lanes` and `same` of a `decoder.Plan`, if a tensor asks for them.
+def lace_layers(params: Params, config: ModelConfig) -> range:
+    """Where LACE stands, if it is there: in every second layer from the middle on."""
+    layers = range(config.layers // 2, config.layers, 2)
+    return layers if f"model.layers.{layers[0]}.lace.up_proj.weight" in params else range(0)
 
-    Raises TinylaneError for a lane that a table has no row for.
+
+def planned(
+    params: Params, config: ModelConfig, mask: LaneMask, places: Places, array: Callable
+) -> dict[str, Array]:
+    """The fields `lanes`, `same` and `across` of a `decoder.Plan`, if a tensor asks for them.
+
+    array: as of `decoder.make_plan`. Raises TinylaneError for a lane that a table has no row for.
     """
-    if not {LANE_EMBED, LANE_KV, BRIDGE} & params.keys():
-        return {}
-    same = mask.same_step(places.positions, places.lanes)
-    lanes = array(rows_of_lanes(params, places.lanes))
-    return {"lanes": lanes, "same": None if same.all() else array(same)}
+    more = {}
+    if {LANE_EMBED, LANE_KV, BRIDGE} & params.keys():
+        same = mask.same_step(places.positions, places.lanes)
+        more["lanes"] = array(rows_of_lanes(params, places.lanes))
+        more["same"] = None if same.all() else array(same)
+    if lace_layers(params, config):
+        across = mask if mask.side is None else replace(mask, visibility=mask.side, side=None)
+        seen = across.seen(places)
+        more["across"] = array(seen) if isinstance(seen, np.ndarray) else seen
+    return more
 
 
 def rows_of_lanes(params: Params, lanes: np.ndarray) -> np.ndarray:
@@ -89,10 +102,26 @@ def bridge(
 ) -> Array:
     """The lanes' rows of one step attend to each other, without positions and without a cache:
     (..., T, C) -> (..., T, C). Heads have min(D, W) channels of W."""
-    names = [name + projection for projection in ("q_proj", "k_proj", "v_proj")]
-    q, k, v = (
-        y.reshape(*y.shape[:-1], -1, min(config.head_dim, y.shape[-1])).swapaxes(-2, -3)
-        for y in ops.linears(params, names, x)
-    )
+    q, k, v = heads(params, config, name, x, ops)
     mixed = ops.attention((q,), k, v, same, None).swapaxes(-2, -3)
     return ops.linear(params, name + "o_proj", mixed.reshape(*mixed.shape[:-2], -1))
+
+
+def heads(params: Params, config: ModelConfig, name: str, x: Array, ops: Any) -> Any:
+    """q, k and v of a side path: (..., T, _) -> three of (..., W/D, T, D)."""
+    for y in ops.linears(params, [name + part for part in ("q_proj", "k_proj", "v_proj")], x):
+        yield y.reshape(*y.shape[:-1], -1, min(config.head_dim, y.shape[-1])).swapaxes(-2, -3)
+
+
+def lace(
+    params: Params, config: ModelConfig, layer: int, x: Array, attend: Callable, ops: Any
+) -> Array:
+    """x, which attention has found, and through a gate what a narrow attention finds beside it:
+    (..., T, H D). attend: an entry of the cache (LACE's are behind the layers'), q, k, v ->
+    (..., T, W)."""
+    name, xp = f"model.layers.{layer}.lace.", x.__array_namespace__()
+    low, gate = ops.linears(params, [name + "down_proj", name + "gate_proj"], x)
+    entry = config.layers + lace_layers(params, config).index(layer)
+    found = attend(entry, *heads(params, config, name, low, ops))
+    opened = 1 / (1 + xp.exp(-xp.maximum(gate, -80.0)))  # below -80, exp would overflow
+    return x + opened * ops.linear(params, name + "up_proj", found)

@@ -52,10 +52,20 @@ def save_cache(cache: LaneCache, path: str | Path) -> None:
         tensors |= {f"lane_mask.{name}": x for name, x in times.items() if x is not None}
         if cache.lane_mask.side is not None:
             tensors["lane_mask.side"] = cache.lane_mask.side.astype(np.uint8)
-    for layer in range(cache.model.config.layers if len(cache) else 0):
-        tensors[f"layers.{layer}.keys"], tensors[f"layers.{layer}.values"] = cache.rows(layer)
+    for entry, (name, _) in enumerate(_entries(cache) if len(cache) else []):
+        tensors[f"{name}.keys"], tensors[f"{name}.values"] = cache.rows(entry)
     meta["lag"] = "" if cache.lane_mask is None else str(cache.lane_mask.lag)
     write_tensors(path, tensors, {**meta, **_stamp(cache.model)})
+
+
+def _entries(cache: LaneCache) -> list[tuple[str, int]]:
+    """What the file calls each entry of a cache, and how many kv heads it has."""
+    c, params = cache.model.config, cache.model.params
+    names = [(f"layers.{layer}", c.kv_heads) for layer in range(c.layers)]
+    for layer in cache.layers[c.layers :]:  # LACE's, behind those of the layers
+        width = params[f"model.layers.{layer}.lace.up_proj.weight"].shape[0]
+        names.append((f"lace.{layer}", width // c.head_dim))
+    return names
 
 
 def _stamp(model: Model) -> dict[str, str]:
@@ -116,14 +126,14 @@ def load_cache(
             raise TinylaneError(f"it has tokens outside the vocabulary of {c.vocab}")
         if len(np.unique(np.stack([positions, lanes]), axis=1).T) != S:
             raise TinylaneError("two of its rows have the same position and lane")
-        for layer in range(c.layers if S else 0):
+        for entry, (of, heads) in enumerate(_entries(cache) if S else []):
             for part, buffers in (("keys", cache.keys), ("values", cache.values)):
-                name, dtype = f"layers.{layer}.{part}", _DTYPE[model.dtype]
-                raw = tensors.take(name, (c.kv_heads, S, c.head_dim), dtype=dtype)
+                name, dtype = f"{of}.{part}", _DTYPE[model.dtype]
+                raw = tensors.take(name, (heads, S, c.head_dim), dtype=dtype)
                 wide = widen(raw, dtype)
                 if not (np.isfinite(wide.min()) and np.isfinite(wide.max())):
                     raise TinylaneError(f"{name} holds NaN or infinite values")
-                buffers[layer] = typed(model, raw)
+                buffers[entry] = typed(model, raw)
         if tensors.left:
             raise TinylaneError(f"{show(min(tensors.left))} is no tensor of a cache")
         cache.positions, cache.lanes, cache.tokens = positions, lanes, tokens

@@ -16,10 +16,12 @@ from tinylane.core.errors import TinylaneError
 if find_spec("torch") is None or find_spec("transformers") is None:
     raise TinylaneError('tinylane.hf needs torch and transformers: pip install "tinylane[hf]"')
 
+from tinylane.checkpoints import extras
 from tinylane.core.decoding import Decoding, Settings
 from tinylane.core.prompt import Prompt
 from tinylane.core.result import Result, Step
 from tinylane.hf.model import HFModel, lanes
+from tinylane.methods import method as find
 from tinylane.methods import prepare, start
 
 __all__ = ["HFModel", "generate", "lanes", "stream"]
@@ -83,6 +85,12 @@ def _decoding(
     for name in ("lane_rope", "lane_mask", "schedule"):
         if settings.get(name) is not None:
             raise TinylaneError(f"method {method} decides {name}; leave one of them out")
+    needs = find(method).needs
+    if needs in extras.OUT:  # a layer of its own
+        raise TinylaneError(
+            f"method {method} needs {needs}, for which a model of transformers has no place; load "
+            "a checkpoint that has it by tinylane.load"
+        )
     limit = settings.pop("max_tokens", Settings.max_tokens)
     most = max(limit) if isinstance(limit, (list, tuple)) else limit
     setup = prepare(wrapped, method, n, most, options)

@@ -26,8 +26,8 @@ from tinylane.methods.method import Job, Method, Setup
 
 NAMES = (
     "independent", "best_of_n", "beam", "lanerope", "group_think", "hogwild", "hogwild_steps",
-    "async_reasoning", "multi_stream", "plain_lanes", "bridge", "parathinker", "multiverse", "npr",
-    "parallel_r1", "aspd", "pasta", "threadweaver", "apr", "ssa", "tree_of_thoughts",
+    "async_reasoning", "multi_stream", "plain_lanes", "bridge", "lace", "parathinker", "multiverse",
+    "npr", "parallel_r1", "aspd", "pasta", "threadweaver", "apr", "ssa", "tree_of_thoughts",
     "graph_of_thoughts", "gambit", "stop", "leap", "cpt", "budget_forcing", "logit_averaging",
     "dynamic_lanes", "tool_lane",
 )  # fmt: skip

@@ -28,5 +28,5 @@ METHOD = Method(
     law="19 (untrained is the identity), 20 (Bridge)",
     uncertain="Heads, width, and which matrix is zero at the start are inferred.",
     prepare=prepare,
-    needs="model.layers.0.bridge.o_proj.weight",
+    needs="bridge",
 )

@@ -84,7 +84,8 @@ class Method:
 
     options: names and defaults of what `prepare` takes beside the model and numbers. answer: whose
     text answers: the majority of the lanes, the likeliest lane, the one that joined last, or all
-    lanes as one text. needs: a tensor without which the method does nothing that another does not.
+    lanes as one text. needs: the kind of `tinylane.checkpoints.extras` without which the
+    method does nothing that another does not.
     """
 
     name: str

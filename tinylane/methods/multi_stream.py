@@ -60,5 +60,5 @@ METHOD = Method(
     prepare=prepare,
     options={"given": {}, "silence": " -", "quiet_steps": 0},
     answer="text",
-    needs="model.lane_embed.weight",
+    needs="lane_embed",
 )

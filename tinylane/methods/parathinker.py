@@ -52,5 +52,5 @@ METHOD = Method(
         "end": "</summary>", "first_finish": True,
     },
     answer="last",
-    needs="model.layers.0.self_attn.lane_kv.weight",
+    needs="lane_kv",
 )  # fmt: skip

@@ -165,7 +165,7 @@ def bridge(model: Model, sample: Sample, lane: int, order: Sequence[int], by: in
     which ends."""
     if not model.params:
         return nothing_to_compare("bridge")
-    model, n = without(model, "lane_embed", "lane_kv"), sample.mask.n
+    model, n = without(model, "lane_embed", "lane_kv", "lace"), sample.mask.n
     if BRIDGE not in model.params:
         model = given(model, random_extras(model.config, ("bridge",), n, by))
     sample = sample.with_rope(LaneRoPE.none(model.theta)).with_mask(LaneMask.bridge(n))

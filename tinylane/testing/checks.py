@@ -138,8 +138,9 @@ LAWS = {law.name: law for law in _ALL}
 def exact(model: Model, sample: Sample, noise: float = 0.0) -> np.ndarray:
     """The sample's logits by definition, in float64, from the model's own weights."""
     at = sample.positions, sample.lanes, sample.mask
-    visible, same = visible_by_definition(*at), same_step_by_definition(*at)
-    return reference(model.config, model.params, *sample.rows, sample.rope, visible, noise, same)
+    visible, across = (visible_by_definition(*at, across) for across in (False, True))
+    side: Any = {"same": same_step_by_definition(*at), "across": across}
+    return reference(model.config, model.params, *sample.rows, sample.rope, visible, noise, **side)
 
 
 def _definition(model: Model, sample: Sample, choose: Chooser) -> Report:

@@ -39,6 +39,7 @@ from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, Rotation
 from tinylane.core.model import Model
 from tinylane.core.sampling import Sampler
+from tinylane.core.side import lace_layers
 from tinylane.testing.shadow import Row, Shadow, columns
 from tinylane.testing.strategies import lane_ropes, masks
 from tinylane.testing.tolerances import tolerance
@@ -55,9 +56,10 @@ def check_machine(kind: Any, model: Model, **options: Any) -> None:
     options: for `hypothesis.settings`; 12 steps a run, or `stateful_step_count`. Raises
     TinylaneError for a deeper model.
     """
-    if model.config.layers != 1:
+    depth = model.config.layers + len(lace_layers(model.params, model.config))
+    if depth != 1:
         raise TinylaneError(
-            f"the model has {model.config.layers} layers; the machines need one: deeper rows keep "
+            f"the model has {depth} layers of attention; the machines need one: deeper rows keep "
             "what a lane read before it was forked or dropped"
         )
     machine = type(kind.__name__, (kind,), {"model": model})

@@ -25,15 +25,19 @@ from tinylane.core.rope import frequencies
 AT_ONCE = 8192  # outputs of a matrix that are widened together
 
 
-def visible_by_definition(positions: Any, lanes: Any, mask: LaneMask) -> np.ndarray:
-    """(T, T) booleans, method, section 3, sentence by sentence: may row t see row s?"""
+def visible_by_definition(
+    positions: Any, lanes: Any, mask: LaneMask, across: bool = False
+) -> np.ndarray:
+    """(T, T) booleans, method, section 3, sentence by sentence: may row t see row s? across: in
+    LACE."""
+    reads = mask.side if across and mask.side is not None else mask.visibility
     seen = np.zeros((len(positions), len(positions)), dtype=bool)
     for t, (i, m) in enumerate(zip(positions, lanes, strict=True)):
         for s, (j, n) in enumerate(zip(positions, lanes, strict=True)):
             if n in (SHARED, m):
                 seen[t, s] = j <= i
             elif m != SHARED:
-                seen[t, s] = mask.visibility[m, n] and j <= i - mask.lag
+                seen[t, s] = reads[m, n] and j <= i - mask.lag
                 if mask.since is not None and mask.until is not None:
                     seen[t, s] &= mask.since[m, n] <= i < mask.until[m, n]
     return seen
@@ -92,13 +96,14 @@ def reference(
     visible: np.ndarray | None = None,
     noise: float = 0.0,
     same: np.ndarray | None = None,
+    across: np.ndarray | None = None,
 ) -> np.ndarray:
     """Logits (T, V), float64. Without lanes and rope: the unmodified model.
 
     params: as the decoder takes them, of either library, in any dtype, MLX-quantized ones too.
     visible: (T, T) booleans; None is causal. noise: the standard deviation of a relative error of
     each matrix and norm result, as from rounding; the same errors in every call. same: (T, T), who
-    sees whom across a bridge; None: each row itself.
+    sees whom across a bridge; None: each row itself. across: as visible, of LACE; None: the same.
     """
     positions = np.asarray(positions)
     lanes = np.zeros_like(positions) if lanes is None else np.asarray(lanes)
@@ -115,7 +120,8 @@ def reference(
             delta = relative_angles(theta, rope, layer, positions, lanes)
         at = f"model.layers.{layer}."
         y = _norm(get, at + "input_layernorm", x, config.norm_eps)
-        x = x + _attention(config, get, at + "self_attn.", y, lanes, delta, visible, factor)
+        seen = (visible, visible if across is None else across)
+        x = x + _attention(config, get, at, y, lanes, delta, seen, factor)
         y = _norm(get, at + "post_attention_layernorm", x, config.norm_eps)
         x = x + _feed_forward(get, at + "mlp.", y)
         if at + "bridge.norm.weight" in get:
@@ -197,10 +203,11 @@ def _attention(
     x: np.ndarray,
     lanes: np.ndarray,
     delta: np.ndarray,
-    visible: np.ndarray,
+    seen: tuple[np.ndarray, np.ndarray],
     factor: float,
 ) -> np.ndarray:
-    D, group = config.head_dim, config.heads // config.kv_heads
+    """seen: who sees whom, and who in LACE (arXiv:2604.15529)."""
+    D, lace, at = config.head_dim, at + "lace.", at + "self_attn."
     q = _linear(get, at + "q_proj", x).reshape(len(x), -1, D)
     k = _linear(get, at + "k_proj", x).reshape(len(x), -1, D)
     v = _linear(get, at + "v_proj", x).reshape(len(x), -1, D)
@@ -209,15 +216,33 @@ def _attention(
         k = _norm(get, at + "k_norm", k, config.norm_eps)
     if at + "lane_kv.weight" in get:
         k, v = (y + get[at + "lane_kv.weight"][lanes + 1][:, None, :] for y in (k, v))
+    found = _mixed(q, k, v, delta, seen[0], factor)
+    if lace + "up_proj.weight" in get:
+        narrow = _linear(get, lace + "down_proj", found)
+        q, k, v = (
+            _linear(get, f"{lace}{name}_proj", narrow).reshape(len(x), -1, D) for name in "qkv"
+        )
+        opened = 1 / (1 + np.exp(-_linear(get, lace + "gate_proj", found)))
+        more = _mixed(q, k, v, delta, seen[1], factor)
+        found = found + opened * _linear(get, lace + "up_proj", more)
+    return _linear(get, at + "o_proj", found)
+
+
+def _mixed(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, delta: np.ndarray, visible: np.ndarray,
+    factor: float,
+) -> np.ndarray:  # fmt: skip
+    """(T, H, D), (T, K, D) twice -> (T, H D), head by head."""
+    D, group = q.shape[-1], q.shape[1] // k.shape[1]
     q, k = q[..., : D // 2] + 1j * q[..., D // 2 :], k[..., : D // 2] + 1j * k[..., D // 2 :]
     turn, mixed = np.exp(1j * delta), []
-    for head in range(config.heads):
+    for head in range(q.shape[1]):
         kv_head = head // group
         scores = np.einsum("td,sd,tsd->ts", q[:, head].conj(), k[:, kv_head], turn).real
         scores = np.where(visible, scores * factor**2 / np.sqrt(D), -np.inf)
         weights = np.exp(scores - scores.max(axis=1, keepdims=True))
         mixed.append(weights / weights.sum(axis=1, keepdims=True) @ v[:, kv_head])
-    return _linear(get, at + "o_proj", np.concatenate(mixed, axis=1))
+    return np.concatenate(mixed, axis=1)
 
 
 def _feed_forward(get: _Weights, at: str, x: np.ndarray) -> np.ndarray:

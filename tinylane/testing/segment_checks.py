@@ -20,6 +20,7 @@ from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.core.model import Model
 from tinylane.core.prompt import end_ids
 from tinylane.core.sampling import Sampler
+from tinylane.core.side import lace_layers
 from tinylane.testing import segments as laws
 from tinylane.testing.laws import (
     LawViolation,
@@ -159,7 +160,7 @@ def seal(model: Model, sample: Sample, lanes: int, authors: Sequence[int], seed:
         ]
         with drawing("seal", sample):
             decoding.step()
-    if model.config.layers == 1:
+    if model.config.layers == 1 and not lace_layers(model.params, model.config):
         rows = rows_of(decoding, LaneMask.joint(len(decoding.lanes), lag))
         live = [lane.index for lane in decoding.live]
 

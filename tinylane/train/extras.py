@@ -20,8 +20,8 @@ def check_kinds(kinds: Sequence[str], width: int, lanes: int = 0) -> None:
         if kind not in extras.KINDS:
             names = ", ".join(extras.KINDS)
             raise TinylaneError(f"--extra {show(kind, 40)}; expected some of {names}")
-    if width and not {"bridge", "p_match"} & {*kinds}:
-        raise TinylaneError("--bridge-width is of --extra bridge or p_match; give one")
+    if width and not {*extras.OUT} & {*kinds}:
+        raise TinylaneError("--bridge-width is of --extra bridge, p_match or lace; give one")
     if lanes and not {"lane_embed", "lane_kv"} & {*kinds}:
         raise TinylaneError("--extra-lanes is of --extra lane_embed or lane_kv; give one")
     if not 0 <= lanes <= MAX_LANES:

@@ -50,15 +50,24 @@ def listening(model: Model, hear: Hear, block: int = 256) -> Model:
 
     hear(layer, first, weights): float32 (float64 of a float64 model), (H, rows, S), of the query
     rows `first` .. `first + rows - 1` of the pass, each summing to 1 over the S keys, the cached
-    ones first. The caller may keep the array. block: query rows at a time; the peak of memory is a
-    few times H * block * S numbers, whatever the length of the pass. The twin's logits are the
-    model's own, to the bit. A cache for the twin comes from `twin.new_cache`.
+    ones first. The caller may keep the array. What a bridge or LACE attends to is not told. block:
+    query rows at a time; the peak of memory is a few times H * block * S numbers, whatever the
+    length of the pass. The twin's logits are the model's own, to the bit. A cache for the twin
+    comes from `twin.new_cache`.
     """
     twin, ops, calls = replace(model), model.ops, 0
+    # In a layer, LACE's attention comes after the layer's own, and a bridge's after both.
+    beside = ("lace.up_proj", "bridge.o_proj")
+    of_call: list[int | None] = []
+    for layer in range(model.config.layers):
+        names = (f"model.layers.{layer}.{part}.weight" for part in beside)
+        of_call += [layer, *(None for name in names if name in model.params)]
 
     def attention(queries: Any, keys: Any, values: Any, mask: Any, block_of: Any) -> Any:
         nonlocal calls
-        layer, calls = calls % model.config.layers, calls + 1
+        layer, calls = of_call[calls % len(of_call)], calls + 1
+        if layer is None:
+            return ops.attention(queries, keys, values, mask, block_of)
         *q, k = (np.asarray(widen(x)) for x in (*queries, keys))
         seen = decoder.matrix(mask, q[0].shape[-2], k.shape[-2], np)
         seen = None if seen is None else np.asarray(seen)

@@ -7,6 +7,7 @@ it writes is of no interest there; where rows stand and who sees whom is.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cache
 from html import escape
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 
 from tinylane.checkpoints.load import load
 from tinylane.core.decoding import Decoding
-from tinylane.core.lanes import SHARED, LaneRoPE, Places
+from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Places
 from tinylane.core.model import Model
 from tinylane.core.prompt import end_ids
 from tinylane.core.sampling import Sampler
@@ -96,7 +97,7 @@ def picture(method: Method) -> str:
     fed = range(len(d.cache))
     order = sorted(fed, key=lambda r: (d.cache.lanes[r], d.cache.positions[r]))
     i, m = d.cache.positions, d.cache.lanes
-    x, seen = place(d, i, m), d.mask.visible(i, m, i, m)
+    x, seen, beside = place(d, i, m), d.mask.visible(i, m, i, m), side(method, d.mask, i, m)
     lanes = sorted({*m.tolist()})
     begun = {lane.index: len(lane.prompt) for lane in d.lanes}
     cells: dict[str, list[str]] = {}
@@ -116,8 +117,9 @@ def picture(method: Method) -> str:
     grid: dict[str, list[str]] = {}
     for b, key in enumerate(order):
         for a, query in enumerate(order):
-            if seen[query, key]:
+            if seen[query, key] or beside[query, key]:
                 kind = "shared" if m[key] == SHARED else f"lane{int(m[key]) % 6}"
+                kind += "" if seen[query, key] else " given"
                 grid.setdefault(kind, []).append(square(b, a))
     matrix = "".join(f'<path class="{kind}" d="{"".join(p)}"/>' for kind, p in grid.items())
     size = len(order) * CELL
@@ -133,6 +135,15 @@ def picture(method: Method) -> str:
         f'<g transform="translate({width:g} {top:g})">'
         f'<rect class="paper" width="{size:g}" height="{size:g}"/>{matrix}</g></svg>'
     )
+
+
+def side(method: Method, mask: LaneMask, i: np.ndarray, m: np.ndarray) -> np.ndarray:
+    """(T, T) booleans: who sees whom in the method's side path, if it has one."""
+    if method.needs == "bridge":
+        return mask.same_step(i, m)
+    if mask.side is None:
+        return np.zeros((len(i), len(i)), dtype=bool)
+    return replace(mask, visibility=mask.side, side=None).visible(i, m, i, m)
 
 
 def square(column: int, row: int) -> str:
