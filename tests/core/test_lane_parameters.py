@@ -21,6 +21,7 @@ from tinylane.core import pipeline
 from tinylane.core.decoder import make_plan
 from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError
+from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Places
 from tinylane.core.model import Model
 from tinylane.core.sampling import Sampler
@@ -216,6 +217,13 @@ def test_who_stands_beside_whom_across_a_bridge() -> None:
         (replace(LaneMask.independent(3), side=LaneMask.star(3).visibility), star),
     ):
         assert mask.same_step(i, m).astype(int).tolist() == expected.tolist()
+
+
+def test_lace_with_a_mask_of_its_own_takes_no_views_of_another() -> None:
+    model, rows = some(("numpy", "float64"), "lace"), (ids(2), [0, 0], [0, 1])
+    with pytest.raises(TinylaneError, match="LACE reads other lanes than the layers do; give a La"):
+        model(*rows, lane_rope=Hogwild(), lane_mask=LaneMask.bridge(2))
+    model(*rows, lane_rope=Hogwild(), lane_mask=LaneMask.joint(2))
 
 
 def test_a_mask_with_a_side() -> None:

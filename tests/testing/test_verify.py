@@ -17,10 +17,13 @@ from helpers_checkpoint import write_checkpoint as write_folder
 from planting import Patch, instead, swap
 
 import tinylane
+from tinylane.checkpoints import extras
+from tinylane.checkpoints.adapter import save_adapter
 from tinylane.core import cache, decoder
 from tinylane.core.lanes import SHARED
 from tinylane.core.model import Model
 from tinylane.testing import at_size, checks, reference, subjects, verification
+from tinylane.testing.samples import random_extras
 
 ask, game, plain = helpers_cli.ask, helpers_cli.game, helpers_cli.plain  # fixtures
 LAWS, NUMBERS = [*checks.LAWS], [law.number for law in checks.LAWS.values()]
@@ -60,6 +63,18 @@ def test_a_sound_model_keeps_every_law_and_every_law_compared_something(ask, gam
     assert exact == ["causality", "isolation", "identity", "seal"]
     assert [f["worst"] for f in run["laws"] if f["law"] in exact] == [0, 0, 0, 0]
     assert document["between"] == []
+
+
+@pytest.mark.parametrize("kind", ["bridge", "lace"])
+def test_a_model_whose_lanes_read_each_other_in_a_side_path(
+    ask: Any, plain: str, tmp_path: Path, kind: str
+) -> None:
+    made = random_extras(helpers_cli.config(), (kind,), 4, 1)
+    tensors = {name: extras.turned(name, value) for name, value in made.items()}
+    save_adapter(tmp_path, helpers_cli.config(), tensors, {"visibility": "bridge"})
+    (run,) = verified(ask, plain, "--adapter-path", tmp_path, "--samples", 3)["runs"]
+    not_asked = {f["law"] for f in run["laws"] if not f["compared"]}
+    assert not_asked == ({"group think", "blocks merge"} if kind == "bridge" else set())
 
 
 def test_all_backends_are_compared_with_each_other(ask, game):

@@ -271,5 +271,5 @@ def make_plan(
     queries = list(zip(*(keys if v is angles else tables(v) for v in views), strict=True))
     seen = mask.seen(places)
     who = array(seen) if isinstance(seen, np.ndarray) else seen
-    more = {} if params is None else planned(params, config, mask, places, array)
+    more = {} if params is None else planned(params, config, rope, mask, places, array)
     return Plan(keys, queries, block_of, who, **more)

@@ -25,7 +25,7 @@ import numpy as np
 
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError
-from tinylane.core.lanes import LaneMask, Places
+from tinylane.core.lanes import LaneMask, LaneRoPE, Places
 
 Array = Any  # numpy.ndarray or mlx.core.array
 Params = dict[str, Array]
@@ -40,11 +40,12 @@ def lace_layers(params: Params, config: ModelConfig) -> range:
 
 
 def planned(
-    params: Params, config: ModelConfig, mask: LaneMask, places: Places, array: Callable
+    params: Params, config: ModelConfig, rope: Any, mask: LaneMask, places: Places, array: Callable
 ) -> dict[str, Array]:
     """The fields `lanes`, `same` and `across` of a `decoder.Plan`, if a tensor asks for them.
 
-    array: as of `decoder.make_plan`. Raises TinylaneError for a lane that a table has no row for.
+    The arguments are `decoder.make_plan`'s. Raises TinylaneError for a lane that a table has no
+    row for, and for LACE with a mask of its own and a rotation that depends on the mask.
     """
     more = {}
     if {LANE_EMBED, LANE_KV, BRIDGE} & params.keys():
@@ -52,6 +53,8 @@ def planned(
         more["lanes"] = array(rows_of_lanes(params, places.lanes))
         more["same"] = None if same.all() else array(same)
     if lace_layers(params, config):
+        if mask.side is not None and not isinstance(rope, LaneRoPE):
+            raise TinylaneError("LACE reads other lanes than the layers do; give a LaneRoPE")
         across = mask if mask.side is None else replace(mask, visibility=mask.side, side=None)
         seen = across.seen(places)
         more["across"] = array(seen) if isinstance(seen, np.ndarray) else seen

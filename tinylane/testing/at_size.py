@@ -49,14 +49,14 @@ ALIKE = (  # lanes are, but for Omega: not where they have embeddings
     "lane shift", "one lane", "independent", "shared prompt", "group think", "permuted paths",
     "fork join", "one path", "reread", "seal", "moved cache",
 )  # fmt: skip
-ONE_MASK = ("group think", "blocks merge")  # not where a bridge has another
+ONE_MASK = ("group think", "blocks merge")  # not where a side path has another
 
 
 def applies(law: Law, sample: Sample, model: Model) -> bool:
     """Whether the law says anything about the sample's rotation, and about this model."""
     if law.name in ALIKE and {LANE_EMBED, LANE_KV} & model.params.keys():
         return False
-    if law.name in ONE_MASK and BRIDGE in model.params:
+    if law.name in ONE_MASK and (BRIDGE in model.params or sample.mask.side is not None):
         return False
     if isinstance(sample.rope, LaneRoPE):
         return law.name not in ABOUT_VIEWS

@@ -159,8 +159,11 @@ def assert_lane_shift(f: Logits, sample: Sample, shift: int, *, dtype: str = "fl
     tokens, positions, lanes = sample.rows
     seen = np.eye(sample.mask.n + shift, dtype=bool)
     seen[shift:, shift:] = sample.mask.visibility
+    side = sample.mask.side
+    side = None if side is None else np.pad(side, ((shift, 0), (shift, 0)))
     lanes = np.where(lanes == SHARED, SHARED, lanes + shift)
-    moved = f(tokens, positions, lanes, lane_mask=LaneMask(seen, sample.mask.lag))
+    mask = LaneMask(seen, sample.mask.lag, side=side)
+    moved = f(tokens, positions, lanes, lane_mask=mask)
     still = f(*sample.rows, lane_mask=sample.mask)
     how: dict[str, Any] = {"angle": sample.angle + shift * sample.turn, "detail": f"shift {shift}"}
     return assert_equal("lane shift", moved, still, sample, dtype=dtype, **how)
@@ -191,6 +194,7 @@ def assert_isolation(f: Logits, sample: Sample, lane: int, by: int = 1) -> Repor
     """Law 5: other tokens in `lane` change exactly nothing in the shared rows and in lanes that do
     not read it, directly or through others. by: 1 .. V - 1, added to the tokens."""
     seen = sample.mask.visibility | np.eye(sample.mask.n, dtype=bool)
+    seen = seen if sample.mask.side is None else seen | sample.mask.side
     reach = np.linalg.matrix_power(seen.astype(float), sample.mask.n)
     isolated = (sample.lanes == SHARED) | (reach[sample.lanes, lane] == 0)
     changed, kept = f(*sample.change(sample.lanes == lane, by).rows), f(*sample.rows)
@@ -296,7 +300,7 @@ def assert_shared_prompt(f: Logits, sample: Sample, *, dtype: str = "float64") -
     source = np.concatenate([np.tile(shared, n), rest])
     copy_lanes = np.concatenate([np.repeat(np.arange(n), len(shared)), lanes[rest]])
     first = int(positions[shared].max()) + 1
-    mask = CopiedPrompt(sample.mask.visibility, sample.mask.lag, first)
+    mask = CopiedPrompt(sample.mask.visibility, sample.mask.lag, first, side=sample.mask.side)
     copies = f(tokens[source], positions[source], copy_lanes, lane_mask=mask)
     expected = numbers(f(*sample.rows, lane_mask=sample.mask))[source]
     return assert_equal("shared prompt", copies, expected, sample, dtype=dtype)

@@ -96,7 +96,8 @@ def samples_for(
         elif k > 1:
             settings = random_mask(choose, n), random_lane_rope(choose, model.theta, layers, n)
         samples[f"random {k}"] = sample(rng, *settings, origin)
-    samples["hogwild"] = sample(np.random.default_rng([seed, count]), mask, Hogwild())
+    one = mask if mask.side is None else LaneMask.joint(n, mask.lag)  # its views are of one mask
+    samples["hogwild"] = sample(np.random.default_rng([seed, count]), one, Hogwild())
     return samples
 
 
