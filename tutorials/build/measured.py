@@ -10,6 +10,7 @@ from tinylane.files.io import read_json
 from tutorials.study.figures import LIMIT
 from tutorials.study.real import likelihood, of_task, wrong
 from tutorials.study.tables import beyond, example, games
+from tutorials.study.untuned import texts
 
 FOLDER = Path(__file__).parents[1] / "study"
 
@@ -20,9 +21,9 @@ def measured(name: str) -> dict[str, Any]:
 
 
 def real(task: str) -> str:
-    """The real model on a task; or "likelihood", what the adapter costs; or "wrong", where the sums
-    go wrong."""
-    found, others = measured("real"), {"likelihood": likelihood, "wrong": wrong}
+    """The real model on a task; or "likelihood", what the adapter costs; "wrong", where the sums go
+    wrong; "texts", what it wrote on GSM8K, untuned."""
+    found, others = measured("real"), {"likelihood": likelihood, "wrong": wrong, "texts": texts}
     return others[task](found) if task in others else of_task(found, task)
 
 

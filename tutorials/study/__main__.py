@@ -209,10 +209,14 @@ def _beyond(args: Any) -> int:
 
 
 def _real(args: Any) -> int:
-    from tutorials.study.real import collect
+    from tinylane.files.io import read_json
+    from tutorials.study.figures import LIMIT
+    from tutorials.study.real import collect, merged
     from tutorials.study.record import publish
 
-    publish(collect(Path(args.folder)), [Path(args.publish)])
+    path, found = Path(args.publish), collect(Path(args.folder))
+    before = read_json(path, LIMIT) if path.is_file() else {}
+    publish(merged(before, found), [path])
     print(args.publish)
     return 0
 

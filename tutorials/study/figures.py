@@ -17,6 +17,7 @@ from tinylane.files.io import read_json
 from tinylane.view.figure_style import blank, finish, frame, grid, legend, legend_below, save
 from tinylane.view.palette import COLOURS, INK, MARKERS, QUIET
 from tutorials.study.real import looks
+from tutorials.study.untuned import writing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,6 +65,7 @@ def draw(folder: Path) -> list[Path]:
         ("beyond", "beyond-frontier", explored),
         ("beyond", "frontier-example", example),
         ("real", "real", looks),
+        ("real", "untuned", writing),
     )
     jobs = tuple(job for job in jobs if (folder / f"{job[0]}.json").is_file())
     if not jobs:

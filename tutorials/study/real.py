@@ -4,7 +4,8 @@
 
 A folder in RUNS is a run of `tinylane eval --out` or of `tinylane train sft --out`, or it has
 `likelihood.json`, what `tinylane likelihood --json` printed. A run of eval called `NAME.step-K` was
-made with the adapter as it was after K steps of the training NAME.
+made with the adapter as it was after K steps of the training NAME. What the file has of other runs
+stays in it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from tinylane.files.io import read_json
 from tinylane.view.figure_style import blank, finish, frame, grid, legend_below
 from tinylane.view.palette import COLOURS
 from tutorials.study.lanes_more import near_a_carry
+from tutorials.study.untuned import table, untuned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,7 +83,15 @@ def _eval(part: Path) -> dict[str, Any]:
             counted = mistakes([lane["text"] for lane in row["lane"]])
             total = found["mistakes"].setdefault(row["mode"], dict.fromkeys(counted, 0))
             found["mistakes"][row["mode"]] = {k: total[k] + v for k, v in counted.items()}
+    if task["name"] == "gsm8k":
+        found["untuned"] = untuned(row for _, row in run.folder.rows())
     return found
+
+
+def merged(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """What was published before, with what was found now in its place or behind it: the folders of
+    earlier runs need not be kept."""
+    return {kind: before.get(kind, {}) | parts for kind, parts in found.items()}
 
 
 def mistakes(texts: Sequence[str]) -> dict[str, int]:
@@ -125,7 +135,10 @@ def _estimate(kept: dict[str, Any]) -> Estimate:
 
 
 def of_task(found: dict[str, Any], task: str) -> str:
-    """What was measured on a task, but for the looks in between: a row a cell."""
+    """What was measured on a task, but for the looks in between: a row a cell. Of GSM8K: what the
+    untuned model wrote."""
+    if task == "gsm8k":
+        return table(found)
     rows: list[dict[str, str]] = []
     names: dict[str, str] = {}  # the columns, in order
     evals = {name: e for name, e in found["evals"].items() if ".step-" not in name}
