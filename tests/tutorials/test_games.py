@@ -168,10 +168,9 @@ def test_scores_and_steps_without_mistakes(monkeypatch: pytest.MonkeyPatch) -> N
                 table = counted(game, 20)[str(n)]
                 assert found["steps"] == table[recipe.schedule] and found["wrong moves"] == 0
                 by_step = np.diff([0, *found["by_step"]])  # all of them right, each at its step
-                assert by_step.sum() == 20
-                assert by_step @ np.arange(1, len(by_step) + 1) == pytest.approx(
-                    20 * found["steps"]
-                )
+                mean = by_step @ np.arange(1, len(by_step) + 1) / 20
+                assert by_step.sum() == 20 and mean == pytest.approx(found["steps"])
+                assert [sum(k) for k in zip(*found["by_answer"].values(), strict=True)] == [20, 20]
                 assert table["best split"] <= table["fork"]
                 assert n > 1 or table["joint"] == table["fork"] == table["best split"]
             else:

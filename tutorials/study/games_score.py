@@ -71,7 +71,8 @@ def scored(trainer: CellTrainer, n: int, count: int) -> dict[str, Any]:
 
     The shell game: the answer of most lanes. Frontier: the shortest of the lanes' answers; how many
     problems were right after 1, 2, ... steps (`by_step`: the answer is there when the last lane has
-    written its own); and what they explored, as means over the problems.
+    written its own); how many of how many with each answer (`by_answer`); and what they explored,
+    as means over the problems.
     """
     game = trainer.game
     drawn = game.draw(count, np.random.default_rng([SEED, EVALUATION]))
@@ -93,11 +94,16 @@ def scored(trainer: CellTrainer, n: int, count: int) -> dict[str, Any]:
         frontier_score(game, problem, lanes, [True] * n)
         for problem, lanes in zip(problems, texts, strict=True)
     ]
-    took = np.array(longest)[[s.shares["shortest right"] == 1 for s in each]]
+    good = np.array([s.shares["shortest right"] == 1 for s in each])
+    asked = np.array([problem.truth for problem in problems])
+    by_answer = {
+        str(a): [int(good[asked == a].sum()), int((asked == a).sum())] for a in np.unique(asked)
+    }
+    took = np.array(longest)[good]
     by_step = [int((took <= k).sum()) for k in range(1, max(longest) + 1)]
     means = {name: float(np.mean([s.numbers[name] for s in each])) for name in each[0].numbers}
     found = {**record.share(len(took), count), "steps": float(np.mean(longest)), **means}
-    return {**found, "by_step": by_step}
+    return {**found, "by_step": by_step, "by_answer": by_answer}
 
 
 def games(
