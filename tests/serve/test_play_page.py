@@ -140,6 +140,20 @@ def test_lanes_are_steered_while_they_write(browser: Any, server: Server, tmp_pa
         fine(seen)
 
 
+def test_work_that_takes_long_is_said(browser: Any, server: Server) -> None:
+    """A change of the method reads all rows again, which takes a large model a while."""
+    with opened(browser, server) as seen:
+        begin(seen)
+        page = seen.page
+        shown = "getComputedStyle(document.querySelector('#status'), '::after').content"
+        assert page.evaluate(shown) == "none"
+        page.evaluate("void trying(() => new Promise((done) => { window.finish = done; }))")
+        until(page, f"{shown}.includes('the model is at work')")
+        page.evaluate("window.finish()")
+        until(page, f"{shown} === 'none'")
+        fine(seen)
+
+
 def test_the_keyboard_does_it_all(browser: Any, server: Server) -> None:
     with opened(browser, server) as seen:
         page = seen.page

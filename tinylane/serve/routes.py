@@ -1,6 +1,6 @@
 """The routes of `tinylane play`: its page, and sessions that the page steers.
 
-GET  /                             the page; /play.css and /play.js beside it
+GET  /                             the page; its style and scripts beside it
 GET  /play/about                   the model, and what a session may begin with
 POST /play/sessions                begin one: {prompt, lanes, method, visibility, ...}
 POST /play/open                    begin one with a saved run
@@ -64,7 +64,10 @@ OPERATIONS: dict[str, Do] = {
 def routes(service: Service) -> list[BaseRoute]:
     """The routes, and the sessions that they share."""
     sessions: dict[str, Session] = {}
-    kinds = {"play.html": "text/html", "play.css": "text/css", "play.js": "text/javascript"}
+    kinds = {
+        "play.html": "text/html", "play.css": "text/css",
+        "play.js": "text/javascript", "play_token.js": "text/javascript",
+    }  # fmt: skip
 
     def asset(name: str) -> Any:
         def give(request: Request) -> Response:
@@ -132,6 +135,7 @@ def routes(service: Service) -> list[BaseRoute]:
         Route("/", asset("play.html")),
         Route("/play.css", asset("play.css")),
         Route("/play.js", asset("play.js")),
+        Route("/play_token.js", asset("play_token.js")),
         Route("/play/about", about),
         Route("/play/sessions", start, methods=["POST"]),
         Route("/play/open", reopened, methods=["POST"]),
