@@ -123,6 +123,8 @@ def save_adapter(
     _check_shapes(folder, config, {name: value.shape for name, value in plain.items()})
     _build(folder, plain, record)
     make_folder(folder)
+    for name in (TENSORS, CONFIG):
+        inside(folder, name)  # no link to a file of another adapter is written through
     write_tensors(folder / TENSORS, plain, {"format": FORMAT})
     write_json(folder / CONFIG, record)
 

@@ -70,6 +70,8 @@ def write_checkpoint(
     raw = {**raw, "dtype" if "dtype" in raw else "torch_dtype": dtype}
     config = parse_config(dict(raw), str(out / "config.json"))
     make_folder(out)
+    for small in ("config.json", "model.safetensors.index.json", *BESIDE):
+        inside(out, small)  # no link is written through to a file outside
     shapes, width = config.tensors(), 4 if dtype == "float32" else 2
     parts: list[list[str]] = [[]]
     size = 0
@@ -91,7 +93,7 @@ def write_checkpoint(
             if value.shape != shapes[name]:
                 raise TinylaneError(f"{name} is {value.shape}; expected {shapes[name]}")
             tensors[name] = encoded(name, value, dtype)
-        write_tensors(out / file, tensors, {"format": "pt"})
+        write_tensors(inside(out, file), tensors, {"format": "pt"})
         placed |= dict.fromkeys(names, file)
     if len(parts) > 1:
         total = sum(math.prod(shape) * width for shape in shapes.values())
@@ -113,7 +115,7 @@ def copy_beside(source: Path, out: Path) -> None:
         for name in names:
             if os.path.exists(inside(source / folder, name)):
                 data = read_bytes(source / folder / name, LARGEST_BESIDE)
-                with replacing(out / folder / name) as file:
+                with replacing(inside(out / folder, name)) as file:
                     file.write(data)
 
 
@@ -157,7 +159,7 @@ def fuse(
     if tuned is None and not dequantize:
         raise TinylaneError(f"{folder}: has no adapter; give --adapter-path")
     tuned = tuned or Adapter(folder)
-    mark = out / UNFINISHED
+    mark = inside(out, UNFINISHED)
     if list(out.glob("*.safetensors")) and not mark.exists():
         raise TinylaneError(f"{out}: already holds weights; choose another folder")
     with plan.open() as files:

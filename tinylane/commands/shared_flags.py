@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinylane.core.errors import TinylaneError, show
+from tinylane.files.io import written
 
 if TYPE_CHECKING:
     import numpy as np
@@ -210,12 +211,15 @@ def check_target(flag: str, name: str) -> Path:
 
     Called before anything is computed, so that no result is lost.
     """
-    path = Path(name)
-    if path.is_dir():
+    try:
+        folder = written(name).parent  # behind a symbolic link
+    except TinylaneError as error:
+        raise TinylaneError(f"{flag} {error}") from None
+    if os.path.isdir(name):
         raise TinylaneError(f"{flag} {name}: is a folder; expected a file to write")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise TinylaneError(f"{flag} {name}: no folder {path.parent} that can be written to")
-    return path
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise TinylaneError(f"{flag} {name}: no folder {folder} that can be written to")
+    return Path(name)
 
 
 def template(args: Any) -> dict[str, Any] | None:

@@ -134,7 +134,7 @@ def _targets(args: Any) -> Path | None:
         path = shared_flags.check_target(flag, name)
         if path.exists() and source.exists() and path.samefile(source):
             raise TinylaneError(f"{flag} {name}: is the run itself; expected another file")
-    names = [os.path.abspath(name) for _, name in given if name is not None]
+    names = [os.path.realpath(name) for _, name in given if name is not None]
     if len(set(names)) != len(names):
         raise TinylaneError("two outputs have the same name; expected different ones")
     return None if page is None else Path(page)

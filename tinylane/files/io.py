@@ -3,7 +3,8 @@
 Reading takes regular files only (a FIFO would block), of bounded size, and strict JSON: no
 duplicate keys, no NaN, no number that Python would take seconds to parse. `Fields` gives an
 object's fields by type. Writing goes to a temporary file beside the target, which is renamed into
-place. A killed process leaves a temporary file; the next writer removes it.
+place; the target of a symbolic link is what it points at. A killed process leaves a temporary file;
+the next writer removes it.
 """
 
 from __future__ import annotations
@@ -314,15 +315,27 @@ class Fields:
         return value
 
 
+def written(path: str | os.PathLike[str]) -> Path:
+    """The file that is written for a name: behind symbolic links. Raises TinylaneError for a link
+    that leads to itself."""
+    target = Path(path)
+    if target.is_symlink():
+        target = Path(os.path.realpath(target))  # unlike Path.resolve, it does not raise on a loop
+        if target.is_symlink():
+            raise TinylaneError(f"{os.fspath(path)}: is a symbolic link that leads to itself")
+    return target
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A file that replaces `path` when the block ends well, and is removed otherwise.
 
-    Half files that killed processes left of the same target are removed.
+    A symbolic link stays: what it points at is replaced, in the folder where that is. Half files
+    that killed processes left of the same target are removed.
     """
     if not isinstance(path, (str, os.PathLike)) or not Path(path).name:
         raise TinylaneError(f"{show(path)}: expected the name of a file to write")
-    target = Path(path)
+    target = written(path)
     if target.exists() and not (target.is_file() or target.is_dir()):
         # A pipe or a device would become a file: /dev/null for all programs.
         raise TinylaneError(f"{target}: is no regular file; expected the name of a file to write")

@@ -28,7 +28,7 @@ from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask
 from tinylane.core.mlx_ops import OPS
 from tinylane.evaluate.tasks.shell_game import END
-from tinylane.files.io import make_folder, write_json, write_text
+from tinylane.files.io import inside, make_folder, write_json, write_text
 from tinylane.files.run_dir import Log, claim, locked
 from tinylane.train.extras import begin, in_file, still
 from tinylane.train.omega import TrainingPlan
@@ -158,6 +158,8 @@ class Trainer:
         tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": END}
         weights = self.state["weights"]
         make_folder(folder)
+        for name in ("generation_config.json", "tokenizer.json", "tokenizer_config.json"):
+            inside(folder, name)
         write_json(folder / "generation_config.json", {"eos_token_id": game.ids[END]})
         write_text(folder / "tokenizer.json", game.tokenizer_json())
         write_json(folder / "tokenizer_config.json", tokenizer)
@@ -208,7 +210,7 @@ def train(
     out = Path(out)
     with locked(out):
         claim(out, recipe.settings)
-        trainer, state = trainer_of(recipe), out / STATE
+        trainer, state = trainer_of(recipe), inside(out, STATE)
         if state.exists():
             trainer.load(state)
         log = Log(out, trainer.step)

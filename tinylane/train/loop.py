@@ -18,7 +18,7 @@ from typing import Any
 import mlx.core as mx
 
 from tinylane.core.errors import TinylaneError
-from tinylane.files.io import write_text
+from tinylane.files.io import inside, write_text
 from tinylane.files.memory import memory
 from tinylane.files.run_dir import Log, append_line, claim, locked
 from tinylane.train.data import Transcript
@@ -54,7 +54,7 @@ def tune(
     `out` holds a run with other settings, if another process works there, or if the loss diverges.
     """
     out, tuner = Path(out), session.tuner
-    state, steps = out / STATE, tuner.recipe.steps
+    state, steps = inside(out, STATE), tuner.recipe.steps
     end = min(stop_at or steps, steps)
     with locked(out):
         claim(out, session.settings, session.notes)
