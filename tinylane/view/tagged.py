@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from tinylane.core.errors import TinylaneError, of_kind, show
 from tinylane.core.lanes import MAX_LANES, LaneMask, LaneRoPE
@@ -30,7 +30,7 @@ from tinylane.view.run_file import Run
 
 NAMES = r"Path|Thread|think(?: \d+)?"
 TAG = re.compile(rf"</?(?:{NAMES})>")
-PATH = re.compile(rf"<({NAMES})>(.*?)</\1>\s*", re.DOTALL)  # white space behind a path is its own
+SPACE = re.compile(r"\s*")  # behind a path: its own
 FIRST = re.compile(r"</?[A-Za-z][^<>\s]*(?: \d+)?>")  # a tag at the beginning of a lane
 
 
@@ -46,26 +46,29 @@ def pieces(text: str) -> list[Piece]:
 
     Raises TinylaneError for a path that does not close, or that stands inside another.
     """
+    tags = list(TAG.finditer(of_kind("text", text, str, "a text")))
+    last = {tag.group(): tag.start() for tag in tags}  # where a tag stands for the last time
     found, at, block = [Piece("", 0)], 0, 0
-    for path in PATH.finditer(of_kind("text", text, str, "a text")):
-        outside = text[at : path.start()]
-        _no_tags(outside, at)
-        _no_tags(path[2], path.start(2))
+    for opens, closes in zip(tags[::2], [*tags[1::2], None], strict=False):
+        close = f"</{opens.group()[1:]}"
+        if closes is None or last.get(close, -1) < opens.start():
+            _refuse(opens)
+        if closes.group() != close:
+            _refuse(closes)
+        outside = text[at : opens.start()]
         if outside or at == 0:
             found.append(Piece(outside, 0))
             block += 1
-        found.append(Piece(path[0], block))
-        at = path.end()
-    _no_tags(text[at:], at)
+        at = SPACE.match(text, closes.end()).end()  # type: ignore[union-attr]
+        found.append(Piece(text[opens.start() : at], block))
     return [piece for piece in [*found, Piece(text[at:], 0)] if piece.text]
 
 
-def _no_tags(text: str, at: int) -> None:
-    if tag := TAG.search(text):
-        raise TinylaneError(
-            f"{tag.group()} at character {at + tag.start()} is not closed, not opened, or stands "
-            "inside another path"
-        )
+def _refuse(tag: re.Match[str]) -> NoReturn:
+    raise TinylaneError(
+        f"{tag.group()} at character {tag.start()} is not closed, not opened, or stands "
+        "inside another path"
+    )
 
 
 def read_tags(text: str, model: Model, prompt: Prompt, template: dict | None = None) -> Result:
