@@ -94,10 +94,10 @@ def limits() -> list[Limit]:
     in_core = (PACKAGE / "core").rglob("*.py")
     return [
         # 40 of these are LACE's (`tinylane.core.side`), an optional method.
-        Limit("lines of the study path", sum(map(lines_to_read, study)), 1536),
-        Limit("lines with all that it imports", sum(map(lines_to_read, reach(study))), 2851),
-        Limit("lines of tinylane/core", sum(map(lines_to_read, in_core)), 3290),  # wanted: 2520
-        Limit("lines of tinylane", sum(map(lines, PACKAGE.rglob("*.py"))), 37200),  # wanted: 18500
+        Limit("lines of the study path", sum(map(lines_to_read, study)), 1540),
+        Limit("lines with all that it imports", sum(map(lines_to_read, reach(study))), 2866),
+        Limit("lines of tinylane/core", sum(map(lines_to_read, in_core)), 3292),  # wanted: 2520
+        Limit("lines of tinylane", sum(map(lines, PACKAGE.rglob("*.py"))), 37400),  # wanted: 18500
         Limit("entries of tinylane/", len(entries), 14),
     ]
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 import tinylane
 from tinylane.core.config import ModelConfig
 from tinylane.core.decoding import Settings
+from tinylane.core.hogwild import Hogwild
 from tinylane.core.random_weights import random_params
 from tinylane.testing import tolerance
 
@@ -21,7 +24,8 @@ MODEL = tinylane.Model(CONFIG, random_params(CONFIG, seed=0))
 THETA = MODEL.theta
 RESULT = tinylane.generate(MODEL, [1, 2], max_tokens=1)
 WRONG = [None, True, -1, 1.5, float("nan"), 10**400, "4", "", b"4", [], [None], ["4"], [[1]], ()]
-WRONG += [{}, {"a": 1}, {0: 1}, set(), object(), range(3), iter("a")]
+WRONG += [{}, {"a": 1}, {0: 1}, set(), object(), range(3), iter("a"), 99, [99], {99}]
+WRONG += [np.int64(1), np.float64(1.0), np.bool_(True), [np.int64(0)], lambda *x: None]
 ARRAYS = [np.zeros((2, 2)), np.array("x"), np.array(3), np.array([])]
 # where an array may stand, or be taken for what may
 FOR_ARRAYS = {
@@ -36,16 +40,26 @@ FOR_ARRAYS = {
     "slot",
 }
 FOR_ARRAYS |= {"visibility", "result", "lane_rope", "lane_mask", "sampler", "stop", "lane_prompts"}
+FOR_ARRAYS |= {"lane", "of", "at", "sees", "order", "since", "until", "side", "on_step", "schedule"}
+TIMES = {
+    "since": np.zeros((2, 2), int),
+    "until": np.ones((2, 2), int),
+    "side": np.eye(2, dtype=bool),
+}
 
 
 def small(n: int = 1) -> tinylane.Decoding:
     return tinylane.Decoding(MODEL, [1], n, lane_mask=tinylane.LaneMask.joint(2))
 
 
-def started() -> tinylane.LaneCache:
-    decoding = small()
+def stepped(n: int = 1, **more: Any) -> tinylane.Decoding:
+    decoding = tinylane.Decoding(MODEL, [1], n, lane_mask=tinylane.LaneMask.joint(2), **more)
     decoding.step()
-    return decoding.cache
+    return decoding
+
+
+def started() -> tinylane.LaneCache:
+    return stepped().cache
 
 
 SHELL_GAME = Path(__file__).parents[2] / "weights" / "shell-game"
@@ -85,10 +99,26 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "mode": (tinylane.mode, MODE),
     "Sampler": (tinylane.Sampler, {**DRAW, "logit_bias": None}),
     "from_config": (tinylane.Sampler.from_config, {"defaults": None}),
-    "join": (lambda **x: small().join(**x), {"prompt": (), "max_tokens": 2}),
+    "join": (lambda **x: small().join(**x), {"prompt": (), "max_tokens": 2, "sees": None}),
+    "join_at": (lambda **x: small().join([1], sees="none", **x), {"at": None}),
     "fork": (lambda **x: small().fork(**x), {"source": 0, "max_tokens": None}),
     "drop": (lambda **x: small().drop(**x), {"lane": 0}),
-    "finish": (lambda **x: small().finish(**x), {"lane": 0}),
+    "finish": (lambda **x: small().finish(**x), {"lane": 0, "reason": "enough"}),
+    "seal": (lambda **x: stepped().seal(**x), {"lane": 0}),
+    "read": (lambda **x: stepped(2).read(**x), {"lane": 0, "of": 1, "yes": True}),
+    "arrange": (lambda **x: stepped(2, lane_rope=Hogwild()).arrange(**x), {"lanes": [0]}),
+    "pause": (lambda **x: stepped().pause(**x), {"lane": 0}),
+    "resume": (lambda **x: stepped().resume(**x), {"lane": 0}),
+    "give": (lambda **x: stepped().give(**x), {"lane": 0, "tokens": [1]}),
+    "giving": (lambda **x: stepped().giving(**x), {"lane": 0}),
+    "peek": (lambda **x: stepped().peek(**x), {"lane": 0, "tokens": [1]}),
+    "reread": (lambda **x: stepped().reread(**x), {"lanes": [0]}),
+    "end": (lambda **x: stepped().end(**x), {"lanes": [0]}),
+    "position": (lambda **x: stepped().position(**x), {"lane": 0}),
+    "Hogwild": (Hogwild, {"order": ()}),
+    "silence": (tinylane.LaneMask.joint(2).silence, {"lane": 0}),
+    "bridge": (tinylane.LaneMask.bridge, {"n": 2}),
+    "times": (lambda **x: tinylane.LaneMask(np.ones((2, 2), bool), **x), TIMES),
     "rope": (MODEL.rope, {"lane_rope": None, "mask": None}),
     "mask": (MODEL.mask, {"n": 2}),
     "cache_fork": (lambda **x: started().fork(**x), {"source": 0, "target": 1}),
@@ -134,3 +164,93 @@ def test_a_setting_that_is_none_is_named_with_those_there_are(settings: dict[str
             call(MODEL, [1], **settings)
     with pytest.raises(tinylane.TinylaneError, match="'tools' is no way to write a prompt"):
         tinylane.generate(LOADED, "A", template={"tools": []})
+
+
+def test_integers_of_numpy_are_taken_wherever_integers_are() -> None:
+    five = np.int64(5)
+    decoding = tinylane.Decoding(MODEL, [1, 2], 2, lane_mask=tinylane.LaneMask.joint(2), stop=five)
+    assert decoding.join([3], sees=[np.int64(0)], at=five).start == 6
+    assert decoding.position(np.int64(2)) == 6 and decoding.end([np.int64(2)]) == 6
+    decoding.step()
+    assert decoding.end(np.array([0, 1])) == 3 and decoding.reread(np.array([2]))[0] == 3
+    assert not decoding.giving(np.int64(1))
+    assert Hogwild([np.int64(1), 0]).order == (1, 0)
+    told = json.loads(json.dumps([decoding.result().settings["stop"], decoding.events]))
+    assert told[0] == [5] and told[1][0]["at"] == 5
+
+
+@pytest.mark.parametrize(
+    "do, says",
+    [
+        (lambda d: d.position(99), r"lane 99; there are lanes 0 \.\. 1"),
+        (lambda d: d.end([77]), r"lane 77; there are lanes 0 \.\. 1"),
+        (lambda d: d.end(1), "end is 1; expected lanes"),
+        (lambda d: d.arrange(1), "arrange is 1; expected lanes"),
+        (lambda d: d.reread(1), "reread is 1; expected lanes"),
+        (lambda d: d.giving([0]), r"lane \[0\]; there are lanes 0 \.\. 1"),
+        (lambda d: d.join([1], sees=[2]), r"lane 2; there are lanes 0 \.\. 1"),
+        (lambda d: d.join([1], sees=3), "sees is 3; expected all, none, or lanes"),
+        (lambda d: d.read(0, 1, "no"), "yes is 'no'; expected true or false"),
+    ],
+)
+def test_a_lane_that_is_not_there_is_said_with_those_there_are(
+    do: Callable[[Any], Any], says: str
+) -> None:
+    with pytest.raises(tinylane.TinylaneError, match=says):
+        do(stepped(2))
+
+
+# What is called must do something when it is called.
+
+
+def writes(decoding: Any) -> Any:
+    decoding.finish(0)
+    yield
+
+
+async def waits(decoding: Any) -> None:
+    decoding.finish(0)
+
+
+class Writes:
+    def __call__(self, decoding: Any) -> Any:
+        yield decoding.finish(0)
+
+
+@pytest.mark.parametrize("schedule", [writes, waits, Writes(), partial(writes)])
+@pytest.mark.parametrize("name", ["schedule", "on_step"])
+def test_a_generator_or_a_coroutine_that_would_never_run_is_refused_by_name(
+    name: str, schedule: Any
+) -> None:
+    with pytest.raises(tinylane.TinylaneError, match=f"{name} is a generator or coroutine funct"):
+        tinylane.generate(MODEL, [1], max_tokens=2, **{name: schedule})
+
+
+def test_a_schedule_that_gives_a_generator_back_is_refused() -> None:
+    """A lambda or a decorator around a generator function: only the call shows it."""
+    with pytest.raises(tinylane.TinylaneError, match="schedule is a generator or coroutine funct"):
+        tinylane.generate(MODEL, [1], max_tokens=2, schedule=lambda d: writes(d))
+
+
+class Odd(tinylane.Sampler):
+    """A sampler of somebody's own."""
+
+    gives: Any = None
+
+    def __call__(self, logits: Any, uniforms: Any, history: Any) -> Any:
+        return self.gives
+
+
+@pytest.mark.parametrize(
+    "gives",
+    [None, 5, ([1], [0.0]), ([1, 2], [0, 0]), ([1.0, 2.0], [0.0, 0.0]), ([1, 99], [0.0, 0.0])],
+)
+def test_a_sampler_of_one_s_own_gives_tokens_and_numbers_or_is_told_what_it_gave(
+    gives: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Odd, "gives", gives)
+    with pytest.raises(tinylane.TinylaneError, match=r"sampler gave .*; expected 2 tokens, 2 log"):
+        tinylane.generate(MODEL, [1], lanes=2, max_tokens=2, sampler=Odd())
+    monkeypatch.setattr(Odd, "gives", ([1, 2], [-0.5, -0.5]))
+    result = tinylane.generate(MODEL, [1], lanes=2, max_tokens=2, sampler=Odd())
+    assert [lane.tokens for lane in result.lanes] == [[1, 1], [2, 2]]

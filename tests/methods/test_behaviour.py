@@ -318,7 +318,7 @@ def test_cpt_tells_a_fact_once_to_every_other_lane() -> None:
     d.give(1, "eight\n")
     go(d, max(len(ids("seven\n")), len(ids("eight\n"))))
     d.schedule(d)
-    assert d.schedule.facts.keys() >= {"seven", "eight"}
+    assert d.schedule.of(d).facts.keys() >= {"seven", "eight"}
     write(d, 0, "more\n")
     go(d, 20)
     assert d.lanes[0].text.count("Another found: eight") == 1
@@ -386,7 +386,7 @@ def test_the_tool_lane_writes_what_was_asked_of_it() -> None:
     [
         ("nothing", {}, "expected one of independent"),
         ("gambit", {"flor": 1}, "no 'flor'; it has warmup, every, swap"),
-        ("stop", {"keep": 0}, "keep is 0; expected a whole number >= 1"),
+        ("stop", {"keep": 0}, "keep is 0; expected a whole number at least 1"),
         ("multi_stream", {"given": {"7": "x"}}, "given has stream 7"),
         ("independent", {"x": 1}, "it has none"),
     ],

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers_methods import PROMPT, WARM, small
 
@@ -13,7 +15,7 @@ import tinylane
 from tinylane.commands.cli import main
 from tinylane.core.errors import TinylaneError
 from tinylane.evaluate.answers import answering
-from tinylane.methods import NAMES, generate, prepare
+from tinylane.methods import NAMES, checked, decode, generate, prepare, start
 from tinylane.view.run_file import load_run
 
 MODEL = small()
@@ -36,11 +38,16 @@ DECODED = [name for name in NAMES if name != "beam"]
         ("logit_averaging", {"prompts": 7}, "a list"),
         ("parathinker", {"first_finish": "no"}, "true or false"),
         ("parathinker", {"open": 5}, "open is 5; expected a text or token ids"),
+        ("gambit", {"every": 0}, "every is 0; expected a whole number at least 1"),
+        ("npr", {"blocks": True}, "blocks is True; expected a whole number at least 1"),
+        ("budget_forcing", {"waits": -1}, "waits is -1; expected a whole number at least 0"),
+        ("hogwild_steps", {"check_every": "x"}, "check_every is 'x'; expected a whole number"),
     ],
 )
 def test_an_option_of_a_wrong_kind_is_refused_by_name(name: str, options: Any, says: str) -> None:
-    with pytest.raises(TinylaneError, match=says.replace("[", r"\[")):
-        prepare(MODEL, name, 3, 12, options)
+    for ask in (lambda: checked(name, options), lambda: prepare(MODEL, name, 3, 12, options)):
+        with pytest.raises(TinylaneError, match=says.replace("[", r"\[")):
+            ask()
 
 
 @pytest.mark.parametrize("name", DECODED)
@@ -104,3 +111,102 @@ def test_flags_that_a_method_cannot_use_are_refused(
     assert main(["generate", "--raw", "--prompt", "swap", *words]) == 2
     said = capsys.readouterr().err
     assert says in said and said.count("\n") == 1
+
+
+# What a caller gives that is called.
+
+
+def test_whole_numbers_of_numpy_are_options() -> None:
+    options = {"warmup": np.int64(4), "every": np.int64(4), "floor": np.float32(-1e9)}
+    told = {"max_tokens": 10, "seed": 3, "sampler": WARM}
+    ours, plain = (
+        generate(MODEL, PROMPT, "gambit", 3, options=given, **told)
+        for given in (options, {"warmup": 4, "every": 4})
+    )
+    assert [lane.tokens for lane in ours.lanes] == [lane.tokens for lane in plain.lanes]
+
+
+@pytest.mark.parametrize("name", DECODED)
+def test_a_setup_that_is_used_again_begins_anew(name: str) -> None:
+    """Two decodings with one setup, step by step in turn, and a third one after them."""
+    how = {"max_tokens": 20, "seed": 3, "sampler": WARM}
+    expected = [lane.tokens for lane in generate(MODEL, PROMPT, name, 3, **how).lanes]
+    setup = prepare(MODEL, name, 3, 20)
+    both = [start(MODEL, PROMPT, setup, **how) for _ in range(2)]
+    for _ in zip_longest(*both):
+        pass
+    third = start(MODEL, PROMPT, setup, **how)
+    list(third)
+    for decoding in (*both, third):
+        assert [lane.tokens for lane in decoding.lanes] == expected
+
+
+class Second(tinylane.Sampler):
+    """A sampler of somebody's own, made otherwise than a Sampler: the second likeliest token."""
+
+    def __init__(self, best: int) -> None:
+        super().__init__(temperature=0.0)
+        object.__setattr__(self, "best", best)
+
+    def __call__(self, logits: Any, uniforms: Any, history: Any) -> tuple[Any, Any]:
+        tokens = np.asarray(logits).argsort(axis=-1)[:, -self.best]
+        return tokens, np.zeros(len(tokens))
+
+
+@pytest.mark.parametrize("name", ["logit_averaging", "hogwild_steps"])
+def test_a_sampler_of_one_s_own_draws_in_every_method(name: str) -> None:
+    """The first token is the second likeliest; with Tied it is that of the mean."""
+    options = {"forbidden": []} if name == "hogwild_steps" else {}
+    first = []
+    for sampler in (Second(1), Second(2)):
+        d = decode(MODEL, PROMPT, name, 2, max_tokens=5, options=options, sampler=sampler)
+        d.schedule(d) if d.schedule else None
+        m = d.live[0].index
+        logits = np.mean([d.peek(x.index) for x in d.live], axis=0) if not options else d.peek(m)
+        d.step()
+        first.append((d.lanes[m].tokens[0], int(logits.argsort()[-sampler.best])))  # type: ignore[attr-defined]
+    assert all(ours == expected for ours, expected in first) and first[0] != first[1]
+
+
+@pytest.mark.parametrize("name", [None, "logit_averaging", "hogwild_steps", "gambit"])
+@pytest.mark.parametrize("sampler", [lambda *x: ([1], [0.0]), tinylane.Sampler, 5])
+def test_what_is_no_sampler_is_refused_by_every_method(name: str | None, sampler: Any) -> None:
+    with pytest.raises(TinylaneError, match=r"sampler is .*; expected a Sampler, or of a class"):
+        if name is None:
+            tinylane.generate(MODEL, PROMPT, max_tokens=3, sampler=sampler)
+        else:
+            generate(MODEL, PROMPT, name, 2, max_tokens=3, sampler=sampler)
+
+
+def lazy(*given: Any) -> Any:
+    yield 1.0
+
+
+@pytest.mark.parametrize(
+    "name, options, says",
+    [
+        ("gambit", {"score": lambda lane: "high"}, "the score of lane 0 is 'high'; expected a num"),
+        ("stop", {"score": lambda lane: None}, "the score of lane 0 is None; expected a number"),
+        ("stop", {"score": lambda lane: np.nan}, "the score of lane 0 is NaN; expected a number"),
+        ("tree_of_thoughts", {"score": lambda lane: [1, 2]}, r"the score of lane \d is \[1, 2\]"),
+        (
+            "tool_lane",
+            {"tool": lambda texts: 5},
+            "the tool's answer is 5; expected a text",
+        ),
+        ("tool_lane", {"tool": lazy}, "tool is a generator or coroutine function"),
+        ("stop", {"score": lazy}, "score is a generator or coroutine function"),
+    ],
+)
+def test_a_function_that_gives_what_it_should_not_is_told_so(
+    name: str, options: Any, says: str
+) -> None:
+    options |= {"prefix": 2} if name == "stop" else {}
+    options |= {"warmup": 2, "every": 2} if name == "gambit" else {}
+    with pytest.raises(TinylaneError, match=says):
+        generate(MODEL, PROMPT, name, 3, max_tokens=6, options=options, sampler=WARM, seed=1)
+
+
+def test_a_tool_that_has_nothing_to_say_may_say_so() -> None:
+    result = generate(MODEL, PROMPT, "tool_lane", 1, max_tokens=4, options={"tool": lambda x: None})
+    assert result.lanes[1].tokens == []

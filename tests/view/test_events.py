@@ -91,3 +91,48 @@ def test_given_tokens_are_found_also_where_a_lane_waits_or_is_sealed() -> None:
     found = given_tokens(decoding.events, lanes)
     assert found == {(0, 1), (3, 0), (3, 1), (2, 1)}
     assert [lanes[m].tokens[k] for m, k in sorted(found)] == [7, 6, 8, 9]
+
+
+def test_a_fork_s_copies_of_given_tokens_stay_given_and_it_is_given_nothing_more() -> None:
+    decoding = decoded(F64, max_tokens=9, schedule=lambda d: None)
+    decoding.give(0, [7, 8, 9])
+    decoding.step()
+    decoding.step()
+    first = decoding.fork(0).index
+    second = decoding.fork(first).index
+    assert not decoding.giving(first) and not decoding.giving(second)
+    decoding.give(second, [5])
+    decoding.step()
+    lanes = decoding.lanes
+    assert [lane.tokens[:2] for lane in (lanes[0], lanes[first], lanes[second])] == [[7, 8]] * 3
+    copies = {(m, k) for m in (first, second) for k in (0, 1)}
+    given = {(0, 0), (0, 1), (0, 2), (second, 2)}
+    assert given_tokens(decoding.events, lanes) == given | copies
+
+
+def test_what_follows_a_given_end_that_was_taken_back_was_drawn() -> None:
+    """The end counts as one of the given tokens, though the lane holds it no more."""
+    end = next(iter(F64.config.eos_ids))
+    decoding = decoded(F64, max_tokens=9, schedule=lambda d: None)
+    decoding.give(0, [7, end])
+    decoding.step()
+    decoding.pause(1)
+    decoding.step()
+    decoding.resume(1)  # a lane that waited takes nothing back
+    decoding.give(1, [6])
+    decoding.resume(0)
+    decoding.step()
+    lanes = decoding.lanes
+    assert lanes[0].tokens[0] == 7 and len(lanes[0].tokens) == 2 and end not in lanes[0].tokens
+    assert given_tokens(decoding.events, lanes) == {(0, 0), (1, 1)}
+
+
+def test_what_is_given_after_a_drawn_end_was_taken_back_was_given() -> None:
+    lane = Lane(0, [], 5, 9, tokens=[7, 8], spans=[(0, 5, 0), (1, 7, 2)])
+    told = {"lane": 0, "clock": 5}
+    events: list[dict[str, Any]] = [
+        {"event": "resume", "step": 2, **told},
+        {"event": "give", "step": 2, "tokens": [8], **told},
+    ]
+    assert given_tokens(events, [lane]) == {(0, 1)}
+    assert given_tokens([{**events[1], "step": 0}, events[0]], [lane]) == {(0, 0)}

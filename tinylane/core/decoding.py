@@ -15,7 +15,7 @@ stop string, is never fed: it ends the lane and is not part of what it wrote.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from operator import itemgetter
 from types import NoneType
@@ -25,13 +25,13 @@ import numpy as np
 
 from tinylane.core import times
 from tinylane.core.distribution import likeliest
-from tinylane.core.errors import TinylaneError, made, of_kind, whole
+from tinylane.core.errors import NEVER_RUN, TinylaneError, made, of_kind, whole
 from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, Rotation, Row
 from tinylane.core.life import Life
 from tinylane.core.model import Model
 from tinylane.core.prompt import Prompt, encode_lane_prompt, encode_prompt, ends
-from tinylane.core.result import Lane, Result, Step
-from tinylane.core.sampling import Sampler, uniform
+from tinylane.core.result import Lane, Result, Step, own_text
+from tinylane.core.sampling import Sampler, as_lists, uniform
 from tinylane.core.side import rows_of_lanes
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Decoding(Life):
         total = s.total_tokens
         self.total_tokens = None if total is None else whole("total_tokens", total, n)
         drawn = Sampler.from_config(model.sampling) if s.sampler is None else s.sampler
-        self.sampler = of_kind("sampler", drawn, Callable, "a Sampler")
+        self.sampler = of_kind("sampler", drawn, Sampler, "a Sampler, or of a class made from it")
         self.mask = model.mask(n) if s.lane_mask is None else s.lane_mask
         if of_kind("lane_mask", self.mask, LaneMask, "a LaneMask").n < n:
             raise TinylaneError(f"{n} lanes, but visibility is {self.mask.n} x {self.mask.n}")
@@ -119,8 +119,7 @@ class Decoding(Life):
 
             self.cache = s.cache
             self.reused = keep_prefix(s.cache, model, rope, self.mask, self.prompt)
-        self.lanes, self.events, self.plain = [], [], False
-        self.steps, self.seconds = 0, 0.0
+        self.lanes, self.events, self.plain, self.steps, self.seconds = [], [], False, 0, 0.0
         self._streams, self._shift, self._given, self._after = {}, {}, {}, {}
         self._feed, self._logits, self._paused, self._open = [], {}, set(), set()
         self._ahead: Ahead | None = None  # the next pass, if it was built early
@@ -177,7 +176,8 @@ class Decoding(Life):
     def __iter__(self) -> Iterator[Step]:
         while True:
             if self.schedule is not None:
-                self.schedule(self)
+                if isinstance(self.schedule(self), (Generator, Coroutine)):
+                    raise TinylaneError(f"schedule {NEVER_RUN}; expected a function")
                 self._spend()
             if not self.live:
                 return
@@ -202,10 +202,8 @@ class Decoding(Life):
     def _spend(self) -> dict[int, str]:
         """End the live lanes if a step would be more than all may have; what that adds to texts."""
         live, added = self.live, dict[int, str]()
-        if (
-            self.total_tokens
-            and sum(len(x.tokens) for x in self.lanes) + len(live) > self.total_tokens
-        ):
+        step_more = sum(len(x.tokens) for x in self.lanes) + len(live)
+        if self.total_tokens and step_more > self.total_tokens:
             for lane in live:
                 before = len(lane.text)
                 self._end(lane, "budget")
@@ -242,27 +240,21 @@ class Decoding(Life):
         draws = np.array([uniform(self.seed, lane.index, len(lane.tokens)) for lane in live])
         history: list[list[int]] = [[] for _ in live]
         if self.sampler.repetition_penalty != 1:
-            history = [self.prompt + lane.prompt + lane.tokens for lane in live]
+            history = [self.prompt + own_text(self.lanes, lane) for lane in live]
         last = all(len(lane.tokens) + 1 >= lane.max_tokens for lane in live)
         lanes = [lane.index for lane in live]
         places = [self.position(m) for m in lanes]
         room = max(places) + 1 < self.model.config.context
         self._ahead = None
-        if (
-            self.model.backend == "mlx"
-            and room
-            and not last
-            and not any(map(self._given.get, lanes))
-        ):
+        early = self.model.backend == "mlx" and room and not last
+        if early and not any(map(self._given.get, lanes)):
             from tinylane.core.pipeline import draw
 
             after = (self.cache, self.mask, places, lanes)
-            tokens, logprobs, self._ahead = draw(
-                self.model, self.sampler, logits, draws, history, after
-            )
+            told, self._ahead = draw(self.model, self.sampler, logits, draws, history, after)
         else:
-            tokens, logprobs = self.sampler(logits, draws, history)
-        drawn, chances = tokens.tolist(), logprobs.tolist()
+            told = self.sampler(logits, draws, history)
+        drawn, chances = as_lists(told, len(live), self.model.config.vocab)
         for k, m in enumerate(lanes):
             if self._given.get(m):
                 drawn[k] = self._given[m].pop(0)
@@ -281,7 +273,7 @@ def generate(
 ) -> Result:
     """Decode jointly to the end. Settings: see `Decoding`; `on_step` is called after every step."""
     decoding = Decoding(model, prompt, **settings)
-    tell = of_kind("on_step", on_step or (lambda step: None), Callable, "a function")
+    tell = of_kind("on_step", on_step, (Callable, NoneType), "a function") or (lambda step: None)
     for step in decoding:
         tell(step)
     return decoding.result()

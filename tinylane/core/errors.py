@@ -6,12 +6,14 @@ The command line prints the line without a traceback and exits with `code`.
 from __future__ import annotations
 
 import contextlib
+import inspect
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
 
 LONGEST = 1000  # characters of a message
+NEVER_RUN = "is a generator or coroutine function, of which a call does nothing"
 
 
 class TinylaneError(ValueError):
@@ -51,9 +53,12 @@ def show(value: object, limit: int = 80) -> str:
 
 
 def of_kind(name: str, value: object, kinds: Any, expected: str) -> Any:
-    """`value`. Raises TinylaneError unless it is an instance of one of `kinds`."""
+    """`value`. Raises TinylaneError unless it is one of `kinds`, and a call of it does a thing."""
     if not isinstance(value, kinds):
         raise TinylaneError(f"{name} is {show(value)}; expected {expected}")
+    for call in (value, type(value).__call__) if callable(value) else ():
+        if inspect.isgeneratorfunction(call) or inspect.iscoroutinefunction(call):
+            raise TinylaneError(f"{name} {NEVER_RUN}; expected {expected}")
     return value
 
 

@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from tinylane.core.errors import TinylaneError
-from tinylane.core.lanes import SHARED, LaneMask, Places, Views
+from tinylane.core.errors import TinylaneError, of_kind, whole
+from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, Places, Views
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,13 @@ class Hogwild:
     """
 
     order: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        order = of_kind("order", self.order, (list, tuple), "different lanes")
+        lanes = tuple(whole("order: a lane", m, 0, MAX_LANES - 1) for m in order)
+        if len({*lanes}) != len(lanes):
+            raise TinylaneError(f"order is {list(lanes)}; expected different lanes")
+        object.__setattr__(self, "order", lanes)
 
     def views(self, theta: np.ndarray, mask: LaneMask, places: Places) -> Views:
         """As `Rotation.views`: a block for the prompt and for every lane that has rows.

@@ -80,7 +80,7 @@ class LaneMask:
     @classmethod
     def joint(cls, n: int, lag: int = 0) -> LaneMask:
         """Every lane reads every other."""
-        return cls(np.ones((_count(n), n), dtype=bool), lag)
+        return cls(np.ones(2 * (_count(n),), dtype=bool), lag)
 
     @classmethod
     def neighbours(cls, n: int, k: int = 1, lag: int = 0) -> LaneMask:
@@ -99,7 +99,7 @@ class LaneMask:
     @classmethod
     def bridge(cls, n: int) -> LaneMask:
         """Lanes read each other across a bridge only (arXiv:2510.01143)."""
-        return cls(np.eye(_count(n), dtype=bool), side=np.ones((n, n), dtype=bool))
+        return cls(np.eye(_count(n), dtype=bool), side=np.ones(2 * (_count(n),), dtype=bool))
 
     @classmethod
     def named(cls, name: str, n: int, lag: int = 0) -> LaneMask:
@@ -193,7 +193,7 @@ class LaneMask:
 
     def silence(self, lane: int) -> LaneMask:
         """The same mask, but nobody reads `lane` any more (it still reads the others)."""
-        read = np.arange(self.n) != lane
+        read = np.arange(self.n) != whole("the lane", lane, 0, self.n - 1)
         side = None if self.side is None else self.side & read
         return replace(self, visibility=self.visibility & read, side=side)
 

@@ -16,6 +16,9 @@ schedules: functions that call these operations before a step.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,14 +69,14 @@ class Life:
 
     def position(self, lane: int) -> int:
         """Where the next token of a lane stands."""
-        return self.clock + self._shift.get(lane, 0)
+        return self.clock + self._shift.get(self._lane(lane).index, 0)
 
     def end(self, lanes: Iterable[int] | None = None) -> int:
         """The first position behind all rows (or those of the prompt and of `lanes`): where one
         text of them would go on."""
         rows = zip(self.cache.positions.tolist(), self.cache.lanes.tolist(), strict=True)
         near = [*rows, *((i, m) for _, i, m in self._feed)]
-        read = None if lanes is None else {SHARED, *lanes}
+        read = None if lanes is None else {SHARED, *self._several("end", lanes)}
         return 1 + max(i for i, m in near if read is None or m in read)
 
     def join(
@@ -96,10 +99,11 @@ class Life:
         m, ids = len(self.lanes), encode_lane_prompt(self.model, prompt)
         limit, P = whole("max_tokens", max_tokens, 1), len(self.prompt)
         at = ("before" if sees is None else "end") if at is None else at
-        if at not in ("before", "end") and (not isinstance(at, int) or isinstance(at, bool)):
-            raise TinylaneError(f"at is {show(at)}; expected before, end or a position")
         ends = {"before": self.clock - len(ids), "end": max(self.clock, self.end())}
-        begin = ends.get(at, at)  # type: ignore[arg-type]
+        place = ends.get(at) if isinstance(at, str) else at
+        if not isinstance(place, Integral) or isinstance(place, bool):
+            raise TinylaneError(f"at is {show(at)}; expected before, end or a position")
+        begin = int(place)
         self._in_context("join", begin + len(ids))
         if begin < P and at == "before":
             raise TinylaneError(
@@ -109,15 +113,18 @@ class Life:
         if begin < P:
             raise TinylaneError(f"at is {at}; expected a position from {P} on, behind the prompt")
         read = None if sees is None else self._lanes_of(sees)
-        if read is None:
-            self._room(m)
-        else:
+        if read is None and m >= self.mask.n:
+            raise TinylaneError(
+                f"visibility is {self.mask.n} x {self.mask.n}: no room for lane {m}; "
+                "give a lane_mask for all lanes that will join, or say whom the lane sees"
+            )
+        if read is not None:
             if read and not ids:
                 raise TinylaneError("a lane that reads others needs a prompt of at least one token")
             live = [x for x in self._open if self.lanes[x].finish_reason is None]
             readers = {reader: self._unfed(reader) for reader in live}
             self._set_mask(times.joined(self.mask, m, read, readers))
-            if sees == "all":
+            if isinstance(sees, str) and sees == "all":
                 self._open.add(m)
         lane = Lane(m, ids, begin + len(ids), limit)
         if at == "end":
@@ -132,9 +139,10 @@ class Life:
     def fork(self, source: int, *, max_tokens: int | None = None) -> Lane:
         """A new lane that has written all that lane `source` has, and goes on by itself.
 
-        Its rows are copies that stand in the new lane (see `LaneCache.fork`); its random numbers
-        are its own. max_tokens counts from its beginning; None takes the source's. Where the mask
-        has no room it gets some: the fork reads whom its source reads, and is read by its readers.
+        Its rows are copies that stand in the new lane (see `LaneCache.fork`). Its random numbers
+        are its own; what its source has still to write (`give`) is not for it. max_tokens counts
+        from its beginning; None takes the source's. Where the mask has no room it gets some: the
+        fork reads whom its source reads, and is read by its readers.
         """
         parent, m = self._alive("fork", source), len(self.lanes)
         source = parent.index
@@ -144,11 +152,7 @@ class Life:
         self.cache.fork(source, m)
         self._feed += [(t, i, m) for t, i, lane in self._feed if lane == source]
         self._same((self._logits, self._after, self._shift), source, m)
-        lane = Lane(m, list(parent.prompt), parent.start, limit)
-        lane.tokens, lane.logprobs = list(parent.tokens), list(parent.logprobs)
-        lane.top_logprobs = list(parent.top_logprobs)
-        lane.forked, lane.spans = (source, self.clock), list(parent.spans)
-        lane.follows = parent.follows
+        lane = replace(deepcopy(parent), index=m, max_tokens=limit, forked=(source, self.clock))
         return self._begin(lane, "fork", source=source)
 
     def seal(self, lane: int) -> Lane:
@@ -175,15 +179,16 @@ class Life:
         A pair begins once and stops once.
         """
         lane, of = self._lane(lane).index, self._lane(of).index
+        yes = bool(of_kind("yes", yes, (bool, np.bool_), "true or false"))
         if lane != of:
             self._set_mask(times.reading(self.mask, lane, of, yes, self._unfed(lane)))
-            self._note("read", lane, of=of, yes=bool(yes))
+            self._note("read", lane, of=of, yes=yes)
 
     def arrange(self, lanes: Sequence[int]) -> None:
         """With the rotation `Hogwild`: the parts of these lanes stand first in every view."""
         from tinylane.core.hogwild import Hogwild
 
-        order = tuple(self._lane(m).index for m in lanes)
+        order = tuple(self._several("arrange", lanes))
         rope = self.cache.lane_rope
         if not isinstance(rope, Hogwild) or len({*order}) != len(order):
             raise TinylaneError(f"arrange: {list(order)}; expected different lanes, with hogwild")
@@ -224,7 +229,7 @@ class Life:
 
     def giving(self, lane: int) -> bool:
         """Whether a lane has tokens left that it was given."""
-        return bool(self._given.get(lane))
+        return bool(self._given.get(self._lane(lane).index))
 
     def peek(self, lane: int, tokens: str | Sequence[int] = ()) -> np.ndarray:
         """Logits (V,) of the lane's next token, had it written these. Nothing changes by it."""
@@ -244,7 +249,7 @@ class Life:
 
         Lane prompts are part of it, end tokens are not.
         """
-        texts = [self._lane(m) for m in lanes]
+        texts = [self.lanes[m] for m in self._several("reread", lanes)]
         return [t for x in texts for t in [*x.prompt, *x.tokens] if t not in self.ends]
 
     def drop(self, lane: int) -> None:
@@ -282,13 +287,13 @@ class Life:
         self.events.append({**note, **details})
 
     def _lane(self, m: int) -> Lane:
-        if (
-            isinstance(m, bool)
-            or not isinstance(m, (int, np.integer))
-            or not 0 <= m < len(self.lanes)
-        ):
-            raise TinylaneError(f"lane {m!r}; there are lanes 0 .. {len(self.lanes) - 1}")
+        if not isinstance(m, Integral) or isinstance(m, bool) or not 0 <= m < len(self.lanes):
+            raise TinylaneError(f"lane {show(m)}; there are lanes 0 .. {len(self.lanes) - 1}")
         return self.lanes[m]
+
+    def _several(self, name: str, lanes: Any, expected: str = "lanes") -> list[int]:
+        given = lanes.tolist() if isinstance(lanes, np.ndarray) else lanes
+        return [self._lane(m).index for m in of_kind(name, given, Iterable, expected)]
 
     def _alive(self, what: str, m: int) -> Lane:
         lane = self._lane(m)
@@ -301,8 +306,7 @@ class Life:
             raise TinylaneError(f"sees is {show(sees)}; expected all, none, or lanes")
         if isinstance(sees, str):
             return [x.index for x in self.lanes] if sees == "all" else []
-        lanes = of_kind("sees", sees, Iterable, "all, none, or lanes")
-        return list(dict.fromkeys(self._lane(m).index for m in lanes))
+        return list(dict.fromkeys(self._several("sees", sees, "all, none, or lanes")))
 
     def _in_context(self, what: str, position: int) -> None:
         if position > self.model.config.context - (self.steps > 0):
@@ -312,13 +316,6 @@ class Life:
         for state in states:
             if lane in state:
                 state[new] = state[lane]
-
-    def _room(self, m: int) -> None:
-        if m >= self.mask.n:
-            raise TinylaneError(
-                f"visibility is {self.mask.n} x {self.mask.n}: no room for lane {m}; "
-                "give a lane_mask for all lanes that will join, or say whom the lane sees"
-            )
 
     def _grow(self, m: int, like: int, more: list[int]) -> None:
         """Room for a lane m, which reads whom `like` reads and `more`, and has its readers."""

@@ -88,18 +88,18 @@ def draw(
     uniforms: np.ndarray,
     history: History,
     rows: tuple[LaneCache, LaneMask, list[int], list[int]],
-) -> tuple[Array, Array, Ahead | None]:
+) -> tuple[tuple[Array, Array], Ahead | None]:
     """As `Sampler.__call__`, and the next pass, which is built while the tokens are computed.
 
     rows: the cache, the mask, the positions and the lanes of the next pass. None in its place where
     nothing would be gained, and for a sampler of another class, which may look at what it draws.
     """
     if not pays(model) or type(sampler) is not Sampler:
-        return *sampler(logits, uniforms, history), None
+        return sampler(logits, uniforms, history), None
     drawn = sampler.draw(logits, uniforms, history)
     ahead = Ahead(model, *rows, drawn)
     check(drawn[1])
-    return *drawn, ahead
+    return drawn, ahead
 
 
 def pays(model: Model) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,29 +31,30 @@ def ends(model: Model, stop: Any) -> tuple[tuple[str | int, ...], frozenset[int]
     """
     if stop is None or (isinstance(stop, tuple) and not stop):
         return (), end_ids(model)
-    several = (stop,) if isinstance(stop, (str, int)) else stop
+    several = (stop,) if isinstance(stop, (str, Integral)) else stop
     if not isinstance(several, (list, tuple)) or not all(
-        (isinstance(one, str) and one) or type(one) is int for one in several
+        (one and isinstance(one, str)) or (isinstance(one, Integral) and not isinstance(one, bool))
+        for one in several
     ):
         raise TinylaneError(
             f"stop is {show(stop)}; expected texts that are not empty, or token ids"
         )
+    several = tuple(one if isinstance(one, str) else int(one) for one in several)
     special = () if model.tokenizer is None else model.tokenizer.special_ids(several)
     ids = [one for one in several if isinstance(one, int)]
-    return tuple(several), end_ids(model) | {*special, *ids}
+    return several, end_ids(model) | {*special, *ids}
 
 
 def encode_prompt(model: Model, prompt: Prompt, template: dict[str, Any] | None) -> list[int]:
     """Token ids of a prompt: text and messages by the checkpoint's tokenizer, ids as they are."""
     messages = isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], dict)
     if isinstance(prompt, str) or messages:
-        text: Any = prompt
         if model.tokenizer is None:
             raise TinylaneError(
                 "this checkpoint has no tokenizer.json; give the prompt as token ids"
             )
         given = of_kind("template", {} if template is None else template, dict, "an object")
-        ids = model.tokenizer.prompt_ids(text, **given)
+        ids = model.tokenizer.prompt_ids(prompt, **given)
     else:
         ids = _checked_ids(model, prompt)
     if not ids:
@@ -73,20 +76,9 @@ def text_stream(model: Model, stop: Sequence[str | int]) -> Any:
 
     Without a tokenizer there is no text.
     """
-    texts = [text for text in stop if isinstance(text, str)]
-    return NoText() if model.tokenizer is None else model.tokenizer.stream(texts)
-
-
-class NoText:
-    """The text of a lane whose model has no tokenizer."""
-
-    stopped = False
-
-    def push(self, token: int) -> str:
-        return ""
-
-    def flush(self) -> str:
-        return ""
+    if model.tokenizer is None:
+        return SimpleNamespace(stopped=False, push=lambda token: "", flush=lambda: "")
+    return model.tokenizer.stream([text for text in stop if isinstance(text, str)])
 
 
 def _checked_ids(model: Model, prompt: Sequence[Any]) -> list[int]:

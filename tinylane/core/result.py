@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +57,15 @@ class Lane:
         spans = self.spans or [(0, self.start, 0)]
         runs = zip(spans, [span[0] for span in spans[1:]] + [len(self.tokens)], strict=True)
         return [span[which] + k for span, end in runs for k in range(end - span[0])]
+
+
+def own_text(lanes: Sequence[Lane], lane: Lane) -> list[int]:
+    """The prompt and the tokens of a lane, behind those of the sealed lanes that it goes on."""
+    text = [*lane.prompt, *lane.tokens]
+    while lane.follows is not None:
+        lane = lanes[lane.follows]
+        text = [*lane.prompt, *lane.tokens, *text]
+    return text
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ Not here: stop conditions, beam search, grammars. Dimensions: N lanes, V vocabul
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from tinylane.core.distribution import draw_from, logsumexp
-from tinylane.core.errors import TinylaneError, of_kind
+from tinylane.core.errors import TinylaneError, of_kind, show
 
 Array = Any  # a NumPy or MLX array
 History = Sequence[Sequence[int]]  # for each lane, the ids that the repetition penalty looks at
@@ -146,3 +147,14 @@ def check(logprobs: Any) -> None:
     for row in np.flatnonzero(np.isnan(np.asarray(logprobs))):
         cause = "NaN, +inf, or every token at -inf; look for bad weights or a logit_bias of -inf"
         raise TinylaneError(f"logits of row {row}: no token can be drawn ({cause})")
+
+
+def as_lists(told: Any, n: int, vocab: int) -> tuple[list[int], list[float]]:
+    """What a sampler gave, as lists. Raises TinylaneError unless it is a token of the vocabulary
+    and a number for each of n lanes: a class of somebody's own may give anything."""
+    with contextlib.suppress(TypeError, ValueError):
+        tokens, logprobs = (np.asarray(x) for x in told)
+        fit = tokens.shape == logprobs.shape == (n,) and logprobs.dtype.kind == "f"
+        if fit and tokens.dtype.kind in "iu" and tokens.min() >= 0 and tokens.max() < vocab:
+            return tokens.tolist(), logprobs.tolist()
+    raise TinylaneError(f"sampler gave {show(told)}; expected {n} tokens, {n} log-probabilities")

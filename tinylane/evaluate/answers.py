@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
-from tinylane.core.errors import TinylaneError, of_kind, show
+from tinylane.core.errors import TinylaneError, of_kind, reals, show
 from tinylane.evaluate import reading
 from tinylane.evaluate.extraction import compiled, extract
 from tinylane.evaluate.spelling import normalise as normalise
@@ -94,10 +94,19 @@ def vote(
         of_kind("key", key, Callable, "a function")
     given = [(entry, find(entry.text)) for entry in _entries(result)]
     answers = [(entry, answer) for entry, answer in given if answer is not None]
+    for entry, answer in answers:
+        of_kind(f"extract: the answer of lane {entry.number}", answer, str, "a text, or None")
     same = key or _key_of([answer for _, answer in answers])
     groups: dict[Hashable, list[tuple[_Entry, str]]] = {}
     for entry, answer in answers:
-        groups.setdefault(same(answer), []).append((entry, answer))
+        try:
+            groups.setdefault(same(answer), []).append((entry, answer))
+        except TypeError as error:
+            if "unhashable" not in str(error):
+                raise
+            raise TinylaneError(
+                f"key of {show(answer, 40)} cannot be hashed; expected a text"
+            ) from error
     # Of each group the best lane; then the groups by votes and, among equals, by their best lane.
     ranked = [(len(group), *max(group, key=lambda x: x[0].rank)) for group in groups.values()]
     ranked.sort(key=lambda x: (x[0], x[1].rank), reverse=True)
@@ -146,6 +155,13 @@ def _extractor(pattern: str | re.Pattern[str] | None) -> Callable[[str], str | N
     return lambda text: extract(text, pattern)
 
 
+def _number(name: str, value: Any) -> float:
+    found = float(reals(name, value, single=True))
+    if found != found:
+        raise TinylaneError(f"{name}: NaN, expected a number")
+    return found
+
+
 def best_of(result: Any, score: Callable[[Any], float] | None = None) -> Any:
     """The best lane: by mean log-probability per token, or by the largest `score(lane)`.
 
@@ -159,8 +175,8 @@ def best_of(result: Any, score: Callable[[Any], float] | None = None) -> Any:
             raise TinylaneError("plain texts have no log-probabilities: expected a score function")
         return max(entries, key=lambda entry: entry.rank).lane
     of_kind("score", score, Callable, "a function")
-    scored = [(float(score(entry.lane)), -entry.number, entry) for entry in entries]
-    for value, _, entry in scored:
-        if value != value:
-            raise TinylaneError(f"score of lane {entry.number}: NaN, expected a number")
+    scored = [
+        (_number(f"score of lane {entry.number}", score(entry.lane)), -entry.number, entry)
+        for entry in entries
+    ]
     return max(scored, key=lambda x: x[:2])[2].lane

@@ -11,6 +11,7 @@ begin and end, who draws, and extra parameters. `tinylane methods` prints the ta
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from importlib import import_module
 from types import NoneType
 from typing import Any
@@ -22,7 +23,7 @@ from tinylane.core.model import Model
 from tinylane.core.prompt import Prompt, encode_lane_prompt, encode_prompt
 from tinylane.core.result import Result, Step
 from tinylane.core.sampling import Sampler
-from tinylane.methods.method import Job, Method, Setup
+from tinylane.methods.method import Anew, Job, Method, Setup
 
 NAMES = (
     "independent", "best_of_n", "beam", "lanerope", "group_think", "hogwild", "hogwild_steps",
@@ -32,8 +33,12 @@ NAMES = (
     "dynamic_lanes", "tool_lane",
 )  # fmt: skip
 ALIASES = {"joint": "lanerope"}  # as `--mode` has it
+MAY_BE_0 = ("least", "waits", "quiet_steps")  # options that are whole numbers; others are 1 or more
 
-__all__ = ["METHODS", "NAMES", "Job", "Method", "Setup", "decode", "generate", "method", "stream"]
+__all__ = [
+    "METHODS", "NAMES", "Job", "Method", "Setup", "checked", "decode", "generate", "method",
+    "prepare", "start", "stream",
+]  # fmt: skip
 
 
 def method(name: str) -> Method:
@@ -71,18 +76,35 @@ def prepare(
 
     Raises TinylaneError for an option that the method does not have, or of a wrong value.
     """
+    chosen, given = method(name), checked(name, options)
+    n = whole("lanes", lanes, 1, MAX_LANES)
+    limit = whole("max_tokens", max_tokens, 1)
+    of_kind("model", model, Model, "a model: tinylane.load gives one")
+    job = Job(model, n, limit, given)
+    setup = chosen.prepare(job)
+    if "schedule" not in setup.settings:
+        return setup
+    anew = Anew(lambda: chosen.prepare(job).settings["schedule"])
+    return replace(setup, settings={**setup.settings, "schedule": anew})
+
+
+def checked(name: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """All options of a method, those that are not given by default.
+
+    Raises TinylaneError for one that the method does not have, or of a wrong value, as far as that
+    can be told without a model.
+    """
     chosen = method(name)
     given = dict(of_kind("options", {} if options is None else options, Mapping, "a dict"))
     unknown = [name for name in given if name not in chosen.options]
     if unknown:
         known = ", ".join(chosen.options) or "none"
         raise TinylaneError(f"method {chosen.name} has no {show(unknown[0], 40)}; it has {known}")
-    n = whole("lanes", lanes, 1, MAX_LANES)
-    limit = whole("max_tokens", max_tokens, 1)
-    of_kind("model", model, Model, "a model: tinylane.load gives one")
     for option, value in given.items():
         given[option] = _of_its_kind(option, value, chosen.options[option])
-    return chosen.prepare(Job(model, n, limit, {**chosen.options, **given}))
+    every = {**chosen.options, **given}
+    chosen.check(every)
+    return every
 
 
 def _of_its_kind(name: str, value: Any, default: Any) -> Any:
@@ -93,6 +115,8 @@ def _of_its_kind(name: str, value: Any, default: Any) -> Any:
         return of_kind(name, value, (list, tuple, NoneType), "a list: a text or ids for each lane")
     if isinstance(default, bool):
         return of_kind(name, value, bool, "true or false")
+    if isinstance(default, int):
+        return whole(name, value, int(name not in MAY_BE_0))
     if isinstance(default, float):
         return float(reals(name, value, single=True))
     if name in ("sync", "until"):
@@ -142,9 +166,9 @@ def start(model: Model, prompt: Prompt, setup: Setup, **settings: Any) -> Decodi
     if len(given.get("lane_prompts", ())) not in (0, setup.lanes):
         del given["lane_prompts"]  # of the lanes that the method lets begin later
     if setup.sampler is not None:
-        given["sampler"] = setup.sampler(
-            given.get("sampler") or Sampler.from_config(model.sampling)
-        )
+        drawn = given.get("sampler", Sampler.from_config(model.sampling))
+        of_kind("sampler", drawn, Sampler, "a Sampler, or of a class made from it")
+        given["sampler"] = setup.sampler(drawn)
     if setup.shared is not None:
         ids = encode_prompt(model, prompt, settings.get("template"))
         first, *others = own.get("lane_prompts") or [[]] * setup.lanes
@@ -170,6 +194,7 @@ def generate(
     **more: Any,
 ) -> Result:
     """As `decode`, to the end. on_step: called after every step."""
+    of_kind("on_step", on_step, (Callable, NoneType), "a function")
     decoding = decode(model, prompt, method, lanes, **more)
     for step in decoding:
         if on_step is not None:

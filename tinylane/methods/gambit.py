@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tinylane.methods.method import Job, Method, Setup, alone
-from tinylane.methods.schedules import score
+from tinylane.methods.schedules import rank_by
 
 if TYPE_CHECKING:
     from tinylane.core.decoding import Decoding
 
 
 def prepare(job: Job) -> Setup:
-    rank, floor = job.options["score"] or score, float(job.options["floor"])
+    rank, floor = rank_by(job.options["score"]), float(job.options["floor"])
     warmup, period, swap = (job.number(x, 1) for x in ("warmup", "every", "swap"))
 
     def schedule(d: Decoding) -> None:

@@ -9,14 +9,14 @@ once more behind the words `finish`, and a last lane writes the answer.
 
 import math
 import re
-from dataclasses import replace
+from typing import Any
 
 from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import LaneMask
 from tinylane.core.prompt import encode_lane_prompt
 from tinylane.core.sampling import Sampler
-from tinylane.methods.method import Job, Method, Setup
+from tinylane.methods.method import Job, Method, Setup, changed
 from tinylane.methods.workers import Steps
 
 
@@ -25,17 +25,21 @@ def prepare(job: Job) -> Setup:
 
     def without(sampler: Sampler) -> Sampler:
         bias = {**(sampler.logit_bias or {}), **dict.fromkeys(banned, -math.inf)}
-        return replace(sampler, logit_bias=bias or None)
+        return changed(sampler, logit_bias=bias)
 
-    try:
-        re.compile(job.options["until"])
-    except (re.error, OverflowError, RecursionError) as error:
-        raise TinylaneError(f"until is no regular expression: {error}") from None
-    if not job.options["names"]:
-        raise TinylaneError("names is empty; expected a name or more")
     mask, begins = LaneMask.independent(2), [job.ids("others"), job.ids("own")]
     settings = {"lane_rope": Hogwild(), "lane_mask": mask, "lane_prompts": begins}
     return Setup(2, {**settings, "schedule": Steps(job)}, sampler=without)
+
+
+def check(options: dict[str, Any]) -> None:
+    """Raise TinylaneError for a pattern that is none, and for no names."""
+    try:
+        re.compile(options["until"])
+    except (re.error, OverflowError, RecursionError) as error:
+        raise TinylaneError(f"until is no regular expression: {error}") from None
+    if not options["names"]:
+        raise TinylaneError("names is empty; expected a name or more")
 
 
 METHOD = Method(
@@ -68,4 +72,5 @@ METHOD = Method(
         "answer_tokens": 16,
     },
     answer="last",
+    check=check,
 )

@@ -7,23 +7,25 @@ its learned weights.
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
-from tinylane.core.sampling import Sampler
-from tinylane.methods.method import Job, Method, Setup, alone, texts
+from tinylane.core.sampling import Sampler, as_lists
+from tinylane.methods.method import Job, Method, Setup, alone, changed, texts
 
 
 class Tied(Sampler):
-    """Draws one token for all rows, from their mean; log-probabilities are each row's own."""
+    """Draws one token for all rows, from their mean, with the sampler `own`; log-probabilities are
+    each row's own."""
+
+    own: Sampler  # no field: a run file holds those of Sampler
 
     def __call__(self, logits: Any, uniforms: Any, history: Any) -> tuple[Any, Any]:
         """(N, V) logits -> (N,) equal tokens, and their log-probabilities."""
         rows = np.asarray(logits, dtype=np.float64)
-        tokens, _ = super().__call__(rows.mean(axis=0, keepdims=True), uniforms[:1], history[:1])
-        token = int(tokens[0])
+        told = self.own(rows.mean(axis=0, keepdims=True), uniforms[:1], history[:1])
+        (token,), _ = as_lists(told, 1, rows.shape[1])
         own = rows[:, token] - np.logaddexp.reduce(rows, axis=-1)
         return np.full(len(rows), token), own
 
@@ -33,7 +35,8 @@ def prepare(job: Job) -> Setup:
     begins = texts(job, "prompt", job.lanes) if given is None else list(given)
 
     def tied(sampler: Sampler) -> Sampler:
-        return Tied(**{f.name: getattr(sampler, f.name) for f in fields(sampler)})
+        fields = {name: getattr(sampler, name) for name in Sampler.__dataclass_fields__}
+        return changed(Tied(**fields), own=sampler)
 
     setup = alone(job, lane_prompts=begins)
     return Setup(setup.lanes, setup.settings, sampler=tied)

@@ -12,14 +12,19 @@ Every file of this folder that is named after a method holds one: a `METHOD`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
-from tinylane.core.errors import TinylaneError, show
+from tinylane.core.errors import whole
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.model import Model
 from tinylane.core.prompt import encode_lane_prompt
 from tinylane.core.sampling import Sampler
+
+if TYPE_CHECKING:
+    from tinylane.core.decoding import Decoding
 
 
 class Job(NamedTuple):
@@ -50,10 +55,7 @@ class Job(NamedTuple):
 
     def number(self, name: str, /, least: int = 0) -> int:
         """An option that is a whole number."""
-        value = self.options[name]
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise TinylaneError(f"{name} is {show(value)}; expected a whole number >= {least}")
-        return value
+        return whole(name, self.options[name], least)
 
 
 def fill(text: str, /, **words: Any) -> str:
@@ -78,14 +80,40 @@ class Setup:
     sampler: Callable[[Sampler], Sampler] | None = None
 
 
+class Anew:
+    """A method's schedule, begun anew for every `Decoding` that calls it: none is taken for what
+    another has done."""
+
+    def __init__(self, make: Callable[[], Callable[[Decoding], None]]) -> None:
+        self._make = make
+        self._of: WeakKeyDictionary[Decoding, Callable[[Decoding], None]] = WeakKeyDictionary()
+
+    def of(self, decoding: Decoding) -> Any:
+        """The schedule of one decoding."""
+        if decoding not in self._of:
+            self._of[decoding] = self._make()
+        return self._of[decoding]
+
+    def __call__(self, decoding: Decoding) -> None:
+        self.of(decoding)(decoding)
+
+
+def changed(sampler: Sampler, **fields: Any) -> Any:
+    """A copy of a sampler, of whatever class it is, with other values of some fields."""
+    twin = copy(sampler)
+    vars(twin).update(fields)  # a Sampler is frozen, and another class may be made otherwise
+    return twin
+
+
 @dataclass(frozen=True)
 class Method:
     """A published way to let generations work together. The texts are for readers.
 
-    options: names and defaults of what `prepare` takes beside the model and numbers. answer: whose
-    text answers: the majority of the lanes, the likeliest lane, the one that joined last, or all
-    lanes as one text. needs: the kind of `tinylane.checkpoints.extras` without which the
-    method does nothing that another does not.
+    options: names and defaults of what `prepare` takes beside the model and numbers. check: raises
+    TinylaneError for options that no model could make right. answer: whose text answers: the
+    majority of the lanes, the likeliest lane, the one that joined last, or all lanes as one text.
+    needs: the kind of `tinylane.checkpoints.extras` without which the method does nothing that
+    another does not.
     """
 
     name: str
@@ -104,6 +132,7 @@ class Method:
     uncertain: str = ""
     answer: Literal["vote", "best", "last", "text"] = "vote"
     needs: str = ""
+    check: Callable[[dict[str, Any]], None] = lambda options: None
 
 
 def alone(job: Job, lanes: int | None = None, **settings: Any) -> Setup:

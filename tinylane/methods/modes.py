@@ -127,15 +127,16 @@ def lane_rope(
     the model has no Omega, and numbers of another shape than the model's.
     """
     where: Any = {None: "own", "0": 0}.get(prompt_lane, prompt_lane)
+    fitting: Any = model.rope  # raises for another shape
     if omega is not None and not isinstance(omega, str):
-        return _fitting(model, LaneRoPE(omega, where))
+        return fitting(LaneRoPE(omega, where))
     if omega not in (None, *STARTS):
         raise TinylaneError(f"omega is {show(omega, 40)}; expected {', '.join(STARTS)} or numbers")
     if omega not in (None, "learned"):
         return omega_start(omega, model.theta, slot, lanes if scale is None else scale, where)
     if omega == "learned" and model.lane_rope is None:
         raise TinylaneError("omega learned: this model has none; give --adapter-path")
-    rope = _fitting(model, model.lane_rope or LaneRoPE.none(model.theta))
+    rope = fitting(model.lane_rope or LaneRoPE.none(model.theta))
     return rope if prompt_lane is None else LaneRoPE(rope.omega, where)
 
 
@@ -155,8 +156,3 @@ def omega_start(
     if name == "group_think":
         return LaneRoPE.group_think(theta, slot, prompt_lane)
     return LaneRoPE.ntk(theta, slot, scale, prompt_lane)
-
-
-def _fitting(model: Model, rope: LaneRoPE) -> LaneRoPE:
-    model.rope(rope)  # raises for another shape
-    return rope

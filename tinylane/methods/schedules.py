@@ -7,10 +7,12 @@ have ended (`ended`), every so many tokens (`every`), a score (`score`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from tinylane.core.errors import TinylaneError, reals
 
 if TYPE_CHECKING:
     from tinylane.core.decoding import Decoding
@@ -40,6 +42,19 @@ def every(lane: Lane, n: int) -> bool:
 def score(lane: Lane) -> float:
     """The mean log-probability of what a lane has written, in nats; -inf if it has nothing."""
     return float(np.mean(lane.logprobs)) if lane.logprobs else -np.inf
+
+
+def rank_by(own: Callable[[Lane], float] | None) -> Callable[[Lane], float]:
+    """A score of somebody's own, or the mean log-probability. It raises TinylaneError where a score
+    is no number."""
+
+    def rank(lane: Lane) -> float:
+        value = float(reals(f"the score of lane {lane.index}", own(lane), single=True))  # type: ignore[misc]
+        if value != value:
+            raise TinylaneError(f"the score of lane {lane.index} is NaN; expected a number")
+        return value
+
+    return score if own is None else rank
 
 
 def likelier(lanes: Iterable[Lane]) -> list[Lane]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tinylane.methods.method import Job, Method, Setup, alone
-from tinylane.methods.schedules import score
+from tinylane.methods.schedules import rank_by
 
 if TYPE_CHECKING:
     from tinylane.core.decoding import Decoding
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def prepare(job: Job) -> Setup:
     rank, keep, prefix = (
-        job.options["score"] or score,
+        rank_by(job.options["score"]),
         job.number("keep", 1),
         job.number("prefix", 1),
     )

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from types import NoneType
 from typing import TYPE_CHECKING
 
+from tinylane.core.errors import of_kind
 from tinylane.core.prompt import encode_lane_prompt
 from tinylane.methods.method import Job, Method, Setup
 from tinylane.methods.modes import mode
@@ -44,6 +46,7 @@ def prepare(job: Job) -> Setup:
         if d.giving(n) or lane.finish_reason:
             return
         text = tool([x.text for x in d.lanes[:n]])
+        of_kind("the tool's answer", text, (str, NoneType), "a text, or None")
         if text and text not in said:
             said.add(text)
             d.give(n, encode_lane_prompt(job.model, text))

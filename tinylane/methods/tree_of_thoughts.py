@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tinylane.methods.method import Job, Method, Setup, alone, texts
-from tinylane.methods.schedules import ended, score, shut, together
+from tinylane.methods.schedules import ended, rank_by, shut, together
 
 if TYPE_CHECKING:
     from tinylane.core.decoding import Decoding
 
 
 def prepare(job: Job) -> Setup:
-    rank = job.options["score"] or score
+    rank = rank_by(job.options["score"])
     path: dict[int, list[int]] = {m: [] for m in range(job.lanes)}  # of a lane: its ancestors
     level = list(path)
     depth = 1

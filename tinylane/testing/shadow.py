@@ -47,6 +47,7 @@ class Shadow:
         self.unfed: list[Row] = []
         self.written: dict[int, list[int]] = {}  # what each lane drew
         self.given: dict[int, list[int]] = {}  # what it is to write instead
+        self.sealed: dict[int, list[int]] = {}  # what its author had written when it began
         self.clock, self.shift = len(d.prompt) + max(len(x.prompt) for x in d.lanes), {}  # type: ignore[var-annotated]
         self.now, self.room = d.mask.visibility.copy(), d.mask.n  # who reads whom
         self.open: set[int] = set()  # lanes that read all that join
@@ -116,6 +117,7 @@ class Shadow:
         for rows in (self.fed, self.unfed):
             rows += [(token, i, new) for token, i, m in rows if m == source]
         self.written[new], self.last[new] = list(self.written[source]), self.last[source]
+        self.sealed[new] = self.sealed.get(source, [])
         self.shift[new] = self.shift[source]
         if source in self.after:
             self.after[new] = self.after[source]
@@ -138,6 +140,8 @@ class Shadow:
         self._begin(new.index, [], self.clock + self.shift[lane])
         self.after[new.index] = lane
         self.given[new.index] = self.given.pop(lane, [])
+        before = self.decoding.lanes[lane].prompt + self.written[lane]
+        self.sealed[new.index] = self.sealed.get(lane, []) + before
 
     # Lanes wait, go on, are told, end.
 
@@ -224,7 +228,8 @@ class Shadow:
         allowed = 2 * tolerance(d.model.dtype, top, 1000.0)
         for lane in d.live:
             logits, written = last[lane.index][None], self.written[lane.index]
-            history = [[*d.prompt, *lane.prompt, *written]]
+            before = self.sealed.get(lane.index, [])
+            history = [[*d.prompt, *before, *lane.prompt, *written]]
             draw, tokens = uniform(d.seed, lane.index, len(written)), set()
             for number in (draw - allowed, draw, draw + allowed):
                 number = np.clip([number], 2.0**-53, 1.0)

@@ -56,19 +56,35 @@ def events_of(result: Result) -> list[Event]:
 def given_tokens(events: Sequence[Event], lanes: Sequence[Lane]) -> set[tuple[int, int]]:
     """The tokens that came from outside: their lane and their index there."""
     waiting: dict[int, list[int]] = {lane.index: [] for lane in lanes}  # steps of given tokens
-    sealed = {event["lane"]: event["source"] for event in events if event["event"] == "seal"}
+    back: dict[int, list[int]] = {lane.index: [] for lane in lanes}  # steps of ends taken back
+    sources: dict[str, dict[int, int]] = {"seal": {}, "fork": {}}
+    began, paused = dict[int, int](), set[int]()
     for event in events:
-        if event["event"] == "give":
-            waiting[event["lane"]] += [event["step"]] * len(event["tokens"])
+        m, name = event["lane"], event["event"]
+        if name == "give":
+            waiting[m] += [event["step"]] * len(event["tokens"])
+        elif name == "pause":
+            paused.add(m)
+        elif name == "resume" and m in paused:
+            paused.remove(m)
+        elif name == "resume":
+            back[m].append(event["step"] - 1)
+        elif name in sources:
+            sources[name][m], began[m] = event["source"], event["step"]
     found: set[tuple[int, int]] = set()
     for lane in lanes:
-        # What a sealed lane was still to write, its author writes in the next one.
-        queue = waiting.get(sealed.get(lane.index, -1), []) + waiting[lane.index]
-        for k, step in enumerate(lane.steps):
-            if queue and queue[0] <= step:
-                found.add((lane.index, k))
+        m = lane.index
+        # What a sealed lane was still to write, its author writes in the next one; a fork does not.
+        queue = waiting.get(sources["seal"].get(m, -1), []) + waiting[m]
+        written = [(step, k) for k, step in enumerate(lane.steps)]
+        for step, k in sorted([*written, *((step, -1) for step in back[m])]):
+            if m in sources["fork"] and step < began[m]:  # a copy is what its source is
+                outside = (sources["fork"][m], k) in found
+            elif outside := bool(queue) and queue[0] <= step:
                 queue = queue[1:]
-        waiting[lane.index] = queue
+            if outside and k >= 0:
+                found.add((m, k))
+        waiting[m] = queue
     return found
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tinylane.core.errors import TinylaneError
-from tinylane.core.result import Lane
+from tinylane.core.result import Lane, own_text
 from tinylane.core.sampling import uniform
 from tinylane.view.attention import listening
 from tinylane.view.replay import ReplayRows, log_softmax, passes, rows_of
@@ -335,7 +335,9 @@ def _draw(rows: ReplayRows, q: np.ndarray, logits: np.ndarray) -> np.ndarray:
     numbers = [uniform(rows.run.seed, m, k) for m, (_, k) in drawers]
     history: list[list[int]] = [[] for _ in places]
     if sampler.repetition_penalty != 1:
-        lanes = result.lanes
-        history = [result.prompt + lanes[m].prompt + lanes[m].tokens[:k] for m, k in places]
+        own = [own_text(result.lanes, lane) for lane in result.lanes]
+        later = [len(result.lanes[m].tokens) - k for m, k in places]
+        texts = zip(places, later, strict=True)
+        history = [result.prompt + own[m][: len(own[m]) - n] for (m, _), n in texts]
     drawn = np.asarray(sampler.draw(logits, np.array(numbers), history)[0])
     return np.where(rows.given[q], rows.written[q], drawn)
