@@ -73,8 +73,8 @@ assert not np.isclose(swapped, turned(q, 5, 0, omega) @ turned(k, 3, 1, omega)) 
 ntk = LaneRoPE.ntk(theta, slot=16, scale=N)
 figure = plot.scores(np.ones(D), np.ones(D), theta, ntk.omega, range(-64, 65), range(-3, 4))
 see = (
-    "Each row is a difference of lane. The dark ridge moves by about 16 positions per lane: with "
-    "this Omega, one lane further is much like 16 positions ahead."
+    "Each row is a difference of lane. The ridge of high scores moves by about 16 positions per "
+    "lane: with this Omega, one lane further is much like 16 positions ahead."
 )
 plot.show(figure, "06-scores", caption=see)
 

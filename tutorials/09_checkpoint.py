@@ -209,9 +209,10 @@ print(
 # %% [markdown]
 # ## Do the laws hold here?
 #
-# Here are the two laws of page 8 that allow no difference at all, on the rows above: another token
-# changes nothing earlier, and nothing in lanes that do not read it. `tinylane verify` checks all
-# twenty-five laws on a checkpoint at its real size; that takes some minutes for this one.
+# Here are two laws that allow no difference at all, on the rows above: another token changes
+# nothing earlier (causality, page 8), and nothing in lanes that do not read it (isolation, page 5).
+# `tinylane verify` checks all twenty-five laws on a checkpoint at its real size; that takes some
+# minutes for this one.
 
 # %%
 chain = LaneMask(np.tri(N, dtype=bool))  # each lane reads those before it
