@@ -67,26 +67,28 @@ def test_a_table_with_a_trained_cell(tmp_path: Path, monkeypatch: pytest.MonkeyP
     sizes = ["width=16", "layers=2", "heads=2", "kv_heads=1", "head_dim=8", "mlp_width=32"]
     sizes += ["steps=4", "warmup=2", "rows=256", "stage=1", "nodes=6", "edges=7"]
     out, file = tmp_path / "runs", tmp_path / "beyond.json"
-    words = ["frontier", "--out", str(out), "--seeds", "0", "--cells", "one-tag", "--count", "2"]
-    assert main([*words, "--set", *sizes]) == 0
+    words = ["frontier", "--out", str(out), "--seeds", "0", "--count", "2"]
+    assert main([*words, "--cells", "one-tag", "joint", "--set", *sizes]) == 0
     some = (Trial("as trained", (1, 4)), Trial("empty", (4,), missing=1, empty=True))
     monkeypatch.setattr(module, "INSIDE_TRIALS", some)
     graphs = (Trial("as trained", (2,)), Trial("more", (3, 8), longer=1), Trial("x", (2,), late=1))
     monkeypatch.setattr(module, "FRONTIER_TRIALS", graphs)
-    run = str(out / "one-tag-0")
-    assert main(["beyond", "--publish", str(file), "--count", "3", "--frontier", run]) == 0
+    runs = [str(out / "joint-0"), str(out / "one-tag-0")]
+    assert main(["beyond", "--publish", str(file), "--count", "3", "--frontier", *runs]) == 0
     table = json.loads(file.read_text())
     trained = table["groups"]["inside"]["trials"][0]["scores"]
     assert [trained[n]["right"] for n in ("1", "4")] == [3, 3]
     assert (trained["4"]["steps"], trained["4"]["a_lane_right"]) == (6, 1.0)
     assert set(table["groups"]["one-tag"]["trials"][1]["scores"]) == {"3", "8"}
+    tagged = [trial["says"] for trial in table["groups"]["joint"]["trials"]]
+    assert tagged == ["as trained", "x"]  # there are no tags for 3 and 8 lanes
     text = shown(table)
     assert "| as trained | 100.0%" in text and "| the model inside | N = 1 | N = 4 |" in text
     assert "as trained, 4 lanes: 100%" in alt(further(table))
     assert "more, 8 lanes" in alt(explored(table))
-    one = table["groups"]["one-tag"]["example"]
+    one = table["groups"]["joint"]["example"]
     assert written(table).splitlines()[1] == one["prompt"] and len(one["lanes"]) == 4
     start, goal = one["prompt"].split()[-4], one["prompt"].split()[-2]
     assert f"A search from {start} to {goal}" in alt(example(table))
-    only = beyond(None, 1)
+    only = beyond([], 1)
     assert list(only["groups"]) == ["inside"] and explored(only) is example(only) is None

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tinylane.files.io import read_json
-from tutorials.study.figures import LIMIT
+from tutorials.study.figures import LIMIT, trials
 from tutorials.study.real import likelihood, of_task, wrong
-from tutorials.study.tables import beyond, example, games
+from tutorials.study.tables import example, games
 from tutorials.study.untuned import texts
 
 FOLDER = Path(__file__).parents[1] / "study"
@@ -32,9 +32,9 @@ def cells(name: str) -> str:
     return games(measured(name))
 
 
-def further() -> str:
-    """Models in what they were not trained for."""
-    return beyond(measured("beyond"))
+def further(group: str) -> str:
+    """A model in what it was not trained for: "inside" or "one-tag"."""
+    return games(trials(measured("beyond"))[group])
 
 
 def explored() -> str:

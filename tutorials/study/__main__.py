@@ -79,7 +79,9 @@ def _parser() -> _Parser:
     p.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="such as nodes=24")
     p.set_defaults(run=_steps)
     p = tables.add_parser("beyond", help="table 8: models in what they were not trained for")
-    p.add_argument("--frontier", metavar="RUN", help="the folder of a trained cell `one-tag`")
+    p.add_argument(
+        "--frontier", nargs="+", default=[], metavar="RUN", help="folders of trained cells"
+    )
     p.add_argument("--count", type=int, default=200, metavar="N", help="problems of a trial")
     p.add_argument("--publish", required=True, metavar="FILE", help="the table's JSON")
     p.set_defaults(run=_beyond)
@@ -202,8 +204,8 @@ def _beyond(args: Any) -> int:
     from tutorials.study.beyond import beyond
     from tutorials.study.record import publish
 
-    run = Path(args.frontier) if args.frontier else None
-    publish(beyond(run, args.count, _say), [Path(args.publish)])
+    runs = [Path(folder) for folder in args.frontier]
+    publish(beyond(runs, args.count, _say), [Path(args.publish)])
     print(args.publish)
     return 0
 

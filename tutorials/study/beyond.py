@@ -1,11 +1,12 @@
 """Table 8: models in what they were not trained for. Nothing is trained here.
 
-    python tutorials/study beyond --publish tutorials/study/beyond.json [--frontier RUN]
+    python tutorials/study beyond --publish tutorials/study/beyond.json [--frontier RUN ...]
 
 The model inside (`weights/shell-game`; 1, 2, 4 and 8 lanes, lists of 16): longer lists, a lane that
-begins late, one that is dropped, one that is missing from the beginning, and schedules. A Frontier
-model whose lanes begin with the same token (cell `one-tag`, in its folder RUN): more lanes than
-trained, longer graphs, a lane that begins late or is dropped.
+begins late, one that is dropped, one that is missing from the beginning, and schedules. Frontier
+models in the folders RUN of their trainings, of the cell `joint`, or of `one-tag`, whose lanes all
+begin with the same token: more lanes than trained, more edges, a lane that begins late, is dropped
+or missing.
 
 Every run is a real `Decoding` with the package's own operations.
 """
@@ -92,6 +93,7 @@ FRONTIER_TRIALS = (
     Trial("the last lane begins 1 step late", FEW, late=1),
     Trial("the same, its rows where they would have stood", FEW, late=1, shifted=False),
     Trial("the last lane is dropped before the second word", FEW, dropped=1),
+    Trial("the last lane was never there (1, 3 lanes)", FEW, missing=1),
 )
 
 
@@ -158,22 +160,24 @@ def frontier(model: Any, game: Frontier, trial: Trial, n: int, count: int) -> di
     return {**record.share(right, count), "steps": means.pop("words"), **means}
 
 
-def beyond(run: Path | None, count: int = COUNT, say: record.Say = print) -> dict[str, Any]:
-    """The table. run: the folder of a trained cell `one-tag`; None leaves these trials out."""
+def beyond(runs: Sequence[Path], count: int = COUNT, say: record.Say = print) -> dict[str, Any]:
+    """The table. runs: folders of trained cells of Frontier, called CELL-SEED."""
     inside = tinylane.load(INSIDE, dtype="float32")
 
     def longer(k: int, schedule: str) -> ScheduledGame:
         return ScheduledGame(4, 16 + k, (1, 2, 4, 8), schedule=schedule)
 
     groups = {"inside": _group(inside, INSIDE_TRIALS, longer, shell_game, count, say)}
-    if run is not None:
+    for run in runs:
         model, recipe = exported(run)
 
-        def larger(k: int, schedule: str) -> Frontier:
+        def larger(k: int, schedule: str, recipe: CellRecipe = recipe) -> Frontier:
             return replace(recipe, edges=recipe.edges + k).game
 
-        groups["one-tag"] = _group(model, FRONTIER_TRIALS, larger, frontier, count, say)
-        groups["one-tag"] |= {"recipe": recipe.settings, "example": example(model, recipe.game)}
+        trials = [t for t in FRONTIER_TRIALS if recipe.one_tag or {*t.lanes} <= {*recipe.lanes}]
+        group = _group(model, trials, larger, frontier, count, say)
+        group |= {"recipe": recipe.settings, "example": example(model, recipe.game)}
+        groups[run.name.rpartition("-")[0]] = group
     return {
         "table": "beyond",
         "scored_on": {"problems": count, "seed": SEED, "decoding": "greedy"},

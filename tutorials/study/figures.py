@@ -42,7 +42,11 @@ STYLES = {  # colour, dash, marker
     "fold": (COLOURS[3], ":", "v"),
     "fold-long": (COLOURS[3], "--", "P"),
 }
-TITLES = {"inside": "the model inside", "one-tag": "frontier, one first token for all"}
+TITLES = {
+    "inside": "the model inside",
+    "joint": "frontier, joint",
+    "one-tag": "frontier, one first token for all",
+}
 RIGHT = (-0.03, 1.03)  # limits of an axis of shares
 
 
@@ -216,14 +220,14 @@ def further(table: dict[str, Any]) -> Figure:
 
 
 def explored(table: dict[str, Any]) -> Figure | None:
-    """Table 8: as `cells`, of the frontier model, if there is one."""
-    groups = trials(table)
-    return cells(groups["one-tag"]) if "one-tag" in groups else None
+    """Table 8: as `cells`, of the last frontier model, if there is one."""
+    *_, (name, group) = trials(table).items()
+    return cells(group) if name != "inside" else None
 
 
 def example(table: dict[str, Any]) -> Figure | None:
     """The search of table 8's example: who explored which node when."""
-    if (group := table["groups"].get("one-tag")) is None:
+    if (group := table["groups"].get("joint")) is None:
         return None
     from tinylane.evaluate.tasks.frontier_task import draw as search
     from tinylane.evaluate.tasks.task import Problem

@@ -108,7 +108,7 @@ def beyond(table: dict[str, Any]) -> str:
 
 def example(table: dict[str, Any]) -> str:
     """What the lanes of table 8's frontier model write for one graph, as a block of code."""
-    one = table["groups"]["one-tag"]["example"]
+    one = table["groups"]["joint"]["example"]
     lanes = [f"lane {m + 1}:  {text}" for m, text in enumerate(one["lanes"])]
     return "\n".join(["```text", one["prompt"], *lanes, f"truth: {one['truth']}", "```"])
 
