@@ -25,7 +25,7 @@ import tinylane
 from tinylane.core.decoding import Decoding
 from tinylane.core.lanes import LaneMask
 from tinylane.evaluate.answers import vote
-from tinylane.evaluate.tasks.frontier import Frontier
+from tinylane.evaluate.tasks.frontier import WAIT, Frontier
 from tinylane.evaluate.tasks.frontier_task import score as frontier_score
 from tinylane.evaluate.tasks.shell_game import last_word
 from tinylane.evaluate.tasks.task import EVALUATION, Problem
@@ -140,7 +140,8 @@ def shell_game(model: Any, game: ScheduledGame, trial: Trial, n: int, count: int
         right += int(vote(texts, extract=last_word).text == truth)
         each += sum(last_word(text) == truth for text in texts)
         lanes += len(texts)
-        steps.append(max(len(text.split()) for text in texts))
+        words = [len(x.text.split()) + trial.late * (x.index == n - 1) for x in ended]
+        steps.append(max(words))  # a lane that began late took as many more
     return {
         **record.share(right, count),
         "a_lane_right": each / lanes,
@@ -154,7 +155,9 @@ def frontier(model: Any, game: Frontier, trial: Trial, n: int, count: int) -> di
     for graph in game.draw(count, np.random.default_rng([SEED, EVALUATION])):
         problem = Problem("", game.prompt(graph), game.answer(graph))
         ended = played(model, str(problem.prompt), tags, game.steps(1) + 1, trial)
-        scores.append(frontier_score(game, problem, [x.text for x in ended], [True] * len(ended)))
+        waited = [trial.late * (x.index == n - 1) for x in ended]  # in steps, written as waits
+        texts = [f"{WAIT} " * k + x.text for k, x in zip(waited, ended, strict=True)]
+        scores.append(frontier_score(game, problem, texts, [True] * len(texts)))
     right = int(sum(s.shares["shortest right"] for s in scores))
     means = {k: float(np.mean([s.numbers[k] for s in scores])) for k in scores[0].numbers}
     return {**record.share(right, count), "steps": means.pop("words"), **means}
