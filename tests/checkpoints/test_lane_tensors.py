@@ -1,5 +1,5 @@
 """Parameters for lanes in files: adapters and checkpoints hold them, what does not fit is refused,
-`inspect` shows them, `fuse` keeps them, and other libraries are told that they have no place."""
+`inspect` shows them, `fuse` keeps them, and transformers has no place for those that are layers."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def test_fuse_keeps_them_in_the_adapter_of_the_new_checkpoint(tmp_path: Path, wh
     assert not any(map(extras.is_extra, plain.params))
 
 
-def test_transformers_has_no_place_for_them(tmp_path: Path) -> None:
+def test_transformers_has_no_place_for_layers(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     from transformers import AutoModelForCausalLM
@@ -245,9 +245,11 @@ def test_transformers_has_no_place_for_them(tmp_path: Path) -> None:
     import tinylane.hf as hf
 
     base = write_checkpoint(tmp_path / "base")
-    save_adapter(tmp_path / "a", CONFIG, in_file("lane_kv", "bridge"), {"visibility": "bridge"})
+    save_adapter(
+        tmp_path / "a", CONFIG, in_file("lane_kv", "bridge", "lace"), {"visibility": "bridge"}
+    )
     model = AutoModelForCausalLM.from_pretrained(base)
-    with pytest.raises(TinylaneError, match="has lane_kv for 2 lanes, bridge 3 wide, for which"):
+    with pytest.raises(TinylaneError, match="has bridge 3 wide, lace 32 wide, for which"):
         hf.lanes(model, adapter=tmp_path / "a")
 
 

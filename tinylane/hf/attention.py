@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,19 +30,31 @@ NAME = "tinylane_lanes"
 Turn = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, (T, D/2) each
 
 
+class OfLanes(NamedTuple):
+    """What the keys' lanes add to keys and values (`lane_kv`, see `tinylane.core.side`).
+
+    table: (layers, 1 + M, D). index: (S,) each key's row in it. turn: of the keys, (S, D/2) each.
+    """
+
+    table: torch.Tensor
+    index: torch.Tensor
+    turn: Turn
+
+
 @dataclass(frozen=True)
 class LanePass:
     """One pass: for every block of keys, where its keys lie in the cache and how queries turn.
 
     rows: (S_b,) indices, a tensor a block. coefficients: (T,) a block, what `turns` (D/2,) or
     (layers, D/2), in radians, is multiplied by; None turns nothing. mask: (T, S) booleans, the keys
-    in the order of the blocks; None: every row sees every key.
+    in the order of the blocks; None: every row sees every key. of_lanes: of the keys in that order.
     """
 
     rows: tuple[torch.Tensor, ...]
     coefficients: tuple[torch.Tensor | None, ...]
     turns: torch.Tensor
     mask: torch.Tensor | None
+    of_lanes: OfLanes | None = None
 
     def turn(self, block: int, layer: int) -> Turn | None:
         """The table of a block's queries in a layer."""
@@ -61,19 +73,26 @@ def make_pass(
     stand: np.ndarray,
     physical: np.ndarray,
     turns: torch.Tensor,
+    of_lanes: OfLanes | None = None,
 ) -> LanePass:
     """The pass of T rows over S keys, which lie in the rows `physical` (S,) of the cache.
 
-    stand: `standing` of all keys. turns: Omega of a LaneRoPE, theta of another rotation.
+    stand: `standing` of all keys. turns: Omega of a LaneRoPE, theta of another rotation. of_lanes:
+    of all keys as they come.
     """
     blocks, coefficients = _blocks(rope, mask, places, stand)
-    seen = mask.visible(*places)[:, np.concatenate(blocks)]
+    order = np.concatenate(blocks)
+    seen = mask.visible(*places)[:, order]
     put = lambda x: torch.as_tensor(x, device=turns.device)
+    if of_lanes is not None:
+        (c, s), by = of_lanes.turn, put(order)
+        of_lanes = OfLanes(of_lanes.table, of_lanes.index[by], (c[by], s[by]))
     return LanePass(
         tuple(put(physical[block]) for block in blocks),
         tuple(put(c).to(turns.dtype) if c.any() else None for c in coefficients),
         turns,
         None if seen.all() else put(seen),
+        of_lanes,
     )
 
 
@@ -142,19 +161,24 @@ def attend(
         raise TinylaneError(f"{type(module).__name__} uses {left_out[0]}, which lanes do not have")
     (B, H, T, D), K = query.shape, key.shape[1]
     scaling = D**-0.5 if scaling is None else scaling
+    order = torch.cat(lane_pass.rows)
+    keys, values = key[:, :, order], value[:, :, order]
+    if lane_pass.of_lanes is not None:
+        table, index, turn = lane_pass.of_lanes
+        added = table[module.layer_idx][index].to(value.dtype)
+        keys, values = keys + rotate(added[None, None], *turn), values + added
     parts = []
-    for block, rows in enumerate(lane_pass.rows):
+    for block, some in enumerate(keys.split([len(rows) for rows in lane_pass.rows], dim=2)):
         turn = lane_pass.turn(block, module.layer_idx)
         turned = (query if turn is None else rotate(query, *turn)) * scaling
         folded = turned.reshape(B, K, H // K * T, D)
-        parts.append(folded @ key[:, :, rows].transpose(-1, -2))
+        parts.append(folded @ some.transpose(-1, -2))
     scores = torch.cat(parts, dim=-1).reshape(B, H, T, -1)
     scores = scores if scores.dtype == torch.float64 else scores.float()
     if lane_pass.mask is not None:
         scores = scores.masked_fill(~lane_pass.mask, -torch.inf)
     weights = torch.softmax(scores, dim=-1).to(value.dtype)
     weights = torch.nn.functional.dropout(weights, dropout, module.training)
-    values = value[:, :, torch.cat(lane_pass.rows)]
     mixed = weights.reshape(B, K, H // K * T, -1) @ values
     return mixed.reshape(B, H, T, D).transpose(1, 2).contiguous(), None
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from tinylane.checkpoints.adapter import fill_all, load_adapter
+from tinylane.checkpoints.config_json import ARCHITECTURES
 from tinylane.checkpoints.extras import summary
 from tinylane.checkpoints.plan import sampling_defaults
 from tinylane.checkpoints.tokenizer import Tokenizer
@@ -25,7 +26,8 @@ from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask, LaneRoPE, Places, Rotation
 from tinylane.core.model import Model
-from tinylane.hf.attention import LanePass, attending, make_pass, standing
+from tinylane.core.side import LANE_EMBED, LANE_KV, rows_of_lanes
+from tinylane.hf.attention import LanePass, OfLanes, attending, make_pass, standing
 
 
 class HFModel(Model):
@@ -34,6 +36,7 @@ class HFModel(Model):
     source: Any
     rotary: np.ndarray  # theta (D/2,), float64
     new_past: Any
+    lane_kv: np.ndarray | None = None  # (layers, 1 + M, D)
 
     @property
     def theta(self) -> np.ndarray:  # type: ignore[override]
@@ -101,6 +104,7 @@ class HFModel(Model):
         omega: torch.Tensor | None = None,
         stand: np.ndarray | None = None,
         physical: np.ndarray | None = None,
+        written: np.ndarray | None = None,
     ) -> LanePass:
         """`make_pass` for this model; without a cache the keys are the rows themselves."""
         if omega is None:
@@ -110,7 +114,23 @@ class HFModel(Model):
             stand = standing(rope, mask, places)
         if physical is None:
             physical = np.arange(len(places.key_lanes))
-        return make_pass(rope, mask, places, stand, physical, omega)
+        by = places.key_lanes if written is None else written
+        of_lanes = self._of_lanes(places.key_positions, by) if self.lane_kv is not None else None
+        return make_pass(rope, mask, places, stand, physical, omega, of_lanes)
+
+    def _of_lanes(self, positions: np.ndarray, lanes: np.ndarray) -> OfLanes:
+        """What the table of lanes adds to keys at these positions, which these lanes wrote."""
+        put = lambda x: torch.as_tensor(x, device=self.source.device)
+        radians = put(positions)[:, None] * put(self.rotary)
+        # The model's keys carry this factor (YaRN's); what is added to them carries it too.
+        factor = max(
+            (getattr(x, "attention_scaling", 1.0) for x in self.source.modules()), default=1
+        )
+        return OfLanes(
+            put(self.lane_kv),
+            put(rows_of_lanes(self.params, lanes)),
+            (radians.cos() * factor, radians.sin() * factor),
+        )
 
     def _pass(
         self,
@@ -127,9 +147,14 @@ class HFModel(Model):
         some: dict[str, Any] = {}
         if keep is not None and "logits_to_keep" in self.takes:
             some = {"logits_to_keep": put(keep)[0]}
+        given = {"input_ids": tokens}
+        if LANE_EMBED in self.params:
+            x = self.source.get_input_embeddings()(tokens)
+            index = put(rows_of_lanes(self.params, places.lanes))[0]
+            given = {"inputs_embeds": x + put(self.params[LANE_EMBED]).to(x.dtype)[index]}
         with attending(self.source):
             logits = self.source(
-                input_ids=tokens,
+                **given,
                 position_ids=put(places.positions).expand(len(tokens), -1),
                 attention_mask=torch.ones(shape, dtype=torch.bool, device=tokens.device),
                 **{self.past_name: past},
@@ -156,6 +181,7 @@ class HFCache(LaneCache):
 
     physical: (S,) the row of `past` that each row is; a forked lane shares rows with its source.
     stand: (S,) the position by which each key should be turned (`attention.standing`).
+    written: (S,) the lane that wrote it: another than it is in where a fork copied it.
     """
 
     def __init__(
@@ -166,6 +192,7 @@ class HFCache(LaneCache):
         self.used = 0  # rows of `past`
         self.physical = np.zeros(0, dtype=np.int64)
         self.stand = np.zeros(0, dtype=np.int64)
+        self.written = np.zeros(0, dtype=np.int64)
         self._new = self.stand  # where the rows of the pass that is not yet committed stand
 
     @property
@@ -181,7 +208,8 @@ class HFCache(LaneCache):
         self._new = standing(rope, mask, places)
         physical = np.concatenate([self.physical, self.used + np.arange(len(self._new))])
         stand = np.concatenate([self.stand, self._new])
-        return self.model.lane_pass(rope, mask, places, None, stand, physical)
+        written = np.concatenate([self.written, places.lanes])
+        return self.model.lane_pass(rope, mask, places, None, stand, physical, written)
 
     def commit(self, positions: np.ndarray, lanes: np.ndarray, tokens: Any = -1) -> None:
         """The rows that the model has just put into its cache have these coordinates, tokens."""
@@ -189,6 +217,7 @@ class HFCache(LaneCache):
         new = self.used + np.arange(len(positions))
         self.physical = np.concatenate([self.physical, new])
         self.stand = np.concatenate([self.stand, self._new])
+        self.written = np.concatenate([self.written, lanes])
         self.used += len(positions)
 
     def rewind(self, rows: int) -> None:
@@ -197,6 +226,7 @@ class HFCache(LaneCache):
             self.used = int(self.physical[rows:].min())
         super().rewind(rows)
         self.physical, self.stand = self.physical[:rows], self.stand[:rows]
+        self.written = self.written[:rows]
         for layer in self.past.layers:
             extra = int(layer.get_seq_length()) - self.used
             if extra:
@@ -215,6 +245,7 @@ class HFCache(LaneCache):
         self.tokens = np.concatenate([self.tokens, self.tokens[rows]])
         self.physical = np.concatenate([self.physical, self.physical[rows]])
         self.stand = np.concatenate([self.stand, self.stand[rows]])
+        self.written = np.concatenate([self.written, self.written[rows]])
 
     def copy(self, lanes: list[int] | None = None) -> HFCache:
         """Refused: caches of transformers cannot all be copied."""
@@ -231,6 +262,7 @@ class HFCache(LaneCache):
         self.positions, self.lanes = self.positions[which], self.lanes[which]
         self.tokens = self.tokens[which]
         self.physical, self.stand = self.physical[which], self.stand[which]
+        self.written = self.written[which]
 
 
 def lanes(model: Any, tokenizer: Any = None, cache: Any = None, adapter: Any = None) -> HFModel:
@@ -239,7 +271,8 @@ def lanes(model: Any, tokenizer: Any = None, cache: Any = None, adapter: Any = N
     tokenizer: its fast tokenizer, or a `tinylane` one; None where prompts are token ids. cache: a
     callable that makes an empty cache of transformers; default `DynamicCache`. adapter: the folder
     of a lane adapter that changes no weights (what `tinylane fuse` leaves in `adapter/`); its
-    Omega, who reads whom, and how prompts and lanes begin are the defaults of every call. Law 11 is
+    Omega, embeddings of lanes, who reads whom, and how prompts and lanes begin are the defaults of
+    every call. Law 11 is
     tried on the model itself, with a few rows (`tinylane.hf.check`). Raises TinylaneError, with the
     reason, for a model whose lanes would be wrong: rotations that are interleaved or of a part of
     the head, layers without one, two tables of frequencies, frequencies that change with the
@@ -289,17 +322,27 @@ def lanes(model: Any, tokenizer: Any = None, cache: Any = None, adapter: Any = N
 def _follow(wrapped: HFModel, folder: Any) -> None:
     """Take from an adapter how lanes read each other and how prompts are written."""
     tuned = load_adapter(folder, wrapped.config)
-    lanes = summary({name: value.shape for name, value in tuned.tensors.items()})
-    if lanes:
+    shapes = {name: value.shape for name, value in tuned.tensors.items()}
+    tables = {name for name in shapes if name == LANE_EMBED or name.endswith(".lane_kv.weight")}
+    if layers := summary({name: shape for name, shape in shapes.items() if name not in tables}):
         raise TinylaneError(
-            f"{folder}: has {', '.join(lanes)}, for which a model of transformers has no place; "
+            f"{folder}: has {', '.join(layers)}, for which a model of transformers has no place; "
             "load the checkpoint by tinylane.load"
         )
-    if tuned.tensors or tuned.copies:
+    if LANE_EMBED in tables and wrapped.config.family not in ARCHITECTURES:
+        raise TinylaneError(
+            f"{folder}: has lane_embed; {wrapped.config.family} may change embeddings behind it. "
+            f"Expected a model of {', '.join(ARCHITECTURES)}"
+        )
+    if len(tuned.tensors) > len(tables) or tuned.copies:
         raise TinylaneError(
             f"{folder}: changes weights ({len(tuned.tensors)} tensors); merge them by `tinylane "
             "fuse`, load the merged checkpoint, and give its adapter/"
         )
+    wrapped.params = {name: tuned.tensors[name] for name in tables}
+    if LANE_KV in tables:
+        kv = (LANE_KV.replace(".0.", f".{layer}.") for layer in range(wrapped.config.layers))
+        wrapped.lane_kv = np.stack([wrapped.params[name] for name in kv])
     wrapped.lane_rope, wrapped.visibility, wrapped.lag = (
         tuned.lane_rope, tuned.visibility, tuned.lag
     )  # fmt: skip
