@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ BAD: list[tuple[Any, int, str | None, str]] = [
     ({**ASK, "logit_bias": {"x": 1}}, 400, "logit_bias", "expected token ids and numbers"),
     ({**ASK, "logit_bias": {"999": 1}}, 400, None, "logit_bias token 999: expected an id below"),
     ({**ASK, "logprobs": 21}, 400, "logprobs", "logprobs is 21; expected a whole number from 0"),
-    ({**ASK, "frequency_penalty": 1}, 400, "frequency_penalty", "that is not implemented"),
+    ({**ASK, "frequency_penalty": 3}, 400, "frequency_penalty", "is 3; expected a number at"),
+    ({**ASK, "presence_penalty": "x"}, 400, "presence_penalty", "is 'x'; expected a number"),
     ({**ASK, "best_of": 3}, 400, "best_of", "that is not implemented"),
     ({**ASK, "colour": "red"}, 400, "colour", "unrecognized request argument: 'colour'"),
     ({**ASK, "lanes": {"speed": 3}}, 400, "lanes", "lanes has 'speed'; expected some of"),
@@ -165,8 +167,10 @@ def test_a_client_that_goes_away_frees_its_lanes(inside: Server, stream: bool) -
     assert alone < 5  # all its steps take longer: see the load test
 
 
-def test_a_client_that_does_not_read_is_let_go() -> None:
-    """Its lanes wait for it, others go on, and after --stall-timeout it is dropped."""
+@pytest.mark.parametrize("bytes_each_time", [0, 1])
+def test_a_client_that_does_not_read_is_let_go(bytes_each_time: int) -> None:
+    """Nor one that reads a byte now and then. Its lanes wait for it, others go on, and after
+    --stall-timeout it is dropped."""
     with serving("--stall-timeout", 1) as server:
         ask = {**LONG, "n": 64, "max_tokens": 480, "logprobs": 20}
         raw = socket.socket()
@@ -175,7 +179,14 @@ def test_a_client_that_does_not_read_is_let_go() -> None:
         data = json.dumps(ask).encode()
         head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}"
         raw.sendall(head.encode() + b"\r\n\r\n" + data)
-        until(lambda: any("did not read" in line for line in server.log), 60)
+
+        def dropped() -> bool:
+            if bytes_each_time:
+                time.sleep(0.3)
+                raw.recv(bytes_each_time)
+            return any("did not read" in line for line in server.log)
+
+        until(dropped, 150)
         until(lambda: running(server) == 0)
         assert server.text(ASK)["choices"]
         raw.close()
@@ -189,6 +200,22 @@ def test_a_body_that_does_not_come_is_given_up() -> None:
             )
             raw.sendall(head.encode())
             assert b" 408 " in raw.recv(100)
+        assert server.ask("GET", "/health")[0] == 200
+
+
+def test_a_body_that_comes_byte_by_byte_is_given_up_in_the_end() -> None:
+    """No wait is longer than --stall-timeout, but all together are longer than --timeout."""
+    with serving("--stall-timeout", 5, "--timeout", 1) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as raw:
+            head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000"
+            raw.sendall(head.encode() + b"\r\n\r\n")
+            raw.settimeout(0.2)
+            answer, end = b"", time.monotonic() + 20
+            while not answer and time.monotonic() < end:
+                raw.sendall(b" ")
+                with suppress(TimeoutError):
+                    answer = raw.recv(100)
+            assert b" 408 " in answer
         assert server.ask("GET", "/health")[0] == 200
 
 

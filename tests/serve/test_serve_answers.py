@@ -76,6 +76,27 @@ def test_lanes_read_each_other_where_a_request_asks_for_it(inside: Server, model
     assert texts(inside.text({**ask, "lanes": matrix})) == other.texts
 
 
+def test_penalties_count_what_a_lane_has_drawn(inside: Server, model: Any) -> None:
+    """OpenAI's formula, token by token, on the model alone; the prompt does not count."""
+    penalties = {"frequency_penalty": 1.5, "presence_penalty": 0.5}
+    ban = {"1": -100}  # no end
+    ask = {"prompt": GAME, "n": 2, "temperature": 0, "max_tokens": 30, "logit_bias": ban}
+    plain, answer = (texts(inside.text({**ask, **more})) for more in ({}, penalties))
+    ids = model.tokenizer.prompt_ids(GAME, raw=True)
+    drawn: list[int] = []
+    for _ in range(30):
+        rows = [*ids, *drawn]
+        places = np.arange(len(rows)), np.full(len(rows), SHARED)
+        logits = np.asarray(model(rows, *places))[-1].astype(np.float64)
+        logits[1] -= 100
+        counts = np.bincount(drawn, minlength=len(logits))
+        drawn.append(int((logits - 1.5 * counts - 0.5 * (counts > 0)).argmax()))
+    assert answer == [model.tokenizer.decode(drawn)] * 2 != plain
+    sampled = {**ask, **penalties, "temperature": 1, "seed": 4}
+    one, other = texts(inside.text(sampled)), texts(inside.text(sampled))
+    assert one == other and one[0] != one[1]
+
+
 def test_the_same_request_gives_the_same_whatever_the_server_holds_and_does(inside: Server) -> None:
     """To the bit: with and without an earlier prompt's rows, alone and among others."""
     ask = {**PLAIN, "prompt": f"{GAME} 1/4", "logprobs": 1}

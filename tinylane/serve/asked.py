@@ -1,8 +1,8 @@
 """What a client asks for: the JSON of `/v1/chat/completions` and `/v1/completions`, checked.
 
 Every field is used, known to change nothing here, or refused by name, as OpenAI's service refuses a
-field that it does not know. What would change the text and is not there (tools, penalties by
-frequency, other formats) is refused unless it is switched off.
+field that it does not know. What would change the text and is not there (tools, other formats) is
+refused unless it is switched off.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from tinylane.core.errors import TinylaneError, show
 from tinylane.core.sampling import Sampler
 from tinylane.serve.asked_lanes import Lanes, read_lanes
 from tinylane.serve.body import Body, Wrong
+from tinylane.serve.penalties import MOST, Penalised
 
 TOP = 20  # the most alternatives beside a token
 STOPS, LONGEST_STOP = 64, 1000  # how many, and characters of one
@@ -23,6 +24,7 @@ LEAST_SEED, MOST_SEED = -(1 << 63), (1 << 64) - 1  # OpenAI's range, and that of
 _BOTH = {
     "model", "n", "temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "stop",
     "stop_token_ids", "stream", "stream_options", "logit_bias", "logprobs", "max_tokens", "lanes",
+    "frequency_penalty", "presence_penalty",
 }  # fmt: skip
 CHAT = _BOTH | {"messages", "max_completion_tokens", "top_logprobs", "chat_template_kwargs"}
 TEXT = _BOTH | {"prompt", "echo"}
@@ -33,8 +35,6 @@ WITHOUT_EFFECT = {
 }  # fmt: skip
 # Not here: only these values are taken, which ask for nothing.
 SWITCHED_OFF: dict[str, tuple[Any, ...]] = {
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "tools": ([],),
@@ -190,7 +190,14 @@ def _sampler(body: Body, usual: Sampler) -> Sampler:
             given["logit_bias"] = {int(token): float(value) for token, value in bias.items()}
     except (ValueError, TypeError):
         body.fail("logit_bias", 'token ids and numbers, like {"42": -100}')
-    return replace(usual, **given)
+    sampler = replace(usual, **given)
+    often, once = (
+        body.real(name, 0.0, least=-MOST, most=MOST)
+        for name in ("frequency_penalty", "presence_penalty")
+    )
+    if not often and not once:
+        return sampler
+    return Penalised(**vars(sampler), frequency_penalty=often, presence_penalty=once)
 
 
 def _seed(body: Body) -> int | None:

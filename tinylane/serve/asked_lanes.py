@@ -140,6 +140,8 @@ def read_lanes(body: Body) -> Lanes | None:
         raise Wrong(f"method {method} gives one answer: leave n out, and give lanes.lanes", "n")
     if not one and (body.get("logprobs") not in (None, False) or body.get("echo")):
         raise Wrong(f"method {method} gives one text without logprobs and echo", "lanes.method")
+    if not one and (body.get("frequency_penalty") or body.get("presence_penalty")):
+        raise Wrong(f"method {method} draws its own way: leave penalties out", "lanes.method")
     if not one and given.get("prompts"):
         raise Wrong(f"method {method} has texts of its own: leave lanes.prompts out", "lanes")
     if "until" in given.object("options").raw and method == "hogwild_steps":

@@ -133,10 +133,11 @@ async def body_of(request: Request, limits: Limits) -> bytes:
     over = Wrong(f"the request is larger than {limits.body:,} bytes", None, 413)
     if size.isascii() and size.isdigit() and int(size[:12]) > limits.body:
         raise over
-    data, pieces = bytearray(), request.stream()
+    data, pieces, end = bytearray(), request.stream(), time.monotonic() + limits.seconds
     try:
         while True:
-            piece = await asyncio.wait_for(anext(pieces), limits.stall)
+            patience = min(limits.stall, end - time.monotonic())  # a byte a minute is too slow, too
+            piece = await asyncio.wait_for(anext(pieces), patience)
             data += piece
             if len(data) > limits.body:
                 raise over

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from tinylane.core.distribution import likeliest, logsumexp
 from tinylane.core.lanes import SHARED
 from tinylane.serve.engine import Busy, Task
+from tinylane.serve.penalties import Penalised
 
 if TYPE_CHECKING:
     from tinylane.core.decoding import Decoding
@@ -133,6 +134,10 @@ class Job(Task):
         settings = {**work.settings, "cache": cache, "chunk": self.prefixes.size}
         if work.setup is None:
             self.decoding = Decoding(self.model, prompt, work.lanes, **settings)
+            if isinstance(self.decoding.sampler, Penalised):
+                lanes = self.decoding
+                written = lambda: [lane.tokens for lane in lanes.live]
+                lanes.sampler = replace(self.decoding.sampler, written=written)
         else:
             from tinylane.methods import start as start_method
 
