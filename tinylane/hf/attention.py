@@ -33,11 +33,11 @@ Turn = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, (T, D/2) each
 class OfLanes(NamedTuple):
     """What the keys' lanes add to keys and values (`lane_kv`, see `tinylane.core.side`).
 
-    table: (layers, 1 + M, D). index: (S,) each key's row in it. turn: of the keys, (S, D/2) each.
+    table: (layers, 1 + M, D). rows: (S,) each key's row in it. turn: of the keys, (S, D/2) each.
     """
 
     table: torch.Tensor
-    index: torch.Tensor
+    rows: torch.Tensor
     turn: Turn
 
 
@@ -86,7 +86,7 @@ def make_pass(
     put = lambda x: torch.as_tensor(x, device=turns.device)
     if of_lanes is not None:
         (c, s), by = of_lanes.turn, put(order)
-        of_lanes = OfLanes(of_lanes.table, of_lanes.index[by], (c[by], s[by]))
+        of_lanes = OfLanes(of_lanes.table, of_lanes.rows[by], (c[by], s[by]))
     return LanePass(
         tuple(put(physical[block]) for block in blocks),
         tuple(put(c).to(turns.dtype) if c.any() else None for c in coefficients),
@@ -164,9 +164,9 @@ def attend(
     order = torch.cat(lane_pass.rows)
     keys, values = key[:, :, order], value[:, :, order]
     if lane_pass.of_lanes is not None:
-        table, index, turn = lane_pass.of_lanes
-        added = table[module.layer_idx][index].to(value.dtype)
-        keys, values = keys + rotate(added[None, None], *turn), values + added
+        of_lanes = lane_pass.of_lanes
+        added = of_lanes.table[module.layer_idx][of_lanes.rows].to(value.dtype)
+        keys, values = keys + rotate(added[None, None], *of_lanes.turn), values + added
     parts = []
     for block, some in enumerate(keys.split([len(rows) for rows in lane_pass.rows], dim=2)):
         turn = lane_pass.turn(block, module.layer_idx)
