@@ -101,12 +101,18 @@ def test_a_word_says_what_it_read(seen: Visit) -> None:
     seen.page.click("[data-cell='1,4']")
     found = seen.page.locator(shares).all_text_contents()
     assert found and all(0 < int(share.rstrip("%")) <= 100 for share in found)
+    told = seen.page.inner_text("[data-part=verdict]")
+    assert told.startswith("Lane 2 wrote DBAC. Of other lanes it read most: lane 1’s ACDB (")
+    assert all(f"({share})" in told for share in found[:3])  # what is seen is said
     assert seen.page.get_attribute("[data-cell='1,4']", "aria-pressed") == "true"
     seen.page.keyboard.press("ArrowDown")
     assert seen.page.get_attribute("[data-cell='1,5']", "aria-pressed") == "true"
     seen.page.click("[data-cell='1,5']")  # a second press lets it go
     assert seen.page.locator(shares).count() == 0
     assert seen.page.locator("[data-cell][aria-pressed=true]").count() == 0
+    check(seen, SEEDED)
+    seen.page.click("[data-cell='0,0']")
+    assert seen.page.inner_text("[data-part=verdict]").startswith("Lane 1 wrote ABDC. It read no")
 
 
 def test_reduced_motion_shows_all_at_once_and_a_press_is_one_step(seen: Visit) -> None:

@@ -60,7 +60,7 @@ def beyond(model: tinylane.Model, method: Method, setup: Setup) -> list[str]:
     """
     given = dict(setup.settings)
     rope, mask = given.pop("lane_rope"), given.pop("lane_mask")
-    idle = method.name == "multi_stream" and not given["schedule"].given
+    idle = method.name == "multi_stream" and not method.options["given"]
     side = getattr(mask, "side", None) is not None and method.needs in model.params
     found = {
         "positions that depend on the reader": type(rope) is not LaneRoPE,

@@ -66,6 +66,7 @@ export function mount(root, model) {
     return line;
   }
 
+  root.removeAttribute("data-off");
   count.addEventListener("change", () => {
     silent = new Set();
     play();

@@ -1,11 +1,11 @@
 // The first page: one game, played once slowly; then the reader changes a swap and it is played
 // again at once.
 
-import { joint } from "./lanes.js";
+import { SHARED, joint } from "./lanes.js";
 import { board } from "./board.js";
-import { same, set } from "./dom.js";
+import { percent, same, set } from "./dom.js";
 import { draw as randomMoves, lanePrompts, parse } from "./shell_game.js";
-import { play, verdict } from "./run.js";
+import { attention, play, verdict } from "./run.js";
 
 const PAUSE = 1100; // ms that a step stays
 const MOVES = "3-4 2-3 2-4 3-4 2-3 2-4 3-4 1-3 1-2 1-3 1-3 3-4 3-4 1-2 1-4 2-4"; // the README's
@@ -32,6 +32,7 @@ export function mount(root, model) {
     onCell: (cell) => {
       view.cell = same(view.cell, cell) ? null : cell; // a second press lets it go
       draw(run, view);
+      part("verdict").textContent = view.cell ? reading(run, cell) : verdict(run);
     },
   });
 
@@ -77,4 +78,15 @@ export function mount(root, model) {
   root.removeAttribute("data-off");
   change(moves);
   if (!still) show(1, true);
+}
+
+/** What lane m read as it wrote its word of step t, in a sentence; shares as the lines have them. */
+function reading(run, [m, t]) {
+  const others = attention(run, [m, t]).filter(({ lane, share }) =>
+    lane !== SHARED && lane !== m && share >= 0.02);
+  const word = (n, step) => (step ? run.cells[n][step - 1].word : run.tags[n]);
+  const most = others.sort((a, b) => b.share - a.share).slice(0, 3).map(({ lane: n, step, share }) =>
+    `lane ${n + 1}’s ${word(n, step)} (${percent(share)})`);
+  const read = most.length ? `Of other lanes it read most: ${most.join(", ")}.` : "It read no other lane.";
+  return `Lane ${m + 1} wrote ${run.cells[m][t].word}. ${read}`;
 }
