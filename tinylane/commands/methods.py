@@ -21,6 +21,9 @@ def flags(p: Any) -> None:
     p.add_argument("--json", action="store_true", help="one JSON document on standard output")
 
 
+CODE = ("prepare", "check")  # fields that are functions
+
+
 def run(args: Any) -> int:
     """Print the table, or one method."""
     chosen = [METHODS[name] for name in NAMES] if args.name is None else [method(args.name)]
@@ -40,5 +43,5 @@ def run(args: Any) -> int:
 
 def about(one: Method) -> dict[str, Any]:
     """A method's fields as JSON."""
-    named = {f.name: getattr(one, f.name) for f in fields(one) if f.name != "prepare"}
+    named = {f.name: getattr(one, f.name) for f in fields(one) if f.name not in CODE}
     return {**named, "command": f"tinylane generate --method {one.name}"}

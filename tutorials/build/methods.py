@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import tinylane
+from tinylane.checkpoints.extras import kinds_of
 from tinylane.commands.common import embedded
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.evaluate.tasks.shell_game import ShellGame
@@ -55,13 +56,13 @@ def row(model: tinylane.Model, method: Method) -> dict[str, Any]:
 def beyond(model: tinylane.Model, method: Method, setup: Setup) -> list[str]:
     """What a method has beside one rotation, one mask and greedy lanes: all that the page plays.
 
-    Without a tensor that it needs, Bridge does nothing. Multi-Stream's schedule gives texts to
+    Without what they need, Bridge and LACE do nothing. Multi-Stream's schedule gives texts to
     lanes; no text is given here.
     """
     given = dict(setup.settings)
     rope, mask = given.pop("lane_rope"), given.pop("lane_mask")
     idle = method.name == "multi_stream" and not method.options["given"]
-    side = getattr(mask, "side", None) is not None and method.needs in model.params
+    side = getattr(mask, "side", None) is not None and method.needs in kinds_of(model.params)
     found = {
         "positions that depend on the reader": type(rope) is not LaneRoPE,
         "a mask of another kind": type(mask) is not LaneMask or mask.since is not None or side,
