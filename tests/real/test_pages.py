@@ -51,7 +51,7 @@ def test_tutorial_9_shows_lanes_of_the_model(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("smollm2")
 def test_the_readmes_lines_write_what_it_shows() -> None:
-    """Four different texts without an adapter, four lanes of one sum with it."""
+    """Four different texts without an adapter, four lanes of one sum and of one list with it."""
     text = (ROOT / "README.md").read_text("utf-8")
     pairs = re.findall(
         r"```sh\n(tinylane generate [^\n]*smollm2\.py[^\n]*)\n```\n+```text\n(.*?)```", text, re.S
@@ -65,4 +65,4 @@ def test_the_readmes_lines_write_what_it_shows() -> None:
         assert done.returncode == 0, done.stderr
         assert done.stdout == shown
         assert len({row.split(" | ")[1] for row in shown.splitlines()}) == 4
-    assert ["adapter" in line for line, _ in pairs] == [False, True]
+    assert ["adapter" in line for line, _ in pairs] == [False, True, True]
