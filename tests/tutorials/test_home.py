@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,8 +112,14 @@ def test_a_word_says_what_it_read(seen: Visit) -> None:
     assert seen.page.locator(shares).count() == 0
     assert seen.page.locator("[data-cell][aria-pressed=true]").count() == 0
     check(seen, SEEDED)
-    seen.page.click("[data-cell='0,0']")
-    assert seen.page.inner_text("[data-part=verdict]").startswith("Lane 1 wrote ABDC. It read no")
+    counts = set()
+    for m, t in itertools.product(range(4), range(6)):
+        seen.page.click(f"[data-cell='{m},{t}']")
+        told = seen.page.inner_text("[data-part=verdict]")
+        counts.add(lines := seen.page.locator(".arc.chosen").count())
+        assert told.startswith(f"Lane {m + 1} wrote ") and told.count("%)") == min(lines, 3)
+        assert ("read no other lane" in told) == (lines == 0)
+    assert {0, 1, 2, 3} <= counts
 
 
 def test_reduced_motion_shows_all_at_once_and_a_press_is_one_step(seen: Visit) -> None:

@@ -123,6 +123,7 @@ def test_opened_as_a_file_it_says_how_to_serve_it(browser: Any, folder: Path) ->
     page.goto((folder / "index.html").as_uri())
     page.wait_for_load_state("networkidle")
     assert "python -m http.server" in page.inner_text("[data-part=verdict]")
+    assert page.locator(":is(button, select, input):visible").count() == 0  # none is dead
     page.close()
 
 
