@@ -13,8 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tinylane.core.hogwild import Hogwild
-from tinylane.core.lanes import LaneMask
-from tinylane.methods.method import Job, Method, Setup
+from tinylane.methods.method import Job, Method, Setup, alone
 from tinylane.methods.schedules import every, said
 
 if TYPE_CHECKING:
@@ -27,8 +26,7 @@ class Speak:
     """The schedule."""
 
     def __init__(self, job: Job) -> None:
-        self.job, self.yes, self.no = job, job.ids("yes")[:1], job.ids("no")[:1]
-        self.writes = False
+        self.job, self.yes, self.no = job, job.token("yes"), job.token("no")
 
     def __call__(self, d: Decoding) -> None:
         job = self.job
@@ -46,23 +44,19 @@ class Speak:
             d.finish(THINKER, "thought")
         if writer.finish_reason is not None:
             return
-        if thinker.finish_reason is not None:
-            self.let(d, True)
-        elif every(thinker, job.number("ask_every", 1)):
+        writing = WRITER in [lane.index for lane in d.live]
+        writes = writing or thinker.finish_reason is not None
+        if thinker.finish_reason is None and every(thinker, job.number("ask_every", 1)):
             logits = d.peek(THINKER, job.ids("question"))
-            self.let(d, bool(logits[self.yes[0]] > logits[self.no[0]]))
-
-    def let(self, d: Decoding, writes: bool) -> None:
-        if writes != self.writes:
+            writes = bool(logits[self.yes] > logits[self.no])
+        if writes != writing:
             (d.resume if writes else d.pause)(WRITER)
-        self.writes = writes
 
 
 def prepare(job: Job) -> Setup:
     names = ("writer_prompt", "thinker_prompt", "writer_heading", "thinker_heading")
-    mask, begins = LaneMask.independent(4), [job.ids(name) for name in names]
-    settings = {"lane_rope": Hogwild(), "lane_mask": mask, "lane_prompts": begins}
-    return Setup(4, {**settings, "schedule": Speak(job)})
+    begins = [job.ids(name) for name in names]
+    return alone(job, 4, lane_rope=Hogwild(), lane_prompts=begins, schedule=Speak(job))
 
 
 METHOD = Method(

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
-from tinylane.core.errors import whole
+from tinylane.core.errors import TinylaneError, show, whole
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.model import Model
 from tinylane.core.prompt import encode_lane_prompt
@@ -43,6 +43,12 @@ class Job(NamedTuple):
         text = self.text(name, **words)
         ids = encode_lane_prompt(self.model, text)
         return ids or ([0] if len(text) else [])
+
+    def token(self, name: str, /) -> int:
+        """The first token of an option's text. Raises TinylaneError if there is none."""
+        if ids := self.ids(name):
+            return ids[0]
+        raise TinylaneError(f"{name} is {show(self.options[name])}; expected a token or more")
 
     def text(self, name: str, /, **words: Any) -> Any:
         """An option's text with words filled in; token ids as they are."""
