@@ -117,6 +117,19 @@ def test_on_a_phone_what_stands_alone_is_44_pixels_high(browser: Any, folder: Pa
         assert high and min(high) >= 44
 
 
+def test_on_a_phone_the_verdict_stays_in_view(browser: Any, folder: Path) -> None:
+    with visit(browser, folder, "explorer/index.html", width=390, reduced_motion=True) as seen:
+        seen.page.wait_for_function(READY)
+        seen.page.locator("[data-see='1,0']").evaluate("e => e.scrollIntoView({block: 'center'})")
+        seen.page.click("[data-see='1,0']")
+        seen.page.wait_for_function(READY)
+        said = seen.page.locator("[data-part=verdict]")
+        assert said.inner_text().startswith("The cups stand CDAB. 0 of 4")
+        assert 0 <= said.bounding_box()["y"] < 100 < seen.page.evaluate("scrollY")
+        bars = seen.page.locator("[data-part=omega] rect.bar").all()
+        assert len(bars) == 32 and all(bar.bounding_box()["height"] >= 1 for bar in bars)
+
+
 def test_opened_as_a_file_it_says_how_to_serve_it(browser: Any, folder: Path) -> None:
     page = browser.new_page()
     page.goto((folder / "explorer" / "index.html").as_uri())
