@@ -91,3 +91,51 @@ def test_the_table_has_a_row_for_every_method(capsys: Any) -> None:
     assert main(["methods", "pasta"]) == 0
     assert "arXiv:2502.11517" in capsys.readouterr().out
     assert main(["methods", "pasata"]) == 2
+
+
+EARLY = [
+    ("gambit", '{"every": 0}', "every is 0; expected a whole number at least 1"),
+    ("gambit", '{"floor": "low"}', "floor is 'low'; expected a number"),
+    ("parathinker", '{"first_finish": 1}', "first_finish is 1; expected true or false"),
+    ("parathinker", '{"summary": ""}', "summary is empty; method parathinker needs one"),
+    ("multiverse", '{"join": ""}', "join is empty; expected a text or token ids, or reread"),
+    ("multi_stream", '{"given": {"one": "x"}}', "given has stream 'one'; expected numbers"),
+    ("multi_stream", '{"given": {"0": 5}}', "given 0 is 5; expected a text or token ids"),
+    ("hogwild_steps", '{"until": "["}', "until is no regular expression"),
+    ("logit_averaging", '{"prompts": [5]}', "prompts 0 is 5; expected a text or token ids"),
+    ("lanerope", '{"visibility": "all"}', "visibility 'all'; expected independent, joint"),
+    ("lanerope", '{"omega": "some"}', "omega is 'some'; expected none"),
+    ("group_think", '{"slot": "wide"}', "slot is 'wide'; expected a number"),
+    ("hogwild", '{"lag": -1}', "lag is -1; expected a whole number"),
+    ("hogwild", '{"lagg": 1}', "method hogwild has no 'lagg'; it has visibility, lag"),
+]
+
+
+@pytest.mark.parametrize("name, config, says", EARLY)
+def test_an_option_that_no_model_could_make_right_is_refused_before_one_is_loaded(
+    name: str, config: str, says: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def load(*args: Any, **more: Any) -> Any:
+        raise AssertionError("the model was loaded")
+
+    monkeypatch.setattr("tinylane.commands.common.load", load)
+    code, out, err = generate(capsys, "--method", name, "--method-config", config, "--prompt", "x")
+    assert (code, out) == (2, "") and says in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (
+            ["--method", "beam", "--temp", "1"],
+            "--method beam does not use --temp; leave",
+        ),
+        (["--method", "beam", "--top-k", "5"], "--method beam does not use --top-k; leave"),
+        (["--beams", "2", "--temp", "1"], "--beams does not use --temp; leave --temp out"),
+    ],
+)
+def test_what_beam_search_does_not_use_is_told_by_the_flags_that_were_given(
+    words: list[str], says: str, capsys: Any
+) -> None:
+    code, out, err = generate(capsys, *words)
+    assert (code, out) == (2, "") and says in err and err.count("\n") == 1

@@ -19,6 +19,7 @@ from tinylane.evaluate import perplexity
 from tinylane.evaluate.perplexity import Window, logprobs, windows
 
 F64 = model_of("numpy", "float64")
+WEIGHTS = Path(__file__).parents[2] / "weights" / "shell-game"
 IDS = np.random.default_rng(0).integers(0, F64.config.vocab, 40).tolist()
 
 
@@ -102,7 +103,9 @@ def test_a_text_in_bits_per_token_and_per_byte(tmp_path: Path, capsys: Any) -> N
     [
         (["--window", "1"], b"a text", "--window is 1; expected a whole number from 2 to"),
         (["--stride", "20", "--window", "20"], b"a text", "--stride is 20; expected"),
-        ([], b"", "is empty"),
+        ([], b"", "text.txt: is empty; expected a text"),
+        ([], b"a", "text.txt: the text has 1 token for this model; expected 2 or more"),
+        (["--lanes", "2", "--lane-start", ""], b"a text", "--lane-start is empty; expected a text"),
         ([], b"\xff", "not UTF-8 text (byte 0)"),
         (["--lanes", "0"], b"a text", "--lanes is 0"),
     ],
@@ -115,3 +118,16 @@ def test_what_cannot_be_measured_is_one_line(
     assert main(["perplexity", str(model), "--data", str(tmp_path / "text.txt"), *words]) == 2
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1
+
+
+def test_a_start_that_the_vocabulary_does_not_have_is_told_by_its_flag(
+    tmp_path: Path, capsys: Any
+) -> None:
+    """The model inside has words of its game alone: no newline."""
+    (tmp_path / "text.txt").write_text("3-4 2-3 2-4")
+    words = ["perplexity", str(WEIGHTS), "--data", str(tmp_path / "text.txt"), "--lanes", "1", "2"]
+    assert main([*words, "--backend", "numpy"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "--lane-start '\\n': this model's vocabulary has no token for it; give another" in error
+    assert main([*words, "--backend", "numpy", "--lane-start", "1-2", "--quiet"]) == 0

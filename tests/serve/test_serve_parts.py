@@ -13,14 +13,16 @@ from helpers_text import byte_level
 
 from tinylane.checkpoints.tokenizer import Tokenizer
 from tinylane.core.config import ModelConfig
+from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError
-from tinylane.core.lanes import SHARED
+from tinylane.core.lanes import SHARED, LaneMask
 from tinylane.core.model import Model
 from tinylane.core.random_weights import random_params
 from tinylane.core.sampling import Sampler
+from tinylane.methods import Setup
 from tinylane.serve.answers import Answer, error_body, piece
 from tinylane.serve.engine import Busy, Engine, Limits, Task
-from tinylane.serve.job import Begun, Job, Work
+from tinylane.serve.job import Begun, Ended, Job, Work
 from tinylane.serve.prefixes import Prefixes
 
 # The engine.
@@ -155,6 +157,62 @@ def test_a_long_prompt_does_not_hold_up_a_short_one(said: list[str], model: Mode
     engine.start()
     assert done.wait(30) and said == []
     assert told.index(("short", "Ended")) < told.index(("long", "Begun"))
+    engine.close()
+
+
+def test_lanes_that_a_task_begins_while_it_runs_wait_where_there_is_no_room(
+    said: list[str],
+) -> None:
+    """The first of those that run always has its turn; the others while there is room for all."""
+    engine, notes = Engine(Limits(lanes=4), said.append), []
+    seen: list[int] = []
+
+    class Grows(Turns):
+        def turn(self) -> bool:
+            seen.append(sum(task.lanes for task in engine._ready()))
+            more = super().turn()
+            self.lanes = 3
+            return more
+
+    tasks = [Grows(name, 3, notes, 1) for name in "abc"]
+    for task in tasks:
+        engine.submit(task)
+    engine.start()
+    assert all(task.done.wait(10) for task in tasks)
+    assert "".join(notes) == "abcaabbcc" and max(seen) <= 4 and said == []
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    "lanes, nbytes, says", [(2, 1 << 30, "4 lanes"), (9, 20 << 10, "of memory")]
+)
+def test_a_method_s_own_lanes_and_their_rows_count_against_the_limits(
+    said: list[str], model: Model, lanes: int, nbytes: int, says: str
+) -> None:
+    engine, done = Engine(Limits(lanes=lanes, memory=nbytes), said.append), threading.Event()
+    told: list[Any] = []
+
+    def tell(what: Any) -> None:
+        told.append(what)
+        if isinstance(what, (BaseException, Ended)):
+            done.set()
+
+    def schedule(d: Decoding) -> None:
+        if d.steps == 2:
+            for _ in range(3):
+                d.join([5] * 4, sees="none", max_tokens=40)
+
+    none = LaneMask.independent(1)
+    setup = Setup(1, {"schedule": schedule, "lane_mask": none})
+    settings = {"max_tokens": 40, "sampler": Sampler(logit_bias={2: -np.inf})}
+    work = Work([3, 4], 1, settings, setup=setup)
+    job = Job(model, work, Prefixes(8, 1 << 20), tell, check=engine.check)
+    job.row = 1 << 10
+    engine.submit(job)
+    engine.start()
+    assert done.wait(30) and said == []
+    assert isinstance(told[-1], TinylaneError) and says in str(told[-1])
+    assert job.lanes == 4 and error_body(told[-1])[0] == 400
     engine.close()
 
 

@@ -272,12 +272,13 @@ def parse_flags(args: Any) -> dict[str, Any]:
             f"{len(args.lane_prompt)} lane prompts for {args.lanes} lanes; expected one a lane"
         )
     generate_method.check(args)
+    asked = "--beams" if args.method is None else f"--method {args.method}"
     if args.method == "beam":
         args.beams, args.method, args.lanes = args.lanes or generate_method.LANES, None, None
     if args.beams is not None:
         from tinylane.commands import generate_beams
 
-        generate_beams.check(args)
+        generate_beams.check(args, asked)
     if args.json and args.plain:
         raise TinylaneError("--json and --plain are both given; expected one of them")
     if args.answer_pattern is not None:

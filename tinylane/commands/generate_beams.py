@@ -21,13 +21,13 @@ UNUSED = (
 )  # fmt: skip
 
 
-def check(args: Any) -> None:
-    """Raise TinylaneError for flags that beam search does not use."""
+def check(args: Any, asked: str = "--beams") -> None:
+    """Raise TinylaneError for flags that beam search does not use. asked: the flag that asks for
+    it."""
     for name in UNUSED:
         if getattr(args, name) not in (None, False):
-            raise TinylaneError(
-                f"--beams does not use --{name.replace('_', '-')}; leave out one of them"
-            )
+            flag = f"--{name.replace('_', '-')}"
+            raise TinylaneError(f"{asked} does not use {flag}; leave {flag} out")
 
 
 def search(

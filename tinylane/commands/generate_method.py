@@ -44,7 +44,7 @@ def check(args: Any) -> None:
         if args.method_config is not None:
             raise TinylaneError("--method-config without --method; give --method")
         return
-    from tinylane.methods import method
+    from tinylane.methods import checked, method
     from tinylane.methods.modes import MODES
 
     chosen = method(args.method)
@@ -66,12 +66,10 @@ def check(args: Any) -> None:
         raise TinylaneError(f"--method-config is no JSON ({error})") from None
     if not isinstance(given, dict):
         raise TinylaneError(f"--method-config is {show(given)}; expected an object")
-    if unknown := [name for name in given if name not in chosen.options]:
-        known = ", ".join(chosen.options) or "none"
-        raise TinylaneError(f"method {chosen.name} has no {show(unknown[0], 40)}; it has {known}")
-    args.method_config = given
     args.visibility = shared_flags.parse_visibility(args.visibility)
     args.omega = shared_flags.parse_omega(args.omega)
+    args.method_config = given
+    checked(chosen.name, _options(args))
 
 
 def note(args: Any, model: Model) -> None:
@@ -101,6 +99,11 @@ def setup(args: Any, model: Model, n: int, max_tokens: int) -> Setup:
         if reads.n < n:
             raise TinylaneError(f"--visibility is {reads.n} x {reads.n}; expected {n} x {n}")
         args.visibility = replace(reads, lag=model.lag if args.lag is None else args.lag)
+    return prepare(model, args.method, n, max_tokens, _options(args))
+
+
+def _options(args: Any) -> dict[str, Any]:
+    """--method-config, and what other flags say of the same."""
     told = {option: getattr(args, flag) for flag, option in FLAGS.items()}
-    options = {name: value for name, value in told.items() if value is not None}
-    return prepare(model, args.method, n, max_tokens, {**args.method_config, **options})
+    flags = {name: value for name, value in told.items() if value is not None}
+    return {**args.method_config, **flags}

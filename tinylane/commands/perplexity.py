@@ -67,14 +67,24 @@ def run(args: Any) -> int:
         text = read_bytes(args.data, LARGEST).decode("utf-8")
     except UnicodeDecodeError as error:
         raise TinylaneError(f"{args.data}: not UTF-8 text (byte {error.start})") from None
+    if not text:
+        raise TinylaneError(f"{args.data}: is empty; expected a text")
+    if max(args.lanes) > 1 and not args.lane_start:
+        raise TinylaneError("--lane-start is empty; expected a text that stretches begin with")
     model = common.load(args)
     size = args.window or min(WINDOW, model.config.context)
     size = whole("--window", size, 2, model.config.context)
     stride = whole("--stride", args.stride or max(size // 2, 1), 1, size - 1)
-    ids, ends = tokenized(model, text)
-    start: list[int] = []
-    if max(args.lanes) > 1 and model.tokenizer is not None:
-        start = model.tokenizer.encode(args.lane_start)
+    try:
+        ids, ends = tokenized(model, text)
+    except TinylaneError as error:
+        raise TinylaneError(f"{args.data}: {error}") from None
+    start = model.tokenizer.encode(args.lane_start)
+    if max(args.lanes) > 1 and not start:
+        raise TinylaneError(
+            f"--lane-start {args.lane_start!r}: this model's vocabulary has no token for it; give "
+            "another text, with which a stretch begins"
+        )
     found: dict[int, Perplexity] = {}
     for n in dict.fromkeys(args.lanes):
         name, count = "1 lane" if n == 1 else f"{n} lanes", math.ceil((len(ids) - 1) / stride)

@@ -113,7 +113,8 @@ def tokenized(model: Model, text: str) -> tuple[list[int], np.ndarray]:
         raise TinylaneError("this checkpoint has no tokenizer.json; a text is text")
     ids = model.tokenizer.prompt_ids(text, raw=True)
     if len(ids) < 2:
-        raise TinylaneError(f"the text has {len(ids)} tokens; expected 2 or more")
+        count = f"{len(ids)} token{'s' * (len(ids) != 1)}"
+        raise TinylaneError(f"the text has {count} for this model; expected 2 or more")
     codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
     sizes = 1 + (codes >= 0x80) + (codes >= 0x800) + (codes >= 0x10000)
     before = np.concatenate([[0], np.cumsum(sizes)])

@@ -103,6 +103,9 @@ def checked(name: str, options: Mapping[str, Any] | None = None) -> dict[str, An
     for option, value in given.items():
         given[option] = _of_its_kind(option, value, chosen.options[option])
     every = {**chosen.options, **given}
+    for option in chosen.filled:
+        if not every[option]:
+            raise TinylaneError(f"{option} is empty; method {chosen.name} needs one")
     chosen.check(every)
     return every
 
@@ -112,7 +115,8 @@ def _of_its_kind(name: str, value: Any, default: Any) -> Any:
     if name in ("score", "tool"):
         return of_kind(name, value, (Callable, NoneType), "a function (in Python)")
     if name == "prompts":
-        return of_kind(name, value, (list, tuple, NoneType), "a list: a text or ids for each lane")
+        texts = of_kind(name, value, (list, tuple, NoneType), "a list: a text or ids for each lane")
+        return texts and [_text(f"{name} {k}", text) for k, text in enumerate(texts)]
     if isinstance(default, bool):
         return of_kind(name, value, bool, "true or false")
     if isinstance(default, int):
@@ -122,13 +126,18 @@ def _of_its_kind(name: str, value: Any, default: Any) -> Any:
     if name in ("sync", "until"):
         return of_kind(name, value, str, "a text")
     if isinstance(default, str):
-        return of_kind(name, value, (str, list, tuple), "a text or token ids")
+        return _text(name, value)
     if isinstance(default, Mapping):
         return of_kind(name, value, Mapping, "an object")
     if isinstance(default, list):
         texts = of_kind(name, value, (list, tuple), "a list of texts")
         return [of_kind(f"{name} {k}", text, str, "a text") for k, text in enumerate(texts)]
     return value
+
+
+def _text(name: str, value: Any) -> Any:
+    of_kind(name, value, (str, list, tuple), "a text or token ids")
+    return value if isinstance(value, str) else [whole(f"{name}: a token", t, 0) for t in value]
 
 
 def decode(

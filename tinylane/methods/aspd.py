@@ -3,7 +3,7 @@
 As Multiverse, with no words between the branches and what follows: the text goes on.
 """
 
-from tinylane.methods.blocks import OPTIONS, prepare
+from tinylane.methods.blocks import OPTIONS, check, prepare
 from tinylane.methods.method import Method
 
 METHOD = Method(
@@ -20,6 +20,8 @@ METHOD = Method(
     law="16 (one flat pass), 17 (one path is no path)",
     uncertain="The words of its tags; a list stands in.",
     prepare=prepare,
+    check=check,
+    filled=("path",),
     options={"open": ":\n", "path": "{lane}. ", "close": "\n", "join": "\n", **OPTIONS},
     answer="last",
 )

@@ -73,6 +73,7 @@ METHOD = Method(
     law="the plain model on every lane's view; peek changes nothing (state machine)",
     uncertain="Their private prompts stand alone; here every row sees the shared prompt first.",
     prepare=prepare,
+    filled=("begin", "yes", "no"),
     options={
         "writer_prompt": "\n\nWrite the answer, going by the thoughts.\n",
         "thinker_prompt": "\n\nThink step by step before the answer is written.\n",

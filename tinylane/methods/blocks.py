@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tinylane.core.errors import TinylaneError
 from tinylane.methods.method import Job, Setup, alone
 from tinylane.methods.schedules import ended, go_on, said, shut, together
 
@@ -21,6 +22,12 @@ OPTIONS: dict[str, Any] = {
     "blocks": 8,  # the most that are opened
     "reread": False,
 }
+
+
+def check(options: dict[str, Any]) -> None:
+    """Raise TinylaneError for a lane that reads the paths and begins with nothing."""
+    if not options["join"] and not options["reread"]:
+        raise TinylaneError("join is empty; expected a text or token ids, or reread")
 
 
 class Blocks:

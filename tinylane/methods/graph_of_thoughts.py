@@ -51,6 +51,7 @@ METHOD = Method(
     law="5 (isolation), 16 (one flat pass)",
     uncertain="The paper's graphs are written for each task; this one puts pairs together.",
     prepare=prepare,
+    filled=("join",),
     options={"open": "\nThought {lane}:", "close": "\n", "join": "\nTogether:"},
     answer="last",
 )

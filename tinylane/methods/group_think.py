@@ -4,7 +4,7 @@ Virtual position i + m * slot, the prompt at lane 0: LaneRoPE with Omega = slot 
 """
 
 from tinylane.methods.method import Job, Method, Setup
-from tinylane.methods.modes import mode
+from tinylane.methods.modes import check_values, mode
 
 
 def prepare(job: Job) -> Setup:
@@ -26,5 +26,6 @@ METHOD = Method(
     equation="q · R(θ((j + n·slot) − (i + m·slot))) k",
     law="11 (Group Think)",
     prepare=prepare,
+    check=lambda options: check_values("group_think", **options),
     options={"slot": None, "visibility": None, "lag": None},
 )

@@ -4,7 +4,7 @@ The layout that the paper calls contiguous. The released evaluation has another:
 """
 
 from tinylane.methods.method import Job, Method, Setup
-from tinylane.methods.modes import mode
+from tinylane.methods.modes import check_values, mode
 
 
 def prepare(job: Job) -> Setup:
@@ -25,5 +25,6 @@ METHOD = Method(
     equation="R(θ(place(q) − begin(block))) q · R(θ·index(k)) k",
     law="the plain model on every lane's view (tests of Hogwild)",
     prepare=prepare,
+    check=lambda options: check_values("hogwild", **options),
     options={"visibility": None, "lag": None},
 )

@@ -33,13 +33,11 @@ def prepare(job: Job) -> Setup:
 
 
 def check(options: dict[str, Any]) -> None:
-    """Raise TinylaneError for a pattern that is none, and for no names."""
+    """Raise TinylaneError for a pattern that is none."""
     try:
         re.compile(options["until"])
     except (re.error, OverflowError, RecursionError) as error:
         raise TinylaneError(f"until is no regular expression: {error}") from None
-    if not options["names"]:
-        raise TinylaneError("names is empty; expected a name or more")
 
 
 METHOD = Method(
@@ -73,4 +71,5 @@ METHOD = Method(
     },
     answer="last",
     check=check,
+    filled=("names", "first"),
 )

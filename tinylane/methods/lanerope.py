@@ -4,7 +4,7 @@ Omega is the model's own where it was trained with one, else as `omega` says. Se
 """
 
 from tinylane.methods.method import Job, Method, Setup
-from tinylane.methods.modes import mode
+from tinylane.methods.modes import check_values, mode
 
 OPTIONS = {
     "omega": None, "slot": None, "scale": None, "prompt_lane": None, "visibility": None, "lag": None
@@ -31,5 +31,6 @@ METHOD = Method(
     law="1 to 13",
     uncertain="The constants of the NTK-aware start are our reading of the paper.",
     prepare=prepare,
+    check=lambda options: check_values("joint", **options),
     options=OPTIONS,
 )

@@ -115,9 +115,10 @@ def changed(sampler: Sampler, **fields: Any) -> Any:
 class Method:
     """A published way to let generations work together. The texts are for readers.
 
-    options: names and defaults of what `prepare` takes beside the model and numbers. check: raises
-    TinylaneError for options that no model could make right. answer: whose text answers: the
-    majority of the lanes, the likeliest lane, the one that joined last, or all lanes as one text.
+    options: names and defaults of what `prepare` takes beside the model and numbers. filled: those
+    that may not be empty. check: raises TinylaneError for what else no model could make right.
+    answer: whose text answers: the majority of the lanes, the likeliest lane, the one that joined
+    last, or all lanes as one text.
     needs: the kind of `tinylane.checkpoints.extras` without which the method does nothing that
     another does not.
     """
@@ -138,6 +139,7 @@ class Method:
     uncertain: str = ""
     answer: Literal["vote", "best", "last", "text"] = "vote"
     needs: str = ""
+    filled: tuple[str, ...] = ()
     check: Callable[[dict[str, Any]], None] = lambda options: None
 
 

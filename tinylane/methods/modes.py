@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from tinylane.checkpoints.extras import kinds_of
 from tinylane.core.errors import TinylaneError, of_kind, show
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import LaneMask, LaneRoPE, Rotation
@@ -74,9 +75,8 @@ def mode(
     """
     of_kind("mode", name, str, "a name")
     of_kind("model", model, Model, "a model: tinylane.load gives one")
-    of_kind("visibility", visibility, (str, LaneMask, NoneType), "a name or a LaneMask")
-    of_kind("prompt_lane", prompt_lane, (str, int, NoneType), "own or 0")
-    check_mode(name, omega=omega, scale=scale, prompt_lane=prompt_lane, visibility=visibility)
+    given = {"omega": omega, "slot": slot, "scale": scale, "prompt_lane": prompt_lane}
+    check_values(name, **given, visibility=visibility, lag=lag)
     if name == "independent":
         return LaneRoPE.none(model.theta), LaneMask.independent(lanes)
     mask = visibility
@@ -85,6 +85,8 @@ def mode(
         mask = LaneMask.named("joint" if mask is None else mask, lanes, late)
     if lanes > 1 and mask.alone:
         raise TinylaneError(f"mode {name}, but no lane reads another; give mode independent")
+    if mask.side is not None and not {"bridge", "lace"} & {*kinds_of(model.params)}:
+        raise TinylaneError("visibility bridge, but this model has no bridge and no lace")
     if name == "hogwild":
         return Hogwild(), mask
     if name == "group_think":
@@ -111,6 +113,20 @@ def check_mode(name: str, **given: Any) -> None:
             raise TinylaneError(f"mode {name} takes no {what}{but}; {shown} was given")
     if name != "independent" and given.get("visibility") == "independent":
         raise TinylaneError(f"mode {name}, but visibility independent; give mode independent")
+
+
+def check_values(name: str, **given: Any) -> None:
+    """As `check_mode`, and for values that no model could take. given: what `mode` takes beside
+    the model and the number of lanes."""
+    names = ("omega", "slot", "scale", "prompt_lane", "visibility", "lag")
+    omega, slot, scale, where, reads, lag = (given.get(key) for key in names)
+    of_kind("visibility", reads, (str, LaneMask, NoneType), "a name or a LaneMask")
+    of_kind("prompt_lane", where, (str, int, NoneType), "own or 0")
+    check_mode(name, omega=omega, scale=scale, prompt_lane=where, visibility=reads)
+    LaneMask.named(reads if isinstance(reads, str) else "joint", 1, 0 if lag is None else lag)
+    LaneRoPE.ntk(1.0, 1 if slot is None else slot, 1 if scale is None else scale)
+    if isinstance(omega, str) and omega not in STARTS:
+        raise TinylaneError(f"omega is {show(omega, 40)}; expected {', '.join(STARTS)} or numbers")
 
 
 def lane_rope(

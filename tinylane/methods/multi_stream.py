@@ -6,9 +6,9 @@ apart. A given stream (a user's text) writes one given token a step, then silenc
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tinylane.core.errors import TinylaneError
+from tinylane.core.errors import TinylaneError, of_kind, show
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.prompt import encode_lane_prompt
 from tinylane.methods.method import Job, Method, Setup
@@ -37,12 +37,20 @@ class Streams:
 def prepare(job: Job) -> Setup:
     given = {}
     for lane, text in job.options["given"].items():
-        if not str(lane).isdecimal() or int(lane) >= job.lanes:
+        if int(lane) >= job.lanes:
             raise TinylaneError(f"given has stream {lane}; there are 0 .. {job.lanes - 1}")
         given[int(lane)] = encode_lane_prompt(job.model, text)
     rotation, mask = LaneRoPE.none(job.model.theta), LaneMask.joint(job.lanes, lag=1)
     schedule = Streams(job, given)
     return Setup(job.lanes, {"lane_rope": rotation, "lane_mask": mask, "schedule": schedule})
+
+
+def check(options: dict[str, Any]) -> None:
+    """Raise TinylaneError for a stream that has no number, or no text."""
+    for lane, text in options["given"].items():
+        of_kind(f"given {lane}", text, (str, list, tuple), "a text or token ids")
+        if not (str(lane).isascii() and str(lane).isdecimal()):
+            raise TinylaneError(f"given has stream {show(lane, 40)}; expected numbers from 0 on")
 
 
 METHOD = Method(
@@ -58,6 +66,7 @@ METHOD = Method(
     equation="x = E[token] + E_in[stream];  q · R(θ(j−i)) k,  j < i or the same row",
     law="21 (Multi-Stream is lag 1)",
     prepare=prepare,
+    check=check,
     options={"given": {}, "silence": " -", "quiet_steps": 0},
     answer="text",
     needs="lane_embed",

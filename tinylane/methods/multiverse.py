@@ -4,7 +4,7 @@
 closed the text goes on behind the longest, reading the rows of all (`tinylane.methods.blocks`).
 """
 
-from tinylane.methods.blocks import OPTIONS
+from tinylane.methods.blocks import OPTIONS, check
 from tinylane.methods.blocks import prepare as blocks
 from tinylane.methods.method import Job, Method, Setup
 
@@ -26,6 +26,8 @@ METHOD = Method(
     equation="a_ij = softmax(R(θi) q · R(θj) k + M_ij), M_ij = −∞ between paths of a block",
     law="16 (one flat pass), 17 (one path is no path), 15 (permuted paths)",
     prepare=prepare,
+    check=check,
+    filled=("path",),
     options={
         "open": "</Goal>", "path": "<Path> {lane}", "close": "</Path>", "join": "<Conclusion>",
         **OPTIONS,

@@ -4,7 +4,7 @@ Unseen: isolated paths from one position, `</Parallel>` at 1 + the longest. Seen
 the text of all paths, one after the other (`reread`).
 """
 
-from tinylane.methods.blocks import OPTIONS, prepare
+from tinylane.methods.blocks import OPTIONS, check, prepare
 from tinylane.methods.method import Method
 
 METHOD = Method(
@@ -22,6 +22,8 @@ METHOD = Method(
     uncertain="Its released rollout sends the paths one after the other to a plain engine, while "
     "its training masks them: law 24 does not hold for that pair (read in the code, not run).",
     prepare=prepare,
+    check=check,
+    filled=("path",),
     options={
         "open": "<Parallel>", "path": "<Path>", "close": "</Path>",
         "join": "</Parallel>\n<Summary>", **OPTIONS,

@@ -47,6 +47,7 @@ METHOD = Method(
     law="15 (permuted paths), 16 (one flat pass), 17 (one path is no path)",
     uncertain="The paper also describes places laid end to end; it rejects them.",
     prepare=prepare,
+    filled=("summary",),
     options={
         "open": "<think {lane}>", "close": "</think {lane}>", "summary": "<summary>",
         "end": "</summary>", "first_finish": True,

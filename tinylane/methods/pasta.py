@@ -66,6 +66,7 @@ METHOD = Method(
     law="4 (causality), 5 (isolation) with times",
     uncertain="Here a branch is cut at the promised length; the digest that we have does not say.",
     prepare=prepare,
+    filled=("branch", "next", "join"),
     options={
         "promise": "<promise/>", "branch": "<async>{lane}. ", "close": "</async>", "next": "\n",
         "sync": "<sync/>", "join": "\n", "promised": 32, "stretch": 16,

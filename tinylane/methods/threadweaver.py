@@ -4,7 +4,7 @@ Each thread sees the text before it alone. When all have ended their texts are p
 other and encoded again: from then on thread 2 has seen thread 1.
 """
 
-from tinylane.methods.blocks import OPTIONS
+from tinylane.methods.blocks import OPTIONS, check
 from tinylane.methods.blocks import prepare as blocks
 from tinylane.methods.method import Job, Method, Setup
 
@@ -26,6 +26,8 @@ METHOD = Method(
     equation="the plain model on prompt + text + threads",
     law="18 (reread and reuse)",
     prepare=prepare,
+    check=check,
+    filled=("path",),
     options={
         "open": "</Outlines>", "path": "<Thread>{lane}", "close": "</Thread>",
         "join": "</Parallel>", **OPTIONS, "reread": True,

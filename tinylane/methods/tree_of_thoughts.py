@@ -54,6 +54,7 @@ METHOD = Method(
     equation="keep the `keep` nodes of a level with the largest score",
     law="5 (isolation), 16 (one flat pass)",
     prepare=prepare,
+    filled=("open",),
     options={"open": "\nThought {lane}:", "close": "\n", "depth": 3, "keep": 1, "score": None},
     answer="best",
 )

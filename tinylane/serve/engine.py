@@ -137,7 +137,7 @@ class Engine:
             with self._changed:
                 self._drop()
                 self._admit()
-                ready = [task for task in self.running if task.ready()]
+                ready = self._ready()
                 if self._closing:
                     break
                 if not ready and not self._calls:
@@ -155,6 +155,17 @@ class Engine:
                 self._guard(task, lambda task=task: task.end("closing"))  # type: ignore[misc]
         self.running.clear()
         self.waiting.clear()
+
+    def _ready(self) -> list[Task]:
+        """The running tasks that want a turn. If their lanes are more than there is room for (a
+        task may begin some while it runs) the last of them wait."""
+        ready, lanes = list[Task](), 0
+        for task in self.running:
+            if task.ready():
+                lanes += task.lanes
+                if not ready or lanes <= self.limits.lanes:
+                    ready.append(task)
+        return ready
 
     def _turn(self, task: Task) -> None:
         if self._guard(task, task.turn) is not True:

@@ -43,10 +43,11 @@ class Inbox:
             with suppress(RuntimeError):  # the loop has ended
                 self.loop.call_soon_threadsafe(self.queue.put_nowait, (p, what))
 
-        job = Job(model, work, self.service.prefixes, tell, lambda: self.put - self.taken)
+        behind = lambda: self.put - self.taken
+        job = Job(model, work, self.service.prefixes, tell, behind, engine.check)
         tokens = work.settings["max_tokens"]
         needs = forecast(model.config, model.dtype, work.lanes, len(work.prompt), tokens, 0)
-        job.nbytes = needs.total
+        job.nbytes, job.row = needs.total, needs.kv_per_token
         job.deadline = time.monotonic() + engine.limits.seconds
         engine.submit(job)
         self.jobs.append(job)

@@ -60,7 +60,8 @@ class Work:
 class Job(Task):
     """One prompt and its lanes. `tell` gets `Begun`, every `Step`, and `Ended` or the error.
 
-    behind: how many of these the reader has not taken yet.
+    behind: how many of these the reader has not taken yet. check: raises TinylaneError for so many
+    lanes and bytes; a method may begin lanes that nobody asked for.
     """
 
     def __init__(
@@ -70,10 +71,12 @@ class Job(Task):
         prefixes: Prefixes,
         tell: Callable[[Any], None],
         behind: Callable[[], int] = lambda: 0,
+        check: Callable[[int, int], None] = lambda lanes, nbytes: None,
     ) -> None:
         self.model, self.work, self.prefixes = model, work, prefixes
-        self.tell, self.behind = tell, behind
+        self.tell, self.behind, self.check = tell, behind, check
         self.lanes = work.lanes
+        self.row = 0  # bytes of keys and values of a row
         self.decoding: Decoding | None = None
         self._cache: Any = None
         self._steps: Iterator[Step] = iter(())
@@ -142,9 +145,24 @@ class Job(Task):
             from tinylane.methods import start as start_method
 
             self.decoding = start_method(self.model, prompt, work.setup, **settings)
+            self._bound(self.decoding)
         self._steps = iter(self.decoding)
         self.tell(Begun(self._cached, self._scores))
         return True
+
+    def _bound(self, decoding: Decoding) -> None:
+        """Before every step, count the lanes that the method's schedule has begun."""
+        schedule = decoding.schedule
+
+        def counted(d: Decoding) -> None:
+            if schedule is not None:
+                schedule(d)
+            writing = sum(lane.finish_reason is None for lane in d.lanes)
+            self.lanes = max(self.work.lanes, writing)
+            self.nbytes = max(self.nbytes, len(d.cache) * self.row)
+            self.check(self.lanes, self.nbytes)
+
+        decoding.schedule = counted
 
     def _feed(self, start: int, stop: int) -> None:
         """Rows `start` .. `stop - 1` of the prompt, and their scores if they are asked for."""
