@@ -29,7 +29,7 @@ from tutorials.study.figures import live as live_figure
 from tutorials.study.games import APART, LIVE, TABLES, CellRecipe, CellTrainer, FrontierRecipe
 from tutorials.study.games_score import counted, scored, written
 from tutorials.study.steps import steps
-from tutorials.study.tables import tables
+from tutorials.study.tables import by_answer, tables
 
 SIZES: dict[str, Any] = {
     "width": 16, "layers": 2, "heads": 2, "kv_heads": 1, "head_dim": 8, "mlp_width": 32,
@@ -204,6 +204,9 @@ def test_a_table_is_trained_in_parts_and_published(table: str, tmp_path: Path) -
     assert f"{first['says']}, 2 lanes: {right:.0%}" in said
     if table == "frontier":
         assert f"{first['says']}, 2 lanes: {right:.0%}" in alt(live_figure(a))
+        each = first["seeds"][0]["scores"]["2"]["by_answer"]
+        shown = " | ".join(f"{k} of {n}" for k, n in each.values())
+        assert f"| {first['says']} | 2 | {shown} |" in by_answer(a)
     shown = tables(whole).splitlines()
     assert TABLES[table][0][0].says in shown[2] and "steps" in shown[2]
     assert any("best split" in line for line in shown) == (table == "frontier")

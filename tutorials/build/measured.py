@@ -9,7 +9,7 @@ from typing import Any
 from tinylane.files.io import read_json
 from tutorials.study.figures import LIMIT, trials
 from tutorials.study.real import likelihood, of_task, wrong
-from tutorials.study.tables import example, games
+from tutorials.study.tables import by_answer, example, games
 from tutorials.study.untuned import texts
 
 FOLDER = Path(__file__).parents[1] / "study"
@@ -30,6 +30,11 @@ def real(task: str) -> str:
 def cells(name: str) -> str:
     """A table of cells trained from scratch."""
     return games(measured(name))
+
+
+def distances(name: str) -> str:
+    """A table of cells of frontier, by the distance of the goal."""
+    return by_answer(measured(name))
 
 
 def further(group: str) -> str:

@@ -22,6 +22,7 @@ def tables(folder: Path) -> str:
     """All tables in a folder, as Markdown. Raises TinylaneError if there is none."""
     makers = {"scratch": scratch, "scratch-4000": scratch, "finetune": finetune, "starts": starts}
     makers |= {"apart": games, "apart-search": games, "frontier": games}
+    makers["frontier"] = lambda table: f"{games(table)}\n\n{by_answer(table)}"
     makers |= {"schedules": games, "beyond": beyond, "real": real}
     paths = {name: folder / f"{name}.json" for name in makers}
     parts = [
@@ -104,6 +105,24 @@ def games(table: dict[str, Any]) -> str:
 def beyond(table: dict[str, Any]) -> str:
     """Table 8: for each model a table, a row a trial, a column a number of lanes."""
     return "\n\n".join(games(group) for group in trials(table).values())
+
+
+def by_answer(table: dict[str, Any]) -> str:
+    """Table 5 by the goal's distance: right of how many, over the seeds of a cell."""
+    rows, every = [], set()
+    for cell in table["cells"].values():
+        for n in map(str, table["lanes"]):
+            parts = [p["scores"][n]["by_answer"] for p in cell["seeds"] if n in p["scores"]]
+            found = {
+                a: [sum(k) for k in zip(*(p.get(a, (0, 0)) for p in parts), strict=True)]
+                for a in set().union(*parts)
+            }
+            every |= set(found)
+            rows += [(cell["says"], n, found)] if parts else []
+    order = sorted(every)  # digits, then `no-way`
+    told = lambda k: f"{k[0]} of {k[1]}" if k else ""
+    head = ["distance of the goal", "lanes", *(a.replace("-", " ") for a in order)]
+    return _lines(head, [[says, n, *(told(f.get(a)) for a in order)] for says, n, f in rows])
 
 
 def example(table: dict[str, Any]) -> str:
