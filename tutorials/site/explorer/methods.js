@@ -31,7 +31,9 @@ export function drawMethod({ parts, method, state }) {
   parts.chosen.hidden = false;
   parts.plays.textContent = said(method, state);
   const trained = name === TRAINED ? "" : " The model inside was not trained for it.";
-  const needs = method.needs ? ` Without ${method.needs}, which it lacks, it does no more.` : "";
+  const needs = method.needs
+    ? ` It lacks ${method.needs}: what is left of the method is where keys stand and who is read.`
+    : "";
   parts.what.textContent = method.what + trained + needs;
   const terms = Object.entries(CHOICES).flatMap(([key, term]) => [
     html("dt", {}, term),
@@ -54,7 +56,9 @@ function said({ live, run, beyond }, state) {
   }
   const why = `This page cannot play it: it has ${beyond.join(", and ")}.`;
   if (!run) return why;
-  return `${why} Below: how the package played the first view’s game with it, with positions.`;
+  const unknown = run.lanes.flat().some(([, , word]) => word === "<unk>");
+  const known = unknown ? " <unk> stands for a tag that the model has no word for." : "";
+  return `${why} Below: how the package played the first view’s game with it, with positions.${known}`;
 }
 
 function drawReads(table, see) {
