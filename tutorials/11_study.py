@@ -148,9 +148,25 @@ assert max(four["sft-omega_biases"]) < 0.5 < min(four["sft-full"])
 assert four["sft-full"][0] > four["kto-full"][0]
 
 # %% [markdown]
+# ## Where reading is needed
+#
+# In this game everybody knows before the first word who does what. The study has a second one:
+# lanes explore a graph, each step each lane a node that no lane has explored yet. Lanes that do not
+# read were trained on the very same texts. They foresee what the others must be writing, as long as
+# that takes few steps: three edges, not four. [What lanes are good for](../lanes.md) has the rest.
+
+# %%
+frontier = json.loads((folder / "frontier.json").read_text())["cells"]
+for name in ("joint", "independent"):
+    found = frontier[name]["seeds"][0]["scores"]["4"]["by_answer"]
+    near, far = (np.sum([found[k] for k in keys], axis=0) for keys in ("23", "456"))
+    print(f"{name:12} goal at 2 or 3: {near[0]} of {near[1]}; further: {far[0]} of {far[1]}")
+    assert near[0] > 0.95 * near[1] and (far[0] > 0.6 * far[1]) == (name == "joint")
+
+# %% [markdown]
 # ## What this does not show
 #
-# There is one task, which was made to be shared, one size of model, and few seeds. Lanes that read
+# Both tasks were made to be shared, the models are small, and the seeds few. Lanes that read
 # no other lane could be taught a better plan than one they cannot follow: `fold` in the study's
 # tables lets every lane do all the swaps, several per word, in as many words.
 #
