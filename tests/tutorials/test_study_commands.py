@@ -170,7 +170,7 @@ def test_pictures_are_drawn_from_the_published_data(tmp_path: Path) -> None:
         (tmp_path / path.name).write_bytes(path.read_bytes())
     assert main(["plot", str(tmp_path)]) == 0
     drawn = {path.name: path.read_text() for path in tmp_path.glob("*.svg")}
-    assert set(drawn) == {path.name for path in DATA.glob("*.svg")} and len(drawn) == 7
+    assert set(drawn) == {path.name for path in DATA.glob("*.svg")} >= {"untuned.svg"}
     assert all(text.rstrip().endswith("</svg>") for text in drawn.values())
 
 
