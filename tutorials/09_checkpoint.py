@@ -172,6 +172,9 @@ plot.show(figure, "09-harm", caption=see)
 assert all(value > 0 for values in curves.values() for value in values)
 
 # %% [markdown]
+# Those were sixteen tokens of four lanes. Page 11 has what untrained lanes write when they answer
+# questions of GSM8K, with 200 tokens each.
+#
 # ## Lanes that were trained
 #
 # `weights/smollm2-lanes` is an adapter for this model: small updates and an Omega, trained on

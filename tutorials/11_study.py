@@ -164,9 +164,31 @@ for name in ("joint", "independent"):
     assert near[0] > 0.95 * near[1] and (far[0] > 0.6 * far[1]) == (name == "joint")
 
 # %% [markdown]
+# ## And a real language model?
+#
+# Untrained, its lanes should not read each other. SmolLM2-135M-Instruct answered questions of
+# GSM8K with four lanes. How likely does the same model find each lane's text by itself, and how
+# much of it (in sequences of four tokens) stands in another lane, too?
+
+# %%
+evals = json.loads((folder / "real.json").read_text())["evals"]
+(run,) = [one["untuned"] for one in evals.values() if "untuned" in one]
+for mode, one in run["modes"].items():
+    likely, shared = (one["writing"][k]["value"] for k in ("log-probability", "in another lane"))
+    print(f"{mode:12} {likely:.2f} nats a token; in another lane: {shared:.0%}")
+    if mode in ("joint:ntk", "group_think"):
+        assert one["difference"]["log-probability"]["interval_95"][1] < 0
+print(f"{run['problems']} problems")
+
+# %% [markdown]
+# Lanes that read each other write less likely text, or (Hogwild!) copy each other. Whether that
+# changes how many answers are right cannot be seen: this model has hardly any right. Trained lanes
+# of the same model add numbers together; on [What lanes are good for](../lanes.md) is what they
+# learned and what they did not.
+#
 # ## What this does not show
 #
-# Both tasks were made to be shared, the models are small, and the seeds few. Lanes that read
+# Both games were made to be shared, the models are small, and the seeds few. Lanes that read
 # no other lane could be taught a better plan than one they cannot follow: `fold` in the study's
 # tables lets every lane do all the swaps, several per word, in as many words.
 #
