@@ -93,6 +93,14 @@ def test_commands_change_the_lanes_and_begin_anew(say: Any) -> None:
     assert "/method NAME" in out
 
 
+def test_what_is_saved_begins_with_the_system_prompt(say: Any, tmp_path: Path) -> None:
+    file = tmp_path / "chat.json"
+    say(["cups ABC", f"/save {file}"], "--system-prompt", "swap 1-2")
+    said = json.loads(file.read_text())["messages"]
+    assert [m["role"] for m in said] == ["system", "user", "assistant"]
+    assert said[0]["content"] == "swap 1-2"
+
+
 @pytest.mark.parametrize("name", ["parathinker", "best_of_n", "plain_lanes", "logit-averaging"])
 def test_a_method_gives_one_answer_and_the_chat_goes_on_with_it(
     say: Any, talker: Path, tmp_path: Path, name: str

@@ -334,10 +334,15 @@ def test_web_pages_of_others_may_not_ask() -> None:
         assert server.ask("POST", "/v1/completions", ASK, **mine)[0] == 200
 
 
-def test_a_folder_that_changes_while_it_serves_changes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["numpy", "mlx"])
+def test_a_folder_that_changes_while_it_serves_changes_nothing(
+    tmp_path: Path, backend: str
+) -> None:
+    if backend == "mlx":
+        pytest.importorskip("mlx.core")
     folder = write_checkpoint(tmp_path / "game", adapter=False)
     ask = {"prompt": "cups ABC", "max_tokens": 5, "temperature": 0}
-    with serving("--model", folder) as server:
+    with serving("--model", folder, "--backend", backend) as server:
         before = server.text(ask)["choices"]
         (folder / "config.json").write_text("{")
         with (folder / "model.safetensors").open("r+b") as file:

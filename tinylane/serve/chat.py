@@ -187,10 +187,12 @@ class Chat:
         if not name:
             raise TinylaneError("/save needs the name of a file")
         path = shared_flags.check_target("/save", name)
-        document = {"messages": self.messages}
+        system, said = self.args.system_prompt, self.messages
+        said = said if system is None else [{"role": "system", "content": system}, *said]
         with replacing(path) as file:
-            file.write(json.dumps(document, ensure_ascii=True, indent=2).encode() + b"\n")
-        print(f"{printable(str(path))}: {len(self.messages)} messages", flush=True)
+            document = json.dumps({"messages": said}, ensure_ascii=True, indent=2)
+            file.write(document.encode() + b"\n")
+        print(f"{printable(str(path))}: {len(said)} messages", flush=True)
 
     def turn(self, text: str, read: Callable[[str], str]) -> None:
         """One question and its answer, by all lanes; the conversation goes on with one."""
