@@ -17,6 +17,11 @@ from tinylane.core.model import Model
 from tinylane.core.random_weights import random_params
 from tinylane.core.sampling import Sampler
 from tinylane.methods import decode
+from tinylane.testing.reference import (
+    reference,
+    same_step_by_definition,
+    visible_by_definition,
+)
 from tinylane.testing.samples import random_extras
 from tinylane.testing.tolerances import tolerance
 
@@ -61,6 +66,7 @@ def run(method: str, model: Model, lanes: int = 3, **more: Any) -> Decoding:
         if d.schedule is not None:
             d.schedule(d)
         if not d.live:
+            by_definition(d)
             return d
         check(d)
         d.step()
@@ -80,6 +86,25 @@ def check(d: Decoding) -> None:
     for lane in d.live:
         error = np.abs(d.peek(lane.index) - fresh[last_row(d, rows, lane.index)]).max()
         assert error <= allowed, f"lane {lane.index} at step {d.steps}: off by {error:.2g}"
+
+
+def by_definition(d: Decoding) -> None:
+    """Who sees whom, where the tokens stand, and the logits of all rows in one pass: by the
+    definition in `tinylane.testing.reference`, which shares nothing with the decoder."""
+    i, m, tokens = d.cache.positions, d.cache.lanes, d.cache.tokens
+    rope: Any = d.cache.lane_rope
+    seen = visible_by_definition(i, m, d.mask)
+    assert np.array_equal(d.mask.visible(i, m, i, m), seen)
+    for lane in d.lanes:
+        stood = sorted(i[m == lane.index].tolist())
+        first = lane.start - len(lane.prompt)
+        assert stood == [*range(first, lane.start), *lane.positions][: len(stood)], lane.index
+    side: Any = {"same": same_step_by_definition(i, m, d.mask)}
+    side["across"] = visible_by_definition(i, m, d.mask, across=True)
+    expected = reference(d.model.config, d.model.params, tokens, i, m, rope, seen, **side)
+    got = np.asarray(d.model(tokens, i, m, lane_rope=rope, lane_mask=d.mask), dtype=np.float64)
+    allowed = tolerance(d.model.dtype, float(np.abs(expected).max()), 1000.0)
+    assert np.abs(got - expected).max() <= allowed
 
 
 def last_row(d: Decoding, rows: list[tuple[int, int, int]], lane: int) -> int:
