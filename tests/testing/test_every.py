@@ -116,12 +116,55 @@ def test_a_model_of_tinylane_is_asked_everything() -> None:
         (lambda tokens: np.zeros(5), "the shape (5,); expected (1, V)"),
         (lambda tokens: np.zeros((1, 1, 5)), "the shape (1, 1, 5); expected (1, V)"),
         (lambda tokens: np.zeros((1, 5), dtype=np.int32), "f's logits are 'int32'; give dtype"),
+        (lambda tokens: None, "f: logits are None; expected an array (T, V)"),
+        (lambda tokens: "logits", "f: logits are 'logits'; expected an array (T, V)"),
+        (lambda tokens: [[1.0], [2.0, 3.0]], "f: logits are [[1.0], [2.0, 3.0]]; expected an"),
+        (lambda tokens: {"logits": 1}, "f: logits are {'logits': 1}; expected an array"),
+        (lambda tokens: (yield), "f: logits are <generator object"),
+        (lambda tokens: 1 / 0, "f failed (ZeroDivisionError: division by zero); expected logits"),
+        (lambda tokens: {}[3], "f failed (KeyError: 3); expected logits (1, V)"),
+        (lambda tokens, *, heads: 0, "f failed (TypeError: "),
+        (lambda tokens: np.zeros((len(tokens), 1)), "f's logits are 1 wide; expected a vocabulary"),
+        (lambda tokens: np.zeros((len(tokens), 0)), "f's logits are 0 wide; expected a vocabulary"),
+        (lambda tokens: np.zeros((1, 5)), "tokens have the shape (1, 5); expected ("),
+        (lambda tokens: np.zeros((len(tokens), 4 + len(tokens))), ", 5)"),
     ],
 )
 def test_what_is_no_decoder_is_told_in_one_line(f: Any, words: str) -> None:
     with pytest.raises(TinylaneError) as caught:
         assert_all(f)
     assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"plain": 5}, "plain is 5; expected a function"),
+        ({"start": "x"}, "start is 'x'; expected a function"),
+        ({"exact": []}, "exact is []; expected a function"),
+        ({"dtype": ["float32"]}, "dtype is ['float32']; expected one of float"),
+        ({"dtype": "int8"}, "f's logits are 'int8'; give dtype, one of"),
+        ({"theta": "fast"}, "theta is 'fast'; expected numbers"),
+        ({"cases": 0}, "cases is 0; expected a whole number at least 1"),
+        ({"seed": "x"}, "seed is 'x'; expected a whole number at least 0"),
+        ({"start": lambda **x: 5}, "what start gave is 5; expected a function that feeds rows"),
+        ({"start": lambda **x: lambda *rows: None}, "start: logits are None; expected an array"),
+        ({"start": lambda: 1 / 0}, "start failed (TypeError: "),
+        ({"plain": lambda *rows, **x: np.zeros(3)}, "the shape (3,); expected ("),
+        ({"plain": lambda *rows, **x: rows[7]}, "plain failed (IndexError: tuple index out of ra"),
+        ({"exact": lambda *rows, **x: "no"}, "exact: logits are 'no'; expected an array (T, V)"),
+    ],
+)
+def test_what_is_given_beside_a_decoder_is_told_in_one_line_too(settings: Any, words: str) -> None:
+    with pytest.raises(TinylaneError) as caught:
+        assert_all(of_lanes, **{"cases": 8, **settings})
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_error_of_f_is_kept_as_the_cause() -> None:
+    with pytest.raises(TinylaneError, match="f failed") as caught:
+        assert_all(lambda tokens: 1 / 0)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
 def test_rows_of_one_lane_are_one_text() -> None:

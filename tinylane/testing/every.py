@@ -10,11 +10,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from types import NoneType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinylane.core.errors import TinylaneError, show, whole
+from tinylane.core.errors import TinylaneError, of_kind, reals, show, whole
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.model import Model
 from tinylane.testing.checks import EXTRA, LAWS
@@ -75,7 +76,7 @@ def assert_all(
     have. The vocabulary is the width of its logits.
     Raises LawViolation for the first law that does not hold, TinylaneError for another f.
     """
-    whole("cases", cases, 1)
+    cases, seed = whole("cases", cases, 1), whole("seed", seed, 0)
     if isinstance(f, Model):
         subject: Any = f
         vocab, layers, lanes = f.config.vocab, f.config.layers, None
@@ -137,14 +138,53 @@ def _takes(f: Any, theta: Any) -> Takes:
     return Takes(rows, ("lane_mask", "lane_rope") if rope else ("lane_mask",))
 
 
-def _adapted(f: Any, takes: Takes, keywords: bool = True) -> Logits:
-    """f as a function of all rows and all keywords; it gets what it takes."""
+def _adapted(name: str, f: Any, takes: Takes, keywords: bool = True) -> Logits:
+    """f as a function of all rows and all keywords; it gets what it takes. name: in messages."""
+    f = _sound(name, f)
 
     def run(tokens: Any, positions: Any, lanes: Any, **settings: Any) -> Any:
         rows = (tokens, positions, lanes)[: takes.rows]
         return f(*rows, **{k: settings[k] for k in takes.keywords if keywords and k in settings})
 
     return run
+
+
+def _sound(name: str, f: Callable[..., Any]) -> Logits:
+    """f, whose answers are looked at: raises TinylaneError where it fails, and for what it gives
+    that is no logits."""
+    width: int | None = None  # of the first call
+
+    def run(tokens: Any, *places: Any, **settings: Any) -> Any:
+        nonlocal width
+        given = _called(name, f, tokens, *places, **settings)
+        try:
+            shape = numbers(given).shape
+        except TinylaneError as error:
+            raise TinylaneError(f"{name}: {error}") from error
+        if not shape:
+            raise TinylaneError(f"{name}: logits are {show(given)}; expected an array (T, V)")
+        width = shape[-1] if width is None else width
+        if shape != (len(tokens), width):
+            one = "one token has" if len(tokens) == 1 else f"{len(tokens)} tokens have"
+            V = width if len(shape) == 2 else "V"
+            raise TinylaneError(
+                f"{name}: the logits of {one} the shape {shape}; expected ({len(tokens)}, {V})"
+            )
+        return given
+
+    return run
+
+
+def _called(name: str, f: Callable[..., Any], *args: Any, **settings: Any) -> Any:
+    """What f gives. Raises TinylaneError, with f's own error as its cause, where it fails."""
+    try:
+        return f(*args, **settings)
+    except TinylaneError:
+        raise
+    except Exception as error:
+        rows = len(args[0]) if args else "T"
+        told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise TinylaneError(f"{name} failed ({told}); expected logits ({rows}, V)") from error
 
 
 def _foreign(
@@ -158,12 +198,14 @@ def _foreign(
     context: int,
 ) -> tuple[Foreign, int]:
     """f as a subject of the checks, and its vocabulary: the width of the logits of one row."""
-    planes = np.asarray([1.0] if theta is None else theta, dtype=np.float64)
-    one, run = np.zeros(1, dtype=np.int64), _adapted(f, takes)
+    for what, given in (("plain", plain), ("start", start), ("exact", exact)):
+        of_kind(what, given, (Callable, NoneType), "a function")
+    of_kind("dtype", dtype, (str, NoneType), f"one of {', '.join(TOLERANCES)}")
+    planes = reals("theta", [1.0] if theta is None else theta)
+    one, run = np.zeros(1, dtype=np.int64), _adapted("f", f, takes)
     first = run(one, one, one, lane_mask=LaneMask.joint(1), lane_rope=LaneRoPE.none(planes))
-    shape = numbers(first).shape
-    if len(shape) != 2 or shape[0] != 1:
-        raise TinylaneError(f"logits of one token have the shape {shape}; expected (1, V)")
+    if (width := numbers(first).shape[1]) < 2:
+        raise TinylaneError(f"f's logits are {width} wide; expected a vocabulary of 2 or more")
     name = dtype or str(getattr(first, "dtype", "float64")).split(".")[-1]
     if name not in TOLERANCES:
         names = ", ".join(TOLERANCES)
@@ -171,13 +213,16 @@ def _foreign(
 
     def feed(**settings: Any) -> Logits:
         assert start is not None
-        return _adapted(start(**{k: settings[k] for k in takes.keywords}), takes, keywords=False)
+        fed = _called("start", start, **{k: settings[k] for k in takes.keywords})
+        of_kind("what start gave", fed, Callable, "a function that feeds rows")
+        return _adapted("start", fed, takes, keywords=False)
 
-    twin = None if exact is None else _adapted(exact, takes)
+    twin = None if exact is None else _adapted("exact", exact, takes)
+    plain = None if plain is None else _sound("plain", plain)
     found = Foreign(
         run, name, planes, plain, feed if start else None, twin, whole("context", context, 16)
     )
-    return found, shape[1]
+    return found, width
 
 
 def _possible(sample: Sample, subject: Any) -> Sample:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from tinylane.checkpoints.plan import exact_products
-from tinylane.core.errors import TinylaneError
+from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.testing.reference import visible_by_definition
 from tinylane.testing.samples import Sample
@@ -78,13 +78,17 @@ def numbers(logits: Any) -> np.ndarray:
     """Logits of any library as NumPy float64.
 
     Takes what `numpy.asarray` takes, PyTorch tensors with a gradient, on a GPU or in bfloat16, and
-    bfloat16 arrays of MLX and JAX.
+    bfloat16 arrays of MLX and JAX. Raises TinylaneError for what is no numbers.
     """
+    given = logits
     if hasattr(logits, "detach"):  # PyTorch
         logits = logits.detach().cpu().double()
     elif "bfloat16" in str(getattr(logits, "dtype", "")) and hasattr(logits, "astype"):
         logits = logits.astype(logits.__array_namespace__().float32)  # MLX, JAX
-    return np.asarray(logits, dtype=np.float64)
+    try:
+        return np.asarray(logits, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise TinylaneError(f"logits are {show(given)}; expected an array (T, V)") from error
 
 
 def assert_equal(
