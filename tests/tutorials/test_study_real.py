@@ -51,6 +51,8 @@ def test_runs_are_gathered_and_shown(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert cell["one"]["interval_95"] == [expected.low, expected.high]
     shown = of_task(found, "shell-game").splitlines()
     assert len(shown) == 4 and "100.0%" in shown[2] and "independent" in shown[3]
+    found["evals"]["game"]["task"] = {"name": "sums", "numbers": [8]}
+    assert of_task(found, "sums").splitlines()[2].startswith("| 8 | 4 | joint | 6 | 100.0%")
     document = json.loads((runs / "prompts" / "likelihood.json").read_text())
     assert f"{document['perplexity']['with the adapter']:.2f} | " in likelihood(found)
     assert looks(found) is None  # that run is not of sums

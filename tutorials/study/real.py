@@ -147,6 +147,7 @@ def of_task(found: dict[str, Any], task: str) -> str:
             answers = {"vote right": cell["majority"], "a lane right": cell["one"]}
             counted = {} if task == "naming" else answers | cell["shares"]
             row = {
+                **_sizes(run),
                 "lanes": str(cell["lanes"]),
                 "mode": cell["mode"],
                 "problems": str(cell["count"]),
@@ -161,6 +162,12 @@ def of_task(found: dict[str, Any], task: str) -> str:
     return markdown(list(names), [[row.get(name, "") for name in names] for row in rows])
 
 
+def _sizes(run: dict[str, Any]) -> dict[str, str]:
+    """Of a run of Sums: how many numbers are added."""
+    sizes = run["task"].get("numbers")
+    return {"numbers": ", ".join(map(str, sizes))} if sizes else {}
+
+
 def wrong(found: dict[str, Any]) -> str:
     """Where the sums go wrong: a row a run of Sums."""
     rows = []
@@ -173,8 +180,9 @@ def wrong(found: dict[str, Any]) -> str:
             pairs = [(c["wrong near a carry"], c["near a carry"]), (wrong_far, far)]
             pairs.append((c["wrong copies"], c["copies"]))
             lanes = str(run["cells"][0]["lanes"])
-            rows.append([lanes, mode, *(f"{a} of {b:,}" for a, b in pairs)])
-    head = ["lanes", "mode", "additions near a carry: wrong", "other additions: wrong"]
+            sizes = _sizes(run).values()
+            rows.append([*sizes, lanes, mode, *(f"{a} of {b:,}" for a, b in pairs)])
+    head = ["numbers", "lanes", "mode", "additions near a carry: wrong", "other additions: wrong"]
     return markdown([*head, "another lane's sum: copied wrong"], rows)
 
 
