@@ -76,8 +76,8 @@ def ladder() -> str:
         text = path.read_text(encoding="utf-8")
         times = (hours(minutes(text, exercises)) for exercises in (False, True))
         reads, works = (time.removeprefix("About ") for time in times)
-        name = f"[{k}](tutorials/{path.stem}.html)"  # mkdocs turns no .md here
-        rows.append(f"| {name} | {idea} | {builds} | {reads} | {works} |")
+        link = f"[{idea}](tutorials/{path.stem}.html)"  # mkdocs turns no .md here
+        rows.append(f"| {k} | {link} | {builds} | {reads} | {works} |")
     head = "| | the idea | what you build by hand | reading | with exercises |"
     return "\n".join([head, "|---|---|---|---|---|", *rows])
 
