@@ -194,14 +194,16 @@ def test_the_command_tunes_them(
     task: str, base: Path, data: Path, tmp_path: Path, ask: Any
 ) -> None:
     out = tmp_path / "tuned"
-    more = ["--extra", "lane_kv", "bridge", "--no-tune-omega", "--batch-size", 4, "--quiet"]
+    more = ["--extra", "lane_kv", "bridge", "lace", "--no-tune-omega", "--batch-size", 4, "--quiet"]
     assert ask(*command(task, base, data, out, *more))[0] == 0
     found = load_adapter(out, parse_config(helpers_cli.CONFIG)).tensors
     assert extras.summary({k: v.shape for k, v in found.items()}) == [
         "lane_kv for 2 lanes",
         "bridge 8 wide",
+        "lace 8 wide",
     ]
     assert all(found[f"model.layers.{k}.bridge.o_proj.weight"].any() for k in (0, 1))
+    assert found["model.layers.1.lace.up_proj.weight"].any()
     run = ("generate", "--model", base, "--adapter-path", out, "--lanes")
     assert ask(*run, 2)[0] == 0
     code, _, error = ask(*run, 4)
