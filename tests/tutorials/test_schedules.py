@@ -42,7 +42,8 @@ def decoded(model: Any, game: ScheduledGame, moves: np.ndarray, n: int, rope: La
     def join(d: Decoding) -> None:
         if game.joins(n) and d.steps == S:
             ids = [game.ids[ALL]]
-            go_on(d, d.lanes[:n], ids, max_tokens=n - 1, reread=game.schedule == "reread")
+            reread = game.schedule.startswith("reread")
+            go_on(d, d.lanes[:n], ids, max_tokens=game.composed(n), reread=reread)
         elif not game.joins(n):
             for a in range(n):
                 for b in range(n):
@@ -98,12 +99,14 @@ def test_the_truth_is_right_and_steps_and_tokens_are_counted(schedule: str) -> N
         assert np.array_equal(rows[:, at], follows[:, drawn[at]])
         again = np.flatnonzero(copied >= 0)
         assert np.array_equal(rows[:, again], rows[:, copied[again]])
-        assert len(again) == (n * (1 + 16 // n) if schedule == "reread" and n > 1 else 0)
+        reread = schedule.startswith("reread") and n > 1
+        assert len(again) == (n * (1 + 16 // n) if reread else 0)
         truths = [game.answer(m) for m in moves]
         last = [game.vocabulary[t] for t in rows[:, -1]]  # the last lane's last word
         assert last == truths
     written = {"joint": (6, 24), "reuse": (7, 19)}
-    steps, words = written["reuse" if schedule in JOINING else "joint"]
+    copies = schedule.endswith("-copy")
+    steps, words = (k + copies for k in written["reuse" if schedule in JOINING else "joint"])
     assert (game.steps(4), game.tokens(4)) == (steps, words)
     assert (game.steps(1), game.tokens(1)) == (16, 16)
 

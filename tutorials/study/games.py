@@ -210,6 +210,10 @@ TIMED = (
     GameCell("tree", "alone, then in pairs (tree)", {"schedule": "tree"}),
     GameCell("reuse", "fork-join, one lane reads the rows (reuse)", {"schedule": "reuse"}),
     GameCell("reread", "fork-join, one lane rereads the texts", {"schedule": "reread"}),
+    GameCell("copy-reuse", "reuse, but this lane first copies a word", {"schedule": "reuse-copy"}),
+    GameCell(
+        "copy-reread", "reread, but this lane first copies a word", {"schedule": "reread-copy"}
+    ),
 )
 # Found by trying it with `ntk` alone, on the seeds that had failed (README, table 4).
 SEARCHED = CellRecipe(

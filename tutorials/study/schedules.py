@@ -8,6 +8,9 @@ Who reads whom, and when, with one of these:
     reuse    lanes write their own part alone and end; one more lane reads their rows, and composes
     reread   the same, but this lane has all their texts in its prompt, and reads nobody
 
+With `-copy` the one more lane first writes what the first lane ended with, and then composes: a
+word more, and every composition is of its own last word with one other, as in other schedules.
+
 `joint`, `late` and `tree` are masks over time (`LaneMask.since`) with the same rows. `reuse` and
 `reread` are what `tinylane.methods.schedules.go_on` does.
 
@@ -25,7 +28,7 @@ import numpy as np
 from tinylane.core.lanes import NEVER, SHARED, LaneMask
 from tinylane.evaluate.tasks.shell_game import END, ShellGame
 
-JOINING = ("reuse", "reread")  # one more lane composes
+JOINING = ("reuse", "reread", "reuse-copy", "reread-copy")  # one more lane composes
 SCHEDULES = ("joint", "late", "tree", *JOINING)
 ALL = ","  # the first token of the lane that composes: a word that no lane has as its tag
 
@@ -40,19 +43,23 @@ class ScheduledGame(ShellGame):
         """Whether one more lane composes what n lanes have written."""
         return n > 1 and self.schedule in JOINING
 
+    def composed(self, n: int) -> int:
+        """Words of the lane that joins n lanes."""
+        return n - 1 + self.schedule.endswith("-copy")
+
     def steps(self, n: int) -> int:
         """Passes until the answer is there. A prompt of a lane that joins costs no pass more."""
-        return self.swaps // n + n - 1 if self.joins(n) else super().steps(n)
+        return self.swaps // n + self.composed(n) if self.joins(n) else super().steps(n)
 
     def tokens(self, n: int) -> int:
         """Tokens that all lanes write together."""
-        return self.swaps + n - 1 if self.joins(n) else n * super().steps(n)
+        return self.swaps + self.composed(n) if self.joins(n) else n * super().steps(n)
 
     def mask(self, n: int) -> LaneMask:
         """Who reads whom: n lanes, and the one more."""
         if self.joins(n):
             reads = np.eye(n + 1, dtype=bool)
-            reads[n] = reads[n] | (self.schedule == "reuse")
+            reads[n] = reads[n] | self.schedule.startswith("reuse")
             return LaneMask(reads)
         if n == 1 or self.schedule == "joint":
             return LaneMask.joint(n)
@@ -72,13 +79,13 @@ class ScheduledGame(ShellGame):
         own = tokens[:, P:].reshape(B, n, -1)[:, :, : S + 1]
         ends = np.full((B, n, 1), self.ids[END])
         whole = own[:, 0, -1] - first
-        written = []
+        written = [whole + first] if self.composed(n) == n else []
         for k in range(1, n):
             whole = self.compose[whole, own[:, k, -1] - first]
             written.append(whole + first)
         texts = own.reshape(B, -1)
         tag, more = np.full((B, 1), self.ids[ALL]), np.stack(written, axis=1)
-        again = texts if self.schedule == "reread" else texts[:, :0]
+        again = texts if self.schedule.startswith("reread") else texts[:, :0]
         nothing = np.full_like(again, -1)
         return (
             np.concatenate([tokens[:, :P], texts, again, tag, more], axis=1),
@@ -96,8 +103,8 @@ class ScheduledGame(ShellGame):
         if not self.joins(n):
             return super().coordinates(n)
         P, L = self.prompt_rows, 1 + self.swaps // n
-        reread = self.schedule == "reread"
-        more, at = n + n * L * reread, P + L * (not reread)
+        reread = self.schedule.startswith("reread")
+        more, at = 1 + self.composed(n) + n * L * reread, P + L * (not reread)
         positions = np.concatenate([np.arange(P), np.tile(np.arange(P, P + L), n)])
         lanes = np.concatenate([np.full(P, SHARED), np.repeat(np.arange(n), L)])
         return (
@@ -115,7 +122,7 @@ class ScheduledGame(ShellGame):
         copied = np.full(R, -1)
         if self.joins(n):
             own = n * (1 + self.swaps // n)
-            tag = R - n  # the row of the tag of the lane that joins
+            tag = R - 1 - self.composed(n)  # the row of the tag of the lane that joins
             copied[own:tag] = np.arange(tag - own)
             drawn[own : tag + 1] = -1
         return drawn, copied
