@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from types import NoneType
 from typing import Any
 
-from tinylane.core.errors import TinylaneError
+from tinylane.core.errors import TinylaneError, of_kind
 
 if find_spec("torch") is None or find_spec("transformers") is None:
     raise TinylaneError('tinylane.hf needs torch and transformers: pip install "tinylane[hf]"')
@@ -48,6 +49,7 @@ def generate(
     agree, the same seed draws the same tokens as `tinylane.generate` does. Raises TinylaneError as
     those do, and for a model whose lanes would be wrong.
     """
+    of_kind("on_step", on_step, (Callable, NoneType), "a function")
     decoding = _decoding(model, tokenizer, prompt, lanes, method, settings)
     for step in decoding:
         if on_step is not None:

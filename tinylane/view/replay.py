@@ -190,8 +190,8 @@ def rows_of(run: Run, model: Model) -> ReplayRows:
     """The rows that a replay feeds; raises TinylaneError where `model` cannot replay the run."""
     if run.identity and model.identity and run.identity != model.identity:
         raise TinylaneError(
-            f"the run is of model {show(run.identity)} ({run.model_source}); "
-            f"this one is {show(model.identity)}"
+            f"the run is of model {show(run.identity)} ({run.model_source or 'the model inside'}); "
+            f"this one is {show(model.identity)}; give the model that wrote it"
         )
     lanes, vocab = run.result.lanes, model.config.vocab
     for lane in lanes:
