@@ -62,6 +62,7 @@ def test_what_breaks_off_leaves_link_and_target_as_they_were(tmp_path: Path) -> 
     [
         ("link.json", "is a symbolic link that leads to itself"),
         ("/dev/null", "is no regular file"),
+        ("/dev/fd/{pipe}", "is no regular file"),  # what /dev/stdout is in a pipeline
         ("../absent/run.json", "absent"),
         ("../there", "Is a directory"),
     ],
@@ -69,13 +70,18 @@ def test_what_breaks_off_leaves_link_and_target_as_they_were(tmp_path: Path) -> 
 def test_a_link_to_what_cannot_be_written_is_refused_and_stays(
     tmp_path: Path, target: str, said: str
 ) -> None:
-    link = linked(tmp_path, target)
-    with pytest.raises(TinylaneError, match=said):
-        write_text(link, "new")
-    assert link.is_symlink() and os.readlink(link) == target
-    if target != "/dev/null":  # the flag is checked before the work
-        with pytest.raises(TinylaneError, match="--save"):
-            shared_flags.check_target("--save", str(link))
+    read, pipe = os.pipe()
+    try:
+        link = linked(tmp_path, target.format(pipe=pipe))
+        with pytest.raises(TinylaneError, match=said):
+            write_text(link, "new")
+        assert link.is_symlink() and os.readlink(link) == target.format(pipe=pipe)
+        if not target.startswith("/"):  # the flag is checked before the work
+            with pytest.raises(TinylaneError, match="--save"):
+                shared_flags.check_target("--save", str(link))
+    finally:
+        os.close(read)
+        os.close(pipe)
 
 
 def test_a_link_into_a_folder_that_may_be_written_to_is_a_target(tmp_path: Path) -> None:

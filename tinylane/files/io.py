@@ -335,10 +335,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """
     if not isinstance(path, (str, os.PathLike)) or not Path(path).name:
         raise TinylaneError(f"{show(path)}: expected the name of a file to write")
-    target = written(path)
+    target = Path(path)
     if target.exists() and not (target.is_file() or target.is_dir()):
         # A pipe or a device would become a file: /dev/null for all programs.
         raise TinylaneError(f"{target}: is no regular file; expected the name of a file to write")
+    target = written(target)
     # Its name is known before it is there, so whatever interrupts this, it is removed.
     temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     try:
