@@ -212,12 +212,16 @@ async def waits(decoding: Any) -> None:
     decoding.finish(0)
 
 
+async def both(decoding: Any) -> Any:
+    yield decoding.finish(0)
+
+
 class Writes:
     def __call__(self, decoding: Any) -> Any:
         yield decoding.finish(0)
 
 
-@pytest.mark.parametrize("schedule", [writes, waits, Writes(), partial(writes)])
+@pytest.mark.parametrize("schedule", [writes, waits, both, Writes(), partial(writes)])
 @pytest.mark.parametrize("name", ["schedule", "on_step"])
 def test_a_generator_or_a_coroutine_that_would_never_run_is_refused_by_name(
     name: str, schedule: Any
@@ -226,10 +230,11 @@ def test_a_generator_or_a_coroutine_that_would_never_run_is_refused_by_name(
         tinylane.generate(MODEL, [1], max_tokens=2, **{name: schedule})
 
 
-def test_a_schedule_that_gives_a_generator_back_is_refused() -> None:
+@pytest.mark.parametrize("made", [writes, both])
+def test_a_schedule_that_gives_a_generator_back_is_refused(made: Any) -> None:
     """A lambda or a decorator around a generator function: only the call shows it."""
     with pytest.raises(tinylane.TinylaneError, match="schedule is a generator or coroutine funct"):
-        tinylane.generate(MODEL, [1], max_tokens=2, schedule=lambda d: writes(d))
+        tinylane.generate(MODEL, [1], max_tokens=2, schedule=lambda d: made(d))
 
 
 class Odd(tinylane.Sampler):

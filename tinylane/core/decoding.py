@@ -15,7 +15,7 @@ stop string, is never fed: it ends the lane and is not part of what it wrote.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from operator import itemgetter
 from types import NoneType
@@ -176,7 +176,7 @@ class Decoding(Life):
     def __iter__(self) -> Iterator[Step]:
         while True:
             if self.schedule is not None:
-                if isinstance(self.schedule(self), (Generator, Coroutine)):
+                if isinstance(self.schedule(self), (Generator, Coroutine, AsyncGenerator)):
                     raise TinylaneError(f"schedule {NEVER_RUN}; expected a function")
                 self._spend()
             if not self.live:

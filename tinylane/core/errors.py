@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 LONGEST = 1000  # characters of a message
+LAZY = (inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction)
 NEVER_RUN = "is a generator or coroutine function, of which a call does nothing"
 
 
@@ -56,9 +57,9 @@ def of_kind(name: str, value: object, kinds: Any, expected: str) -> Any:
     """`value`. Raises TinylaneError unless it is one of `kinds`, and a call of it does a thing."""
     if not isinstance(value, kinds):
         raise TinylaneError(f"{name} is {show(value)}; expected {expected}")
-    for call in (value, type(value).__call__) if callable(value) else ():
-        if inspect.isgeneratorfunction(call) or inspect.iscoroutinefunction(call):
-            raise TinylaneError(f"{name} {NEVER_RUN}; expected {expected}")
+    calls = (value, type(value).__call__) if callable(value) else ()
+    if any(lazy(call) for lazy in LAZY for call in calls):
+        raise TinylaneError(f"{name} {NEVER_RUN}; expected {expected}")
     return value
 
 

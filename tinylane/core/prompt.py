@@ -41,8 +41,7 @@ def ends(model: Model, stop: Any) -> tuple[tuple[str | int, ...], frozenset[int]
         )
     several = tuple(one if isinstance(one, str) else int(one) for one in several)
     special = () if model.tokenizer is None else model.tokenizer.special_ids(several)
-    ids = [one for one in several if isinstance(one, int)]
-    return several, end_ids(model) | {*special, *ids}
+    return several, end_ids(model) | {*special, *(x for x in several if isinstance(x, int))}
 
 
 def encode_prompt(model: Model, prompt: Prompt, template: dict[str, Any] | None) -> list[int]:
