@@ -16,6 +16,7 @@ from tinylane.commands.cli import main
 from tinylane.core.errors import TinylaneError
 from tinylane.evaluate.answers import answering
 from tinylane.methods import NAMES, checked, decode, generate, prepare, start
+from tinylane.methods.beam_search import beam_search
 from tinylane.view.run_file import load_run
 
 MODEL = small()
@@ -210,3 +211,30 @@ def test_a_function_that_gives_what_it_should_not_is_told_so(
 def test_a_tool_that_has_nothing_to_say_may_say_so() -> None:
     result = generate(MODEL, PROMPT, "tool_lane", 1, max_tokens=4, options={"tool": lambda x: None})
     assert result.lanes[1].tokens == []
+
+
+ODD: list[Any] = [None, True, -1, 1.5, "4", [], {}, object(), [None], np.array([1]), np.int64(2)]
+CALLS: dict[str, Any] = {
+    "lanes": lambda x: generate(MODEL, PROMPT, "gambit", x, max_tokens=2),
+    "max_tokens": lambda x: generate(MODEL, PROMPT, "gambit", 2, max_tokens=x),
+    "options": lambda x: generate(MODEL, PROMPT, "gambit", 2, max_tokens=2, options=x),
+    "method": lambda x: generate(MODEL, PROMPT, x, 2, max_tokens=2),
+    "model": lambda x: generate(x, PROMPT, "gambit", 2, max_tokens=2),
+    "prompt": lambda x: generate(MODEL, x, "apr", 2, max_tokens=2),
+    "on_step": lambda x: generate(MODEL, PROMPT, "gambit", 2, max_tokens=2, on_step=x),
+    "setup": lambda x: start(MODEL, PROMPT, x),
+    "beams": lambda x: beam_search(MODEL, PROMPT, x, 2),
+    "beam's max_tokens": lambda x: beam_search(MODEL, PROMPT, 2, x),
+    "length_penalty": lambda x: beam_search(MODEL, PROMPT, 2, 2, length_penalty=x),
+    "early_stopping": lambda x: beam_search(MODEL, PROMPT, 2, 2, early_stopping=x),
+    "beam's model": lambda x: beam_search(x, PROMPT, 2, 2),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_value_of_a_wrong_kind_is_one_line_or_is_taken(name: str) -> None:
+    for value in ODD:
+        try:
+            CALLS[name](value)
+        except TinylaneError as error:
+            assert len(str(error)) > 10 and "\n" not in str(error), (value, str(error))

@@ -170,7 +170,7 @@ def decode(
 
 def start(model: Model, prompt: Prompt, setup: Setup, **settings: Any) -> Decoding:
     """A `Decoding` with what `prepare` gave; where both say something, it wins."""
-    own = dict(setup.settings)
+    own = dict(of_kind("setup", setup, Setup, "what tinylane.methods.prepare gives").settings)
     given = {k: value for k, value in settings.items() if value is not None and k not in own}
     if len(given.get("lane_prompts", ())) not in (0, setup.lanes):
         del given["lane_prompts"]  # of the lanes that the method lets begin later

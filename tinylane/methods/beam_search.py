@@ -11,17 +11,15 @@ constraint and no group.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from tinylane.core.cache import LaneCache
-from tinylane.core.errors import TinylaneError
+from tinylane.core.errors import TinylaneError, of_kind, reals, show, whole
 from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, LaneRoPE
+from tinylane.core.model import Model
 from tinylane.core.prompt import Prompt, encode_prompt, end_ids
-
-if TYPE_CHECKING:
-    from tinylane.core.model import Model
 
 CHUNK = 512  # rows of a prefill pass
 
@@ -60,13 +58,16 @@ def beam_search(
     template: as in `Decoding`. Raises TinylaneError for settings out of range and what
     `encode_prompt` refuses.
     """
-    for name, value, most in (("beams", beams, MAX_LANES), ("max_tokens", max_tokens, 1 << 31)):
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-            raise TinylaneError(f"{name} is {value!r}; expected a whole number from 1 to {most}")
+    of_kind("model", model, Model, "a model: tinylane.load gives one")
+    beams = whole("beams", beams, 1, MAX_LANES)
+    max_tokens = whole("max_tokens", max_tokens, 1, 1 << 31)
+    length_penalty = float(reals("length_penalty", length_penalty, single=True))
     if not np.isfinite(length_penalty):
         raise TinylaneError(f"length_penalty is {length_penalty}; expected a finite number")
-    if early_stopping not in (True, False, "never"):
-        raise TinylaneError(f"early_stopping is {early_stopping!r}; expected True, False, 'never'")
+    if not isinstance(early_stopping, (bool, str)) or early_stopping not in (True, False, "never"):
+        raise TinylaneError(
+            f"early_stopping is {show(early_stopping)}; expected True, False, 'never'"
+        )
     ids = encode_prompt(model, prompt, template)
     ends, context = end_ids(model), model.config.context
     if len(ids) >= context:
