@@ -159,7 +159,7 @@ class Shown:
         assert self.model.lane_rope is not None
         start = self.fields["omega"]
         if start == "drawn":
-            self.seen.page.wait_for_function("() => location.search.includes('drawn')")
+            self.seen.page.wait_for_selector(".lane-explorer[data-address=new]")  # it comes late
             said = re.search(r"drawn=([^&]+)", self.seen.page.url)
             values = np.array([float(x) for x in said[1].split("_")])  # type: ignore[index]
         else:

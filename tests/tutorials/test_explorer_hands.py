@@ -52,7 +52,6 @@ def test_omega_is_drawn_by_hand_and_by_keyboard(seen: Visit, model: tinylane.Mod
     for key in ("Home", "ArrowRight", "ArrowUp", "ArrowRight", "Space"):
         seen.page.keyboard.press(key)
     shown = Shown(seen, model)
-    shown.seen.page.wait_for_timeout(300)  # the address follows
     assert shown.omega[1] > before[1] and shown.omega[2] == shown.omega[31] == 0
     shown.check()
     said = seen.page.get_attribute("[data-part=omega]", "aria-valuetext")
@@ -66,14 +65,12 @@ def test_a_plane_is_chosen_and_set_by_fields(seen: Visit, model: tinylane.Model)
     assert float(shown.fields["radians"]) == pytest.approx(learned, abs=6e-4)
     assert shown.fields["omega"] == "learned" and shown.check() == 4  # looking changes nothing
     seen.page.fill("[name=radians]", "-1.25")
-    seen.page.wait_for_timeout(300)  # the address follows
     shown = Shown(seen, model)
     assert shown.fields["omega"] == "drawn" and shown.omega[7] == -1.25
     shown.check()
     seen.page.fill("[name=radians]", "")
     assert seen.page.inner_text("[data-part=trouble]").startswith("No number")
     seen.page.fill("[name=radians]", "1e9")
-    seen.page.wait_for_timeout(300)
     assert Shown(seen, model).omega[7] == 100
 
 

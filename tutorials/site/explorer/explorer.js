@@ -66,8 +66,11 @@ function update(page) {
   page.frame = page.fresh = null;
   page.root.setAttribute("aria-busy", "false");
   clearTimeout(page.timer); // browsers limit how often a page may rewrite its address
-  const url = () => `${location.pathname}?${toURL(page.state)}${location.hash}`;
-  page.timer = setTimeout(() => history.replaceState(null, "", url()), 150);
+  page.root.setAttribute("data-address", "old");
+  page.timer = setTimeout(() => {
+    history.replaceState(null, "", `${location.pathname}?${toURL(page.state)}${location.hash}`);
+    page.root.setAttribute("data-address", "new");
+  }, 150);
 }
 
 // ---- Drawing ---------------------------------------------------------------------------------
