@@ -88,10 +88,13 @@ def reopen(model: Model, run: Run) -> Session:
         top_logprobs=min(TOP, model.config.vocab),
         schedule=nothing,
     )
+    if script.back and not decoding.ends:
+        raise TinylaneError("a lane took back an end, but this model has no end token")
     if any(lane.start != decoding.clock for lane in first):
         raise TinylaneError("its lanes did not begin together: tinylane view shows such a run")
     for lane in first:
-        decoding.give(lane.index, lane.tokens)
+        decoding.give(lane.index, script.rest(decoding, lane.index))
+    decoding.events = []  # these words are the lanes' own
     truth = run.extra.get("truth")
     session = Session(decoding, script.method, truth if isinstance(truth, str) else None)
     session.script = script
@@ -111,13 +114,14 @@ class Script:
             self.ropes[0] = Hogwild(orders[0])
         self.first = len(run.result.lanes) - sum(e["event"] in BEGIN for e in self.events)
         waits: set[int] = set()
+        self.back: list[tuple[int, int]] = []  # lanes that took back an end, and in which step
         for event in self.events:
             if event["event"] == "pause":
                 waits.add(event["lane"])
-            elif event["event"] == "resume" and event["lane"] not in waits:
-                raise TinylaneError(
-                    "a lane that had ended was told to go on: tinylane view shows such a run"
-                )
+            elif event["event"] == "resume" and event["lane"] in waits:
+                waits.remove(event["lane"])
+            elif event["event"] == "resume":
+                self.back.append((event["lane"], event["step"] - 1))
         saved = run.extra.get("first" if turned else "method")
         self.method = saved if saved in METHODS else "as saved"
         self.done = self.turns = 0
@@ -136,6 +140,13 @@ class Script:
         if self.done == len(self.events):
             session.script = None
         return self.done > began
+
+    def rest(self, decoding: Decoding, m: int) -> list[int]:
+        """What a lane writes from now on: its tokens, and an end where it took one back."""
+        lane, now = self.run.result.lanes[m], decoding.steps
+        told = list(zip(lane.steps, lane.tokens, strict=True))
+        told += [(step, min(decoding.ends, default=0)) for n, step in self.back if n == m]
+        return [token for step, token in sorted(told) if step >= now]
 
     def _do(self, session: Session, event: dict[str, Any]) -> None:
         d, name, m = session.decoding, event["event"], event["lane"]
@@ -156,11 +167,11 @@ class Script:
             d.finish(m, event["reason"])
         elif name in ("pause", "resume", "drop"):
             getattr(d, name)(m)
+            del session.said[m][len(d.lanes[m].tokens) :]
         if name in BEGIN:
-            written = d.lanes[m].tokens
             session.said.append([*session.said[event["source"]]] if name == "fork" else [])
             session.begun.append(words(event).partition(" begins as ")[2] or "began later")
-            if rest := lane.tokens[len(written) :]:
+            if rest := self.rest(d, m):
                 d.give(m, rest)
 
 
