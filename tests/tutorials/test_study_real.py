@@ -16,7 +16,7 @@ from tinylane.evaluate.tasks.sums import write
 from tinylane.view.figure_style import alt
 from tutorials.study.__main__ import main
 from tutorials.study.lanes_more import near_a_carry
-from tutorials.study.real import likelihood, looks, mistakes, of_task
+from tutorials.study.real import likelihood, looks, mistakes, of_task, own_shares
 
 SWAPS = "cups ABCD, swap 1-2 2-3: where?"
 
@@ -75,6 +75,16 @@ def test_mistakes_of_sums_are_counted_where_they_are() -> None:
     assert (found["wrong"], found["wrong near a carry"], found["wrong copies"]) == (1, 1, 2)
     assert [near_a_carry(*pair) for pair in ((33, 27), (182, 217), (11, 12))] == [1, 2, 0]
     assert mistakes(["no sums", "33+27"])["additions"] == 0
+
+
+def test_lanes_that_add_their_own_share_are_counted() -> None:
+    """Wrong sums do not matter; a number that is missing, another's or too many does."""
+    numbers = [33, 27, 10, 11, 5, 6, 7, 8]
+    assert (
+        own_shares(write(numbers, 2), numbers) == 2 and own_shares(write(numbers, 4), numbers) == 4
+    )
+    assert own_shares(["33+27=999+10=070+11=081;1", "05+06=011+07=018"], numbers) == 1
+    assert own_shares(["05+06=011+07=018+08=026", "05+06=011+07=018+08=026+09"], numbers) == 0
 
 
 def test_a_folder_without_runs_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,8 @@ from tinylane.evaluate import report
 from tinylane.evaluate.measures import Estimate
 from tinylane.evaluate.shards import find_runs
 from tinylane.evaluate.tables import markdown, number, percent
+from tinylane.evaluate.tasks import sums
+from tinylane.evaluate.tasks.task import Options
 from tinylane.files.io import read_json
 from tinylane.view.figure_style import blank, finish, frame, grid, legend_below
 from tinylane.view.palette import COLOURS
@@ -79,10 +81,16 @@ def _eval(part: Path) -> dict[str, Any]:
     found = {"task": task, "seed": seed, "computed": ", ".join(backend), "cells": cells}
     if task["name"] == "sums":
         found["mistakes"] = {}
+        asked = sums.task(Options(numbers=task["numbers"])).problems(run.settings["count"], seed)
+        numbers = {problem.id: sums.numbers_of(problem) for problem in asked}
         for _, row in run.folder.rows():
-            counted = mistakes([lane["text"] for lane in row["lane"]])
+            texts = [lane["text"] for lane in row["lane"]]
+            counted = {**mistakes(texts), "lanes": len(texts)}
+            counted["own share"] = own_shares(texts, numbers[row["problem"]])
             total = found["mistakes"].setdefault(row["mode"], dict.fromkeys(counted, 0))
             found["mistakes"][row["mode"]] = {k: total[k] + v for k, v in counted.items()}
+    if task["name"] == "naming":
+        found["temperature"] = run.settings["sampler"]["temperature"]
     if task["name"] == "gsm8k":
         found["untuned"] = untuned(row for _, row in run.folder.rows())
     return found
@@ -92,6 +100,16 @@ def merged(before: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     """What was published before, with what was found now in its place or behind it: the folders of
     earlier runs need not be kept."""
     return {kind: before.get(kind, {}) | parts for kind, parts in found.items()}
+
+
+def own_shares(texts: Sequence[str], numbers: Sequence[int]) -> int:
+    """How many lanes added the numbers of their own share, all of them, in order, and no others."""
+    each, count = sums.share(len(numbers), len(texts)), 0
+    for m, text in enumerate(texts):
+        words = FORM.split(text.partition(";")[0])
+        mine = [f"{x:02}" for x in numbers[m * each : (m + 1) * each]]
+        count += [words[0], *words[1::2]] == mine
+    return count
 
 
 def mistakes(texts: Sequence[str]) -> dict[str, int]:
@@ -150,6 +168,7 @@ def of_task(found: dict[str, Any], task: str) -> str:
                 **_sizes(run),
                 "lanes": str(cell["lanes"]),
                 "mode": cell["mode"],
+                **({"temperature": f"{run['temperature']:g}"} if "temperature" in run else {}),
                 "problems": str(cell["count"]),
                 **{name: percent(_estimate(e)) for name, e in counted.items()},
                 **{name: number(_estimate(e), 1) for name, e in cell["numbers"].items()},
@@ -180,10 +199,12 @@ def wrong(found: dict[str, Any]) -> str:
             pairs = [(c["wrong near a carry"], c["near a carry"]), (wrong_far, far)]
             pairs.append((c["wrong copies"], c["copies"]))
             lanes = str(run["cells"][0]["lanes"])
+            own = f"{c['own share']} of {c['lanes']}" if "lanes" in c else ""
             sizes = _sizes(run).values()
-            rows.append([*sizes, lanes, mode, *(f"{a} of {b:,}" for a, b in pairs)])
+            rows.append([*sizes, lanes, mode, *(f"{a} of {b:,}" for a, b in pairs), own])
     head = ["numbers", "lanes", "mode", "additions near a carry: wrong", "other additions: wrong"]
-    return markdown([*head, "another lane's sum: copied wrong"], rows)
+    head += ["another lane's sum: copied wrong", "lanes that added their own share"]
+    return markdown(head, rows)
 
 
 def likelihood(found: dict[str, Any]) -> str:
