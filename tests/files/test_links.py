@@ -76,9 +76,8 @@ def test_a_link_to_what_cannot_be_written_is_refused_and_stays(
         with pytest.raises(TinylaneError, match=said):
             write_text(link, "new")
         assert link.is_symlink() and os.readlink(link) == target.format(pipe=pipe)
-        if not target.startswith("/"):  # the flag is checked before the work
-            with pytest.raises(TinylaneError, match="--save"):
-                shared_flags.check_target("--save", str(link))
+        with pytest.raises(TinylaneError, match="--save"):  # the flag is checked before the work
+            shared_flags.check_target("--save", str(link))
     finally:
         os.close(read)
         os.close(pipe)
@@ -87,6 +86,12 @@ def test_a_link_to_what_cannot_be_written_is_refused_and_stays(
 def test_a_link_into_a_folder_that_may_be_written_to_is_a_target(tmp_path: Path) -> None:
     link = linked(tmp_path, "../there/run.json")
     assert shared_flags.check_target("--save", str(link)) == link
+
+
+@pytest.mark.parametrize("name", ["", ".", "/", "/dev/null"])
+def test_what_is_no_file_is_no_target(name: str) -> None:
+    with pytest.raises(TinylaneError, match=r"--save .*expected"):
+        shared_flags.check_target("--save", name)
 
 
 @pytest.mark.parametrize("name", ["adapters.safetensors", "adapter_config.json"])

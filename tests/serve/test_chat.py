@@ -24,7 +24,9 @@ from helpers_serve import ROOT
 
 import tinylane
 from tinylane import methods
+from tinylane.commands import generate_loop
 from tinylane.commands.cli import main
+from tinylane.core.errors import TinylaneError
 from tinylane.serve.answers import answer_of
 
 TEMPLATE = "{% for m in messages %}{{ m.content }} {% endfor %}{{ 'where?' if x is not defined }}"
@@ -126,9 +128,36 @@ def test_a_method_may_be_a_flag_and_lanes_may_be_told(say: Any) -> None:
     out, _ = say(["cups ABC", "/method joint", "cups ABC"], "--method", "best_of_n", "--lanes", 2)
     assert out.count("[lane") == 2 and "best_of_n]" in out and "lane 3" not in out
     _, err = say([], "--method", "best_of_n", "--mode", "joint", code=2)
-    assert "expected one of them" in err
+    assert "give one of them" in err
     _, err = say([], "--method", "psychic", code=2)
-    assert "/method is 'psychic'; expected independent" in err
+    assert "--method is 'psychic'; expected independent" in err
+
+
+def test_flags_of_reading_hold_with_a_method_that_is_a_mode(say: Any) -> None:
+    """Beside another method they would do nothing, and are refused."""
+    say_it = ["cups ABC"], "--lanes", 2, "--temp", 3, "--omega", "ntk", "--slot", 9
+    flag, _ = say(*say_it, "--method", "joint")
+    mode, _ = say(*say_it, "--mode", "joint")
+    plain, _ = say(*say_it[:5], "--mode", "joint")
+    assert flag == mode != plain
+    for more in (("--omega", "ntk"), ("--visibility", "star"), ("--lag", 1)):
+        _, err = say([], "--method", "parathinker", *more, code=2)
+        assert f"{more[0]} with --method parathinker" in err
+
+
+def test_a_question_that_fails_is_no_part_of_the_conversation(
+    say: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also one that fails before its first step."""
+    file, decode = tmp_path / "chat.json", generate_loop.decode
+
+    def once(*given: Any) -> Any:
+        monkeypatch.setattr(generate_loop, "decode", decode)
+        raise TinylaneError("no")
+
+    monkeypatch.setattr(generate_loop, "decode", once)
+    say(["1-3", "cups ABC", f"/save {file}"])
+    assert [m["role"] for m in json.loads(file.read_text())["messages"]] == ["user", "assistant"]
 
 
 def test_lanes_that_are_turned_otherwise_read_the_conversation_again(say: Any) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tinylane.commands import common, generate, generate_loop, shared_flags
+from tinylane.commands import common, generate, generate_loop, generate_method, shared_flags
 from tinylane.core.errors import TinylaneError, show, whole
 from tinylane.core.lanes import LaneMask
 from tinylane.files.display import printable
@@ -63,8 +63,16 @@ def flags(p: Any) -> None:
 def run(args: Any) -> int:
     """Run the command; returns the exit code."""
     shared_flags.check_numbers(args, 1, "lanes", "max_tokens")
-    if args.method is not None and args.mode is not None:
-        raise TinylaneError(f"--mode {args.mode} and --method {args.method}; expected one of them")
+    if args.method is not None:
+        if args.mode is not None:
+            raise TinylaneError(f"--mode {args.mode} and --method {args.method}; give one of them")
+        args.mode, args.method = named("--method", args.method)
+    for flag in generate_method.FLAGS:
+        if args.method is not None and getattr(args, flag) is not None:
+            raise TinylaneError(
+                f"--{flag.replace('_', '-')} with --method {args.method}: a chat gives this method "
+                "nothing of its own; leave one of them out"
+            )
     shared_flags.check_numbers(args, 0, "seed")
     given, asked = shared_flags.sampling(args), generate.parse_lane_flags(args)
     template = shared_flags.template(args)
@@ -108,6 +116,24 @@ def reader() -> Callable[[str], str]:
     return session.prompt
 
 
+def named(flag: str, name: str) -> tuple[str | None, str | None]:
+    """A mode, or else a method whose lanes work on one answer; the other is None. Raises
+    TinylaneError for what is neither. flag: who says so."""
+    from tinylane.methods import method
+
+    if name not in generate.MODES:
+        try:
+            name = method(name).name
+        except TinylaneError:
+            modes = ", ".join(generate.MODES)
+            raise TinylaneError(
+                f"{flag} is {show(name, 40)}; expected {modes}, or another row of "
+                "`tinylane methods`"
+            ) from None
+        name = "joint" if name == "lanerope" else name
+    return (name, None) if name in generate.MODES else (None, name)
+
+
 class Chat:
     """The conversation so far, its cache, and what the next answer is drawn with."""
 
@@ -129,9 +155,7 @@ class Chat:
         self.cache: Any = None
         seed = int.from_bytes(os.urandom(4), "little") if args.seed is None else args.seed
         self.seed = seed
-        self.method: str | None = None  # one whose lanes work on one answer
-        if args.method is not None:
-            self.choose(args.method)
+        self.method: str | None = args.method  # one whose lanes work on one answer
 
     @property
     def lanes(self) -> int:
@@ -162,21 +186,8 @@ class Chat:
 
     def choose(self, name: str) -> None:
         """Let the lanes work together so from now on. Raises TinylaneError for no method."""
-        from tinylane.methods import method
-
-        if name not in generate.MODES:
-            try:
-                name = method(name).name
-            except TinylaneError:
-                modes = ", ".join(generate.MODES)
-                raise TinylaneError(
-                    f"/method is {show(name, 40)}; expected {modes}, or another row of "
-                    "`tinylane methods`"
-                ) from None
-            name = "joint" if name == "lanerope" else name
-        self.method = None if name in generate.MODES else name
+        self.args.mode, self.method = named("/method", name)
         self.lanes_asked = self.method is None
-        self.args.mode = None if self.method else name
         self.args.visibility = self.args.omega = None
         self.args.prompt_lane = self.args.omega_scale = None
 
@@ -198,10 +209,13 @@ class Chat:
         """One question and its answer, by all lanes; the conversation goes on with one."""
         decoding = self.ask(text)
         shown = Shown(decoding, self.args.plain, several=self.method is not None)
-        interrupted, failed = generate_loop.decode(decoding, shown)
-        if failed is not None:
+        try:
+            interrupted, failed = generate_loop.decode(decoding, shown)
+            if failed is not None:
+                raise failed
+        except TinylaneError:
             self.messages.pop()  # the question has no answer
-            raise failed
+            raise
         if self.method is not None:
             text = self.answer(decoding.result())
         else:
