@@ -42,6 +42,8 @@ DECODED = [name for name in NAMES if name != "beam"]
         ("gambit", {"every": 0}, "every is 0; expected a whole number at least 1"),
         ("npr", {"blocks": True}, "blocks is True; expected a whole number at least 1"),
         ("budget_forcing", {"waits": -1}, "waits is -1; expected a whole number at least 0"),
+        ("lace", {"scale": "x"}, "scale is 'x'; expected a number"),
+        ("lace", {"omega": "x"}, "omega is 'x'; expected none"),
         ("hogwild_steps", {"check_every": "x"}, "check_every is 'x'; expected a whole number"),
     ],
 )

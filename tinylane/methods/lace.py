@@ -10,7 +10,7 @@ tensors the lanes are independent.
 
 from tinylane.core.lanes import LaneMask
 from tinylane.methods.method import Job, Method, Setup
-from tinylane.methods.modes import lane_rope
+from tinylane.methods.modes import check_values, lane_rope
 
 OPTIONS = {"omega": None, "slot": None, "scale": None}  # None: the model's own, else NTK-aware
 
@@ -41,6 +41,7 @@ METHOD = Method(
     "as in LaneRoPE. Inferred: the form of the gate, one number for a token; the matrix that is "
     "zero at the start; that a lane reads the prompt and its own text there, too.",
     prepare=prepare,
+    check=lambda options: check_values("joint", **options),
     options=OPTIONS,
     needs="lace",
 )
