@@ -150,8 +150,7 @@ def test_who_does_something_to_an_opened_run_goes_another_way(model: Any, tmp_pa
     run = loaded(s, tmp_path)
     opened = reopen(model, run)
     opened.step()
-    opened.take_over()
-    opened.fork(3)
+    opened.by_hand(lambda: opened.fork(3))
     for _ in range(5):
         opened.step()
     state = opened.state()
@@ -160,6 +159,23 @@ def test_who_does_something_to_an_opened_run_goes_another_way(model: Any, tmp_pa
     texts = [lane.tokens[:5] for lane in opened.decoding.lanes[:4]]
     assert texts == [lane.tokens[:5] for lane in s.decoding.lanes[:4]]
     assert replay(loaded(opened, tmp_path, "other.json"), model).difference < 5e-4
+
+
+def test_what_is_not_possible_changes_nothing_of_an_opened_run(model: Any, tmp_path: Path) -> None:
+    s = started(model)
+    for do in (lambda: s.read(0, 1, False), lambda: s.fork(2), lambda: s.switch("ntk")):
+        s.step()
+        do()
+    s.step()
+    opened = reopen(model, loaded(s, tmp_path))
+    for _ in range(4):
+        for do in (lambda: opened.fork(99), lambda: opened.switch("x"), lambda: opened.give(9, "")):
+            with pytest.raises(TinylaneError):
+                opened.by_hand(do)
+        opened.step()
+    told, before = opened.state(), s.state()
+    assert all(told[key] == before[key] for key in ("reads", "method", "step"))
+    assert [x.tokens for x in opened.decoding.lanes] == [x.tokens for x in s.decoding.lanes]
 
 
 @pytest.mark.parametrize("name", [name for name in methods.NAMES if name != "beam"])

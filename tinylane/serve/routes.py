@@ -120,10 +120,9 @@ def routes(service: Service) -> list[BaseRoute]:
         fields = Fields(parse_json(body or b"{}", "the request"))
 
         def act() -> Any:
-            changes = name not in ("details", "step", "run", "pace")
-            if changes and session.script is not None:
-                session.take_over()
-            told = OPERATIONS[name](session, fields)
+            changes, operate = name not in ("details", "step", "run", "pace"), OPERATIONS[name]
+            do = lambda: operate(session, fields)
+            told = session.by_hand(do) if changes else do()
             service.engine.wake()
             if changes:
                 session.tell({"state": session.state()})

@@ -111,6 +111,19 @@ class Session(Task):
         if self.script is not None and self.script(self):
             self.tell({"state": self.state()})
 
+    def by_hand(self, do: Callable[[], Any]) -> Any:
+        """Do something to the lanes. What a saved run still holds is not done any more then; if
+        it was not possible, the run goes on as it was."""
+        d, script, mask = self.decoding, self.script, self.decoding.mask
+        if script is not None:
+            self.take_over()
+        try:
+            return do()
+        except BaseException:
+            if script is not None:
+                self.script, d.mask, d.cache.lane_mask = script, mask, mask
+            raise
+
     def take_over(self) -> None:
         """What a saved run still holds is not done any more: somebody does something else."""
         d, self.script = self.decoding, None
