@@ -87,7 +87,7 @@ INSIDE_TRIALS = (
 )
 FRONTIER_TRIALS = (
     Trial("as trained", (1, 2, 4)),
-    Trial("more lanes than trained", (3, 5, 6, 8)),
+    Trial("numbers of lanes that were not trained", (3, 5, 6, 8)),
     Trial("2 edges more", (1, 2, 4), longer=2),
     Trial("4 edges more", (1, 2, 4), longer=4),
     Trial("the last lane begins 1 step late", FEW, late=1),

@@ -174,7 +174,8 @@ def cells(table: dict[str, Any]) -> Figure:
                 axes.errorbar(share, at, xerr=bounds, fmt="o", color=COLOURS[0], ms=4, lw=1)
             each = ", ".join(f"{score['accuracy']:.0%}" for score in scores)
             facts.append(f"{cell['says']}, {n} lanes: {each}")
-        axes.set(title=f"N = {n}", xlabel="problems right", xlim=RIGHT)
+        label = "problems right" if len(lanes) < 5 else "right"
+        axes.set(title=f"N = {n}", xlabel=label, xlim=RIGHT)
         grid(axes)
     panels[0].set_yticks(range(len(every)), [cell["says"] for cell in every])
     return finish(figure, f"Share of problems right, a dot a seed. {'; '.join(facts)}.")
