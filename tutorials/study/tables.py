@@ -21,7 +21,7 @@ from tutorials.study.real import likelihood, of_task, wrong
 def tables(folder: Path) -> str:
     """All tables in a folder, as Markdown. Raises TinylaneError if there is none."""
     makers = {"scratch": scratch, "scratch-4000": scratch, "finetune": finetune, "starts": starts}
-    makers |= {"apart": games, "apart-search": games, "frontier": games}
+    makers |= {"apart": games, "apart-search": games, "apart-4000": games, "frontier": games}
     makers["frontier"] = lambda table: f"{games(table)}\n\n{by_answer(table)}"
     makers |= {"schedules": games, "beyond": beyond, "real": real}
     paths = {name: folder / f"{name}.json" for name in makers}
