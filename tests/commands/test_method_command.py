@@ -71,6 +71,10 @@ def test_events_are_told_while_it_runs(tmp_path: Path, capsys: Any) -> None:
         (["--method", "ssa", "--method-config", "[]"], "--method-config is []; expected an object"),
         (["--method", "ssa", "--method-config", '{"x": 1}'], "method ssa has no 'x'"),
         (["--method-config", "{}"], "--method-config without --method"),
+        (
+            ["--method", "hogwild", "--lag", "1", "--method-config", '{"lag": 0}'],
+            "--lag, and lag in --method-config; expected one of them",
+        ),
         (["--method", "ssa", "--beams", "2"], "--beams and --method"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from planting import Plant, instead, swap
@@ -18,15 +17,10 @@ def stream_by_count(old: Any) -> Any:
     """One generator for the batch: a lane's draw depends on the number of live lanes."""
 
     def draw(self: Any, live: Any) -> Any:
-        fake = [replace(lane, index=k) for k, lane in enumerate(reversed(live))][::-1]
-        for copy, lane in zip(fake, live, strict=True):
-            self._logits[copy.index + 1000] = self._logits[lane.index]
-        real = decoding.uniform
+        real, place = decoding.uniform, {x.index: k for k, x in enumerate(reversed(live))}
         try:
-            decoding.uniform = lambda s, m, i: real(s, (m - 1000) * len(live), i)
-            for copy in fake:
-                copy.index += 1000
-            return old(self, fake)
+            decoding.uniform = lambda s, m, i: real(s, place[m] * len(live), i)
+            return old(self, live)
         finally:
             decoding.uniform = real
 
@@ -181,8 +175,8 @@ DECODING = [
         "decoding",
         swap(
             "decoding.Decoding._draw",
-            "self.prompt + lane.prompt + lane.tokens",
-            "lane.prompt + lane.tokens",
+            "self.prompt + own_text(self.lanes, lane)",
+            "own_text(self.lanes, lane)",
         ),
     ),
     Plant(
@@ -212,21 +206,21 @@ DECODING = [
     Plant(
         "a forked lane forgets the token that it has not fed yet",
         "script",
-        swap("decoding.Decoding.fork", "if lane == source]", "if lane == m]"),
+        swap("life.Life.fork", "if lane == source]", "if lane == m]"),
     ),
     Plant(
         "a forked lane forgets what it wrote",
         "script",
         swap(
-            "decoding.Decoding.fork",
-            "lane.tokens, lane.logprobs = list(parent.tokens)",
-            "lane.tokens, lane.logprobs = list(parent.tokens[:0])",
+            "life.Life.fork",
+            "forked=(source, self.clock)",
+            "forked=(source, self.clock), tokens=[]",
         ),
     ),
     Plant(
         "a forked lane shares its parent's list of tokens",
         "script",
-        swap("decoding.Decoding.fork", "list(parent.tokens)", "parent.tokens"),
+        swap("life.Life.fork", "index=m,", "index=m, tokens=parent.tokens,"),
     ),
     Plant(
         "a dropped lane's last token is fed all the same",
@@ -252,7 +246,7 @@ DECODING = [
         "a lane that joins without a prompt draws from another's logits",
         "script",
         swap(
-            "decoding.Decoding.join",
+            "life.Life.join",
             "self._logits[m] = self._prompt_logits",
             "self._logits[m] = next(iter(self._logits.values()), self._prompt_logits)",
         ),

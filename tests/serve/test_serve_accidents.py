@@ -61,6 +61,8 @@ BAD: list[tuple[Any, int, str | None, str]] = [
     ({**ASK, "logprobs": 1, "lanes": {"method": "apr"}}, 400, "lanes.method", "without logprobs"),
     ({**ASK, "lanes": {"method": "apr", "lanes": 65}}, 400, None, "65 lanes; this server runs"),
     ({**ASK, "lanes": {"method": "apr", "options": {"x": 1}}}, 400, None, "apr has no 'x'"),
+    ({**ASK, "lanes": {"method": "lace", "omega": "ntk", "options": {"omega": "none"}}}, 400,
+     "lanes.options", "omega is in lanes and in lanes.options: give it once"),
     ({**ASK, "n": 2, "lanes": {"visibility": [[1, 0], [1]]}}, 400, None, "visibility"),
     ({**ASK, "n": 3, "lanes": True}, 400, None, "3 lanes"),
     ({**ASK, "n": 2, "lanes": {"prompts": ["1/2"]}}, 400, "lanes.prompts", "1 lane prompts for n"),

@@ -55,17 +55,18 @@ def check(args: Any) -> None:
         raise TinylaneError("--beams and --method; --method beam --lanes N is beam search")
     if args.collaborate and chosen.name not in (*MODES, "lanerope"):
         raise TinylaneError(f"--collaborate with --method {chosen.name}, which has its own texts")
-    for flag, option in FLAGS.items():
-        if getattr(args, flag) is not None and option not in chosen.options:
-            raise TinylaneError(
-                f"method {chosen.name} takes no --{flag.replace('_', '-')}; leave it out"
-            )
     try:
         given = json.loads(args.method_config or "{}")
     except (ValueError, RecursionError) as error:
         raise TinylaneError(f"--method-config is no JSON ({error})") from None
     if not isinstance(given, dict):
         raise TinylaneError(f"--method-config is {show(given)}; expected an object")
+    for flag, option in FLAGS.items():
+        name = f"--{flag.replace('_', '-')}"
+        if getattr(args, flag) is not None and option not in chosen.options:
+            raise TinylaneError(f"method {chosen.name} takes no {name}; leave it out")
+        if getattr(args, flag) is not None and option in given:
+            raise TinylaneError(f"{name}, and {option} in --method-config; expected one of them")
     args.visibility = shared_flags.parse_visibility(args.visibility)
     args.omega = shared_flags.parse_omega(args.omega)
     args.method_config = given

@@ -211,16 +211,14 @@ def check_target(flag: str, name: str) -> Path:
 
     Called before anything is computed, so that no result is lost.
     """
-    if not Path(name).name:
-        raise TinylaneError(f"{flag} is {show(name)}; expected the name of a file to write")
     try:
         folder = written(name).parent  # behind a symbolic link
     except TinylaneError as error:
         raise TinylaneError(f"{flag} {error}") from None
     if os.path.isdir(name):
         raise TinylaneError(f"{flag} {name}: is a folder; expected a file to write")
-    if os.path.exists(name) and not os.path.isfile(name):
-        raise TinylaneError(f"{flag} {name}: is no regular file; expected a file to write")
+    if not Path(name).name or (os.path.exists(name) and not os.path.isfile(name)):
+        raise TinylaneError(f"{flag} {show(name)}: is no regular file; expected a file to write")
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise TinylaneError(f"{flag} {name}: no folder {folder} that can be written to")
     return Path(name)

@@ -34,7 +34,7 @@ class LaneMask:
     were fed in this very step; those tokens were sampled in the step before, so nothing leaks.
     since, until: N x N positions, or None for 0 and never: m reads n from its own position since on
     and before its position until. `visibility` is then who ever reads whom.
-    side: N x N booleans, who reads whom across a bridge, where that is not as in `visibility`.
+    side: N x N booleans, who reads whom across a bridge or in LACE, if not as in `visibility`.
     Raises TinylaneError for a matrix that is not square or boolean, or a negative lag.
     """
 
@@ -98,7 +98,7 @@ class LaneMask:
 
     @classmethod
     def bridge(cls, n: int) -> LaneMask:
-        """Lanes read each other across a bridge only (arXiv:2510.01143)."""
+        """Lanes read each other across a bridge only (arXiv:2510.01143), or in LACE only."""
         return cls(np.eye(_count(n), dtype=bool), side=np.ones(2 * (_count(n),), dtype=bool))
 
     @classmethod

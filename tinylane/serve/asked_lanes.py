@@ -144,7 +144,10 @@ def read_lanes(body: Body) -> Lanes | None:
         raise Wrong(f"method {method} draws its own way: leave penalties out", "lanes.method")
     if not one and given.get("prompts"):
         raise Wrong(f"method {method} has texts of its own: leave lanes.prompts out", "lanes")
-    if "until" in given.object("options").raw and method == "hogwild_steps":
+    options = given.object("options").raw
+    if twice := [name for name in DECIDED if given.has(name) and name in options]:
+        raise Wrong(f"{twice[0]} is in lanes and in lanes.options: give it once", "lanes.options")
+    if "until" in options and method == "hogwild_steps":
         # A pattern may take for ever, and a server that runs one for a client waits for it.
         raise Wrong("lanes.options.until is a pattern, which a server does not take", "lanes")
     return Lanes(
@@ -157,7 +160,7 @@ def read_lanes(body: Body) -> Lanes | None:
         lag=given.whole("lag", default=None),
         prompts=given.items("prompts", str, None),
         lanes=given.whole("lanes", 1, MAX_LANES, None),
-        options=given.object("options").raw or None,
+        options=options or None,
     )
 
 

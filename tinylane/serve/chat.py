@@ -67,12 +67,10 @@ def run(args: Any) -> int:
         if args.mode is not None:
             raise TinylaneError(f"--mode {args.mode} and --method {args.method}; give one of them")
         args.mode, args.method = named("--method", args.method)
-    for flag in generate_method.FLAGS:
-        if args.method is not None and getattr(args, flag) is not None:
-            raise TinylaneError(
-                f"--{flag.replace('_', '-')} with --method {args.method}: a chat gives this method "
-                "nothing of its own; leave one of them out"
-            )
+    told = [flag for flag in generate_method.FLAGS if getattr(args, flag) is not None]
+    if args.method is not None and told:
+        flag = told[0].replace("_", "-")
+        raise TinylaneError(f"--{flag} with --method {args.method}; leave one of them out")
     shared_flags.check_numbers(args, 0, "seed")
     given, asked = shared_flags.sampling(args), generate.parse_lane_flags(args)
     template = shared_flags.template(args)
@@ -120,16 +118,13 @@ def named(flag: str, name: str) -> tuple[str | None, str | None]:
     """A mode, or else a method whose lanes work on one answer; the other is None. Raises
     TinylaneError for what is neither. flag: who says so."""
     from tinylane.methods import method
+    from tinylane.serve.asked_lanes import METHODS
 
     if name not in generate.MODES:
         try:
             name = method(name).name
         except TinylaneError:
-            modes = ", ".join(generate.MODES)
-            raise TinylaneError(
-                f"{flag} is {show(name, 40)}; expected {modes}, or another row of "
-                "`tinylane methods`"
-            ) from None
+            raise TinylaneError(f"{flag} is {show(name, 40)}; expected {METHODS}") from None
         name = "joint" if name == "lanerope" else name
     return (name, None) if name in generate.MODES else (None, name)
 

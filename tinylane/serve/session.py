@@ -116,23 +116,18 @@ class Session(Task):
         it was not possible, the run goes on as it was."""
         d, script, mask = self.decoding, self.script, self.decoding.mask
         if script is not None:
-            self.take_over()
+            self.script, unfed = None, list[int]()
+            for lane in d.lanes:
+                fed = int((d.cache.lanes == lane.index).sum())
+                places = [*range(lane.start - len(lane.prompt), lane.start), *lane.positions]
+                unfed.append(places[fed] if fed < len(places) else d.position(lane.index))
+            d.mask = d.cache.lane_mask = up_to(mask, unfed)
         try:
             return do()
         except BaseException:
             if script is not None:
                 self.script, d.mask, d.cache.lane_mask = script, mask, mask
             raise
-
-    def take_over(self) -> None:
-        """What a saved run still holds is not done any more: somebody does something else."""
-        d, self.script = self.decoding, None
-        unfed = []
-        for lane in d.lanes:
-            fed = int((d.cache.lanes == lane.index).sum())
-            places = [*range(lane.start - len(lane.prompt), lane.start), *lane.positions]
-            unfed.append(places[fed] if fed < len(places) else d.position(lane.index))
-        d.mask = d.cache.lane_mask = up_to(d.mask, unfed)
 
     def fork(self, lane: int) -> None:
         """A twin of a lane, which goes on by itself."""
