@@ -69,9 +69,7 @@ def run(args: Any) -> int:
         args.mode, args.method = named("--method", args.method)
     told = [flag for flag in generate_method.FLAGS if getattr(args, flag) is not None]
     if args.method is not None and told:
-        raise TinylaneError(
-            f"--{told[0].replace('_', '-')} with --method {args.method}: leave it out"
-        )
+        raise TinylaneError(f"--{told[0].replace('_', '-')} with --method {args.method}: give one")
     shared_flags.check_numbers(args, 0, "seed")
     given, asked = shared_flags.sampling(args), generate.parse_lane_flags(args)
     template = shared_flags.template(args)
