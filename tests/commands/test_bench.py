@@ -177,12 +177,12 @@ def test_too_little_memory_is_said_before_weights_are_written(
     assert code == 2 and "fewer of them at a time" in err
 
 
-def work(folder: Path, **more: Any) -> bench_measure.Work:
+def work(folder: Path, **more: Any) -> bench_measure.BenchWork:
     """What an engine is asked to do: a case of two joint lanes, once."""
     cases = [BenchCase(random_prompt(512, 5, 0), 2, 4, "joint")]
     settings = {"dtype": "float32", "adapter": None, "ops": "auto", "cases": cases, "repeats": 1}
     settings |= {"profile": False, "threads": 1, "read": 1 << 20, "quiet": True, **more}
-    return bench_measure.Work(folder=str(folder), **settings)
+    return bench_measure.BenchWork(folder=str(folder), **settings)
 
 
 def test_an_engine_that_fails_is_named(tmp_path: Path) -> None:

@@ -97,9 +97,19 @@ def limits() -> list[Limit]:
         Limit("lines of the study path", sum(map(lines_to_read, study)), 1540),
         Limit("lines with all that it imports", sum(map(lines_to_read, reach(study))), 2866),
         Limit("lines of tinylane/core", sum(map(lines_to_read, in_core)), 3292),  # wanted: 2520
-        Limit("lines of tinylane", sum(map(lines, PACKAGE.rglob("*.py"))), 37600),  # wanted: 18500
+        Limit("lines of tinylane", sum(map(lines, PACKAGE.rglob("*.py"))), 37700),  # wanted: 18500
         Limit("entries of tinylane/", len(entries), 14),
     ]
+
+
+def test_no_two_classes_of_the_package_have_one_name() -> None:
+    names = [
+        node.name
+        for file in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    assert {name: names.count(name) for name in names if names.count(name) > 1} == {}
 
 
 def test_the_readme_says_the_limits() -> None:

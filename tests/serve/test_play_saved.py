@@ -14,7 +14,7 @@ import tinylane
 from tinylane import methods
 from tinylane.core.errors import TinylaneError
 from tinylane.serve.opening import Start, begin, reopen
-from tinylane.serve.session import Session
+from tinylane.serve.session import PlaySession
 from tinylane.view.replay import replay
 from tinylane.view.replay_record import record
 from tinylane.view.run_file import load_run, save_run
@@ -30,7 +30,7 @@ def model() -> Any:
     return tinylane.load(ROOT / "weights" / "shell-game", backend="numpy")
 
 
-def started(model: Any, **changes: Any) -> Session:
+def started(model: Any, **changes: Any) -> PlaySession:
     usual: dict[str, Any] = {
         "prompt": SWAPS, "lanes": 4, "method": "learned", "visibility": "joint",
         "temperature": 3.0, "max_tokens": 14, "seed": 1,
@@ -38,12 +38,12 @@ def started(model: Any, **changes: Any) -> Session:
     return begin(model, Start(**{**usual, **changes}))
 
 
-def loaded(session: Session, folder: Path, name: str = "run.json") -> Any:
+def loaded(session: PlaySession, folder: Path, name: str = "run.json") -> Any:
     (folder / name).write_bytes(session.save())
     return load_run(folder / name)
 
 
-def something(session: Session, rng: np.random.Generator) -> None:
+def something(session: PlaySession, rng: np.random.Generator) -> None:
     """One of the things that can be done to lanes, if it can be done now."""
     lanes = session.decoding.lanes
     m, n = (int(x) for x in rng.choice(len(lanes), 2, replace=False))
@@ -67,7 +67,7 @@ def something(session: Session, rng: np.random.Generator) -> None:
         pass  # of a lane that has ended, for the most part
 
 
-def lived(model: Any, seed: int) -> Session:
+def lived(model: Any, seed: int) -> PlaySession:
     """A session to whose lanes something happened before every step, often twice."""
     rng = np.random.default_rng(seed)
     session = started(model, seed=seed)

@@ -11,7 +11,7 @@ from helpers_serve import ROOT
 import tinylane
 from tinylane.core.errors import TinylaneError
 from tinylane.serve.opening import Start, begin
-from tinylane.serve.session import Session
+from tinylane.serve.session import PlaySession
 from tinylane.view.attention import attention_weights
 
 SWAPS = "1-3 2-4 1-2 3-4 1-3 2-4 1-2 3-4 1-4 2-3 1-4 2-3 1-2 2-3 3-4 1-4"
@@ -22,7 +22,7 @@ def model() -> Any:
     return tinylane.load(ROOT / "weights" / "shell-game", backend="numpy")
 
 
-def started(model: Any, **changes: Any) -> Session:
+def started(model: Any, **changes: Any) -> PlaySession:
     usual: dict[str, Any] = {
         "prompt": SWAPS, "lanes": 4, "method": "learned", "visibility": "joint",
         "max_tokens": 12, "seed": 1,
@@ -30,7 +30,7 @@ def started(model: Any, **changes: Any) -> Session:
     return begin(model, Start(**{**usual, **changes}))
 
 
-def one_pass(session: Session) -> dict[int, float]:
+def one_pass(session: PlaySession) -> dict[int, float]:
     """Of each lane that wrote in the last step: how likely its last token is, in one pass over all
     rows that were fed, by the mask and the rotation of now."""
     d = session.decoding
@@ -47,7 +47,7 @@ def one_pass(session: Session) -> dict[int, float]:
     return last
 
 
-def agrees(session: Session) -> int:
+def agrees(session: PlaySession) -> int:
     """Assert that the last step is that of one pass; how many lanes wrote in it."""
     expected = one_pass(session)
     for m, logprob in expected.items():

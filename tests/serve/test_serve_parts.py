@@ -20,15 +20,15 @@ from tinylane.core.model import Model
 from tinylane.core.random_weights import random_params
 from tinylane.core.sampling import Sampler
 from tinylane.methods import Setup
-from tinylane.serve.answers import Answer, error_body, piece
-from tinylane.serve.engine import Busy, Engine, Limits, Task
-from tinylane.serve.job import Begun, Ended, Job, Work
+from tinylane.serve.answers import Reply, error_body, piece
+from tinylane.serve.engine import Busy, Engine, ServerLimits, TurnTaker
+from tinylane.serve.job import Begun, Ended, Served, Wanted
 from tinylane.serve.prefixes import Prefixes
 
 # The engine.
 
 
-class Turns(Task):
+class Turns(TurnTaker):
     """A task of some turns, which notes who had one, and what became of it."""
 
     def __init__(self, name: str, turns: int, notes: list[str], lanes: int = 1) -> None:
@@ -65,7 +65,7 @@ def said() -> list[str]:
 
 def test_tasks_take_turns(said: list[str]) -> None:
     """One turn each, in order, until a task has no more."""
-    engine, notes = Engine(Limits(), said.append), []
+    engine, notes = Engine(ServerLimits(), said.append), []
     works = [Turns(name, turns, notes) for name, turns in (("a", 3), ("b", 1), ("c", 2))]
     for work in works:
         engine.submit(work)
@@ -77,7 +77,7 @@ def test_tasks_take_turns(said: list[str]) -> None:
 
 
 def test_a_task_that_fails_ends_alone_and_in_one_line(said: list[str]) -> None:
-    engine, notes = Engine(Limits(), said.append), []
+    engine, notes = Engine(ServerLimits(), said.append), []
     bad, good = Turns("bad", 0, notes), Turns("good", 3, notes)
     for work in (bad, good):
         engine.submit(work)
@@ -92,7 +92,7 @@ def test_a_task_that_fails_ends_alone_and_in_one_line(said: list[str]) -> None:
 
 def test_what_has_no_room_waits_in_order(said: list[str]) -> None:
     """A small task does not overtake a large one; and one that could never run is refused."""
-    engine, notes = Engine(Limits(lanes=4, queue=3), said.append), []
+    engine, notes = Engine(ServerLimits(lanes=4, queue=3), said.append), []
     first, large, small = (Turns(n, 2, notes, k) for n, k in (("f", 3), ("L", 4), ("s", 1)))
     for work in (first, large, small):
         engine.submit(work)
@@ -111,7 +111,7 @@ def test_what_has_no_room_waits_in_order(said: list[str]) -> None:
 def test_a_task_whose_time_is_over_ends_and_one_whose_client_left_is_forgotten(
     said: list[str],
 ) -> None:
-    engine, notes = Engine(Limits(lanes=1), said.append), []
+    engine, notes = Engine(ServerLimits(lanes=1), said.append), []
     slow, left = Turns("s", 10**9, notes), Turns("l", 5, notes)
     slow.deadline = time.monotonic() + 0.2
     engine.submit(slow)
@@ -127,7 +127,7 @@ def test_a_task_whose_time_is_over_ends_and_one_whose_client_left_is_forgotten(
 
 
 def test_closing_ends_what_runs_and_what_waits(said: list[str]) -> None:
-    engine, notes = Engine(Limits(lanes=1), said.append), []
+    engine, notes = Engine(ServerLimits(lanes=1), said.append), []
     runs, waits = Turns("r", 10**9, notes), Turns("w", 1, notes)
     engine.submit(runs)
     engine.submit(waits)
@@ -141,16 +141,16 @@ def test_closing_ends_what_runs_and_what_waits(said: list[str]) -> None:
 def test_a_long_prompt_does_not_hold_up_a_short_one(said: list[str], model: Model) -> None:
     """Its blocks take turns with the other's steps."""
     told: list[tuple[str, str]] = []
-    engine, done = Engine(Limits(), said.append), threading.Event()
+    engine, done = Engine(ServerLimits(), said.append), threading.Event()
 
-    def job(name: str, prompt: list[int]) -> Job:
+    def job(name: str, prompt: list[int]) -> Served:
         def tell(what: Any) -> None:
             told.append((name, type(what).__name__))
             if told.count(("long", "Ended")) and told.count(("short", "Ended")):
                 done.set()
 
         settings = {"max_tokens": 3, "sampler": Sampler(logit_bias={2: -np.inf})}
-        return Job(model, Work(prompt, 1, settings), Prefixes(8, 1 << 20), tell)
+        return Served(model, Wanted(prompt, 1, settings), Prefixes(8, 1 << 20), tell)
 
     engine.submit(job("long", [3] * 200))
     engine.submit(job("short", [5, 6]))
@@ -164,7 +164,7 @@ def test_lanes_that_a_task_begins_while_it_runs_wait_where_there_is_no_room(
     said: list[str],
 ) -> None:
     """The first of those that run always has its turn; the others while there is room for all."""
-    engine, notes = Engine(Limits(lanes=4), said.append), []
+    engine, notes = Engine(ServerLimits(lanes=4), said.append), []
     seen: list[int] = []
 
     class Grows(Turns):
@@ -189,7 +189,7 @@ def test_lanes_that_a_task_begins_while_it_runs_wait_where_there_is_no_room(
 def test_a_method_s_own_lanes_and_their_rows_count_against_the_limits(
     said: list[str], model: Model, lanes: int, nbytes: int, says: str
 ) -> None:
-    engine, done = Engine(Limits(lanes=lanes, memory=nbytes), said.append), threading.Event()
+    engine, done = Engine(ServerLimits(lanes=lanes, memory=nbytes), said.append), threading.Event()
     told: list[Any] = []
 
     def tell(what: Any) -> None:
@@ -205,8 +205,8 @@ def test_a_method_s_own_lanes_and_their_rows_count_against_the_limits(
     none = LaneMask.independent(1)
     setup = Setup(1, {"schedule": schedule, "lane_mask": none})
     settings = {"max_tokens": 40, "sampler": Sampler(logit_bias={2: -np.inf})}
-    work = Work([3, 4], 1, settings, setup=setup)
-    job = Job(model, work, Prefixes(8, 1 << 20), tell, check=engine.check)
+    work = Wanted([3, 4], 1, settings, setup=setup)
+    job = Served(model, work, Prefixes(8, 1 << 20), tell, check=engine.check)
     job.row = 1 << 10
     engine.submit(job)
     engine.start()
@@ -310,7 +310,7 @@ def test_parts_of_a_character_are_spelled_as_bytes() -> None:
     ids = tokenizer.encode("\U0001f980")
     pieces = [piece(tokenizer, token) for token in ids]
     assert len(ids) > 1 and b"".join(data for _, data in pieces).decode() == "\U0001f980"
-    answer = Answer(Model(ModelConfig(), {}, tokenizer=tokenizer), "m", "id", [ids], 1,
+    answer = Reply(Model(ModelConfig(), {}, tokenizer=tokenizer), "m", "id", [ids], 1,
                     chat=False, echo=True, top=1, seed=0)  # fmt: skip
     answer.begun(0, Begun(0, [(-1.0, [(token, -1.0)]) for token in ids[1:]]))
     told = answer.whole()["choices"][0]["logprobs"]

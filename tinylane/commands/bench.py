@@ -17,9 +17,9 @@ from tinylane.core.errors import TinylaneError
 
 if TYPE_CHECKING:
     from tinylane.commands.bench_engine import BenchCase
-    from tinylane.commands.bench_measure import Work
+    from tinylane.commands.bench_measure import BenchWork
 
-    Measure = Callable[[Sequence[str], Work], dict[str, dict[str, Any]]]
+    Measure = Callable[[Sequence[str], BenchWork], dict[str, dict[str, Any]]]
 
 MODES = ("independent", "joint")
 SHAPES = "SmolLM2-135M, Qwen2.5-0.5B, Qwen3-0.6B, Llama-3.2-1B, tiny"
@@ -124,7 +124,7 @@ def timed(
         if args.shape is not None:
             common.note(f"writing random weights of {name}", args.quiet)
             write_random(config, folder, args.seed)
-        work = bench_measure.Work(
+        work = bench_measure.BenchWork(
             folder=str(folder),
             dtype=dtype,
             adapter=False if peers else args.adapter_path,

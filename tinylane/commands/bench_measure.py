@@ -1,7 +1,7 @@
 """How an engine is timed: in a process of its own, so that memory and threads are its own.
 
 `python -m tinylane.commands.bench_measure PARENT` is that process: it reads the name of an engine
-and its `Work` as JSON from standard input and writes what `time_engine` returns, or
+and its `BenchWork` as JSON from standard input and writes what `time_engine` returns, or
 {"error": ...} where something is wrong.
 """
 
@@ -27,7 +27,7 @@ from tinylane.files import memory
 
 
 @dataclass(frozen=True)
-class Work:
+class BenchWork:
     """What every engine does: load the checkpoint in `folder`, decode each case `repeats` times.
 
     adapter: False where none is used. read: bytes that are read to measure the bandwidth.
@@ -49,7 +49,7 @@ class Work:
         return bench_machine.bandwidth(self.threads, name.split()[1], self.read, tries)
 
 
-def measure(names: Sequence[str], work: Work) -> dict[str, dict[str, Any]]:
+def measure(names: Sequence[str], work: BenchWork) -> dict[str, dict[str, Any]]:
     """Time the engines one after the other: name -> the answer of `time_engine`.
 
     Raises TinylaneError where an engine fails.
@@ -73,7 +73,7 @@ def measure(names: Sequence[str], work: Work) -> dict[str, dict[str, Any]]:
     return times
 
 
-def time_engine(name: str, work: Work) -> dict[str, Any]:
+def time_engine(name: str, work: BenchWork) -> dict[str, Any]:
     """Time the engine `name` in this process.
 
     Returns JSON values: `load` (as of `timed_load`), `rounds` (for each case, what `timed_run`
@@ -155,7 +155,7 @@ def main() -> int:
     name = question.pop("name")
     cases = [BenchCase(**case) for case in question.pop("cases")]
     try:
-        answer = time_engine(name, Work(cases=cases, **question))
+        answer = time_engine(name, BenchWork(cases=cases, **question))
     except TinylaneError as error:
         answer = {"error": str(error)}
     print(json.dumps(answer))

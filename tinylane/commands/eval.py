@@ -139,7 +139,7 @@ def length_flags(p: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Setup:
+class Planned:
     """What the flags of `eval` or `collect` ask for, checked; nothing is written yet.
 
     shard: of this process, None for one that does everything. out: the folder of its results.
@@ -172,7 +172,7 @@ class Setup:
         return work if self.shard is None else self.shard.share(work)
 
 
-def prepare(args: Any, lanes: Callable[[Task], list[int]], equal: str) -> Setup:
+def prepare(args: Any, lanes: Callable[[Task], list[int]], equal: str) -> Planned:
     """Read the flags, load the model and its task. lanes: of the task, where no flag says it.
 
     Raises TinylaneError for wrong flags and for flags that contradict each other.
@@ -209,7 +209,7 @@ def prepare(args: Any, lanes: Callable[[Task], list[int]], equal: str) -> Setup:
     for cell in cells:
         runner.reading(model, cell, conditions)  # refuses settings that contradict each other
     runner.check_prompts(model, problems)
-    setup = Setup(args, model, task, problems, cells, conditions, shard, out)
+    setup = Planned(args, model, task, problems, cells, conditions, shard, out)
     args.quiet = args.quiet or setup.silent
     return setup
 
@@ -265,7 +265,7 @@ def run(args: Any) -> int:
     return 0
 
 
-def _draw(setup: Setup) -> None:
+def _draw(setup: Planned) -> None:
     """A figure of the first problem in the cell with most lanes, of those the first."""
     from tinylane.view.figure_style import save
 
@@ -325,7 +325,7 @@ def check_folder(folder: Path) -> None:
         raise TinylaneError(f"--out {folder}: {existing} cannot be written to")
 
 
-def notes(setup: Setup) -> None:
+def notes(setup: Planned) -> None:
     """Print once what the user may not expect."""
     model, task, problems, cells = setup.model, setup.task, setup.problems, setup.cells
     if setup.args.quiet:
@@ -364,7 +364,7 @@ def notes(setup: Setup) -> None:
         )
 
 
-def _show(setup: Setup, tallies: dict[tuple[str, int], Tally]) -> None:
+def _show(setup: Planned, tallies: dict[tuple[str, int], Tally]) -> None:
     """The table, or the JSON document."""
     args, model, task = setup.args, setup.model, setup.task
     count = len(setup.problems)

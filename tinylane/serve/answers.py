@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tinylane.core.errors import TinylaneError
-from tinylane.serve.body import Wrong
+from tinylane.serve.body import BadRequest
 from tinylane.serve.engine import Busy
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ IMPOSSIBLE = -9999.0  # JSON has no -inf
 
 
 @dataclass
-class Choice:
+class ReplyChoice:
     """What was said of one choice so far, for the answer that comes as a whole."""
 
     text: str = ""
@@ -37,9 +37,9 @@ class Choice:
     offset: int = 0  # characters of the tokens that were told
 
 
-class Answer:
-    """One request's answer as it grows. `begun`, `step` and `ended` take what a `Job` tells, and
-    return the pieces of a stream; `whole` is all of it.
+class Reply:
+    """One request's answer as it grows. `begun`, `step` and `ended` take what a `Served`
+    tells, and return the pieces of a stream; `whole` is all of it.
 
     id, seed: of this answer. prompts: their token ids. n: choices of each.
     """
@@ -60,7 +60,7 @@ class Answer:
         self.model, self.name, self.id, self.seed = model, name, id, seed
         self.prompts, self.n, self.chat, self.echo, self.top = prompts, n, chat, echo, top
         self.created = int(time.time())
-        self.choices = [Choice() for _ in range(len(prompts) * n)]
+        self.choices = [ReplyChoice() for _ in range(len(prompts) * n)]
         self.cached = self.written = self.steps = 0
 
     def begun(self, p: int, told: Begun) -> list[dict[str, Any]]:
@@ -260,7 +260,7 @@ class Answer:
         return tokenizer is None or tokenizer.is_special(token)
 
 
-class OneAnswer(Answer):
+class OneAnswer(Reply):
     """The one answer that the lanes of a method work on: it is known when all is written."""
 
     def __init__(self, *args: Any, method: str, **more: Any) -> None:
@@ -329,7 +329,7 @@ def error_body(error: BaseException) -> tuple[int, dict[str, Any]]:
         status, kind, message = 400, "invalid_request_error", str(error)
     if isinstance(error, Busy):
         status, kind, code = 503, "server_error", "busy"
-    if isinstance(error, Wrong):
+    if isinstance(error, BadRequest):
         status, param, code = error.status, error.param, error.kind
     if status == 401:
         kind = "authentication_error"

@@ -25,13 +25,13 @@ from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import LaneMask
 from tinylane.core.prompt import encode_lane_prompt, encode_prompt
 from tinylane.files.io import parse_json
-from tinylane.serve.answers import Answer, OneAnswer
+from tinylane.serve.answers import OneAnswer, Reply
 from tinylane.serve.asked import Asked, read
 from tinylane.serve.asked_lanes import LANES, Lanes
-from tinylane.serve.body import Wrong
+from tinylane.serve.body import BadRequest
 from tinylane.serve.guard import Guarded, body_of, told_error
 from tinylane.serve.inbox import Events, Inbox, events_of, goes_away, pieces_of
-from tinylane.serve.job import Work
+from tinylane.serve.job import Wanted
 from tinylane.serve.service import Service
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _model(service: Service, request: Request) -> Response:
 
 def _check_name(service: Service, name: str | None) -> None:
     if name not in (None, service.name):
-        raise Wrong(
+        raise BadRequest(
             f"no model {show(name, 80)} here; this server has {show(service.name, 200)}",
             "model",
             404,
@@ -112,7 +112,7 @@ async def _answer(service: Service, request: Request, asked: Asked) -> Response:
     seed = works[0].settings.get("seed", 0)
     kind = "chatcmpl" if asked.chat else "cmpl"
     joined = None if asked.lanes is None else asked.lanes.joined
-    answer = (Answer if joined is None else partial(OneAnswer, method=joined))(
+    answer = (Reply if joined is None else partial(OneAnswer, method=joined))(
         service.model,
         service.name,
         f"{kind}-{os.urandom(12).hex()}",
@@ -151,7 +151,7 @@ async def _answer(service: Service, request: Request, asked: Asked) -> Response:
     return JSONResponse(answer.whole())
 
 
-def _works(service: Service, asked: Asked) -> list[Work]:
+def _works(service: Service, asked: Asked) -> list[Wanted]:
     """The jobs of a request. Raises TinylaneError for what this model cannot do."""
     model, n, works = service.model, asked.n, []
     seed = int.from_bytes(os.urandom(6), "little") if asked.seed is None else asked.seed
@@ -159,7 +159,7 @@ def _works(service: Service, asked: Asked) -> list[Work]:
         ids = _encode(model, given, asked)
         room = model.config.context - len(ids)
         if room < 0 or (room == 0 and asked.max_tokens):
-            raise Wrong(
+            raise BadRequest(
                 f"the prompt has {len(ids):,} tokens; this model's context is "
                 f"{model.config.context:,}, prompt and answer together",
                 "messages" if asked.chat else "prompt",
@@ -182,25 +182,27 @@ def _works(service: Service, asked: Asked) -> list[Work]:
             settings |= asked.lanes.settings(model, n, max_tokens)
             longest = max(len(encode_lane_prompt(model, text)) for text in settings["lane_prompts"])
             if longest > room:
-                raise Wrong("prompt and lane prompts are longer than the context", "lanes.prompts")
+                raise BadRequest(
+                    "prompt and lane prompts are longer than the context", "lanes.prompts"
+                )
         score = asked.top if asked.echo and asked.top is not None else None
-        works.append(Work(ids, n, settings, score, draw=asked.max_tokens > 0))
+        works.append(Wanted(ids, n, settings, score, draw=asked.max_tokens > 0))
     return works
 
 
-def _joined(service: Service, lanes: Lanes, ids: list[int], settings: dict[str, Any]) -> Work:
+def _joined(service: Service, lanes: Lanes, ids: list[int], settings: dict[str, Any]) -> Wanted:
     """The job of a method whose lanes work on one answer."""
     setup = lanes.setup(service.model, settings["max_tokens"])
     count = max(setup.lanes, lanes.lanes or LANES)
     service.engine.check(count)
     for name in ("lane_mask", "lane_prompts", "top_logprobs"):  # the method's business
         del settings[name]
-    return Work(ids, count, settings, setup=setup)
+    return Wanted(ids, count, settings, setup=setup)
 
 
 def _encode(model: Model, given: Any, asked: Asked) -> list[int]:
     if asked.chat and (model.tokenizer is None or not model.tokenizer.templates):
-        raise Wrong(
+        raise BadRequest(
             "this model has no chat template: POST to /v1/completions, with the prompt as text",
             "messages",
         )
@@ -210,10 +212,10 @@ def _encode(model: Model, given: Any, asked: Asked) -> list[int]:
     try:
         return encode_prompt(model, given, template)
     except TinylaneError as error:
-        raise Wrong(str(error), "messages" if asked.chat else "prompt") from None
+        raise BadRequest(str(error), "messages" if asked.chat else "prompt") from None
 
 
-def _tell(request: Request, asked: Asked, answer: Answer) -> None:
+def _tell(request: Request, asked: Asked, answer: Reply) -> None:
     """Numbers for the log."""
     usage = answer.usage()
     request.scope.setdefault("state", {})["told"] = (

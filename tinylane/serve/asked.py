@@ -13,7 +13,7 @@ from typing import Any
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.sampling import Sampler
 from tinylane.serve.asked_lanes import Lanes, read_lanes
-from tinylane.serve.body import Body, Wrong
+from tinylane.serve.body import BadRequest, Body
 from tinylane.serve.penalties import MOST, Penalised
 
 TOP = 20  # the most alternatives beside a token
@@ -82,16 +82,16 @@ class Asked:
 
 
 def read(raw: dict[str, Any], chat: bool, defaults: Defaults) -> Asked:
-    """Check a request's JSON object. Raises Wrong, which names the field."""
+    """Check a request's JSON object. Raises BadRequest, which names the field."""
     body = Body(raw)
     _known(body, CHAT if chat else TEXT)
     try:
         return _read(body, chat, defaults)
-    except Wrong:
+    except BadRequest:
         raise
     except TinylaneError as error:  # of a list's items, of the sampler
         param = next((key for key in raw if str(error).startswith((key, f"'{key}"))), None)
-        raise Wrong(str(error), param) from None
+        raise BadRequest(str(error), param) from None
 
 
 def _known(body: Body, used: set[str]) -> None:
@@ -99,10 +99,12 @@ def _known(body: Body, used: set[str]) -> None:
         if key in used or key in WITHOUT_EFFECT or value is None:
             continue
         if key not in SWITCHED_OFF:
-            raise Wrong(f"unrecognized request argument: {show(key, 60)}", key[:60])
+            raise BadRequest(f"unrecognized request argument: {show(key, 60)}", key[:60])
         same = (*SWITCHED_OFF[key], body.raw.get("n") or 1) if key == "best_of" else None
         if value not in (same or SWITCHED_OFF[key]):
-            raise Wrong(f"{key} is {show(value, 40)}; that is not implemented: leave it out", key)
+            raise BadRequest(
+                f"{key} is {show(value, 40)}; that is not implemented: leave it out", key
+            )
 
 
 def _read(body: Body, chat: bool, defaults: Defaults) -> Asked:
@@ -128,7 +130,7 @@ def _read(body: Body, chat: bool, defaults: Defaults) -> Asked:
 def _messages(body: Body) -> list[dict[str, Any]]:
     given = body.items("messages", dict)
     if not given:
-        raise Wrong("messages is empty; expected at least one", "messages")
+        raise BadRequest("messages is empty; expected at least one", "messages")
     return [_message(Body(one, parent=f"messages[{k}]")) for k, one in enumerate(given)]
 
 
@@ -158,7 +160,7 @@ def _prompts(body: Body) -> list[Any]:
     for one in given:
         ids = isinstance(one, list) and one and all(type(token) is int for token in one)
         if not (isinstance(one, str) or ids):
-            raise Wrong(f"prompt holds {show(one, 40)}; expected texts or token ids", "prompt")
+            raise BadRequest(f"prompt holds {show(one, 40)}; expected texts or token ids", "prompt")
     return list(given)
 
 
@@ -184,7 +186,7 @@ def _sampler(body: Body, usual: Sampler) -> Sampler:
         given["top_k"] = 0
     bias = body.object("logit_bias").raw
     if len(bias) > BIASES:
-        raise Wrong(f"logit_bias has {len(bias):,} tokens; at most {BIASES:,}", "logit_bias")
+        raise BadRequest(f"logit_bias has {len(bias):,} tokens; at most {BIASES:,}", "logit_bias")
     try:
         if bias:
             given["logit_bias"] = {int(token): float(value) for token, value in bias.items()}
@@ -215,9 +217,9 @@ def _stop(body: Body) -> list[str | int]:
     if not isinstance(ids, list) or not all(type(one) is int for one in ids):
         body.fail("stop_token_ids", "a list of token ids")
     if len(texts) + len(ids) > STOPS:
-        raise Wrong(f"{len(texts) + len(ids)} stops; expected at most {STOPS}", "stop")
+        raise BadRequest(f"{len(texts) + len(ids)} stops; expected at most {STOPS}", "stop")
     if any(len(text) > LONGEST_STOP for text in texts):
-        raise Wrong(f"a stop has more than {LONGEST_STOP:,} characters", "stop")
+        raise BadRequest(f"a stop has more than {LONGEST_STOP:,} characters", "stop")
     return [*texts, *ids]
 
 
@@ -226,6 +228,6 @@ def _top(body: Body, chat: bool) -> int | None:
         return body.whole("logprobs", 0, TOP, None)
     if not body.flag("logprobs", False):
         if body.get("top_logprobs"):
-            raise Wrong("top_logprobs needs logprobs: true", "top_logprobs")
+            raise BadRequest("top_logprobs needs logprobs: true", "top_logprobs")
         return None
     return body.whole("top_logprobs", 0, TOP, 0)

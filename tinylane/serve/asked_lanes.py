@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tinylane.core.errors import TinylaneError, reals, show
 from tinylane.core.lanes import MAX_LANES, LaneMask
 from tinylane.methods.modes import MODES
-from tinylane.serve.body import Body, Wrong
+from tinylane.serve.body import BadRequest, Body
 
 if TYPE_CHECKING:
     from tinylane.core.lanes import Rotation
@@ -60,7 +60,7 @@ class Lanes:
         rope, mask = self._rotation(model, n, max_tokens)
         prompts = self.prompts or _tags(model, n) or model.lane_prompts(n)
         if len(prompts) != n:
-            raise Wrong(f"{len(prompts)} lane prompts for n = {n}", "lanes.prompts")
+            raise BadRequest(f"{len(prompts)} lane prompts for n = {n}", "lanes.prompts")
         return {"lane_rope": rope, "lane_mask": mask, "lane_prompts": prompts}
 
     def _rotation(
@@ -74,7 +74,7 @@ class Lanes:
         said = (self.visibility, self.omega, self.slot, self.scale, self.prompt_lane, self.lag)
         if name is None and {*map(type, said)} == {type(None)}:
             if not model.trained_for_lanes:
-                raise Wrong(
+                raise BadRequest(
                     "this model was not trained for lanes; say which method: "
                     '{"method": "joint"}, for example',
                     "lanes",
@@ -84,7 +84,7 @@ class Lanes:
         if isinstance(seen, list):
             seen = LaneMask(reals("visibility", seen), model.lag if self.lag is None else self.lag)
             if seen.n < n:
-                raise Wrong(f"visibility is {seen.n} x {seen.n}; n is {n}", "lanes.visibility")
+                raise BadRequest(f"visibility is {seen.n} x {seen.n}; n is {n}", "lanes.visibility")
         return mode(
             name or "joint",
             model,
@@ -109,13 +109,13 @@ def _tags(model: Model, n: int) -> list[str] | None:
 
 
 def read_lanes(body: Body) -> Lanes | None:
-    """What a request says of lanes; None: nothing. Raises Wrong."""
+    """What a request says of lanes; None: nothing. Raises BadRequest."""
     if body.get("lanes") in (None, False):
         return None
     given = Body({} if body.get("lanes") is True else body.object("lanes").raw, parent="lanes")
     known = {"method", "mode", *Lanes.__dataclass_fields__}
     if unknown := [key for key in given.raw if key not in known]:
-        raise Wrong(
+        raise BadRequest(
             f"lanes has {show(unknown[0], 40)}; expected some of {', '.join(sorted(known))}",
             "lanes",
         )
@@ -135,21 +135,29 @@ def read_lanes(body: Body) -> Lanes | None:
     one = method is None or method in MODES
     if one and (given.has("lanes") or given.has("options")):
         name = "lanes" if given.has("lanes") else "options"
-        raise Wrong(f"lanes.{name} is for methods with one answer; n is the number here", "lanes")
+        raise BadRequest(
+            f"lanes.{name} is for methods with one answer; n is the number here", "lanes"
+        )
     if not one and (body.get("n") or 1) != 1:
-        raise Wrong(f"method {method} gives one answer: leave n out, and give lanes.lanes", "n")
+        raise BadRequest(
+            f"method {method} gives one answer: leave n out, and give lanes.lanes", "n"
+        )
     if not one and (body.get("logprobs") not in (None, False) or body.get("echo")):
-        raise Wrong(f"method {method} gives one text without logprobs and echo", "lanes.method")
+        raise BadRequest(
+            f"method {method} gives one text without logprobs and echo", "lanes.method"
+        )
     if not one and (body.get("frequency_penalty") or body.get("presence_penalty")):
-        raise Wrong(f"method {method} draws its own way: leave penalties out", "lanes.method")
+        raise BadRequest(f"method {method} draws its own way: leave penalties out", "lanes.method")
     if not one and given.get("prompts"):
-        raise Wrong(f"method {method} has texts of its own: leave lanes.prompts out", "lanes")
+        raise BadRequest(f"method {method} has texts of its own: leave lanes.prompts out", "lanes")
     options = given.object("options").raw
     if twice := [name for name in DECIDED if given.has(name) and name in options]:
-        raise Wrong(f"{twice[0]} is in lanes and in lanes.options: give it once", "lanes.options")
+        raise BadRequest(
+            f"{twice[0]} is in lanes and in lanes.options: give it once", "lanes.options"
+        )
     if "until" in options and method == "hogwild_steps":
         # A pattern may take for ever, and a server that runs one for a client waits for it.
-        raise Wrong("lanes.options.until is a pattern, which a server does not take", "lanes")
+        raise BadRequest("lanes.options.until is a pattern, which a server does not take", "lanes")
     return Lanes(
         method=method,
         visibility=visibility,

@@ -8,7 +8,7 @@ from tinylane.core.errors import TinylaneError
 from tinylane.files.io import Fields
 
 
-class Wrong(TinylaneError):
+class BadRequest(TinylaneError):
     """A request that cannot be answered. param: its field; status: HTTP's; kind: OpenAI's."""
 
     def __init__(
@@ -25,7 +25,7 @@ class Body(Fields):
         try:
             super().fail(key, expected)
         except TinylaneError as error:
-            raise Wrong(str(error), self.name(key)) from None
+            raise BadRequest(str(error), self.name(key)) from None
 
     def object(self, key: str) -> Body:
         """A field that is an object; an empty one if it is absent."""

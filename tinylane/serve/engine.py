@@ -1,7 +1,7 @@
 """One model, many requests: a thread of its own runs their steps in turn.
 
-A `Task` is one request's work. Every turn it does a little: one pass of its prompt, or one step of
-its lanes. All tasks that are ready get a turn before one gets a second. So requests share the
+A `TurnTaker` is one request's work. Every turn it does a little: one pass of its prompt, or one
+step of its lanes. All that are ready get a turn before one gets a second. So requests share the
 machine fairly, and none of them meets another in a pass: what a request gets does not depend on its
 company. Tasks for which there is no room (lanes, memory) wait in a queue, in order.
 """
@@ -22,7 +22,7 @@ from tinylane.files.memory import size
 
 
 @dataclass(frozen=True)
-class Limits:
+class ServerLimits:
     """What a server takes on. Requests beyond it are refused, or wait where that helps."""
 
     lanes: int = 64  # of all requests that run
@@ -37,7 +37,7 @@ class Busy(TinylaneError):
     """Too many requests wait already, or the server is ending: ask again later."""
 
 
-class Task:
+class TurnTaker:
     """A request's work. lanes, nbytes: what it takes while it runs. deadline: on the clock of
     `time.monotonic`. A subclass has `turn`, `end` and `fail`, called in the engine's thread."""
 
@@ -70,10 +70,10 @@ class Task:
 class Engine:
     """Runs tasks in a thread of its own. `say` gets a line for whoever runs the server."""
 
-    def __init__(self, limits: Limits, say: Callable[[str], Any] = lambda line: None) -> None:
+    def __init__(self, limits: ServerLimits, say: Callable[[str], Any] = lambda line: None) -> None:
         self.limits, self.say = limits, say
-        self.running: list[Task] = []
-        self.waiting: deque[Task] = deque()
+        self.running: list[TurnTaker] = []
+        self.waiting: deque[TurnTaker] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._calls: deque[Callable[[], Any]] = deque()
@@ -83,7 +83,7 @@ class Engine:
         """Begin to run tasks."""
         self._thread.start()
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: TurnTaker) -> None:
         """Add a task. Raises Busy where it must come later, TinylaneError where it never fits."""
         self.check(task.lanes, task.nbytes)
         with self._changed:
@@ -104,7 +104,7 @@ class Engine:
                 f"most {size(self.limits.memory)}: fewer lanes, or a smaller max_tokens"
             )
 
-    def cancel(self, task: Task) -> None:
+    def cancel(self, task: TurnTaker) -> None:
         """Forget a task, whose client has gone, before its next turn."""
         task.cancelled = True
         self.wake()
@@ -156,10 +156,10 @@ class Engine:
         self.running.clear()
         self.waiting.clear()
 
-    def _ready(self) -> list[Task]:
+    def _ready(self) -> list[TurnTaker]:
         """The running tasks that want a turn. If their lanes are more than there is room for (a
         task may begin some while it runs) the last of them wait."""
-        ready, lanes = list[Task](), 0
+        ready, lanes = list[TurnTaker](), 0
         for task in self.running:
             if task.ready():
                 lanes += task.lanes
@@ -167,12 +167,12 @@ class Engine:
                     ready.append(task)
         return ready
 
-    def _turn(self, task: Task) -> None:
+    def _turn(self, task: TurnTaker) -> None:
         if self._guard(task, task.turn) is not True:
             self.running.remove(task)
             task.free()
 
-    def _guard(self, task: Task | None, do: Callable[[], Any]) -> Any:
+    def _guard(self, task: TurnTaker | None, do: Callable[[], Any]) -> Any:
         """`do()`; an error of it ends this task and nothing else."""
         try:
             return do()

@@ -18,8 +18,8 @@ from starlette.responses import JSONResponse, Response
 
 from tinylane.core.errors import show
 from tinylane.serve.answers import error_body
-from tinylane.serve.body import Wrong
-from tinylane.serve.engine import Busy, Limits
+from tinylane.serve.body import BadRequest
+from tinylane.serve.engine import Busy, ServerLimits
 from tinylane.serve.service import Service
 
 LOCAL = {"localhost", "127.0.0.1", "::1"}
@@ -65,7 +65,7 @@ class Guarded:
                 return
             try:
                 _may_ask(service, request, allowed)
-            except Wrong as error:
+            except BadRequest as error:
                 await told_error(request, error)(scope, receive, patient)
                 return
             with suppress(ClientDisconnect):
@@ -79,12 +79,12 @@ class Guarded:
 
 
 def _may_ask(service: Service, request: Request, allowed: bool) -> None:
-    """Raise Wrong for a request that is not to be answered."""
+    """Raise BadRequest for a request that is not to be answered."""
     host, origin = request.headers.get("host", ""), request.headers.get("origin")
     if service.local and service.key is None and _name(host) not in LOCAL:
-        raise Wrong(f"host {show(host, 60)} is not this machine's own name", None, 403)
+        raise BadRequest(f"host {show(host, 60)} is not this machine's own name", None, 403)
     if origin is not None and not allowed and origin.partition("://")[2] != host:
-        raise Wrong(
+        raise BadRequest(
             f"pages of {show(origin, 60)} may not ask; --allowed-origins names those that may",
             None,
             403,
@@ -93,7 +93,7 @@ def _may_ask(service: Service, request: Request, allowed: bool) -> None:
         return
     given = request.headers.get("authorization", "").removeprefix("Bearer ")
     if not hmac.compare_digest(given.encode(), service.key.encode()):
-        raise Wrong("a key is needed: Authorization: Bearer KEY", None, 401, "invalid_api_key")
+        raise BadRequest("a key is needed: Authorization: Bearer KEY", None, 401, "invalid_api_key")
 
 
 def _name(host: str) -> str | None:
@@ -121,16 +121,16 @@ def told_error(request: Request, error: Exception) -> Response:
     """An error as JSON."""
     if isinstance(error, HTTPException):
         what = f"{request.method} {show(request.url.path, 60)}: {error.detail}"
-        error = Wrong(what, None, error.status_code)
+        error = BadRequest(what, None, error.status_code)
     status, body = error_body(error)
     headers = {"retry-after": "1"} if isinstance(error, Busy) else None
     return JSONResponse(body, status, headers)
 
 
-async def body_of(request: Request, limits: Limits) -> bytes:
-    """A request's body. Raises Wrong for one that is too large or comes too slowly."""
+async def body_of(request: Request, limits: ServerLimits) -> bytes:
+    """A request's body. Raises BadRequest for one that is too large or comes too slowly."""
     size = request.headers.get("content-length", "0")
-    over = Wrong(f"the request is larger than {limits.body:,} bytes", None, 413)
+    over = BadRequest(f"the request is larger than {limits.body:,} bytes", None, 413)
     if size.isascii() and size.isdigit() and int(size[:12]) > limits.body:
         raise over
     data, pieces, end = bytearray(), request.stream(), time.monotonic() + limits.seconds
@@ -144,4 +144,4 @@ async def body_of(request: Request, limits: Limits) -> bytes:
     except StopAsyncIteration:
         return bytes(data)
     except asyncio.TimeoutError:
-        raise Wrong("the request's body does not come", None, 408) from None
+        raise BadRequest("the request's body does not come", None, 408) from None

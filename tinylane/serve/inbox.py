@@ -18,9 +18,9 @@ from starlette.responses import StreamingResponse
 from tinylane.core.errors import TinylaneError
 from tinylane.core.result import Step
 from tinylane.files.memory import forecast
-from tinylane.serve.answers import Answer, error_body
+from tinylane.serve.answers import Reply, error_body
 from tinylane.serve.asked import Asked
-from tinylane.serve.job import Begun, Ended, Job, Work
+from tinylane.serve.job import Begun, Ended, Served, Wanted
 from tinylane.serve.service import Service
 
 
@@ -29,12 +29,12 @@ class Inbox:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self.jobs: list[Job] = []
+        self.jobs: list[Served] = []
         self.loop = asyncio.get_running_loop()
         self.queue: asyncio.Queue[tuple[int, Any]] = asyncio.Queue()
         self.put = self.taken = 0  # one is counted by the engine's thread, one by the loop's
 
-    def submit(self, p: int, work: Work) -> None:
+    def submit(self, p: int, work: Wanted) -> None:
         """Queue a job. Raises Busy or TinylaneError."""
         model, engine = self.service.model, self.service.engine
 
@@ -44,7 +44,7 @@ class Inbox:
                 self.loop.call_soon_threadsafe(self.queue.put_nowait, (p, what))
 
         behind = lambda: self.put - self.taken
-        job = Job(model, work, self.service.prefixes, tell, behind, engine.check)
+        job = Served(model, work, self.service.prefixes, tell, behind, engine.check)
         tokens = work.settings["max_tokens"]
         needs = forecast(model.config, model.dtype, work.lanes, len(work.prompt), tokens, 0)
         job.nbytes, job.row = needs.total, needs.kv_per_token
@@ -68,7 +68,7 @@ class Inbox:
 
 
 async def pieces_of(
-    inbox: Inbox, answer: Answer, gone: asyncio.Task[None]
+    inbox: Inbox, answer: Reply, gone: asyncio.Task[None]
 ) -> AsyncIterator[list[dict[str, Any]]]:
     """What the jobs tell, as pieces of the answer. Raises their errors, and ClientDisconnect."""
     left = len(inbox.jobs)  # it is closed by whoever asked for the pieces
@@ -115,7 +115,7 @@ class Events(StreamingResponse):
 
 async def events_of(
     asked: Asked,
-    answer: Answer,
+    answer: Reply,
     first: list[dict[str, Any]] | None,
     pieces: AsyncIterator[list[dict[str, Any]]],
 ) -> AsyncIterator[bytes]:

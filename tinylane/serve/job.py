@@ -14,7 +14,7 @@ import numpy as np
 
 from tinylane.core.distribution import likeliest, logsumexp
 from tinylane.core.lanes import SHARED
-from tinylane.serve.engine import Busy, Task
+from tinylane.serve.engine import Busy, TurnTaker
 from tinylane.serve.penalties import Penalised
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Ended:
 
 
 @dataclass
-class Work:
+class Wanted:
     """What to decode. settings: of `Decoding`, by keyword."""
 
     prompt: list[int]
@@ -57,7 +57,7 @@ class Work:
     setup: Setup | None = None  # of a method whose lanes work on one answer
 
 
-class Job(Task):
+class Served(TurnTaker):
     """One prompt and its lanes. `tell` gets `Begun`, every `Step`, and `Ended` or the error.
 
     behind: how many of these the reader has not taken yet. check: raises TinylaneError for so many
@@ -67,7 +67,7 @@ class Job(Task):
     def __init__(
         self,
         model: Model,
-        work: Work,
+        work: Wanted,
         prefixes: Prefixes,
         tell: Callable[[Any], None],
         behind: Callable[[], int] = lambda: 0,

@@ -13,7 +13,7 @@ from tinylane.core.lanes import LaneMask
 from tinylane.core.sampling import Sampler
 from tinylane.evaluate.tasks.shell_game import game_of
 from tinylane.serve.rotations import METHODS, rotation
-from tinylane.serve.session import MOST_LANES, TOP, Session
+from tinylane.serve.session import MOST_LANES, TOP, PlaySession
 from tinylane.view.again import rotations
 from tinylane.view.events import BEGIN, events_of, words
 
@@ -36,7 +36,7 @@ class Start:
     seed: int | None = None
 
 
-def begin(model: Model, start: Start) -> Session:
+def begin(model: Model, start: Start) -> PlaySession:
     """A new session. Raises TinylaneError for what the model cannot do."""
     n = whole("lanes", start.lanes, 1, MOST_LANES)
     seed = int.from_bytes(os.urandom(4), "little") if start.seed is None else start.seed
@@ -60,10 +60,10 @@ def begin(model: Model, start: Start) -> Session:
         top_logprobs=min(TOP, model.config.vocab),
         schedule=nothing,
     )
-    return Session(decoding, start.method, truth)
+    return PlaySession(decoding, start.method, truth)
 
 
-def reopen(model: Model, run: Run) -> Session:
+def reopen(model: Model, run: Run) -> PlaySession:
     """A saved run, to be written again token by token; then its lanes go on by themselves.
 
     Raises TinylaneError for a run of another model, and for one that cannot be written so.
@@ -96,7 +96,7 @@ def reopen(model: Model, run: Run) -> Session:
         decoding.give(lane.index, script.rest(decoding, lane.index))
     decoding.events = []  # these words are the lanes' own
     truth = run.extra.get("truth")
-    session = Session(decoding, script.method, truth if isinstance(truth, str) else None)
+    session = PlaySession(decoding, script.method, truth if isinstance(truth, str) else None)
     session.script = script
     script(session)
     return session
@@ -126,7 +126,7 @@ class Script:
         self.method = saved if saved in METHODS else "as saved"
         self.done = self.turns = 0
 
-    def __call__(self, session: Session) -> bool:
+    def __call__(self, session: PlaySession) -> bool:
         """Do what came before the next step; returns whether there was something."""
         d, began = session.decoding, self.done
         while self.done < len(self.events) and self.events[self.done]["step"] <= d.steps:
@@ -148,7 +148,7 @@ class Script:
         told += [(step, min(decoding.ends, default=0)) for n, step in self.back if n == m]
         return [token for step, token in sorted(told) if step >= now]
 
-    def _do(self, session: Session, event: dict[str, Any]) -> None:
+    def _do(self, session: PlaySession, event: dict[str, Any]) -> None:
         d, name, m = session.decoding, event["event"], event["lane"]
         lane = self.run.result.lanes[m]
         if name == "join":

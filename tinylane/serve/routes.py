@@ -28,13 +28,13 @@ from starlette.routing import BaseRoute, Route
 
 from tinylane.core.errors import TinylaneError, show
 from tinylane.files.io import Fields, parse_json
-from tinylane.serve.body import Wrong
+from tinylane.serve.body import BadRequest
 from tinylane.serve.guard import body_of
 from tinylane.serve.inbox import Events, event
 from tinylane.serve.opening import Start, begin, reopen
 from tinylane.serve.rotations import METHODS
 from tinylane.serve.service import Service
-from tinylane.serve.session import LEFT, MOST_LANES, Session
+from tinylane.serve.session import LEFT, MOST_LANES, PlaySession
 
 SESSIONS = 8  # at once; one that nobody looks at makes room
 BEHIND = 256  # things that a page may be behind before it is let go
@@ -43,7 +43,7 @@ ALIVE = 15.0  # s between two signs of life of a stream
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'"
 POLICY += "; img-src data:"
 
-Do = Callable[[Session, Fields], Any]
+Do = Callable[[PlaySession, Fields], Any]
 OPERATIONS: dict[str, Do] = {
     "run": lambda s, f: s.run(f.flag("yes"), f.real("pace", None)),
     "pace": lambda s, f: s.set_pace(f.real("pace")),
@@ -63,7 +63,7 @@ OPERATIONS: dict[str, Do] = {
 
 def routes(service: Service) -> list[BaseRoute]:
     """The routes, and the sessions that they share."""
-    sessions: dict[str, Session] = {}
+    sessions: dict[str, PlaySession] = {}
     kinds = {
         "play.html": "text/html", "play.css": "text/css",
         "play.js": "text/javascript", "play_token.js": "text/javascript",
@@ -90,7 +90,7 @@ def routes(service: Service) -> list[BaseRoute]:
         data = await body_of(request, service.limits)
         return await add(lambda: reopen(service.model, read_run(data)))
 
-    async def add(make: Callable[[], Session]) -> Response:
+    async def add(make: Callable[[], PlaySession]) -> Response:
         session = await in_engine(service, make)
         room(sessions, service)
         service.engine.submit(session)
@@ -98,10 +98,12 @@ def routes(service: Service) -> list[BaseRoute]:
         sessions[name] = session
         return JSONResponse({"id": name, "state": session.state()}, 201)
 
-    def found(request: Request) -> Session:
+    def found(request: Request) -> PlaySession:
         name = request.path_params["id"]
         if name not in sessions:
-            raise Wrong(f"no session {show(name, 40)}: it may have ended; begin another", None, 404)
+            raise BadRequest(
+                f"no session {show(name, 40)}: it may have ended; begin another", None, 404
+            )
         return sessions[name]
 
     async def happens(request: Request) -> Response:
@@ -115,7 +117,7 @@ def routes(service: Service) -> list[BaseRoute]:
     async def do(request: Request) -> Response:
         session, name = found(request), request.path_params["do"]
         if name not in OPERATIONS:
-            raise Wrong(f"no operation {show(name, 40)}; there are {', '.join(OPERATIONS)}")
+            raise BadRequest(f"no operation {show(name, 40)}; there are {', '.join(OPERATIONS)}")
         body = await body_of(request, service.limits)
         fields = Fields(parse_json(body or b"{}", "the request"))
 
@@ -214,7 +216,7 @@ def read_run(data: bytes) -> Any:
             raise TinylaneError(str(error).replace(str(path), "the file")) from None
 
 
-def room(sessions: dict[str, Session], service: Service) -> None:
+def room(sessions: dict[str, PlaySession], service: Service) -> None:
     """Forget sessions that have ended; one that nobody looks at, where there are too many."""
     for name in [name for name, s in sessions.items() if s.cancelled or s.over]:
         del sessions[name]
@@ -222,7 +224,7 @@ def room(sessions: dict[str, Session], service: Service) -> None:
         return
     idle = next((name for name, s in sessions.items() if not s.listeners), None)
     if idle is None:
-        raise Wrong(f"{SESSIONS} sessions are open in browsers: close one", None, 503)
+        raise BadRequest(f"{SESSIONS} sessions are open in browsers: close one", None, 503)
     service.engine.cancel(sessions.pop(idle))
 
 
@@ -252,7 +254,7 @@ async def in_engine(service: Service, do: Callable[[], Any]) -> Any:
     return await done
 
 
-def listen(service: Service, session: Session) -> Response:
+def listen(service: Service, session: PlaySession) -> Response:
     """A stream of what happens in a session, from its state now on."""
     loop, queue = asyncio.get_running_loop(), asyncio.Queue[dict[str, Any]]()
 

@@ -175,12 +175,12 @@ def make_service(args: Any, model: Model, key: str | None) -> Service:
     """What the routes need, of the flags and the model."""
     from tinylane.files.memory import available_memory
     from tinylane.serve.asked import Defaults
-    from tinylane.serve.engine import Engine, Limits, warn
+    from tinylane.serve.engine import Engine, ServerLimits, warn
     from tinylane.serve.prefixes import Prefixes
     from tinylane.serve.service import Service
 
     memory = args.max_memory and int(args.max_memory * 2**30)
-    limits = Limits(
+    limits = ServerLimits(
         lanes=args.max_lanes,
         memory=memory or (available_memory() or 8 << 30) // 2,
         queue=args.max_queue,

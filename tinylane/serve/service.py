@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tinylane.serve.asked import Defaults
-from tinylane.serve.engine import Engine, Limits
+from tinylane.serve.engine import Engine, ServerLimits
 from tinylane.serve.prefixes import Prefixes
 
 if TYPE_CHECKING:
@@ -32,6 +32,6 @@ class Service:
     encoding: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> ServerLimits:
         """The engine's."""
         return self.engine.limits

@@ -1,6 +1,6 @@
 """Lanes that somebody plays with: one decoding that goes step by step, and what can be done to it.
 
-A `Session` is a task of the engine: it takes a step whenever it runs, and tells its listeners. All
+A `PlaySession` takes turns in the engine: a step whenever it runs, and tells its listeners. All
 operations are called in the engine's thread, between two steps. Each raises TinylaneError, and
 changes nothing, where it is not possible.
 
@@ -23,7 +23,7 @@ from tinylane.core.errors import TinylaneError, show, whole
 from tinylane.core.lanes import LaneMask, Rotation
 from tinylane.evaluate.tasks.shell_game import last_word
 from tinylane.serve.answers import piece
-from tinylane.serve.engine import Task
+from tinylane.serve.engine import TurnTaker
 from tinylane.serve.hearing import listened
 from tinylane.serve.rotations import rotation
 from tinylane.view.again import again, mask_settings, may_begin_again, up_to
@@ -37,7 +37,7 @@ LEFT = 600.0  # s that a session stays when nobody looks at it any more
 Tell = Callable[[dict[str, Any]], Any]
 
 
-class Session(Task):
+class PlaySession(TurnTaker):
     """One decoding, who listens to it, and whether it runs.
 
     script: called after every step; says whether it did something to the lanes.
@@ -51,7 +51,7 @@ class Session(Task):
         self.listeners: list[Tell] = []
         self.running = False
         self.pace = 0.0  # s that a step takes at least
-        self.script: Callable[[Session], bool] | None = None  # what a saved run goes on with
+        self.script: Callable[[PlaySession], bool] | None = None  # what a saved run goes on with
         self.deadline = time.monotonic() + LEFT
         self.over = False
         self._next = 0.0

@@ -67,7 +67,7 @@ from tinylane.testing.merge import assert_blocks_merge, merge_blocks
 from tinylane.testing.samples import Case, Sample, example_case, fork_join, random_case
 from tinylane.testing.segment_checks import transcript
 from tinylane.testing.segments import (
-    Transcript,
+    Rollout,
     assert_chain_rule,
     assert_fork_join,
     assert_moved_cache,
@@ -89,9 +89,9 @@ __all__ = [
     "Law",
     "LawViolation",
     "Report",
+    "Rollout",
     "Sample",
     "Tolerance",
-    "Transcript",
     "assert_all",
     "assert_backends",
     "assert_blocks_merge",

@@ -33,7 +33,7 @@ from tinylane.testing.laws import (
 )
 from tinylane.testing.merge import merged_in_every_layer
 from tinylane.testing.samples import Chooser, Sample, fork_join, random_segments
-from tinylane.testing.segments import Transcript
+from tinylane.testing.segments import Rollout
 from tinylane.testing.subjects import Law, bound, plain
 
 DRAWN = 4  # rows whose tokens the chain rule runs through
@@ -225,7 +225,7 @@ def _blocks_merge(model: Any, sample: Sample, choose: Chooser) -> Report:
     return merged_in_every_layer(model, sample)
 
 
-def transcript(decoding: Decoding) -> Transcript:
+def transcript(decoding: Decoding) -> Rollout:
     """What a decoding fed and drew, for `assert_rollout`.
 
     No one pass gives what a lane had read that was forked while it read others, or others while a
@@ -247,7 +247,7 @@ def transcript(decoding: Decoding) -> Transcript:
                     drawn.append((asked, token, logprob))
                     break
     asked, tokens, logprobs = zip(*drawn, strict=True) if drawn else ((), (), ())
-    return Transcript(rows, np.array(asked, int), np.array(tokens, int), np.array(logprobs))
+    return Rollout(rows, np.array(asked, int), np.array(tokens, int), np.array(logprobs))
 
 
 def random_life(choose: Chooser, vocab: int) -> Callable[[Decoding], None]:

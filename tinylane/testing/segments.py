@@ -258,7 +258,7 @@ def assert_seal(
 
 
 @dataclass(frozen=True)
-class Transcript:
+class Rollout:
     """What a decoding fed, and what it drew.
 
     sample: the rows that were fed, with its mask and rotation. asked, tokens, logprobs: (Q,) of
@@ -272,7 +272,7 @@ class Transcript:
     logprobs: np.ndarray
 
 
-def assert_rollout(f: Logits, transcript: Transcript, *, dtype: str = "float64") -> Report:
+def assert_rollout(f: Logits, transcript: Rollout, *, dtype: str = "float64") -> Report:
     """Law 24: a rollout is what training sees: the log-probabilities recorded while decoding equal
     those of one pass of f over all rows at the same coordinates.
 

@@ -21,12 +21,12 @@ from typing import Any
 from tinylane.commands import common
 from tinylane.commands.bench_engine import BenchCase
 from tinylane.commands.bench_machine import bandwidth, environment
-from tinylane.commands.bench_measure import Work, describe, timed_load, timed_run, warm_up
+from tinylane.commands.bench_measure import BenchWork, describe, timed_load, timed_run, warm_up
 from tinylane.commands.bench_profile import profile
 from tinylane.core.errors import TinylaneError
 
 
-def measure(names: Sequence[str], work: Work) -> dict[str, dict[str, Any]]:
+def measure(names: Sequence[str], work: BenchWork) -> dict[str, dict[str, Any]]:
     """Time the engines in turn, case by case: name -> its times, as of `bench_measure.time_engine`.
 
     Other programs have no bandwidth, no profiles, and no rounds of joint cases. Raises
