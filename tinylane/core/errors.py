@@ -58,8 +58,9 @@ def of_kind(name: str, value: object, kinds: Any, expected: str) -> Any:
     if not isinstance(value, kinds):
         raise TinylaneError(f"{name} is {show(value)}; expected {expected}")
     calls = (value, type(value).__call__) if callable(value) else ()
-    if any(lazy(call) for lazy in LAZY for call in calls):
-        raise TinylaneError(f"{name} {NEVER_RUN}; expected {expected}")
+    for lazy in LAZY:
+        if any(map(lazy, calls)):
+            raise TinylaneError(f"{name} {NEVER_RUN}; expected {expected}")
     return value
 
 
