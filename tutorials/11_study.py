@@ -158,8 +158,8 @@ assert four["sft-full"][0] > four["kto-full"][0]
 # %%
 frontier = json.loads((folder / "frontier.json").read_text())["cells"]
 for name in ("joint", "independent"):
-    found = frontier[name]["seeds"][0]["scores"]["4"]["by_answer"]
-    near, far = (np.sum([found[k] for k in keys], axis=0) for keys in ("23", "456"))
+    right = frontier[name]["seeds"][0]["scores"]["4"]["by_answer"]
+    near, far = (np.sum([right[k] for k in keys], axis=0) for keys in ("23", "456"))
     print(f"{name:12} goal at 2 or 3: {near[0]} of {near[1]}; further: {far[0]} of {far[1]}")
     assert near[0] > 0.95 * near[1] and (far[0] > 0.6 * far[1]) == (name == "joint")
 

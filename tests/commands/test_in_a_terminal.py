@@ -6,12 +6,16 @@ Elsewhere the same commands write plain lines (`test_tune_command`, `test_bench`
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import helpers_cli
 import pytest
 from helpers_cli import in_a_terminal
 
+from tinylane.commands import common
+from tinylane.commands.cli import main
 from tinylane.testing import checks
 
 game = helpers_cli.game  # a fixture
@@ -85,3 +89,31 @@ def test_bench_shows_tables_with_ratios_and_profiles() -> None:
     results = [row for row in rows if row[1] == "independent" and len(row) not in (5, 14)]
     assert [row[0] for row in results] == ["tinylane numpy", "llama3.np"]
     assert "-" in results[1]  # of a peer it is not known how much it reads
+
+
+def test_what_may_take_long_has_words_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are shown after two seconds; here they are noted at once."""
+    said: list[str] = []
+
+    @contextmanager
+    def told(text: str, *more: object, **settings: object) -> Iterator[None]:
+        said.append(text)
+        yield
+
+    monkeypatch.setattr(common, "told_if_slow", told)
+    saved = str(tmp_path / "run.json")
+    for command, last in (
+        (["generate", "--seed", "7", "--save", saved], "reading the prompt"),
+        (["generate", "--method", "gambit", "--seed", "7"], "reading the prompt"),
+        (["replay", saved], "computing the log-probabilities again"),
+        (
+            ["generate", "--beams", "2", "--seed", "7"],
+            "searching: every beam goes on token by token",
+        ),
+    ):
+        said.clear()
+        assert main(command) == 0
+        assert said == ["loading the model", last]
+    capsys.readouterr()

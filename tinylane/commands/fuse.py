@@ -27,14 +27,15 @@ def run(args: Any) -> int:
     from tinylane.checkpoints.export import fuse
 
     out = Path(args.save_path)
-    notes = fuse(
-        common.source(args),
-        out,
-        args.adapter_path,
-        dtype=args.dtype,
-        dequantize=args.dequantize,
-        revision=args.revision,
-    )
+    with common.told_if_slow("merging the adapter, writing the weights"):
+        notes = fuse(
+            common.source(args),
+            out,
+            args.adapter_path,
+            dtype=args.dtype,
+            dequantize=args.dequantize,
+            revision=args.revision,
+        )
     for text in notes:
         common.note(text)
     lanes = " Omega is in its adapter/" if (out / "adapter").is_dir() else ""

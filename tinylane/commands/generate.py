@@ -223,12 +223,13 @@ def run(args: Any) -> int:
         "chunk": args.prefill_step_size,
         "cache": cache,
     }
-    if setup is None:
-        decoding = Decoding(model, full_prompt, n, **settings)
-    else:
-        from tinylane.methods import start
+    with common.told_if_slow("reading the prompt", args.quiet):
+        if setup is None:
+            decoding = Decoding(model, full_prompt, n, **settings)
+        else:
+            from tinylane.methods import start
 
-        decoding = start(model, full_prompt, setup, **settings)
+            decoding = start(model, full_prompt, setup, **settings)
     room = max(model.config.context - decoding.clock, 1)
     if args.max_tokens is not None and args.max_tokens > room:
         common.note(

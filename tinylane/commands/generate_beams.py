@@ -40,7 +40,8 @@ def search(
     from tinylane.methods.beam_search import beam_search
 
     began = time.perf_counter()
-    beams = beam_search(model, prompt, args.beams, max_tokens, template=template)
+    with common.told_if_slow("searching: every beam goes on token by token", args.quiet):
+        beams = beam_search(model, prompt, args.beams, max_tokens, template=template)
     seconds = time.perf_counter() - began
     answer = last_word(beams[0].text) if truth is not None and beams else None
     if args.json:

@@ -46,7 +46,8 @@ def run(args: Any) -> int:
         raise TinylaneError("--top-logprobs needs --json, which holds them")
     saved = load_run(args.file)
     model = common.load_saved(args, saved)
-    replayed = replay(saved, model, args.top_logprobs)
+    with common.told_if_slow("computing the log-probabilities again"):
+        replayed = replay(saved, model, args.top_logprobs)
     tolerance = tolerance_of(saved, model) if args.tolerance is None else args.tolerance
     agrees = replayed.difference <= tolerance  # never for NaN
     if args.json:

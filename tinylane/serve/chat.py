@@ -201,7 +201,8 @@ class Chat:
 
     def turn(self, text: str, read: Callable[[str], str]) -> None:
         """One question and its answer, by all lanes; the conversation goes on with one."""
-        decoding = self.ask(text)
+        with common.told_if_slow("reading the conversation"):
+            decoding = self.ask(text)
         shown = Shown(decoding, self.args.plain, several=self.method is not None)
         try:
             interrupted, failed = generate_loop.decode(decoding, shown)
