@@ -388,7 +388,7 @@ def test_the_tool_lane_writes_what_was_asked_of_it() -> None:
         ("gambit", {"flor": 1}, "no 'flor'; it has warmup, every, swap"),
         ("stop", {"keep": 0}, "keep is 0; expected a whole number at least 1"),
         ("multi_stream", {"given": {"7": "x"}}, "given has stream 7"),
-        ("async_reasoning", {"no": ""}, "no is ''; expected a token or more"),
+        ("async_reasoning", {"no": ""}, "no is empty; method async_reasoning needs one"),
         ("independent", {"x": 1}, "it has none"),
     ],
 )

@@ -80,13 +80,16 @@ export function mount(root, model) {
   if (!still) show(1, true);
 }
 
-/** What lane m read as it wrote its word of step t, in a sentence; shares as the lines have them. */
+/** What lane m read as it wrote its word of step t, in a sentence; shares as lines have them. */
 function reading(run, [m, t]) {
   const others = attention(run, [m, t]).filter(({ lane, share }) =>
     lane !== SHARED && lane !== m && share >= 0.02);
   const word = (n, step) => (step ? run.cells[n][step - 1].word : run.tags[n]);
-  const most = others.sort((a, b) => b.share - a.share).slice(0, 3).map(({ lane: n, step, share }) =>
-    `lane ${n + 1}’s ${word(n, step)} (${percent(share)})`);
-  const read = most.length ? `Of other lanes it read most: ${most.join(", ")}.` : "It read no other lane.";
-  return `Lane ${m + 1} wrote ${run.cells[m][t].word}. ${read}`;
+  const most = others
+    .sort((a, b) => b.share - a.share)
+    .slice(0, 3)
+    .map(({ lane: n, step, share }) => `lane ${n + 1}’s ${word(n, step)} (${percent(share)})`);
+  const list = most.join(", ");
+  const read = list ? `Of other lanes it read most: ${list}` : "It read no other lane";
+  return `Lane ${m + 1} wrote ${run.cells[m][t].word}. ${read}.`;
 }

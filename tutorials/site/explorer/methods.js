@@ -58,7 +58,8 @@ function said({ live, run, beyond }, state) {
   if (!run) return why;
   const unknown = run.lanes.flat().some(([, , word]) => word === "<unk>");
   const known = unknown ? " <unk> stands for a tag that the model has no word for." : "";
-  return `${why} Below: how the package played the first view’s game with it, with positions.${known}`;
+  const below = "Below: how the package played the first view’s game with it, with positions.";
+  return `${why} ${below}${known}`;
 }
 
 function drawReads(table, see) {
