@@ -12,11 +12,14 @@ pytest.importorskip("scipy", exc_type=ImportError)
 
 from tinylane.commands import cli
 from tinylane.evaluate.measures import wilson
+from tinylane.evaluate.tasks.naming import ask
 from tinylane.evaluate.tasks.sums import write
 from tinylane.view.figure_style import alt
 from tutorials.study.__main__ import main
 from tutorials.study.lanes_more import near_a_carry
-from tutorials.study.real import likelihood, looks, mistakes, of_task, own_shares
+from tutorials.study.lanes_prefer import gain
+from tutorials.study.lanes_prefer import main as prefer
+from tutorials.study.real import likelihood, looks, mistakes, of_others, of_task, own_shares
 
 SWAPS = "cups ABCD, swap 1-2 2-3: where?"
 
@@ -56,6 +59,10 @@ def test_runs_are_gathered_and_shown(tmp_path: Path, capsys: pytest.CaptureFixtu
     document = json.loads((runs / "prompts" / "likelihood.json").read_text())
     assert f"{document['perplexity']['with the adapter']:.2f} | " in likelihood(found)
     assert looks(found) is None  # that run is not of sums
+    other = found["evals"]["other.of-tune"] = dict(found["evals"]["game"])
+    assert of_others(found, "sums").splitlines()[2].startswith("| tune | 8 | 4 | joint | 6 |")
+    assert len(of_task(found, "sums").splitlines()) == 4  # without the other adapter's
+    assert other in found["evals"].values() and of_others(found, "naming").count("tune") == 0
     run = found["evals"]["tune.step-2"]
     run["task"]["name"] = "sums"
     run["cells"][0]["shares"]["own sum right"] = run["cells"][0]["majority"]
@@ -90,3 +97,20 @@ def test_lanes_that_add_their_own_share_are_counted() -> None:
 def test_a_folder_without_runs_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["real", str(tmp_path), "--publish", str(tmp_path / "x.json")]) == 2
     assert "no runs; expected folders of tinylane eval or train" in capsys.readouterr().err
+
+
+def test_samples_of_naming_are_labelled_by_what_they_repeat(tmp_path: Path) -> None:
+    """Of the samples of one kind: more different items less repeats than the median is good."""
+    texts = [
+        [" lion, cow", " wolf, eagle"],  # four different animals
+        [" lion, cow", " cow, lion"],  # two, and two again
+        [" lion, cow", " wolf, lion"],  # three, and one again: the median
+    ]
+    rows = [{"prompt": ask("animals"), "lanes": lanes, "finished": [True, True]} for lanes in texts]
+    assert [gain(row) for row in rows] == [4, 0, 2]
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prefer(str(folder), str(tmp_path / "out.jsonl"))
+    kept = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(row["lanes"], row["label"]) for row in kept] == [(texts[0], True), (texts[1], False)]

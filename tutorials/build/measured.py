@@ -8,7 +8,7 @@ from typing import Any
 
 from tinylane.files.io import read_json
 from tutorials.study.figures import LIMIT, trials
-from tutorials.study.real import likelihood, of_task, wrong
+from tutorials.study.real import likelihood, of_others, of_task, wrong
 from tutorials.study.tables import by_answer, example, games
 from tutorials.study.untuned import texts
 
@@ -25,6 +25,11 @@ def real(task: str) -> str:
     wrong; "texts", what it wrote on GSM8K, untuned."""
     found, others = measured("real"), {"likelihood": likelihood, "wrong": wrong, "texts": texts}
     return others[task](found) if task in others else of_task(found, task)
+
+
+def otherwise(task: str) -> str:
+    """The real model on a task, with adapters that are not committed."""
+    return of_others(measured("real"), task)
 
 
 def cells(name: str) -> str:

@@ -4,8 +4,9 @@
 
 A folder in RUNS is a run of `tinylane eval --out` or of `tinylane train sft --out`, or it has
 `likelihood.json`, what `tinylane likelihood --json` printed. A run of eval called `NAME.step-K` was
-made with the adapter as it was after K steps of the training NAME. What the file has of other runs
-stays in it.
+made with the adapter as it was after K steps of the training NAME; one called `NAME.of-TRAINING`
+with the adapter of that training, not with the committed one. What the file has of other runs stays
+in it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORM = re.compile("[+=]")
+LOOK, OTHER = ".step-", ".of-"  # in the names of runs: see above
 LIKELIHOOD, LOG, RECIPE = "likelihood.json", "log.jsonl", "recipe.json"
 KEPT = ("mode", "lanes", "count", "one", "majority", "steps", "tokens", "shares", "numbers")
 OF_A_TRAINING = (
@@ -153,18 +155,36 @@ def _estimate(kept: dict[str, Any]) -> Estimate:
 
 
 def of_task(found: dict[str, Any], task: str) -> str:
-    """What was measured on a task, but for the looks in between: a row a cell. Of GSM8K: what the
-    untuned model wrote."""
+    """What was measured on a task with the committed adapter, but for the looks in between: a row a
+    cell. Of GSM8K: what the untuned model wrote."""
     if task == "gsm8k":
         return table(found)
+    return _cells([("", run) for run in _committed(found) if run["task"]["name"] == task], task)
+
+
+def of_others(found: dict[str, Any], task: str) -> str:
+    """What was measured on a task with adapters that are not committed: a row a cell."""
+    runs = [(name, run) for name, run in found["evals"].items() if OTHER in name]
+    of = [(name.partition(OTHER)[2], run) for name, run in runs if run["task"]["name"] == task]
+    return _cells(of, task)
+
+
+def _committed(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs with the committed adapter."""
+    evals = found["evals"].items()
+    return [run for name, run in evals if LOOK not in name and OTHER not in name]
+
+
+def _cells(runs: Iterable[tuple[str, dict[str, Any]]], task: str) -> str:
+    """A row a cell of runs, each with the name of its training (or "")."""
     rows: list[dict[str, str]] = []
     names: dict[str, str] = {}  # the columns, in order
-    evals = {name: e for name, e in found["evals"].items() if ".step-" not in name}
-    for run in (e for e in evals.values() if e["task"]["name"] == task):
+    for training, run in runs:
         for cell in run["cells"]:
             answers = {"vote right": cell["majority"], "a lane right": cell["one"]}
             counted = {} if task == "naming" else answers | cell["shares"]
             row = {
+                **({"training": training} if training else {}),
                 **_sizes(run),
                 "lanes": str(cell["lanes"]),
                 "mode": cell["mode"],
@@ -190,7 +210,7 @@ def _sizes(run: dict[str, Any]) -> dict[str, str]:
 def wrong(found: dict[str, Any]) -> str:
     """Where the sums go wrong: a row a run of Sums."""
     rows = []
-    for run in (e for name, e in found["evals"].items() if ".step-" not in name):
+    for run in _committed(found):
         for mode, c in run.get("mistakes", {}).items():
             far, wrong_far = (
                 c["additions"] - c["near a carry"],
@@ -228,7 +248,7 @@ def looks(found: dict[str, Any]) -> Figure | None:
     between, at a few problems. None if there are none."""
     points = []
     for name, run in found["evals"].items():
-        training, _, step = name.partition(".step-")
+        training, _, step = name.partition(LOOK)
         cell = next((c for c in run["cells"] if c["mode"] == "joint"), None)
         if step.isdigit() and run["task"]["name"] == "sums" and cell is not None:
             points.append((training, int(step), cell))
