@@ -36,7 +36,7 @@ def step_times(report: dict[str, Any]) -> Figure:
         )
         left.plot(x, middle, marker="o", markersize=3, label=label, **style)
         left.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
-        facts.append(f"{label} {middle[-1]:.3g} ms at {x[-1]} lanes")
+        facts.append(f"{label} {middle[-1]:.4g} ms at {x[-1]} lanes")
         if not engine.startswith("tinylane"):
             continue  # its batch has a cache for every row: another axis
         for r in group:

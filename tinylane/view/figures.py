@@ -287,10 +287,10 @@ def lines(series: Mapping[str, Any], x: Any, xlabel: str, ylabel: str, title: st
     for k, (name, y) in enumerate(series.items()):
         y = np.asarray(y, dtype=np.float64)
         axes.plot(x, y, label=name, markevery=max(1, len(x) // 12), markersize=4, **stroke(k))
-        facts.append(f"{name} from {y[0]:.3g} to {y[-1]:.3g}, at most {np.nanmax(y):.3g}")
+        facts.append(f"{name} from {y[0]:.4g} to {y[-1]:.4g}, at most {np.nanmax(y):.4g}")
     legend(axes)
     return finish(
-        figure, f"{title}: {ylabel} over {xlabel} {x[0]:.3g} to {x[-1]:.3g}; {'; '.join(facts)}."
+        figure, f"{title}: {ylabel} over {xlabel} {x[0]:.6g} to {x[-1]:.6g}; {'; '.join(facts)}."
     )
 
 
