@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, decoders, models
 import tinylane
 from tinylane import SHARED, LaneMask, LaneRoPE, learn, plot
 from tinylane.checkpoints.config_json import parse_config
-from tinylane.checkpoints.plan import inspect
+from tinylane.checkpoints.load import inspect
 from tinylane.files.memory import forecast
 from tinylane.files.safetensors import write_tensors
 from tinylane.testing import Sample, assert_causality, assert_isolation

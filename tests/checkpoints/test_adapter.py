@@ -14,8 +14,8 @@ from helpers_checkpoint import small, weights, write_checkpoint
 import tinylane
 from tinylane.checkpoints.adapter import load_adapter, save_adapter
 from tinylane.checkpoints.config_json import parse_config
-from tinylane.checkpoints.load import load
-from tinylane.checkpoints.plan import format_report, inspect
+from tinylane.checkpoints.load import inspect, load
+from tinylane.commands.inspect import format_report
 from tinylane.core.errors import TinylaneError
 from tinylane.files.safetensors import write_tensors
 

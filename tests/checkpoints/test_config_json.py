@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinylane.checkpoints.config_json import config_to_dict, parse_config
+from tinylane.checkpoints.config_json import parse_config
+from tinylane.checkpoints.export import config_to_dict
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError
 from tinylane.core.rope import RopeConfig

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tinylane.checkpoints.plan import exact_products
+from tinylane.checkpoints.load import exact_products
 from tinylane.commands import common
 from tinylane.commands.cli import main
 from tinylane.testing import LawViolation, Report, example_case
@@ -43,7 +43,7 @@ def test_a_device_that_rounds_is_found_by_a_product(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("before, after", [(None, "0"), ("1", "1"), ("0", "0")])
 @pytest.mark.parametrize(
     "what",
-    ["from tinylane.checkpoints.plan import exact_products; exact_products()",
+    ["from tinylane.checkpoints.load import exact_products; exact_products()",
      "import tinylane.testing",
      "from tinylane.commands.cli import main; main(['verify', '--backend', 'mlx', '--samples', '1',"
      " '--quiet'])"],

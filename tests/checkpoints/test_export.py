@@ -98,13 +98,13 @@ def test_the_config_says_where_the_biases_are(
 ) -> None:
     base, _, out = folders[family]
     before, after = (json.loads((f / "config.json").read_text()) for f in (base, out))
-    with TensorFile.open(out / "model.safetensors") as file:
-        biased = [name for name in file.names if name.endswith("o_proj.bias")]
+    with TensorFile(out / "model.safetensors") as file:
+        biased = [name for name in file.tensors if name.endswith("o_proj.bias")]
         if family == "qwen2":
             assert not biased and before.get("attention_bias") == after.get("attention_bias")
         else:
             assert after["attention_bias"] is True and len(biased) == 2
-            assert all((file.read(name) == 0).all() for name in biased)
+            assert all((file[name].read() == 0).all() for name in biased)
     expected = "llama" if family == "mistral" else family
     assert after["model_type"] == expected
     assert after["architectures"][0].lower().startswith(expected)
@@ -150,11 +150,11 @@ def test_the_dtype_of_the_checkpoint_is_kept(dtype: str, tmp_path: Path) -> None
     save_adapter(tmp_path / "a", config, {f"{path}.lora_a": a, f"{path}.lora_b": b})
     fuse(base, tmp_path / "same", tmp_path / "a")
     fuse(base, tmp_path / "wide", tmp_path / "a", dtype="float32")
-    with TensorFile.open(tmp_path / "same" / "model.safetensors") as file:
-        assert {file.dtype(name) for name in file.names} == {dtype}
-        raw = file.read(f"{path}.weight")
-    with TensorFile.open(tmp_path / "wide" / "model.safetensors") as file:
-        exact = file.read(f"{path}.weight")
+    with TensorFile(tmp_path / "same" / "model.safetensors") as file:
+        assert {file[name].dtype for name in file.tensors} == {dtype}
+        raw = file[f"{path}.weight"].read()
+    with TensorFile(tmp_path / "wide" / "model.safetensors") as file:
+        exact = file[f"{path}.weight"].read()
     narrow = widen_bfloat16(raw) if dtype == "BF16" else raw.astype(np.float32)
     step = 2.0**-8 if dtype == "BF16" else 2.0**-11
     assert (np.abs(narrow - exact) <= step * np.abs(exact) + 1e-7).all()

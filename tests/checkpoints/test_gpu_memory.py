@@ -8,9 +8,9 @@ import pytest
 from helpers_checkpoint import small, write_checkpoint
 
 from tinylane.checkpoints.config_json import parse_config
-from tinylane.checkpoints.load import load
-from tinylane.checkpoints.plan import format_report, inspect
+from tinylane.checkpoints.load import inspect, load
 from tinylane.commands.cli import main
+from tinylane.commands.inspect import format_report
 from tinylane.core.errors import TinylaneError
 from tinylane.files import memory
 

@@ -17,8 +17,8 @@ from tinylane.checkpoints import extras
 from tinylane.checkpoints.adapter import load_adapter, save_adapter
 from tinylane.checkpoints.config_json import parse_config
 from tinylane.checkpoints.export import fuse
-from tinylane.checkpoints.load import load
-from tinylane.checkpoints.plan import format_report, inspect
+from tinylane.checkpoints.load import inspect, load
+from tinylane.commands.inspect import format_report
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import SHARED, LaneMask
 from tinylane.testing.samples import random_extras

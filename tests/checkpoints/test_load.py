@@ -12,8 +12,7 @@ import pytest
 from helpers_checkpoint import encoded, logits, quantized, refusal, small, weights, write_checkpoint
 
 import tinylane
-from tinylane.checkpoints.load import load
-from tinylane.checkpoints.plan import choose_backend, inspect
+from tinylane.checkpoints.load import choose_backend, inspect, load
 from tinylane.checkpoints.quantized import Packing, dequantize
 from tinylane.core.errors import TinylaneError
 from tinylane.files.safetensors import write_tensors
@@ -351,5 +350,5 @@ def test_loading_the_model_inside_goes_through_few_files(tmp_path):
         load(folder, "numpy")
     finally:
         sys.setprofile(before)
-    assert {"checkpoints/load.py", "checkpoints/plan.py", "checkpoints/weights.py"} <= entered
+    assert {"checkpoints/load.py", "checkpoints/weights.py"} <= entered
     assert len(entered) <= 14, sorted(entered)

@@ -385,9 +385,9 @@ def test_rotation_and_gate_are_compiled_on_a_gpu_only(monkeypatch: pytest.Monkey
 
 def test_wired_memory_is_left_alone() -> None:
     """Wiring more than there is takes a Mac down (mlx-lm 883, 1666): only on request."""
-    import tinylane.checkpoints.plan
+    import tinylane.checkpoints.load
     import tinylane.core.cache
     import tinylane.core.decoding
 
-    for module in (mlx_ops, tinylane.core.cache, tinylane.checkpoints.plan, tinylane.core.decoding):
+    for module in (mlx_ops, tinylane.core.cache, tinylane.checkpoints.load, tinylane.core.decoding):
         assert "set_wired_limit" not in inspect.getsource(module)

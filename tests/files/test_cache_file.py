@@ -79,8 +79,8 @@ def test_a_file_of_before_has_rows_whose_tokens_nobody_knows(tmp_path):
     assert cache.tokens.tolist()[:5] == [token for token, _, _ in PROMPT]
     cache.save(file)
     assert LaneCache.load(file, model).tokens.tolist() == cache.tokens.tolist()
-    with TensorFile.open(file) as saved:
-        tensors = {name: saved.read(name) for name in saved.names if name != "tokens"}
+    with TensorFile(file) as saved:
+        tensors = {name: x.read() for name, x in saved.tensors.items() if name != "tokens"}
         write_tensors(tmp_path / "old.safetensors", tensors, saved.metadata)
         for wrong in (-2 - cache.tokens, cache.tokens + 29):
             write_tensors(tmp_path / "x.safetensors", tensors | {"tokens": wrong}, saved.metadata)
@@ -257,8 +257,8 @@ def test_when_lanes_read_each_other_comes_back(tmp_path):
 def test_times_that_are_damaged_are_refused(changes, words, tmp_path):
     model, file = small(), tmp_path / "cache.safetensors"
     filled(model, changing()).save(file)
-    with TensorFile.open(file) as saved:
-        tensors = {name: saved.read(name) for name in saved.names}
+    with TensorFile(file) as saved:
+        tensors = {name: x.read() for name, x in saved.tensors.items()}
         meta = saved.metadata
     for name, value in changes.items():
         tensors[f"lane_mask.{name}"] = value
@@ -276,8 +276,8 @@ def test_the_order_of_hogwild_s_parts_comes_back_and_is_checked(tmp_path):
     assert back.lane_rope == Hogwild((2, 0))
     new = lane_rows(1, 6, 8)
     assert np.array_equal(feed(model, back, new), feed(model, cache, new))
-    with TensorFile.open(file) as saved:
-        tensors = {name: saved.read(name) for name in saved.names}
+    with TensorFile(file) as saved:
+        tensors = {name: x.read() for name, x in saved.tensors.items()}
         meta = saved.metadata
     write_tensors(file, tensors, {k: v for k, v in meta.items() if k != "order"})
     assert LaneCache.load(file, model).lane_rope == Hogwild()  # a file of before

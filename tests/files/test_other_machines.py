@@ -82,7 +82,7 @@ def test_commands_that_need_mlx(words: tuple[str, ...], without: Any, ask: Any) 
 
 
 def test_without_mlx_auto_means_numpy(without: Any) -> None:
-    from tinylane.checkpoints.plan import choose_backend
+    from tinylane.checkpoints.load import choose_backend
 
     without(*MLX)
     assert choose_backend("auto") == "numpy"

@@ -132,11 +132,11 @@ def test_a_tensor_that_the_disk_does_not_give_is_said_with_the_file_s_name(tmp_p
         def readinto(self, into: Any) -> int:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    with TensorFile.open(path) as file:
-        file._file.close()
-        file._file = Broken()  # type: ignore[assignment]
+    with TensorFile(path) as file:
+        file.stream.close()
+        file.stream = Broken()  # type: ignore[assignment]
         with pytest.raises(TinylaneError, match=r"a\.safetensors: Input/output error"):
-            file.read("a")
+            file["a"].read()
 
 
 def test_a_file_system_without_locks_is_said_and_nothing_stays_open(
@@ -248,8 +248,8 @@ def test_a_cache_of_a_rotation_that_is_not_ours_is_refused(tmp_path: Path, plain
     model(np.array([3]), np.array([0]), np.array([-1]), cache=cache)
     path = tmp_path / "c.safetensors"
     save_cache(cache, path)
-    with TensorFile.open(path) as file:
-        tensors = {name: file.read(name) for name in file.names}
+    with TensorFile(path) as file:
+        tensors = {name: x.read() for name, x in file.tensors.items()}
         meta = dict(file.metadata)
     write_tensors(path, tensors, meta | {"rotation": "spiral"})
     with pytest.raises(TinylaneError, match="its rotation is 'spiral'; expected hogwild"):

@@ -35,25 +35,25 @@ def agrees_with_safetensors(path, data: bytes) -> bool:
 def test_a_good_file_reads_as_safetensors_reads_it(tmp_path):
     path = tmp_path / "good.safetensors"
     assert agrees_with_safetensors(path, GOOD)
-    with TensorFile.open(path) as file:
-        assert file.names == ["a", "b", "empty", "scalar", "flag"]
+    with TensorFile(path) as file:
+        assert list(file.tensors) == ["a", "b", "empty", "scalar", "flag"]
         assert file.metadata == {"format": "pt"}
-        assert file.read("a").shape == (2, 3) and file.read("scalar").shape == ()
-        assert file.read("a").flags.aligned and file.read("a").flags.c_contiguous
+        assert file["a"].read().shape == (2, 3) and file["scalar"].read().shape == ()
+        assert file["a"].read().flags.aligned and file["a"].read().flags.c_contiguous
         with pytest.raises(TinylaneError, match="no tensor 'c'"):
-            file.read("c")
+            file["c"]
 
 
 def test_rows_are_the_slices_of_the_whole(tmp_path):
     whole = np.arange(60, dtype=np.float32).reshape(5, 3, 4)
     write_tensors(tmp_path / "x.safetensors", {"t": whole})
-    with TensorFile.open(tmp_path / "x.safetensors") as file:
+    with TensorFile(tmp_path / "x.safetensors") as file:
         for start in range(6):
             for stop in range(start, 6):
-                assert np.array_equal(file.rows("t", start, stop), whole[start:stop])
+                assert np.array_equal(file["t"].read(start, stop), whole[start:stop])
         for start, stop in ((-1, 2), (3, 2), (0, 6)):
             with pytest.raises(TinylaneError, match="rows"):
-                file.rows("t", start, stop)
+                file["t"].read(start, stop)
 
 
 @pytest.mark.parametrize("name", CRAFTED)
@@ -66,23 +66,23 @@ def test_too_many_tensors_are_refused(tmp_path, monkeypatch):
     path = tmp_path / "many.safetensors"
     path.write_bytes(build({f"t{i}": entry("U8", (0,), (0, 0)) for i in range(4)}))
     with pytest.raises(TinylaneError, match="4 tensors, limit 3"):
-        TensorFile.open(path)
+        TensorFile(path)
 
 
 def test_only_regular_files_are_opened(tmp_path):
     os.mkfifo(tmp_path / "fifo")  # safetensors hangs on one
     for name in ("fifo", "absent", "."):
         with pytest.raises(TinylaneError):
-            TensorFile.open(tmp_path / name)
+            TensorFile(tmp_path / name)
 
 
 def test_a_file_that_shrinks_after_opening_is_an_error_not_a_signal(tmp_path):
     path = tmp_path / "shrinks.safetensors"
     write_tensors(path, {"a": np.zeros(100_000, np.float32)})
-    with TensorFile.open(path) as file:
+    with TensorFile(path) as file:
         os.truncate(path, 5000)
         with pytest.raises(TinylaneError, match="truncated since it was opened"):
-            file.read("a")
+            file["a"].read()
 
 
 @settings(max_examples=150, deadline=None)
@@ -107,12 +107,12 @@ def test_whatever_we_write_both_readers_read_alike(tmp_path_factory, layout, rng
     path = tmp_path_factory.mktemp("w") / "w.safetensors"
     write_tensors(path, arrays, {"k": "v"})
     assert agrees_with_safetensors(path, path.read_bytes())
-    with TensorFile.open(path) as file:
-        assert file.metadata == {"k": "v"} and set(file.names) == set(arrays)
+    with TensorFile(path) as file:
+        assert file.metadata == {"k": "v"} and set(file.tensors) == set(arrays)
         for name, value in arrays.items():
             array = value[0] if isinstance(value, tuple) else value
-            assert file.read(name).tobytes() == array.tobytes()
-            assert file.dtype(name) == layout[name][0]
+            assert file[name].read().tobytes() == array.tobytes()
+            assert file[name].dtype == layout[name][0]
 
 
 def test_thousands_of_mutated_files_never_crash_and_never_disagree(tmp_path):
@@ -162,9 +162,9 @@ def test_mlx_arrays_are_written_with_their_dtype(tmp_path):
     path = tmp_path / "mlx.safetensors"
     tensors = {"b": values.astype(mx.bfloat16).T, "h": values.astype(mx.float16), "f": values}
     write_tensors(path, tensors)
-    with TensorFile.open(path) as file:
-        assert {n: file.dtype(n) for n in file.names} == {"f": "F32", "b": "BF16", "h": "F16"}
-        assert np.array_equal(widen_bfloat16(file.read("b")), np.asarray(values).T)
+    with TensorFile(path) as file:
+        assert {n: file[n].dtype for n in file.tensors} == {"f": "F32", "b": "BF16", "h": "F16"}
+        assert np.array_equal(widen_bfloat16(file["b"].read()), np.asarray(values).T)
     mx.save_safetensors(str(tmp_path / "theirs.safetensors"), tensors)  # __metadata__ is null
     assert contents(tmp_path / "theirs.safetensors") == contents(path)
     theirs = mx.load(str(path), format="safetensors")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tinylane.checkpoints.plan import fast_ops
+from tinylane.checkpoints.load import fast_ops
 from tinylane.core.config import ModelConfig
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.core.model import Model

@@ -18,10 +18,10 @@ def entry(dtype="F32", shape=(2,), offsets=(0, 8)) -> dict:
 
 
 def contents(path) -> dict[str, tuple[str, list[int], bytes]]:
-    with TensorFile.open(path) as file:
+    with TensorFile(path) as file:
         return {
-            name: (file.dtype(name), list(file.shape(name)), file.read(name).tobytes())
-            for name in file.names
+            name: (file[name].dtype, list(file[name].shape), file[name].read().tobytes())
+            for name in file.tensors
         }
 
 

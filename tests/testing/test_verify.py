@@ -224,7 +224,7 @@ def test_a_bug_of_one_backend_is_named_in_the_comparison(ask, game, monkeypatch:
     pytest.importorskip("mlx.core")
     from tinylane.core import mlx_ops
 
-    monkeypatch.setattr("tinylane.checkpoints.plan.SMALL", 0)  # the fast operations, however small
+    monkeypatch.setattr("tinylane.checkpoints.load.SMALL", 0)  # the fast operations, however small
     instead(mlx_ops, "gated", lambda old: lambda gate, up: old(gate, up) * 1.01)(monkeypatch)
     document = verified(ask, game, "--backend", "all", code=1)
     numpy, mlx = document["runs"]

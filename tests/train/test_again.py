@@ -52,8 +52,8 @@ def test_a_state_of_another_kind_or_recipe_is_refused_and_changes_nothing(
     other.save(path)
     with pytest.raises(TinylaneError, match=r"state\.safetensors: its tensors are not those of"):
         one.load(path)
-    with TensorFile.open(path) as file:
-        tensors = {name: file.read(name) for name in file.names}
+    with TensorFile(path) as file:
+        tensors = {name: x.read() for name, x in file.tensors.items()}
         meta = dict(file.metadata)
     for changes in ({"format": "another program's"}, {"step": "-1"}, {"step": ""}):
         write_tensors(path, tensors, meta | changes)

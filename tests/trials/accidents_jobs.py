@@ -57,9 +57,9 @@ def whole(path: Path) -> None:
         if path.suffix == ".json":
             json.loads(path.read_text(encoding="utf-8"))
         elif path.suffix == ".safetensors":
-            with TensorFile.open(path) as tensors:
-                for name in tensors.names:
-                    tensors.read(name)
+            with TensorFile(path) as tensors:
+                for name in tensors.tensors:
+                    tensors[name].read()
         elif path.suffix == ".jsonl":  # appended to: whole lines, and at most one that was torn
             *lines, _ = path.read_text(encoding="utf-8", errors="replace").split("\n")
             for line in lines:

@@ -73,9 +73,9 @@ class Reader:
     def safetensors(self, path: Path) -> None:
         from tinylane.files.safetensors import TensorFile
 
-        with TensorFile.open(path) as file:
-            for name in file.names:
-                file.read(name)
+        with TensorFile(path) as file:
+            for name in file.tensors:
+                file[name].read()
 
     def checkpoint(self, path: Path) -> str:
         from tinylane.checkpoints.load import load

@@ -127,8 +127,8 @@ def adapters(base: Path) -> Iterator[tuple[str, Make]]:
 
 def caches(good: Path) -> Iterator[tuple[str, Make]]:
     """Saved caches, each a file made from a good one of the base model."""
-    with TensorFile.open(good) as file:
-        meta, tensors = file.metadata, {name: file.read(name) for name in file.names}
+    with TensorFile(good) as file:
+        meta, tensors = file.metadata, {name: x.read() for name, x in file.tensors.items()}
 
     def write(path: Path, m: dict, t: dict) -> None:
         write_tensors(path, {k: v for k, v in t.items() if v is not None}, m)

@@ -85,8 +85,8 @@ def headers() -> Iterator[tuple[str, bytes]]:
 
 def weights(base: Path) -> Iterator[tuple[str, Make]]:
     """Checkpoint folders whose tensors do not fit the config."""
-    with TensorFile.open(base / "model.safetensors") as file:
-        good = {name: file.read(name) for name in file.names}
+    with TensorFile(base / "model.safetensors") as file:
+        good = {name: x.read() for name, x in file.tensors.items()}
     first, norm = "model.layers.0.self_attn.q_proj.weight", "model.norm.weight"
     outside = base / "model.safetensors"
 
@@ -204,8 +204,8 @@ def sparse(path: Path, shapes: dict[str, tuple[int, ...]], **meta: str) -> None:
 def indexes(base: Path) -> Iterator[tuple[str, Make]]:
     """Index files, each in a folder without model.safetensors; `part.safetensors` is a good one."""
     name = "model.safetensors.index.json"
-    with TensorFile.open(base / "model.safetensors") as file:
-        names = file.names
+    with TensorFile(base / "model.safetensors") as file:
+        names = file.tensors
 
     def pointing(shard: Any, **more: Any) -> Make:
         return text(json.dumps({"weight_map": {**dict.fromkeys(names, shard), **more}}).encode())

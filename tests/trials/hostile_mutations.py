@@ -25,7 +25,8 @@ from hostile_corpus import good_files
 from hostile_texts import put
 from safetensors import deserialize
 
-from tinylane.checkpoints.config_json import config_to_dict, parse_config
+from tinylane.checkpoints.config_json import parse_config
+from tinylane.checkpoints.export import config_to_dict
 from tinylane.core.errors import TinylaneError
 
 SECONDS = 1.0

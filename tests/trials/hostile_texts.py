@@ -192,9 +192,10 @@ def tokenizers(base: Path) -> Iterator[tuple[str, Make]]:
 
     def wide(folder: Path) -> None:  # a model of 3000 tokens
         rows = {"model.embed_tokens.weight": np.zeros((3000, 16), np.float32)}
-        with TensorFile.open(base / "model.safetensors") as file:
+        with TensorFile(base / "model.safetensors") as file:
             write_tensors(
-                folder / "model.safetensors", {name: file.read(name) for name in file.names} | rows
+                folder / "model.safetensors",
+                {name: x.read() for name, x in file.tensors.items()} | rows,
             )
         put(folder / "config.json", json.dumps({**CONFIG, "vocab_size": 3000}))
 

@@ -49,6 +49,7 @@ class Adapter:
 
     folder: Path
     tensors: dict[str, np.ndarray] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of the tensors
     lane_rope: LaneRoPE | None = None
     visibility: Any = None  # a name, or a list of rows of booleans
     lag: int = 0
@@ -67,7 +68,7 @@ class Adapter:
     @property
     def summary(self) -> dict[str, Any]:
         """What the report on a checkpoint says of it."""
-        rope, shapes = self.lane_rope, {name: x.shape for name, x in self.tensors.items()}
+        rope = self.lane_rope
         return {
             "omega": None if rope is None else list(rope.omega.shape),
             "prompt_lane": None if rope is None else rope.prompt_lane,
@@ -76,8 +77,8 @@ class Adapter:
             "lanes": list(self.lanes),
             "raw": self.raw,
             "lane_prompt": self.lane_prompt,
-            "updates": len(self.tensors),
-            "extra": extras.summary(shapes) if shapes else [],
+            "updates": len(self.shapes),
+            "extra": extras.summary(self.shapes),
         }
 
     def identity(self, base: str) -> str:
@@ -115,7 +116,8 @@ def save_adapter(
     `load_adapter` would refuse is refused here. Raises TinylaneError.
     """
     folder = Path(folder)
-    record = {"format": FORMAT, "base": _sizes(config), **(settings or {})}
+    sizes = {name: getattr(config, name) for name in SIZES}
+    record = {"format": FORMAT, "base": sizes, **(settings or {})}
     if isinstance(record.get("visibility"), np.ndarray):
         record["visibility"] = record["visibility"].astype(int).tolist()
     # angles are kept in float64 throughout
@@ -147,13 +149,11 @@ def load_adapter(
         pickled = foreign and os.path.exists(folder / "adapter_model.bin")
         hint = " (adapter_model.bin is not read: save it as safetensors)" if pickled else ""
         raise TinylaneError(f"{folder}: no {file_name}{hint}; expected an adapter folder")
-    base = read.fields("base").raw if read.has("base") else {}
-    ours = _sizes(config)
-    other = [
-        f"{key} {show(value, 40)} instead of {ours.get(key)!r}"
-        for key, value in base.items()
-        if ours.get(key) != value
-    ]
+    base, other = (read.fields("base").raw if read.has("base") else {}), []
+    for key, value in base.items():
+        ours = getattr(config, key) if key in SIZES else None
+        if value != ours:
+            other.append(f"{key} {show(value, 40)} instead of {ours!r}")
     if other:
         raise TinylaneError(f"{folder}: adapter of another model: {', '.join(other[:4])}")
     made_for = record.get("identity")
@@ -165,30 +165,32 @@ def load_adapter(
     if foreign:
         peft.check(read)
     tensors, copies = {}, []
-    with TensorFile.open(folder / file_name) as file:
-        stored = dict(zip(file.names, file.names, strict=True))
+    with TensorFile(folder / file_name) as file:
+        stored = dict(file.tensors)
         if foreign:
-            stored = {peft.our_name(name): name for name in file.names}
-            peft.refuse_rest(stored, str(file.path))
+            stored = {peft.our_name(name): tensor for name, tensor in file.tensors.items()}
+            peft.refuse_rest(stored, file.path)
+            copies = [(key, stored.pop(key)) for key in (peft.HEAD, peft.TABLE) if key in stored]
         # check names and shapes before reading: a sparse file of terabytes takes no room on disk
         order = -1 if foreign else 1  # PEFT's matrices are (out, in)
-        shapes = {key: file.shape(name)[::order] for key, name in stored.items()}
-        if foreign:
-            copies = [(key, stored.pop(key)) for key in (peft.HEAD, peft.TABLE) if key in stored]
-        for key, name in copies:
-            if shapes.pop(key)[::-1] != (config.vocab, config.width):
+        for _, copy in copies:
+            if copy.shape != (config.vocab, config.width):
                 raise TinylaneError(
-                    f"{file.path}: {show(name)} is {file.shape(name)}, not ({config.vocab}, "
+                    f"{file.path}: {show(copy.name)} is {copy.shape}, not ({config.vocab}, "
                     f"{config.width}): a vocabulary that was changed; {peft.MERGE}"
                 )
+        shapes = {key: tensor.shape[::order] for key, tensor in stored.items()}
         _check_shapes(folder, config, shapes)
-        for key, name in stored.items():
-            if file.dtype(name) not in DENSE:
-                raise TinylaneError(f"{file.path}: {show(name)} is {file.dtype(name)}, not floats")
-            wide = widen(file.read(name), file.dtype(name))
+        for key, tensor in stored.items():
+            if tensor.dtype not in DENSE:
+                raise TinylaneError(
+                    f"{file.path}: {show(tensor.name)} is {tensor.dtype}, not floats"
+                )
+            wide = widen(tensor.read(), tensor.dtype)
             wide = wide.T if foreign else wide
             tensors[key] = wide if key == OMEGA else wide.astype(np.float32)
-    return replace(_build(folder, tensors, record), copies=tuple(copies))
+    whole = tuple((key, copy.name) for key, copy in copies)
+    return replace(_build(folder, tensors, record), copies=whole)
 
 
 def _plain(value: Any, dtype: type) -> np.ndarray:
@@ -197,10 +199,6 @@ def _plain(value: Any, dtype: type) -> np.ndarray:
 
         value = value.astype(mx.float32)  # NumPy cannot take bfloat16
     return np.array(value, dtype=dtype)
-
-
-def _sizes(config: ModelConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in SIZES}
 
 
 def _build(folder: Path, tensors: dict[str, np.ndarray], record: dict[str, Any]) -> Adapter:
@@ -242,7 +240,10 @@ def _build(folder: Path, tensors: dict[str, np.ndarray], record: dict[str, Any])
     begins = record.get("lane_prompt", "")
     if not isinstance(begins, str) or len(begins) > LONGEST_LANE_PROMPT:
         read.fail("lane_prompt", f"a text of at most {LONGEST_LANE_PROMPT} characters")
-    return Adapter(folder, updates, rope, visibility, lag, tuple(lanes), raw, begins, record)
+    shapes = {name: value.shape for name, value in updates.items()}
+    return Adapter(
+        folder, updates, shapes, rope, visibility, lag, tuple(lanes), raw, begins, record
+    )
 
 
 def _scale(read: Fields) -> float:

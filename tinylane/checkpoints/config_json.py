@@ -16,17 +16,20 @@ from typing import Any, NoReturn
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.rope import RopeConfig
-from tinylane.files.io import Fields, read_json
+from tinylane.files.io import LARGEST, Fields, inside, read_json
 
 
-def read_config(path: str | os.PathLike[str]) -> ModelConfig:
-    """Read a checkpoint folder's `config.json`. Raises TinylaneError: file, key and value."""
-    file = Path(path) / "config.json"
+def read_raw(folder: Path) -> dict[str, Any]:
+    """The object in a checkpoint folder's `config.json`. Raises TinylaneError."""
+    file = inside(folder, "config.json")
     if not os.path.exists(file):
-        raise TinylaneError(
-            f"{Path(path)}: no config.json; expected a Hugging Face checkpoint folder"
-        )
-    return parse_config(read_json(file), source=str(file))
+        raise TinylaneError(f"{folder}: no config.json; expected a Hugging Face checkpoint folder")
+    return read_json(file)
+
+
+def read_config(folder: str | os.PathLike[str]) -> ModelConfig:
+    """Read a checkpoint folder's `config.json`. Raises TinylaneError: file, key and value."""
+    return parse_config(read_raw(Path(folder)), str(Path(folder) / "config.json"))
 
 
 def parse_config(raw: dict[str, Any], source: str = "config.json") -> ModelConfig:
@@ -85,60 +88,6 @@ def parse_config(raw: dict[str, Any], source: str = "config.json") -> ModelConfi
     )
 
 
-def config_to_dict(config: ModelConfig) -> dict[str, Any]:
-    """The `config.json` object of this model, in the spelling that transformers 5 writes.
-
-    The rotation is written in the older spelling too. Loaders that do not know `rope_parameters`
-    (mlx-lm) would use their defaults, and compute something else without a warning.
-    `parse_config(config_to_dict(config))` equals `config` up to `source`.
-    """
-    rope: dict[str, Any] = {"rope_type": config.rope.kind, "rope_theta": config.rope.base}
-    if config.rope.kind != "default":
-        rope["factor"] = config.rope.factor
-    context, original = config.context, config.rope.original_context
-    if config.rope.kind == "linear":
-        original = int(context / config.rope.factor)
-        if int(original * config.rope.factor) == context:
-            context, original = original, 0  # as such files say it
-    if original:
-        rope["original_max_position_embeddings"] = original
-    names = {"llama3": ("low_freq_factor", "high_freq_factor"), "yarn": _YARN}
-    for name in names.get(config.rope.kind, ()):
-        if getattr(config.rope, name) is not None:
-            rope[name] = getattr(config.rope, name)
-    raw: dict[str, Any] = {
-        "architectures": [ARCHITECTURES[config.family]],
-        "model_type": config.family,
-        "vocab_size": config.vocab,
-        "hidden_size": config.width,
-        "intermediate_size": config.mlp_width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_dim,
-        "hidden_act": "silu",
-        "max_position_embeddings": context,
-        "rms_norm_eps": config.norm_eps,
-        "rope_parameters": rope,
-        "tie_word_embeddings": config.tied,
-        "bos_token_id": config.bos_id,
-        "eos_token_id": list(config.eos_ids) or None,
-        "dtype": config.dtype,
-    }
-    raw["rope_theta"] = config.rope.base
-    if config.rope.kind != "default":
-        raw["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
-    if config.family in ("llama", "qwen3"):
-        raw["attention_bias"] = config.qkv_bias
-    if config.family == "llama":
-        raw["mlp_bias"] = config.mlp_bias
-    if config.family == "mistral":
-        raw["sliding_window"] = None
-    if config.quantization is not None:
-        raw["quantization"] = config.quantization
-    return raw
-
-
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
@@ -181,6 +130,33 @@ def token_ids(value: Any, vocab: int, source: str, key: str) -> tuple[int, ...]:
         what = f"is {show(value)}, which names ids outside of 0 .. {vocab - 1}: they end nothing"
         warnings.warn(f"{source}: {key} {what}", stacklevel=2)
     return tuple(sorted(drawn))
+
+
+def sampling_defaults(
+    generation: dict[str, Any], source: str = "generation_config.json"
+) -> dict[str, Any]:
+    """generation_config.json's sampling, as `Sampler.from_config` takes it. Raises TinylaneError.
+
+    As in transformers, decoding is greedy (temperature 0) without `do_sample: true`, whatever
+    temperature the file gives. Only the file's settings are returned: transformers' default of
+    top_k 50 is not applied.
+    """
+    read = Fields(generation, source)
+    sample = read.flag("do_sample", False)
+    top_k = read.real("top_k", None, least=-1, most=LARGEST)
+    if top_k is not None and top_k != int(top_k):
+        read.fail("top_k", "a whole number")
+    chosen = {
+        "temperature": read.real("temperature", 1.0, least=0, most=1e6) if sample else 0.0,
+        "top_p": read.real("top_p", None, least=0, most=1),
+        "top_k": None if top_k is None else max(int(top_k), 0),  # -1 is vLLM's spelling of off
+        "min_p": read.real("min_p", None, least=0, most=1),
+        "repetition_penalty": read.real("repetition_penalty", None, above=0, most=1e6),
+    }
+    if chosen["top_p"] == 0:  # transformers then keeps the likeliest token
+        chosen["top_p"] = 1e-9
+    given = {name: value for name, value in chosen.items() if value is not None}
+    return {"do_sample": sample, **given}
 
 
 def _unknown(read: Fields, what: str, more: str = "") -> NoReturn:
@@ -284,7 +260,7 @@ def quantization_of(read: Fields) -> dict | None:
 
 
 _CONTEXT = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}
-_YARN = ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate")
+YARN = ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim", "truncate")
 
 
 def _rope_settings(read: Fields) -> dict[str, Any]:
@@ -331,9 +307,9 @@ def _rope(read: Fields, context: int) -> tuple[RopeConfig, int]:
     used = {"rope_theta", "original_max_position_embeddings", "finetuned"}
     used |= {"factor"} if kind != "default" else set()
     used |= {"low_freq_factor", "high_freq_factor"} if kind == "llama3" else set()
-    used |= set(_YARN) if kind == "yarn" else set()
+    used |= set(YARN) if kind == "yarn" else set()
     neutral |= {"factor": 1, "attention_factor": 1, "low_freq_factor": 1}
-    ignored = {"high_freq_factor", *_YARN} - {"attention_factor"}
+    ignored = {"high_freq_factor", *YARN} - {"attention_factor"}
     for key, value in inner.raw.items():
         if key in used or (key in neutral and value == neutral[key]) or key in ignored:
             continue

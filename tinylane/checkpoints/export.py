@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 
 from tinylane.checkpoints.adapter import OMEGA, Adapter, lengths, save_adapter, updated
-from tinylane.checkpoints.config_json import config_to_dict, parse_config
+from tinylane.checkpoints.config_json import ARCHITECTURES, YARN, parse_config
 from tinylane.checkpoints.extras import is_extra, summary
 from tinylane.checkpoints.hub import MORE_TEMPLATES, SMALL_FILES
+from tinylane.checkpoints.load import planned
 from tinylane.checkpoints.peft_adapter import check_copies
-from tinylane.checkpoints.plan import LoadPlan, find_folder
 from tinylane.checkpoints.weights import WeightFiles, read_extra
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError, show
@@ -153,16 +153,16 @@ def fuse(
     without. Raises TinylaneError: no adapter, a packed checkpoint without `dequantize`, `out` holds
     weights.
     """
-    out, folder = Path(out), find_folder(source, revision)
-    plan = LoadPlan(folder, "numpy", "auto", adapter)
-    tuned = plan.adapter(plan.config)
-    if tuned is None and not dequantize:
-        raise TinylaneError(f"{folder}: has no adapter; give --adapter-path")
-    tuned = tuned or Adapter(folder)
-    mark = inside(out, UNFINISHED)
-    if list(out.glob("*.safetensors")) and not mark.exists():
-        raise TinylaneError(f"{out}: already holds weights; choose another folder")
-    with plan.open() as files:
+    out = Path(out)
+    with planned(source, "numpy", adapter=adapter, revision=revision) as plan:
+        folder, files = plan.folder, plan.files
+        tuned = plan.adapter()
+        if tuned is None and not dequantize:
+            raise TinylaneError(f"{folder}: has no adapter; give --adapter-path")
+        tuned = tuned or Adapter(folder)
+        mark = inside(out, UNFINISHED)
+        if list(out.glob("*.safetensors")) and not mark.exists():
+            raise TinylaneError(f"{out}: already holds weights; choose another folder")
         if files.packings and not dequantize:
             raise TinylaneError(f"{folder} is quantized; give --dequantize to write it dense")
         check_copies(tuned.folder, tuned.copies, files)
@@ -210,8 +210,8 @@ def _merged(files: WeightFiles, adapter: Adapter, name: str) -> np.ndarray:
     if name in updates:  # an adapter's bias replaces the checkpoint's
         return updates[name]
     source = "model.embed_tokens.weight" if name == "lm_head.weight" else name
-    source = name if files.has(name) else source  # a tied head, which the merge makes its own
-    if not files.has(source):  # only the new config asks for it: a bias
+    source = name if name in files.tensors else source  # a tied head, which the merge makes its own
+    if source not in files.tensors:  # only the new config asks for it: a bias
         outputs = files.config.tensors()[name.removesuffix(".bias") + ".weight"][0]
         return np.zeros(outputs, dtype=np.float32)
     path, parts = name.removesuffix(".weight"), []
@@ -258,3 +258,57 @@ def _as_llama(raw: dict[str, Any], config: ModelConfig) -> dict[str, Any]:
             plain[key] = value
     plain.pop("sliding_window", None)  # at least the context, or it would not have been read
     return plain
+
+
+def config_to_dict(config: ModelConfig) -> dict[str, Any]:
+    """The `config.json` object of this model, in the spelling that transformers 5 writes.
+
+    The rotation is written in the older spelling too. Loaders that do not know `rope_parameters`
+    (mlx-lm) would use their defaults, and compute something else without a warning.
+    `parse_config(config_to_dict(config))` equals `config` up to `source`.
+    """
+    rope: dict[str, Any] = {"rope_type": config.rope.kind, "rope_theta": config.rope.base}
+    if config.rope.kind != "default":
+        rope["factor"] = config.rope.factor
+    context, original = config.context, config.rope.original_context
+    if config.rope.kind == "linear":
+        original = int(context / config.rope.factor)
+        if int(original * config.rope.factor) == context:
+            context, original = original, 0  # as such files say it
+    if original:
+        rope["original_max_position_embeddings"] = original
+    names = {"llama3": ("low_freq_factor", "high_freq_factor"), "yarn": YARN}
+    for name in names.get(config.rope.kind, ()):
+        if getattr(config.rope, name) is not None:
+            rope[name] = getattr(config.rope, name)
+    raw: dict[str, Any] = {
+        "architectures": [ARCHITECTURES[config.family]],
+        "model_type": config.family,
+        "vocab_size": config.vocab,
+        "hidden_size": config.width,
+        "intermediate_size": config.mlp_width,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": context,
+        "rms_norm_eps": config.norm_eps,
+        "rope_parameters": rope,
+        "tie_word_embeddings": config.tied,
+        "bos_token_id": config.bos_id,
+        "eos_token_id": list(config.eos_ids) or None,
+        "dtype": config.dtype,
+    }
+    raw["rope_theta"] = config.rope.base
+    if config.rope.kind != "default":
+        raw["rope_scaling"] = {k: v for k, v in rope.items() if k != "rope_theta"}
+    if config.family in ("llama", "qwen3"):
+        raw["attention_bias"] = config.qkv_bias
+    if config.family == "llama":
+        raw["mlp_bias"] = config.mlp_bias
+    if config.family == "mistral":
+        raw["sliding_window"] = None
+    if config.quantization is not None:
+        raw["quantization"] = config.quantization
+    return raw

@@ -123,12 +123,13 @@ def check_copies(folder: Path, copies: Iterable[tuple[str, str]], files: WeightF
     the checkpoint, to what rounding in 16 bits changes. Those of a packed layer are not compared.
     """
     for ours, theirs in copies:
-        source = ours if files.has(ours) or ours != HEAD else TABLE
+        source = ours if ours in files.tensors or ours != HEAD else TABLE
         if files.packings.get(source.removesuffix(".weight")) is not None:
             continue
-        with TensorFile.open(folder / TENSORS) as file:
+        with TensorFile(folder / TENSORS) as file:
+            tensor = file[theirs]
             for start, rows in files.chunks(source):
-                copy = widen(file.rows(theirs, start, start + len(rows)), file.dtype(theirs))
+                copy = widen(tensor.read(start, start + len(rows)), tensor.dtype)
                 size = np.maximum(np.abs(copy), np.abs(rows)) + 1e-6
                 if not (np.abs(copy - rows) <= size * 2.0**-7).all():  # NaN too
                     raise TinylaneError(

@@ -19,6 +19,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,9 +29,9 @@ import numpy as np
 from tinylane.checkpoints import extras
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError, show
-from tinylane.files.io import inside, open_regular, read_json
+from tinylane.files.io import inside, read_json
 from tinylane.files.memory import available_memory, size
-from tinylane.files.safetensors import DENSE, FLOATS, MAX_HEADER, TensorFile, widen
+from tinylane.files.safetensors import DENSE, FLOATS, MAX_HEADER, Tensor, TensorFile, widen
 
 if TYPE_CHECKING:
     from tinylane.checkpoints.quantized import Packing
@@ -39,6 +40,7 @@ CHUNK = 1 << 20  # bytes of float32 that are converted at a time: twice as fast 
 ROWS = 32  # at least so many rows at a time: transposed, they become one run of memory each
 MAX_SHARDS = 1024
 EMBED, HEAD = "model.embed_tokens", "lm_head"
+_DENSE = ", ".join(DENSE)
 HARMLESS = ("rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached")
 
 
@@ -77,100 +79,65 @@ def shards(folder: Path) -> list[Path]:
     return paths
 
 
-def identity(folder: Path) -> str:
-    """sha256 of what tells checkpoints apart without reading them whole.
+class WeightFiles(AbstractContextManager):
+    """A checkpoint's open weight files, checked against its config: a context manager.
 
-    config.json (canonical), and of every weight file its name, size, header, and 4 KiB at the
-    start, middle and end of its tensors. Raises TinylaneError.
-    """
-    digest = hashlib.sha256()
-    config = read_json(inside(folder, "config.json"))
-    digest.update(json.dumps(config, sort_keys=True, separators=(",", ":")).encode())
-    for path in shards(folder):
-        with TensorFile.open(path) as tensors, open_regular(path) as file:
-            end = file.seek(0, 2)
-            digest.update(f"\n{path.name} {end}\n".encode() + tensors.header)
-            start = 8 + len(tensors.header)
-            for at in (start, (start + end) // 2, max(start, end - 4096)):
-                file.seek(at)
-                digest.update(file.read(4096))
-    return digest.hexdigest()
-
-
-class WeightFiles:
-    """A checkpoint's open weight files, checked against its config; a context manager.
-
-    config: as in the file, but for `tied`, which follows what the files hold. packings: quantized
-    layers by path. native: whether MLX can use one of them packed. untied: whether a head that
-    differs from the embedding overruled config.json.
+    config: as in the file, but for `tied`, which follows what the files hold. tensors: by the
+    decoder's names. extra: shapes of those of `extras`. packings: quantized layers by path. native:
+    whether MLX can use one of them packed. untied: whether a head that differs from the embedding
+    overruled config.json.
     """
 
     def __init__(self, folder: Path, config: ModelConfig) -> None:
         self.folder, self.config, self.untied = folder, config, False
         self.packings: dict[str, Packing] = {}
         self.native = False
-        self._where: dict[str, tuple[TensorFile, str]] = {}
-        self._stack = contextlib.ExitStack()
+        self.tensors: dict[str, Tensor] = {}
+        self.extra: dict[str, tuple[int, ...]] = {}
         self.paths = shards(folder)
-        try:
-            for path in self.paths:
-                self._add(self._stack.enter_context(TensorFile.open(path)))
+        self._stack = contextlib.ExitStack()
+        with contextlib.ExitStack() as opened:
+            self.files = [opened.enter_context(TensorFile(path)) for path in self.paths]
+            for file in self.files:
+                self._add(file)
             self._settle_head()
-            more = self._where.keys() - self.config.tensors()
-            self.extra = {name: self.shape(name) for name in sorted(more) if extras.is_extra(name)}
             self._check()
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        self._stack.close()
-
-    def __enter__(self) -> WeightFiles:
-        return self
+            self._stack = opened.pop_all()  # all is well: they stay open
 
     def __exit__(self, *error: object) -> None:
-        self.close()
+        self._stack.close()
+
+    def identity(self, config: dict[str, Any]) -> str:
+        """sha256 of what tells checkpoints apart without reading them whole.
+
+        config.json (canonical), and of every weight file its name, size, header, and 4 KiB at the
+        start, middle and end of its tensors.
+        """
+        digest = hashlib.sha256()
+        digest.update(json.dumps(config, sort_keys=True, separators=(",", ":")).encode())
+        for path, file in zip(self.paths, self.files, strict=True):
+            digest.update(f"\n{path.name} {file.size}\n".encode() + file.header)
+            start = 8 + len(file.header)
+            for at in (start, (start + file.size) // 2, max(start, file.size - 4096)):
+                file.stream.seek(at)
+                digest.update(file.stream.read(4096))
+        return digest.hexdigest()
 
     def _add(self, file: TensorFile) -> None:
-        for name in file.names:
+        for name, tensor in file.tensors.items():
             if name.endswith(HARMLESS):
                 continue
             bare = name.startswith(("layers.", "embed_tokens.", "norm."))  # saved without its head
             ours = f"model.{name}" if bare else name
-            if ours in self._where:
-                raise TinylaneError(
-                    f"{file.path}: tensor {show(name)} is also in {self._where[ours][0].path}"
-                )
-            self._where[ours] = (file, name)
-
-    def has(self, name: str) -> bool:
-        """Whether a file holds this tensor."""
-        return name in self._where
-
-    def dtype(self, name: str) -> str:
-        """The file's dtype: F32, BF16, U32, ..."""
-        file, stored_name = self._where[name]
-        return file.dtype(stored_name)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """The file's shape."""
-        file, stored_name = self._where[name]
-        return file.shape(stored_name)
-
-    def read(self, name: str) -> np.ndarray:
-        """A tensor as the file has it; BF16 as uint16."""
-        file, stored_name = self._where[name]
-        return file.read(stored_name)
-
-    def _rows(self, name: str, start: int, stop: int) -> np.ndarray:
-        file, stored_name = self._where[name]
-        return file.rows(stored_name, start, stop)
+            if ours in self.tensors:
+                other = self.tensors[ours].file.path
+                raise TinylaneError(f"{file.path}: tensor {show(name)} is also in {other}")
+            self.tensors[ours] = tensor
 
     def _parts(self, path: str) -> list[str]:
         """The tensors of a layer, which has scales and biases if it is quantized."""
         names = (f"{path}.{part}" for part in ("weight", "scales", "biases"))
-        return [name for name in names if name in self._where]
+        return [name for name in names if name in self.tensors]
 
     def _settle_head(self) -> None:
         """Decide whether the head is tied. As in transformers 5, the files overrule config.json.
@@ -178,132 +145,141 @@ class WeightFiles:
         Tied, and the files have only a head: it is the embedding. Tied, and they have both: equal
         ones are tied; different ones are both used.
         """
-        if not self.config.tied or not self.has(f"{HEAD}.weight"):
+        if not self.config.tied or f"{HEAD}.weight" not in self.tensors:
             return
         twins = {name: EMBED + name.removeprefix(HEAD) for name in self._parts(HEAD)}
-        if not self.has(f"{EMBED}.weight"):
+        if f"{EMBED}.weight" not in self.tensors:
             for head, embedding in twins.items():
-                self._where[embedding] = self._where.pop(head)
+                self.tensors[embedding] = self.tensors.pop(head)
         elif all(self._equal(head, embedding) for head, embedding in twins.items()):
             for head in twins:
-                del self._where[head]
+                del self.tensors[head]
         else:
             self.config, self.untied = replace(self.config, tied=False), True
 
-    def _equal(self, one: str, other: str) -> bool:
-        if not self.has(other) or self.shape(one) != self.shape(other) or not self.shape(one):
+    def _equal(self, head: str, embedding: str) -> bool:
+        """Whether two tensors have the same bytes."""
+        one, other = self.tensors[head], self.tensors.get(embedding)
+        if other is None or (one.dtype, one.shape) != (other.dtype, other.shape) or not one.shape:
             return False
-        if self.dtype(one) != self.dtype(other):
-            return False
-        file, stored_name = self._where[one]
-        need, have = file.nbytes(stored_name), available_memory()
+        need, have = one.nbytes, available_memory()
         if have is not None and need > have:  # a sparse file of terabytes takes no room on disk
-            raise TinylaneError(f"{file.path}: {one} has {size(need)}, {size(have)} are available")
+            path = one.file.path
+            raise TinylaneError(f"{path}: {head} has {size(need)}, {size(have)} are available")
         return all(
             np.array_equal(a.view(np.uint8), b.view(np.uint8))
-            for (_, a), (_, b) in zip(self._raw(one), self._raw(other), strict=True)
+            for (_, a), (_, b) in zip(_pieces(one), _pieces(other), strict=True)
         )
 
     def _check(self) -> None:
         expected = self.config.tensors()
-        used, missing, wrong = set(self.extra), [], []
+        missing, wrong = [], []
+        for name in sorted(self.tensors.keys() - expected.keys()):
+            if extras.is_extra(name):
+                self.extra[name] = self.tensors[name].shape
+                if self.tensors[name].dtype not in DENSE:
+                    wrong.append(f"{name} is {self.tensors[name].dtype}; expected {_DENSE}")
         if self.extra:
             try:
                 extras.check(self.config, self.extra)
             except TinylaneError as error:
                 raise TinylaneError(f"{self.folder}: {error}") from error
-        for name in self.extra:
-            if self.dtype(name) not in DENSE:
-                wrong.append(f"{name} is {self.dtype(name)}; expected {', '.join(DENSE)}")
+        used = {*self.extra, *expected}
         for name, shape in expected.items():
-            path = name.removesuffix(".weight")
-            if len(shape) == 2 and self.has(f"{path}.scales"):
-                parts = {
-                    part.removeprefix(f"{path}."): (self.dtype(part), self.shape(part))
-                    for part in self._parts(path)
-                }
-                from tinylane.checkpoints.quantized import packing
-
-                how = packing(self.config.quantization, path, shape, parts)
-                self.packings[path], self.native = how, self.native or how.native
+            tensor, path = self.tensors.get(name), name.removesuffix(".weight")
+            if len(shape) == 2 and f"{path}.scales" in self.tensors:
+                self._add_packing(path, shape)
                 used.update(self._parts(path))
-            elif not self.has(name):
+            elif tensor is None:
                 missing.append(f"{name} {shape}")
-            elif self.dtype(name) == "U32" and len(shape) == 2:
+            elif tensor.dtype == "U32" and len(shape) == 2:
                 missing.append(f"{path}.scales of a packed weight")
-            elif self.shape(name) != shape:
-                wrong.append(f"{name} is {self.shape(name)}; expected {shape}")
-            elif self.dtype(name) not in DENSE:
-                wrong.append(f"{name} is {self.dtype(name)}; expected {', '.join(DENSE)}")
-            used.add(name)
+            elif tensor.shape != shape:
+                wrong.append(f"{name} is {tensor.shape}; expected {shape}")
+            elif tensor.dtype not in DENSE:
+                wrong.append(f"{name} is {tensor.dtype}; expected {_DENSE}")
         if wrong:
             raise TinylaneError(f"{self.folder}: {_few(wrong)} (config.json)")
         if missing:
             raise TinylaneError(f"{self.folder}: missing {_few(missing)}; config.json calls for it")
-        extra = [f"{name} {self.shape(name)}" for name in self._where if name not in used]
-        if extra:
+        if rest := self.tensors.keys() - used:
+            shown = [f"{name} {one.shape}" for name, one in self.tensors.items() if name in rest]
             raise TinylaneError(
-                f"{self.folder}: {_few(extra)} in the files, but a {self.config.family} with this "
+                f"{self.folder}: {_few(shown)} in the files, but a {self.config.family} with this "
                 "config.json has no such tensor"
             )
+
+    def _add_packing(self, path: str, shape: tuple[int, ...]) -> None:
+        """Check a quantized layer."""
+        from tinylane.checkpoints.quantized import packing
+
+        parts = {
+            name.removeprefix(f"{path}."): (self.tensors[name].dtype, self.tensors[name].shape)
+            for name in self._parts(path)
+        }
+        how = packing(self.config.quantization, path, shape, parts)
+        self.packings[path], self.native = how, self.native or how.native
 
     @property
     def float_dtype(self) -> str:
         """The dtype that most floating-point values have: float32, float16, bfloat16."""
         count = dict.fromkeys(DENSE, 0)
-        for name in self._where:
-            if self.dtype(name) in count:
-                count[self.dtype(name)] += math.prod(self.shape(name))
+        for tensor in self.tensors.values():
+            if tensor.dtype in count:
+                count[tensor.dtype] += math.prod(tensor.shape)
         most = max(DENSE, key=lambda dtype: count[dtype])
         return {"F16": "float16", "BF16": "bfloat16"}.get(most, "float32")
 
     def final_bytes(self, itemsize: int, native: bool) -> int:
         """Bytes of the weights once loaded. native: layers that MLX can use packed stay packed."""
-        total = sum(math.prod(shape) * itemsize for shape in self.extra.values())
-        for name, shape in self.config.tensors().items():
+        total = 0
+        for name, shape in {**self.config.tensors(), **self.extra}.items():
             how = self.packings.get(path := name.removesuffix(".weight"))
             if how is None or not (native and how.native):
                 total += math.prod(shape) * itemsize
                 continue
             for part in self._parts(path):
                 wide = 4 if part == name else 1 if how.mode == "mxfp4" else itemsize
-                total += wide * math.prod(self.shape(part))
+                total += wide * math.prod(self.tensors[part].shape)
         return total
-
-    def _raw(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
-        shape = self.shape(name)
-        step = max(ROWS, CHUNK // max(1, 4 * math.prod(shape[1:])))
-        for start in range(0, shape[0], step):
-            stop = min(start + step, shape[0])
-            yield start, self._rows(name, start, stop)
 
     def chunks(self, name: str) -> Iterator[tuple[int, np.ndarray]]:
         """(first row, rows as float32, or float64 if the file has that), dequantized if packed."""
-        path = name.removesuffix(".weight")
+        tensor, path = self.tensors[name], name.removesuffix(".weight")
         how = self.packings.get(path)
         if how is None:
-            for start, raw in self._raw(name):
-                yield start, widen(raw, self.dtype(name))
+            for start, raw in _pieces(tensor):
+                yield start, widen(raw, tensor.dtype)
             return
         from tinylane.checkpoints.quantized import dequantize
 
-        columns = self.shape(name)[1] * 32 // how.bits
+        rows, columns = tensor.shape[0], tensor.shape[1] * 32 // how.bits
         step = max(ROWS, CHUNK // (4 * columns))
-        for start in range(0, self.shape(name)[0], step):
-            stop = min(start + step, self.shape(name)[0])
+        for start in range(0, rows, step):
             parts = []
-            for part in self._parts(path):
-                rows, dtype = self._rows(part, start, stop), self.dtype(part)
-                parts.append(widen(rows, dtype) if dtype in FLOATS else rows)
+            for part in map(self.tensors.__getitem__, self._parts(path)):
+                raw = part.read(start, min(start + step, rows))
+                parts.append(widen(raw, part.dtype) if part.dtype in FLOATS else raw)
             biases = parts[2] if len(parts) > 2 else None
             yield start, dequantize(parts[0], parts[1], biases, how)
 
 
+def _pieces(tensor: Tensor) -> Iterator[tuple[int, np.ndarray]]:
+    """(first row, rows as the file has them)."""
+    step = max(ROWS, CHUNK // max(1, 4 * math.prod(tensor.shape[1:])))
+    for start in range(0, tensor.shape[0], step):
+        yield start, tensor.read(start, min(start + step, tensor.shape[0]))
+
+
 def read_extra(files: WeightFiles, damaged: list[str]) -> dict[str, np.ndarray]:
     """The file's parameters for lanes (`extras`), in its layout; damaged: as of `read_numpy`."""
-    found = {name: widen(files.read(name), files.dtype(name)) for name in files.extra}
-    damaged += [name for name, value in found.items() if not _finite(value)]
-    return found
+    values: dict[str, np.ndarray] = {}
+    for name in files.extra:
+        tensor = files.tensors[name]
+        values[name] = widen(tensor.read(), tensor.dtype)
+        if not _finite(values[name]):
+            damaged.append(name)
+    return values
 
 
 def _few(items: list[str]) -> str:
@@ -346,7 +322,9 @@ def _stacked(shapes: dict[str, tuple[int, ...]], dtype: str) -> dict[str, np.nda
     """Room, (in, out), for layers that read one input: columns of one array."""
     columns: dict[str, np.ndarray] = {}
     for kinds in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")):
-        for first in [name for name in shapes if name.endswith(f"{kinds[0]}.weight")]:
+        for first in shapes:
+            if not first.endswith(f"{kinds[0]}.weight"):
+                continue
             names = [first.replace(kinds[0], kind) for kind in kinds]
             ends = np.cumsum([shapes[name][0] for name in names])
             whole = np.empty((shapes[first][1], ends[-1]), dtype)
@@ -367,7 +345,7 @@ def read_mlx(
     most = 65504.0 if dtype == "float16" else np.inf  # beyond it a float16 is infinite
 
     def dense(name: str) -> Any:
-        raw, kind = files.read(name), files.dtype(name)
+        raw, kind = files.tensors[name].read(), files.tensors[name].dtype
         with np.errstate(over="ignore"):
             raw = raw.astype(np.float32) if kind == "F64" else raw
         flat, step = raw.reshape(-1), CHUNK // 4
@@ -402,11 +380,11 @@ def read_mlx(
             array = dense(name) if how is None else unpacked(name, shape)
             params[name] = array.T if len(shape) == 2 and path != EMBED else array
         else:
-            params[name] = mx.array(files.read(name))
+            params[name] = mx.array(files.tensors[name].read())
             for part in (f"{path}.scales", f"{path}.biases"):
-                if how.mode == "mxfp4" and files.has(part):
-                    params[part] = mx.array(files.read(part))
-                elif files.has(part):
+                if how.mode == "mxfp4" and part in files.tensors:
+                    params[part] = mx.array(files.tensors[part].read())
+                elif part in files.tensors:
                     params[part] = dense(part)
         mx.eval(params[name])
         mx.clear_cache()  # freed buffers would count against the peak

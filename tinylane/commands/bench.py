@@ -85,7 +85,7 @@ def timed(
     """
     from tinylane.checkpoints.config_json import read_config
     from tinylane.checkpoints.hub import resolve
-    from tinylane.checkpoints.plan import choose_backend
+    from tinylane.checkpoints.load import choose_backend
     from tinylane.commands import bench_machine, bench_measure, bench_report
     from tinylane.commands.bench_shapes import shape, write_random
     from tinylane.core import __version__

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tinylane.checkpoints.config_json import config_to_dict
+from tinylane.checkpoints.export import config_to_dict
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError
 from tinylane.core.rope import RopeConfig

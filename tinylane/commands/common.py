@@ -60,7 +60,7 @@ def load(args: Any, **planned: Any) -> Model:
 
     silence_panics()
     if getattr(args, "wired_limit", None) is not None:
-        from tinylane.checkpoints.plan import choose_backend
+        from tinylane.checkpoints.load import choose_backend
         from tinylane.files.memory import wire
 
         shared_flags.check_numbers(args, 0, "wired_limit")
@@ -81,9 +81,9 @@ def load(args: Any, **planned: Any) -> Model:
 
 def exact_products(args: Any) -> None:
     """Before a model is loaded to compare it: float32 is to mean float32 in MLX too."""
-    from tinylane.checkpoints import plan
+    from tinylane.checkpoints import load as loading
 
-    if plan.choose_backend(args.backend) == "mlx" and (line := plan.exact_products()):
+    if loading.choose_backend(args.backend) == "mlx" and (line := loading.exact_products()):
         note(line, getattr(args, "quiet", False))
 
 

@@ -66,7 +66,7 @@ def run(args: Any) -> int:
 
 def examine() -> dict[str, Any]:
     """What `tinylane doctor` says, as plain JSON values."""
-    from tinylane.checkpoints.plan import choose_backend, exact_products
+    from tinylane.checkpoints.load import choose_backend, exact_products
 
     notes, device, gpu = [], None, None
     if find_spec("mlx") is not None:

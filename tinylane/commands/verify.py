@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tinylane.checkpoints.plan import DTYPES, choose_backend
+from tinylane.checkpoints.load import DTYPES, choose_backend
 from tinylane.commands import common, shared_flags
 from tinylane.commands.progress import Progress, duration
 from tinylane.commands.terminal import print_table

@@ -90,7 +90,7 @@ def load_cache(
     fewer lanes are alike if the lanes of both read each other alike.
     """
     of_kind("path", path, (str, Path), "the name of a file")
-    with TensorFile.open(path) as file, _naming(path):
+    with TensorFile(path) as file, _naming(path):
         if file.metadata.get("format") != FORMAT:
             raise TinylaneError("not a cache saved by tinylane")
         for key, value in _stamp(model).items():
@@ -106,13 +106,13 @@ def load_cache(
             raise TinylaneError("saved with another Omega or prompt_lane, or rotation")
         if lane_mask is not None and not _alike(lane_mask, mask):
             raise TinylaneError("saved with another visibility or lag")
-        need = sum(map(file.nbytes, file.names))
+        need = sum(tensor.nbytes for tensor in file.tensors.values())
         gpu = gpu_memory() if model.backend == "mlx" else None
         have = available_memory() if gpu is None else gpu
         if have is not None and need > have:
             raise TinylaneError(f"it needs {size(need)} and {size(have)} are available")
         cache, c = LaneCache(model, rope, mask), model.config
-        S = (file.shape("positions") or (0,))[0] if "positions" in tensors.left else 0
+        S = (file["positions"].shape or (0,))[0] if "positions" in tensors.left else 0
         positions, lanes = (tensors.take(name, (S,), dtype="I64") for name in _ROWS[:2])
         tokens = np.full(S, -1)  # of files that are older than this tensor, unknown
         if "tokens" in tensors.left:
@@ -170,19 +170,20 @@ class _Tensors:
     """The tensors of a file. left: those that nobody has taken."""
 
     def __init__(self, file: TensorFile) -> None:
-        self.file, self.left = file, set(file.names)
+        self.file, self.left = file, set(file.tensors)
 
     def take(self, name: str, *shapes: tuple[int, ...], dtype: str) -> np.ndarray:
         """A tensor, after its dtype and shape were checked: a sparse file takes no room."""
         if name not in self.left:
             raise TinylaneError(f"{name} is missing")
         self.left.discard(name)
-        if self.file.shape(name) not in shapes:
+        tensor = self.file[name]
+        if tensor.shape not in shapes:
             expected = " or ".join(map(str, shapes))
-            raise TinylaneError(f"{name} has shape {self.file.shape(name)}; expected {expected}")
-        if self.file.dtype(name) != dtype:
-            raise TinylaneError(f"{name} is {self.file.dtype(name)}; expected {dtype}")
-        return self.file.read(name)
+            raise TinylaneError(f"{name} has shape {tensor.shape}; expected {expected}")
+        if tensor.dtype != dtype:
+            raise TinylaneError(f"{name} is {tensor.dtype}; expected {dtype}")
+        return tensor.read()
 
 
 def _rotation(tensors: _Tensors, model: Model) -> Rotation:
@@ -209,7 +210,7 @@ def _mask(tensors: _Tensors) -> LaneMask | None:
         return None
     if not (lag.isascii() and lag.isdigit() and len(lag) < 10):
         raise TinylaneError(f"lag is {show(lag)}; expected a whole number >= 0")
-    n = min([*tensors.file.shape(name), MAX_LANES])
+    n = min([*tensors.file[name].shape, MAX_LANES])
     visibility, times = tensors.take(name, (n, n), dtype="U8"), {}
     if any(f"lane_mask.{name}" in tensors.left for name in _TIMES):
         times = {k: tensors.take(f"lane_mask.{k}", (n, n), dtype="I64") for k in _TIMES}

@@ -16,8 +16,8 @@ import json
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,153 +44,131 @@ DTYPES: dict[str, np.dtype] = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
-_NAME_OF = {dtype: name for name, dtype in DTYPES.items() if name != "BF16"}
 
 
-@dataclass(frozen=True)
-class _TensorEntry:
+class Tensor(NamedTuple):
+    """A tensor of an open file. dtype: as the file names it (F32, BF16, U32, ...)."""
+
+    file: TensorFile
+    name: str
     dtype: str
     shape: tuple[int, ...]
     start: int  # bytes from the beginning of the file
     stop: int
 
-
-class TensorFile:
-    """An open, checked safetensors file. Use as a context manager, or call `close`."""
-
-    def __init__(
-        self, file: BinaryIO, path: str, header: bytes, metadata: dict, entries: dict
-    ) -> None:
-        self.path, self.header, self.metadata = path, header, metadata
-        self._file, self._entries = file, entries
-
-    @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> TensorFile:
-        """Open a file and check its whole header against its size. Raises TinylaneError."""
-        name = os.fspath(path)
-        file = open_regular(path)
-        try:
-            header, metadata, entries = _read_header(file, name)
-        except BaseException:
-            file.close()
-            raise
-        return cls(file, name, header, metadata, entries)
-
-    def close(self) -> None:
-        self._file.close()
-
-    def __enter__(self) -> TensorFile:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
     @property
-    def names(self) -> list[str]:
-        """Tensor names in the order of the header."""
-        return list(self._entries)
+    def nbytes(self) -> int:
+        return self.stop - self.start
 
-    def _entry(self, name: str) -> _TensorEntry:
-        try:
-            return self._entries[name]
-        except KeyError:
-            raise TinylaneError(f"{self.path}: no tensor {show(name)}") from None
-
-    def dtype(self, name: str) -> str:
-        """The dtype that the file names: F32, BF16, U32, ..."""
-        return self._entry(name).dtype
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._entry(name).shape
-
-    def nbytes(self, name: str) -> int:
-        entry = self._entry(name)
-        return entry.stop - entry.start
-
-    def read(self, name: str) -> np.ndarray:
-        """The whole tensor, C-contiguous and writable; BF16 as uint16. Raises TinylaneError."""
-        entry = self._entry(name)
-        return self._read(name, entry, entry.start, entry.stop, entry.shape)
-
-    def rows(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Rows start..stop-1 of the first axis, so that a tensor can be converted in pieces."""
-        entry = self._entry(name)
-        if not entry.shape or not 0 <= start <= stop <= entry.shape[0]:
-            raise TinylaneError(f"{self.path}: rows {start}..{stop} of {show(name)} {entry.shape}")
-        row = (entry.stop - entry.start) // entry.shape[0] if entry.shape[0] else 0
-        shape = (stop - start, *entry.shape[1:])
-        return self._read(name, entry, entry.start + start * row, entry.start + stop * row, shape)
-
-    def _read(
-        self, name: str, entry: _TensorEntry, start: int, stop: int, shape: tuple[int, ...]
-    ) -> np.ndarray:
+    def read(self, first: int = 0, last: int | None = None) -> np.ndarray:
+        """The whole tensor, or rows first..last-1 of its first axis, so that it can be converted in
+        pieces; C-contiguous and writable; BF16 as uint16. Raises TinylaneError."""
+        path, start, stop, shape = self.file.path, self.start, self.stop, self.shape
+        if last is not None:
+            if not shape or not 0 <= first <= last <= shape[0]:
+                raise TinylaneError(f"{path}: rows {first}..{last} of {show(self.name)} {shape}")
+            row = (stop - start) // max(shape[0], 1)
+            start, stop, shape = start + first * row, start + last * row, (last - first, *shape[1:])
         data = np.empty(stop - start, np.uint8)  # aligned, which the file need not be
         view, filled = data.data, 0
-        self._file.seek(start)
+        self.file.stream.seek(start)
         while filled < len(data):
             try:
-                count = self._file.readinto(view[filled:])  # type: ignore[attr-defined]
+                count = self.file.stream.readinto(view[filled:])  # type: ignore[attr-defined]
             except OSError as error:
-                raise TinylaneError(f"{self.path}: {error.strerror}") from error
+                raise TinylaneError(f"{path}: {error.strerror}") from error
             if not count:
-                raise TinylaneError(f"{self.path}: truncated since it was opened")
+                raise TinylaneError(f"{path}: truncated since it was opened")
             filled += count
-        if entry.dtype == "BOOL" and data.size and data.max() > 1:
+        if self.dtype == "BOOL" and data.size and data.max() > 1:
             raise TinylaneError(
-                f"{self.path}: {show(name)} is BOOL but holds bytes other than 0, 1"
+                f"{path}: {show(self.name)} is BOOL but holds bytes other than 0, 1"
             )
-        return data.view(DTYPES[entry.dtype]).reshape(shape)
+        return data.view(DTYPES[self.dtype]).reshape(shape)
 
 
-def _read_header(
-    file: BinaryIO, path: str
-) -> tuple[bytes, dict[str, str], dict[str, _TensorEntry]]:
-    size = os.fstat(file.fileno()).st_size
-    start = file.read(8)
-    if len(start) < 8:
-        raise TinylaneError(f"{path}: {size} bytes, too short for a safetensors file")
-    (length,) = struct.unpack("<Q", start)
-    if length > MAX_HEADER:
-        raise TinylaneError(f"{path}: header of {length:,} bytes, limit {MAX_HEADER:,}")
-    if length > size - 8:
-        raise TinylaneError(f"{path}: header of {length:,} bytes in a file of {size:,}: truncated")
-    header = file.read(length)
-    if len(header) < length or not header.startswith(b"{"):
-        raise TinylaneError(f"{path}: not a safetensors file (its header is not a JSON object)")
-    raw = parse_json(header, f"{path}: header")
-    metadata = raw.pop("__metadata__", None)
-    metadata = {} if metadata is None else metadata  # MLX writes null where it has none
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise TinylaneError(f"{path}: __metadata__ {show(metadata)}; expected strings by name")
-    for text in (*raw, *metadata, *metadata.values()):
-        if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-            raise TinylaneError(f"{path}: name {show(text)} is not Unicode text (half a surrogate)")
-    if len(raw) > MAX_TENSORS:
-        raise TinylaneError(f"{path}: {len(raw):,} tensors, limit {MAX_TENSORS:,}")
-    entries = {name: _checked(name, raw[name], 8 + length, path) for name in raw}
-    end = 8 + length
-    for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].stop)):
-        if entry.start != end:
-            what = "overlaps what stands before it" if entry.start < end else "leaves a hole"
-            raise TinylaneError(f"{path}: tensor {show(name)} {what}")
-        end = entry.stop
-    if end != size:
-        state = "truncated" if end > size else "something follows the tensors"
-        raise TinylaneError(f"{path}: {size:,} bytes, its header describes {end:,}: {state}")
-    return header, metadata, entries
+class TensorFile(AbstractContextManager):
+    """An open, checked safetensors file: a context manager, which closes it.
+
+    header: its bytes. metadata: texts by name. tensors: in the order of the header; `file[name]` is
+    one of them, and a TinylaneError for a name that the file lacks.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open a file and check its whole header against its size. Raises TinylaneError."""
+        self.path = os.fspath(path)
+        self.tensors: dict[str, Tensor] = {}
+        self.stream = open_regular(path)
+        try:
+            self._read_header()
+        except BaseException:
+            self.stream.close()
+            raise
+
+    def __exit__(self, *error: object) -> None:
+        self.stream.close()
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.tensors:
+            raise TinylaneError(f"{self.path}: no tensor {show(name)}")
+        return self.tensors[name]
+
+    def _read_header(self) -> None:
+        path = self.path
+        self.size = size = os.fstat(self.stream.fileno()).st_size
+        prefix = self.stream.read(8)
+        if len(prefix) < 8:
+            raise TinylaneError(f"{path}: {size} bytes, too short for a safetensors file")
+        (length,) = struct.unpack("<Q", prefix)
+        if length > MAX_HEADER:
+            raise TinylaneError(f"{path}: header of {length:,} bytes, limit {MAX_HEADER:,}")
+        if length > size - 8:
+            what = f"header of {length:,} bytes in a file of {size:,}"
+            raise TinylaneError(f"{path}: {what}: truncated")
+        self.header = self.stream.read(length)
+        if len(self.header) < length or not self.header.startswith(b"{"):
+            raise TinylaneError(f"{path}: not a safetensors file (its header is not a JSON object)")
+        raw = parse_json(self.header, f"{path}: header")
+        metadata = raw.pop("__metadata__", None)
+        # MLX writes null where it has none
+        self.metadata: dict[str, str] = {} if metadata is None else metadata
+        told = self.metadata.values() if isinstance(self.metadata, dict) else [None]
+        if set(map(type, told)) - {str}:
+            raise TinylaneError(f"{path}: __metadata__ {show(metadata)}; expected strings by name")
+        for text in (*raw, *self.metadata, *told):
+            if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+                raise TinylaneError(
+                    f"{path}: name {show(text)} is not Unicode text (half a surrogate)"
+                )
+        if len(raw) > MAX_TENSORS:
+            raise TinylaneError(f"{path}: {len(raw):,} tensors, limit {MAX_TENSORS:,}")
+        end, extents = 8 + length, []
+        for name, entry in raw.items():
+            one = self.tensors[name] = _checked(self, name, entry, 8 + length)
+            extents.append((one.start, one.stop, name))
+        for start, stop, name in sorted(extents):
+            if start != end:
+                what = "overlaps what stands before it" if start < end else "leaves a hole"
+                raise TinylaneError(f"{path}: tensor {show(name)} {what}")
+            end = stop
+        if end != size:
+            state = "truncated" if end > size else "something follows the tensors"
+            raise TinylaneError(f"{path}: {size:,} bytes, its header describes {end:,}: {state}")
 
 
-def _checked(name: str, raw: Any, offset: int, path: str) -> _TensorEntry:
+def _checked(file: TensorFile, name: str, raw: Any, offset: int) -> Tensor:
+    """The tensor that an entry of the header describes; offset: where the file's data begins."""
+
     def fail(what: str) -> TinylaneError:
-        return TinylaneError(f"{path}: tensor {show(name)}: {what}")
+        return TinylaneError(f"{file.path}: tensor {show(name)}: {what}")
 
     if not isinstance(raw, dict) or set(raw) != {"dtype", "shape", "data_offsets"}:
         raise fail(f"{show(raw)}; expected exactly dtype, shape and data_offsets")
     dtype, shape, offsets = raw["dtype"], raw["shape"], raw["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise fail(f"dtype {show(dtype)} is not implemented")
-    # type() and not isinstance(): True is an int to Python
-    if not isinstance(shape, list) or any(type(n) is not int or n < 0 for n in shape):
+    # types, and not isinstance(): True is an int to Python
+    if not isinstance(shape, list) or set(map(type, shape)) - {int} or min(shape, default=0) < 0:
         raise fail(f"shape {show(shape)}; expected a list of whole numbers")
     if len(shape) > MAX_DIMENSIONS:
         raise fail(f"{len(shape)} dimensions, limit {MAX_DIMENSIONS}")
@@ -199,16 +177,13 @@ def _checked(name: str, raw: Any, offset: int, path: str) -> _TensorEntry:
         count *= n
         if count > MAX_ELEMENTS or n > MAX_ELEMENTS:  # also when a later 0 would undo it
             raise fail(f"shape {show(shape)} is absurd")
-    if (
-        not isinstance(offsets, list)
-        or len(offsets) != 2
-        or any(type(n) is not int or n < 0 for n in offsets)
-    ):
+    pair = isinstance(offsets, list) and list(map(type, offsets)) == [int, int]
+    if not pair or min(offsets) < 0:
         raise fail(f"data_offsets {show(offsets)}; expected two whole numbers")
     expected = count * DTYPES[dtype].itemsize
     if offsets[1] - offsets[0] != expected:
         raise fail(f"data_offsets {offsets} for {expected:,} bytes of {dtype} {tuple(shape)}")
-    return _TensorEntry(dtype, tuple(shape), offset + offsets[0], offset + offsets[1])
+    return Tensor(file, name, dtype, tuple(shape), offset + offsets[0], offset + offsets[1])
 
 
 def widen_bfloat16(bits: np.ndarray) -> np.ndarray:
@@ -270,10 +245,10 @@ def _to_numpy(name: str, value: Any) -> tuple[np.ndarray, str]:
             return np.asarray(value.view(mx.uint16)), "BF16"
         value = np.asarray(value)
     array = np.asarray(value)
-    dtype = _NAME_OF.get(array.dtype.newbyteorder("<"))
-    if dtype is None:
-        raise TinylaneError(f"tensor {show(name)}: dtype {array.dtype} has no place in safetensors")
-    return array, dtype
+    for dtype, stored in DTYPES.items():
+        if stored == array.dtype.newbyteorder("<") and dtype != "BF16":
+            return array, dtype
+    raise TinylaneError(f"tensor {show(name)}: dtype {array.dtype} has no place in safetensors")
 
 
 FLOATS = ("F32", "F16", "BF16")

@@ -17,9 +17,8 @@ import numpy as np
 import torch
 
 from tinylane.checkpoints.adapter import fill_all, load_adapter
-from tinylane.checkpoints.config_json import ARCHITECTURES
+from tinylane.checkpoints.config_json import ARCHITECTURES, sampling_defaults
 from tinylane.checkpoints.extras import summary
-from tinylane.checkpoints.plan import sampling_defaults
 from tinylane.checkpoints.tokenizer import Tokenizer
 from tinylane.core.cache import LaneCache
 from tinylane.core.config import ModelConfig

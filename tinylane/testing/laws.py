@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from tinylane.checkpoints.plan import exact_products
+from tinylane.checkpoints.load import exact_products
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.testing.reference import visible_by_definition

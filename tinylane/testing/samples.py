@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from tinylane.checkpoints import extras
-from tinylane.checkpoints.plan import choose_ops
+from tinylane.checkpoints.load import choose_ops
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError, whole
 from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, LaneRoPE, Rotation

@@ -21,8 +21,7 @@ import numpy as np
 from tinylane.checkpoints.adapter import OMEGA, Adapter, save_adapter
 from tinylane.checkpoints.config_json import read_config
 from tinylane.checkpoints.export import write_checkpoint
-from tinylane.checkpoints.load import load
-from tinylane.checkpoints.plan import LoadPlan, find_folder
+from tinylane.checkpoints.load import find_folder, load, planned
 from tinylane.core import __version__
 from tinylane.core.errors import TinylaneError
 from tinylane.core.model import Model
@@ -70,11 +69,9 @@ def start_model(
         if adapter is not None or dtype not in ("auto", "float32"):
             raise TinylaneError("--from-scratch takes no --adapter-path and no --dtype but float32")
         return _from_scratch(folder, seed)
-    plan = LoadPlan(folder, "mlx", dtype, adapter)
     model = load(folder, backend="mlx", dtype=dtype, adapter=adapter)
-    with plan.open() as files:
-        loaded = plan.adapter(files.config)
-        return StartModel(folder, model, loaded, plan.identity, files.float_dtype)
+    with planned(folder, "mlx", dtype, adapter) as plan:
+        return StartModel(folder, model, plan.adapter(), plan.identity, plan.files.float_dtype)
 
 
 def _from_scratch(folder: Path, seed: int) -> StartModel:

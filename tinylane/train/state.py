@@ -32,13 +32,13 @@ def load_state(path: Path, tree: Any, format: str) -> tuple[Any, int, dict[str, 
     Raises TinylaneError for a file of another format, or with other names or shapes.
     """
     expected = {name: tuple(value.shape) for name, value in _flat(tree)}
-    with TensorFile.open(path) as file:
+    with TensorFile(path) as file:
         step = file.metadata.get("step", "")
         if file.metadata.get("format") != format or not step.isdigit():
             raise TinylaneError(f"{path}: not a training state saved by tinylane train")
-        if {name: tuple(file.shape(name)) for name in file.names} != expected:
+        if {name: tensor.shape for name, tensor in file.tensors.items()} != expected:
             raise TinylaneError(f"{path}: its tensors are not those of this recipe")
-        saved = tree_map_with_path(lambda name, _: mx.array(file.read(name)), tree)
+        saved = tree_map_with_path(lambda name, _: mx.array(file[name].read()), tree)
         return saved, int(step), dict(file.metadata)
 
 

@@ -5,7 +5,7 @@
 
 Random weights, float32, joint lanes. In each round both kinds decode the same prompt, one after the
 other, in an order that changes from round to round. Above 1 the fast operations are faster. This is
-where `SMALL` in `tinylane/checkpoints/plan.py` comes from.
+where `SMALL` in `tinylane/checkpoints/load.py` comes from.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # as a script: the checkout it is in
 
-from tinylane.checkpoints.plan import fast_ops
+from tinylane.checkpoints.load import fast_ops
 from tinylane.checkpoints.weights import _stacked
 from tinylane.core.config import ModelConfig
 from tinylane.core.decoder import PLAIN

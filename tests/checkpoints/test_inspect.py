@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 
 import tinylane
 from tinylane.checkpoints.config_json import parse_config
-from tinylane.checkpoints.load import load
-from tinylane.checkpoints.plan import format_report, inspect, sampling_defaults
-from tinylane.checkpoints.weights import identity
+from tinylane.checkpoints.load import inspect, load, sampling_defaults
+from tinylane.commands.inspect import format_report
 from tinylane.core.errors import TinylaneError
 from tinylane.core.sampling import Sampler
 from tinylane.files.memory import available_memory, forecast
@@ -27,21 +26,21 @@ from tinylane.files.memory import available_memory, forecast
 
 def test_identity_sees_any_change_that_matters_and_no_other(tmp_path):
     folder = write_checkpoint(tmp_path / "a")
-    first = identity(folder)
+    first = inspect(folder)["identity"]["value"]
     raw = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(dict(reversed(raw.items())), indent=3))
     (folder / "README.md").write_text("x")
-    assert identity(folder) == first and load(folder).identity == first
+    assert inspect(folder)["identity"]["value"] == first and load(folder).identity == first
     weight = folder / "model.safetensors"
     data = weight.read_bytes()
     header = 8 + int.from_bytes(data[:8], "little")
     for at in (header, (header + len(data)) // 2, len(data) - 1, 40):
         weight.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
         if at >= header:
-            assert identity(folder) != first
+            assert inspect(folder)["identity"]["value"] != first
     weight.write_bytes(data)
     (folder / "config.json").write_text(json.dumps({**raw, "rope_theta": 5e5}))
-    assert identity(folder) != first
+    assert inspect(folder)["identity"]["value"] != first
 
 
 def test_the_forecast_counts_the_prompt_once_and_every_lane():
