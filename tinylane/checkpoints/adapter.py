@@ -82,9 +82,7 @@ class Adapter:
         }
 
     def identity(self, base: str) -> str:
-        """The identity of a model with these updates; `base` if there are none (Omega is none)."""
-        if not self.tensors:
-            return base
+        """The identity of a model with these updates, of which there is one at least."""
         digest = hashlib.sha256(base.encode())
         for name in sorted(self.tensors):
             digest.update(f"\n{name} {self.tensors[name].shape}\n".encode())
@@ -164,21 +162,25 @@ def load_adapter(
         )
     if foreign:
         peft.check(read)
-    tensors, copies = {}, []
+    tensors: dict[str, np.ndarray] = {}
+    copies: list[tuple[str, str]] = []
     with TensorFile(folder / file_name) as file:
         stored = dict(file.tensors)
         if foreign:
             stored = {peft.our_name(name): tensor for name, tensor in file.tensors.items()}
             peft.refuse_rest(stored, file.path)
-            copies = [(key, stored.pop(key)) for key in (peft.HEAD, peft.TABLE) if key in stored]
+            for key in (peft.HEAD, peft.TABLE):
+                if key not in stored:
+                    continue
+                copy = stored.pop(key)
+                if copy.shape != (config.vocab, config.width):
+                    raise TinylaneError(
+                        f"{file.path}: {show(copy.name)} is {copy.shape}, not ({config.vocab}, "
+                        f"{config.width}): a vocabulary that was changed; {peft.MERGE}"
+                    )
+                copies.append((key, copy.name))
         # check names and shapes before reading: a sparse file of terabytes takes no room on disk
         order = -1 if foreign else 1  # PEFT's matrices are (out, in)
-        for _, copy in copies:
-            if copy.shape != (config.vocab, config.width):
-                raise TinylaneError(
-                    f"{file.path}: {show(copy.name)} is {copy.shape}, not ({config.vocab}, "
-                    f"{config.width}): a vocabulary that was changed; {peft.MERGE}"
-                )
         shapes = {key: tensor.shape[::order] for key, tensor in stored.items()}
         _check_shapes(folder, config, shapes)
         for key, tensor in stored.items():
@@ -189,8 +191,7 @@ def load_adapter(
             wide = widen(tensor.read(), tensor.dtype)
             wide = wide.T if foreign else wide
             tensors[key] = wide if key == OMEGA else wide.astype(np.float32)
-    whole = tuple((key, copy.name) for key, copy in copies)
-    return replace(_build(folder, tensors, record), copies=whole)
+    return replace(_build(folder, tensors, record), copies=tuple(copies))
 
 
 def _plain(value: Any, dtype: type) -> np.ndarray:

@@ -146,17 +146,20 @@ def sampling_defaults(
     top_k = read.real("top_k", None, least=-1, most=LARGEST)
     if top_k is not None and top_k != int(top_k):
         read.fail("top_k", "a whole number")
-    chosen = {
+    given = {
+        "do_sample": sample,
         "temperature": read.real("temperature", 1.0, least=0, most=1e6) if sample else 0.0,
         "top_p": read.real("top_p", None, least=0, most=1),
         "top_k": None if top_k is None else max(int(top_k), 0),  # -1 is vLLM's spelling of off
         "min_p": read.real("min_p", None, least=0, most=1),
         "repetition_penalty": read.real("repetition_penalty", None, above=0, most=1e6),
     }
-    if chosen["top_p"] == 0:  # transformers then keeps the likeliest token
-        chosen["top_p"] = 1e-9
-    given = {name: value for name, value in chosen.items() if value is not None}
-    return {"do_sample": sample, **given}
+    if given["top_p"] == 0:  # transformers then keeps the likeliest token
+        given["top_p"] = 1e-9
+    for name in ("top_p", "top_k", "min_p", "repetition_penalty"):
+        if given[name] is None:
+            del given[name]
+    return given
 
 
 def _unknown(read: Fields, what: str, more: str = "") -> NoReturn:
@@ -250,13 +253,15 @@ def quantization_of(read: Fields) -> dict | None:
     MLX's own they say how the weights were packed before MLX packed them."""
     keys = ("quantization", "quantization_config")
     settings = [read.fields(key).raw for key in keys if read.get(key) not in (None, {})]
+    if not settings:
+        return None
     own = [record for record in settings if "quant_method" not in record]
-    if settings and not own:
+    if not own:
         what = f"quantization method {show(settings[0]['quant_method'])}"
         _unknown(read, what, "; tinylane reads MLX-quantized and unquantized checkpoints")
     if own[1:] and own[1] != own[0]:
         read.fail("quantization_config", "the same as quantization")
-    return own[0] if own else None
+    return own[0]
 
 
 _CONTEXT = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}
@@ -265,19 +270,9 @@ YARN = ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim"
 
 def _rope_settings(read: Fields) -> dict[str, Any]:
     """All three spellings as one flat dict; refuses values that contradict each other."""
-    merged: dict[str, Any] = {}
-
-    def put(key: str, value: Any, where: str) -> None:
-        if value is None:
-            return
-        if key in merged and merged[key] != value:
-            raise TinylaneError(
-                f"{read.source}: {where} {key} {show(value)} contradicts {show(merged[key])}"
-            )
-        merged[key] = value
-
+    said: list[tuple[str, str, Any]] = []  # where, which key, what
     for key in ("rope_theta", "original_max_position_embeddings"):
-        put(key, read.get(key), "config")
+        said.append(("config", key, read.get(key)))
     for where in ("rope_scaling", "rope_parameters"):
         given = read.get(where)
         if isinstance(given, dict) and isinstance(given.get("full_attention"), dict):
@@ -287,7 +282,13 @@ def _rope_settings(read: Fields) -> dict[str, Any]:
         if not isinstance(given, dict):
             read.fail(where, "null or an object")
         for key, value in given.items():
-            put("rope_type" if key == "type" else key, value, where)
+            said.append((where, "rope_type" if key == "type" else key, value))
+    merged: dict[str, Any] = {}
+    for where, key, value in said:
+        if value is not None and merged.setdefault(key, value) != value:
+            raise TinylaneError(
+                f"{read.source}: {where} {key} {show(value)} contradicts {show(merged[key])}"
+            )
     return merged
 
 

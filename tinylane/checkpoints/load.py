@@ -269,8 +269,10 @@ def load(
             )
         if tuned is not None and tuned.copies:
             check_copies(tuned.folder, tuned.copies, files)
+        identity = plan.identity
         if tuned is not None and tuned.tensors:
             apply(params, tuned, files, backend, dtype)
+            identity = tuned.identity(identity)
     eos_ids = plan.eos_ids
     if tokenizer is not None:
         eos_ids = tuple(sorted({*eos_ids, *tokenizer.eos_ids}))
@@ -282,14 +284,14 @@ def load(
         dtype=dtype,
         tokenizer=tokenizer,
         sampling=plan.sampling,
-        identity=plan.identity,
+        identity=identity,
         ops=plan.ops,
     )
     shown = None  # the report must not keep the adapter's tensors
     if tuned is not None:
         shown = replace(tuned, tensors={})
         model.lane_rope, model.visibility, model.lag = tuned.lane_rope, tuned.visibility, tuned.lag
-        model.identity, model.task = tuned.identity(plan.identity), tuned.task
+        model.task = tuned.task
         if tuned.lane_prompt:
             model.lane_prompts = partial(fill_all, tuned.lane_prompt)
     model.describe = partial(describe, plan, shown, tokenizer, needs)

@@ -299,30 +299,28 @@ def check_tokenizer(source: str, path: str) -> None:
     """Raise TinylaneError, naming `path`, for what the library should not be asked to read."""
     try:
         # The library acts on the first of two equal keys, and Python would show the last.
-        _check(json.loads(source, object_pairs_hook=unique_keys))
+        raw = json.loads(source, object_pairs_hook=unique_keys)
+        if not isinstance(raw, dict):
+            raise TinylaneError(f"not a tokenizer but {show(raw, 40)}")
+        for part, known in _KNOWN.items():
+            growth = 1.0 if raw.get(part) is None else _growth(raw[part], part, known.split())
+            if growth > LARGEST_GROWTH:
+                raise TinylaneError(f"its {part} lengthens a text {growth:.3g} times; refused")
+        if (steps := _entries(raw.get("post_processor"))) > MOST_STEPS:
+            raise TinylaneError(f"its post-processor has {steps:,} parts, limit {MOST_STEPS}")
+        model = raw.get("model")
+        if isinstance(model, dict) and model.get("type") != "WordPiece":
+            prefix = model.get("continuing_subword_prefix")
+            if prefix not in (None, ""):
+                what = f"continuing_subword_prefix {show(prefix, 40)}"
+                raise TinylaneError(f"{what} is not implemented")
+        added = sum(map(len, _texts(raw.get("added_tokens"))))  # the library says what is wrong
+        if added > LONGEST_ADDED:
+            raise TinylaneError(f"added tokens of {added:,} characters, limit {LONGEST_ADDED:,}")
     except TinylaneError as error:
         raise TinylaneError(f"{path}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise TinylaneError(f"{path} is not a tokenizer: {error}") from None
-
-
-def _check(raw: Any) -> None:
-    if not isinstance(raw, dict):
-        raise TinylaneError(f"not a tokenizer but {show(raw, 40)}")
-    for part, known in _KNOWN.items():
-        growth = 1.0 if raw.get(part) is None else _growth(raw[part], part, known.split())
-        if growth > LARGEST_GROWTH:
-            raise TinylaneError(f"its {part} lengthens a text {growth:.3g} times; refused")
-    if (steps := _entries(raw.get("post_processor"))) > MOST_STEPS:
-        raise TinylaneError(f"its post-processor has {steps:,} parts, limit {MOST_STEPS}")
-    model = raw.get("model")
-    if isinstance(model, dict) and model.get("type") != "WordPiece":
-        prefix = model.get("continuing_subword_prefix")
-        if prefix not in (None, ""):
-            raise TinylaneError(f"continuing_subword_prefix {show(prefix, 40)} is not implemented")
-    length = sum(map(len, _texts(raw.get("added_tokens"))))  # the library says what else is wrong
-    if length > LONGEST_ADDED:
-        raise TinylaneError(f"added tokens of {length:,} characters, limit {LONGEST_ADDED:,}")
 
 
 def _growth(step: Any, part: str, kinds: list[str]) -> float:

@@ -92,14 +92,15 @@ class WeightFiles(AbstractContextManager):
         self.folder, self.config, self.untied = folder, config, False
         self.packings: dict[str, Packing] = {}
         self.native = False
+        self.files: list[TensorFile] = []
         self.tensors: dict[str, Tensor] = {}
         self.extra: dict[str, tuple[int, ...]] = {}
         self.paths = shards(folder)
         self._stack = contextlib.ExitStack()
         with contextlib.ExitStack() as opened:
-            self.files = [opened.enter_context(TensorFile(path)) for path in self.paths]
-            for file in self.files:
-                self._add(file)
+            for path in self.paths:
+                self.files.append(opened.enter_context(TensorFile(path)))
+                self._add(self.files[-1])
             self._settle_head()
             self._check()
             self._stack = opened.pop_all()  # all is well: they stay open

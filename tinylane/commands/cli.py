@@ -97,7 +97,8 @@ def main(argv: Sequence[str] | None = None, top: Parser | None = None) -> int:
     argv: without the program's name; None: sys.argv. top: a parser that sets `run`, in place of
     `parser`.
     """
-    _reopen()
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        _reopen()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # an ASCII terminal shows escapes, not a traceback
             stream.reconfigure(errors="backslashreplace")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinylane.commands import common, eval, shared_flags
+from tinylane.commands import common, eval, shared_flags, task_flags
 from tinylane.commands.progress import Progress, earlier
 from tinylane.core.errors import TinylaneError
 from tinylane.evaluate import collect, tasks
@@ -23,9 +23,9 @@ def flags(p: Any) -> None:
     p.add_argument("task", choices=tuple(tasks.KINDS))
     shared_flags.model_flags(p)
     shared_flags.engine_flags(p)
-    eval.task_flags(p)
+    task_flags.task_flags(p)
     g = p.add_argument_group("what is sampled")
-    eval.mode_flag(g, default="joint")
+    task_flags.mode_flag(g, default="joint")
     g.add_argument("--lanes", type=int, metavar="N", help="default: the task's, at most 4")
     shared_flags.rotation_flags(g, "with --mode joint: as --mode joint:O, or @file.json")
     g.add_argument("--samples", type=int, default=1, metavar="S", help="of a problem; default: 1")
@@ -36,11 +36,11 @@ def flags(p: Any) -> None:
         help="a transcript is good if the majority's answer is right (default), any lane's, or all "
         "lanes'; lane: one transcript of every lane, by its own answer (independent lanes)",
     )
-    eval.length_flags(p)
+    task_flags.length_flags(p)
     shared_flags.collaborate_flags(p)
     g = p.add_argument_group("output")
     g.add_argument("--out", metavar="DIR", required=True, help="for results.jsonl and settings")
-    eval.shard_flag(g)
+    task_flags.shard_flag(g)
     g.add_argument("--json", action="store_true", help="one JSON document on standard output")
     g.add_argument("--quiet", action="store_true", help="no progress")
 

@@ -12,13 +12,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinylane.commands import common, shared_flags
+from tinylane.commands import common, shared_flags, task_flags
 from tinylane.commands.progress import Progress, earlier
 from tinylane.commands.terminal import print_table
 from tinylane.core.errors import TinylaneError, show
@@ -28,7 +28,7 @@ from tinylane.evaluate import results, runner, tasks
 from tinylane.evaluate.measures import Tally, as_json
 from tinylane.evaluate.shards import Shard, assign, open_run
 from tinylane.evaluate.tables import end_columns
-from tinylane.evaluate.tasks.task import Options, Problem, Task
+from tinylane.evaluate.tasks.task import Problem, Task
 from tinylane.files.run_dir import Journal
 
 if TYPE_CHECKING:
@@ -46,12 +46,12 @@ def flags(p: Any) -> None:
     p.add_argument("task", choices=tuple(tasks.KINDS))
     shared_flags.model_flags(p)
     shared_flags.engine_flags(p)
-    task_flags(p)
+    task_flags.task_flags(p)
     g = p.add_argument_group("what is compared")
-    mode_flag(g, nargs="+", default=["joint", "independent"])
+    task_flags.mode_flag(g, nargs="+", default=["joint", "independent"])
     g.add_argument("--lanes", type=int, nargs="+", metavar="N", help="default: the task's")
     shared_flags.rotation_flags(g, "with --mode joint: as --mode joint:O, or @file.json")
-    length_flags(p)
+    task_flags.length_flags(p)
     g.add_argument(
         "--equal",
         choices=("tokens", "steps"),
@@ -67,75 +67,10 @@ def flags(p: Any) -> None:
     shared_flags.collaborate_flags(p)
     g = p.add_argument_group("output")
     g.add_argument("--out", metavar="DIR", help="keep every result; needed to go on after a stop")
-    shard_flag(g)
+    task_flags.shard_flag(g)
     g.add_argument("--draw", metavar="FILE", help="a figure of the first problem, of frontier")
     g.add_argument("--json", action="store_true", help="one JSON document on standard output")
     g.add_argument("--quiet", action="store_true", help="no progress")
-
-
-def mode_flag(g: Any, **more: Any) -> None:
-    """Which modes are run; more: of `add_argument`."""
-    default = more["default"]
-    shown = default if isinstance(default, str) else " ".join(default)
-    g.add_argument(
-        "--mode",
-        "--visibility",
-        dest="mode",
-        metavar="M",
-        help="independent, joint, joint:OMEGA (none, group_think, ntk, learned), group_think, "
-        "hogwild, star, neighbours:K, fork_join:K (lanes read nobody for K tokens, then all; "
-        f"without K: for what the task says is their own part); default: {shown}",
-        **more,
-    )
-
-
-def shard_flag(g: Any) -> None:
-    """Which part of a run this process does."""
-    g.add_argument(
-        "--shard",
-        metavar="K/N",
-        help="do part K of N of the problems, into an --out of its own; `tinylane report` merges "
-        "the parts; under mlx.launch K is the rank + 1 and the parts are folders inside --out",
-    )
-
-
-def task_flags(p: Any) -> None:
-    """Which problems, and how an answer is read."""
-    g = p.add_argument_group("task")
-    g.add_argument("--data", metavar="FILE", help="JSON Lines, for gsm8k and jsonl")
-    g.add_argument("--question-field", metavar="NAME", help="default: question, problem or prompt")
-    g.add_argument("--answer-field", metavar="NAME", help="default: answer")
-    g.add_argument("--template", metavar="TEXT", help="the prompt, with {question} in it")
-    g.add_argument("--compare", choices=("math", "exact"), help="how answers are compared; math")
-    g.add_argument("--answer-pattern", metavar="RE", help="what an answer looks like")
-    g.add_argument("--cups", type=int, metavar="N", help="of the shell game in words")
-    g.add_argument("--swaps", type=int, metavar="N", help="of the shell game in words")
-    g.add_argument("--numbers", type=int, nargs="+", metavar="K", help="of a sum; default: 16")
-    g.add_argument("--kinds", nargs="+", metavar="K", help="of naming: trained, held-back, names")
-    g.add_argument("--share", choices=("letters",), help="lane prompts split the work of naming")
-    for name in ("nodes", "edges", "depth"):
-        g.add_argument(f"--{name}", type=int, metavar="N", help="of frontier's graphs, in words")
-    g.add_argument("--count", type=int, metavar="N", help="problems; default: all, or the task's")
-    g.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
-
-
-def options_of(args: Any) -> Options:
-    """What the flags of `task_flags` say. Not every command has each flag."""
-    return Options(**{field.name: getattr(args, field.name, None) for field in fields(Options)})
-
-
-def length_flags(p: Any) -> None:
-    """How a prompt is written, how long the lanes may write, and how tokens are chosen."""
-    g = p.add_argument_group("prompt, length and sampling (defaults: the checkpoint's)")
-    shared_flags.prompt_flags(g)
-    g.add_argument(
-        "--max-tokens",
-        "-m",
-        type=int,
-        metavar="N",
-        help="of each lane, for the largest number of lanes; default: the task's, or 256",
-    )
-    shared_flags.sampling_flags(g)
 
 
 @dataclass(frozen=True)
@@ -179,7 +114,7 @@ def prepare(args: Any, lanes: Callable[[Task], list[int]], equal: str) -> Planne
     """
     sampling = parse_flags(args)
     together = shared_flags.collaboration(args)
-    options = options_of(args)
+    options = task_flags.options_of(args)
     shard, out = assign(args.shard, args.out)
     if out is not None:
         check_folder(Path(out))

@@ -10,21 +10,23 @@ import argparse
 import os
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tinylane.checkpoints import extras
-from tinylane.commands import common, generate_method, shared_flags
+from tinylane.commands import common, shared_flags
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import MAX_LANES, LaneMask
 
 if TYPE_CHECKING:
-    from tinylane.core.lanes import Rotation
+    from tinylane.core.decoding import Decoding
     from tinylane.core.model import Model
     from tinylane.core.sampling import Sampler
+    from tinylane.evaluate.tasks.shell_game import ShellGame
+    from tinylane.methods import Setup
 
 TEMPERATURE = 0.7  # of lanes that would be the same text without one
+METHOD_LANES = 3  # of a method, where nothing says how many
 MODES = ("independent", "joint", "group_think", "hogwild")  # those of methods.modes
 
 
@@ -68,7 +70,16 @@ def flags(p: Any) -> None:
     )
     g = p.add_argument_group("lanes")
     g.add_argument("--lanes", type=int, metavar="N", help="default: 1; of the shell game: 4")
-    generate_method.flags(g)
+    g.add_argument(
+        "--method",
+        metavar="NAME",
+        help="how the lanes work together: a row of `tinylane methods`",
+    )
+    g.add_argument(
+        "--method-config",
+        metavar="JSON",
+        help="the method's own options, such as '{\"first_finish\": false}'",
+    )
     g.add_argument(
         "--mode",
         choices=MODES,
@@ -125,118 +136,78 @@ def flags(p: Any) -> None:
     )
 
 
+class Assignment(NamedTuple):
+    """What the lanes are given. game, moves: the shell game and its swaps, where it is one."""
+
+    prompt: str
+    n: int
+    lane_prompts: list[str] | None  # how each begins; None: as the model was trained
+    max_tokens: int
+    game: ShellGame | None = None
+    moves: np.ndarray | None = None
+
+
 def run(args: Any) -> int:
     """Run the command; returns the exit code."""
-    given, lanes_given = parse_flags(args), parse_lane_flags(args)
-    together = shared_flags.collaboration(args)
-    template = shared_flags.template(args)
+    given, lanes_asked = parse_flags(args), shared_flags.lanes_asked(args)
+    if lanes_asked:
+        from tinylane.commands import lane_flags
+
+        lane_flags.check(args)
+    together, template = shared_flags.collaboration(args), shared_flags.template(args)
     seed = args.seed if args.seed is not None else int.from_bytes(os.urandom(4), "little")
     prompt = _standard_input() if args.prompt == "-" else args.prompt
-    n = args.lanes
-    if n is None and args.lane_prompt:
-        n = len(args.lane_prompt)
-    model = common.load(args, lanes=n or 1, max_tokens=args.max_tokens or 256)
-    if n is None and isinstance(args.visibility, LaneMask):
-        n = args.visibility.n
-    game = moves = truth = None
-    max_tokens, lane_prompts = min(args.max_tokens or 256, model.config.context), args.lane_prompt
-    if model.task is not None and not args.raw:
-        from tinylane.evaluate.tasks.shell_game import game_of
-
-        game = game_of(model)
-    if game is not None:
-        if together is not None:
-            raise TinylaneError(
-                "--collaborate: this model was trained on the shell game alone; give --model"
-            )
-        if n is None:
-            n = 1 if args.beams else max((k for k in game.lanes if k <= 4), default=1)
-        if prompt is not None:
-            moves = game.parse(prompt)
-        else:
-            moves = game.draw(1, np.random.default_rng(seed))[0]
-        prompt = game.prompt(moves)
-        tags = game.lane_prompts(n)  # refuses other numbers of lanes
-        lane_prompts = lane_prompts or tags
-        max_tokens = args.max_tokens or game.steps(n) + 1  # and the end token
-    elif prompt is None:
-        raise TinylaneError('--prompt is missing; give a text, or "-" to read standard input')
-    n = n or (1 if args.method is None else generate_method.LANES)
+    lanes = args.lanes or len(args.lane_prompt or ()) or 1
+    model = common.load(args, lanes=lanes, max_tokens=args.max_tokens or 256)
+    work = assign(args, model, prompt, seed)
     if args.beams is not None:
         from tinylane.commands import generate_beams
 
-        if game is not None and moves is not None:
-            truth = game.answer(moves)
-            prompt = f"{prompt} {game.lane_prompts(1)[0]}"  # one lane, with its tag
-        return generate_beams.search(args, model, prompt, max_tokens, template, truth)
+        return generate_beams.search(args, model, work, template)
 
     from tinylane.commands.generate_output import GenerateOutput
-    from tinylane.core.decoding import Decoding
     from tinylane.core.sampling import Sampler
 
     sampler = Sampler.from_config(model.sampling)
     if given:
         sampler = replace(sampler, **given)
-    full_prompt: Any = prompt
+    n, lane_prompts = work.n, work.lane_prompts
+    full_prompt: Any = work.prompt
     if together is not None:
         from tinylane.evaluate import collaboration
 
-        full_prompt, template = collaboration.with_system(together, model, prompt, n, template)
+        full_prompt, template = collaboration.with_system(together, model, full_prompt, n, template)
         lane_prompts = lane_prompts or collaboration.lane_prompts(together, n)
     lane_prompts = model.lane_prompts(n) if lane_prompts is None else lane_prompts
-    rope = mask = None
-    if lanes_given:
-        rope, mask = lane_settings(args, model, n, max_tokens)
-    setup = None
+    rope = mask = setup = None
+    if lanes_asked:
+        rope, mask = lane_flags.settings(args, model, n, work.max_tokens)
     if args.method is not None:
-        setup = generate_method.setup(args, model, n, max_tokens)
+        from tinylane.commands import generate_method
+
+        setup = generate_method.setup(args, model, n, work.max_tokens)
         rope, mask = setup.settings["lane_rope"], setup.settings["lane_mask"]
-        if args.lane_prompt and ("lane_prompts" in setup.settings or setup.lanes != n):
-            raise TinylaneError(
-                f"method {args.method} has texts of its own; leave out --lane-prompt"
-            )
     reads = mask or model.mask(n)
     greedy = sampler.temperature == 0 and args.temp is None and setup is None
     if greedy and same_texts(reads, n, lane_prompts):
         sampler = replace(sampler, temperature=TEMPERATURE)
-    tagged = game is not None and generate_method.tagged(setup, n)
-    shown = n if setup is None else setup.lanes
-    output = GenerateOutput(args, model, game, moves, shown, seed, prompt, tagged)
+    output = GenerateOutput(args, model, work, setup, seed)
     output.settings(sampler, given, reads)
-    _notes(args, model, shown, reads, sampler, lane_prompts)
-    cache = None
-    if args.prompt_cache_file is not None and os.path.exists(args.prompt_cache_file):
-        from tinylane.core.cache import LaneCache
-
-        cache = LaneCache.load(args.prompt_cache_file, model, model.rope(rope, reads), reads)
-    settings: dict[str, Any] = {
-        "max_tokens": max_tokens,
-        "total_tokens": args.total_tokens,
-        "sampler": sampler,
-        "lane_rope": rope,
-        "lane_mask": mask,
-        "lane_prompts": lane_prompts,
-        "seed": seed,
-        "stop": shared_flags.stop(args, model),
-        "template": template,
-        "top_logprobs": args.top_logprobs or 0,
-        "chunk": args.prefill_step_size,
-        "cache": cache,
-    }
-    with common.told_if_slow("reading the prompt", args.quiet):
-        if setup is None:
-            decoding = Decoding(model, full_prompt, n, **settings)
-        else:
-            from tinylane.methods import start
-
-            decoding = start(model, full_prompt, setup, **settings)
-    room = max(model.config.context - decoding.clock, 1)
-    if args.max_tokens is not None and args.max_tokens > room:
-        common.note(
-            f"--max-tokens is {args.max_tokens:,}; cut to {room:,}: the context ends there, at "
-            f"{model.config.context:,}",
-            args.quiet,
-        )
+    _notes(args, model, output.n, reads, sampler, lane_prompts)
+    decoding = begin(
+        args,
+        model,
+        full_prompt,
+        n,
+        setup,
+        max_tokens=work.max_tokens,
+        sampler=sampler,
+        lane_rope=rope,
+        lane_mask=mask,
+        lane_prompts=lane_prompts,
+        seed=seed,
+        template=template,
+    )
     output.reused = decoding.reused
     if together is not None:
         output.dictation = collaboration.dictate(together, decoding)
@@ -257,6 +228,72 @@ def run(args: Any) -> int:
     return 130 if interrupted else 0
 
 
+def assign(args: Any, model: Model, prompt: str | None, seed: int) -> Assignment:
+    """A shell game for a model that was trained on it, else the user's prompt."""
+    n = args.lanes or (len(args.lane_prompt) if args.lane_prompt else None)
+    if n is None and isinstance(args.visibility, LaneMask):
+        n = args.visibility.n
+    game = None
+    if model.task is not None and not args.raw:
+        from tinylane.evaluate.tasks.shell_game import game_of
+
+        game = game_of(model)
+    if game is None:
+        if prompt is None:
+            raise TinylaneError('--prompt is missing; give a text, or "-" to read standard input')
+        most = min(args.max_tokens or 256, model.config.context)
+        n = n or (1 if args.method is None else METHOD_LANES)
+        return Assignment(prompt, n, args.lane_prompt, most)
+    if args.collaborate is not None:
+        raise TinylaneError(
+            "--collaborate: this model was trained on the shell game alone; give --model"
+        )
+    if n is None:
+        n = 1 if args.beams else max((k for k in game.lanes if k <= 4), default=1)
+    if prompt is not None:
+        moves = game.parse(prompt)
+    else:
+        moves = game.draw(1, np.random.default_rng(seed))[0]
+    tags = game.lane_prompts(n)  # refuses other numbers of lanes
+    most = args.max_tokens or game.steps(n) + 1  # and the end token
+    return Assignment(game.prompt(moves), n, args.lane_prompt or tags, most, game, moves)
+
+
+def begin(
+    args: Any, model: Model, prompt: Any, n: int, setup: Setup | None, **settings: Any
+) -> Decoding:
+    """Read the prompt; the decoding of n lanes, or of the lanes of a method (`setup`)."""
+    from tinylane.core.decoding import Decoding
+
+    settings |= {
+        "total_tokens": args.total_tokens,
+        "stop": shared_flags.stop(args, model),
+        "top_logprobs": args.top_logprobs or 0,
+        "chunk": args.prefill_step_size,
+    }
+    if args.prompt_cache_file is not None and os.path.exists(args.prompt_cache_file):
+        from tinylane.core.cache import LaneCache
+
+        reads = settings["lane_mask"] or model.mask(n)
+        rope = model.rope(settings["lane_rope"], reads)
+        settings["cache"] = LaneCache.load(args.prompt_cache_file, model, rope, reads)
+    with common.told_if_slow("reading the prompt", args.quiet):
+        if setup is None:
+            decoding = Decoding(model, prompt, n, **settings)
+        else:
+            from tinylane.methods import start
+
+            decoding = start(model, prompt, setup, **settings)
+    room = max(model.config.context - decoding.clock, 1)
+    if args.max_tokens is not None and args.max_tokens > room:
+        common.note(
+            f"--max-tokens is {args.max_tokens:,}; cut to {room:,}: the context ends there, at "
+            f"{model.config.context:,}",
+            args.quiet,
+        )
+    return decoding
+
+
 # The flags.
 
 
@@ -272,10 +309,13 @@ def parse_flags(args: Any) -> dict[str, Any]:
         raise TinylaneError(
             f"{len(args.lane_prompt)} lane prompts for {args.lanes} lanes; expected one a lane"
         )
-    generate_method.check(args)
+    if args.method is not None or args.method_config is not None:
+        from tinylane.commands import generate_method
+
+        generate_method.check(args)
     asked = "--beams" if args.method is None else f"--method {args.method}"
     if args.method == "beam":
-        args.beams, args.method, args.lanes = args.lanes or generate_method.LANES, None, None
+        args.beams, args.method, args.lanes = args.lanes or METHOD_LANES, None, None
     if args.beams is not None:
         from tinylane.commands import generate_beams
 
@@ -290,74 +330,6 @@ def parse_flags(args: Any) -> dict[str, Any]:
         if name is not None:
             shared_flags.check_target(flag, name)
     return shared_flags.sampling(args)
-
-
-def parse_lane_flags(args: Any) -> bool:
-    """Check how lanes are rotated and read each other; --visibility and --omega become values.
-
-    Returns whether a flag says it. Raises TinylaneError for what is wrong or contradicts a mode.
-    """
-    rotation = (args.mode, args.omega, args.slot, args.omega_scale, args.prompt_lane)
-    if {*rotation, args.visibility, args.lag} == {None} or args.method is not None:
-        return False
-    LaneMask.joint(1, args.lag or 0)  # refuses a lag out of range
-    args.visibility = shared_flags.parse_visibility(args.visibility)
-    args.omega = shared_flags.parse_omega(args.omega)
-    if args.mode is not None:
-        from tinylane.methods.modes import check_mode
-
-        check_mode(
-            args.mode,
-            omega=args.omega,
-            scale=args.omega_scale,
-            prompt_lane=args.prompt_lane,
-            visibility=args.visibility,
-        )
-    shared_flags.check_omega_numbers(
-        args, args.mode, args.omega
-    )  # group_think is a mode and a start
-    return True
-
-
-def lane_settings(
-    args: Any, model: Model, n: int, max_tokens: int
-) -> tuple[Rotation | None, LaneMask | None]:
-    """The rotation and mask that the flags ask for; None is the model's own.
-
-    A lane's slot is max_tokens unless --slot says otherwise.
-    """
-    from tinylane.methods.modes import lane_rope, mode
-
-    slot = max_tokens if args.slot is None else args.slot
-    visibility, lag = args.visibility, args.lag
-    if isinstance(visibility, LaneMask) and visibility.n < n:
-        raise TinylaneError(
-            f"--visibility is {visibility.n} x {visibility.n}; expected {n} x {n}, for {n} lanes"
-        )
-    if args.mode is not None:
-        if isinstance(visibility, LaneMask):
-            visibility = replace(visibility, lag=model.lag if lag is None else lag)
-        return mode(
-            args.mode,
-            model,
-            n,
-            slot=slot,
-            omega=args.omega,
-            scale=args.omega_scale,
-            prompt_lane=args.prompt_lane,
-            visibility=visibility,
-            lag=lag,
-        )
-    mask = None
-    if visibility is not None or lag is not None:
-        reads = model.mask(n) if visibility is None else visibility
-        reads = LaneMask.named(reads, n) if isinstance(reads, str) else reads
-        mask = replace(reads, lag=lag or 0)
-        if visibility == "bridge" and not {"bridge", "lace"} & {*extras.kinds_of(model.params)}:
-            raise TinylaneError("--visibility bridge, but this model has no bridge and no lace")
-    if args.omega is None and args.prompt_lane is None:
-        return None, mask
-    return lane_rope(model, n, args.omega, slot, args.omega_scale, args.prompt_lane), mask
 
 
 def _standard_input() -> str:
@@ -391,6 +363,8 @@ def _notes(
     """Print once what the user may not expect."""
     alone = not (mask.visibility[:n, :n] & ~np.eye(n, dtype=bool)).any()
     if args.method is not None:
+        from tinylane.commands import generate_method
+
         generate_method.note(args, model)
     elif n > 1 and not model.trained_for_lanes:
         untrained = "this model was not trained to listen to other lanes"

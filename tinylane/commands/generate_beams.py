@@ -30,18 +30,20 @@ def check(args: Any, asked: str = "--beams") -> None:
             raise TinylaneError(f"{asked} does not use {flag}; leave {flag} out")
 
 
-def search(
-    args: Any, model: Model, prompt: str, max_tokens: int, template: Any, truth: str | None
-) -> int:
-    """Search and print the finished beams, best first. truth: the shell game's answer.
+def search(args: Any, model: Model, work: Any, template: Any) -> int:
+    """Search and print the finished beams, best first. work: a `generate.Assignment`.
 
     Returns the exit code.
     """
     from tinylane.methods.beam_search import beam_search
 
+    prompt, truth = work.prompt, None
+    if work.game is not None:
+        truth = work.game.answer(work.moves)
+        prompt = f"{prompt} {work.game.lane_prompts(1)[0]}"  # one lane, with its tag
     began = time.perf_counter()
     with common.told_if_slow("searching: every beam goes on token by token", args.quiet):
-        beams = beam_search(model, prompt, args.beams, max_tokens, template=template)
+        beams = beam_search(model, prompt, args.beams, work.max_tokens, template=template)
     seconds = time.perf_counter() - began
     answer = last_word(beams[0].text) if truth is not None and beams else None
     if args.json:

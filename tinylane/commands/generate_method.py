@@ -10,43 +10,24 @@ from tinylane.checkpoints import extras
 from tinylane.commands import common, shared_flags
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import LaneMask
+from tinylane.methods import checked, method, prepare
+from tinylane.methods.modes import MODES
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model
     from tinylane.methods import Setup
 
-# `tinylane.methods` is imported where a method is asked for: a plain run enters nothing of it.
 # Flags of how lanes are rotated and read each other, and what a method calls them.
 FLAGS = {
     "omega": "omega", "slot": "slot", "omega_scale": "scale", "prompt_lane": "prompt_lane",
     "visibility": "visibility", "lag": "lag",
 }  # fmt: skip
-LANES = 3  # where nothing says how many
-
-
-def flags(g: Any) -> None:
-    """Add the two flags."""
-    g.add_argument(
-        "--method",
-        metavar="NAME",
-        help="how the lanes work together: a row of `tinylane methods`",
-    )
-    g.add_argument(
-        "--method-config",
-        metavar="JSON",
-        help="the method's own options, such as '{\"first_finish\": false}'",
-    )
 
 
 def check(args: Any) -> None:
     """Make --method-config an object. Raises TinylaneError for flags that do not go together."""
     if args.method is None:
-        if args.method_config is not None:
-            raise TinylaneError("--method-config without --method; give --method")
-        return
-    from tinylane.methods import checked, method
-    from tinylane.methods.modes import MODES
-
+        raise TinylaneError("--method-config without --method; give --method")
     chosen = method(args.method)
     args.method = chosen.name
     if args.mode is not None:
@@ -75,8 +56,6 @@ def check(args: Any) -> None:
 
 def note(args: Any, model: Model) -> None:
     """Say what the method does without the parameters that it is about."""
-    from tinylane.methods import method
-
     chosen = method(args.method)
     if chosen.needs and chosen.needs not in extras.kinds_of(model.params):
         common.note(
@@ -86,21 +65,17 @@ def note(args: Any, model: Model) -> None:
         )
 
 
-def tagged(chosen: Setup | None, n: int) -> bool:
-    """Whether the lanes are the n that begin with the tags of the model's task."""
-    return chosen is None or (chosen.lanes == n and "lane_prompts" not in chosen.settings)
-
-
 def setup(args: Any, model: Model, n: int, max_tokens: int) -> Setup:
     """What the method gives the decoding."""
-    from tinylane.methods import prepare
-
     reads = args.visibility
     if isinstance(reads, LaneMask):
         if reads.n < n:
             raise TinylaneError(f"--visibility is {reads.n} x {reads.n}; expected {n} x {n}")
         args.visibility = replace(reads, lag=model.lag if args.lag is None else args.lag)
-    return prepare(model, args.method, n, max_tokens, _options(args))
+    chosen = prepare(model, args.method, n, max_tokens, _options(args))
+    if args.lane_prompt and ("lane_prompts" in chosen.settings or chosen.lanes != n):
+        raise TinylaneError(f"method {args.method} has texts of its own; leave out --lane-prompt")
+    return chosen
 
 
 def _options(args: Any) -> dict[str, Any]:

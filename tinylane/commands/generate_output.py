@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tinylane.evaluate.answers import Answer
     from tinylane.evaluate.collaboration import Dictation
     from tinylane.evaluate.tasks.shell_game import ShellGame
+    from tinylane.methods import Setup
 
 SHELL_GAME_PACE = 0.6  # s a step: its tiny model writes faster than anybody can read
 LEAST = 0.12  # share of attention from which on a lane is said to read another's word
@@ -30,39 +31,32 @@ LEAST = 0.12  # share of attention from which on a lane is said to read another'
 class GenerateOutput:
     """Shows a run while it goes (`step`, inside `with`) and its results (`finish`).
 
-    game, moves: the shell game and its swaps, where that is what is decoded. tagged: whether the
-    lanes are those of the game, each with its share of the swaps.
+    tagged: whether the lanes are those of the shell game, each with its share of the swaps.
     """
 
-    def __init__(
-        self,
-        args: Any,
-        model: Model,
-        game: ShellGame | None,
-        moves: np.ndarray | None,
-        n: int,
-        seed: int,
-        prompt: str,
-        tagged: bool = False,
-    ) -> None:
-        self.args, self.model, self.game, self.moves = args, model, game, moves
-        self.n, self.seed, self.prompt = n, seed, prompt
+    def __init__(self, args: Any, model: Model, work: Any, setup: Setup | None, seed: int) -> None:
+        """work: a `generate.Assignment`. setup: what a method makes of the lanes."""
+        self.args, self.model, self.seed = args, model, seed
+        self.moves, self.prompt = work.moves, work.prompt
+        self.game: ShellGame | None = work.game
+        self.n = n = work.n if setup is None else setup.lanes
         self.dictation: Dictation | None = None
         self.reused = 0  # tokens of the prompt that a cache file held
-        self.tagged = tagged
-        tags = game.lane_prompts(n) if game is not None and tagged else range(1, n + 1)
+        own_texts = setup is not None and (n != work.n or "lane_prompts" in setup.settings)
+        self.tagged = self.game is not None and not own_texts
+        tags = self.game.lane_prompts(n) if self.game and self.tagged else range(1, n + 1)
         self.labels = [f"lane {tag}" for tag in tags]
         self.told = 0  # events that have been shown
         self.columns: Columns | None = None
         self.lines: Lines | None = None
         live = sys.stdout.isatty() and not args.plain and not args.json
-        if live and (n > 1 or game is not None):
+        if live and (n > 1 or self.game is not None):
             from tinylane.commands.terminal import Columns, LaneView
 
-            pace = 0.0 if game is None else SHELL_GAME_PACE
+            pace = 0.0 if self.game is None else SHELL_GAME_PACE
             views = [LaneView(label) for label in self.labels]
             self.columns = Columns(views, pace=pace if args.pace is None else args.pace)
-        elif not args.json and game is None:
+        elif not args.json and self.game is None:
             from tinylane.commands.terminal import Lines
 
             self.lines = Lines(self.labels, several=args.method is not None)

@@ -194,6 +194,12 @@ def check_numbers(args: Any, least: float, *names: str, most: float | None = Non
             raise TinylaneError(f"--{flag} is {number}; expected {least} {upto}")
 
 
+def lanes_asked(args: Any) -> bool:
+    """Whether a flag says how lanes are rotated or read each other, and no method does."""
+    rotation = (args.mode, args.omega, args.slot, args.omega_scale, args.prompt_lane)
+    return args.method is None and {*rotation, args.visibility, args.lag} != {None}
+
+
 def check_omega_numbers(args: Any, *starts: Any) -> None:
     """Raise TinylaneError for --slot and --omega-scale where none of Omega's starts uses them."""
     from tinylane.methods.modes import STARTS

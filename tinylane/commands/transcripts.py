@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tinylane.commands import common, eval, shared_flags
+from tinylane.commands import common, shared_flags, task_flags
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import MAX_LANES
 from tinylane.evaluate import tasks
@@ -27,7 +27,7 @@ from tinylane.files.io import replacing
 def flags(p: Any) -> None:
     """Add the command's flags."""
     p.add_argument("task", choices=tuple(tasks.KINDS))
-    eval.task_flags(p)
+    task_flags.task_flags(p)
     p.add_argument(
         "--order",
         choices=ORDERS,
@@ -54,7 +54,7 @@ def run(args: Any) -> int:
     if (args.model is not None) != favourite:
         raise TinylaneError("--model and --order favourite: expected both or neither")
     model = common.load(args) if favourite else None
-    task = tasks.make(args.task, eval.options_of(args), model)
+    task = tasks.make(args.task, task_flags.options_of(args), model)
     if task.transcripts is None:
         raise TinylaneError(
             f"{args.task} does not say what lanes should write; tinylane collect samples a model"

@@ -78,9 +78,11 @@ def inside(folder: Path, name: str) -> Path:
         raise TinylaneError(f"{folder}: {show(name)} is not a plain file name of this folder")
     # realpath, unlike Path.resolve, does not raise on a loop of links
     real, home = Path(os.path.realpath(folder / name)), Path(os.path.realpath(folder))
-    cached = (above.parent / "blobs" for above in home.parents if above.name == "snapshots")
-    if real.is_relative_to(home) or real.parent in cached:
+    if real.is_relative_to(home):
         return folder / name
+    for above in home.parents:
+        if above.name == "snapshots" and real.parent == above.parent / "blobs":
+            return folder / name
     raise TinylaneError(f"{folder}: {show(name)} is a link to {real}, outside its folder")
 
 

@@ -13,7 +13,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tinylane.commands import common, generate, generate_loop, generate_method, shared_flags
+from tinylane.commands import (
+    common,
+    generate,
+    generate_loop,
+    generate_method,
+    lane_flags,
+    shared_flags,
+)
 from tinylane.core.errors import TinylaneError, show, whole
 from tinylane.core.lanes import LaneMask
 from tinylane.files.display import printable
@@ -71,7 +78,9 @@ def run(args: Any) -> int:
     if args.method is not None and told:
         raise TinylaneError(f"--{told[0].replace('_', '-')} with --method {args.method}: give one")
     shared_flags.check_numbers(args, 0, "seed")
-    given, asked = shared_flags.sampling(args), generate.parse_lane_flags(args)
+    given, asked = shared_flags.sampling(args), shared_flags.lanes_asked(args)
+    if asked:
+        lane_flags.check(args)
     template = shared_flags.template(args)
     read = reader()
     model = common.load(args, lanes=args.lanes or 1, max_tokens=args.max_tokens)
@@ -251,7 +260,7 @@ class Chat:
         else:
             rope, mask, prompts = None, LaneMask.independent(n), [""] * n
             if self.lanes_asked:
-                rope, named = generate.lane_settings(self.args, model, n, most)
+                rope, named = lane_flags.settings(self.args, model, n, most)
                 mask, prompts = named or model.mask(n), model.lane_prompts(n)
             lanes = {"lane_rope": rope, "lane_mask": mask, "lane_prompts": prompts}
             settings |= {"sampler": self.sampler(n, mask), "cache": self.kept(lanes)}
