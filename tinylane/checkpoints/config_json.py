@@ -190,23 +190,17 @@ def family_of(read: Fields) -> str:
 
 def refuse_other_mathematics(read: Fields, family: str) -> None:
     """Raise TinylaneError for a setting that the decoder would have to follow and does not."""
-
-    def neutral(value: Any, harmless: Any) -> bool:
-        # 0 == False in Python: compare numbers and flags separately
-        return value is None or (
-            value == harmless and isinstance(value, bool) == isinstance(harmless, bool)
-        )
-
-    for harmless, keys in _NEUTRAL:
-        for key in keys.split():
-            if not neutral(read.get(key), harmless):
-                _unknown(read, f"{key} {show(read.get(key))}", ": it changes the mathematics")
     if read.get("hidden_act", "silu") not in ("silu", "swish"):
         _unknown(read, f"hidden_act {show(read.get('hidden_act'))}", "; expected 'silu'")
-    unused = {"llama": (), "mistral": ("attention_bias", "mlp_bias", "qkv_bias")}
-    for key in unused.get(family, ("mlp_bias",)):
-        if not neutral(read.get(key), False):
-            _unknown(read, f"{key} {show(read.get(key))}", f" for {family}")
+    unused = {"llama": "", "mistral": "attention_bias mlp_bias qkv_bias"}.get(family, "mlp_bias")
+    for harmless, keys in (*_NEUTRAL, (False, unused)):
+        for key in keys.split():
+            value = read.get(key)
+            # 0 == False in Python: compare numbers and flags separately
+            flags = isinstance(value, bool) == isinstance(harmless, bool)
+            if value is not None and not (flags and value == harmless):
+                why = f" for {family}" if keys is unused else ": it changes the mathematics"
+                _unknown(read, f"{key} {show(value)}", why)
 
 
 def refuse_sliding_window(read: Fields, family: str, layers: int, context: int) -> None:

@@ -31,9 +31,9 @@ from tinylane.checkpoints.tokenizer import Tokenizer
 from tinylane.checkpoints.weights import WeightFiles, read_extra, read_mlx, read_numpy
 from tinylane.core.config import ModelConfig
 from tinylane.core.decoder import PLAIN, Ops
-from tinylane.core.errors import TinylaneError, of_kind, show, whole
+from tinylane.core.errors import TinylaneError, of_kind, show
 from tinylane.core.model import Model
-from tinylane.files.io import LARGEST, inside, read_json
+from tinylane.files.io import inside, read_json
 from tinylane.files.memory import ITEMSIZE, Forecast, forecast
 
 GENERATION = "generation_config.json"
@@ -160,9 +160,6 @@ class LoadPlan:
 
     def forecast(self, lanes: int, prompt_tokens: int, max_tokens: int) -> Forecast:
         """The memory that a run will take."""
-        whole("lanes", lanes, 1)
-        whole("prompt_tokens", prompt_tokens, 0, LARGEST)
-        whole("max_tokens", max_tokens, 0, LARGEST)
         weights = self.files.final_bytes(ITEMSIZE[self.dtype], native=self.keeps_packed)
         how = (lanes, prompt_tokens, max_tokens, weights, self.backend)
         return forecast(self.files.config, self.dtype, *how)

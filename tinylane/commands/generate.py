@@ -214,18 +214,7 @@ def run(args: Any) -> int:
         common.note(together.describe(), args.quiet)
     from tinylane.commands import generate_loop
 
-    interrupted, failed = generate_loop.decode(decoding, output)
-    result = decoding.result()
-    failures = [
-        failed,
-        generate_loop.save(args, result, model, output.dictation),
-        generate_loop.save_cache(args, result, decoding),
-    ]
-    output.finish(result)
-    for failure in failures:
-        if failure is not None:
-            raise failure
-    return 130 if interrupted else 0
+    return generate_loop.to_the_end(args, decoding, output)
 
 
 def assign(args: Any, model: Model, prompt: str | None, seed: int) -> Assignment:

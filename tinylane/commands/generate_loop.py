@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tinylane.core.errors import TinylaneError
 
 if TYPE_CHECKING:
+    from tinylane.commands.generate_output import GenerateOutput
     from tinylane.core.decoding import Decoding
     from tinylane.core.model import Model
     from tinylane.core.result import Result, Step
@@ -30,6 +31,22 @@ class Shows(Protocol):
 
     def settle(self, decoding: Decoding) -> None:
         """There will be no more steps."""
+
+
+def to_the_end(args: Any, decoding: Decoding, output: GenerateOutput) -> int:
+    """Decode, save, and show the results; returns the exit code."""
+    interrupted, failed = decode(decoding, output)
+    result = decoding.result()
+    failures = [
+        failed,
+        save(args, result, decoding.model, output.dictation),
+        save_cache(args, result, decoding),
+    ]
+    output.finish(result)
+    for failure in failures:
+        if failure is not None:
+            raise failure
+    return 130 if interrupted else 0
 
 
 def decode(decoding: Decoding, output: Shows) -> tuple[bool, TinylaneError | None]:

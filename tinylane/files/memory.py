@@ -18,6 +18,7 @@ from typing import Any
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError, whole
 from tinylane.core.lanes import MAX_LANES
+from tinylane.files.io import LARGEST
 
 ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -86,8 +87,9 @@ def forecast(
     if dtype not in ITEMSIZE:
         raise TinylaneError(f"dtype {dtype!r}; expected one of {', '.join(ITEMSIZE)}")
     lanes = whole("lanes", lanes, 1, MAX_LANES)
-    prompt_tokens = whole("prompt_tokens", prompt_tokens, 0)
-    max_tokens = min(whole("max_tokens", max_tokens, 0), max(config.context - prompt_tokens, 0))
+    prompt_tokens = whole("prompt_tokens", prompt_tokens, 0, LARGEST)
+    max_tokens = whole("max_tokens", max_tokens, 0, LARGEST)
+    max_tokens = min(max_tokens, max(config.context - prompt_tokens, 0))
     if weights is None:
         weights = sum(math.prod(shape) for shape in config.tensors().values()) * ITEMSIZE[dtype]
     have, gpu = available_memory(), gpu_memory() if backend == "mlx" else None
