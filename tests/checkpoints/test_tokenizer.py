@@ -308,7 +308,7 @@ def test_files_that_are_not_utf8_too_large_or_not_files_are_refused(tmp_path, mo
     path.write_bytes(b'{"a": "\xff"}')
     with pytest.raises(TinylaneError) as error:
         Tokenizer.from_folder(tmp_path)
-    one_line_error(error, "not UTF-8: byte 7")
+    one_line_error(error, "not UTF-8 text (byte 7)")
     path.unlink()
     os.mkfifo(path)  # a plain open() would wait for a writer
     with pytest.raises(TinylaneError) as error:

@@ -14,7 +14,7 @@ from tinylane.checkpoints.config_json import parse_config
 from tinylane.checkpoints.export import write_checkpoint
 from tinylane.commands import shared_flags
 from tinylane.core.errors import TinylaneError
-from tinylane.files.io import replacing, write_text
+from tinylane.files.writing import replacing, write_text
 
 
 def linked(tmp_path: Path, target: str | Path, name: str = "link.json") -> Path:

@@ -30,7 +30,7 @@ from tinylane.evaluate import runner, tables
 from tinylane.evaluate.measures import Estimate
 from tinylane.evaluate.tasks.jsonl import file_digest
 from tinylane.files import io as files
-from tinylane.files import jsonl, memory, run_dir
+from tinylane.files import jsonl, memory, run_dir, writing
 from tinylane.files.cache_file import load_cache, save_cache
 from tinylane.files.safetensors import MAX_HEADER, TensorFile, write_tensors
 
@@ -152,7 +152,7 @@ def test_a_file_system_without_locks_is_said_and_nothing_stays_open(
     with pytest.raises(TinylaneError, match=r"\.lock: cannot be locked \(No locks available\)"):
         run_dir.hold(tmp_path / ".lock")
     assert len(os.listdir("/dev/fd")) == before
-    with files.replacing(tmp_path / "x") as file:  # a file without its lock is still written whole
+    with writing.replacing(tmp_path / "x") as file:  # without its lock, and still whole
         file.write(b"1")
     assert (tmp_path / "x").read_bytes() == b"1"
 
@@ -172,7 +172,7 @@ def test_a_temporary_file_that_another_process_swept_away_is_made_again(
         lock(handle, how)
 
     monkeypatch.setattr(fcntl, "flock", sweep_first)
-    with files.replacing(tmp_path / "x") as file:
+    with writing.replacing(tmp_path / "x") as file:
         file.write(b"whole")
     assert len(swept) == 1 and (tmp_path / "x").read_bytes() == b"whole"
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
@@ -190,7 +190,7 @@ def test_an_interrupt_between_making_and_locking_leaves_nothing_behind(
 
     (tmp_path / "x").write_bytes(b"before")
     monkeypatch.setattr(fcntl, "flock", interrupted)
-    with pytest.raises(KeyboardInterrupt), files.replacing(tmp_path / "x") as file:
+    with pytest.raises(KeyboardInterrupt), writing.replacing(tmp_path / "x") as file:
         file.write(b"never")
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
     assert (tmp_path / "x").read_bytes() == b"before"
@@ -199,7 +199,7 @@ def test_an_interrupt_between_making_and_locking_leaves_nothing_behind(
 def test_a_folder_in_a_file_s_place_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x" / "y").mkdir(parents=True)
     with pytest.raises(TinylaneError, match=r"x: cannot be written \(Is a directory\)"):
-        files.write_text(tmp_path / "x", "1")
+        writing.write_text(tmp_path / "x", "1")
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 

@@ -14,8 +14,8 @@ import pytest
 
 from tinylane.core.errors import TinylaneError
 from tinylane.files import run_dir
-from tinylane.files.io import replacing
 from tinylane.files.run_dir import MAX_RESULT, Journal, claim, differing, hold, locked, read_run
+from tinylane.files.writing import replacing
 
 SETTINGS: dict[str, Any] = {"seed": 0, "cells": [["joint", 4]], "sampler": {"top_p": 1.0}}
 

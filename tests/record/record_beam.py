@@ -19,7 +19,7 @@ from helpers_lanes import ids, small
 
 from tinylane.checkpoints.config_json import config_to_dict
 from tinylane.core.model import Model
-from tinylane.files.io import write_json
+from tinylane.files.writing import write_json
 
 FILE = Path(__file__).parents[1] / "data" / "beam.json"
 ENDS = (3, 17)

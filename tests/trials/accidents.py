@@ -120,7 +120,7 @@ def slow_disk() -> None:
 
 def plant() -> None:
     """The bug: files written where they stand."""
-    from tinylane.files import io as ours
+    from tinylane.files import writing as ours
 
     @contextlib.contextmanager
     def in_place(path: Any) -> Iterator[Any]:

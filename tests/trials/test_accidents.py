@@ -22,7 +22,7 @@ from helpers_lanes import FREE, omega, small
 from tinylane.core.decoding import generate
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask
-from tinylane.files.io import replacing, write_text
+from tinylane.files.writing import replacing, write_text
 
 HERE = Path(__file__).parent
 MLX = ("mlx", "float32")
@@ -97,7 +97,7 @@ def test_what_a_killed_writer_left_the_next_one_removes_and_a_live_one_keeps(
     names are kept."""
     target = tmp_path / "run.json"
     code = (
-        "import os, signal, sys\nfrom tinylane.files.io import replacing\n"
+        "import os, signal, sys\nfrom tinylane.files.writing import replacing\n"
         "with replacing(sys.argv[1]) as file:\n"
         "    file.write(b'half'); file.flush(); os.kill(os.getpid(), signal.SIGKILL)\n"
     )

@@ -32,8 +32,9 @@ from tinylane.checkpoints.weights import WeightFiles
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import MAX_LANES, LaneMask, LaneRoPE
-from tinylane.files.io import Fields, inside, make_folder, read_json, write_json
+from tinylane.files.io import Fields, inside, read_json
 from tinylane.files.safetensors import DENSE, TensorFile, widen, write_tensors
+from tinylane.files.writing import make_folder, write_json
 
 CONFIG, TENSORS, OMEGA = "adapter_config.json", "adapters.safetensors", "lane_rope.omega"
 SIZES = ("family", "vocab", "width", "layers", "heads", "kv_heads", "head_dim", "mlp_width")

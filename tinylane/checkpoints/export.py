@@ -33,16 +33,9 @@ from tinylane.checkpoints.peft_adapter import check_copies
 from tinylane.checkpoints.weights import WeightFiles, read_extra
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError, show
-from tinylane.files.io import (
-    inside,
-    make_folder,
-    read_bytes,
-    read_json,
-    replacing,
-    write_json,
-    write_text,
-)
+from tinylane.files.io import inside, read_bytes, read_json
 from tinylane.files.safetensors import write_tensors
+from tinylane.files.writing import make_folder, replacing, write_json, write_text
 
 DTYPES = ("float32", "float16", "bfloat16")
 SHARD = 4 << 30  # bytes

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tinylane.checkpoints.hub import MORE_TEMPLATES
 from tinylane.core.errors import TinylaneError, show
 from tinylane.files.display import one_line
-from tinylane.files.io import check_bounds, inside, read_bytes, unique_keys
+from tinylane.files.io import check_bounds, inside, read_text, unique_keys
 
 if TYPE_CHECKING:
     import tokenizers
@@ -62,20 +62,11 @@ def refusing(what: str) -> Iterator[None]:
             os.close(stderr)
 
 
-def _read_bounded(path: Path, limit: int) -> str:
-    """A regular file's text of at most `limit` bytes, else TinylaneError."""
-    data = read_bytes(path, limit)
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise TinylaneError(f"{path} is not UTF-8: byte {error.start}") from None
-
-
 def read_object(path: Path) -> dict[str, Any]:
     """A JSON object out of a file, empty if there is no such file."""
     if not os.path.exists(inside(path.parent, path.name)):
         return {}
-    source = _read_bounded(path, LARGEST_JSON)
+    source = read_text(path, LARGEST_JSON)
     check_bounds(source, str(path))
     try:
         value = json.loads(source)
@@ -97,7 +88,7 @@ def read_tokenizer(folder: Path, vocab: int | None) -> tokenizers.Tokenizer:
             "transformers.AutoTokenizer.from_pretrained(...).save_pretrained(...)"
         )
     most = LARGEST_TOKENIZER if vocab is None else min(LARGEST_TOKENIZER, PLAIN + EACH * vocab)
-    source = _read_bounded(path, most)
+    source = read_text(path, most)
     check_tokenizer(source, str(path))
     with refusing(f"{path} is not a tokenizer"):
         return Core.from_str(source)
@@ -242,10 +233,10 @@ def find_templates(folder: Path, settings: Mapping[str, Any]) -> tuple[dict[str,
     templates: dict[str, str] = {}
     path, more = inside(folder, "chat_template.jinja"), inside(folder, MORE_TEMPLATES)
     if os.path.exists(path):
-        templates["default"] = _read_bounded(path, LARGEST_TEMPLATE)
+        templates["default"] = read_text(path, LARGEST_TEMPLATE)
     if os.path.isdir(more):
         for file in sorted(Path(more).glob("*.jinja"))[:MOST_TEMPLATES]:
-            templates[file.stem] = _read_bounded(inside(Path(more), file.name), LARGEST_TEMPLATE)
+            templates[file.stem] = read_text(inside(Path(more), file.name), LARGEST_TEMPLATE)
     if templates:
         return templates, path.name if "default" in templates else more.name
     sources = {

@@ -16,8 +16,8 @@ from tinylane.checkpoints.export import config_to_dict
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError
 from tinylane.core.rope import RopeConfig
-from tinylane.files.io import write_json
 from tinylane.files.safetensors import write_tensors
+from tinylane.files.writing import write_json
 
 
 def _config(family: str, sizes: str, context: int, rope: RopeConfig, **more: Any) -> ModelConfig:

@@ -21,7 +21,7 @@ from tinylane.core.errors import TinylaneError
 from tinylane.evaluate import collect, report
 from tinylane.evaluate.measures import AXES
 from tinylane.evaluate.shards import RunFolder, find_runs, write_rows
-from tinylane.files.io import make_folder, write_json, write_text
+from tinylane.files.writing import make_folder, write_json, write_text
 
 
 def flags(p: Any) -> None:

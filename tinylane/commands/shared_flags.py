@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinylane.core.errors import TinylaneError, show
-from tinylane.files.io import written
+from tinylane.files.writing import written
 
 if TYPE_CHECKING:
     import numpy as np

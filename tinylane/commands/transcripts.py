@@ -21,7 +21,7 @@ from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import MAX_LANES
 from tinylane.evaluate import tasks
 from tinylane.evaluate.tasks.naming import ORDERS
-from tinylane.files.io import replacing
+from tinylane.files.writing import replacing
 
 
 def flags(p: Any) -> None:

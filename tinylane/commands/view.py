@@ -11,7 +11,7 @@ from tinylane.commands.progress import Progress
 from tinylane.commands.replay import tolerance_of
 from tinylane.core.errors import TinylaneError
 from tinylane.files.display import one_line, printable
-from tinylane.files.io import write_text
+from tinylane.files.writing import write_text
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model

@@ -30,7 +30,7 @@ from tinylane.checkpoints.adapter import fill, fill_all
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.prompt import Prompt, encode_lane_prompt
 from tinylane.core.sampling import Array, History, Sampler
-from tinylane.files.io import read_bytes
+from tinylane.files.io import read_text
 
 if TYPE_CHECKING:
     from tinylane.core.decoding import Decoding
@@ -104,19 +104,11 @@ def read(
             f"begin with a copy of {FOLDER}"
         )
     given = {
-        name: _text(path)
+        name: read_text(path, LARGEST).replace("\r\n", "\n").removesuffix("\n")
         for name, path in texts.items()
         if name not in without and path.exists()  # a folder of this name is an error
     }
     return Collaboration(**given, nudge_every=nudge_every, finish_at=finish_at)
-
-
-def _text(path: Path) -> str:
-    try:
-        text = read_bytes(path, LARGEST).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise TinylaneError(f"{path}: not UTF-8 text (byte {error.start})") from None
-    return text.replace("\r\n", "\n").removesuffix("\n")
 
 
 # How it begins: the system text and the lanes' own prompts.

@@ -33,8 +33,9 @@ from typing import Any, TypeVar
 
 from tinylane.core.errors import TinylaneError, show
 from tinylane.files import jsonl
-from tinylane.files.io import open_regular, parse_json, read_bytes, replacing
+from tinylane.files.io import open_regular, parse_json, read_bytes
 from tinylane.files.run_dir import MAX_RESULT, RESULTS, SETTINGS, Journal, differing, read_run
+from tinylane.files.writing import replacing
 
 Item = TypeVar("Item", bound="tuple[int, Any]")
 Key = tuple[Any, ...]

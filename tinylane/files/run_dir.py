@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any
 from tinylane.core import __version__
 from tinylane.core.errors import TinylaneError, show
 from tinylane.files import jsonl
-from tinylane.files.io import inside, make_folder, open_descriptor, read_json, sweep, write_json
+from tinylane.files.io import inside, open_descriptor, read_json
+from tinylane.files.writing import make_folder, sweep, write_json
 
 if TYPE_CHECKING:
     from filelock import FileLock

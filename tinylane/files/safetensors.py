@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tinylane.core.errors import TinylaneError, show
-from tinylane.files.io import open_regular, parse_json, replacing
+from tinylane.files.io import open_regular, parse_json
+from tinylane.files.writing import replacing
 
 MAX_HEADER = 8 << 20
 MAX_TENSORS = 100_000

@@ -196,7 +196,7 @@ class Chat:
 
     def save(self, name: str) -> None:
         """Write the conversation, whole or not at all."""
-        from tinylane.files.io import replacing
+        from tinylane.files.writing import replacing
 
         if not name:
             raise TinylaneError("/save needs the name of a file")

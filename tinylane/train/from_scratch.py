@@ -28,8 +28,9 @@ from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask
 from tinylane.core.mlx_ops import OPS
 from tinylane.evaluate.tasks.shell_game import END
-from tinylane.files.io import inside, make_folder, write_json, write_text
+from tinylane.files.io import inside
 from tinylane.files.run_dir import Log, claim, locked
+from tinylane.files.writing import make_folder, write_json, write_text
 from tinylane.train.extras import begin, in_file, still
 from tinylane.train.omega import TrainingPlan
 from tinylane.train.recipe import Recipe

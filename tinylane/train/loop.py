@@ -18,9 +18,10 @@ from typing import Any
 import mlx.core as mx
 
 from tinylane.core.errors import TinylaneError
-from tinylane.files.io import inside, write_text
+from tinylane.files.io import inside
 from tinylane.files.memory import memory
 from tinylane.files.run_dir import Log, append_line, claim, locked
+from tinylane.files.writing import write_text
 from tinylane.train.data import Transcript
 from tinylane.train.parameters import Groups
 from tinylane.train.setup import Session

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from tinylane.core.errors import TinylaneError
 from tinylane.files.display import one_line
-from tinylane.files.io import make_folder, replacing
+from tinylane.files.writing import make_folder, replacing
 from tinylane.view.palette import COLOURS, DASHES, INK, MARKERS, PAPER, RULE, SCALE
 
 if TYPE_CHECKING:

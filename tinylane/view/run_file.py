@@ -21,7 +21,8 @@ from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import NEVER, LaneMask, Rotation
 from tinylane.core.result import Lane, Result
 from tinylane.core.sampling import Sampler
-from tinylane.files.io import LARGEST, Fields, read_json, replacing
+from tinylane.files.io import LARGEST, Fields, read_json
+from tinylane.files.writing import replacing
 from tinylane.view.again import Spell, Spells, read_matrix, read_rotation, rotations
 from tinylane.view.events import check_events
 

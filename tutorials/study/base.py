@@ -19,7 +19,7 @@ from tinylane.core.lanes import LaneMask
 from tinylane.core.model import Model
 from tinylane.evaluate.tasks.shell_game import ShellGame
 from tinylane.evaluate.tasks.shell_game_task import EVALUATION
-from tinylane.files.io import write_json
+from tinylane.files.writing import write_json
 from tutorials.study import record
 from tutorials.study.cells import StudyRecipe
 from tutorials.study.fold import SharesGame

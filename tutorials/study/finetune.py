@@ -32,7 +32,7 @@ from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.sampling import Sampler
 from tinylane.evaluate.tasks.shell_game import ShellGame
-from tinylane.files.io import write_json, write_text
+from tinylane.files.writing import write_json, write_text
 from tinylane.methods.modes import omega_start
 from tinylane.train.parameters import ALL_TARGETS
 from tutorials.study import record

@@ -26,7 +26,7 @@ from tinylane.evaluate.tasks.frontier import Frontier
 from tinylane.evaluate.tasks.frontier_task import score as frontier_score
 from tinylane.evaluate.tasks.shell_game import last_word
 from tinylane.evaluate.tasks.task import EVALUATION, Problem
-from tinylane.files.io import write_json
+from tinylane.files.writing import write_json
 from tinylane.train.from_scratch import train
 from tutorials.study import record
 from tutorials.study.games import TABLES, CellRecipe, CellTrainer, GameCell

@@ -17,7 +17,8 @@ from typing import Any
 from tinylane.commands.bench_machine import describe
 from tinylane.evaluate.measures import wilson
 from tinylane.files import run_dir
-from tinylane.files.io import make_folder, read_json, write_text
+from tinylane.files.io import read_json
+from tinylane.files.writing import make_folder, write_text
 from tutorials.study.score_one import Score
 
 RESULT = "result.json"

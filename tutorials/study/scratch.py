@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import tinylane
-from tinylane.files.io import write_json
+from tinylane.files.writing import write_json
 from tutorials.study import record
 from tutorials.study.cells import CELLS, LAW7, StudyCell, StudyRecipe
 from tutorials.study.score import score

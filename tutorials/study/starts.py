@@ -23,7 +23,8 @@ from tinylane.core.lanes import LaneMask
 from tinylane.core.model import Model
 from tinylane.evaluate.tasks.shell_game import END, ShellGame
 from tinylane.evaluate.tasks.shell_game_task import EVALUATION
-from tinylane.files.io import read_json, write_json
+from tinylane.files.io import read_json
+from tinylane.files.writing import write_json
 from tinylane.methods.modes import omega_start
 from tutorials.study import record
 from tutorials.study.base import BaseRecipe, train_base
