@@ -93,10 +93,10 @@ def limits() -> list[Limit]:
     entries = [path for path in PACKAGE.iterdir() if path.name not in NOT_DOORS]
     in_core = (PACKAGE / "core").rglob("*.py")
     return [
-        # 40 of these are LACE's (`tinylane.core.side`), an optional method.
-        Limit("lines of the study path", sum(map(lines_to_read, study)), 1540),
-        Limit("lines with all that it imports", sum(map(lines_to_read, reach(study))), 2870),
-        Limit("lines of tinylane/core", sum(map(lines_to_read, in_core)), 3300),  # wanted: 2520
+        Limit("lines of the study path", sum(map(lines_to_read, study)), 1500),
+        # Wanted: 1900 with all that it imports, and 2520 in the core.
+        Limit("lines with all that it imports", sum(map(lines_to_read, reach(study))), 2670),
+        Limit("lines of tinylane/core", sum(map(lines_to_read, in_core)), 3300),
         Limit("lines of tinylane", sum(map(lines, PACKAGE.rglob("*.py"))), 37700),  # wanted: 18500
         Limit("entries of tinylane/", len(entries), 14),
     ]

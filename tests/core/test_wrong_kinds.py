@@ -14,8 +14,8 @@ import pytest
 
 import tinylane
 from tinylane.core.config import ModelConfig
-from tinylane.core.decoding import Settings
 from tinylane.core.hogwild import Hogwild
+from tinylane.core.prompt import Settings
 from tinylane.core.random_weights import random_params
 from tinylane.testing import tolerance
 

@@ -6,6 +6,7 @@ The machines are public (`tinylane.testing.machine`); here they run on small mod
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,13 @@ from helpers_machine import SCRIPT, follow, run_machine, small
 from hypothesis import Phase, given
 from planting import instead, swap
 
+from tinylane.core.decoder import PLAIN
 from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.life import Life
-from tinylane.core.pipeline import Ahead
+from tinylane.core.pipeline import Ahead, draw
 from tinylane.core.sampling import Sampler
 from tinylane.testing.machine import CacheMachine, DecoderMachine, check_machine, saved_and_loaded
 from tinylane.testing.shadow import Shadow
@@ -57,7 +59,8 @@ def test_passes_built_ahead_are_taken_only_where_they_were_right(
     instead(Ahead, "logits_of", lambda old: lambda *a: [x := old(*a), taken.append(bool(x))][0])(
         monkeypatch
     )
-    run_machine("mlx float32", DecoderMachine)
+    model = small("mlx", "float32")
+    check_machine(DecoderMachine, replace(model, ops=PLAIN._replace(draw=draw)))
     assert {True, False} == set(taken), "the guess was never right, or never wrong"
 
 
@@ -143,7 +146,7 @@ PLANTED = {
         "decoding.Decoding._draw", "drawn[k] = self._given[m].pop(0)", "self._given[m].pop(0)"
     ),
     "the parts stand as they stood": swap(
-        "life.Life.arrange", "self.cache.lane_rope = Hogwild(order)", "pass"
+        "life.Life.arrange", "self.cache.lane_rope = replace(rope, order=order)", "pass"
     ),
     "a file forgets the parts' order": swap(
         "files.cache_file._rotation", "Hogwild(tuple(map(int, order)))", "Hogwild()"

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any
 
 from tinylane.commands.bench_engine import BenchCase, Tinylane, random_prompt
-from tinylane.core import decoder, pipeline
+from tinylane.core import decoder
 from tinylane.core import model as core_model
 from tinylane.core.random_weights import random_params
 
@@ -103,7 +103,7 @@ def _parts(engine: Tinylane, case: BenchCase) -> dict[str, float]:
     decoding._draw = clock.wrap("sampling", decoding._draw, wait=False)
     steps: list[dict[str, float]] = []
     plan = clock.wrap("plan", decoder.make_plan, wait=False)
-    with _replaced("make_plan", plan, *PASSES), _replaced("SMALL", float("inf"), pipeline):
+    with _replaced("make_plan", plan, *PASSES):
         while decoding.live:
             clock.spent.clear()
             began = time.perf_counter()

@@ -24,10 +24,9 @@ import numpy as np
 
 from tinylane.core.config import ModelConfig
 from tinylane.core.lanes import LaneMask, Places, Rotation
-from tinylane.core.rope import Table, frequencies, rotate, table
+from tinylane.core.rope import Array, Table, frequencies, rotate, table
 from tinylane.core.side import embed_rows, lace, lace_layers, planned, side_paths
 
-Array = Any  # numpy.ndarray or mlx.core.array
 Params = dict[str, Array]
 Mask = Array | Literal["causal"] | None  # (T, S) booleans, or as `LaneMask.seen` says
 BlockOf = np.ndarray | None  # (S,) the block of every key, on the host; None with one block
@@ -149,6 +148,13 @@ def widen(x: Array) -> Array:
     return x if x.itemsize >= 4 else x.astype(x.__array_namespace__().float32)
 
 
+def draw(
+    model: Any, sampler: Any, logits: Array, uniforms: Array, history: Any, rows: Any
+) -> tuple[Any, Any]:
+    """What `sampler` draws, and None: `pipeline.draw` gives the next pass, of `rows`, already."""
+    return sampler(logits, uniforms, history), None
+
+
 class Ops(NamedTuple):
     """Functions that a backend may replace with faster ones of the same signature."""
 
@@ -159,6 +165,7 @@ class Ops(NamedTuple):
     rotate: Callable[..., Array] = rotate
     gated: Callable[..., Array] = gated
     attention: Callable[..., Array] = attention
+    draw: Callable[..., tuple[Any, Any]] = draw
 
 
 PLAIN = Ops()

@@ -15,47 +15,24 @@ stop string, is never fed: it ends the lane and is not part of what it wrote.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
+from dataclasses import asdict
 from operator import itemgetter
 from types import NoneType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tinylane.core import times
 from tinylane.core.distribution import likeliest
 from tinylane.core.errors import NEVER_RUN, TinylaneError, made, of_kind, whole
-from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, Rotation, Row
+from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, Row
 from tinylane.core.life import Life
 from tinylane.core.model import Model
-from tinylane.core.prompt import Prompt, encode_lane_prompt, encode_prompt, ends
+from tinylane.core.prompt import Prompt, Settings, encode_prompt, ends
 from tinylane.core.result import Lane, Result, Step, own_text
 from tinylane.core.sampling import Sampler, as_lists, uniform
 from tinylane.core.side import rows_of_lanes
-
-if TYPE_CHECKING:
-    from tinylane.core.cache import LaneCache
-    from tinylane.core.pipeline import Ahead
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a `Decoding` takes beside the model, the prompt and the number of lanes."""
-
-    max_tokens: int | Sequence[int] = 256  # of each lane; or one number per lane
-    total_tokens: int | None = None  # of all lanes together: no step is taken that goes beyond
-    stop: Any = None  # texts that end a lane (a special token's too), or ids of tokens
-    sampler: Sampler | None = None  # None takes the checkpoint's generation_config
-    seed: int = 0
-    lane_rope: Rotation | None = None  # None takes what the checkpoint was trained with
-    lane_mask: LaneMask | None = None  # None takes what the checkpoint was trained with
-    lane_prompts: Sequence[str | Sequence[int]] | None = None  # a text or token ids per lane
-    template: dict[str, Any] | None = None  # keyword arguments of `Tokenizer.prompt_ids`
-    chunk: int = 512  # rows of a prefill pass
-    top_logprobs: int = 0  # so many likeliest tokens are given beside each drawn one
-    cache: LaneCache | None = None  # an earlier decoding's: what the prompt shares is not fed again
-    schedule: Callable[[Decoding], None] | None = None  # called before every step; see `Life`
 
 
 class Decoding(Life):
@@ -80,6 +57,7 @@ class Decoding(Life):
     """
 
     def __init__(self, model: Model, prompt: Prompt, lanes: int = 1, **settings: Any) -> None:
+        super().__init__()
         began, s = time.perf_counter(), made(Settings, settings)
         n = whole("lanes", lanes, 1, MAX_LANES)
         self.model = of_kind("model", model, Model, "a model: tinylane.load gives one")
@@ -98,15 +76,7 @@ class Decoding(Life):
         rows_of_lanes(model.params, np.arange(n))  # refuses a lane that has no row there
         rope = model.rope(s.lane_rope, self.mask if s.schedule is None else None)
         self.prompt = encode_prompt(model, prompt, s.template)
-        lane_prompts = model.lane_prompts(n) if s.lane_prompts is None else s.lane_prompts
-        of_kind("lane_prompts", lane_prompts, (list, tuple), "a list: a text or ids for each lane")
-        lane_ids = [encode_lane_prompt(model, text) for text in lane_prompts]
-        if len(lane_ids) != n:
-            raise TinylaneError(f"{len(lane_ids)} lane prompts for {n} lanes; expected one a lane")
-        limits: Any = s.max_tokens.tolist() if hasattr(s.max_tokens, "tolist") else s.max_tokens
-        limits = list(limits) if isinstance(limits, (list, tuple, range)) else [limits] * n
-        if len(limits) != n:
-            raise TinylaneError(f"{len(limits)} values of max_tokens for {n} lanes")
+        lane_ids, limits = s.of_lanes(model, n)
         self.clock = len(self.prompt) + max(map(len, lane_ids))  # of the next tokens to be drawn
         if self.clock > model.config.context:
             raise TinylaneError(
@@ -119,10 +89,8 @@ class Decoding(Life):
 
             self.cache = s.cache
             self.reused = keep_prefix(s.cache, model, rope, self.mask, self.prompt)
-        self.lanes, self.events, self.plain, self.steps, self.seconds = [], [], False, 0, 0.0
-        self._streams, self._shift, self._given, self._after = {}, {}, {}, {}
-        self._feed, self._logits, self._paused, self._open = [], {}, set(), set()
-        self._ahead: Ahead | None = None  # the next pass, if it was built early
+        self.seconds = 0.0
+        self._ahead: Any = None  # the next pass, if it was built early (`pipeline.Ahead`)
         rows = [(token, i, SHARED) for i, token in enumerate(self.prompt)]
         self._prompt_logits = self._forward(rows[self.reused :])[SHARED]
         self.cache.settle(self._prompt_logits)
@@ -141,8 +109,8 @@ class Decoding(Life):
         early = self._ahead and self._ahead.logits_of(self._feed, self.cache)
         self._logits.update(early or self._forward(self._feed))
         self._logits.update({lane: self._logits[of] for lane, of in self._after.items()})
-        gone = [lane.index for lane in self.lanes if lane.finish_reason is not None]
-        self._logits = {m: x for m, x in self._logits.items() if m not in gone}
+        going = [lane.index for lane in self.lanes if lane.finish_reason is None]
+        self._logits = {m: self._logits[m] for m in going if m in self._logits}
         self._feed, self._after = [], {}
         drawn, logprobs = self._draw(live)
         n = len(self.lanes)
@@ -199,17 +167,6 @@ class Decoding(Life):
 
     # Within.
 
-    def _spend(self) -> dict[int, str]:
-        """End the live lanes if a step would be more than all may have; what that adds to texts."""
-        live, added = self.live, dict[int, str]()
-        step_more = sum(len(x.tokens) for x in self.lanes) + len(live)
-        if self.total_tokens and step_more > self.total_tokens:
-            for lane in live:
-                before = len(lane.text)
-                self._end(lane, "budget")
-                added[lane.index] = lane.text[before:]
-        return added
-
     def _forward(self, rows: list[Row]) -> dict[int, Any]:
         """Feed rows, in chunks that never part a position: each lane's logits after its last."""
         rows = sorted(rows, key=itemgetter(1))  # by position
@@ -244,16 +201,10 @@ class Decoding(Life):
         last = all(len(lane.tokens) + 1 >= lane.max_tokens for lane in live)
         lanes = [lane.index for lane in live]
         places = [self.position(m) for m in lanes]
-        room = max(places) + 1 < self.model.config.context
-        self._ahead = None
-        early = self.model.backend == "mlx" and room and not last
-        if early and not any(map(self._given.get, lanes)):
-            from tinylane.core.pipeline import draw
-
-            after = (self.cache, self.mask, places, lanes)
-            told, self._ahead = draw(self.model, self.sampler, logits, draws, history, after)
-        else:
-            told = self.sampler(logits, draws, history)
+        known = not last and not any(map(self._given.get, lanes))
+        after = (self.cache, self.mask, places, lanes) if known else None
+        ops, self._ahead = self.model.ops, None
+        told, self._ahead = ops.draw(self.model, self.sampler, logits, draws, history, after)
         drawn, chances = as_lists(told, len(live), self.model.config.vocab)
         for k, m in enumerate(lanes):
             if self._given.get(m):

@@ -67,10 +67,9 @@ def of_kind(name: str, value: object, kinds: Any, expected: str) -> Any:
 def made(kind: Any, given: dict[str, Any]) -> Any:
     """`kind(**given)` of a dataclass. Raises TinylaneError for a name that is no field of it."""
     fields = kind.__dataclass_fields__
-    if unknown := [name for name in given if name not in fields]:
-        raise TinylaneError(
-            f"{show(unknown[0])} is no setting; expected one of {', '.join(fields)}"
-        )
+    for name in given:
+        if name not in fields:
+            raise TinylaneError(f"{show(name)} is no setting; expected one of {', '.join(fields)}")
     return kind(**given)
 
 

@@ -290,9 +290,9 @@ class LaneRoPE:
         """
         positions, lanes, _, key_lanes = places
         base = positions[:, None] * theta
-        layers = range(1 if self.omega.ndim == 1 else len(self.omega))
-        per_layer = [base + self.angles(lanes, layer) for layer in layers]
-        turned = per_layer[0] if self.omega.ndim == 1 else np.stack(per_layer)
+        turned = base + self.angles(lanes, 0)
+        if self.omega.ndim == 2:
+            turned = base + np.stack([self.angles(lanes, k) for k in range(len(self.omega))])
         shared = key_lanes == SHARED
         count = int(shared.sum())
         if self.prompt_lane == "own" and count > 0:

@@ -44,23 +44,26 @@ class Life:
     prompt: list[int]
     stop: tuple[str | int, ...]
     ends: frozenset[int]
-    lanes: list[Lane]
     clock: int  # the position of the next tokens to be drawn
-    steps: int
-    events: list[dict[str, Any]]
-    plain: bool  # an Omega was left out, because no lane reads another
-    _streams: dict[int, Any]
-    _feed: list[Row]  # rows for the next pass
-    _logits: dict[int, Any]  # lane -> (V,) logits its next token is drawn from
-    _after: dict[int, int]  # lane -> the lane whose logits it begins with
+    total_tokens: int | None
     _prompt_logits: Any
-    _shift: dict[int, int]  # lane -> its position less the clock's, where they differ
-    _paused: set[int]
-    _given: dict[int, list[int]]  # lane -> tokens it writes next, instead of drawing
-    _open: set[int]  # lanes that read every lane that joins
     if TYPE_CHECKING:
 
         def _forward(self, rows: list[Row]) -> dict[int, Any]: ...
+
+    def __init__(self) -> None:
+        self.lanes: list[Lane] = []
+        self.steps = 0
+        self.events: list[dict[str, Any]] = []
+        self.plain = False  # an Omega was left out, because no lane reads another
+        self._streams: dict[int, Any] = {}
+        self._feed: list[Row] = []  # rows for the next pass
+        self._logits: dict[int, Any] = {}  # lane -> (V,) logits its next token is drawn from
+        self._after: dict[int, int] = {}  # lane -> the lane whose logits it begins with
+        self._shift: dict[int, int] = {}  # lane -> its position less the clock's, if they differ
+        self._paused: set[int] = set()
+        self._given: dict[int, list[int]] = {}  # lane -> tokens it writes next, instead of drawing
+        self._open: set[int] = set()  # lanes that read every lane that joins
 
     @property
     def live(self) -> list[Lane]:
@@ -74,10 +77,10 @@ class Life:
     def end(self, lanes: Iterable[int] | None = None) -> int:
         """The first position behind all rows (or those of the prompt and of `lanes`): where one
         text of them would go on."""
-        rows = zip(self.cache.positions.tolist(), self.cache.lanes.tolist(), strict=True)
-        near = [*rows, *((i, m) for _, i, m in self._feed)]
-        read = None if lanes is None else {SHARED, *self._several("end", lanes)}
-        return 1 + max(i for i, m in near if read is None or m in read)
+        _, waiting, whose = np.array(self._feed, dtype=np.int64).reshape(-1, 3).T
+        _, _, i, m = self.cache.places(waiting, whose)
+        those = None if lanes is None else [SHARED, *self._several("end", lanes)]
+        return 1 + int((i if those is None else i[np.isin(m, those)]).max())
 
     def join(
         self,
@@ -186,14 +189,12 @@ class Life:
 
     def arrange(self, lanes: Sequence[int]) -> None:
         """With the rotation `Hogwild`: the parts of these lanes stand first in every view."""
-        from tinylane.core.hogwild import Hogwild
-
         order = tuple(self._several("arrange", lanes))
-        rope = self.cache.lane_rope
-        if not isinstance(rope, Hogwild) or len({*order}) != len(order):
+        rope: Any = self.cache.lane_rope
+        if not hasattr(rope, "order") or len({*order}) != len(order):
             raise TinylaneError(f"arrange: {list(order)}; expected different lanes, with hogwild")
         if order != rope.order:
-            self.cache.lane_rope = Hogwild(order)
+            self.cache.lane_rope = replace(rope, order=order)
             self._note("arrange", order[-1] if order else 0, order=[*order], was=[*rope.order])
 
     def pause(self, lane: int) -> None:
@@ -357,3 +358,14 @@ class Life:
     def _end(self, lane: Lane, reason: str) -> None:
         lane.finish_reason = reason
         lane.text += self._streams[lane.index].flush()
+
+    def _spend(self) -> dict[int, str]:
+        """End the live lanes if a step would be more than all may have; what that adds to texts."""
+        live, added = self.live, dict[int, str]()
+        step_more = sum(len(x.tokens) for x in self.lanes) + len(live)
+        if self.total_tokens and step_more > self.total_tokens:
+            for lane in live:
+                before = len(lane.text)
+                self._end(lane, "budget")
+                added[lane.index] = lane.text[before:]
+        return added

@@ -17,7 +17,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from tinylane.core import decoder, rope
+from tinylane.core import decoder, pipeline, rope
 from tinylane.core.decoder import BlockOf, Mask
 from tinylane.core.numpy_ops import spans
 
@@ -111,4 +111,4 @@ def _packed(params: Params, name: str, width: int) -> tuple[Any, ...]:
     return weight, scales, biases, True, group, bits, "mxfp4" if biases is None else "affine"
 
 
-OPS = decoder.Ops(linear, linears, embed, rms_norm, rotate, gated, attention)
+OPS = decoder.Ops(linear, linears, embed, rms_norm, rotate, gated, attention, pipeline.draw)

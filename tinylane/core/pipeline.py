@@ -30,33 +30,25 @@ from tinylane.core.model import Model
 from tinylane.core.sampling import History, Sampler, check
 
 Array = Any  # mlx.core.array
+Rows = tuple[LaneCache, LaneMask, list[int], list[int]]  # cache, mask, positions, lanes
 SMALL = 1 << 24  # weights of a model whose pass takes no longer than building the next one
 
 
 class Ahead:
-    """A pass with one row for each of `lanes` at `positions`, built before its tokens are known.
+    """A pass with one row for each lane, built before its tokens are known.
 
     drawn: the tokens and their log-probabilities, (N,) lazy arrays, which begin to be computed.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        cache: LaneCache,
-        mask: LaneMask,
-        positions: list[int],
-        lanes: list[int],
-        drawn: tuple[Array, Array],
-    ) -> None:
+    def __init__(self, model: Model, rows: Rows, drawn: tuple[Array, Array]) -> None:
         import mlx.core as mx
 
         mx.async_eval(*drawn)
-        self.positions, self.lanes = positions, lanes
+        cache, mask, positions, lanes = rows
+        self.positions, self.lanes = np.array(positions), np.array(lanes)
         self.cache, self.before = cache, _state(cache)
         self.fed: list[Row] | None = None  # the rows that were fed, once they are known
-        m = np.array(lanes, dtype=np.int64)
-        places = cache.places(np.array(positions, dtype=np.int64), m)
-        plan = model.plan(cache.lane_rope, mask, places)
+        plan = model.plan(cache.lane_rope, mask, cache.places(self.positions, self.lanes))
         self.logits = forward(model.params, model.config, drawn[0], plan, model.ops, cache.put)
 
     def start(self, feed: list[Row]) -> None:
@@ -64,7 +56,8 @@ class Ahead:
         import mlx.core as mx
 
         mx.async_eval(self.logits)
-        if [(i, m) for _, i, m in feed] == list(zip(self.positions, self.lanes, strict=True)):
+        guessed = zip(self.positions.tolist(), self.lanes.tolist(), strict=True)
+        if [(i, m) for _, i, m in feed] == list(guessed):
             self.fed = list(feed)
 
     def logits_of(self, feed: list[Row], cache: LaneCache) -> dict[int, Array] | None:
@@ -75,10 +68,8 @@ class Ahead:
         same = all(a is b for a, b in zip(_state(cache), self.before, strict=True))
         if cache is not self.cache or not same or feed != self.fed:
             return None
-        m = np.array(self.lanes, dtype=np.int64)
-        tokens = np.array([token for token, _, _ in feed], dtype=np.int64)
-        cache.commit(np.array(self.positions, dtype=np.int64), m, tokens)
-        return {lane: self.logits[k] for k, lane in enumerate(self.lanes)}
+        cache.commit(self.positions, self.lanes, np.array([token for token, _, _ in feed]))
+        return {lane: self.logits[k] for k, lane in enumerate(self.lanes.tolist())}
 
 
 def draw(
@@ -87,17 +78,19 @@ def draw(
     logits: Array,
     uniforms: np.ndarray,
     history: History,
-    rows: tuple[LaneCache, LaneMask, list[int], list[int]],
+    rows: Rows | None,
 ) -> tuple[tuple[Array, Array], Ahead | None]:
-    """As `Sampler.__call__`, and the next pass, which is built while the tokens are computed.
+    """As `decoder.draw`, and the next pass, which is built while the tokens are computed.
 
-    rows: the cache, the mask, the positions and the lanes of the next pass. None in its place where
-    nothing would be gained, and for a sampler of another class, which may look at what it draws.
+    rows: None if those of the next pass are not known. No pass is built then, nor behind the
+    context, nor where nothing would be gained, nor for a sampler of another class, which may look
+    at what it draws.
     """
-    if not pays(model) or type(sampler) is not Sampler:
+    room = rows is not None and max(rows[2]) + 1 < model.config.context
+    if rows is None or not room or not pays(model) or type(sampler) is not Sampler:
         return sampler(logits, uniforms, history), None
     drawn = sampler.draw(logits, uniforms, history)
-    ahead = Ahead(model, *rows, drawn)
+    ahead = Ahead(model, rows, drawn)
     check(drawn[1])
     return drawn, ahead
 

@@ -1,8 +1,12 @@
-"""From a user's prompt to token ids, by the checkpoint's tokenizer."""
+"""What goes into a decoding: its settings, and prompts as token ids, by the checkpoint's tokenizer.
+
+What comes out stands in `tinylane.core.result`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from numbers import Integral
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -10,11 +14,47 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinylane.core.errors import TinylaneError, of_kind, show
+from tinylane.core.lanes import LaneMask, Rotation
+from tinylane.core.sampling import Sampler
 
 if TYPE_CHECKING:
+    from tinylane.core.cache import LaneCache
     from tinylane.core.model import Model
 
 Prompt = str | list[dict] | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a `Decoding` takes beside the model, the prompt and the number of lanes."""
+
+    max_tokens: int | Sequence[int] = 256  # of each lane; or one number per lane
+    total_tokens: int | None = None  # of all lanes together: no step is taken that goes beyond
+    stop: Any = None  # texts that end a lane (a special token's too), or ids of tokens
+    sampler: Sampler | None = None  # None takes the checkpoint's generation_config
+    seed: int = 0
+    lane_rope: Rotation | None = None  # None takes what the checkpoint was trained with
+    lane_mask: LaneMask | None = None  # None takes what the checkpoint was trained with
+    lane_prompts: Sequence[str | Sequence[int]] | None = None  # a text or token ids per lane
+    template: dict[str, Any] | None = None  # keyword arguments of `Tokenizer.prompt_ids`
+    chunk: int = 512  # rows of a prefill pass
+    top_logprobs: int = 0  # so many likeliest tokens are given beside each drawn one
+    cache: LaneCache | None = None  # an earlier decoding's: what the prompt shares is not fed again
+    schedule: Callable[[Any], None] | None = None  # called before every step, with the `Decoding`
+
+    def of_lanes(self, model: Model, n: int) -> tuple[list[list[int]], list[int]]:
+        """The prompts of n lanes as token ids, and max_tokens of each."""
+        prompts = model.lane_prompts(n) if self.lane_prompts is None else self.lane_prompts
+        of_kind("lane_prompts", prompts, (list, tuple), "a list: a text or ids for each lane")
+        ids = [encode_lane_prompt(model, text) for text in prompts]
+        if len(ids) != n:
+            raise TinylaneError(f"{len(ids)} lane prompts for {n} lanes; expected one a lane")
+        most: Any = self.max_tokens
+        most = most.tolist() if hasattr(most, "tolist") else most
+        limits = list(most) if isinstance(most, (list, tuple, range)) else [most] * n
+        if len(limits) != n:
+            raise TinylaneError(f"{len(limits)} values of max_tokens for {n} lanes")
+        return ids, limits
 
 
 def end_ids(model: Model) -> frozenset[int]:

@@ -26,8 +26,8 @@ import numpy as np
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask, LaneRoPE, Places
+from tinylane.core.rope import Array
 
-Array = Any  # numpy.ndarray or mlx.core.array
 Params = dict[str, Array]
 LANE_EMBED, LANE_KV = "model.lane_embed.weight", "model.layers.0.self_attn.lane_kv.weight"
 BRIDGE = "model.layers.0.bridge.o_proj.weight"  # a kind is in every layer or in none

@@ -75,6 +75,5 @@ def _timed(
 ) -> LaneMask:
     """Times that say nothing are left out, so that the shortcuts of `LaneMask.seen` hold."""
     say = ((since > 0) | (until < NEVER)) & v & ~np.eye(len(v), dtype=bool)
-    if not say.any():
-        return replace(mask, visibility=v, since=None, until=None, side=side)
-    return replace(mask, visibility=v, since=since, until=until, side=side)
+    told = {"since": since, "until": until} if say.any() else {"since": None, "until": None}
+    return replace(mask, visibility=v, side=side, **told)

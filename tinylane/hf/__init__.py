@@ -12,14 +12,14 @@ from importlib.util import find_spec
 from types import NoneType
 from typing import Any
 
+from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError, of_kind
 
 if find_spec("torch") is None or find_spec("transformers") is None:
     raise TinylaneError('tinylane.hf needs torch and transformers: pip install "tinylane[hf]"')
 
 from tinylane.checkpoints import extras
-from tinylane.core.decoding import Decoding, Settings
-from tinylane.core.prompt import Prompt
+from tinylane.core.prompt import Prompt, Settings
 from tinylane.core.result import Result, Step
 from tinylane.hf.model import HFModel, lanes
 from tinylane.methods import method as find

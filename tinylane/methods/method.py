@@ -75,7 +75,7 @@ def fill(text: str, /, **words: Any) -> str:
 class Setup:
     """What a method gives a `Decoding`.
 
-    lanes: how many begin. settings: fields of `core.decoding.Settings`. shared: how many tokens of
+    lanes: how many begin. settings: fields of `core.prompt.Settings`. shared: how many tokens of
     the prompt all lanes share, the rest being lane 0's alone; None: all of them. sampler: makes the
     sampler of the user's.
     """
