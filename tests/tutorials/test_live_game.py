@@ -31,7 +31,7 @@ READ = """() => [...document.querySelectorAll('[data-part=lanes] tr')].map((row)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The section of the page alone, between the site's own styles; the model where it is put."""
     made = tmp_path_factory.mktemp("game")
-    build.copy_model()
+    build.copy_assets()
     shutil.copytree(SITE / "assets", made / "assets")
     text = (SITE / "one_file.md").read_text(encoding="utf-8")
     part = text[text.index('<link rel="stylesheet"') : text.index("Blue words")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib import resources
 
 import numpy as np
 import pytest
@@ -45,4 +46,7 @@ def test_text_of_the_page_stands_out_in_both_themes(theme: int) -> None:
 def test_every_place_knows_as_many_hues() -> None:
     assert len(palette.COLOURS) == len(set(palette.TERMINAL))
     assert "--c5:" in palette.page_css() and "--c6:" not in palette.page_css()
-    assert len(set(palette.SYMBOLS)) == len(palette.SYMBOLS) > len(palette.COLOURS)
+    text = (resources.files("tinylane.view") / "shared" / "lane.js").read_text(encoding="utf-8")
+    symbols = re.findall(r'^const SYMBOLS = "(.+)";', text, re.MULTILINE)[0]
+    assert len(set(symbols)) == len(symbols) > len(palette.COLOURS)
+    assert f"const COLOURS = {len(palette.COLOURS)};" in text

@@ -1,6 +1,6 @@
 """The routes of `tinylane play`: its page, and sessions that the page steers.
 
-GET  /                             the page; its style and scripts beside it
+GET  /                             the page; its styles and modules as they lie in the package
 GET  /play/about                   the model, and what a session may begin with
 POST /play/sessions                begin one: {prompt, lanes, method, visibility, ...}
 POST /play/open                    begin one with a saved run
@@ -42,6 +42,7 @@ ALIVE = 15.0  # s between two signs of life of a stream
 # Nothing from elsewhere, and no script but the page's own.
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'"
 POLICY += "; img-src data:"
+COLOURS = "view/shared/colours.css"  # made by the palette
 
 Do = Callable[[PlaySession, Fields], Any]
 OPERATIONS: dict[str, Do] = {
@@ -64,20 +65,6 @@ OPERATIONS: dict[str, Do] = {
 def routes(service: Service) -> list[BaseRoute]:
     """The routes, and the sessions that they share."""
     sessions: dict[str, PlaySession] = {}
-    kinds = {
-        "play.html": "text/html", "play.css": "text/css",
-        "play.js": "text/javascript", "play_token.js": "text/javascript",
-    }  # fmt: skip
-
-    def asset(name: str) -> Any:
-        def give(request: Request) -> Response:
-            return Response(
-                page_file(name),
-                media_type=kinds[name],
-                headers={"content-security-policy": POLICY, "cache-control": "no-cache"},
-            )
-
-        return give
 
     async def about(request: Request) -> Response:
         return JSONResponse(await in_engine(service, lambda: describe(service)))
@@ -133,10 +120,8 @@ def routes(service: Service) -> list[BaseRoute]:
         return JSONResponse(await in_engine(service, act) or {})
 
     return [
-        Route("/", asset("play.html")),
-        Route("/play.css", asset("play.css")),
-        Route("/play.js", asset("play.js")),
-        Route("/play_token.js", asset("play_token.js")),
+        Route("/", page_file("serve/page/play.html")),
+        *[Route(f"/{name}", page_file(name)) for name in page_files()],
         Route("/play/about", about),
         Route("/play/sessions", start, methods=["POST"]),
         Route("/play/open", reopened, methods=["POST"]),
@@ -146,12 +131,30 @@ def routes(service: Service) -> list[BaseRoute]:
     ]
 
 
-def page_file(name: str) -> bytes:
-    """A file of the page; the style begins with the colours that all pages share."""
+def page_files() -> list[str]:
+    """Paths of the page's styles and modules, in the package and behind the server: those that a
+    module imports are found by the same relative path in both."""
+    package, folders = resources.files("tinylane"), ("view/shared", "serve/page")
+    found = [f"{folder}/{x.name}" for folder in folders for x in (package / folder).iterdir()]
+    return [COLOURS, *(name for name in found if name.endswith((".css", ".js")))]
+
+
+def page_file(name: str) -> Callable[[Request], Response]:
+    """The route of one of these files, or of the page itself."""
     from tinylane.view.palette import page_css
 
-    data = resources.files("tinylane.serve").joinpath(name).read_bytes()
-    return page_css().encode() + data if name == "play.css" else data
+    kind = {"html": "text/html", "css": "text/css", "js": "text/javascript"}[name.split(".")[-1]]
+
+    def give(request: Request) -> Response:
+        data = page_css().encode() if name == COLOURS else package_file(name)
+        headers = {"content-security-policy": POLICY, "cache-control": "no-cache"}
+        return Response(data, media_type=kind, headers=headers)
+
+    return give
+
+
+def package_file(name: str) -> bytes:
+    return (resources.files("tinylane") / name).read_bytes()
 
 
 def describe(service: Service) -> dict[str, Any]:

@@ -6,7 +6,8 @@ replay            a saved run again, without sampling; its log-probabilities rec
 attention         who listened to whom in a pass
 replay_record     what a replayed run shows: attention, and what silence would change
 replay_words      the same in sentences
-replay_page       the same as one HTML file (replay.html, replay.css, replay.js)
+replay_page       the same as one HTML file; its modules are in page, those of all pages in shared
+inlined           modules of JavaScript as one script
 palette           the colours of all figures, of the page and of the terminal
 figure_style      what all figures share
 figures           masks, angles, scores, attention, lanes (`tinylane.plot`)

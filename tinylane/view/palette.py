@@ -18,8 +18,7 @@ SCALE = (PAPER, COLOURS[5], COLOURS[0], "#00233d")  # from nothing to the larges
 # The same hues in a terminal, as names: the terminal chooses tones that suit its background.
 TERMINAL = ("bright_blue", "red", "green", "magenta", "yellow", "cyan")
 
-# The page.
-SYMBOLS = "●■▲◆▼✚★⬢"
+# The page. A lane's symbol is in shared/lane.js.
 _LANES = {  # by hue, as COLOURS
     "light": ("#0072b2", "#b34700", "#00795a", "#a2487f", "#8a6100", "#22739b"),
     "dark": ("#6bbcf0", "#ff9d52", "#3fcfa4", "#e5a3c8", "#e8b53c", "#8fd0f5"),

@@ -20,7 +20,8 @@ import numpy as np
 
 from tinylane.files.display import printable
 from tinylane.view.events import BEGIN, events_of, given_tokens, words
-from tinylane.view.palette import COLOURS, SYMBOLS, page_css
+from tinylane.view.inlined import inlined
+from tinylane.view.palette import page_css
 from tinylane.view.replay_record import Record, View
 from tinylane.view.replay_words import about, first_shown, sentences
 
@@ -31,6 +32,7 @@ SIZE = 2.0  # MB (10**6 bytes)
 LONGEST = 120  # characters of a token that are shown
 PART = "·"  # stands for a token that is a part of a character, before the last part of it
 EVENTS = 1000  # that are listed
+STYLES = ("shared/look.css", "shared/parts.css", "page/replay.css")
 PER_NAT = 1000  # log-probabilities and KL are kept to a thousandth of a nat
 
 
@@ -45,8 +47,9 @@ def page(
     """
     texts = Texts(record, tokenizer)
     data = _data(record, texts) | {"task": printable(task)}
-    css, script = page_css() + _asset("replay.css"), _asset("replay.js")
-    frame = _asset("replay.html")
+    css = page_css() + "".join(map(_asset, STYLES))
+    script = inlined("page/replay.js", _asset)
+    frame = _asset("page/replay.html")
     mean = _view(record.views[0], 65535)
     room = size * 1e6 - 4096 - sum(map(len, (frame, css, script, _json(data), _json([mean]))))
     chosen = {}
@@ -74,6 +77,7 @@ def page(
 
 
 def _asset(name: str) -> str:
+    """A file of this folder."""
     return resources.files("tinylane.view").joinpath(name).read_text(encoding="utf-8")
 
 
@@ -114,8 +118,6 @@ def _data(record: Record, texts: Texts) -> dict[str, Any]:
         "first": first_shown(record),
         "about": about(record),
         "ids_only": texts.ids_only,
-        "symbols": SYMBOLS,
-        "colours": len(COLOURS),
         "prompt": len(run.result.prompt),
         "lanes": [
             {

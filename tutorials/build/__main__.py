@@ -9,6 +9,7 @@ Works in a checkout only. A page is made again when one of its inputs has change
 from __future__ import annotations
 
 import argparse
+import filecmp
 import os
 import shutil
 import subprocess
@@ -25,7 +26,9 @@ from tutorials.build import methods, render
 
 ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "tutorials" / "site" / "tutorials"  # inside docs_dir, ignored by git
-MODEL = ROOT / "tutorials" / "site" / "assets" / "shell-game"  # the same; assets/lanes.js reads it
+ASSETS = ROOT / "tutorials" / "site" / "assets"
+MODEL = ASSETS / "shell-game"  # ignored, too; assets/lanes.js reads it
+SHARED = ASSETS / "shared"  # the modules that the package's pages have as well
 SITE = ROOT / "build" / "site"  # site_dir
 
 
@@ -51,13 +54,28 @@ def make(path: Path, fresh: bool = False) -> str:
         return "" if run.returncode == 0 else (run.stderr or run.stdout).strip()
 
 
-def copy_model() -> None:
-    """Put the files that the page's model needs inside docs_dir; and the methods' table."""
+def copy_assets() -> None:
+    """Put into docs_dir what stands elsewhere in the repository: the files of the page's model, the
+    modules that the package's pages share with the site, and the methods' table."""
     weights = ("model.safetensors", "adapter/adapters.safetensors")
     for name in ("config.json", "tokenizer.json", *weights):
-        (MODEL / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / "weights" / "shell-game" / name, MODEL / name)
+        _copy(ROOT / "weights" / "shell-game" / name, MODEL / name)
+    modules = list((ROOT / "tinylane" / "view" / "shared").iterdir())
+    for file in modules:
+        _copy(file, SHARED / file.name)
+    for old in {file.name for file in SHARED.glob("[!.]*")} - {file.name for file in modules}:
+        (SHARED / old).unlink(missing_ok=True)
     methods.write()
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file that has changed; whoever reads it meanwhile reads the old one or the new one."""
+    if target.is_file() and filecmp.cmp(source, target, shallow=False):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.{os.getpid()}")  # mkdocs leaves out the dot
+    shutil.copyfile(source, part)
+    os.replace(part, target)
 
 
 def build() -> int:
@@ -73,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     if not (ROOT / "mkdocs.yml").exists():
         sys.exit(f"{ROOT} has no mkdocs.yml; run python tutorials/build in a checkout of tinylane")
     began = time.perf_counter()
-    copy_model()
+    copy_assets()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         failures = [said for said in pool.map(make, tutorials()) if said]
     print(f"{len(tutorials())} tutorials, {time.perf_counter() - began:.0f} s", flush=True)

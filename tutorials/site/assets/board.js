@@ -2,7 +2,9 @@
 // with lines to the words that it reads. The reader moves the cups by drag or keyboard.
 
 import { SHARED } from "./lanes.js";
-import { circle, clamp, html, line, percent, rect, set, svg, text, times } from "./dom.js";
+import { circle, clamp, html, line, rect, set, svg, text, times } from "./shared/dom.js";
+import { arrows, onKeys } from "./shared/keys.js";
+import { percent } from "./shared/numbers.js";
 import { MOVES, START, STAY, SWAPS, swapped } from "./shell_game.js";
 import { END, attention } from "./run.js";
 
@@ -30,7 +32,13 @@ export function board(root, { onMove, onCell }) {
     const at = target.closest("[data-cell]")?.dataset.cell;
     if (at) onCell(at.split(",").map(Number));
   });
-  table.addEventListener("keydown", (event) => walk(event, last, onCell));
+  onKeys(table, arrows((across, down, { target }) => {
+    if (!target.dataset.cell || !last?.view.cell) return false;
+    const cell = [last.view.cell[0] + across, last.view.cell[1] + down];
+    if (!last.run.cells[cell[0]]?.[cell[1]]) return true;
+    last.view = { ...last.view, cell }; // the next key may come before the next picture
+    return onCell(cell);
+  }));
   const draw = (run, view) => {
     last = { run, view };
     drawStrands(strands, columns, run, view);
@@ -67,22 +75,22 @@ function column(k, onMove) {
     if (made !== node.dataset.move) move(made);
   });
   for (const end of ["pointerup", "pointercancel"]) node.addEventListener(end, () => (from = null));
-  node.addEventListener("keydown", (event) => {
-    const { key } = event;
-    const at = MOVES.indexOf(node.dataset.move);
-    const way = { ArrowUp: 1, ArrowDown: -1 }[key];
-    const side = { ArrowRight: 1, ArrowLeft: -1, Home: -SWAPS, End: SWAPS }[key];
-    if (way) move(MOVES.at((at + way) % MOVES.length));
-    else if (["Delete", "Backspace", "-"].includes(key)) move(STAY);
-    else if (/^[1-4]$/.test(key)) {
-      if (digit && digit !== key) move([digit, key].sort().join("-"));
-      digit = digit && digit !== key ? null : key;
-    } else if (side) {
-      const next = node.parentElement.querySelectorAll("[data-swap]")[clamp(k + side, 0, 15)];
-      set(node, { tabindex: -1 });
-      set(next, { tabindex: 0 }).focus();
-    } else return;
-    event.preventDefault();
+  const turn = (way) => move(MOVES.at((MOVES.indexOf(node.dataset.move) + way) % MOVES.length));
+  const go = (side) => {
+    const next = node.parentElement.querySelectorAll("[data-swap]")[clamp(k + side, 0, SWAPS - 1)];
+    set(node, { tabindex: -1 });
+    set(next, { tabindex: 0 }).focus();
+  };
+  const place = ({ key }) => {
+    if (digit && digit !== key) move([digit, key].sort().join("-"));
+    digit = digit && digit !== key ? null : key;
+  };
+  const stay = () => move(STAY);
+  onKeys(node, {
+    ...arrows((across, down) => (across ? go(across) : turn(-down))),
+    ...{ Home: () => go(-SWAPS), End: () => go(SWAPS) },
+    ...{ Delete: stay, Backspace: stay, "-": stay },
+    ...{ 1: place, 2: place, 3: place, 4: place },
   });
   return node;
 }
@@ -179,18 +187,6 @@ function drawWords(table, run, view) {
     html("tbody", {}, ...rows),
   );
   if (focused) table.querySelector("[data-cell][tabindex='0']")?.focus();
-}
-
-/** Arrow keys choose the word beside. */
-function walk(event, last, onCell) {
-  const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-  if (!event.target.dataset?.cell || !way[event.key] || !last?.view.cell) return;
-  const [m, t] = last.view.cell.map((x, k) => x + way[event.key][k]);
-  if (last.run.cells[m]?.[t]) {
-    last.view = { ...last.view, cell: [m, t] }; // the next key may come before the next picture
-    onCell([m, t]);
-  }
-  event.preventDefault();
 }
 
 /** Lines from words that are read to the word that is written; of a chosen word with shares. */

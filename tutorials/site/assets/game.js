@@ -1,6 +1,7 @@
 // A live game on a page: the model of lanes.js plays the reader's swaps, at once, and every word of
 // every lane is marked right or wrong. What is right comes from the swaps alone (shell_game.js).
 
+import { button, html } from "./shared/dom.js";
 import { generate, joint, silence } from "./lanes.js";
 import { SWAPS, answer, draw, parse, prompt, rightWords } from "./shell_game.js";
 
@@ -38,32 +39,25 @@ export function mount(root, model) {
   }
 
   function row(words, right, moves, m, N) {
-    const line = document.createElement("tr");
-    const add = (parent, tag, text = "", kind = "") => {
-      const made = parent.appendChild(document.createElement(tag));
-      made.textContent = text;
-      made.className = kind;
-      return made;
-    };
-    add(line, "th", `lane ${m + 1}`).scope = "row";
-    const button = add(add(line, "td"), "button", silent.has(m) ? "silent" : "is read");
-    button.type = "button";
-    button.setAttribute("aria-pressed", String(silent.has(m)));
-    button.setAttribute("aria-label", `Silence lane ${m + 1}: nobody else reads it`);
-    button.disabled = N === 1;
-    button.addEventListener("click", () => {
+    const silence = () => {
       silent.delete(m) || silent.add(m);
       play();
       part("lanes").rows[m].querySelector("button").focus();
+    };
+    const press = button(silent.has(m) ? "silent" : "is read", silence, {
+      "aria-pressed": String(silent.has(m)),
+      "aria-label": `Silence lane ${m + 1}: nobody else reads it`,
+      disabled: N === 1,
     });
-    const said = add(line, "td", "", "words");
-    for (const [t, word] of words.entries()) {
-      const good = word === right[t];
-      const kind = t < SWAPS / N ? "own" : "both";
-      const cell = add(said, "span", `${word} `, `${kind} ${good ? "right" : "wrong"}`);
-      add(cell, "b", good ? "✓" : "✗").setAttribute("aria-label", good ? "right" : "wrong");
-    }
-    return line;
+    const said = words.map((word, t) => marked(word, word === right[t], t < SWAPS / N));
+    const name = html("th", { scope: "row" }, `lane ${m + 1}`);
+    return html("tr", {}, name, html("td", {}, press), html("td", { class: "words" }, ...said));
+  }
+
+  function marked(word, good, own) {
+    const mark = html("b", { "aria-label": good ? "right" : "wrong" }, good ? "✓" : "✗");
+    const kind = `${own ? "own" : "both"} ${good ? "right" : "wrong"}`;
+    return html("span", { class: kind }, `${word} `, mark);
   }
 
   root.removeAttribute("data-off");

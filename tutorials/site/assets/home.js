@@ -3,7 +3,9 @@
 
 import { SHARED, joint } from "./lanes.js";
 import { board } from "./board.js";
-import { percent, same, set } from "./dom.js";
+import { same, set } from "./shared/dom.js";
+import { percent } from "./shared/numbers.js";
+import { player, still } from "./shared/player.js";
 import { draw as randomMoves, lanePrompts, parse } from "./shell_game.js";
 import { attention, play, verdict } from "./run.js";
 
@@ -24,8 +26,6 @@ export function mount(root, model) {
   const N = 4;
   let moves = MOVES.split(" ");
   let run = null;
-  let timer = 0;
-  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
   const field = root.querySelector("[name=moves]");
   const draw = board(part("board"), {
     onMove: (k, move) => change(moves.with(k, move)),
@@ -44,6 +44,7 @@ export function mount(root, model) {
     const sees = { promptLane: "own", visibility: joint(N), lag: 0, silent: [] };
     run = play(model, { ...settings, ...sees });
     show(run.steps + 1);
+    slowly.stop();
   }
 
   function trouble(said) {
@@ -52,19 +53,19 @@ export function mount(root, model) {
   }
 
   /** Shows so many steps, and what there is to say of them. */
-  function show(steps, on = false) {
-    clearTimeout(timer);
+  function show(steps) {
     view.steps = steps;
     draw(run, view);
     part("verdict").textContent = steps > run.steps ? verdict(run) : (SAY[steps - 1] ?? "");
-    part("play").textContent = on ? "Pause" : "Play slowly";
-    timer = on ? setTimeout(() => show(steps + 1, steps < run.steps), PAUSE) : 0;
   }
 
-  part("play").addEventListener("click", () => {
-    view.cell = null;
-    if (timer) show(view.steps);
-    else show(view.steps > run.steps ? 1 : view.steps + 1, !still);
+  const slowly = player(part("play"), {
+    next() {
+      view.cell = null;
+      show(view.steps > run.steps ? 1 : view.steps + 1);
+      return view.steps <= run.steps;
+    },
+    wait: () => (still.matches ? 0 : PAUSE),
   });
   field.addEventListener("input", () => {
     try {
@@ -77,7 +78,7 @@ export function mount(root, model) {
   part("another").addEventListener("click", () => change(randomMoves()));
   root.removeAttribute("data-off");
   change(moves);
-  if (!still) show(1, true);
+  if (!still.matches) slowly.play();
 }
 
 /** What lane m read as it wrote its word of step t, in a sentence; shares as lines have them. */

@@ -3,7 +3,7 @@
 //   N lanes   P tokens of the prompt   cell [m, t]: what lane m writes in step t, both from 0
 
 import { SHARED, encode, forward, newCache, silence } from "./lanes.js";
-import { times } from "./dom.js";
+import { times } from "./shared/dom.js";
 import * as game from "./shell_game.js";
 
 export const END = "<end>";

@@ -1,7 +1,7 @@
 // The shell game: its swaps, and what every lane should write. Once more what
 // tinylane/evaluate/tasks/shell_game.py says; the model has no part in it.
 
-import { times } from "./dom.js";
+import { times } from "./shared/dom.js";
 
 export const [START, SWAPS, STAY] = ["ABCD", 16, "--"];
 export const MOVES = ["1-2", "1-3", "1-4", "2-3", "2-4", "3-4", STAY];

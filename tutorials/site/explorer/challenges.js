@@ -6,8 +6,8 @@
 
 import { draw } from "../assets/shell_game.js";
 import { play } from "../assets/run.js";
+import { pattern } from "../assets/shared/reads.js";
 import { initial, omegaOf, settingsOf } from "./state.js";
-import { pattern } from "./lane_rope.js";
 
 const joint = ({ see }) => see.flat().every(Boolean);
 const ends = ({ last, answer }) => last.map((word) => word === answer);

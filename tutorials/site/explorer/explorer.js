@@ -2,15 +2,17 @@
 // the page is drawn from one state (state.js) and the run that the model makes of it (run.js).
 
 import { board } from "../assets/board.js";
-import { clamp, html, set, times } from "../assets/dom.js";
+import { clamp, html, set, times } from "../assets/shared/dom.js";
+import { arrows, onKeys } from "../assets/shared/keys.js";
+import { player, still } from "../assets/shared/player.js";
+import { choiceOf, listPatterns, onReads, pattern } from "../assets/shared/reads.js";
 import { draw as randomMoves, parse, steps as stepsOf } from "../assets/shell_game.js";
 import { play, verdict } from "../assets/run.js";
 import { CHALLENGES, trial, watch } from "./challenges.js";
-import { pattern } from "./lane_rope.js";
 import { drawMethod, listMethods } from "./methods.js";
 import { drawMatrix, drawOmega, drawWord, planeAt, valueAt } from "./panels.js";
 import { drawDials, drawMask, drawScores, sentence } from "./pair.js";
-import { PLANES, fromURL, initial, nameOf, omegaOf, settingsOf, tidy, toURL } from "./state.js";
+import { PLANES, fromURL, initial, omegaOf, settingsOf, tidy, toURL } from "./state.js";
 
 const [PAUSE, GAMES] = [900, 50]; // ms that a step stays; games of a trial
 const LOOK = ["cell", "key", "layer", "head"]; // these change no word
@@ -28,6 +30,11 @@ export function mount(root, model, methods) {
     onMove: (k, move) => change(page, { moves: page.state.moves.with(k, move) }),
     onCell: (cell) => change(page, { cell }),
   });
+  page.slowly = player(parts.play, {
+    next: () => showNext(page),
+    wait: () => (still.matches ? 0 : PAUSE), // with less motion a press is one step
+  });
+  listPatterns(root.querySelector("[name=see]"));
   listen(page);
   listenOmega(page);
   listenChallenges(page);
@@ -60,7 +67,7 @@ function update(page) {
     page.run = play(page.model, settingsOf(page.state, page.model));
     page.ms = Math.round(performance.now() - began);
     page.steps = Infinity;
-    stop(page);
+    page.slowly.stop();
   }
   drawAll(page);
   page.frame = page.fresh = null;
@@ -111,7 +118,7 @@ function drawTrial({ parts, tried }) {
 
 function drawControls(page) {
   const { root, state, plane } = page;
-  const values = { ...state, see: nameOf(state.see) ?? "custom", moves: state.moves.join(" ") };
+  const values = { ...state, see: choiceOf(state.see), moves: state.moves.join(" ") };
   Object.assign(values, { plane, radians: Number(omegaNow(page)[plane].toFixed(3)) });
   for (const field of root.querySelectorAll("form [name]")) {
     const value = values[field.name];
@@ -184,11 +191,9 @@ function listen(page) {
       parts.trouble.textContent = error.message;
     }
   });
-  parts.matrix.addEventListener("click", ({ target }) => {
-    const [m, n] = target.dataset.see?.split(",").map(Number) ?? [];
-    if (m === undefined) return;
-    const flip = (on, a, b) => on !== (a === m && b === n);
-    change(page, { see: page.state.see.map((row, a) => row.map((on, b) => flip(on, a, b))) });
+  onReads(parts.matrix, (m, n, on) => {
+    const { see } = page.state;
+    change(page, { see: see.with(m, see[m].with(n, on)) });
   });
   const pair = [parts.keylane, parts.keystep];
   const key = () => change(page, { key: pair.map((field) => Number(field.value)) });
@@ -207,27 +212,17 @@ function listen(page) {
   parts.another.addEventListener("click", () => change(page, { moves: randomMoves() }));
   parts.reset.addEventListener("click", () => change(page, fromURL("")));
   parts.try.addEventListener("click", () => tryMany(page, GAMES, Math.floor(Math.random() * 1e9)));
-  parts.play.addEventListener("click", () => (page.playing ? stop(page) : playSlowly(page)));
 }
 
 /** What stays when the number of lanes changes. */
 const kept = ({ moves, lag, omega, slot, times, off, drawn, promptLane, layer, head }) =>
   ({ moves, lag, omega, slot, times, off, drawn, promptLane, layer, head });
 
-function playSlowly(page) {
-  const still = matchMedia("(prefers-reduced-motion: reduce)").matches; // a press is one step
+/** One step more on the board; says whether there is another. */
+function showNext(page) {
   page.steps = page.steps > page.run.steps ? 1 : page.steps + 1;
   drawBoard(page);
-  if (still) return;
-  const on = page.steps <= page.run.steps;
-  page.playing = on ? setTimeout(playSlowly, PAUSE, page) : null;
-  page.parts.play.textContent = on ? "Pause" : "Play slowly";
-}
-
-function stop(page) {
-  clearTimeout(page.playing);
-  page.playing = null;
-  page.parts.play.textContent = "Play slowly";
+  return page.steps <= page.run.steps;
 }
 
 /** Plays other games with the same settings, until something is changed. */
@@ -270,19 +265,18 @@ function listenOmega(page) {
     draw(values);
   });
   for (const end of ["pointerup", "pointercancel"]) node.addEventListener(end, () => (from = null));
-  node.addEventListener("keydown", (event) => {
-    const side = { ArrowLeft: -1, ArrowRight: 1, Home: -PLANES, End: PLANES }[event.key];
-    const way = { ArrowUp: 1, ArrowDown: -1 }[event.key];
+  const go = (side) => {
+    page.plane = clamp(page.plane + side, 0, PLANES - 1);
+    drawAll(page);
+  };
+  const raise = (way) => {
     const value = now()[page.plane];
-    if (side) {
-      page.plane = clamp(page.plane + side, 0, PLANES - 1);
-      drawAll(page);
-    } else if (way) {
-      const far = Math.max(Math.abs(value) * 0.1, 0.05);
-      draw(now().with(page.plane, clamp(value + way * far, -100, 100)));
-    } else if (event.key === " ") flip(page.plane);
-    else return;
-    event.preventDefault();
+    const far = Math.max(Math.abs(value) * 0.1, 0.05);
+    draw(now().with(page.plane, clamp(value + way * far, -100, 100)));
+  };
+  onKeys(node, {
+    ...arrows((across, down) => (across ? go(across) : raise(-down))),
+    ...{ Home: () => go(-PLANES), End: () => go(PLANES), " ": () => flip(page.plane) },
   });
   const all = times(PLANES, (d) => d);
   const { parts } = page;

@@ -3,7 +3,6 @@
 //
 //   N lanes   [i, m]: position and lane of the query   [j, n]: of the key
 
-import { times } from "../assets/dom.js";
 import { SHARED } from "../assets/lanes.js";
 
 /** Why a query sees a key: "shared", "own", "other"; or why not: "prompt", "hidden", "later",
@@ -13,18 +12,6 @@ export function reason([i, m], [j, n], visibility, lag) {
   if (m === SHARED) return "prompt";
   if (!visibility[m][n]) return "hidden";
   return j > i ? "later" : j > i - lag ? "lag" : "other";
-}
-
-/** An N x N matrix by name: independent, joint, star, neighbours:k. */
-export function pattern(name, N) {
-  const [kind, k] = name.split(":");
-  const sees = {
-    independent: (m, n) => m === n,
-    joint: () => true,
-    star: (m, n) => m === n || m === 0,
-    neighbours: (m, n) => Math.abs(m - n) <= Number(k),
-  }[kind];
-  return times(N, (m) => times(N, (n) => sees(m, n)));
 }
 
 /** Omega: radians per lane. start: "none", "group_think" or "ntk". theta: radians per position. */

@@ -2,7 +2,8 @@
 // rotation and a mask are played by the page's model; of others the package's run is shown, made
 // when the site was built (methods.json), and the page says so.
 
-import { html, same, set, times } from "../assets/dom.js";
+import { html, same, set, times } from "../assets/shared/dom.js";
+import { drawReads } from "../assets/shared/reads.js";
 
 const CHOICES = {
   place: "Where a key stands",
@@ -40,7 +41,8 @@ export function drawMethod({ parts, method, state }) {
     html("dd", {}, method[key]),
   ]);
   parts.choices.replaceChildren(...terms);
-  drawReads(parts.reads, run?.see ?? []);
+  set(parts.reads, { "aria-label": "Row reads column" });
+  drawReads(parts.reads, run?.see ?? [], { still: true });
   const events = (run?.events ?? []).map(([step, words]) =>
     html("li", {}, step ? `after step ${step}: ${words}` : `at the beginning: ${words}`),
   );
@@ -60,16 +62,6 @@ function said({ live, run, beyond }, state) {
   const known = unknown ? " <unk> stands for a tag that the model has no word for." : "";
   const below = "Below: how the package played the first view’s game with it, with positions.";
   return `${why} ${below}${known}`;
-}
-
-function drawReads(table, see) {
-  const cell = (reads, own) => html("td", { class: own ? "own" : reads ? "yes" : "no" },
-    own ? "●" : reads ? "▲" : "×");
-  const names = see.map((_, n) => html("th", { scope: "col" }, n + 1));
-  const rows = see.map((row, m) => html("tr", {}, html("th", { scope: "row" }, m + 1),
-    ...row.map((reads, n) => cell(reads, m === n))));
-  table.replaceChildren(html("tr", {}, html("td", {}), ...names), ...rows);
-  set(table, { "aria-label": "Row reads column" });
 }
 
 /** Every word with its position, at the step in which it was written. */

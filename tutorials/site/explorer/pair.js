@@ -2,7 +2,7 @@
 // makes of it. The query is the chosen word; the reader chooses the key.
 
 import { SHARED, visible } from "../assets/lanes.js";
-import { circle, clamp, line, rect, set, svg, text, times } from "../assets/dom.js";
+import { circle, clamp, line, rect, set, svg, text, times } from "../assets/shared/dom.js";
 import { readsAt } from "../assets/run.js";
 import { angles, difference, reason, score } from "./lane_rope.js";
 import { omegaOf } from "./state.js";

@@ -1,36 +1,23 @@
 // The panels beside the board: who reads whom, Omega, and what there is to know of a word.
 
 import { SHARED } from "../assets/lanes.js";
-import { circle, clamp, html, line, percent, rect, set, svg, text, times } from "../assets/dom.js";
+import { circle, clamp, html, line, rect, set, svg, text, times } from "../assets/shared/dom.js";
+import { drawKeys, shareRow } from "../assets/shared/listening.js";
+import { drawReads } from "../assets/shared/reads.js";
 import { TAGS } from "../assets/shell_game.js";
 import { END, attention, probabilities } from "../assets/run.js";
 import { PLANES, omegaOf } from "./state.js";
 
 const shown = (word) => (word === END ? "end" : word);
 
-/** Row m reads column n; and every lane's tag. Buttons: [data-see="m,n"]. */
+/** Who reads whom, and every lane's tag. */
 export function drawMatrix(table, { see, tags }) {
-  const cell = (m, n) => {
-    const label = `lane ${m + 1} reads lane ${n + 1}`;
-    const pressed = { "data-see": [m, n], "aria-pressed": String(see[m][n]), "aria-label": label };
-    const button = { type: "button", title: label, disabled: m === n, ...pressed };
-    return html("td", {}, html("button", button, m === n ? "●" : see[m][n] ? "▲" : "×"));
-  };
   const tag = (m) => {
     const chosen = html("select", { "data-tag": m, "aria-label": `First token of lane ${m + 1}` });
     chosen.append(...TAGS.map((name) => html("option", { selected: name === tags[m] }, name)));
-    return html("td", {}, chosen);
+    return chosen;
   };
-  const { see: cellHad, tag: tagHad } = document.activeElement?.dataset ?? {};
-  const names = see.map((_, n) => html("th", { scope: "col" }, n + 1));
-  const row = (cells, m) =>
-    html("tr", {}, html("th", { scope: "row" }, m + 1), ...cells.map((_, n) => cell(m, n)), tag(m));
-  const last = html("th", { scope: "col" }, "tag");
-  const head = html("tr", {}, html("td", {}, "reads"), ...names, last);
-  set(table, { style: `--lanes: ${see.length}` });
-  table.replaceChildren(html("thead", {}, head), html("tbody", {}, ...see.map(row)));
-  const again = cellHad ? `[data-see="${cellHad}"]` : tagHad ? `[data-tag="${tagHad}"]` : null;
-  if (again) table.querySelector(again)?.focus();
+  drawReads(table, see, { more: { head: "tag", cell: tag } });
 }
 
 // ---- Omega -----------------------------------------------------------------------------------
@@ -83,11 +70,6 @@ export function planeAt(node, { clientX, clientY }) {
 
 // ---- The chosen word -------------------------------------------------------------------------
 
-const bar = (share) => html("i", { style: `width: ${Math.max(100 * share, 0.5)}%` });
-const row = (name, share, kind = "") =>
-  html("tr", { class: kind }, html("th", { scope: "row" }, name), html("td", {}, bar(share)),
-    html("td", {}, percent(share)));
-
 /** The tokens that a lane was fed: its tag, then what it wrote. */
 const fedWord = (run, n, step) => (step ? run.cells[n][step - 1].word : run.tags[n]);
 
@@ -111,18 +93,17 @@ export function drawWord(parts, run, state) {
   const missing = likely.find((next) => next.word === wanted);
   if (!best.includes(missing)) best.push(missing);
   const kind = (next) => (next.word === wanted ? "right" : "");
-  parts.next.replaceChildren(...best.map((next) => row(name(next), next.share, kind(next))));
+  const rows = best.map((next) => shareRow(name(next), next.share, { kind: kind(next) }));
+  parts.next.replaceChildren(...rows);
   const read = attention(run, state.cell, state.layer, state.head);
   const sum = (lane) => read.reduce((all, key) => all + (key.lane === lane ? key.share : 0), 0);
-  const lanes = times(run.lanes, (n) => row(n === m ? "itself" : `lane ${n + 1}`, sum(n)));
-  parts.heard.replaceChildren(row("the prompt", sum(SHARED)), ...lanes);
+  const who = (n) => (n === SHARED ? "the prompt" : n === m ? "itself" : `lane ${n + 1}`);
+  const heard = [SHARED, ...times(run.lanes, (n) => n)];
+  parts.heard.replaceChildren(...heard.map((n) => shareRow(who(n), sum(n))));
   const most = read.toSorted((a, b) => b.share - a.share).slice(0, 4);
-  const said = ({ lane: n, step, share }) => {
-    const whose = n === SHARED ? "the prompt’s" : n === m ? "its own" : `lane ${n + 1}’s`;
-    const swap = n === SHARED && step >= 4 && step < 20 ? `swap ${step - 3}, ` : "";
-    const word = n === SHARED ? `“${run.asked[step]}”` : fedWord(run, n, step);
-    const key = `${whose} ${swap}${word}`;
-    return html("li", {}, `${key} (${percent(share)})`);
-  };
-  parts.keys.replaceChildren(...most.map(said));
+  drawKeys(parts.keys, most.map(({ lane: n, step, share }) => {
+    const swap = n === SHARED && step >= 4 && step < 20 ? `, swap ${step - 3}` : "";
+    const text = n === SHARED ? run.asked[step] : fedWord(run, n, step);
+    return { share, text, where: who(n) + swap };
+  }));
 }

@@ -6,11 +6,11 @@
 //   promptLane "own" or 0     key     [lane, step] of a token that was fed; the prompt is lane -1
 //   layer, head: whose attention is drawn, from 0, or "mean"
 
-import { clamp, same, times } from "../assets/dom.js";
+import { clamp } from "../assets/shared/dom.js";
+import { NAMED, nameOf, pattern } from "../assets/shared/reads.js";
 import * as game from "../assets/shell_game.js";
-import { omega, pattern } from "./lane_rope.js";
+import { omega } from "./lane_rope.js";
 
-export const NAMED = ["joint", "independent", "star", "neighbours:1", "neighbours:2"];
 export const STARTS = ["learned", "none", "group_think", "ntk", "drawn"];
 export const PLANES = 32;
 const MOVES = "3-4 2-3 2-4 3-4 2-3 2-4 3-4 1-3 1-2 1-3 1-3 3-4 3-4 1-2 1-4 2-4"; // the README's
@@ -24,8 +24,6 @@ export function initial(N = 4) {
   const look = { cell, key, layer: 1, head: "mean" };
   return { moves: MOVES.split(" "), lanes: N, tags, see, lag: 0, silent: [], ...turns, ...look };
 }
-
-export const nameOf = (see) => NAMED.find((name) => same(see, pattern(name, see.length)));
 
 /** A state brought to where it can be. What depends on the number of lanes starts again with it. */
 export function tidy(state) {
