@@ -1,4 +1,4 @@
-"""`tinylane.hf` decodes as tinylane does: same tokens, any cache class, fork, drop, Ctrl-C."""
+"""`tinylane.hf` decodes as tinylane does: same tokens, fork, drop, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -114,38 +114,6 @@ def test_any_life_is_that_of_tinylane(both: Any, name: str, seed: int) -> None:
     assert one == two
     for a, b in zip([*mine, *looks], [*theirs, *expected], strict=True):
         assert np.allclose(a, b, atol=TABLES, rtol=0)
-
-
-@pytest.mark.parametrize("kind", ["DynamicCache", "StaticCache"])
-def test_a_peek_leaves_no_rows_in_the_model_s_cache(both: Any, kind: str) -> None:
-    wrapped = hf.lanes(both[0].source, cache=caches(both[0].source)[kind])
-    rope, mask = tinylane.mode("joint", wrapped, 2, **METHODS["joint"])
-    d = tinylane.Decoding(wrapped, PROMPT, 2, lane_rope=rope, lane_mask=mask, max_tokens=8)
-    d.step()
-    before = d.cache.used
-    first = d.peek(0, [3, 4])
-    for _ in range(30):  # of 3 rows each: more than the static cache has room for
-        assert np.array_equal(d.peek(0, [3, 4]), first)
-    assert d.cache.used == before == int(d.cache.past.get_seq_length())
-
-
-def caches(model: Any) -> dict[str, Any]:
-    """Makers of empty caches of transformers, by class."""
-    t = transformers
-    return {
-        "DynamicCache": t.DynamicCache,
-        "DynamicCache of the config": lambda: t.DynamicCache(config=model.config),
-        "StaticCache": lambda: t.StaticCache(config=model.config, max_cache_len=64),
-    }
-
-
-@pytest.mark.parametrize("kind", ["DynamicCache of the config", "StaticCache"])
-def test_any_cache_of_transformers_serves(both: Any, kind: str) -> None:
-    model = both[0].source
-    other = hf.lanes(model, cache=caches(model)[kind])
-    settings: dict[str, Any] = {"lanes": 3, "method": "joint", "omega": "ntk", "max_tokens": 9}
-    one, two = (hf.generate(m, None, PROMPT, **settings) for m in (both[0], other))
-    assert [lane.tokens for lane in one.lanes] == [lane.tokens for lane in two.lanes]
 
 
 def test_a_broken_pass_leaves_no_trace(both: Any, monkeypatch: pytest.MonkeyPatch) -> None:

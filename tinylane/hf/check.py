@@ -104,6 +104,44 @@ def check_law(model: Any) -> float:
     return error
 
 
+def check_cache(model: Any) -> None:
+    """Raise TinylaneError, with its name, for a cache of transformers that does not keep all rows.
+
+    Two passes with it must give what one pass without it gives. Quantized caches keep rounded
+    keys and values: theirs are only looked at for whether they are numbers.
+    """
+    positions, lanes = np.array([0, 1, 2, 3, 3, 4, 4]), np.array([SHARED] * 3 + [0, 1, 0, 1])
+    tokens = np.arange(len(lanes)) % model.config.vocab
+    mask, rope = LaneMask.joint(2), LaneRoPE.group_think(model.theta, SLOT)
+    rows = [(tokens[part], positions[part], lanes[part]) for part in (slice(5), slice(5, None))]
+    name = getattr(model.new_past, "__name__", "the cache")
+    training = model.source.training
+    model.source.eval()
+    try:
+        cache = model.new_cache(rope, mask)
+        name = type(cache.past).__name__
+        got = [model(*some, rope, mask, cache=cache).astype(np.float64) for some in rows]
+        sliding = any(getattr(layer, "is_sliding", False) for layer in cache.past.layers)
+        exact = all(getattr(layer, "is_croppable", True) for layer in cache.past.layers)
+    except Exception as error:  # of whatever class transformers or a library raises
+        raise TinylaneError(f"{name} cannot hold lanes: {show(str(error), 120)}") from error
+    finally:
+        model.source.train(training)
+    if sliding:
+        raise TinylaneError(
+            f"{name} forgets rows behind a window, and lanes need all; give one without a window, "
+            "such as DynamicCache() without a config"
+        )
+    expected = model(tokens, positions, lanes, rope, mask).astype(np.float64)
+    apart = np.abs(np.concatenate(got) - expected).max() / max(expected.std(), 1e-30)
+    limit = np.inf if not exact else IN_16_BITS if model.source.dtype.itemsize < 4 else TOLERANCE
+    if not apart <= limit:
+        raise TinylaneError(
+            f"{name} does not keep the rows that it is given: logits differ by {apart:.2g} "
+            f"standard deviations, limit {limit:g}"
+        )
+
+
 def plain(model: Any, tokens: np.ndarray, positions: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Logits (T, V) of the model's own eager attention at these positions, under a mask (T, T)."""
     before = model.config._attn_implementation

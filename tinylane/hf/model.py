@@ -1,16 +1,14 @@
-"""A model of transformers as a `tinylane.Model`, and its cache as a `LaneCache`.
+"""A model of transformers as a `tinylane.Model`. Its cache is in `tinylane.hf.cache`.
 
-The rows of all lanes are one sequence of the model's own cache, in order of arrival; where a row
-stands and who sees it is kept beside it. Keys do not depend on the lane, so a fork copies nothing,
-and rows that are dropped stay in the model's cache, unseen.
-
-    T rows   S cached rows   V vocab
+T rows   V vocab
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from functools import cached_property, partial
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -22,11 +20,12 @@ from tinylane.checkpoints.extras import summary
 from tinylane.checkpoints.tokenizer import Tokenizer
 from tinylane.core.cache import LaneCache
 from tinylane.core.config import ModelConfig
-from tinylane.core.errors import TinylaneError
+from tinylane.core.errors import TinylaneError, of_kind
 from tinylane.core.lanes import LaneMask, LaneRoPE, Places, Rotation
 from tinylane.core.model import Model
 from tinylane.core.side import LANE_EMBED, LANE_KV, rows_of_lanes
 from tinylane.hf.attention import LanePass, OfLanes, attending, make_pass, standing
+from tinylane.hf.cache import HFCache
 
 
 class HFModel(Model):
@@ -175,100 +174,12 @@ class HFModel(Model):
         return "cache" if "cache" in self.takes else "past_key_values"
 
 
-class HFCache(LaneCache):
-    """The coordinates of the rows in a cache of transformers (`past`), which holds the keys.
-
-    physical: (S,) the row of `past` that each row is; a forked lane shares rows with its source.
-    stand: (S,) the position by which each key should be turned (`attention.standing`).
-    written: (S,) the lane that wrote it: another than it is in where a fork copied it.
-    """
-
-    def __init__(
-        self, model: HFModel, lane_rope: Rotation, lane_mask: LaneMask | None = None
-    ) -> None:
-        super().__init__(model, lane_rope, lane_mask)
-        self.past = model.new_past()
-        self.used = 0  # rows of `past`
-        self.physical = np.zeros(0, dtype=np.int64)
-        self.stand = np.zeros(0, dtype=np.int64)
-        self.written = np.zeros(0, dtype=np.int64)
-        self._new = self.stand  # where the rows of the pass that is not yet committed stand
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the tensors in the model's cache."""
-        tensors = [
-            t for layer in self.past.layers for t in vars(layer).values() if torch.is_tensor(t)
-        ]
-        return sum(t.nbytes for t in tensors)
-
-    def make(self, rope: Rotation, mask: LaneMask, places: Places) -> LanePass:
-        """The pass over these rows and the new ones."""
-        self._new = standing(rope, mask, places)
-        physical = np.concatenate([self.physical, self.used + np.arange(len(self._new))])
-        stand = np.concatenate([self.stand, self._new])
-        written = np.concatenate([self.written, places.lanes])
-        return self.model.lane_pass(rope, mask, places, None, stand, physical, written)
-
-    def commit(self, positions: np.ndarray, lanes: np.ndarray, tokens: Any = -1) -> None:
-        """The rows that the model has just put into its cache have these coordinates, tokens."""
-        super().commit(positions, lanes, tokens)
-        new = self.used + np.arange(len(positions))
-        self.physical = np.concatenate([self.physical, new])
-        self.stand = np.concatenate([self.stand, self._new])
-        self.written = np.concatenate([self.written, lanes])
-        self.used += len(positions)
-
-    def rewind(self, rows: int) -> None:
-        """Forget the rows behind the first `rows`, and what a broken pass left of itself."""
-        if rows < len(self):  # the rows of a peek: the last ones of the model's cache, too
-            self.used = int(self.physical[rows:].min())
-        super().rewind(rows)
-        self.physical, self.stand = self.physical[:rows], self.stand[:rows]
-        self.written = self.written[:rows]
-        for layer in self.past.layers:
-            extra = int(layer.get_seq_length()) - self.used
-            if extra:
-                layer.crop(-extra)
-
-    def settle(self, *more: Any) -> None:
-        """Nothing: torch has computed already."""
-
-    def fork(self, source: int, target: int) -> None:
-        """Give lane `target` the rows of lane `source`. Raises as `LaneCache.fork` does."""
-        self.check_fork(source, target)
-        rows = np.flatnonzero(self.lanes == source)
-        copies = np.full(len(rows), target, dtype=np.int64)
-        self.positions = np.concatenate([self.positions, self.positions[rows]])
-        self.lanes = np.concatenate([self.lanes, copies])
-        self.tokens = np.concatenate([self.tokens, self.tokens[rows]])
-        self.physical = np.concatenate([self.physical, self.physical[rows]])
-        self.stand = np.concatenate([self.stand, self.stand[rows]])
-        self.written = np.concatenate([self.written, self.written[rows]])
-
-    def copy(self, lanes: list[int] | None = None) -> HFCache:
-        """Refused: caches of transformers cannot all be copied."""
-        raise TinylaneError("a cache of transformers has no copy here; decode anew")
-
-    def rows(self, layer: int) -> tuple[Any, Any]:
-        """Keys and values (K, S, D) of a layer as tensors; the keys are turned by position only."""
-        held = self.past.layers[layer]
-        index = torch.as_tensor(self.physical, device=held.keys.device)
-        return held.keys[0][:, index], held.values[0][:, index]
-
-    def keep(self, which: np.ndarray, force: bool = False) -> None:
-        """Forget the rows where `which` (S,) is false; the model's cache still holds them."""
-        self.positions, self.lanes = self.positions[which], self.lanes[which]
-        self.tokens = self.tokens[which]
-        self.physical, self.stand = self.physical[which], self.stand[which]
-        self.written = self.written[which]
-
-
 def lanes(model: Any, tokenizer: Any = None, cache: Any = None, adapter: Any = None) -> HFModel:
     """A causal language model of transformers as a `tinylane.Model`.
 
     tokenizer: its fast tokenizer, or a `tinylane` one; None where prompts are token ids. cache: a
-    callable that makes an empty cache of transformers; default `DynamicCache`. adapter: the folder
+    callable that makes an empty cache of transformers; default `DynamicCache`. It is tried with a
+    few rows (`check_cache`), and refused if it loses some. adapter: the folder
     of a lane adapter that changes no weights (what `tinylane fuse` leaves in `adapter/`); its
     Omega, embeddings of lanes, who reads whom, and how prompts and lanes begin are the defaults of
     every call. Law 11 is
@@ -279,7 +190,7 @@ def lanes(model: Any, tokenizer: Any = None, cache: Any = None, adapter: Any = N
     """
     from transformers import DynamicCache
 
-    from tinylane.hf.check import check_model, window
+    from tinylane.hf.check import check_cache, check_law, check_model, window
 
     theta = check_model(model)
     config = model.config.get_text_config()
@@ -309,10 +220,11 @@ def lanes(model: Any, tokenizer: Any = None, cache: Any = None, adapter: Any = N
         identity=f"transformers {type(model).__name__}",
     )
     wrapped.source, wrapped.rotary = model, theta
+    of_kind("cache", cache, (Callable, NoneType), "a function that makes an empty cache")
     wrapped.new_past = cache or DynamicCache
-    from tinylane.hf.check import check_law
-
     check_law(wrapped)
+    if cache is not None:
+        check_cache(wrapped)
     if adapter is not None:
         _follow(wrapped, adapter)
     return wrapped
