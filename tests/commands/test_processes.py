@@ -43,11 +43,11 @@ def test_a_judge_forgets_before_it_fills_the_memory(monkeypatch: pytest.MonkeyPa
     judge, asked = mathematics.Judge(), []
     monkeypatch.setattr(mathematics, "REMEMBERED", 3)
 
-    def exchange(self: Any, text: str, equation: bool) -> list[str]:
-        asked.append(text)
-        return ["expression", text]
+    def ask(request: list[Any], limits: Any) -> list[str]:
+        asked.append(request[0])
+        return ["expression", request[0]]
 
-    monkeypatch.setattr(mathematics.Judge, "_exchange", exchange)
+    monkeypatch.setattr(judge._worker, "ask", ask)
     for name in "abcabcdd":
         assert judge.readable(f"{name}^2+1")
     assert len(asked) == 4 and len(judge._known) == 1

@@ -15,7 +15,7 @@ import tinylane
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import SHARED
 from tinylane.evaluate.tasks import frontier as module
-from tinylane.evaluate.tasks.frontier import END, NO_WAY, Frontier, Graph, best_split, explore
+from tinylane.evaluate.tasks.frontier import END, NO_WAY, Frontier, Graph, explore
 from tinylane.evaluate.tasks.frontier_task import (
     _task,
     in_words,
@@ -25,6 +25,7 @@ from tinylane.evaluate.tasks.frontier_task import (
     score,
 )
 from tinylane.evaluate.tasks.task import Problem
+from tutorials.study.steps import best_split
 
 GAME = Frontier()
 

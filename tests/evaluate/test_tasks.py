@@ -230,7 +230,7 @@ def test_hostile_answers_end_and_are_wrong(monkeypatch: pytest.MonkeyPatch) -> N
         assert not judge(text, "7"), text
         judge.readable(text)
     assert judge("1/7", "\\frac{1}{7}")
-    monkeypatch.setattr(Judge, "_exchange", lambda self, texts: pytest.fail("asked again"))
+    monkeypatch.setattr(judge._worker, "ask", lambda *request: pytest.fail("asked again"))
     assert not judge(HOSTILE[0], "7") and not judge(HOSTILE[0], "8")  # it is remembered
     assert not judge.readable(HOSTILE[0])
     judge.close()

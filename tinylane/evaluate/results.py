@@ -135,9 +135,9 @@ def make(
         "lane": lanes,
         "clock": watch.clock,
     }
-    winner = vote(*state(read(record, "this result"), result.steps))
-    record["answer"] = None if winner is None else groups[winner]["answer"]
-    record["correct"] = winner is not None and groups[winner]["correct"]
+    winner = int(winners(*state(read(record, "this result"), result.steps)))
+    record["answer"] = None if winner < 0 else groups[winner]["answer"]
+    record["correct"] = winner >= 0 and groups[winner]["correct"]
     return record
 
 
@@ -266,17 +266,16 @@ def _whole(value: Any) -> int:
 
 
 def copied(
-    tokens: Sequence[Sequence[int]],
-    n: int = NGRAM,
-    given: Sequence[Sequence[tuple[int, int]]] | None = None,
+    tokens: Sequence[Sequence[int]], given: Sequence[Sequence[tuple[int, int]]] | None = None
 ) -> float:
-    """The share of the lanes' n-grams of tokens that at least one other lane has too.
+    """The share of the lanes' n-grams of NGRAM tokens that at least one other lane has too.
 
     Counted with repetition, over all lanes that are long enough. NaN for one lane or no n-grams.
     given: for every lane the ranges of tokens that collaboration prompts gave it; they are the same
     in all lanes, so n-grams that touch them do not count.
     """
     told = [{k for a, b in lane for k in range(a, b)} for lane in given or [()] * len(tokens)]
+    n = NGRAM
     grams = [
         [tuple(t[k : k + n]) for k in range(len(t) - n + 1) if skip.isdisjoint(range(k, k + n))]
         for t, skip in zip(tokens, told, strict=True)
@@ -308,21 +307,12 @@ def states(row: AnswerRow, steps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def winners(groups: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """`vote` along the last axis, (.., N) -> (..); -1 where there is no answer."""
+    """The group that most lanes gave, (.., N) -> (..); -1 where there is no answer. As
+    `tinylane.vote` decides: among equals the group with the likeliest lane, then the one with the
+    lowest lane."""
     answered = groups >= 0
     votes = (groups[..., None] == groups[..., None, :]).sum(axis=-1) * answered
     leads = answered & (votes == votes.max(axis=-1, keepdims=True))
     ranks = np.where(leads, np.maximum(means, np.finfo(float).min), -np.inf)
     lane = ranks.argmax(axis=-1)[..., None]  # the lowest of equals
     return np.take_along_axis(groups, lane, axis=-1)[..., 0]
-
-
-def vote(groups: np.ndarray, means: np.ndarray) -> int | None:
-    """The group that most lanes gave, None if there is no answer. As `tinylane.vote` decides: among
-    equals the group with the likeliest lane, then the one with the lowest lane."""
-    votes = Counter(groups[groups >= 0].tolist())
-    lanes = zip(groups.tolist(), means.tolist(), strict=True)
-    ranked = [
-        (votes[group], mean, -m, group) for m, (group, mean) in enumerate(lanes) if group >= 0
-    ]
-    return max(ranked)[-1] if ranked else None

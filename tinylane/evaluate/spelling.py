@@ -112,14 +112,10 @@ def plain(text: str) -> str:
 
 def _vulgar(sign: str) -> str:
     r"""½ as \frac{1}{2}."""
-    if sign < "\x80" or unicodedata.category(sign) != "No" or "VULGAR" not in _name(sign):
+    if "VULGAR" not in unicodedata.name(sign, ""):
         return sign
     value = Fraction(unicodedata.numeric(sign)).limit_denominator(10)
     return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
-
-
-def _name(sign: str) -> str:
-    return unicodedata.name(sign, "")
 
 
 def _recurring(found: re.Match[str]) -> str:

@@ -30,14 +30,14 @@ class Exercise:
     """A function for the reader to write.
 
     name: page and number, such as "05.1". arguments: the parameters that the answer must take.
-    inputs: gives a Hypothesis strategy. test(answer, drawn): raises Wrong. tries: inputs that are
+    inputs: a Hypothesis strategy. test(answer, drawn): raises Wrong. tries: inputs that are
     drawn. whole(answer): a further test after all inputs, of something that no single input shows.
     """
 
     name: str
     says: str
     arguments: tuple[str, ...]
-    inputs: Callable[[], Any]
+    inputs: Any
     test: Callable[[Callable[..., Any], Any], None]
     tries: int = 100
     whole: Callable[[Callable[..., Any]], None] | None = None
@@ -61,7 +61,13 @@ class Verdict:
 
 
 def exercises() -> dict[str, Exercise]:
-    """All exercises by name, in the order of the pages."""
+    """All exercises by name, in the order of the pages. Raises TinylaneError without Hypothesis."""
+    try:
+        import hypothesis  # noqa: F401 - the pages import it
+    except ImportError as error:
+        raise TinylaneError(
+            "hypothesis is not installed; the exercises need it: pip install 'tinylane[learn]'"
+        ) from error
     modules = [import_module(f"tinylane.learn.{page}") for page in PAGES]
     return {exercise.name: exercise for module in modules for exercise in module.EXERCISES}
 
@@ -141,13 +147,9 @@ def spell(value: Any) -> str:
 
 def _search(exercise: Exercise, answer: Callable[..., Any]) -> int:
     """Draw inputs and return how many; raises what the smallest wrong one raises."""
+    from hypothesis import HealthCheck, Phase, given, settings
+
     tried = 0
-    try:
-        from hypothesis import HealthCheck, Phase, given, settings
-    except ImportError as error:
-        raise TinylaneError(
-            "hypothesis is not installed; the exercises need it: pip install 'tinylane[learn]'"
-        ) from error
 
     @settings(
         max_examples=exercise.tries,
@@ -158,7 +160,7 @@ def _search(exercise: Exercise, answer: Callable[..., Any]) -> int:
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )
-    @given(exercise.inputs())
+    @given(exercise.inputs)
     def holds(drawn: Any) -> None:
         nonlocal tried
         tried += 1

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
@@ -22,7 +23,8 @@ from tinylane.learn.numbers import turned_by, vectors_and_places
 from tinylane.testing import laws
 from tinylane.testing.checks import bound, plain
 from tinylane.testing.reference import visible_by_definition
-from tinylane.testing.samples import Case, Sample
+from tinylane.testing.samples import Case, Sample, example_case
+from tinylane.testing.strategies import cases, masks
 
 Answer = Callable[..., Any]
 
@@ -30,18 +32,11 @@ Answer = Callable[..., Any]
 # Page 5.
 
 
-def _pairs() -> Any:
-    from hypothesis import strategies as st
-
-    from tinylane.testing.strategies import masks
-
-    @st.composite
-    def inputs(draw: Any) -> tuple[Any, ...]:
-        mask = draw(masks())
-        places = [(draw(st.integers(0, 4)), draw(st.integers(SHARED, mask.n - 1))) for _ in "qk"]
-        return mask, *places
-
-    return inputs()
+@st.composite
+def _pairs(draw: Any) -> tuple[Any, ...]:
+    mask = draw(masks())
+    places = [(draw(st.integers(0, 4)), draw(st.integers(SHARED, mask.n - 1))) for _ in "qk"]
+    return mask, *places
 
 
 def _sees(answer: Answer, given: tuple[LaneMask, tuple[int, int], tuple[int, int]]) -> None:
@@ -59,12 +54,6 @@ def _lane(m: int) -> str:
     return "SHARED" if m == SHARED else str(m)
 
 
-def _matrices() -> Any:
-    from tinylane.testing.strategies import masks
-
-    return masks()
-
-
 def _reaches(answer: Answer, mask: LaneMask) -> None:
     of = f"visibility = {spell(mask.visibility)}"
     compare(call(answer, mask.visibility.copy(), of=of), mask.reaches(), of)
@@ -78,18 +67,6 @@ def _turned(answer: Answer, given: tuple[Any, ...]) -> None:
     of = spell({"x": x, "i": i, "m": m, "theta": theta, "omega": omega})
     got = call(answer, x.copy(), i, m, theta.copy(), omega.copy(), of=of)
     compare(got, turned_by(x, i * theta + m * omega), of)
-
-
-def _cases() -> Any:
-    from tinylane.testing.strategies import cases
-
-    return cases(kinds=("default",))
-
-
-def _cases_and_slots() -> Any:
-    from hypothesis import strategies as st
-
-    return st.tuples(_cases(), st.integers(1, 100))
 
 
 def _group_think(answer: Answer, given: tuple[Case, int]) -> None:
@@ -113,16 +90,11 @@ def _first_line(error: Exception) -> str:
 # Page 7.
 
 
-def _two_arrangements() -> Any:
-    from hypothesis import strategies as st
-
-    @st.composite
-    def inputs(draw: Any) -> tuple[ShellGame, int, int]:
-        game = ShellGame(draw(st.integers(2, 4)), 1, (1,))
-        last = len(game.arrangements) - 1
-        return game, draw(st.integers(0, last)), draw(st.integers(0, last))
-
-    return inputs()
+@st.composite
+def _two_arrangements(draw: Any) -> tuple[ShellGame, int, int]:
+    game = ShellGame(draw(st.integers(2, 4)), 1, (1,))
+    last = len(game.arrangements) - 1
+    return game, draw(st.integers(0, last)), draw(st.integers(0, last))
 
 
 def _compose(answer: Answer, given: tuple[ShellGame, int, int]) -> None:
@@ -132,18 +104,13 @@ def _compose(answer: Answer, given: tuple[ShellGame, int, int]) -> None:
     _same_text(call(answer, first, then, of=of), game.arrangements[game.compose[a, b]], of)
 
 
-def _swaps_and_lanes() -> Any:
-    from hypothesis import strategies as st
-
-    @st.composite
-    def inputs(draw: Any) -> tuple[ShellGame, list[int], int]:
-        lanes = draw(st.sampled_from((1, 2, 4)))
-        game = ShellGame(draw(st.integers(2, 4)), lanes * draw(st.integers(1, 3)), (lanes,))
-        move = st.integers(0, len(game.moves) - 2)  # the last one is `--`
-        moves = draw(st.lists(move, min_size=game.swaps, max_size=game.swaps))
-        return game, moves, draw(st.integers(0, lanes - 1))
-
-    return inputs()
+@st.composite
+def _swaps_and_lanes(draw: Any) -> tuple[ShellGame, list[int], int]:
+    lanes = draw(st.sampled_from((1, 2, 4)))
+    game = ShellGame(draw(st.integers(2, 4)), lanes * draw(st.integers(1, 3)), (lanes,))
+    move = st.integers(0, len(game.moves) - 2)  # the last one is `--`
+    moves = draw(st.lists(move, min_size=game.swaps, max_size=game.swaps))
+    return game, moves, draw(st.integers(0, lanes - 1))
 
 
 def _lane_words(answer: Answer, given: tuple[ShellGame, list[int], int]) -> None:
@@ -220,8 +187,6 @@ def _causality(answer: Answer, case: Case) -> None:
 
 def _notices_early(answer: Answer) -> None:
     """And fails for a decoder that does not, in one of many samples."""
-    from tinylane.testing.samples import example_case
-
     for seed in range(60):
         case = example_case(seed, ("default",))
         mask = Early(np.ones((case.sample.mask.n,) * 2, dtype=bool), lag=1)
@@ -244,7 +209,7 @@ EXERCISES = (
         "05.1",
         "may the query at (i, m) see the key at (j, n)? -> True or False",
         ("i", "m", "j", "n", "visibility", "lag"),
-        _pairs,
+        _pairs(),
         _sees,
         tries=300,
     ),
@@ -252,21 +217,21 @@ EXERCISES = (
         "05.2",
         "which lane can influence which, also through others: visibility (N, N) -> (N, N)",
         ("visibility",),
-        _matrices,
+        masks(),
         _reaches,
     ),
     Exercise(
         "06.1",
         "LaneRoPE of one vector x (D,) at (i, m), theta and Omega (D/2,) -> (D,)",
         ("x", "i", "m", "theta", "omega"),
-        lambda: vectors_and_places(lanes=True),
+        vectors_and_places(lanes=True),
         _turned,
     ),
     Exercise(
         "06.2",
         "the Omega of Group Think: theta (D/2,), slot -> (D/2,)",
         ("theta", "slot"),
-        _cases_and_slots,
+        st.tuples(cases(kinds=("default",)), st.integers(1, 100)),
         _group_think,
         tries=30,
     ),
@@ -274,21 +239,21 @@ EXERCISES = (
         "07.1",
         "two arrangements as one: first, then (words such as 'BACD') -> a word",
         ("first", "then"),
-        _two_arrangements,
+        _two_arrangements(),
         _compose,
     ),
     Exercise(
         "07.2",
         "all words that lane m of n lanes is to write: cups 'ABCD', swaps ['1-3', ...] -> a list",
         ("cups", "swaps", "m", "n"),
-        _swaps_and_lanes,
+        _swaps_and_lanes(),
         _lane_words,
     ),
     Exercise(
         "08.1",
         "an encoding of your own: x (D,) at (i, m), theta (D/2,) -> (D,)",
         ("x", "i", "m", "theta"),
-        _cases,
+        cases(kinds=("default",)),
         _encoding,
         tries=20,
         whole=_tells_lanes_apart,
@@ -297,7 +262,7 @@ EXERCISES = (
         "08.2",
         "causality as a law: does f(tokens, positions, lanes) keep it in this sample? -> a bool",
         ("f", "sample"),
-        _cases,
+        cases(kinds=("default",)),
         _causality,
         tries=40,
         whole=_notices_early,

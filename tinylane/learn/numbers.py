@@ -10,12 +10,16 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 
 from tinylane.core.decoder import attention, rms_norm
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.model import Model
+from tinylane.core.oracle import naive
 from tinylane.core.rope import RopeConfig, frequencies, rotate, table
+from tinylane.core.sampling import Sampler
 from tinylane.learn.checking import Exercise, Wrong, call, compare, spell
+from tinylane.testing.strategies import cases
 
 Answer = Callable[..., Any]
 
@@ -25,8 +29,6 @@ def arrays(*shapes: Sequence[int]) -> Any:
 
     The structure is small and the numbers shrink to 0, so a counterexample can be read.
     """
-    from hypothesis import strategies as st
-
     sizes = [int(np.prod(shape)) for shape in shapes]
     numbers = st.lists(st.integers(-6, 6), min_size=sum(sizes), max_size=sum(sizes))
 
@@ -40,25 +42,20 @@ def arrays(*shapes: Sequence[int]) -> Any:
 # Page 1.
 
 
-def _some_heads(grouped: bool) -> Any:
+@st.composite
+def _some_heads(draw: Any, grouped: bool) -> tuple[np.ndarray, ...]:
     """q, k, v and visible; every row sees a key. Sometimes the scores are large."""
-    from hypothesis import strategies as st
-
-    @st.composite
-    def inputs(draw: Any) -> tuple[np.ndarray, ...]:
-        T, S, D = (draw(st.integers(1, 3)) for _ in "TSD")
-        K = draw(st.integers(1, 2)) if grouped else 1
-        H = K * draw(st.integers(1, 2)) if grouped else 1
-        q, k, v = draw(arrays((H, T, D), (K, S, D), (K, S, D)))
-        hidden = draw(st.lists(st.integers(0, T * S - 1), max_size=T * S))
-        visible = np.ones(T * S, dtype=bool)
-        visible[hidden] = False
-        visible = visible.reshape(T, S)
-        visible[:, 0] |= ~visible.any(axis=1)
-        q = q * draw(st.sampled_from((1, 1000)))
-        return (q, k, v, visible) if grouped else (q[0], k[0], v[0], visible)
-
-    return inputs()
+    T, S, D = (draw(st.integers(1, 3)) for _ in "TSD")
+    K = draw(st.integers(1, 2)) if grouped else 1
+    H = K * draw(st.integers(1, 2)) if grouped else 1
+    q, k, v = draw(arrays((H, T, D), (K, S, D), (K, S, D)))
+    hidden = draw(st.lists(st.integers(0, T * S - 1), max_size=T * S))
+    visible = np.ones(T * S, dtype=bool)
+    visible[hidden] = False
+    visible = visible.reshape(T, S)
+    visible[:, 0] |= ~visible.any(axis=1)
+    q = q * draw(st.sampled_from((1, 1000)))
+    return (q, k, v, visible) if grouped else (q[0], k[0], v[0], visible)
 
 
 def _attention(answer: Answer, given: tuple[np.ndarray, ...]) -> None:
@@ -79,22 +76,17 @@ def _grouped(answer: Answer, given: tuple[np.ndarray, ...]) -> None:
 # Page 2.
 
 
-def vectors_and_places(lanes: bool = False) -> Any:
+@st.composite
+def vectors_and_places(draw: Any, lanes: bool = False) -> tuple[Any, ...]:
     """x, i, theta; with lanes also m and Omega, in the order of the exercise."""
-    from hypothesis import strategies as st
-
-    @st.composite
-    def inputs(draw: Any) -> tuple[Any, ...]:
-        half = draw(st.integers(1, 3))
-        (x,) = draw(arrays((2 * half,)))
-        theta, _ = frequencies(RopeConfig(base=draw(st.sampled_from((100.0, 10000.0)))), 2 * half)
-        i = draw(st.integers(0, 2000))
-        if not lanes:
-            return x, i, theta
-        (omega,) = draw(arrays((half,)))
-        return x, i, draw(st.integers(0, 7)), theta, omega
-
-    return inputs()
+    half = draw(st.integers(1, 3))
+    (x,) = draw(arrays((2 * half,)))
+    theta, _ = frequencies(RopeConfig(base=draw(st.sampled_from((100.0, 10000.0)))), 2 * half)
+    i = draw(st.integers(0, 2000))
+    if not lanes:
+        return x, i, theta
+    (omega,) = draw(arrays((half,)))
+    return x, i, draw(st.integers(0, 7)), theta, omega
 
 
 def turned_by(x: np.ndarray, angles: np.ndarray) -> np.ndarray:
@@ -108,17 +100,12 @@ def _rope(answer: Answer, given: tuple[np.ndarray, int, np.ndarray]) -> None:
     compare(call(answer, x.copy(), i, theta.copy(), of=of), turned_by(x, i * theta), of)
 
 
-def _two_vectors() -> Any:
-    from hypothesis import strategies as st
-
-    @st.composite
-    def inputs(draw: Any) -> tuple[Any, ...]:
-        half = draw(st.integers(1, 3))
-        q, k = draw(arrays((2 * half,), (2 * half,)))
-        theta, _ = frequencies(RopeConfig(), 2 * half)
-        return q, k, draw(st.integers(-50, 50)), theta
-
-    return inputs()
+@st.composite
+def _two_vectors(draw: Any) -> tuple[Any, ...]:
+    half = draw(st.integers(1, 3))
+    q, k = draw(arrays((2 * half,), (2 * half,)))
+    theta, _ = frequencies(RopeConfig(), 2 * half)
+    return q, k, draw(st.integers(-50, 50)), theta
 
 
 def _score_at(answer: Answer, given: tuple[Any, ...]) -> None:
@@ -131,16 +118,11 @@ def _score_at(answer: Answer, given: tuple[Any, ...]) -> None:
 # Page 3.
 
 
-def _rows_and_weight() -> Any:
-    from hypothesis import strategies as st
-
-    @st.composite
-    def inputs(draw: Any) -> tuple[Any, ...]:
-        T, C = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-        x, weight = draw(arrays((T, C), (C,)))
-        return x, weight, draw(st.sampled_from((0.5, 1e-6)))
-
-    return inputs()
+@st.composite
+def _rows_and_weight(draw: Any) -> tuple[Any, ...]:
+    T, C = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    x, weight = draw(arrays((T, C), (C,)))
+    return x, weight, draw(st.sampled_from((0.5, 1e-6)))
 
 
 def _norm(answer: Answer, given: tuple[np.ndarray, np.ndarray, float]) -> None:
@@ -149,15 +131,10 @@ def _norm(answer: Answer, given: tuple[np.ndarray, np.ndarray, float]) -> None:
     compare(call(answer, x.copy(), weight.copy(), eps, of=of), rms_norm(x, weight, eps), of)
 
 
-def _block_parts() -> Any:
-    from hypothesis import strategies as st
-
-    @st.composite
-    def inputs(draw: Any) -> list[np.ndarray]:
-        T, C = draw(st.integers(1, 2)), draw(st.integers(1, 2))
-        return draw(arrays((T, C), (C, C), (C, C), (C,), (C,)))
-
-    return inputs()
+@st.composite
+def _block_parts(draw: Any) -> list[np.ndarray]:
+    T, C = draw(st.integers(1, 2)), draw(st.integers(1, 2))
+    return draw(arrays((T, C), (C, C), (C, C), (C,), (C,)))
 
 
 def _block(answer: Answer, given: list[np.ndarray]) -> None:
@@ -177,15 +154,10 @@ def _block(answer: Answer, given: list[np.ndarray]) -> None:
 # Page 4.
 
 
-def _row_by_row() -> Any:
-    from hypothesis import strategies as st
-
-    @st.composite
-    def inputs(draw: Any) -> list[np.ndarray]:
-        T, D = draw(st.integers(1, 4)), draw(st.integers(1, 2))
-        return draw(arrays((T, D), (T, D), (T, D)))
-
-    return inputs()
+@st.composite
+def _row_by_row(draw: Any) -> list[np.ndarray]:
+    T, D = draw(st.integers(1, 4)), draw(st.integers(1, 2))
+    return draw(arrays((T, D), (T, D), (T, D)))
 
 
 def _step(answer: Answer, given: list[np.ndarray]) -> None:
@@ -213,20 +185,8 @@ class Counting(Model):
         return super().__call__(tokens, *rest, **more)
 
 
-def _small_models() -> Any:
-    from hypothesis import strategies as st
-
-    from tinylane.testing.strategies import cases
-
-    prompts = st.lists(st.integers(0, 10), min_size=1, max_size=4)
-    return st.tuples(cases(kinds=("default",)), prompts, st.integers(1, 4))
-
-
 def _write(answer: Answer, given: tuple[Any, list[int], int]) -> None:
     """What the slow path writes, with every row fed once."""
-    from tinylane.core.oracle import naive
-    from tinylane.core.sampling import Sampler
-
     case, prompt, count = given
     config = replace(case.config, eos_ids=())
     plain = case.model()
@@ -250,56 +210,60 @@ EXERCISES = (
         "01.1",
         "masked attention of one head; q (T, D), k and v (S, D), visible (T, S) -> (T, D)",
         ("q", "k", "v", "visible"),
-        lambda: _some_heads(False),
+        _some_heads(grouped=False),
         _attention,
     ),
     Exercise(
         "01.2",
         "grouped attention; q (H, T, D), k and v (K, S, D), visible (T, S) -> (H, T, D)",
         ("q", "k", "v", "visible"),
-        lambda: _some_heads(True),
+        _some_heads(grouped=True),
         _grouped,
     ),
     Exercise(
         "02.1",
         "RoPE of one vector x (D,) at position i, theta (D/2,) -> (D,)",
         ("x", "i", "theta"),
-        vectors_and_places,
+        vectors_and_places(),
         _rope,
     ),
     Exercise(
         "02.2",
         "the score of q and k (D,) when the key stands `distance` after the query",
         ("q", "k", "distance", "theta"),
-        _two_vectors,
+        _two_vectors(),
         _score_at,
     ),
     Exercise(
         "03.1",
         "RMSNorm of the rows of x (T, C), weight (C,) -> (T, C)",
         ("x", "weight", "eps"),
-        _rows_and_weight,
+        _rows_and_weight(),
         _norm,
     ),
     Exercise(
         "03.2",
         "one block: x (T, C) and its four parts, which are functions -> (T, C)",
         ("x", "attend", "mlp", "norm_1", "norm_2"),
-        _block_parts,
+        _block_parts(),
         _block,
     ),
     Exercise(
         "04.1",
         "one step of a head with a cache: q, k, v (D,) and what was kept -> (average (D,), kept)",
         ("q", "k", "v", "kept"),
-        _row_by_row,
+        _row_by_row(),
         _step,
     ),
     Exercise(
         "04.2",
         "write `count` tokens, each the likeliest, and feed every row once -> a list of ids",
         ("model", "prompt", "count"),
-        _small_models,
+        st.tuples(
+            cases(kinds=("default",)),
+            st.lists(st.integers(0, 10), min_size=1, max_size=4),
+            st.integers(1, 4),
+        ),
         _write,
         tries=25,
     ),

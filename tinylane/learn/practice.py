@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.evaluate.measures import wilson
@@ -18,6 +19,7 @@ from tinylane.files.safetensors import write_tensors
 from tinylane.learn.checking import Exercise, call, compare, spell
 from tinylane.learn.numbers import arrays
 from tinylane.testing.samples import Case
+from tinylane.testing.strategies import cases
 
 Answer = Callable[..., Any]
 
@@ -25,19 +27,14 @@ Answer = Callable[..., Any]
 # Page 9.
 
 
-def _tensors() -> Any:
+@st.composite
+def _tensors(draw: Any) -> tuple[dict[str, tuple[np.ndarray, str]], str]:
     """Tensors by name, in float32 and in bfloat16, and the name to read."""
-    from hypothesis import strategies as st
-
-    @st.composite
-    def inputs(draw: Any) -> tuple[dict[str, tuple[np.ndarray, str]], str]:
-        tensors = {}
-        for name in draw(st.lists(st.sampled_from("abc"), min_size=1, unique=True)):
-            (values,) = draw(arrays((draw(st.integers(1, 2)), draw(st.integers(1, 3)))))
-            tensors[name] = values.astype(np.float32), draw(st.sampled_from(("F32", "BF16")))
-        return tensors, draw(st.sampled_from(sorted(tensors)))
-
-    return inputs()
+    tensors = {}
+    for name in draw(st.lists(st.sampled_from("abc"), min_size=1, unique=True)):
+        (values,) = draw(arrays((draw(st.integers(1, 2)), draw(st.integers(1, 3)))))
+        tensors[name] = values.astype(np.float32), draw(st.sampled_from(("F32", "BF16")))
+    return tensors, draw(st.sampled_from(sorted(tensors)))
 
 
 def _read_tensor(answer: Answer, given: tuple[dict[str, tuple[np.ndarray, str]], str]) -> None:
@@ -53,16 +50,6 @@ def _read_tensor(answer: Answer, given: tuple[dict[str, tuple[np.ndarray, str]],
         write_tensors(path, held)
         of = f"a file of {inside}; name = {name!r}"
         compare(np.array(call(answer, path, name, of=of)), tensors[name][0], of)
-
-
-def _sizes() -> Any:
-    from hypothesis import strategies as st
-
-    from tinylane.testing.strategies import cases
-
-    return st.tuples(
-        cases(kinds=("default",)), st.integers(1, 4), st.integers(1, 3), st.integers(0, 3)
-    )
 
 
 def _cache_bytes(answer: Answer, given: tuple[Case, int, int, int]) -> None:
@@ -85,17 +72,12 @@ def _cache_bytes(answer: Answer, given: tuple[Case, int, int, int]) -> None:
 # Page 10.
 
 
-def _logits() -> Any:
-    from hypothesis import strategies as st
-
-    @st.composite
-    def inputs(draw: Any) -> tuple[np.ndarray, np.ndarray]:
-        B, V = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-        (logits,) = draw(arrays((B, V)))
-        right = draw(st.lists(st.integers(0, V - 1), min_size=B, max_size=B))
-        return logits * draw(st.sampled_from((1, 1000))), np.array(right)
-
-    return inputs()
+@st.composite
+def _logits(draw: Any) -> tuple[np.ndarray, np.ndarray]:
+    B, V = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    (logits,) = draw(arrays((B, V)))
+    right = draw(st.lists(st.integers(0, V - 1), min_size=B, max_size=B))
+    return logits * draw(st.sampled_from((1, 1000))), np.array(right)
 
 
 def _loss(answer: Answer, given: tuple[np.ndarray, np.ndarray]) -> None:
@@ -105,12 +87,6 @@ def _loss(answer: Answer, given: tuple[np.ndarray, np.ndarray]) -> None:
     total = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
     expected = (total - logits[np.arange(len(right)), right]).mean()
     compare(call(answer, logits.copy(), right.copy(), of=of), expected, of)
-
-
-def _counts() -> Any:
-    from hypothesis import strategies as st
-
-    return st.integers(1, 7)
 
 
 def most_won(numbers: int) -> int:
@@ -138,24 +114,11 @@ def _most_won(answer: Answer, numbers: int) -> None:
 # Page 11.
 
 
-def _shares() -> Any:
-    from hypothesis import strategies as st
-
-    count = st.integers(1, 1000)
-    return count.flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
-
-
 def _wilson(answer: Answer, given: tuple[int, int]) -> None:
     k, n = given
     known = wilson(k, n)
     of = f"k = {k}, n = {n}"
     compare(call(answer, k, n, of=of), (known.low, known.high), of, close=1e-6)
-
-
-def _games() -> Any:
-    from hypothesis import strategies as st
-
-    return st.tuples(st.integers(2, 4), st.integers(1, 20))
 
 
 def _chance(answer: Answer, given: tuple[int, int]) -> None:
@@ -184,7 +147,7 @@ EXERCISES = (
         "09.1",
         "a tensor of a .safetensors file, F32 or BF16, by its name -> float32",
         ("path", "name"),
-        _tensors,
+        _tensors(),
         _read_tensor,
         tries=40,
     ),
@@ -192,7 +155,9 @@ EXERCISES = (
         "09.2",
         "bytes of the keys and values after a prompt and `steps` tokens of every lane -> a number",
         ("layers", "kv_heads", "head_dim", "prompt", "lanes", "steps", "item"),
-        _sizes,
+        st.tuples(
+            cases(kinds=("default",)), st.integers(1, 4), st.integers(1, 3), st.integers(0, 3)
+        ),
         _cache_bytes,
         tries=40,
     ),
@@ -200,14 +165,14 @@ EXERCISES = (
         "10.1",
         "minus the log-probability of the right words, averaged: logits (B, V), right (B,)",
         ("logits", "right"),
-        _logits,
+        _logits(),
         _loss,
     ),
     Exercise(
         "10.2",
         "how many of numbers * numbers games two unturned lanes can win at most -> a number",
         ("numbers",),
-        _counts,
+        st.integers(1, 7),
         _most_won,
         tries=20,
     ),
@@ -215,14 +180,14 @@ EXERCISES = (
         "11.1",
         "Wilson's 95% interval of k right answers in n -> (low, high)",
         ("k", "n"),
-        _shares,
+        st.integers(1, 1000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))),
         _wilson,
     ),
     Exercise(
         "11.2",
         "the share of games that the best guess wins, after so many swaps of so many cups",
         ("cups", "swaps"),
-        _games,
+        st.tuples(st.integers(2, 4), st.integers(1, 20)),
         _chance,
         tries=40,
     ),

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
@@ -267,35 +267,3 @@ def explore(
                 return moves, f"={distance + 1}"
         now, distance = sorted(graph.beside(now) - seen), distance + 1
     return moves, NO_WAY
-
-
-def best_split(graph: Graph, n: int, depth: int) -> int:
-    """How many steps n lanes that do not read need, with the best share-out of the start's
-    neighbours: found by trying all, so that no fixed split can do better.
-
-    Lanes are done when the last of them has found the goal or seen all that it can reach; then one
-    more step reads the answers. Where several lanes reach the same nodes, each explores them. No
-    lane looks further than `depth`.
-    """
-    roots = sorted(graph.beside([graph.start]))
-    if graph.goal in roots:
-        return 1
-    lengths: dict[tuple[int, ...], int] = {(): 0}
-    for size in range(1, len(roots) + 1):
-        for some in itertools.combinations(roots, size):
-            lengths[some] = len(explore(graph, list(some), 1, depth)[0])
-    return 1 + min(max(lengths[part] for part in parts) for parts in _partitions(roots, n))
-
-
-def _partitions(roots: Sequence[int], n: int) -> Iterator[list[tuple[int, ...]]]:
-    """All ways to put some nodes into at most n parts, each in the order of the nodes."""
-    if not roots:
-        yield [()]
-        return
-    *others, last = roots
-    for parts in _partitions(others, n):
-        whole = [part for part in parts if part]
-        for k in range(len(whole)):
-            yield [*whole[:k], (*whole[k], last), *whole[k + 1 :]]
-        if len(whole) < n:
-            yield [*whole, (last,)]

@@ -88,8 +88,11 @@ class Judge:
 
     def _algebra(self, text: str, equation: bool) -> Key | None:
         """The key of an expression; None where a limit was broken or it is none."""
+        if len(text) > 2 * LONGEST:
+            return None
+        limits = Limits(CPU_SECONDS, WALL_SECONDS, MEMORY)
         try:
-            reply = self._exchange(text, equation)
+            reply = self._worker.ask([text, equation], limits)
         except WorkerEnded as error:
             if error.why == "failed":  # only at the start: what an expression raises is an answer
                 raise TinylaneError(
@@ -98,11 +101,6 @@ class Judge:
             self._stopped += 1
             return None
         return None if reply is None else _key(reply)
-
-    def _exchange(self, text: str, equation: bool) -> Any:
-        if len(text) > 2 * LONGEST:
-            return None
-        return self._worker.ask([text, equation], Limits(CPU_SECONDS, WALL_SECONDS, MEMORY))
 
 
 def _key(reply: Any) -> Any:

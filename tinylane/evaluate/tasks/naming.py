@@ -193,13 +193,7 @@ def spelling(item: str) -> str:
     plain = " ".join(plain.replace("’", "'").replace("-", " ").split()).strip(" .;:!\"*'")
     while (shorter := MARK.sub("", plain)) != plain:
         plain = shorter
-    for plural, single in (
-        ("ies", "y"),
-        ("oes", "o"),
-        ("shes", "sh"),
-        ("ches", "ch"),
-        ("xes", "x"),
-    ):
+    for plural, single in PLURALS:
         if plain.endswith(plural) and len(plain) > len(plural) + 1:
             return plain[: -len(plural)] + single
     return plain[:-1] if plain.endswith("s") and not plain.endswith("ss") else plain
