@@ -156,10 +156,10 @@ def _extractor(pattern: str | re.Pattern[str] | None) -> Callable[[str], str | N
 
 
 def _number(name: str, value: Any) -> float:
-    found = float(reals(name, value, single=True))
-    if found != found:
+    number = float(reals(name, value, single=True))
+    if number != number:
         raise TinylaneError(f"{name}: NaN, expected a number")
-    return found
+    return number
 
 
 def best_of(result: Any, score: Callable[[Any], float] | None = None) -> Any:

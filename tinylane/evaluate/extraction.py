@@ -134,12 +134,12 @@ def _boxes(text: str) -> Iterator[str]:
             boxes.append((*box, match.start()))
     listed, joined = sorted(boxes, reverse=True), ""
     for k, (begin, start, end) in enumerate(listed):
-        found = text[start:end]
+        content = text[start:end]
         before = listed[k + 1][2] + 1 if k + 1 < len(listed) else begin
-        if found.strip() and BETWEEN.fullmatch(text[before:begin][:40]):
-            joined = f"{found}, {joined}" if joined else found
+        if content.strip() and BETWEEN.fullmatch(text[before:begin][:40]):
+            joined = f"{content}, {joined}" if joined else content
             continue
-        yield f"{found}, {joined}" if joined and found.strip() else joined or found
+        yield f"{content}, {joined}" if joined and content.strip() else joined or content
         joined = ""
 
 
@@ -148,10 +148,10 @@ def _hashes(text: str) -> Iterator[str]:
     end = len(text.rstrip())
     for match in _last(HASHES, text):
         line = match[1].strip()
-        found = _first(line)
+        answer = _first(line)
         heading = len(line.split()) > 2 or line.endswith(":")  # 2 ways to go on
-        if match.end() >= end or (not heading and WHOLE_NUMBER.fullmatch(normalise(found))):
-            yield found
+        if match.end() >= end or (not heading and WHOLE_NUMBER.fullmatch(normalise(answer))):
+            yield answer
 
 
 def _said(text: str) -> Iterator[str]:
@@ -165,17 +165,17 @@ def _said(text: str) -> Iterator[str]:
             yield next(filter(None, inside.groups()))
             return
         sentence = SENTENCE.search(phrase)
-        found = _first(phrase[: sentence.start()] if sentence else phrase)
-        rest = text[match.end(1) - len(phrase) + len(found) :]
-        words = reading.key(found)[0] == "words" or PROSE.search(found)
-        if not words or (len(found.split()) <= 4 and not NUMBER.search(rest)):
-            yield found
+        answer = _first(phrase[: sentence.start()] if sentence else phrase)
+        rest = text[match.end(1) - len(phrase) + len(answer) :]
+        words = reading.key(answer)[0] == "words" or PROSE.search(answer)
+        if not words or (len(answer.split()) <= 4 and not NUMBER.search(rest)):
+            yield answer
 
 
 def _formula(text: str) -> Iterator[str]:
     """What a text ends with, if that is in dollars: what its last equals sign is followed by."""
-    if found := AT_END.search(text[-LONGEST:]):
-        formula = next(filter(None, found.groups()))
+    if match := AT_END.search(text[-LONGEST:]):
+        formula = next(filter(None, match.groups()))
         last = formula.rpartition("=")[2]
         if re.search("[0-9]", last) and not re.search(r"[.,;] |(?<![\\A-Za-z])[A-Za-z]{2,} ", last):
             yield last
@@ -194,9 +194,9 @@ def _first(phrase: str) -> str:
     if "=" in phrase and number(last := phrase.rpartition("=")[2].strip(" *")) is not None:
         phrase = last  # 9 * 2 = 18
     plain = GROUPS.sub("", phrase.translate(DASHES)).replace("\\$", "$")
-    if (found := leading_number(plain)) is None:
+    if (leading := leading_number(plain)) is None:
         return phrase
-    value, end = found
+    value, end = leading
     rest = plain[end:]
     if number(plain) not in (None, value) or not AFTER_NUMBER.match(rest):
         return phrase  # 18 million; 18x

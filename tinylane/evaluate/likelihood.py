@@ -47,7 +47,7 @@ def scores(
     if longest - 1 > context:
         raise TinylaneError(f"a text of {longest} tokens; this model's context is {context}")
     none = LaneRoPE.none(model.theta)
-    found: list[tuple[np.ndarray, np.ndarray]] = []
+    scored: list[tuple[np.ndarray, np.ndarray]] = []
     for part in _parts(texts, max(1, min(ROWS, LOGITS // model.config.vocab))):
         rows = [(token, i, SHARED) for i, token in enumerate(prompt)]
         asked: list[int] = []  # the row that each token is predicted by
@@ -63,8 +63,8 @@ def scores(
         written = np.concatenate([np.array(text) for text in part])
         flat = predicted[np.arange(len(asked)), written], predicted.argmax(axis=-1) == written
         ends = np.cumsum([len(text) for text in part])[:-1]
-        found += zip(*(np.split(each, ends) for each in flat), strict=True)
-    return found
+        scored += zip(*(np.split(each, ends) for each in flat), strict=True)
+    return scored
 
 
 def _parts(texts: Sequence[Sequence[int]], most: int) -> Iterator[Sequence[Sequence[int]]]:

@@ -172,13 +172,13 @@ def of_k(row: AnswerRow, states: States, k: int) -> np.ndarray:
     """
     n = row.lanes
     count = _right(row, states[0]).sum(axis=1)
-    found = np.zeros((len(count), 2))
-    found[:, 1] = [1.0 - math.comb(n - int(c), k) / math.comb(n, k) for c in count]
-    found[:, 0] = count == n  # else to be counted, unless nobody is right
+    shares = np.zeros((len(count), 2))
+    shares[:, 1] = [1.0 - math.comb(n - int(c), k) / math.comb(n, k) for c in count]
+    shares[:, 0] = count == n  # else to be counted, unless nobody is right
     for s in np.flatnonzero((count > 0) & (count < n)):
         groups, means = (values[s][_subsets(n, k)] for values in states)
-        found[s, 0] = _right(row, winners(groups, means)).mean()
-    return found
+        shares[s, 0] = _right(row, winners(groups, means)).mean()
+    return shares
 
 
 @lru_cache(maxsize=16)

@@ -63,10 +63,10 @@ MONEY_AFTER = re.compile(r"\s*(?:[$£€¥₹¢₩]|\\(?:pounds|euro|textsterlin
 
 def number(text: str) -> Fraction | None:
     """The value of a text that is a number, with money, percent, degrees or units around it."""
-    found = leading_number(text)
-    if found is None:
+    leading = leading_number(text)
+    if leading is None:
         return None
-    value, end = found
+    value, end = leading
     scale = unit(text[end:])
     return None if scale is None else value * scale
 
@@ -75,31 +75,31 @@ def leading_number(text: str) -> tuple[Fraction, int] | None:
     """The number that a text begins with, and where it ends."""
     before = BEFORE.match(text)
     start = before.end() if before else 0
-    found = QUANTITY.match(text, start)
-    if found is None or not (value := _value(found)):
+    match = QUANTITY.match(text, start)
+    if match is None or not (value := _value(match)):
         return None
     if before and before["sign"]:
-        if found["sign"]:
+        if match["sign"]:
             return None
         value = [-value[0] if before["sign"] == "-" else value[0]]
-    return value[0], found.end()
+    return value[0], match.end()
 
 
-def _value(found: re.Match[str]) -> list[Fraction]:
+def _value(match: re.Match[str]) -> list[Fraction]:
     """One value; none for a division by zero."""
-    sign = -1 if found["sign"] == "-" else 1
-    if found["mixed"]:
-        top, below = map(int, re.findall("[0-9]+", found["tail"]))
-        return [sign * (int(found["mixed"]) + Fraction(top, below))] if below else []
+    sign = -1 if match["sign"] == "-" else 1
+    if match["mixed"]:
+        top, below = map(int, re.findall("[0-9]+", match["tail"]))
+        return [sign * (int(match["mixed"]) + Fraction(top, below))] if below else []
     for a, b in (("top", "below"), ("over", "under")):
-        if found[a]:
-            divisor = _decimal(found[b])
-            return [sign * _decimal(found[a]) / divisor] if divisor else []
-    if found["power"]:
-        power = int(found["power"].strip("{}() "))
-        factor = _decimal(found["times"]) if found["times"] else Fraction(1)
+        if match[a]:
+            divisor = _decimal(match[b])
+            return [sign * _decimal(match[a]) / divisor] if divisor else []
+    if match["power"]:
+        power = int(match["power"].strip("{}() "))
+        factor = _decimal(match["times"]) if match["times"] else Fraction(1)
         return [sign * factor * Fraction(10) ** power] if abs(power) <= 300 else []
-    return [sign * _decimal(found["only"])]
+    return [sign * _decimal(match["only"])]
 
 
 def _decimal(text: str) -> Fraction:
@@ -109,25 +109,25 @@ def _decimal(text: str) -> Fraction:
 def unit(rest: str) -> int | None:
     """What a number is multiplied by for what follows it: 1 for units; None for anything else."""
     for pattern in (PERCENT, DEGREES, MONEY_AFTER):
-        if found := pattern.match(rest):
-            rest = rest[found.end() :]
+        if match := pattern.match(rest):
+            rest = rest[match.end() :]
             break
     if not rest.strip(" .,;:!?)" if rest[:1] in " " else " .,"):
         return 1
-    found = UNITS.fullmatch(rest.rstrip(" .,;:!?"))
-    if found is None:
+    match = UNITS.fullmatch(rest.rstrip(" .,;:!?"))
+    if match is None:
         return None
-    word, more = found["word"], found["more"]
+    word, more = match["word"], match["more"]
     if word in SCALES:
         inner = unit(more)
         return None if inner is None else SCALES[word] * inner
     words = set(re.findall("[A-Za-z]+", more))
     if word.lower() in NO_UNITS or words & (NO_UNITS - {"and", "to", "for", "by", "is", "are"}):
         return None
-    if word in SHORT_UNITS or (found["space"] and word in LETTER_UNITS):
+    if word in SHORT_UNITS or (match["space"] and word in LETTER_UNITS):
         return 1
     vowel = any(letter in "aeiouyAEIOUY" for letter in word)
-    return 1 if found["space"] and len(word) >= 3 and vowel else None
+    return 1 if match["space"] and len(word) >= 3 and vowel else None
 
 
 # Powers, ratios, times, bases.
@@ -150,14 +150,14 @@ BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eigh
 
 def time(text: str) -> Key | None:
     """Minutes after midnight; a time that may be of the morning or not stays apart."""
-    if found := TIME.fullmatch(text):
-        hour, minute, second = int(found[1]), int(found[2] or 0), int(found[3] or 0)
+    if match := TIME.fullmatch(text):
+        hour, minute, second = int(match[1]), int(match[2] or 0), int(match[3] or 0)
         if hour > 12 or minute > 59 or second > 59:
             return None
-        hour = hour % 12 + 12 * (found[4].lower() == "p")
+        hour = hour % 12 + 12 * (match[4].lower() == "p")
         return "time", hour * 3600 + minute * 60 + second
-    if found := CLOCK.fullmatch(text):
-        hour, minute = int(found[1]), int(found[2])
+    if match := CLOCK.fullmatch(text):
+        hour, minute = int(match[1]), int(match[2])
         if hour < 24:
             return "time" if hour > 12 else "clock", hour * 3600 + minute * 60
     return None
@@ -165,10 +165,10 @@ def time(text: str) -> Key | None:
 
 def numeric(text: str) -> Key | None:
     """A number of any spelling that `number` reads; or a power of whole numbers, 2^{10}."""
-    if found := POWER.fullmatch(text):
-        power, root = int(found["power"].strip("{}() ")), int(found["root"])
+    if match := POWER.fullmatch(text):
+        power, root = int(match["power"].strip("{}() ")), int(match["root"])
         if (root or power > 0) and abs(power) * root.bit_length() <= POWER_BITS:
-            return "number", Fraction(root) ** power * (-1 if found["sign"] == "-" else 1)
+            return "number", Fraction(root) ** power * (-1 if match["sign"] == "-" else 1)
     value = number(text)
     return None if value is None else ("number", value)
 
@@ -189,11 +189,11 @@ def ratio(text: str) -> Key | None:
 
 def base(text: str) -> Key | None:
     """1011_2: digits and base, because the question asks for both."""
-    if not (found := BASE.fullmatch(text)):
+    if not (match := BASE.fullmatch(text)):
         return None
-    to = int(found[2]) if found[2].isdigit() else BASES.get(found[2], 0)
-    if not 2 <= to <= 16 or any(int(digit, 16) >= to for digit in found[1]):
+    to = int(match[2]) if match[2].isdigit() else BASES.get(match[2], 0)
+    if not 2 <= to <= 16 or any(int(digit, 16) >= to for digit in match[1]):
         return None
     if to == 10:
-        return "number", Fraction(int(found[1]))
-    return "base", found[1].upper().lstrip("0") or "0", to
+        return "number", Fraction(int(match[1]))
+    return "base", match[1].upper().lstrip("0") or "0", to

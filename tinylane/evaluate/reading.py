@@ -44,10 +44,10 @@ def key(answer: str, algebra: Algebra | None = None) -> Key:
     return _Reader(algebra).read(plain(text))
 
 
-def readable(found: Hashable) -> bool:
+def readable(key: Hashable) -> bool:
     """Whether nothing in a key was compared as mere text."""
-    if isinstance(found, tuple):
-        return found[:1] != ("text",) and all(map(readable, found))
+    if isinstance(key, tuple):
+        return key[:1] != ("text",) and all(map(readable, key))
     return True
 
 
@@ -84,11 +84,11 @@ ROW_SPACE = re.compile(r"\\hline(?![A-Za-z])|(?<=\\\\)\s*\[-?[0-9.]+\s*[a-z]{2}\
 def tokens(text: str) -> Iterator[tuple[str, int, int]]:
     """Each token, where it begins, and in how many brackets it stands."""
     depth = 0
-    for found in TOKEN.finditer(text):
-        token = found[0]
+    for match in TOKEN.finditer(text):
+        token = match[0]
         closes = token in CLOSE or token.startswith("\\end{")
         depth -= closes
-        yield token, found.start(), depth
+        yield token, match.start(), depth
         depth += token in OPEN or token.startswith("\\begin{")
 
 
@@ -129,8 +129,8 @@ class _Reader:
             quantities.ratio,
             quantities.base,
         ):
-            if (found := simple(text)) is not None:
-                return found
+            if (answer_key := simple(text)) is not None:
+                return answer_key
         for parted in (
             self._union,
             self._list,
@@ -139,8 +139,8 @@ class _Reader:
             self._matrix,
             self._sequence,
         ):
-            if (found := parted(text, depth)) is not None:
-                return found
+            if (answer_key := parted(text, depth)) is not None:
+                return answer_key
         return words(text) or self._expression(text)
 
     def _expression(self, text: str, equation: bool = False) -> Key:
@@ -148,8 +148,8 @@ class _Reader:
             return "inf", -1 if text[0] == "-" else 1
         if text == "\\emptyset":
             return "list", ()
-        found = self.algebra(expression(text), equation) if self.algebra else None
-        return found or ("text", compact(text) + "=0" * equation)
+        algebraic = self.algebra(expression(text), equation) if self.algebra else None
+        return algebraic or ("text", compact(text) + "=0" * equation)
 
     def _union(self, text: str, depth: int) -> Key | None:
         parts = split(text, ("\\cup", "U")) if "\\cup" in text or " U " in text else []
@@ -222,20 +222,20 @@ class _Reader:
         return multiset([self.read(signed, depth + 1) for signed in (upper, lower)])
 
     def _matrix(self, text: str, depth: int) -> Key | None:
-        if not (found := MATRIX.fullmatch(text)):
+        if not (match := MATRIX.fullmatch(text)):
             return None
-        body = ROW_SPACE.sub("", found[2])
+        body = ROW_SPACE.sub("", match[2])
         rows = [part for _, part in split(body, ("\\\\", "\\cr")) if part]
         cells = [
             tuple(self.read(cell, depth + 1) for _, cell in split(row, ("&",))) for row in rows
         ]
         if len({len(row) for row in cells}) != 1:
             return "text", compact(text)
-        return "matrix", tuple(zip(*cells, strict=True)) if found[3] else tuple(cells)
+        return "matrix", tuple(zip(*cells, strict=True)) if match[3] else tuple(cells)
 
     def _sequence(self, text: str, depth: int) -> Key | None:
-        if found := re.fullmatch(r"\](.*)\[", text):  # ]1, 2[
-            text = f"({found[1]})"
+        if reversed_brackets := re.fullmatch(r"\](.*)\[", text):  # ]1, 2[
+            text = f"({reversed_brackets[1]})"
         column = re.fullmatch(r"(\(.*\)|\[.*\])\s*\^\s*\{?\s*(?:T|\\top)\s*\}?", text)
         if (inside := enclosed(column[1] if column else text)) is None:
             return None
@@ -278,13 +278,13 @@ def multiset(items: Any) -> Key:
 
 def letter(text: str) -> Key | None:
     """A choice, or a variable by itself; e and i are numbers unless in brackets."""
-    found = CHOICE.fullmatch(text)
-    if not found or text in ("e", "i"):
+    match = CHOICE.fullmatch(text)
+    if not match or text in ("e", "i"):
         return None
-    at = found.lastindex or 1
-    if at in (2, 3, 4) and not found[at].isupper():
+    at = match.lastindex or 1
+    if at in (2, 3, 4) and not match[at].isupper():
         return None
-    return "letter", found[at]
+    return "letter", match[at]
 
 
 def words(text: str) -> Key | None:

@@ -263,13 +263,15 @@ def curves(section: Section) -> dict[str, Any]:
         asked: list[Curve] = [
             (axis, grids[axis][k is not None], k) for axis in AXES for k in (None, *ks)
         ]
-        found = iter(curve_estimates(rows, asked))
+        estimates = iter(curve_estimates(rows, asked))
         for axis, (budgets, coarse) in grids.items():
             lines: dict[str, Any] = {"budgets": _rounded(budgets)}
-            lines |= zip(MEASURES, _lines(next(found)), strict=True)
+            lines |= zip(MEASURES, _lines(next(estimates)), strict=True)
             few: dict[str, Any] = {"budgets": _rounded(coarse)}
             for k in ks:
-                few |= zip((f"majority of {k}", f"any of {k}"), _lines(next(found)), strict=True)
+                few |= zip(
+                    (f"majority of {k}", f"any of {k}"), _lines(next(estimates)), strict=True
+                )
             by_label[label][axis] = {**lines, "of_k": few}
     return by_label
 

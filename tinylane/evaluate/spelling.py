@@ -45,7 +45,7 @@ def normalise(answer: str) -> str:
         before = answer
         answer = GROUPS.sub("", answer.translate(DASHES)).replace("{,}", ",")
         answer = re.sub(r"\\[dt]frac(?![A-Za-z])", r"\\frac", answer)
-        answer = DECORATION.sub(lambda found: found[1] or "", answer)
+        answer = DECORATION.sub(lambda match: match[1] or "", answer)
         answer = " ".join(answer.split()).rstrip(".% \\")
         if wrapped := WRAPPER.fullmatch(answer):
             answer = wrapped[1]
@@ -102,7 +102,7 @@ def plain(text: str) -> str:
     text = text.strip().strip("*`_\"' ")
     for sign, to in SIGNS.items():
         text = text.replace(sign, to)
-    text = RAISED.sub(lambda found: f"^{{{found[0].translate(LOWERED)}}}", text)
+    text = RAISED.sub(lambda match: f"^{{{match[0].translate(LOWERED)}}}", text)
     text = "".join(map(_vulgar, text))
     text = TEXT.sub(r" \1 ", text)
     for pattern, to in SPELLINGS:
@@ -118,8 +118,8 @@ def _vulgar(sign: str) -> str:
     return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
-def _recurring(found: re.Match[str]) -> str:
-    whole, fixed, again = found[1] or "0", found[2], found[3]
+def _recurring(match: re.Match[str]) -> str:
+    whole, fixed, again = match[1] or "0", match[2], match[3]
     nines = 10 ** len(fixed) * (10 ** len(again) - 1)
     top = int(whole + fixed + again) - int(whole + fixed)
     return rf"\frac{{{top}}}{{{nines}}}"

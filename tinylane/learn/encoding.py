@@ -34,12 +34,12 @@ def with_turn(model: Model, turn: Turn, lane_mask: LaneMask) -> Callable[..., np
 
     def run(tokens: Any, positions: Any, lanes: Any, lane_mask: LaneMask) -> np.ndarray:
         layers = model.config.layers
-        own, none = np.maximum(lanes, 0), np.zeros_like(lanes)
+        of_lanes, none = np.maximum(lanes, 0), np.zeros_like(lanes)
         block_of = (lanes != SHARED).astype(np.int32)
         seen = lane_mask.visible(positions, lanes, positions, lanes)
         # The decoder hands these pairs to `rotate`, where it would hand cosines and sines.
-        keys: Any = [(positions, own)] * layers
-        queries: Any = [((positions, none), (positions, own))] * layers
+        keys: Any = [(positions, of_lanes)] * layers
+        queries: Any = [((positions, none), (positions, of_lanes))] * layers
         plan = Plan(keys, queries, block_of, seen)
         ops = PLAIN._replace(rotate=rotate)
         return forward(model.params, model.config, np.asarray(tokens), plan, ops)

@@ -118,8 +118,8 @@ def _takes(f: Any, theta: Any) -> Takes:
         raise TinylaneError(f"f is {show(f)}; expected a function of tokens") from error
     of = inspect.Parameter
     places = (of.POSITIONAL_ONLY, of.POSITIONAL_OR_KEYWORD)
-    own = [p for p in parameters if p.name not in ("lane_mask", "lane_rope")]
-    rows = sum(p.kind in places and p.default is of.empty for p in own)
+    of_rows = [p for p in parameters if p.name not in ("lane_mask", "lane_rope")]
+    rows = sum(p.kind in places and p.default is of.empty for p in of_rows)
     any_keyword = any(p.kind is of.VAR_KEYWORD for p in parameters)
     names = {p.name for p in parameters} | ({"lane_mask", "lane_rope"} if any_keyword else set())
     if any(p.kind is of.VAR_POSITIONAL for p in parameters) or not 1 <= rows <= 3:
@@ -219,10 +219,10 @@ def _foreign(
 
     twin = None if exact is None else _adapted("exact", exact, takes)
     plain = None if plain is None else _sound("plain", plain)
-    found = Foreign(
+    foreign = Foreign(
         run, name, planes, plain, feed if start else None, twin, whole("context", context, 16)
     )
-    return found, width
+    return foreign, width
 
 
 def _possible(sample: Sample, subject: Any) -> Sample:

@@ -216,16 +216,16 @@ def _attention(
         k = _norm(get, at + "k_norm", k, config.norm_eps)
     if at + "lane_kv.weight" in get:
         k, v = (y + get[at + "lane_kv.weight"][lanes + 1][:, None, :] for y in (k, v))
-    found = _mixed(q, k, v, delta, seen[0], factor)
+    mixed = _mixed(q, k, v, delta, seen[0], factor)
     if lace + "up_proj.weight" in get:
-        narrow = _linear(get, lace + "down_proj", found)
+        narrow = _linear(get, lace + "down_proj", mixed)
         q, k, v = (
             _linear(get, f"{lace}{name}_proj", narrow).reshape(len(x), -1, D) for name in "qkv"
         )
-        opened = 1 / (1 + np.exp(-_linear(get, lace + "gate_proj", found)))
+        opened = 1 / (1 + np.exp(-_linear(get, lace + "gate_proj", mixed)))
         more = _mixed(q, k, v, delta, seen[1], factor)
-        found = found + opened * _linear(get, lace + "up_proj", more)
-    return _linear(get, at + "o_proj", found)
+        mixed = mixed + opened * _linear(get, lace + "up_proj", more)
+    return _linear(get, at + "o_proj", mixed)
 
 
 def _mixed(

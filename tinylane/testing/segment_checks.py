@@ -235,12 +235,12 @@ def transcript(decoding: Decoding) -> Rollout:
     rows = Sample(cache.tokens, cache.positions, cache.lanes, decoding.mask, cache.lane_rope, vocab)
     drawn = []
     for lane in (x for x in decoding.lanes if x.dropped is None):
-        own: list[int] = [lane.index]  # and whom it goes on, then the prompt
-        while (before := decoding.lanes[own[-1]].follows) is not None:
-            own.append(before)
+        text_of: list[int] = [lane.index]  # and whom it goes on, then the prompt
+        while (before := decoding.lanes[text_of[-1]].follows) is not None:
+            text_of.append(before)
         texts = zip(lane.tokens, lane.positions, lane.logprobs, strict=True)
         for token, position, logprob in texts:
-            for m in (*own, SHARED):
+            for m in (*text_of, SHARED):
                 mine = np.flatnonzero((cache.lanes == m) & (cache.positions < position))
                 if len(mine):
                     asked = mine[cache.positions[mine].argmax()]

@@ -43,14 +43,14 @@ def predecessors(sample: Sample) -> np.ndarray:
     """(T,) the row whose logits each row's token is drawn from: the one before it in its lane; for
     a lane's first row, the last shared row before it. -1 where there is none."""
     _, positions, lanes = sample.rows
-    found = np.full(len(lanes), -1)
+    before_each = np.full(len(lanes), -1)
     for row, (i, m) in enumerate(zip(positions, lanes, strict=True)):
         for lane in (m, SHARED):
             before = np.flatnonzero((lanes == lane) & (positions < i))
             if len(before):
-                found[row] = before[positions[before].argmax()]
+                before_each[row] = before[positions[before].argmax()]
                 break
-    return found
+    return before_each
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

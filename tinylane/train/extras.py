@@ -44,13 +44,13 @@ def begin(
     loaded: the adapter's, in its layout; a kind that it has goes on from there. Otherwise as
     `extras.start`. Raises TinylaneError for a bridge of a width that its heads do not divide.
     """
-    found = {name: x for name, x in (loaded or {}).items() if extras.is_extra(name)}
-    have = extras.kinds_of(found)
+    held = {name: x for name, x in (loaded or {}).items() if extras.is_extra(name)}
+    have = extras.kinds_of(held)
     new = [kind for kind in kinds if kind not in have]
     made = extras.start(config, new, lanes, width, seed, table_std)
     extras.check(config, {name: extras.turned(name, x).shape for name, x in made.items()})
     for kind in {*kinds} & {*have}:
-        mine = {name: x for name, x in found.items() if f".{kind}." in name}
+        mine = {name: x for name, x in held.items() if f".{kind}." in name}
         made |= {name: extras.turned(name, x) for name, x in mine.items()}
     return {name: mx.array(np.ascontiguousarray(x)) for name, x in made.items()}
 

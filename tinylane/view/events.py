@@ -38,8 +38,8 @@ def events_of(result: Result) -> list[Event]:
     if result.settings.get("events") is not None:
         return list(result.settings["events"])
     first = min(lane.start for lane in result.lanes)
-    found: list[Event] = []
-    note = lambda event, lane, clock, **details: found.append(
+    events: list[Event] = []
+    note = lambda event, lane, clock, **details: events.append(
         {"event": event, "lane": lane.index, "step": clock - first, "clock": clock, **details}
     )
     for lane in result.lanes:
@@ -50,7 +50,7 @@ def events_of(result: Result) -> list[Event]:
     for lane in result.lanes:
         if lane.dropped is not None:
             note("drop", lane, lane.dropped)
-    return sorted(found, key=lambda event: event["step"])  # of one step: in the order above
+    return sorted(events, key=lambda event: event["step"])  # of one step: in the order above
 
 
 def given_tokens(events: Sequence[Event], lanes: Sequence[Lane]) -> set[tuple[int, int]]:
@@ -71,7 +71,7 @@ def given_tokens(events: Sequence[Event], lanes: Sequence[Lane]) -> set[tuple[in
             back[m].append(event["step"] - 1)
         elif name in sources:
             sources[name][m], began[m] = event["source"], event["step"]
-    found: set[tuple[int, int]] = set()
+    given: set[tuple[int, int]] = set()
     for lane in lanes:
         m = lane.index
         # What a sealed lane was still to write, its author writes in the next one; a fork does not.
@@ -79,13 +79,13 @@ def given_tokens(events: Sequence[Event], lanes: Sequence[Lane]) -> set[tuple[in
         written = [(step, k) for k, step in enumerate(lane.steps)]
         for step, k in sorted([*written, *((step, -1) for step in back[m])]):
             if m in sources["fork"] and step < began[m]:  # a copy is what its source is
-                outside = (sources["fork"][m], k) in found
+                outside = (sources["fork"][m], k) in given
             elif outside := bool(queue) and queue[0] <= step:
                 queue = queue[1:]
             if outside and k >= 0:
-                found.add((m, k))
+                given.add((m, k))
         waiting[m] = queue
-    return found
+    return given
 
 
 def check_events(settings: Fields, lanes: Sequence[Lane], steps: int) -> None:

@@ -339,9 +339,9 @@ class _Made:
                 gone[event["lane"]] = True
             elif event["event"] == "rotate":
                 k += 1
-                there = came < event["step"]
-                there |= (came == event["step"]) & copies & np.isin(owners, [*forked])
-                turned[int(there.sum())] = ropes[k], gone.copy()
+                came_before = came < event["step"]
+                came_before |= (came == event["step"]) & copies & np.isin(owners, [*forked])
+                turned[int(came_before.sum())] = ropes[k], gone.copy()
         return turned
 
 

@@ -252,9 +252,9 @@ class _Attention:
         tokens = self.tokens[inside]
         some = weights[:, self.asked[inside] - first].astype(np.float32, copy=False)
         shares = some @ self.slot[: self.stop]  # (H, tokens, N + 1)
-        own = ~self.copied[tokens]
+        drawn_here = ~self.copied[tokens]
         sums = self._sums[layer].swapaxes(0, 1)  # (N, H, N + 1)
-        np.add.at(sums, self.rows.of[tokens[own]], shares[:, own].swapaxes(0, 1))
+        np.add.at(sums, self.rows.of[tokens[drawn_here]], shares[:, drawn_here].swapaxes(0, 1))
         layer_mean = some.mean(axis=0)
         self.mean[inside] += layer_mean / self.layers
         if self.with_layers:
@@ -335,9 +335,9 @@ def _draw(rows: ReplayRows, q: np.ndarray, logits: np.ndarray) -> np.ndarray:
     numbers = [uniform(rows.run.seed, m, k) for m, (_, k) in drawers]
     history: list[list[int]] = [[] for _ in places]
     if sampler.repetition_penalty != 1:
-        own = [own_text(result.lanes, lane) for lane in result.lanes]
+        written = [own_text(result.lanes, lane) for lane in result.lanes]
         later = [len(result.lanes[m].tokens) - k for m, k in places]
         texts = zip(places, later, strict=True)
-        history = [result.prompt + own[m][: len(own[m]) - n] for (m, _), n in texts]
+        history = [result.prompt + written[m][: len(written[m]) - n] for (m, _), n in texts]
     drawn = np.asarray(sampler.draw(logits, np.array(numbers), history)[0])
     return np.where(rows.given[q], rows.written[q], drawn)

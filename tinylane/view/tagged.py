@@ -48,7 +48,7 @@ def pieces(text: str) -> list[Piece]:
     """
     tags = list(TAG.finditer(of_kind("text", text, str, "a text")))
     last = {tag.group(): tag.start() for tag in tags}  # where a tag stands for the last time
-    found, at, block = [Piece("", 0)], 0, 0
+    parts, at, block = [Piece("", 0)], 0, 0
     for opens, closes in zip(tags[::2], [*tags[1::2], None], strict=False):
         close = f"</{opens.group()[1:]}"
         if closes is None or last.get(close, -1) < opens.start():
@@ -57,11 +57,11 @@ def pieces(text: str) -> list[Piece]:
             _refuse(closes)
         outside = text[at : opens.start()]
         if outside or at == 0:
-            found.append(Piece(outside, 0))
+            parts.append(Piece(outside, 0))
             block += 1
         at = SPACE.match(text, closes.end()).end()  # type: ignore[union-attr]
-        found.append(Piece(text[opens.start() : at], block))
-    return [piece for piece in [*found, Piece(text[at:], 0)] if piece.text]
+        parts.append(Piece(text[opens.start() : at], block))
+    return [piece for piece in [*parts, Piece(text[at:], 0)] if piece.text]
 
 
 def _refuse(tag: re.Match[str]) -> NoReturn:

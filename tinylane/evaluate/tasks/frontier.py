@@ -50,11 +50,11 @@ class Graph:
     @cached_property
     def neighbours(self) -> dict[int, set[int]]:
         """Of every node that has an edge, the nodes at the other ends."""
-        found: dict[int, set[int]] = {}
+        beside: dict[int, set[int]] = {}
         for a, b in self.edges:
-            found.setdefault(a, set()).add(b)
-            found.setdefault(b, set()).add(a)
-        return found
+            beside.setdefault(a, set()).add(b)
+            beside.setdefault(b, set()).add(a)
+        return beside
 
     def beside(self, nodes: Iterable[int]) -> set[int]:
         """All neighbours of some nodes."""
@@ -62,13 +62,13 @@ class Graph:
 
     def distances(self) -> dict[int, int]:
         """How many edges each node that can be reached is from the start, by a plain queue."""
-        found, queue = {self.start: 0}, [self.start]
+        steps, queue = {self.start: 0}, [self.start]
         for node in queue:  # it grows
             for other in sorted(self.neighbours.get(node, ())):
-                if other not in found:
-                    found[other] = found[node] + 1
+                if other not in steps:
+                    steps[other] = steps[node] + 1
                     queue.append(other)
-        return found
+        return steps
 
 
 @dataclass(frozen=True)

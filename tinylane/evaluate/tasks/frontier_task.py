@@ -119,13 +119,13 @@ def question(game: Frontier, graph: Graph) -> str:
 def moves_of(game: Frontier, texts: Sequence[str]) -> list[tuple[int, int, int, int]]:
     """(step, lane, node, distance) of every node that the lanes say they explore, in order."""
     number = {name: k for k, name in enumerate(game.names)}
-    found = []
+    moves = []
     for m, text in enumerate(texts):
         for step, word in enumerate(text.split()):
             match = re.fullmatch(r"([A-Z]+)([0-9]+)", word)
             if match and match[1] in number:
-                found.append((step, m, number[match[1]], int(match[2])))
-    return sorted(found)
+                moves.append((step, m, number[match[1]], int(match[2])))
+    return sorted(moves)
 
 
 def score(

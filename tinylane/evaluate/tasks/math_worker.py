@@ -116,11 +116,11 @@ def at_point(value: Any, k: int) -> Any:
     import sympy
 
     points = {symbol: point(symbol.name, k) for symbol in value.free_symbols}
-    found = value.xreplace(points) if points else value
-    if not found.is_Rational:
-        found = rational(found)
-    finite = found is not None and found.is_number and found.is_finite is not False
-    return found if finite and found != sympy.nan else None
+    number = value.xreplace(points) if points else value
+    if not number.is_Rational:
+        number = rational(number)
+    finite = number is not None and number.is_number and number.is_finite is not False
+    return number if finite and number != sympy.nan else None
 
 
 def point(name: str, k: int) -> Any:
@@ -173,8 +173,8 @@ def near_fraction(part: Any, most: int) -> tuple[int, int]:
     import sympy
 
     whole = sympy.Rational(part)
-    found = Fraction(int(whole.p), int(whole.q)).limit_denominator(most)
-    return found.numerator, found.denominator
+    near = Fraction(int(whole.p), int(whole.q)).limit_denominator(most)
+    return near.numerator, near.denominator
 
 
 def spelled(value: Any) -> str:

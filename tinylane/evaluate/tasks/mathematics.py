@@ -63,11 +63,11 @@ class Judge:
         """What all answers that say the same have in common; hashable."""
         text = normalise(answer)
         with self._lock:
-            if (found := self._known.get(text)) is None:
+            if (known := self._known.get(text)) is None:
                 if len(self._known) >= REMEMBERED:
                     self._known.clear()
-                found = self._known[text] = reading.key(text, self._algebra)
-            return found
+                known = self._known[text] = reading.key(text, self._algebra)
+            return known
 
     def keys(self, answers: Iterable[str]) -> dict[str, Key]:
         """The keys of the answers of one vote, the shortest first, so that their order is none.
@@ -75,12 +75,12 @@ class Judge:
         After STOPPED expressions that broke a limit the longer ones are compared as text: each
         takes a second or more, and a new process.
         """
-        found: dict[str, Key] = {}
+        keys: dict[str, Key] = {}
         before = self._stopped
         for answer in sorted(set(answers), key=lambda text: (len(text), text)):
             late = self._stopped - before >= STOPPED
-            found[answer] = reading.key(answer) if late else self.key(answer)
-        return found
+            keys[answer] = reading.key(answer) if late else self.key(answer)
+        return keys
 
     def close(self) -> None:
         """End the process; it is started again if needed."""

@@ -174,10 +174,10 @@ def letters_of(n: int, m: int) -> str:
     first = sorted(spelling(item[0])[0].upper() for items in every for item in items)
     cuts = [first[len(first) * k // n] for k in range(n)] + ["["]  # "[" stands after Z
     cuts[0] = "0"
-    own = "".join(c for c in "0123456789" + LETTERS if cuts[m] <= c < cuts[m + 1])
-    if not own.strip("0123456789"):
+    letters = "".join(c for c in "0123456789" + LETTERS if cuts[m] <= c < cuts[m + 1])
+    if not letters.strip("0123456789"):
         raise TinylaneError(f"{n} lanes; --share letters gives letters to at most 8")
-    return own
+    return letters
 
 
 def letter_tags(n: int) -> list[str]:

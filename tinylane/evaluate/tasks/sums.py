@@ -123,8 +123,8 @@ def write(numbers: Sequence[int], n: int) -> list[str]:
 
 def last_sum(text: str) -> str | None:
     """The last sum in a lane's text, None if it has none."""
-    found = SUM.findall(text)
-    return found[-1] if found else None
+    sums = SUM.findall(text)
+    return sums[-1] if sums else None
 
 
 def numbers_of(problem: Problem) -> list[int]:
@@ -136,7 +136,7 @@ def score(problem: Problem, texts: Sequence[str], finished: Sequence[bool]) -> S
     """The share of the lanes whose own sum, that of their share of the numbers, is right."""
     numbers = numbers_of(problem)
     each = share(len(numbers), len(texts))
-    own = [sum(numbers[m * each : (m + 1) * each]) for m in range(len(texts))]
+    expected = [sum(numbers[m * each : (m + 1) * each]) for m in range(len(texts))]
     said = [last_sum(text.partition(";")[0]) for text in texts]
-    right = [s is not None and int(s) == x for s, x in zip(said, own, strict=True)]
+    right = [s is not None and int(s) == x for s, x in zip(said, expected, strict=True)]
     return Scores(shares={"own sum right": sum(right) / len(right)})
