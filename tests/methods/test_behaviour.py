@@ -13,7 +13,7 @@ from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneRoPE
 from tinylane.core.prompt import encode_lane_prompt
-from tinylane.methods import METHODS, decode, generate, prepare
+from tinylane.methods import METHODS, decode
 from tinylane.methods.logit_averaging import Tied
 from tinylane.methods.modes import mode
 from tinylane.methods.tool_lane import calculator
@@ -376,32 +376,6 @@ def test_the_tool_lane_writes_what_was_asked_of_it() -> None:
     go(d, 20)
     assert d.lanes[1].text == " 12+34=46;" and reads(d, 0) == {1}
     assert calculator(["7*8=", "x", "10-12= "]) == " 7*8=56; 10-12=-2;"
-
-
-# Bad input.
-
-
-@pytest.mark.parametrize(
-    "name, options, words",
-    [
-        ("nothing", {}, "expected one of independent"),
-        ("gambit", {"flor": 1}, "no 'flor'; it has warmup, every, swap"),
-        ("stop", {"keep": 0}, "keep is 0; expected a whole number at least 1"),
-        ("multi_stream", {"given": {"7": "x"}}, "given has stream 7"),
-        ("async_reasoning", {"no": ""}, "no is empty; method async_reasoning needs one"),
-        ("independent", {"x": 1}, "it has none"),
-    ],
-)
-def test_what_a_method_does_not_have_is_refused_by_name(
-    name: str, options: Any, words: str
-) -> None:
-    with pytest.raises(TinylaneError, match=words):
-        prepare(MODEL, name, 3, 12, options)
-
-
-def test_what_a_method_decides_is_not_given_beside_it() -> None:
-    with pytest.raises(TinylaneError, match="method ssa decides schedule; leave it out"):
-        generate(MODEL, PROMPT, "ssa", schedule=lambda d: None)
 
 
 def test_every_method_says_its_five_choices() -> None:

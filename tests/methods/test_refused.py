@@ -240,3 +240,26 @@ def test_a_value_of_a_wrong_kind_is_one_line_or_is_taken(name: str) -> None:
             CALLS[name](value)
         except TinylaneError as error:
             assert len(str(error)) > 10 and "\n" not in str(error), (value, str(error))
+
+
+@pytest.mark.parametrize(
+    "name, options, words",
+    [
+        ("nothing", {}, "expected one of independent"),
+        ("gambit", {"flor": 1}, "no 'flor'; it has warmup, every, swap"),
+        ("stop", {"keep": 0}, "keep is 0; expected a whole number at least 1"),
+        ("multi_stream", {"given": {"7": "x"}}, "given has stream 7"),
+        ("async_reasoning", {"no": ""}, "no is empty; method async_reasoning needs one"),
+        ("independent", {"x": 1}, "it has none"),
+    ],
+)
+def test_what_a_method_does_not_have_is_refused_by_name(
+    name: str, options: Any, words: str
+) -> None:
+    with pytest.raises(TinylaneError, match=words):
+        prepare(MODEL, name, 3, 12, options)
+
+
+def test_what_a_method_decides_is_not_given_beside_it() -> None:
+    with pytest.raises(TinylaneError, match="method ssa decides schedule; leave it out"):
+        generate(MODEL, PROMPT, "ssa", schedule=lambda d: None)

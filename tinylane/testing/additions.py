@@ -150,7 +150,7 @@ def without(model: Model, *kinds: str) -> Model:
     return replace(model, params=kept) if len(kept) < len(model.params) else model
 
 
-def identity(model: Model, sample: Sample) -> Report:
+def _identity(model: Model, sample: Sample, choose: Chooser) -> Report:
     """Law 19 for all kinds that the model has not, and for an Omega of zeros in every layer."""
     if EMBEDDING not in model.params:  # a model of another library: there is no place for them
         return nothing_to_compare("identity")
@@ -190,30 +190,23 @@ def bridge(model: Model, sample: Sample, lane: int, order: Sequence[int], by: in
     return worst_of(reports)
 
 
-def multi_stream(model: Model, sample: Sample, row: int, by: int) -> Report:
-    """Law 21; a row of the sample by its number from the end."""
+def _multi_stream(model: Model, sample: Sample, choose: Chooser) -> Report:
+    """Law 21 for any row of the sample."""
+    back, by = choose.integer(0, 99), choose.integer(1, sample.vocab - 1)
     model = without(model, "lane_embed", "lane_kv")
     sample = sample.prompt_first().with_rope(LaneRoPE.none(model.theta))
     sample = sample.with_mask(LaneMask.joint(sample.mask.n, lag=1))
     if len(sample.tokens) == 0:
         return nothing_to_compare("multi stream")
-    row = len(sample.tokens) - 1 - row % len(sample.tokens)
+    row = len(sample.tokens) - 1 - back % len(sample.tokens)
     f, how = bound(model, sample), {"dtype": model.dtype}
     return assert_multi_stream(f, plain(model), sample, row, by, **how)
-
-
-def _identity(model: Model, sample: Sample, choose: Chooser) -> Report:
-    return identity(model, sample)
 
 
 def _bridge(model: Model, sample: Sample, choose: Chooser) -> Report:
     rng = np.random.default_rng(choose.integer(0, 999))
     order, by = rng.permutation(sample.mask.n), choose.integer(1, sample.vocab - 1)
     return bridge(model, sample, some_lane(sample, choose), order.tolist(), by)
-
-
-def _multi_stream(model: Model, sample: Sample, choose: Chooser) -> Report:
-    return multi_stream(model, sample, choose.integer(0, 99), choose.integer(1, sample.vocab - 1))
 
 
 ADDITIONS = (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -79,12 +80,8 @@ def gapless(sample: Sample) -> Sample:
     return replace(sample, positions=positions)
 
 
-def _one_lane(model: Model, sample: Sample, choose: Chooser) -> Report:
-    return LAWS["one lane"].check(model, gapless(sample), choose)
-
-
-def _independent(model: Model, sample: Sample, choose: Chooser) -> Report:
-    return LAWS["independent"].check(model, gapless(sample), choose)
+def _of_gapless(law: str, model: Model, sample: Sample, choose: Chooser) -> Report:
+    return LAWS[law].check(model, gapless(sample), choose)
 
 
 def _steps(model: Model, sample: Sample, choose: Chooser) -> Report:
@@ -165,8 +162,8 @@ _AT_SIZE = {
     "bridge": _bridge,
     "causality": _causality,
     "isolation": _isolation,
-    "one lane": _one_lane,
-    "independent": _independent,
+    "one lane": partial(_of_gapless, "one lane"),
+    "independent": partial(_of_gapless, "independent"),
     "steps": _steps,
     "backends": _backends,
     "chain rule": _chain_rule,

@@ -20,7 +20,7 @@ import numpy as np
 from tinylane.core.errors import TinylaneError
 from tinylane.core.model import Model
 from tinylane.testing.laws import Report, nothing_to_compare, numbers, verdict, worst_of
-from tinylane.testing.samples import Sample
+from tinylane.testing.samples import Chooser, Sample
 from tinylane.testing.tolerances import tolerance
 
 Part = Callable[[Any, Any, Any, np.ndarray], tuple[Any, Any]]
@@ -99,7 +99,7 @@ def _one_softmax(
     return weights / weights.sum(axis=-1, keepdims=True) @ v
 
 
-def merged_in_every_layer(model: Model, sample: Sample) -> Report:
+def merged_in_every_layer(model: Model, sample: Sample, choose: Chooser) -> Report:
     """Law 23 for the attention of every layer of a model, on what it computes for the sample."""
     reports: list[Report] = []
     visible = sample.mask.visible(sample.positions, sample.lanes, sample.positions, sample.lanes)

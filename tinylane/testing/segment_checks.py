@@ -221,10 +221,6 @@ def rows_of(decoding: Decoding, mask: LaneMask) -> Sample:
     return Sample(tokens, positions, lanes, mask, rope, vocab)
 
 
-def _blocks_merge(model: Any, sample: Sample, choose: Chooser) -> Report:
-    return merged_in_every_layer(model, sample)
-
-
 def transcript(decoding: Decoding) -> Rollout:
     """What a decoding fed and drew, for `assert_rollout`.
 
@@ -347,7 +343,7 @@ SEGMENT_LAWS = (
     Law(17, "one path", "one path is no path", _one_path),
     Law(18, "reread", "rereading is the plain model; of one path it is reuse", _reread),
     Law(22, "seal", "a sealed piece stands where every view says", _seal),
-    Law(23, "blocks merge", "blocks of keys merge by log-sum-exp", _blocks_merge),
+    Law(23, "blocks merge", "blocks of keys merge by log-sum-exp", merged_in_every_layer),
     Law(24, "rollout", "a decoding's log-probabilities are those of one pass", _rollout),
     Law(25, "moved cache", "a moved cache is that of moved rows", _moved_cache),
 )
