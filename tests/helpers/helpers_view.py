@@ -59,8 +59,8 @@ def as_run(model: Any, result: Any, **more: Any) -> Run:
     c = result.settings
     mask = _mask(Fields(c))
     rope = read_rotation(Fields(c), mask.n)
-    names = {"model_source": "", "identity": model.identity, "version": "0", "prompt_text": ""}
-    names |= {"backend": model.backend, "dtype": model.dtype, "extra": {}}
+    names = {"identity": model.identity, "version": "0"}
+    names |= {"backend": model.backend, "dtype": model.dtype}
     given = {"lane_rope": rope, "lane_mask": mask, "sampler": Sampler(**c["sampler"])}
     return Run(result=result, seed=c["seed"], **{**names, **given, **more})
 
@@ -161,7 +161,7 @@ def large(lanes: int, tokens: int, layers: int, heads: int, silences: bool = Tru
     ]
     result = Result(rng.integers(0, vocab, P).tolist(), made, tokens, 0.0, 0.0, {})
     mask, rope = LaneMask.joint(lanes), LaneRoPE(np.zeros(4))
-    run = Run(result, "m", "i", "numpy", "float32", "", rope, mask, Sampler(), 0, "0", {})
+    run = Run(result, rope, mask, model_source="m", identity="i", backend="numpy", dtype="float32")
 
     def view(layer: int | None, head: int | None, k: int) -> View:
         shares = rng.dirichlet(np.ones(lanes + 1), Q).astype(np.float32)

@@ -24,8 +24,8 @@ import numpy as np
 from tinylane.core.errors import TinylaneError, whole
 from tinylane.core.lanes import MAX_LANES, LaneMask, LaneRoPE, Rotation
 from tinylane.core.result import Lane, Result
-from tinylane.core.sampling import Sampler
 from tinylane.evaluate.measures import LEVEL, RESAMPLES, Estimate
+from tinylane.files.display import counted
 from tinylane.view.replay import replay
 from tinylane.view.run_file import Run
 
@@ -71,8 +71,7 @@ def logprobs(model: Model, window: Window, lanes: int = 1, start: Sequence[int] 
     if len(written) > 1:
         rotation = LaneRoPE.group_think(model.theta, S, prompt_lane=0)
     result = Result(window.context, written, S + 1, 0.0, 0.0, {})
-    about = ("", "", model.backend, model.dtype, "")
-    run = Run(result, *about, rotation, LaneMask.joint(len(written)), Sampler(), 0, "", {})
+    run = Run(result, rotation, LaneMask.joint(len(written)))
     return np.concatenate([np.array(each) for each in replay(run, model).logprobs])
 
 
@@ -113,7 +112,7 @@ def tokenized(model: Model, text: str) -> tuple[list[int], np.ndarray]:
         raise TinylaneError("this checkpoint has no tokenizer.json; a text is text")
     ids = model.tokenizer.prompt_ids(text, raw=True)
     if len(ids) < 2:
-        count = f"{len(ids)} token{'s' * (len(ids) != 1)}"
+        count = counted(len(ids), "token")
         raise TinylaneError(f"the text has {count} for this model; expected 2 or more")
     codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
     sizes = 1 + (codes >= 0x80) + (codes >= 0x800) + (codes >= 0x10000)

@@ -39,7 +39,7 @@ from tinylane.evaluate.rows import Rows, pick, problems
 from tinylane.evaluate.runner import parse_mode
 from tinylane.evaluate.shards import RunFolder
 from tinylane.evaluate.tables import comparisons_table, end_table, group_table, writing_table
-from tinylane.files.display import one_line
+from tinylane.files.display import counted, one_line
 
 CAPTION_END = (
     "The share of problems that are right, with 95% Wilson intervals. *One lane*: the mean over "
@@ -356,7 +356,7 @@ def _about(run: EvalRun) -> str:
         f"Run `{_plain(run.name)}`: {done:,} of {run.planned:,} results{shards}, {how}; model "
         f"`{_plain(str(s['model'])[:12])}` ({_plain(str(s.get('backend')))}, "
         f"{_plain(str(s.get('dtype')))}); tinylane {_plain(str(version))}{revision}"
-        f"; started {max(len(starts), 1)} time{'s' if len(starts) > 1 else ''}."
+        f"; started {counted(max(len(starts), 1), 'time')}."
     )
 
 

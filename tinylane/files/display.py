@@ -32,3 +32,8 @@ def one_line(text: str, limit: int = 300) -> str:
     """`text` fit for an error line: no line breaks, no control characters, at most `limit` long."""
     text = printable(" ".join(text.split()))
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def counted(n: int, what: str) -> str:
+    """`1 lane`, `1,000 lanes`."""
+    return f"{n:,} {what}{'s' * (n != 1)}"

@@ -18,8 +18,8 @@ from tinylane.core.lanes import SHARED, LaneRoPE
 from tinylane.core.model import Model
 from tinylane.core.side import BRIDGE, LANE_EMBED, LANE_KV
 from tinylane.testing import additions, laws, segment_checks, segments
-from tinylane.testing.checks import LAWS, exact, steps
-from tinylane.testing.laws import Report, assert_equal, worst_of
+from tinylane.testing.checks import LAWS, steps
+from tinylane.testing.laws import Report, worst_of
 from tinylane.testing.samples import Chooser, Sample
 from tinylane.testing.segments import predecessors
 from tinylane.testing.subjects import Law, bound, plain
@@ -91,12 +91,6 @@ def _steps(model: Model, sample: Sample, choose: Chooser) -> Report:
     return steps(model, sample, [cut for cut in cuts if cut])
 
 
-def _backends(model: Model, sample: Sample, choose: Chooser) -> Report:
-    """Against the definition: there is no memory for a second large model in float64."""
-    got, expected = bound(model, sample)(*sample.rows), exact(model, sample)
-    return assert_equal("backends", got, expected, sample, dtype=model.dtype)
-
-
 PATHS, SUMMARY = (4, 2, 3), 2  # tokens of a fork-join
 LIFE = 4  # steps of a decoding
 
@@ -165,7 +159,6 @@ _AT_SIZE = {
     "one lane": partial(_of_gapless, "one lane"),
     "independent": partial(_of_gapless, "independent"),
     "steps": _steps,
-    "backends": _backends,
     "chain rule": _chain_rule,
     "permuted paths": _permuted_paths,
     "fork join": _fork_join,

@@ -50,10 +50,9 @@ FORM = '{"prompt": text or "messages": [...], "lanes": [text, ...]}'
 class Transcript:
     """One prompt and what its lanes drew, as token ids.
 
-    lanes: the tokens of each lane. ended: whether a lane's last
-    token was drawn but never fed (an end token, or the end of a stop string). label: good, bad, or
-    None if the file does not say. given: for each lane the indices of the tokens that it did not
-    draw; the loss is on all others.
+    lanes: the tokens of each lane. ended: whether a lane's last token was drawn but never fed (an
+    end token, or the end of a stop string). label: good, bad, or None if the file does not say.
+    given: for each lane the indices of the tokens that it did not draw; the loss is on all others.
     """
 
     prompt: list[int]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tinylane.files.display import counted
 from tinylane.view.figure_style import blank, finish, frame, grid, legend_below, stroke
 from tinylane.view.palette import QUIET
 
@@ -52,7 +53,7 @@ def accuracy(
     for k, n in enumerate(panels):
         ylabel = f"right: {NAMES[measure]}" if k % columns == 0 else ""
         place = (rows, columns, k + 1)
-        axes = frame(figure, f"{n} lane{'s' if n > 1 else ''}", LABELS[axis], ylabel, place)
+        axes = frame(figure, counted(n, "lane"), LABELS[axis], ylabel, place)
         for label, curve in curves.items():
             if lanes[label] not in (1, n):
                 continue

@@ -11,7 +11,7 @@ from typing import Any
 
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.result import Lane, Result
-from tinylane.files.display import one_line
+from tinylane.files.display import counted, one_line
 from tinylane.files.io import Fields
 
 Event = dict[str, Any]
@@ -179,8 +179,7 @@ def words(event: Event) -> str:
     if name == "rotate":
         return f"the method is {one_line(event['method'], 40)} now; what was written is read again"
     if name == "give":
-        count = len(event["tokens"])
-        return f"{lane} is given {count} token{'s' * (count != 1)} to write"
+        return f"{lane} is given {counted(len(event['tokens']), 'token')} to write"
     if name == "finish":
         return f"{lane} is ended ({one_line(event['reason'], 40)})"
     return f"{lane} " + {"pause": "waits", "resume": "goes on", "drop": "is dropped"}[name]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinylane.files.display import printable
+from tinylane.files.display import counted, printable
 from tinylane.view.events import BEGIN, events_of, given_tokens, words
 from tinylane.view.inlined import inlined
 from tinylane.view.palette import page_css
@@ -42,8 +42,8 @@ def page(
     """The HTML file, and a sentence that says how much of the attention it holds.
 
     tokenizer: to show tokens as text; None shows their ids. task: what the lanes were to do, in a
-    sentence or two. size: MB (10**6 bytes) that layers and
-    heads may fill the page up to; the mean of all layers and heads is there even if it is larger.
+    sentence or two. size: MB (10**6 bytes) that layers and heads may fill the page up to; the mean
+    of all layers and heads is there even if it is larger.
     """
     texts = Texts(record, tokenizer)
     data = _data(record, texts) | {"task": printable(task)}
@@ -113,7 +113,7 @@ def _data(record: Record, texts: Texts) -> dict[str, Any]:
     layers, heads = record.heard.shape[:2]
     return {
         "format": "tinylane view 1",
-        "title": f"Replay of {_count(record.n, 'lane')}, {_count(len(record.of), 'token')}",
+        "title": f"Replay of {counted(record.n, 'lane')}, {counted(len(record.of), 'token')}",
         "sentences": sentences(record, texts.shown),
         "first": first_shown(record),
         "about": about(record),
@@ -196,10 +196,6 @@ def _kept(record: Record, chosen: int) -> str:
             "least, it holds only averages over the run."
         )
     return " ".join(parts)
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n:,} {what}" + "s" * (n != 1)
 
 
 # Numbers.

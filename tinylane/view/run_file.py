@@ -10,7 +10,7 @@ import json
 import math
 import os
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,20 +38,21 @@ _PLAIN = (1 << 53) - 1  # many readers of JSON round larger integers
 
 @dataclass(frozen=True)
 class Run:
-    """What a run file holds. result: as it was saved; the rest: its settings, as objects."""
+    """What a run file holds. result: as it was saved; the rest: its settings, as objects. A replay
+    of lanes that were never saved needs the first three only."""
 
     result: Result
-    model_source: str
-    identity: str
-    backend: str
-    dtype: str
-    prompt_text: str
     lane_rope: Rotation
     lane_mask: LaneMask
-    sampler: Sampler
-    seed: int
-    version: str
-    extra: dict[str, Any]
+    sampler: Sampler = field(default_factory=Sampler)
+    seed: int = 0
+    model_source: str = ""
+    identity: str = ""
+    backend: str = ""
+    dtype: str = ""
+    prompt_text: str = ""
+    version: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 # Saving.
@@ -160,15 +161,15 @@ def _run(file: dict[str, Any]) -> Run:
     seconds = [raw.real(name, least=0, below=1e12) for name in ("prefill_seconds", "seconds")]
     return Run(
         Result(ids, lanes, steps, seconds[0], seconds[1], checked),
+        rope,
+        mask,
+        sampler,
+        seed,
         model.text("source"),
         model.text("identity"),
         model.text("backend"),
         model.text("dtype"),
         prompt.text("text"),
-        rope,
-        mask,
-        sampler,
-        seed,
         raw.text("tinylane"),
         raw.fields("extra").raw,
     )

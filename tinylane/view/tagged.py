@@ -96,8 +96,8 @@ def read_tags(text: str, model: Model, prompt: Prompt, template: dict | None = N
     }
     steps = max(lane.steps[-1] + 1 for lane in lanes if lane.tokens)
     result = Result(ids, lanes, steps, 0.0, 0.0, settings)
-    run = Run(result, "", "", model.backend, model.dtype, "", rope, mask, Sampler(), 0, "", {})
-    for lane, logprobs in zip(lanes, replay(run, model).logprobs, strict=True):
+    replayed = replay(Run(result, rope, mask), model)
+    for lane, logprobs in zip(lanes, replayed.logprobs, strict=True):
         lane.logprobs = logprobs
     return result
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from tinylane.core.errors import TinylaneError
+from tinylane.files.display import counted
 from tinylane.view.figure_style import blank, finish, frame, grid, legend, save, stroke
 
 LANES = (1, 2, 4, 8)  # a curve for each that the run trained
@@ -28,7 +29,7 @@ def draw(folder: Path) -> Path:
     left = frame(figure, "Loss", "step", "nats per token", (1, 2, 1))
     right = frame(figure, "Problems right in every row", "step", "share", (1, 2, 2))
     for k, n in enumerate(LANES):
-        look = {**stroke(k), "marker": None, "label": f"{n} lane{'s' if n > 1 else ''}"}
+        look = {**stroke(k), "marker": None, "label": counted(n, "lane")}
         for axes, name in ((left, "loss"), (right, "exact")):
             points = [(e["step"], e[name][str(n)]) for e in entries if str(n) in e.get(name, {})]
             axes.plot(*zip(*points, strict=True), **look)
