@@ -6,7 +6,7 @@ that it is known before how many passes they take.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -152,7 +152,7 @@ def _bridge(model: Model, sample: Sample, choose: Chooser) -> Report:
     return additions.bridge(model, sample, 0, order, by)
 
 
-_AT_SIZE = {
+_AT_SIZE: dict[str, Callable[..., Report]] = {
     "bridge": _bridge,
     "causality": _causality,
     "isolation": _isolation,
