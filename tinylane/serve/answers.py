@@ -5,6 +5,7 @@ choice k = prompt p, lane m: k = p * n + m
 
 from __future__ import annotations
 
+import codecs
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,21 @@ REASONS = {"stop": "stop"}  # all others were cut short: "length"
 IMPOSSIBLE = -9999.0  # JSON has no -inf
 
 
+class Place:
+    """Where the next token begins in a text: how many characters stand before it. Part of a
+    character counts where the character is whole."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+
+    def after(self, data: bytes) -> int:
+        """Where the token of these bytes begins; it is part of the text then."""
+        begin = self.count
+        self.count += len(self._decode(data))
+        return begin
+
+
 @dataclass
 class ReplyChoice:
     """What was said of one choice so far, for the answer that comes as a whole."""
@@ -34,7 +50,7 @@ class ReplyChoice:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float | None] = field(default_factory=list)
     tops: list[Top] = field(default_factory=list)
-    offset: int = 0  # characters of the tokens that were told
+    place: Place = field(default_factory=Place)  # of the next token to be told
 
 
 class Reply:
@@ -137,7 +153,7 @@ class Reply:
                 if self.chat
                 else {"text": choice.text}
             )
-            probabilities = None if self.top is None else self._probabilities(drawn, 0)
+            probabilities = None if self.top is None else self._probabilities(drawn, Place())
             choices.append(
                 {"index": k, **said, "logprobs": probabilities, "finish_reason": choice.reason}
             )
@@ -195,13 +211,12 @@ class Reply:
         else:
             one["text"] = text
         told = drawn if self.top is not None else []
-        one["logprobs"] = self._probabilities(told, choice.offset) if told else None
-        choice.offset += sum(len(self._piece_of(token)[0]) for token, _, _ in told)
+        one["logprobs"] = self._probabilities(told, choice.place) if told else None
         one["finish_reason"] = choice.reason
         return {**self._head(self._stream), "choices": [one]}
 
     def _probabilities(
-        self, drawn: list[tuple[int, float | None, Top]], place: int
+        self, drawn: list[tuple[int, float | None, Top]], place: Place
     ) -> dict[str, Any]:
         """In the older form of /v1/completions, or in that of a chat."""
         if self.chat:
@@ -213,10 +228,8 @@ class Reply:
                 for token, logprob, top in drawn
             ]
             return {"content": told, "refusal": None}
-        pieces, offsets = [self._spelled(token) for token, _, _ in drawn], []
-        for token, _, _ in drawn:
-            offsets.append(place)
-            place += len(self._piece_of(token)[0])
+        pieces = [self._spelled(token) for token, _, _ in drawn]
+        offsets = [place.after(self._piece_of(token)[1]) for token, _, _ in drawn]
         tops = [None if p is None else self._likeliest(top) for _, p, top in drawn]
         return {
             "tokens": pieces,

@@ -31,7 +31,7 @@ TEXT = _BOTH | {"prompt", "echo"}
 # They say who asks, or how the service is to keep books: no text depends on them.
 WITHOUT_EFFECT = {
     "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key",
-    "prompt_cache_retention", "parallel_tool_calls",
+    "prompt_cache_retention", "prompt_cache_options", "parallel_tool_calls",
 }  # fmt: skip
 # Not here: only these values are taken, which ask for nothing.
 SWITCHED_OFF: dict[str, tuple[Any, ...]] = {
@@ -48,7 +48,9 @@ SWITCHED_OFF: dict[str, tuple[Any, ...]] = {
     "web_search_options": (),
     "suffix": ("",),
     "best_of": (),
+    "moderation": (),
 }
+STREAM = {"include_usage", "include_obfuscation"}  # of stream_options; the second has no effect
 ROLES = {"developer": "system"}  # OpenAI's newer word
 
 
@@ -109,6 +111,11 @@ def _known(body: Body, used: set[str]) -> None:
 
 def _read(body: Body, chat: bool, defaults: Defaults) -> Asked:
     options = body.object("stream_options")
+    if unknown := [key for key in options.raw if key not in STREAM]:
+        raise BadRequest(
+            f"unrecognized request argument: {show(f'stream_options.{unknown[0]}', 60)}",
+            "stream_options",
+        )
     return Asked(
         chat=chat,
         prompts=[_messages(body)] if chat else _prompts(body),
@@ -187,11 +194,12 @@ def _sampler(body: Body, usual: Sampler) -> Sampler:
     bias = body.object("logit_bias").raw
     if len(bias) > BIASES:
         raise BadRequest(f"logit_bias has {len(bias):,} tokens; at most {BIASES:,}", "logit_bias")
-    try:
-        if bias:
-            given["logit_bias"] = {int(token): float(value) for token, value in bias.items()}
-    except (ValueError, TypeError):
-        body.fail("logit_bias", 'token ids and numbers, like {"42": -100}')
+    for token, value in bias.items():  # int() would take "1_0" for 10, and float() "3" for 3
+        known = token.isascii() and token.isdigit() and len(token) < 20
+        if not known or type(value) not in (int, float):
+            body.fail("logit_bias", 'token ids and numbers, like {"42": -100}')
+    if bias:
+        given["logit_bias"] = {int(token): float(value) for token, value in bias.items()}
     sampler = replace(usual, **given)
     often, once = (
         body.real(name, 0.0, least=-MOST, most=MOST)

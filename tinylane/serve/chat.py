@@ -188,11 +188,12 @@ class Chat:
         return False
 
     def choose(self, name: str) -> None:
-        """Let the lanes work together so from now on. Raises TinylaneError for no method."""
+        """Let the lanes work together so from now on; flags of the method before hold no longer.
+        Raises TinylaneError for no method."""
         self.args.mode, self.method = named("/method", name)
         self.lanes_asked = self.method is None
-        self.args.visibility = self.args.omega = None
-        self.args.prompt_lane = self.args.omega_scale = None
+        for flag in generate_method.FLAGS:
+            setattr(self.args, flag, None)
 
     def save(self, name: str) -> None:
         """Write the conversation, whole or not at all."""

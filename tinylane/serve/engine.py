@@ -104,6 +104,16 @@ class Engine:
                 f"most {size(self.limits.memory)}: fewer lanes, or a smaller max_tokens"
             )
 
+    def grow(self, task: TurnTaker, lanes: int, nbytes: int) -> None:
+        """Raise TinylaneError where a task that runs may not take so much more."""
+        self.check(task.lanes + lanes, task.nbytes + nbytes)
+        taken = sum(one.nbytes for one in self.running)
+        if taken + nbytes > self.limits.memory:
+            raise Busy(
+                f"what runs here could take {size(taken)} of {size(self.limits.memory)} of memory; "
+                f"{size(nbytes)} more are too much: end something first"
+            )
+
     def cancel(self, task: TurnTaker) -> None:
         """Forget a task, whose client has gone, before its next turn."""
         task.cancelled = True

@@ -119,13 +119,15 @@ async def events_of(
     first: list[dict[str, Any]] | None,
     pieces: AsyncIterator[list[dict[str, Any]]],
 ) -> AsyncIterator[bytes]:
-    """The answer as server-sent events."""
+    """The answer as server-sent events; where usage is asked for, that of all but the last is
+    null."""
+    more = {"usage": None} if asked.usage else {}
     try:
         for piece in first or []:
-            yield event(piece)
+            yield event(piece | more)
         async for some in pieces:
             for piece in some:
-                yield event(piece)
+                yield event(piece | more)
         if asked.usage:
             yield event(answer.last())
         yield b"data: [DONE]\n\n"

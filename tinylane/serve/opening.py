@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,10 @@ from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError, whole
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import LaneMask
+from tinylane.core.prompt import encode_prompt
 from tinylane.core.sampling import Sampler
 from tinylane.evaluate.tasks.shell_game import game_of
+from tinylane.files.memory import forecast
 from tinylane.serve.rotations import METHODS, rotation
 from tinylane.serve.session import MOST_LANES, TOP, PlaySession
 from tinylane.view.again import rotations
@@ -36,8 +39,11 @@ class Start:
     seed: int | None = None
 
 
-def begin(model: Model, start: Start) -> PlaySession:
-    """A new session. Raises TinylaneError for what the model cannot do."""
+Check = Callable[[int, int], None]  # raises TinylaneError for too many lanes or bytes
+
+
+def begin(model: Model, start: Start, check: Check = lambda lanes, nbytes: None) -> PlaySession:
+    """A new session. Raises TinylaneError for what the model cannot do, or as `check` does."""
     n = whole("lanes", start.lanes, 1, MOST_LANES)
     seed = int.from_bytes(os.urandom(4), "little") if start.seed is None else start.seed
     sampler = Sampler.from_config(model.sampling)
@@ -47,9 +53,11 @@ def begin(model: Model, start: Start) -> PlaySession:
     if game is not None:
         moves = game.parse(prompt)
         prompt, truth, lane_prompts = game.prompt(moves), game.answer(moves), game.lane_prompts(n)
+    ids = encode_prompt(model, prompt, None)
+    check(n, forecast(model.config, model.dtype, n, len(ids), start.max_tokens, 0).total)
     decoding = Decoding(
         model,
-        prompt,
+        ids,
         n,
         max_tokens=min(start.max_tokens, model.config.context),
         seed=seed,
@@ -63,16 +71,20 @@ def begin(model: Model, start: Start) -> PlaySession:
     return PlaySession(decoding, start.method, truth)
 
 
-def reopen(model: Model, run: Run) -> PlaySession:
+def reopen(model: Model, run: Run, check: Check = lambda lanes, nbytes: None) -> PlaySession:
     """A saved run, to be written again token by token; then its lanes go on by themselves.
 
-    Raises TinylaneError for a run of another model, and for one that cannot be written so.
+    Raises TinylaneError for a run of another model, for one that cannot be written so, and as
+    `check` does.
     """
     lanes = run.result.lanes
     if run.identity != model.identity:
         raise TinylaneError("this run was written by another model, or with another adapter")
     if len(lanes) > MOST_LANES:
         raise TinylaneError(f"the run has {len(lanes)} lanes; {MOST_LANES} are the most here")
+    rows = forecast(model.config, model.dtype, 1, len(run.result.prompt), weights=0)
+    longest = [min(lane.max_tokens, model.config.context) for lane in lanes]
+    check(len(lanes), rows.prompt_kv + rows.kv_per_token * sum(longest))
     script = Script(run)
     first = lanes[: script.first]
     decoding = Decoding(

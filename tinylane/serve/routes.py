@@ -28,6 +28,7 @@ from starlette.routing import BaseRoute, Route
 
 from tinylane.core.errors import TinylaneError, show
 from tinylane.files.io import Fields, parse_json
+from tinylane.files.memory import size
 from tinylane.serve.body import BadRequest
 from tinylane.serve.guard import body_of
 from tinylane.serve.inbox import Events, event
@@ -71,15 +72,16 @@ def routes(service: Service) -> list[BaseRoute]:
 
     async def start(request: Request) -> Response:
         raw = parse_json(await body_of(request, service.limits), "the request")
-        return await add(lambda: begin(service.model, read_start(raw)))
+        return await add(lambda: begin(service.model, read_start(raw), service.engine.check))
 
     async def reopened(request: Request) -> Response:
         data = await body_of(request, service.limits)
-        return await add(lambda: reopen(service.model, read_run(data)))
+        return await add(lambda: reopen(service.model, read_run(data), service.engine.check))
 
     async def add(make: Callable[[], PlaySession]) -> Response:
         session = await in_engine(service, make)
-        room(sessions, service)
+        room(sessions, service, session)
+        session.grow = lambda lanes, nbytes: service.engine.grow(session, lanes, nbytes)
         service.engine.submit(session)
         name = os.urandom(8).hex()
         sessions[name] = session
@@ -219,16 +221,27 @@ def read_run(data: bytes) -> Any:
             raise TinylaneError(str(error).replace(str(path), "the file")) from None
 
 
-def room(sessions: dict[str, PlaySession], service: Service) -> None:
-    """Forget sessions that have ended; one that nobody looks at, where there are too many."""
+def room(sessions: dict[str, PlaySession], service: Service, new: PlaySession) -> None:
+    """Forget sessions that have ended; those that nobody looks at, where there is no room for
+    a new one. Raises BadRequest where that is not enough."""
     for name in [name for name, s in sessions.items() if s.cancelled or s.over]:
         del sessions[name]
-    if len(sessions) < SESSIONS:
-        return
-    idle = next((name for name, s in sessions.items() if not s.listeners), None)
-    if idle is None:
-        raise BadRequest(f"{SESSIONS} sessions are open in browsers: close one", None, 503)
-    service.engine.cancel(sessions.pop(idle))
+    limits = service.limits
+
+    def lacks() -> str | None:
+        if len(sessions) >= SESSIONS:
+            return f"{SESSIONS} sessions are open in browsers"
+        if new.lanes + sum(s.lanes for s in sessions.values()) > limits.lanes:
+            return f"the server runs at most {limits.lanes} lanes"
+        if new.nbytes + sum(s.nbytes for s in sessions.values()) > limits.memory:
+            return f"open sessions could take more than {size(limits.memory)} of memory"
+        return None
+
+    for name in [name for name, s in sessions.items() if not s.listeners]:
+        if lacks():
+            service.engine.cancel(sessions.pop(name))
+    if why := lacks():
+        raise BadRequest(f"{why}: close one that is open in a browser", None, 503)
 
 
 async def in_engine(service: Service, do: Callable[[], Any]) -> Any:

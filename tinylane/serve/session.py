@@ -22,6 +22,7 @@ from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError, show, whole
 from tinylane.core.lanes import LaneMask, Rotation
 from tinylane.evaluate.tasks.shell_game import last_word
+from tinylane.files.memory import forecast
 from tinylane.serve.answers import piece
 from tinylane.serve.engine import TurnTaker
 from tinylane.serve.hearing import listened
@@ -40,7 +41,8 @@ Tell = Callable[[dict[str, Any]], Any]
 class PlaySession(TurnTaker):
     """One decoding, who listens to it, and whether it runs.
 
-    script: called after every step; says whether it did something to the lanes.
+    script: called after every step; says whether it did something to the lanes. grow: raises
+    TinylaneError where so many more lanes and bytes are too many for the server.
     """
 
     def __init__(self, decoding: Decoding, method: str, truth: str | None = None) -> None:
@@ -52,6 +54,8 @@ class PlaySession(TurnTaker):
         self.running = False
         self.pace = 0.0  # s that a step takes at least
         self.script: Callable[[PlaySession], bool] | None = None  # what a saved run goes on with
+        self.grow: Callable[[int, int], Any] = lambda lanes, nbytes: None
+        self.row = forecast(self.model.config, self.model.dtype, weights=0).kv_per_token
         self.deadline = time.monotonic() + LEFT
         self.over = False
         self._next = 0.0
@@ -62,6 +66,13 @@ class PlaySession(TurnTaker):
     def lanes(self) -> int:  # type: ignore[override]
         """What counts against the server's limit: lanes that could write."""
         return len(self.decoding.live)
+
+    @property
+    def nbytes(self) -> int:  # type: ignore[override]
+        """Keys and values: what there is, and what lanes that have not ended could still write."""
+        d = self.decoding
+        left = sum(self._left(x) for x in d.lanes if x.finish_reason is None)
+        return self.row * (len(d.cache) + left)
 
     def ready(self) -> bool:
         return self.running and time.monotonic() >= self._next
@@ -131,15 +142,14 @@ class PlaySession(TurnTaker):
 
     def fork(self, lane: int) -> None:
         """A twin of a lane, which goes on by itself."""
-        self._room()
+        self._room(lane)
         self.decoding.fork(lane)
         self.said.append(list(self.said[lane]))
         self.begun.append(f"a fork of lane {lane + 1}")
 
     def what_if(self, lane: int, index: int, token: int) -> None:
         """A new lane that wrote what `lane` wrote before its token `index`, then `token`."""
-        self._room()
-        old = self._lane(lane)
+        old = self._room(lane)
         if not 0 <= index < len(old.tokens):
             raise TinylaneError(f"token {index} of lane {lane + 1}; it has {len(old.tokens)}")
         begin = [*old.prompt, *old.tokens[:index], whole("token", token, 0)]
@@ -277,9 +287,18 @@ class PlaySession(TurnTaker):
             raise TinylaneError(f"no lane {show(m, 20)}; there are {len(lanes)}, counted from 0")
         return lanes[m]
 
-    def _room(self) -> None:
+    def _room(self, lane: int) -> Lane:
+        """The lane that another begins like, which has room here."""
+        x = self._lane(lane)
         if len(self.decoding.lanes) >= MOST_LANES:
             raise TinylaneError(f"{MOST_LANES} lanes are the most here")
+        self.grow(1, self.row * (len(x.prompt) + len(x.tokens) + self._left(x)))
+        return x
+
+    def _left(self, lane: Lane) -> int:
+        """How many tokens a lane may still write."""
+        room = self.model.config.context - self.decoding.position(lane.index)
+        return max(min(lane.max_tokens - len(lane.tokens), room), 0)
 
     def _text(self, ids: list[int]) -> str:
         tokenizer = self.model.tokenizer
