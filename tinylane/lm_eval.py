@@ -26,7 +26,7 @@ try:
 except ImportError as error:
     raise TinylaneError("tinylane.lm_eval needs lm-eval: pip install lm-eval") from error
 
-from tinylane.checkpoints.chat_template import render
+from tinylane.checkpoints.chat_template import prompt_text
 from tinylane.checkpoints.load import load
 from tinylane.core.decoding import generate
 from tinylane.core.sampling import Sampler
@@ -86,14 +86,14 @@ class TinylaneLM(TemplateLM):  # type: ignore[misc]
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
     ) -> str:
-        """Messages as the checkpoint's template writes them."""
-        template = self.chat_template()
-        if template is None:
+        """Messages as the checkpoint's template writes them; without the opening of an answer the
+        last of them goes on, as where a task begins the answer itself."""
+        if self.chat_template() is None:
             raise TinylaneError(
                 "this checkpoint has no chat template; leave --apply_chat_template out"
             )
-        names = dict(self._tok.names)
-        return render(template, chat_history, add_generation_prompt=add_generation_prompt, **names)
+        goes_on = {"continue_final_message": not add_generation_prompt}
+        return prompt_text(self._tok.templates, self._tok.names, chat_history, None, goes_on)
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **_: Any

@@ -34,22 +34,6 @@ def test_help_and_version_load_nothing_heavy() -> None:
     assert f"NumPy {np.__version__}, " in said and re.search(r"(no MLX|MLX [0-9.]+)\)$", said)
 
 
-def test_the_doctor_says_what_is_here_and_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    from tinylane.commands import doctor
-
-    assert main(["doctor", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["packages"]["numpy"] == np.__version__ and found["backend"] in ("numpy", "mlx")
-    assert found["tinylane"] == tinylane.__version__ and found["memory"] > 1 << 20
-    monkeypatch.setattr(doctor, "_version", lambda name: None if name == "scipy" else "9.9")
-    assert main(["doctor"]) == 0
-    said = capsys.readouterr().out
-    assert "math-verify 9.9" in said and 'pip install "tinylane[eval]"' in said
-    assert 'pip install "tinylane[plot]"' not in said
-
-
 def test_generate_without_a_terminal_loads_neither_rich_nor_mlx_nor_jinja(game: str) -> None:
     code = (
         "import sys; from tinylane.commands.cli import main\n"

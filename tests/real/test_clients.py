@@ -95,6 +95,19 @@ def test_openai_asks_for_lanes_in_its_extra_body(client: Any) -> None:
     assert said(client.chat.completions.create(**usual, extra_body={"lanes": blind})) == said(alone)
 
 
+def test_every_field_of_openai_s_client_is_used_ignored_or_refused_by_name() -> None:
+    """None of them is unknown here, in the client's version of today."""
+    from openai.types import completion_create_params as text
+    from openai.types.chat import completion_create_params as chat
+
+    from tinylane.serve.asked import CHAT, SWITCHED_OFF, TEXT, WITHOUT_EFFECT
+
+    for params, used in ((chat, CHAT), (text, TEXT)):
+        fields = {*params.CompletionCreateParamsBase.__annotations__}
+        assert {"model", "logit_bias"} <= fields  # they are fields
+        assert fields <= used | WITHOUT_EFFECT | {*SWITCHED_OFF}
+
+
 def test_openai_raises_its_own_errors(client: Any) -> None:
     import openai
 

@@ -145,6 +145,15 @@ def test_flags_of_reading_hold_with_a_method_that_is_a_mode(say: Any) -> None:
         assert f"{more[0]} with --method parathinker" in err
 
 
+def test_another_method_forgets_the_flags_of_the_one_before(say: Any) -> None:
+    """All of them: whom lanes read, their angles, and how late."""
+    lines, usual = ["/method joint", "cups ABC"], ("--lanes", 2, "--temp", 3)
+    plain, _ = say(lines, *usual)
+    for flags in (("--slot", 9, "--omega", "ntk"), ("--lag", 3), ("--visibility", "neighbours:0")):
+        assert say(lines[1:], *usual, "--mode", "joint", *flags)[0] != plain
+        assert say(lines, *usual, "--mode", "joint", *flags)[0] == plain
+
+
 def test_a_question_that_fails_is_no_part_of_the_conversation(
     say: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -229,6 +238,71 @@ class Terminal:
 
     def keys(self, data: bytes) -> None:
         os.write(self.main, data)
+
+
+def asked_in_turn(monkeypatch: pytest.MonkeyPatch, answers: list[Any]) -> list[str]:
+    """Let a person at a terminal type these, and Ctrl-C or Ctrl-D where it is an error; the
+    prompts that were shown."""
+    shown: list[str] = []
+
+    def read(prompt: str) -> str:
+        shown.append(prompt)
+        said = answers.pop(0)
+        if isinstance(said, type):
+            raise said
+        return str(said)
+
+    monkeypatch.setattr("tinylane.serve.chat.reader", lambda: read)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    return shown
+
+
+def test_the_lane_is_asked_for_until_it_is_one(
+    talker: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
+) -> None:
+    """Nothing, Ctrl-C and Ctrl-D take what is offered; at the prompt Ctrl-C gives up the line."""
+    file, words = tmp_path / "chat.json", ["chat", "--model", str(talker), "-m", "4", "--seed", "7"]
+    words += ["--lanes", "3", "--plain", "--logit-bias", "1:-100"]
+    for typed in (["9", "none", "0", "3"], [""], [KeyboardInterrupt], [EOFError]):
+        lines = [KeyboardInterrupt, " ", "cups ABC", *typed, f"/save {file}", EOFError]
+        shown = asked_in_turn(monkeypatch, lines)
+        assert main(words) == 0
+        offered = re.findall(r"lane 1-3 \[(\d), the likeliest\]", " ".join(shown))
+        assert len(offered) == len(typed) and {*shown[:3]} == {"> "}
+        out = capsys.readouterr().out
+        texts = dict(re.findall(r"^lane (\d) \| (.*)$", out, re.M))
+        taken = "3" if typed[-1] == "3" else offered[0]
+        said = json.loads(file.read_text())["messages"][1]["content"]
+        assert said.split() == texts[taken].split()
+        assert (f"[lane {taken}, the likeliest]" in out) == (typed[-1] != "3")
+
+
+def test_marked_answers_are_voted_on(
+    say: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The lane of the most frequent answer is gone on with, not the likeliest."""
+    from tinylane.core.decoding import Decoding
+
+    plain = Decoding.result
+
+    def marked(self: Any) -> Any:
+        result = plain(self)
+        likeliest = tinylane.best_of(result).index
+        for lane in result.lanes:
+            lane.text = "#### 5" if lane.index == likeliest else "#### 4"
+        return result
+
+    monkeypatch.setattr(Decoding, "result", marked)
+    file = tmp_path / "chat.json"
+    out, _ = say(["cups ABC", f"/save {file}"], "--lanes", 3)
+    assert re.search(r"^\[lane \d, by vote: 4\]$", out, re.M)
+    assert json.loads(file.read_text())["messages"][1]["content"] == "#### 4"
+
+
+def test_a_quiet_chat_has_its_texts_alone(say: Any) -> None:
+    out, err = say(["cups ABC", "/mode joint", "/exit"], "--quiet")
+    assert out.strip() and err == ""
 
 
 def test_in_a_terminal_lines_are_edited_ctrl_c_ends_an_answer_and_not_the_chat(

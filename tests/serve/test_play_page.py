@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -213,6 +214,30 @@ def test_routes_refuse_what_is_not_there(server: Server) -> None:
     for _ in range(10):  # of sessions that nobody looks at the oldest make room
         assert ask("/play/sessions", {**begin, "max_tokens": 9})[0] == 201
     assert ask(f"{path}/step")[0] == 404
+
+
+def test_sessions_count_against_the_server_s_limits() -> None:
+    """One that nobody looks at makes room; where somebody looks at all of them, a line says so."""
+    flags = ("--no-open", "--max-lanes", 10, "--max-memory", 0.01)
+    with serving(*flags, command="play") as server:
+        begin = {"prompt": SWAPS, "lanes": 8, "method": "learned", "visibility": "joint"}
+        ask = lambda **more: server.ask("POST", "/play/sessions", {**begin, **more})
+        status, told = ask(max_tokens=480)
+        assert status == 400 and "this server gives them at most" in told["error"]["message"]
+        paths = []
+        for _ in range(2):
+            status, told = ask(max_tokens=9)
+            assert status == 201
+            paths.append(f"/play/sessions/{told['id']}")
+        assert server.ask("POST", f"{paths[0]}/step", {})[0] == 404
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as looks:
+            looks.sendall(f"GET {paths[1]}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            data = b""
+            while b"state" not in data:
+                data += looks.recv(1 << 16)
+            status, told = ask(max_tokens=9)
+            assert status == 503 and "at most 10 lanes: close one" in told["error"]["message"]
+            assert server.ask("POST", f"{paths[1]}/step", {})[0] == 200
 
 
 def test_a_page_needs_the_key_too() -> None:

@@ -10,6 +10,7 @@ from helpers_serve import ROOT
 
 import tinylane
 from tinylane.core.errors import TinylaneError
+from tinylane.serve.engine import Busy, Engine, ServerLimits
 from tinylane.serve.opening import Start, begin
 from tinylane.serve.session import PlaySession
 from tinylane.view.attention import attention_weights
@@ -175,7 +176,7 @@ def test_a_game_says_whether_a_lane_is_right(model: Any) -> None:
 @pytest.mark.parametrize(
     ("do", "says"),
     [
-        (lambda s: s.fork(9), "lane 9; there are lanes"),
+        (lambda s: s.fork(9), "no lane 9; there are 4, counted from 0"),
         (lambda s: s.what_if(9, 0, 3), "no lane 9; there are 4, counted from 0"),
         (lambda s: s.what_if(0, 5, 3), "token 5 of lane 1; it has 1"),
         (lambda s: s.what_if(0, 0, 99), "token 99 is outside the vocabulary"),
@@ -210,3 +211,62 @@ def test_no_more_lanes_than_a_page_can_show(model: Any) -> None:
         s.fork(0)
     with pytest.raises(TinylaneError, match="lanes is 17; expected a whole number from 1 to 16"):
         started(model, lanes=17)
+
+
+def held(session: PlaySession) -> int:
+    """Bytes of the keys and values that a session has now."""
+    cache = session.decoding.cache
+    rows = (cache.rows(layer) for layer in range(len(cache.keys)))
+    return sum(np.asarray(array).nbytes for pair in rows for array in pair)
+
+
+def test_memory_counts_what_there_is_and_what_may_still_be_written(model: Any) -> None:
+    s = started(model, max_tokens=17)
+    expected = s.nbytes
+    assert held(s) < expected
+    s.step()
+    before = s.nbytes
+    s.fork(1)
+    assert s.nbytes - before == pytest.approx((expected - held(started(model))) / 4, rel=0.2)
+    while s.decoding.live:
+        assert held(s) <= s.nbytes
+        s.step()
+    assert held(s) == s.nbytes  # nothing is left to write
+    s.decoding.drop(0)
+    assert held(s) == s.nbytes < before
+
+
+def test_a_lane_more_needs_room_on_the_server(model: Any) -> None:
+    """For itself and beside the others that run; what is refused changes nothing."""
+    s, other = started(model), started(model)
+    s.step()
+    engine = Engine(ServerLimits(lanes=5, memory=s.nbytes + other.nbytes + 1))
+    engine.running += [s, other]
+    s.grow = lambda lanes, nbytes: engine.grow(s, lanes, nbytes)
+    before = s.state()
+    for do in (lambda: s.fork(0), lambda: s.what_if(0, 0, 3)):
+        with pytest.raises(Busy, match=r"what runs here could take .* end something first"):
+            do()
+    engine.running.remove(other)
+    s.fork(0)
+    with pytest.raises(TinylaneError, match="6 lanes; this server runs at most 5"):
+        s.fork(0)
+    assert s.state()["lanes"][:4] == before["lanes"]
+
+
+def test_what_is_too_large_is_refused_before_its_prompt_is_read(
+    model: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tinylane.serve import opening
+    from tinylane.serve.routes import read_run
+
+    s = started(model)
+    s.step()
+    run = read_run(s.save())
+    monkeypatch.setattr(opening, "Decoding", None)
+    for limits, says in ((ServerLimits(memory=9000), "of memory"), (ServerLimits(lanes=3), "lane")):
+        check = Engine(limits).check
+        with pytest.raises(TinylaneError, match=says):
+            begin(model, Start(SWAPS, 4, "learned", "joint"), check)
+        with pytest.raises(TinylaneError, match=says):
+            opening.reopen(model, run, check)

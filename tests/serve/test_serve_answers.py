@@ -139,6 +139,7 @@ def test_a_stream_is_the_answer_in_pieces_and_its_choices_interleave(inside: Ser
         pieces[-1]["choices"] == []
         and pieces[-1]["usage"]["completion_tokens"] == (whole["usage"]["completion_tokens"])
     )
+    assert all(piece["usage"] is None for piece in pieces[:-1])
     order = [piece["choices"][0]["index"] for piece in pieces[:-1]]
     assert len(list(groupby(order))) > 6  # a run for each choice would be 3
     ends = {

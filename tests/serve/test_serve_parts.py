@@ -18,6 +18,7 @@ from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import SHARED, LaneMask
 from tinylane.core.model import Model
 from tinylane.core.random_weights import random_params
+from tinylane.core.result import Step
 from tinylane.core.sampling import Sampler
 from tinylane.methods import Setup
 from tinylane.serve.answers import Reply, error_body, piece
@@ -317,6 +318,28 @@ def test_parts_of_a_character_are_spelled_as_bytes() -> None:
     data = "".join(token.removeprefix("bytes:") for token in told["tokens"])
     assert bytes.fromhex(data.replace("\\x", "")).decode() == "\U0001f980"
     assert told["token_logprobs"] == [None] + [-1.0] * (len(ids) - 1)
+
+
+def test_offsets_count_whole_characters() -> None:
+    """Whole, and piece by piece, where a token ends in the middle of a character."""
+    spelled = "a\U0001f980b\u6f22c"
+    tokenizer = Tokenizer(tokenizers.Tokenizer.from_str(byte_level()))
+    ids = tokenizer.encode(spelled)
+    model = Model(ModelConfig(), {}, tokenizer=tokenizer)
+    whole, pieces = (
+        Reply(model, "m", "id", [ids[:split]], 1, chat=False, echo=True, top=0, seed=0)
+        for split in (len(ids), 3)
+    )
+    whole.begun(0, Begun(0, [(-1.0, [])] * (len(ids) - 1)))
+    offsets = whole.whole()["choices"][0]["logprobs"]["text_offset"]
+    ends = [tokenizer.decode(ids[:k]).rstrip("\ufffd") for k in range(len(ids))]
+    assert offsets == [len(text) for text in ends] and len(offsets) > len(spelled)
+    (first,) = pieces.begun(0, Begun(0, [(-1.0, [])] * 2))
+    told = first["choices"][0]["logprobs"]["text_offset"]
+    for k, token in enumerate(ids[3:]):
+        step = Step(k, 3 + k, [token], [-1.0], [""], {}, [[]])
+        told += pieces.step(0, step)[0]["choices"][0]["logprobs"]["text_offset"]
+    assert told == offsets
 
 
 def test_without_a_tokenizer_a_token_is_its_number() -> None:

@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None, top: Parser | None = None) -> int:
             named = f"{error.filename}: " if error.filename else ""
             return _fail(f"{named}{error.strerror or error}", 2)
         except MemoryError as error:
-            return _fail(f"out of memory ({error or 'no more is available'})", 2)
+            return _fail(f"out of memory ({str(error) or 'no more is available'})", 2)
         except KeyboardInterrupt as error:  # some commands say what they have kept
             return _fail(str(error) or "interrupted", 130)
 

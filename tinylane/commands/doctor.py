@@ -70,14 +70,17 @@ def examine() -> dict[str, Any]:
 
     notes, device, gpu = [], None, None
     if find_spec("mlx") is not None:
-        import mlx.core as mx
+        try:
+            import mlx.core as mx
 
-        device = "the GPU" if mx.default_device().type == mx.DeviceType.gpu else "the CPU"
-        gpu = gpu_memory()
-        if line := exact_products():
-            notes.append(line)
-        if sys.platform == "linux" and device == "the CPU":
-            notes += _openblas_notes()
+            device = "the GPU" if mx.default_device().type == mx.DeviceType.gpu else "the CPU"
+            gpu = gpu_memory()
+            if line := exact_products():
+                notes.append(line)
+            if sys.platform == "linux" and device == "the CPU":
+                notes += _openblas_notes()
+        except Exception as error:  # a wheel for another system, a GPU that does not answer
+            notes.append(f"MLX is installed but does not load: {error}")
     try:
         common.embedded()
     except Exception as error:  # a broken installation is what a doctor is for
