@@ -236,7 +236,10 @@ def test_sessions_count_against_the_server_s_limits() -> None:
             while b"state" not in data:
                 data += looks.recv(1 << 16)
             status, told = ask(max_tokens=9)
-            assert status == 503 and "at most 10 lanes: close one" in told["error"]["message"]
+            assert (
+                status == 503
+                and "leave no room for one more: close one" in told["error"]["message"]
+            )
             assert server.ask("POST", f"{paths[1]}/step", {})[0] == 200
 
 

@@ -111,11 +111,9 @@ def _known(body: Body, used: set[str]) -> None:
 
 def _read(body: Body, chat: bool, defaults: Defaults) -> Asked:
     options = body.object("stream_options")
-    if unknown := [key for key in options.raw if key not in STREAM]:
-        raise BadRequest(
-            f"unrecognized request argument: {show(f'stream_options.{unknown[0]}', 60)}",
-            "stream_options",
-        )
+    if unknown := sorted(options.raw.keys() - STREAM):
+        name = show(f"stream_options.{unknown[0]}", 60)
+        raise BadRequest(f"unrecognized request argument: {name}", "stream_options")
     return Asked(
         chat=chat,
         prompts=[_messages(body)] if chat else _prompts(body),

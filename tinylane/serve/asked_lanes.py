@@ -100,8 +100,6 @@ class Lanes:
 
 def _tags(model: Model, n: int) -> list[str] | None:
     """How the lanes of the model inside begin."""
-    if model.task is None:
-        return None
     from tinylane.evaluate.tasks.shell_game import game_of
 
     game = game_of(model)
@@ -130,8 +128,10 @@ def read_lanes(body: Body) -> Lanes | None:
     if isinstance(where, bool) or where not in (None, "own", 0, "0"):
         given.fail("prompt_lane", '"own" or 0')
     method = given.text("method", None) or given.text("mode", None)
-    if method is not None and method not in MODES:
-        method = _published(given, method)
+    try:
+        method = None if method is None else published(method)
+    except TinylaneError:
+        given.fail("method" if given.has("method") else "mode", METHODS)
     one = method is None or method in MODES
     if one and (given.has("lanes") or given.has("options")):
         name = "lanes" if given.has("lanes") else "options"
@@ -172,12 +172,9 @@ def read_lanes(body: Body) -> Lanes | None:
     )
 
 
-def _published(given: Body, name: str) -> str:
-    """The name of a row of `tinylane methods` as its file has it."""
+def published(name: str) -> str:
+    """A mode, or another row of `tinylane methods` as its file has it. Raises TinylaneError."""
     from tinylane.methods import method
 
-    try:
-        found = method(name).name
-    except TinylaneError:
-        given.fail("method" if given.has("method") else "mode", METHODS)
+    found = name if name in MODES else method(name).name
     return "joint" if found == "lanerope" else found

@@ -125,15 +125,12 @@ def reader() -> Callable[[str], str]:
 def named(flag: str, name: str) -> tuple[str | None, str | None]:
     """A mode, or else a method whose lanes work on one answer; the other is None. Raises
     TinylaneError for what is neither. flag: who says so."""
-    from tinylane.methods import method
-    from tinylane.serve.asked_lanes import METHODS
+    from tinylane.serve.asked_lanes import METHODS, published
 
-    if name not in generate.MODES:
-        try:
-            name = method(name).name
-        except TinylaneError:
-            raise TinylaneError(f"{flag} is {show(name, 40)}; expected {METHODS}") from None
-        name = "joint" if name == "lanerope" else name
+    try:
+        name = published(name)
+    except TinylaneError:
+        raise TinylaneError(f"{flag} is {show(name, 40)}; expected {METHODS}") from None
     return (name, None) if name in generate.MODES else (None, name)
 
 

@@ -104,15 +104,12 @@ class Engine:
                 f"most {size(self.limits.memory)}: fewer lanes, or a smaller max_tokens"
             )
 
-    def grow(self, task: TurnTaker, lanes: int, nbytes: int) -> None:
-        """Raise TinylaneError where a task that runs may not take so much more."""
-        self.check(task.lanes + lanes, task.nbytes + nbytes)
-        taken = sum(one.nbytes for one in self.running)
-        if taken + nbytes > self.limits.memory:
-            raise Busy(
-                f"what runs here could take {size(taken)} of {size(self.limits.memory)} of memory; "
-                f"{size(nbytes)} more are too much: end something first"
-            )
+    def grow(self, lanes: int, nbytes: int) -> None:
+        """Raise Busy where there is no room for so much more beside what runs."""
+        lanes += sum(task.lanes for task in self.running)
+        nbytes += sum(task.nbytes for task in self.running)
+        if lanes > self.limits.lanes or nbytes > self.limits.memory:
+            raise Busy("there is no room for more beside what runs here: end a lane or a session")
 
     def cancel(self, task: TurnTaker) -> None:
         """Forget a task, whose client has gone, before its next turn."""
@@ -130,15 +127,13 @@ class Engine:
         with self._changed:
             self._changed.notify()
 
-    def close(self, timeout: float = 10.0) -> int:
-        """End every task with what it has; returns how many there were."""
+    def close(self, timeout: float = 10.0) -> None:
+        """End every task with what it has."""
         with self._changed:
-            count = len(self.running) + len(self.waiting)
             self._closing = True
             self._changed.notify()
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
             self._thread.join(timeout)
-        return count
 
     # In the thread.
 

@@ -119,8 +119,7 @@ async def events_of(
     first: list[dict[str, Any]] | None,
     pieces: AsyncIterator[list[dict[str, Any]]],
 ) -> AsyncIterator[bytes]:
-    """The answer as server-sent events; where usage is asked for, that of all but the last is
-    null."""
+    """The answer as server-sent events; `usage`, where asked for, is null until the last."""
     more = {"usage": None} if asked.usage else {}
     try:
         for piece in first or []:

@@ -82,9 +82,8 @@ def reopen(model: Model, run: Run, check: Check = lambda lanes, nbytes: None) ->
         raise TinylaneError("this run was written by another model, or with another adapter")
     if len(lanes) > MOST_LANES:
         raise TinylaneError(f"the run has {len(lanes)} lanes; {MOST_LANES} are the most here")
-    rows = forecast(model.config, model.dtype, 1, len(run.result.prompt), weights=0)
-    longest = [min(lane.max_tokens, model.config.context) for lane in lanes]
-    check(len(lanes), rows.prompt_kv + rows.kv_per_token * sum(longest))
+    count, most = len(run.result.prompt), max(lane.max_tokens for lane in lanes)
+    check(len(lanes), forecast(model.config, model.dtype, len(lanes), count, most, 0).total)
     script = Script(run)
     first = lanes[: script.first]
     decoding = Decoding(

@@ -27,7 +27,6 @@ def flags(p: Any) -> None:
 
 def run(args: Any) -> int:
     """Run the command; it ends by Ctrl-C."""
-
     args.open = sys.stdout.isatty() if args.open is None else args.open
     serve.serve(args, page=True)
     return 0

@@ -28,7 +28,6 @@ from starlette.routing import BaseRoute, Route
 
 from tinylane.core.errors import TinylaneError, show
 from tinylane.files.io import Fields, parse_json
-from tinylane.files.memory import size
 from tinylane.serve.body import BadRequest
 from tinylane.serve.guard import body_of
 from tinylane.serve.inbox import Events, event
@@ -81,7 +80,7 @@ def routes(service: Service) -> list[BaseRoute]:
     async def add(make: Callable[[], PlaySession]) -> Response:
         session = await in_engine(service, make)
         room(sessions, service, session)
-        session.grow = lambda lanes, nbytes: service.engine.grow(session, lanes, nbytes)
+        session.grow = service.engine.grow
         service.engine.submit(session)
         name = os.urandom(8).hex()
         sessions[name] = session
@@ -228,20 +227,16 @@ def room(sessions: dict[str, PlaySession], service: Service, new: PlaySession) -
         del sessions[name]
     limits = service.limits
 
-    def lacks() -> str | None:
-        if len(sessions) >= SESSIONS:
-            return f"{SESSIONS} sessions are open in browsers"
-        if new.lanes + sum(s.lanes for s in sessions.values()) > limits.lanes:
-            return f"the server runs at most {limits.lanes} lanes"
-        if new.nbytes + sum(s.nbytes for s in sessions.values()) > limits.memory:
-            return f"open sessions could take more than {size(limits.memory)} of memory"
-        return None
+    def full() -> bool:
+        every = [new, *sessions.values()]
+        lanes, nbytes = sum(s.lanes for s in every), sum(s.nbytes for s in every)
+        return len(every) > SESSIONS or lanes > limits.lanes or nbytes > limits.memory
 
     for name in [name for name, s in sessions.items() if not s.listeners]:
-        if lacks():
+        if full():
             service.engine.cancel(sessions.pop(name))
-    if why := lacks():
-        raise BadRequest(f"{why}: close one that is open in a browser", None, 503)
+    if full():
+        raise BadRequest("open sessions leave no room for one more: close one", None, 503)
 
 
 async def in_engine(service: Service, do: Callable[[], Any]) -> Any:

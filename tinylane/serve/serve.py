@@ -97,6 +97,7 @@ def limit_flags(p: Any) -> None:
         "--max-body", type=int, default=4 << 20, metavar="N", help="bytes of a request; 4 MiB"
     )
     g.add_argument("--quiet", action="store_true", help="no line for every request")
+    p.set_defaults(logit_bias=None, stop=None)  # a request says these
 
 
 def run(args: Any) -> int:
@@ -142,15 +143,13 @@ def serve(args: Any, page: bool = False) -> None:
 
 def check(args: Any) -> str | None:
     """Check the flags; returns the key. Raises TinylaneError."""
-    from tinylane.core.sampling import Sampler
-
     shared_flags.check_numbers(args, 1, "max_tokens", "prefill_step_size")
     shared_flags.check_numbers(args, 1, "max_lanes", most=MAX_LANES)
     shared_flags.check_numbers(args, 0, "max_queue", "prompt_cache_bytes")
     shared_flags.check_numbers(args, 1024, "max_body")
     shared_flags.check_numbers(args, 0.01, "timeout", "stall_timeout", "max_memory")
     shared_flags.check_numbers(args, 0, "port", most=65535)
-    Sampler(**_sampling(args))  # refuses values out of range
+    shared_flags.sampling(args)
     for origin in args.allowed_origins:
         if origin != "*" and not re.fullmatch(r"https?://[\w.:\[\]-]+", origin):
             raise TinylaneError(
@@ -209,13 +208,7 @@ def usual_sampler(args: Any, model: Model) -> Sampler:
 
     samples = model.sampling is not None and model.sampling.get("do_sample")
     usual = Sampler.from_config(model.sampling) if samples else Sampler()
-    return replace(usual, **_sampling(args))
-
-
-def _sampling(args: Any) -> dict[str, Any]:
-    """The sampling flags that were given, as fields of `Sampler`."""
-    named = {field: getattr(args, flag) for flag, field in shared_flags.SAMPLING.items()}
-    return {field: value for field, value in named.items() if value is not None}
+    return replace(usual, **shared_flags.sampling(args))
 
 
 def name_of(args: Any) -> str:
