@@ -112,6 +112,13 @@ def test_no_two_classes_of_the_package_have_one_name() -> None:
     assert {name: names.count(name) for name in names if names.count(name) > 1} == {}
 
 
+@pytest.mark.parametrize("door", ["evaluate", "learn", "testing", "train", "view"])
+def test_a_door_that_says_in_which_order_to_read_names_all_its_modules(door: str) -> None:
+    said = ast.get_docstring(ast.parse((PACKAGE / door / "__init__.py").read_text("utf-8")))
+    names = {file.stem for file in (PACKAGE / door).glob("*.py")} - {"__init__"}
+    assert names - set(re.findall(r"\w+", said or "")) == set()
+
+
 def test_the_readme_says_the_limits() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     said = re.findall(r"^\| lines of .*\| at most ([\d,]+) \|", readme, re.MULTILINE)

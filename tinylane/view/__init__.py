@@ -2,6 +2,8 @@
 
 run_file          run.json: settings, tokens and log-probabilities of a decoding
 events            what happened to lanes between the steps: checked, and in words
+again             lanes that are turned or read otherwise than before
+tagged            texts with tags as runs, and back
 replay            a saved run again, without sampling; its log-probabilities recomputed
 attention         who listened to whom in a pass
 replay_record     what a replayed run shows: attention, and what silence would change
@@ -14,5 +16,6 @@ figures           masks, angles, scores, attention, lanes (`tinylane.plot`)
 replay_figure     a replayed run
 accuracy_figure   accuracy of evaluation runs
 bench_figure      step times
+frontier_figure   a search on a graph
 training_figure   the curves of a training run
 """

@@ -7,19 +7,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from tinylane.core.errors import TinylaneError, show
 from tinylane.evaluate.tasks.frontier import LANES, NO_WAY, Frontier, Graph
-from tinylane.evaluate.tasks.task import (
-    EVALUATION,
-    Options,
-    Problem,
-    Scores,
-    Task,
-    answer_of,
-    check_draw,
-)
+from tinylane.evaluate.tasks.task import Options, Problem, Scores, Task, answer_of, drawn
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model
@@ -77,15 +67,9 @@ def _task(game: Frontier, trained: bool) -> Task:
             "lanes": game.lanes,
             "draw": partial(draw, game),
         }
-
-    def problems(count: int | None, seed: int) -> list[Problem]:
-        count = check_draw(COUNT if count is None else count, seed)
-        drawn = game.draw(count, np.random.default_rng([seed, EVALUATION]))
-        return [Problem(str(k), ask(graph), game.answer(graph)) for k, graph in enumerate(drawn)]
-
     return Task(
         "frontier",
-        problems,
+        drawn(game, ask, COUNT),
         {**game.settings, "form": form},
         right=lambda answer, truth: answer == truth,
         title=f"frontier, {game.nodes} nodes, {game.edges} edges",

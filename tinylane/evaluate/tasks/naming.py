@@ -68,7 +68,7 @@ def task(options: Options, model: Model | None = None) -> Task:
 
     def problems(count: int | None, seed: int) -> list[Problem]:
         """Each kind once, and again if there are more; the order of the kinds is drawn."""
-        count = check_draw(len(asked) if count is None else count, seed)
+        count = check_draw(count, seed, len(asked))
         turns = np.random.default_rng([seed, EVALUATION]).permutation(len(asked))
         named = [asked[turns[k % len(asked)]] for k in range(count)]
         return [Problem(str(k), ask(kind), kind) for k, kind in enumerate(named)]

@@ -15,14 +15,7 @@ import numpy as np
 
 from tinylane.core.errors import TinylaneError
 from tinylane.evaluate.tasks.shell_game import STAY, ShellGame, game_of, last_word
-from tinylane.evaluate.tasks.task import (
-    EVALUATION,
-    Options,
-    Problem,
-    Task,
-    answer_of,
-    check_draw,
-)
+from tinylane.evaluate.tasks.task import Options, Task, answer_of, drawn
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model
@@ -83,15 +76,9 @@ def _task(game: ShellGame, form: str, ask: Callable[[np.ndarray], str], **more: 
     Its problems are unseen: they are drawn from a stream of random numbers that training does not
     use; with 4 cups and 16 swaps there are 6**16 (2.8e12), of which a training run sees some 1e5.
     """
-
-    def problems(count: int | None, seed: int) -> list[Problem]:
-        count = check_draw(COUNT if count is None else count, seed)
-        drawn = game.draw(count, np.random.default_rng([seed, EVALUATION]))
-        return [Problem(str(k), ask(moves), game.answer(moves)) for k, moves in enumerate(drawn)]
-
     return Task(
         "shell-game",
-        problems,
+        drawn(game, ask, COUNT),
         {"cups": game.cups, "swaps": game.swaps, "form": form},
         right=lambda answer, truth: answer == truth,
         title=f"shell game, {game.cups} cups, {game.swaps} swaps",

@@ -50,7 +50,7 @@ def task(options: Options, model: Any = None) -> Task:
         return tags(n)
 
     def problems(count: int | None, seed: int) -> list[Problem]:
-        count = check_draw(COUNT if count is None else count, seed)
+        count = check_draw(count, seed, COUNT)
         rng = np.random.default_rng([seed, EVALUATION])
         drawn = [draw(sizes[k % len(sizes)], rng) for k in range(count)]
         return [Problem(str(k), ask(x), f"{sum(x):03}") for k, x in enumerate(drawn)]

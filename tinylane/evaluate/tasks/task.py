@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from tinylane.core.errors import TinylaneError
 from tinylane.evaluate.extraction import extract as find_answer
 from tinylane.evaluate.spelling import normalise
@@ -31,8 +33,10 @@ EVALUATION, TRAINING = 1 << 41, 1 << 42
 MAX_COUNT = 1_000_000
 
 
-def check_draw(count: int, seed: int) -> int:
-    """The count. Raises TinylaneError for a count or a seed that a generated task cannot have."""
+def check_draw(count: int | None, seed: int, usual: int = 0) -> int:
+    """The count, or the usual one where none is asked for. Raises TinylaneError for a count or a
+    seed that a generated task cannot have."""
+    count = usual if count is None else count
     if not 1 <= count <= MAX_COUNT or seed < 0:
         raise TinylaneError(
             f"--count {count}, --seed {seed}; expected 1 to {MAX_COUNT:,} problems and a seed of 0 "
@@ -44,6 +48,22 @@ def check_draw(count: int, seed: int) -> int:
 def tags(n: int) -> list[str]:
     """The lane prompts `1/N:`, `2/N:`, ... of n lanes."""
     return [f"{m + 1}/{n}:" for m in range(n)]
+
+
+def drawn(
+    game: Any, ask: Callable[[Any], str], usual: int
+) -> Callable[[int | None, int], list[Problem]]:
+    """`Task.problems` of a game that draws its problems and knows their answers (`draw`, `answer`).
+
+    ask: a problem -> its prompt. usual: how many where no count is asked for.
+    """
+
+    def problems(count: int | None, seed: int) -> list[Problem]:
+        rng = np.random.default_rng([seed, EVALUATION])
+        each = game.draw(check_draw(count, seed, usual), rng)
+        return [Problem(str(k), ask(one), game.answer(one)) for k, one in enumerate(each)]
+
+    return problems
 
 
 @dataclass(frozen=True)
