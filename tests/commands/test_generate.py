@@ -225,6 +225,7 @@ def test_lane_prompts_say_how_many_lanes(ask: Any, plain: str) -> None:
 
 def test_who_reads_whom_in_words() -> None:
     assert describe_mask(LaneMask.joint(3), 3) == "each reads all others"
+    assert describe_mask(LaneMask.joint(3, 1), 3) == "each reads all others, 1 step late"
     assert describe_mask(LaneMask.joint(3, 2), 3) == "each reads all others, 2 steps late"
     assert describe_mask(LaneMask.independent(3), 3) == "independent"
     assert describe_mask(LaneMask.star(3), 3) == "2 of 6 pairs read each other"

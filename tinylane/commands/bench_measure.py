@@ -24,6 +24,7 @@ from tinylane.commands.bench_engine import BenchCase, Tinylane, load_engine
 from tinylane.commands.bench_profile import profile
 from tinylane.core.errors import TinylaneError
 from tinylane.files import memory
+from tinylane.files.display import counted
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def timed_run(
 
 def describe(case: BenchCase) -> str:
     """A case in words."""
-    lanes = f"{case.lanes} lane{'s' if case.lanes > 1 else ''}"
+    lanes = counted(case.lanes, "lane")
     return f"{lanes}, {case.mode}, prompt of {len(case.prompt)}"
 
 

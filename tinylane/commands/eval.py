@@ -29,6 +29,7 @@ from tinylane.evaluate.measures import Tally, as_json
 from tinylane.evaluate.shards import Shard, assign, open_run
 from tinylane.evaluate.tables import end_columns
 from tinylane.evaluate.tasks.task import Problem, Task
+from tinylane.files.display import counted
 from tinylane.files.run_dir import Journal
 
 if TYPE_CHECKING:
@@ -288,7 +289,7 @@ def notes(setup: Planned) -> None:
     lengths = {cell.max_tokens for cell in cells}
     if len(lengths) > 1 and task.max_tokens(1) is None:
         budgets = {c.lanes: c.max_tokens for c in cells}
-        each = ", ".join(f"{t} with {n} lane{'s' * (n > 1)}" for n, t in budgets.items())
+        each = ", ".join(f"{t} with {counted(n, 'lane')}" for n, t in budgets.items())
         common.note(
             f"equal tokens in all, so each lane may write {each} (--equal steps: as many with all)"
         )

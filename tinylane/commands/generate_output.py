@@ -10,7 +10,7 @@ import numpy as np
 
 from tinylane.commands import common
 from tinylane.evaluate.tasks.shell_game import STAY
-from tinylane.files.display import printable
+from tinylane.files.display import counted, printable
 
 if TYPE_CHECKING:
     from tinylane.commands.terminal import Columns, LaneView, Lines
@@ -338,7 +338,7 @@ def work(game: ShellGame, moves: Any, n: int, lane: int) -> list[str]:
 def describe_mask(mask: LaneMask, n: int) -> str:
     """Who reads whom, in words."""
     seen = mask.visibility[:n, :n] | np.eye(n, dtype=bool)
-    late = f", {mask.lag} steps late" if mask.lag else ""
+    late = f", {counted(mask.lag, 'step')} late" if mask.lag else ""
     if seen.all():
         return f"each reads all others{late}"
     if np.array_equal(seen, np.eye(n, dtype=bool)):

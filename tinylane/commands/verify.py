@@ -19,6 +19,7 @@ from tinylane.core.lanes import LaneRoPE
 from tinylane.core.model import Model
 from tinylane.core.prompt import encode_prompt
 from tinylane.evaluate.tasks.shell_game import game_of
+from tinylane.files.display import counted
 from tinylane.testing import verification
 from tinylane.testing.samples import Sample
 from tinylane.testing.verification import LONGEST, Finding, Verification
@@ -113,7 +114,7 @@ def _say_how_long(model: Model, samples: dict[str, Sample], quiet: bool) -> None
         return
     estimate, count = verification.estimate_time(model, samples), len(samples)
     common.note(
-        f"{model.backend} {model.dtype}: {count} sample{'s' * (count > 1)} of up to "
+        f"{model.backend} {model.dtype}: {counted(count, 'sample')} of up to "
         f"{estimate.rows} rows, {estimate.passes} passes and {estimate.definitions} in float64 by "
         "definition: "
         + ("under a second" if estimate.seconds < 1 else f"about {duration(estimate.seconds)}")

@@ -59,18 +59,12 @@ def _some_heads(draw: Any, grouped: bool) -> tuple[np.ndarray, ...]:
 
 
 def _attention(answer: Answer, given: tuple[np.ndarray, ...]) -> None:
-    q, k, v, visible = given
+    """Of one head (T, D), or of several (H, T, D)."""
+    *rows, visible = given
     of = spell(dict(zip(("q", "k", "v", "visible"), given, strict=True)))
     got = call(answer, *(x.copy() for x in given), of=of)
-    expected = attention((q[None],), k[None], v[None], visible, None)[0]
-    compare(got, expected, of)
-
-
-def _grouped(answer: Answer, given: tuple[np.ndarray, ...]) -> None:
-    q, k, v, visible = given
-    of = spell(dict(zip(("q", "k", "v", "visible"), given, strict=True)))
-    got = call(answer, *(x.copy() for x in given), of=of)
-    compare(got, attention((q,), k, v, visible, None), of)
+    q, k, v = (x if x.ndim == 3 else x[None] for x in rows)
+    compare(got, attention((q,), k, v, visible, None).reshape(rows[0].shape), of)
 
 
 # Page 2.
@@ -218,7 +212,7 @@ EXERCISES = (
         "grouped attention; q (H, T, D), k and v (K, S, D), visible (T, S) -> (H, T, D)",
         ("q", "k", "v", "visible"),
         _some_heads(grouped=True),
-        _grouped,
+        _attention,
     ),
     Exercise(
         "02.1",
