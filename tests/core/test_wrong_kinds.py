@@ -62,6 +62,11 @@ def started() -> tinylane.LaneCache:
     return stepped().cache
 
 
+def reloaded(**given: Any) -> tinylane.LaneCache:
+    started().save("saved.safetensors")
+    return tinylane.LaneCache.load("saved.safetensors", **given)
+
+
 SHELL_GAME = Path(__file__).parents[2] / "weights" / "shell-game"
 LOADED = tinylane.load(SHELL_GAME, backend="numpy")
 TOKENIZER = LOADED.tokenizer
@@ -72,6 +77,7 @@ LOAD = {"source": SHELL_GAME, "backend": "numpy", "dtype": "auto", "ops": "auto"
 LOAD |= {"adapter": None, "revision": None, "lanes": 1, "prompt_tokens": 0, "max_tokens": 0}
 PASS = {"tokens": [1, 2], "positions": [0, 1], "lanes": [-1, -1]}
 PASS |= dict.fromkeys(("lane_rope", "lane_mask", "cache", "rows"))
+CACHED = {"lane_rope": None, "lane_mask": None}
 MODE = {"name": "joint", "model": MODEL, "lanes": 2, "slot": 4, "omega": "ntk", "scale": 2.0}
 MODE |= {**OWN, "visibility": None, "lag": None}
 DRAW = {"temperature": 1, "top_p": 1, "top_k": 0, "min_p": 0, "repetition_penalty": 1}
@@ -82,6 +88,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "generate": (tinylane.generate, {**DECODE, "on_step": None}),
     "stream": (lambda **x: list(tinylane.stream(**x)), DECODE),
     "call": (MODEL, PASS),
+    "call_cached": (lambda **x: MODEL([1], [0], [0], cache=MODEL.new_cache(), **x), CACHED),
     "new_cache": (MODEL.new_cache, {"lane_rope": None}),
     "vote": (tinylane.vote, {"result": ["1"], "pattern": None, "extract": None, "key": None}),
     "best_of": (tinylane.best_of, {"result": RESULT, "score": None}),
@@ -136,6 +143,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     ),
     "tolerance": (tolerance, {"dtype": "float32", "scale": 1.0, "angle": 0.0}),
     "cache": (tinylane.LaneCache.load, {"path": "/nowhere/x", "model": MODEL}),
+    "cache_load": (reloaded, {"model": MODEL, "lane_rope": None, "lane_mask": None}),
 }
 CASES = [(name, argument) for name, (_, right) in CALLS.items() for argument in right]
 CASES += [("Decoding", field.name) for field in fields(Settings) if field.name != "max_tokens"]

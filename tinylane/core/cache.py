@@ -55,7 +55,7 @@ class LaneCache:
         """Raise TinylaneError unless this cache was made by `model` for `lane_rope` (or None)."""
         if model is not self.model:
             raise TinylaneError("this cache was made by another model; use model.new_cache()")
-        if lane_rope is not None and not lane_rope.same_as(self.lane_rope):
+        if lane_rope is not None and not model.rope(lane_rope).same_as(self.lane_rope):
             raise TinylaneError(
                 "this cache's keys were turned by another Omega or prompt_lane, or by another "
                 "rotation; start a new cache"

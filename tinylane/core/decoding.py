@@ -29,6 +29,7 @@ from tinylane.core.errors import NEVER_RUN, TinylaneError, made, of_kind, whole
 from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, Row
 from tinylane.core.life import Life
 from tinylane.core.model import Model
+from tinylane.core.prefix import keep_prefix
 from tinylane.core.prompt import Prompt, Settings, encode_prompt, ends
 from tinylane.core.result import Lane, Result, Step, own_text
 from tinylane.core.sampling import Sampler, as_lists, uniform
@@ -85,8 +86,6 @@ class Decoding(Life):
             )
         self.cache, self.reused = model.new_cache(rope, self.mask), 0
         if s.cache is not None:
-            from tinylane.core.prefix import keep_prefix
-
             self.cache = s.cache
             self.reused = keep_prefix(s.cache, model, rope, self.mask, self.prompt)
         self.seconds = 0.0

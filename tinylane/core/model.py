@@ -153,9 +153,8 @@ class Model:
             )
         if cache is not None:
             of_kind("cache", cache, LaneCache, "a LaneCache").check(self, lane_rope)
-            lane_rope = cache.lane_rope
             lane_mask = cache.lane_mask if lane_mask is None else lane_mask
-        rope = self.rope(lane_rope)
+        rope = self.rope(lane_rope) if cache is None else cache.lane_rope
         places = Places(i, m, i, m) if cache is None else cache.places(i, m)
         n = max(int(places.key_lanes.max()) + 1, 1)
         mask = self.mask(n) if lane_mask is None else lane_mask

@@ -201,4 +201,4 @@ def _product(q: Array, keys: Array) -> Array:
     return np.ascontiguousarray((keys @ q.swapaxes(-1, -2)).swapaxes(-1, -2))
 
 
-OPS = decoder.Ops(linear, linears, embed, rms_norm, rotate, gated, attention, decoder.draw)
+OPS = decoder.Ops(linear, linears, embed, rms_norm, rotate, gated, attention)

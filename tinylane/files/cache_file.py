@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import NoneType
+from typing import Any
 
 import numpy as np
 
@@ -20,11 +21,9 @@ from tinylane.core.cache import LaneCache
 from tinylane.core.errors import TinylaneError, of_kind, show
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import MAX_LANES, MAX_STEPS, NEVER, SHARED, LaneMask, LaneRoPE, Rotation
+from tinylane.core.model import Model
 from tinylane.files.memory import available_memory, gpu_memory, size
 from tinylane.files.safetensors import TensorFile, widen, write_tensors
-
-if TYPE_CHECKING:
-    from tinylane.core.model import Model
 
 FORMAT = "tinylane cache 1"
 _ROWS = ("positions", "lanes", "tokens")
@@ -90,6 +89,9 @@ def load_cache(
     fewer lanes are alike if the lanes of both read each other alike.
     """
     of_kind("path", path, (str, Path), "the name of a file")
+    of_kind("model", model, Model, "a model: tinylane.load gives one")
+    of_kind("lane_mask", lane_mask, (LaneMask, NoneType), "a LaneMask, or None")
+    expected = None if lane_rope is None else model.rope(lane_rope)
     with TensorFile(path) as file, _naming(path):
         if file.metadata.get("format") != FORMAT:
             raise TinylaneError("not a cache saved by tinylane")
@@ -102,7 +104,7 @@ def load_cache(
                 )
         tensors = _Tensors(file)
         rope, mask = _rotation(tensors, model), _mask(tensors)
-        if lane_rope is not None and not lane_rope.same_as(rope):
+        if expected is not None and not expected.same_as(rope):
             raise TinylaneError("saved with another Omega or prompt_lane, or rotation")
         if lane_mask is not None and not _alike(lane_mask, mask):
             raise TinylaneError("saved with another visibility or lag")
