@@ -201,6 +201,29 @@ def test_a_client_that_does_not_read_is_let_go(bytes_each_time: int) -> None:
         raw.close()
 
 
+@pytest.mark.parametrize("before", [b"", b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+def test_headers_that_do_not_come_are_given_up(before: bytes) -> None:
+    """Not even if a line comes now and then; on a connection that had a request, too."""
+    with serving("--stall-timeout", 1) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as raw:
+            raw.sendall(before)
+            answer = raw.recv(4096) if before else b""
+            assert b"200 OK" in answer or not before
+            raw.settimeout(0.3)
+            raw.sendall(b"POST /v1/completions HTTP/1.1\r\n")
+            end, closed = time.monotonic() + 20, False
+            while not closed and time.monotonic() < end:
+                try:
+                    raw.sendall(b"X: y\r\n")
+                    closed = raw.recv(4096) == b""
+                except TimeoutError:
+                    continue
+                except OSError:
+                    closed = True
+            assert closed
+        assert server.text(ASK)["choices"]
+
+
 def test_a_body_that_does_not_come_is_given_up() -> None:
     with serving("--stall-timeout", 0.5) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as raw:
@@ -324,11 +347,18 @@ def test_without_the_extra_it_says_what_to_install(name: str) -> None:
 def test_with_a_key_only_its_holders_are_answered() -> None:
     """On another address than the loopback too: any host's name will do then."""
     with serving("--api-key", "sesame", "--host", "127.0.0.1") as server:
-        for headers in ({}, {"Authorization": "Bearer sesam"}, {"Authorization": "sesame\u00e9"}):
+        for headers in (
+            {},
+            {"Authorization": "Bearer sesam"},
+            {"Authorization": "sesame\u00e9"},
+            {"Authorization": "sesame"},
+            {"Authorization": "Basic sesame"},
+        ):
             status, answer = server.ask("POST", "/v1/completions", ASK, **headers)
             assert status == 401 and answer["error"]["code"] == "invalid_api_key"
-        status, _ = server.ask("POST", "/v1/completions", ASK, Authorization="Bearer sesame")
-        assert status == 200
+        for scheme in ("Bearer", "bearer"):  # as HTTP has it, in any case
+            named = {"Authorization": f"{scheme} sesame"}
+            assert server.ask("POST", "/v1/completions", ASK, **named)[0] == 200
 
 
 def test_web_pages_of_others_may_not_ask() -> None:

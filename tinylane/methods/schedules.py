@@ -57,11 +57,6 @@ def rank_by(own: Callable[[Lane], float] | None) -> Callable[[Lane], float]:
     return score if own is None else rank
 
 
-def likelier(lanes: Iterable[Lane]) -> list[Lane]:
-    """The likeliest first; of equals, the earlier."""
-    return sorted(lanes, key=lambda lane: (-score(lane), lane.index))
-
-
 def shut(d: Decoding, lanes: Iterable[Lane], ids: Sequence[int]) -> None:
     """See that every lane ends with the tokens `ids`, written by itself or given to it.
 

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from tinylane.core.result import Result, Step
     from tinylane.serve.job import Begun, Ended, Top
 
-# Its words: what a lane's end is called there.
-REASONS = {"stop": "stop"}  # all others were cut short: "length"
 IMPOSSIBLE = -9999.0  # JSON has no -inf
 
 
@@ -112,7 +110,8 @@ class Reply:
                     drawn = [(token, step.logprobs[m], step.top_logprobs[m])]
             said = self._say(k, step.texts[m], drawn)
             if ended is not None:
-                self.choices[k].ended, self.choices[k].reason = ended, REASONS.get(ended, "length")
+                self.choices[k].ended = ended
+                self.choices[k].reason = "stop" if ended == "stop" else "length"  # as OpenAI has it
             if said[0] or (drawn and self.top is not None) or ended is not None:
                 pieces.append(self._piece(k, *said))
         return pieces

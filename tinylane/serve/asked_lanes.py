@@ -57,8 +57,10 @@ class Lanes:
 
     def settings(self, model: Model, n: int, max_tokens: int) -> dict[str, Any]:
         """As settings of `Decoding`. Raises TinylaneError for what this model cannot do."""
+        from tinylane.evaluate.tasks.shell_game import game_of
+
         rope, mask = self._rotation(model, n, max_tokens)
-        prompts = self.prompts or _tags(model, n) or model.lane_prompts(n)
+        prompts = self.prompts or (game_of(model) or model).lane_prompts(n)
         if len(prompts) != n:
             raise BadRequest(f"{len(prompts)} lane prompts for n = {n}", "lanes.prompts")
         return {"lane_rope": rope, "lane_mask": mask, "lane_prompts": prompts}
@@ -96,14 +98,6 @@ class Lanes:
             visibility=seen,
             lag=self.lag,
         )
-
-
-def _tags(model: Model, n: int) -> list[str] | None:
-    """How the lanes of the model inside begin."""
-    from tinylane.evaluate.tasks.shell_game import game_of
-
-    game = game_of(model)
-    return None if game is None else game.lane_prompts(n)
 
 
 def read_lanes(body: Body) -> Lanes | None:

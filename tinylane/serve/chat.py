@@ -27,7 +27,6 @@ from tinylane.files.display import printable
 from tinylane.serve.server import need
 
 if TYPE_CHECKING:
-    from tinylane.commands.terminal import Columns, Lines
     from tinylane.core.decoding import Decoding
     from tinylane.core.model import Model
     from tinylane.core.result import Lane, Result, Step
@@ -327,20 +326,13 @@ class Shown:
     """An answer as it is written: one lane's text as it comes, several lanes side by side."""
 
     def __init__(self, decoding: Decoding, plain: bool, several: bool = False) -> None:
-        from tinylane.commands.terminal import Columns, LaneView, Lines
+        from tinylane.commands.terminal import Columns, Lines
 
-        n, self.labels = len(decoding.lanes), list[str]()
-        self.columns: Columns | None = None
-        self.lines: Lines | None = None
-        self.name(decoding)
-        if (n > 1 or several) and sys.stdout.isatty() and not plain:
-            self.columns = Columns([LaneView(label) for label in self.labels])
-        else:
-            self.lines = Lines(self.labels, several=several)
-
-    def name(self, decoding: Decoding) -> None:
-        """Names for lanes that have joined."""
-        self.labels += [f"lane {m + 1}" for m in range(len(self.labels), len(decoding.lanes))]
+        side = (len(decoding.lanes) > 1 or several) and sys.stdout.isatty() and not plain
+        self.labels: list[str] = []
+        self.columns = Columns([]) if side else None
+        self.settle(decoding)
+        self.lines = None if side else Lines(self.labels, several=several)
 
     def __enter__(self) -> Shown:
         if self.columns is not None:
@@ -355,16 +347,15 @@ class Shown:
 
     def step(self, decoding: Decoding, step: Step) -> None:
         """Show what a step gave."""
-        self.name(decoding)
+        self.settle(decoding)
         if self.lines is not None:
             self.lines.add(step.texts, step.finished)
-        self.settle(decoding)
         if self.columns is not None:
             self.columns.draw()
 
     def settle(self, decoding: Decoding) -> None:
-        """How every lane stands."""
-        self.name(decoding)
+        """How every lane stands; names for lanes that have joined."""
+        self.labels += [f"lane {m + 1}" for m in range(len(self.labels), len(decoding.lanes))]
         if self.columns is not None:
             from tinylane.commands.terminal import LaneView
 

@@ -91,8 +91,8 @@ def _may_ask(service: Service, request: Request, allowed: bool) -> None:
         )
     if service.key is None or not request.url.path.startswith(("/v1/", "/play/")):
         return
-    given = request.headers.get("authorization", "").removeprefix("Bearer ")
-    if not hmac.compare_digest(given.encode(), service.key.encode()):
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), service.key.encode()):
         raise BadRequest("a key is needed: Authorization: Bearer KEY", None, 401, "invalid_api_key")
 
 

@@ -5,7 +5,6 @@ T rows of a pass   V vocab
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -82,13 +81,11 @@ class Served(TurnTaker):
         self._steps: Iterator[Step] = iter(())
         self._cached = 0
         self._scores: list[tuple[float, Top]] = []
-        self.began: float | None = None
 
     def ready(self) -> bool:
         return self.behind() < AHEAD
 
     def turn(self) -> bool:
-        self.began = self.began or time.monotonic()
         if self.decoding is None:
             return self._read()
         step = next(self._steps, None)  # a schedule may change the lanes before it

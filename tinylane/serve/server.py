@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import sys
 from collections.abc import Callable
@@ -47,7 +48,28 @@ def run(app: Any, engine: Engine, bound: socket.socket, ready: Callable[[], Any]
 
     Raises KeyboardInterrupt after Ctrl-C.
     """
+    import h11
     import uvicorn
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class Connection(H11Protocol):
+        """Is closed where the headers of a request do not come in time."""
+
+        late: asyncio.TimerHandle
+
+        def wait(self) -> None:
+            self.late = self.loop.call_later(engine.limits.stall, self.transport.close)
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.wait()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.conn.their_state is not h11.IDLE:  # the headers are complete
+                self.late.cancel()
+            elif self.late.cancelled():
+                self.wait()
 
     class Server(uvicorn.Server):
         def handle_exit(self, sig: int, frame: Any) -> None:
@@ -61,6 +83,7 @@ def run(app: Any, engine: Engine, bound: socket.socket, ready: Callable[[], Any]
 
     config = uvicorn.Config(
         app,
+        http=Connection,
         log_level="error",
         access_log=False,
         lifespan="off",
