@@ -21,8 +21,7 @@ from tinylane.checkpoints.tokenizer_files import (
     mark_special,
     read_tokenizer,
     refusing,
-    special_names,
-    special_settings,
+    special_tokens,
     step_kinds,
 )
 from tinylane.core.errors import TinylaneError, of_kind, show
@@ -101,8 +100,7 @@ class Tokenizer:
         are missing, oversized or not what they should be, and for a tokenizer of another model.
         """
         core = read_tokenizer(folder, vocab)
-        settings = special_settings(folder)
-        names = special_names(settings)
+        settings, names = special_tokens(folder)
         add_tokens(core, folder, settings, names, vocab)
         for role, token in names.items():
             if role in ("bos_token", "eos_token") and core.token_to_id(token) is None:

@@ -94,20 +94,16 @@ def read_tokenizer(folder: Path, vocab: int | None) -> tokenizers.Tokenizer:
         return Core.from_str(source)
 
 
-def special_settings(folder: Path) -> dict[str, Any]:
-    """What tokenizer_config.json says, with special_tokens_map.json where that counts.
+def special_tokens(folder: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The settings of the small files; and by role the special tokens that they name: `bos_token`,
+    `eos_token`... are texts, or objects with a `content`.
 
-    As in transformers: the map wins over the config, and is not read where the config lists its
-    added tokens.
+    As in transformers: special_tokens_map.json wins over tokenizer_config.json, and is not read
+    where that lists its added tokens.
     """
     settings = read_object(folder / "tokenizer_config.json")
-    if "added_tokens_decoder" in settings:
-        return settings
-    return settings | read_object(folder / "special_tokens_map.json")
-
-
-def special_names(settings: Mapping[str, Any]) -> dict[str, str]:
-    """The `bos_token`, `eos_token`... of a settings file: texts, or objects with a `content`."""
+    if "added_tokens_decoder" not in settings:
+        settings |= read_object(folder / "special_tokens_map.json")
     extra = settings.get("extra_special_tokens")
     named = {**settings, **extra} if isinstance(extra, Mapping) else settings
     names = {}
@@ -118,7 +114,7 @@ def special_names(settings: Mapping[str, Any]) -> dict[str, str]:
             if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
                 raise TinylaneError(f"{key} {show(text)} is half a surrogate pair, not a text")
             names[key] = text
-    return names
+    return settings, names
 
 
 def add_tokens(

@@ -139,16 +139,16 @@ def check_bounds(data: Any, source: str) -> None:
 
 def _check_depth(value: Any) -> None:
     """Raise TinylaneError for nesting that the parser accepts but that later code may not."""
-    level, depth = [value], 0
-    while level := [
-        inner
-        for outer in level
-        for inner in (outer.values() if isinstance(outer, dict) else outer)
-        if isinstance(inner, (dict, list))
-    ]:
-        depth += 1
-        if depth >= MAX_DEPTH:
-            raise TinylaneError("nested too deeply to be what it should be")
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        below: list[Any] = []
+        for outer in level:
+            for inner in outer.values() if isinstance(outer, dict) else outer:
+                if isinstance(inner, (dict, list)):
+                    below.append(inner)
+        level = below
+    if level:
+        raise TinylaneError("nested too deeply to be what it should be")
 
 
 def parse_json(data: bytes, source: str, kind: type = dict) -> Any:
