@@ -18,7 +18,7 @@ import tinylane
 from tinylane.core.lanes import LaneMask
 from tinylane.core.model import Model
 from tinylane.evaluate.tasks.shell_game import ShellGame
-from tinylane.evaluate.tasks.shell_game_task import EVALUATION
+from tinylane.evaluate.tasks.task import EVALUATION
 from tinylane.files.writing import write_json
 from tutorials.study import record
 from tutorials.study.cells import StudyRecipe

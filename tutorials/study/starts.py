@@ -22,7 +22,7 @@ import tinylane
 from tinylane.core.lanes import LaneMask
 from tinylane.core.model import Model
 from tinylane.evaluate.tasks.shell_game import END, ShellGame
-from tinylane.evaluate.tasks.shell_game_task import EVALUATION
+from tinylane.evaluate.tasks.task import EVALUATION
 from tinylane.files.io import read_json
 from tinylane.files.writing import write_json
 from tinylane.methods.modes import omega_start
