@@ -127,10 +127,14 @@ def test_the_peak_of_mlx_is_that_of_its_allocator_where_it_is_larger(
     assert done["peak"] == mx.get_peak_memory() > 7 and done["bandwidth"] == 5.0
 
 
-def test_the_profile_of_mlx_knows_the_time_of_building_the_graph(tiny: Path) -> None:
+@pytest.mark.parametrize("early", [False, True], ids=["as on a CPU", "passes built early"])
+def test_the_profile_of_mlx_knows_the_time_of_building_the_graph(
+    early: bool, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("mlx")
+    monkeypatch.setattr("tinylane.core.pipeline.pays", lambda model: early)
     case = BenchCase(random_prompt(512, 5, 0), 2, 4, "joint")
-    measured = profile(load_engine("tinylane mlx", tiny, "float32"), case)
+    measured = profile(load_engine("tinylane mlx", tiny, "float32", ops="fast"), case)
     assert measured["build"] > 0 and measured["python_per_layer"] == measured["build"] / 2
     assert all(measured["parts"][part] > 0 for part in PARTS)
 

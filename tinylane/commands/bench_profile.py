@@ -18,12 +18,11 @@ from dataclasses import replace
 from typing import Any
 
 from tinylane.commands.bench_engine import BenchCase, Tinylane, random_prompt
-from tinylane.core import decoder
+from tinylane.core import decoder, pipeline
 from tinylane.core import model as core_model
 from tinylane.core.random_weights import random_params
 
 PARTS = ("projections", "head", "attention", "norms and gate", "cache", "sampling", "plan", "rest")
-PASSES = (decoder, core_model)  # what uses make_plan and forward
 TINY: dict[str, Any] = {
     "vocab": 32,
     "width": 8,
@@ -103,7 +102,7 @@ def _parts(engine: Tinylane, case: BenchCase) -> dict[str, float]:
     decoding._draw = clock.wrap("sampling", decoding._draw, wait=False)
     steps: list[dict[str, float]] = []
     plan = clock.wrap("plan", decoder.make_plan, wait=False)
-    with _replaced("make_plan", plan, *PASSES):
+    with _replaced("make_plan", plan, core_model):
         while decoding.live:
             clock.spent.clear()
             began = time.perf_counter()
@@ -116,7 +115,7 @@ def _parts(engine: Tinylane, case: BenchCase) -> dict[str, float]:
 
 def _building(engine: Tinylane, case: BenchCase) -> float:
     clock, steps = _Clock(), []
-    with _replaced("forward", clock.wrap("build", decoder.forward), *PASSES):
+    with _replaced("forward", clock.wrap("build", decoder.forward), core_model, pipeline):
         decoding = engine.decoding(case)
         decoding.step()
         while decoding.live:
