@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers_methods import small
 
 import tinylane
 from tinylane.commands.cli import main
-from tinylane.methods import NAMES
+from tinylane.commands.generate_method import same_texts
+from tinylane.methods import METHODS, NAMES, decode, prepare
 from tinylane.view.replay import replay
 from tinylane.view.run_file import load_run
 
@@ -143,3 +146,34 @@ def test_what_beam_search_does_not_use_is_told_by_the_flags_that_were_given(
 ) -> None:
     code, out, err = generate(capsys, *words)
     assert (code, out) == (2, "") and says in err and err.count("\n") == 1
+
+
+SAME = {
+    "independent": True, "gambit": True, "bridge": True, "multi_stream": True, "hogwild": True,
+    "parallel_r1": True, "dynamic_lanes": True, "lanerope": True, "tool_lane": True,
+    "group_think": False, "parathinker": False, "tree_of_thoughts": False, "multiverse": False,
+    "async_reasoning": False, "hogwild_steps": False, "plain_lanes": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_greedy_lanes_that_would_be_the_same_are_known(name: str) -> None:
+    """From what a method begins with; a trained table of lanes tells them apart."""
+    model, args = small(), SimpleNamespace(method=name)
+    same = lambda m: same_texts(args, m, prepare(m, name, 3, 9), ["", "", ""])
+    assert same(model) is SAME[name]
+    if not METHODS[name].alike:
+        assert not same(small(extra="lane_embed"))
+    if name == "independent":
+        assert not same_texts(args, model, prepare(model, name, 3, 9), ["a", "b", "c"])
+    if SAME[name]:
+        d = decode(model, "7+8=", name, 3, max_tokens=6, sampler=tinylane.Sampler(temperature=0.0))
+        assert list(d)
+        written = [lane.text for lane in d.lanes[:3]]
+        assert METHODS[name].alike or len({*written}) == 1
+
+
+def test_lace_s_lanes_are_told_apart_by_what_they_read_there() -> None:
+    model, args = small(extra="lace"), SimpleNamespace(method="lace")
+    assert not same_texts(args, model, prepare(model, "lace", 3, 9), [""] * 3)
+    assert same_texts(args, small(), prepare(small(), "lace", 3, 9), [""] * 3)

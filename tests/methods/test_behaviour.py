@@ -13,6 +13,7 @@ from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneRoPE
 from tinylane.core.prompt import encode_lane_prompt
+from tinylane.evaluate.answers import answering
 from tinylane.methods import METHODS, decode
 from tinylane.methods.logit_averaging import Tied
 from tinylane.methods.modes import mode
@@ -276,8 +277,33 @@ def test_ssa_gives_all_drafts_to_one_reader() -> None:
 def test_a_tree_of_thoughts_drops_all_but_the_best_of_a_level() -> None:
     rank = lambda lane: lane.index % 2  # the second of two is the best
     d = go(begin("tree_of_thoughts", 2, depth=3, score=rank))
-    assert [lane.index for lane in d.lanes if lane.dropped is not None] == [0, 2]
+    assert [lane.index for lane in d.lanes if lane.dropped is not None] == [0, 2, 4]
     assert reads(d, 5) == {1, 3} and len(d.lanes) == 6
+    assert answering("tree_of_thoughts", d.result()) == [d.lanes[5]]
+    first = go(begin("tree_of_thoughts", 2, depth=2, score=lambda lane: -lane.index))
+    assert answering("tree_of_thoughts", first.result()) == [first.lanes[2]]  # though 3 came last
+
+
+def test_a_line_without_a_word_closes_no_thought() -> None:
+    """Many models begin with an empty line."""
+    d = begin("graph_of_thoughts", 2)
+    write(d, 0, "\n")
+    write(d, 1, "a\n")
+    d.schedule(d)
+    assert [lane.finish_reason for lane in d.lanes] == [None, "closed"]
+    write(d, 0, "b\n")
+    d.schedule(d)
+    assert d.lanes[0].finish_reason == "closed" and d.lanes[2].index == 2
+
+
+def test_a_thought_that_ends_is_given_its_close_once() -> None:
+    d = begin("parathinker", 2, max_tokens=40, first_finish=False)
+    d.step()
+    d.give(0, [END])
+    go(d, 30)
+    given = [event for event in d.events if event["event"] == "give" and event["lane"] == 0]
+    assert [event["tokens"] for event in given[1:]] == [ids("</think 1>")]
+    assert d.lanes[0].text.endswith("</think 1>") and d.lanes[0].finish_reason == "closed"
 
 
 def test_a_graph_of_thoughts_has_a_root_that_reads_all() -> None:

@@ -188,12 +188,15 @@ def run(args: Any) -> int:
         setup = generate_method.setup(args, model, n, work.max_tokens)
         rope, mask = setup.settings["lane_rope"], setup.settings["lane_mask"]
     reads = mask or model.mask(n)
-    greedy = sampler.temperature == 0 and args.temp is None and setup is None
-    if greedy and same_texts(reads, n, lane_prompts):
+    if setup is None:
+        same = same_texts(reads, n, lane_prompts)
+    else:
+        same = generate_method.same_texts(args, model, setup, lane_prompts)
+    if same and sampler.temperature == 0 and args.temp is None:
         sampler = replace(sampler, temperature=TEMPERATURE)
     output = GenerateOutput(args, model, work, setup, seed)
     output.settings(sampler, given, reads)
-    _notes(args, model, output.n, reads, sampler, lane_prompts)
+    _notes(args, model, output.n, reads, sampler, same)
     decoding = begin(
         args,
         model,
@@ -347,7 +350,7 @@ def _notes(
     n: int,
     mask: LaneMask,
     sampler: Sampler,
-    lane_prompts: list[str],
+    same: bool,
 ) -> None:
     """Print once what the user may not expect."""
     alone = not (mask.visibility[:n, :n] & ~np.eye(n, dtype=bool)).any()
@@ -366,10 +369,8 @@ def _notes(
         elif not alone:
             common.note(f"{untrained}; expect degraded or corrupt text", args.quiet)
     if sampler.temperature == 0:
-        if same_texts(mask, n, lane_prompts):
-            common.note(
-                f"greedy and independent: all {n} lanes will be identical; give --temp", args.quiet
-            )
+        if same:
+            common.note("greedy: lanes will be identical; give --temp", args.quiet)
         given = {"--top-p": args.top_p, "--top-k": args.top_k, "--min-p": args.min_p}
         if any(given.values()):
             names = ", ".join(flag for flag, value in given.items() if value)

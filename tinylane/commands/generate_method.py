@@ -6,6 +6,8 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tinylane.checkpoints import extras
 from tinylane.commands import common, shared_flags
 from tinylane.core.errors import TinylaneError, show
@@ -63,6 +65,21 @@ def note(args: Any, model: Model) -> None:
             "the lanes apart, or they exchange nothing",
             args.quiet,
         )
+
+
+def same_texts(args: Any, model: Model, chosen: Setup, lane_prompts: Any) -> bool:
+    """Whether greedy lanes would all write the same: they begin alike, and none reads another, or
+    nothing tells them apart. lane_prompts: of a method without texts of its own."""
+    begins, mask = chosen.settings.get("lane_prompts", lane_prompts), chosen.settings["lane_mask"]
+    kinds, n = {*extras.kinds_of(model.params)}, chosen.lanes
+    if method(args.method).alike:
+        return True
+    if n == 1 or len({*map(str, begins)}) > 1 or kinds & {"lane_embed", "lane_kv"}:
+        return False
+    turned = getattr(chosen.settings["lane_rope"], "omega", np.zeros(1)).any()
+    reads = [mask.visibility, *([] if mask.side is None or "lace" not in kinds else [mask.side])]
+    others = [some[:n, :n][~np.eye(n, dtype=bool)] for some in reads]
+    return all(not some.any() or (some.all() and not turned) for some in others)
 
 
 def setup(args: Any, model: Model, n: int, max_tokens: int) -> Setup:

@@ -40,6 +40,7 @@ class GenerateOutput:
         self.moves, self.prompt = work.moves, work.prompt
         self.game: ShellGame | None = work.game
         self.n = n = work.n if setup is None else setup.lanes
+        self.changes = setup is not None and "schedule" in setup.settings  # who reads whom
         self.dictation: Dictation | None = None
         self.reused = 0  # tokens of the prompt that a cache file held
         own_texts = setup is not None and (n != work.n or "lane_prompts" in setup.settings)
@@ -65,7 +66,9 @@ class GenerateOutput:
         """Print the line about what is run, and the problem."""
         if not self.args.quiet and not self.args.json:
             model = f"{common.name_of(self.args)} ({self.model.backend}, {self.model.dtype})"
-            lanes = "1 lane" if self.n == 1 else f"{self.n} lanes, {describe_mask(mask, self.n)}"
+            lanes = "1 lane" if self.n == 1 else f"{self.n} lanes"
+            if self.n > 1 and not self.changes:
+                lanes += f", {describe_mask(mask, self.n)}"
             named = self.args.method or self.args.mode
             lanes += f" ({named})" if named else ""
             chosen = describe_sampler(sampler, given, self.model.sampling)
@@ -136,7 +139,9 @@ class GenerateOutput:
                 shown = printable(answer) if answer is not None else "none"
                 print(f"{label}: answer {shown} ({lane.finish_reason})")
         if self.args.method is not None and len(self._judged(result)) == 1 < len(result.lanes):
-            print(f"the answer is that of {self.labels[self._judged(result)[0].index]}")
+            (lane,) = self._judged(result)
+            nothing = "" if lane.text.strip() else ", which wrote nothing"
+            print(f"the answer is that of {self.labels[lane.index]}{nothing}")
         if voted is not None:
             print(self._verdict(voted, truth, len(self._judged(result))))
         if best is not None:

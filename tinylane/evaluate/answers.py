@@ -119,14 +119,13 @@ def vote(
 
 
 def answering(method: str, result: Any) -> list[Any]:
-    """The lanes whose texts are a method's answer: all that wrote and were not dropped, the
-    likeliest of them, or the one that came last, as the method says (`tinylane methods`)."""
+    """The lanes whose texts are a method's answer, of those that were not dropped: all that wrote,
+    the likeliest, or the one that came last, as the method says (`tinylane methods`)."""
     from tinylane.methods import METHODS
 
-    how = METHODS[method].answer
+    how, kept = METHODS[method].answer, [x for x in result.lanes if x.dropped is None]
     if how in ("last", "best"):
-        return [result.lanes[-1] if how == "last" else best_of(result)]
-    kept = [lane for lane in result.lanes if lane.dropped is None]
+        return [best_of(result) if how == "best" else (kept or result.lanes)[-1]]
     return [lane for lane in kept if lane.tokens] or kept or list(result.lanes)
 
 

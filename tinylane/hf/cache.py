@@ -112,6 +112,8 @@ class HFCache(LaneCache):
     def rows(self, layer: int) -> tuple[Any, Any]:
         """Keys and values (K, S, D) of a layer as tensors; the keys are turned by position only."""
         held = self.past.layers[layer]
+        if not croppable(held):
+            raise TinylaneError(f"{type(self.past).__name__} does not give its rows; decode anew")
         index = torch.as_tensor(self.physical, device=held.keys.device)
         return held.keys[0][:, index], held.values[0][:, index]
 

@@ -1,9 +1,8 @@
 """AsyncReasoning: a thinker and a writer with prompts of their own; the writer may begin early.
 
-The writer sees [its prompt, the thinker's text, a heading, its own text]; the thinker sees [its
-prompt, the writer's text, a heading, its own text]. The thinker begins. Every so many tokens it is
-asked, in rows that are taken back, whether there is something to say: the writer writes while the
-likelier answer is yes, and to its end when the thinker has ended.
+Each sees [its prompt, the other's text, a heading, its own text]. The thinker begins. Every so many
+tokens it is asked, in rows that are taken back, whether there is something to say: the writer
+writes while the likelier answer is yes, and to its end when the thinker has ended.
 
 Lanes: 0 the writer's prompt, 1 the thinker's, 2 and 3 the headings, 4 the thinker, 5 the writer.
 """
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tinylane.core.hogwild import Hogwild
 from tinylane.methods.method import Job, Method, Setup, alone
-from tinylane.methods.schedules import every, said
+from tinylane.methods.schedules import every, given, said
 
 if TYPE_CHECKING:
     from tinylane.core.decoding import Decoding
@@ -22,41 +21,37 @@ if TYPE_CHECKING:
 THINKER, WRITER = 4, 5
 
 
-class Speak:
-    """The schedule."""
-
-    def __init__(self, job: Job) -> None:
-        self.job, self.yes, self.no = job, job.token("yes"), job.token("no")
-
-    def __call__(self, d: Decoding) -> None:
-        job = self.job
-        if d.steps == 0:
-            for lane in range(4):
-                d.finish(lane, "given")
-            begin, limit, at = job.ids("begin"), job.max_tokens, d.clock
-            d.join(begin, sees=(1, 3), at="end", max_tokens=limit)
-            d.join(begin, sees=(0, 2, THINKER), at=at, max_tokens=limit)
-            d.read(THINKER, WRITER)
-            d.arrange((0, 1, THINKER, WRITER, 2, 3))
-            d.pause(WRITER)
-        thinker, writer = d.lanes[THINKER], d.lanes[WRITER]
-        if said(thinker, job.options["until"]) and thinker.finish_reason is None:
-            d.finish(THINKER, "thought")
-        if writer.finish_reason is not None:
-            return
-        writing = WRITER in [lane.index for lane in d.live]
-        writes = writing or thinker.finish_reason is not None
-        if thinker.finish_reason is None and every(thinker, job.number("ask_every", 1)):
-            logits = d.peek(THINKER, job.ids("question"))
-            writes = bool(logits[self.yes] > logits[self.no])
-        if writes != writing:
-            (d.resume if writes else d.pause)(WRITER)
+def begin(d: Decoding, job: Job) -> None:
+    """The four texts are given; behind them the thinker begins, and the writer waits."""
+    given(d, range(THINKER))
+    ids, at = job.ids("begin"), d.clock
+    d.join(ids, sees=(1, 3), at="end", max_tokens=job.max_tokens)
+    d.join(ids, sees=(0, 2, THINKER), at=at, max_tokens=job.max_tokens)
+    d.read(THINKER, WRITER)
+    d.arrange((0, 1, THINKER, WRITER, 2, 3))
+    d.pause(WRITER)
 
 
 def prepare(job: Job) -> Setup:
+    yes, no, period = job.token("yes"), job.token("no"), job.number("ask_every", 1)
+
+    def schedule(d: Decoding) -> None:
+        if d.steps == 0:
+            begin(d, job)
+        thinker, writer = d.lanes[THINKER], d.lanes[WRITER]
+        if said(thinker, job.options["until"]):
+            d.finish(THINKER, "thought")
+        writing = writer in d.live
+        writes = writing or thinker.finish_reason is not None
+        if thinker.finish_reason is None and every(thinker, period):
+            logits = d.peek(THINKER, job.ids("question"))
+            writes = bool(logits[yes] > logits[no])
+        if writes != writing and writer.finish_reason is None:
+            (d.resume if writes else d.pause)(WRITER)
+
     names = ("writer_prompt", "thinker_prompt", "writer_heading", "thinker_heading")
     begins = [job.ids(name) for name in names]
-    return alone(job, 4, lane_rope=Hogwild(), lane_prompts=begins, schedule=Speak(job))
+    return alone(job, 4, lane_rope=Hogwild(), lane_prompts=begins, schedule=schedule)
 
 
 METHOD = Method(
@@ -78,9 +73,8 @@ METHOD = Method(
         "writer_prompt": "\n\nWrite the answer, going by the thoughts.\n",
         "thinker_prompt": "\n\nThink step by step before the answer is written.\n",
         "writer_heading": "\n\nAnswer:", "thinker_heading": "\n\nThoughts:",
-        "begin": " ", "ask_every": 20, "until": "</think>",
+        "begin": " ", "ask_every": 20, "until": "</think>", "yes": " yes", "no": " no",
         "question": "\n\nIs there something new to write in the answer? (yes/no):",
-        "yes": " yes", "no": " no",
     },
     answer="last",
 )  # fmt: skip

@@ -54,6 +54,7 @@ METHOD = Method(
     law="fork and drop (state machine)",
     prepare=prepare,
     options={"unlikely": -3.0, "overlap": 8, "apart": 8},
+    alike=True,
     uncertain="There is no paper. That lanes disagree is read as: a lane drew a token that it held "
     "for unlikely, so another lane would probably have drawn another.",
 )

@@ -117,8 +117,9 @@ class Method:
 
     options: names and defaults of what `prepare` takes beside the model and numbers. filled: those
     that may not be empty. check: raises TinylaneError for what else no model could make right.
-    answer: whose text answers: the majority of the lanes, the likeliest lane, the one that joined
-    last, or all lanes as one text.
+    answer: whose text answers, of the lanes that were not dropped: the majority, the likeliest, the
+    one that joined last, or all as one text.
+    alike: lanes that begin later would all write the same, if greedy.
     needs: the kind of `tinylane.checkpoints.extras` without which the method does nothing that
     another does not.
     """
@@ -138,6 +139,7 @@ class Method:
     options: dict[str, Any] = field(default_factory=dict)
     uncertain: str = ""
     answer: Literal["vote", "best", "last", "text"] = "vote"
+    alike: bool = False
     needs: str = ""
     filled: tuple[str, ...] = ()
     check: Callable[[dict[str, Any]], None] = lambda options: None

@@ -1,6 +1,8 @@
-"""NPR (Native Parallel Reasoner): the attention of Multiverse, learned by self-distilled RL.
+"""NPR (Native Parallel Reasoner): the attention of Multiverse, which the model taught itself.
 
-What runs here is Multiverse's schedule. NPR's own tags are not in the sources we have.
+Where keys stand, who reads whom, when paths begin and join, who draws: as Multiverse, whose
+schedule runs here. What differs is how a model is trained: by reinforcement learning on what it
+has distilled from itself. Its own tags are not in the sources we have.
 """
 
 from dataclasses import replace
@@ -13,5 +15,7 @@ METHOD = replace(
     title="NPR",
     source="arXiv:2512.07461",
     what="Multiverse's attention and positions; the model taught itself to part and join.",
-    uncertain="Its tags; those of Multiverse stand in.",
+    extra="tags; the training differs: self-distilled reinforcement learning",
+    uncertain="Its tags; those of Multiverse stand in. Only the training is another: what runs "
+    "here is Multiverse.",
 )

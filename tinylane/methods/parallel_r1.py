@@ -29,4 +29,5 @@ METHOD = Method(
         "join": "</Parallel>\n<Summary>", **OPTIONS,
     },
     answer="last",
+    alike=True,
 )  # fmt: skip

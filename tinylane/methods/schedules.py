@@ -57,15 +57,24 @@ def rank_by(own: Callable[[Lane], float] | None) -> Callable[[Lane], float]:
     return score if own is None else rank
 
 
+def given(d: Decoding, lanes: Iterable[int]) -> None:
+    """End lanes that are nothing but their prompt: texts that other lanes read."""
+    for lane in lanes:
+        d.finish(lane, "given")
+
+
 def shut(d: Decoding, lanes: Iterable[Lane], ids: Sequence[int]) -> None:
     """See that every lane ends with the tokens `ids`, written by itself or given to it.
 
-    A lane that writes them has finished ("closed"). One that ends otherwise, or has room for
-    nothing more, is given them: what a later lane reads is then closed as in training.
+    A lane that writes them has finished ("closed"); white space alone, such as the line that many
+    texts begin with, closes nothing. One that ends otherwise, or has room for nothing more, is
+    given them: what a later lane reads is then closed as in training.
     """
     for lane in lanes:
-        if wrote(lane, ids):
+        if wrote(lane, ids) and not lane.text.isspace():
             d.finish(lane.index, "closed")
+        elif d.giving(lane.index):
+            continue
         elif ids and lane.finish_reason == "stop" and lane.steps[-1] == d.steps - 1:
             lane.max_tokens = len(lane.tokens) + len(ids)
             d.resume(lane.index)

@@ -1,7 +1,8 @@
 """Tree of thoughts: nodes are lanes that see their path to the root; the best of a level go on.
 
 Each level's thoughts are scored by a function of the lane (default: the mean log-probability); the
-best `keep` get children, the others are dropped. The paper asks the model itself for scores.
+best `keep` get children, the others are dropped. The best one of the last level answers. The paper
+asks the model itself for scores.
 """
 
 from __future__ import annotations
@@ -25,14 +26,16 @@ def prepare(job: Job) -> Setup:
         nonlocal level, depth
         nodes = [d.lanes[m] for m in level]
         shut(d, nodes, job.ids("close"))
-        if len(ended(nodes)) < len(nodes) or depth >= job.number("depth", 1):
+        if len(ended(nodes)) < len(nodes) or not level:
             return
-        best = sorted(nodes, key=lambda x: (-rank(x), x.index))[: job.number("keep", 1)]
+        last = depth == job.number("depth", 1)
+        keep = 1 if last else job.number("keep", 1)
+        best = sorted(nodes, key=lambda x: (-rank(x), x.index))[:keep]
         for node in nodes:
             if node not in best:
                 d.drop(node.index)
         level, depth = [], depth + 1
-        for node in best:
+        for node in best if not last else ():
             read, prompts = [*path[node.index], node.index], texts(job, "open", job.lanes)
             for child in together(d, prompts, read, job.max_tokens, d.end(read)):
                 path[child.index] = read
@@ -56,5 +59,5 @@ METHOD = Method(
     prepare=prepare,
     filled=("open",),
     options={"open": "\nThought {lane}:", "close": "\n", "depth": 3, "keep": 1, "score": None},
-    answer="best",
+    answer="last",
 )

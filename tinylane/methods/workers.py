@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from tinylane.methods.method import Job
-from tinylane.methods.schedules import go_on
+from tinylane.methods.schedules import given, go_on
 
 if TYPE_CHECKING:
     from tinylane.core.decoding import Decoding
@@ -26,8 +26,7 @@ class Steps:
     def __call__(self, d: Decoding) -> None:
         job, most = self.job, self.job.max_tokens
         if d.steps == 0:
-            for heading in (0, 1):
-                d.finish(heading, "given")
+            given(d, (0, 1))  # the headings
             for m in range(job.lanes):
                 self.workers[d.join(self.begin(m), sees="all", max_tokens=most).index] = m
         elif self.workers and self.answered(d):
