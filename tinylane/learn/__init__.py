@@ -12,38 +12,18 @@ Needs `pip install 'tinylane[learn]'`.
     figures      pictures that only the tutorials need
 """
 
-from __future__ import annotations
+from tinylane.learn.checking import Exercise, Verdict, check, exercises
+from tinylane.learn.encoding import with_turn
+from tinylane.learn.figures import block, seeds, turned_vector, written
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from tinylane.learn.checking import Exercise as Exercise
-    from tinylane.learn.checking import Verdict as Verdict
-    from tinylane.learn.checking import check as check
-    from tinylane.learn.checking import exercises as exercises
-    from tinylane.learn.encoding import with_turn as with_turn
-    from tinylane.learn.figures import block as block
-    from tinylane.learn.figures import seeds as seeds
-    from tinylane.learn.figures import turned_vector as turned_vector
-    from tinylane.learn.figures import written as written
-
-_MODULES = {
-    "check": "checking",
-    "exercises": "checking",
-    "Exercise": "checking",
-    "Verdict": "checking",
-    "with_turn": "encoding",
-    "block": "figures",
-    "seeds": "figures",
-    "turned_vector": "figures",
-    "written": "figures",
-}
-
-__all__ = list(_MODULES)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(import_module(f"tinylane.learn.{_MODULES[name]}"), name)
-    raise AttributeError(f"module 'tinylane.learn' has no attribute {name!r}")
+__all__ = [
+    "Exercise",
+    "Verdict",
+    "block",
+    "check",
+    "exercises",
+    "seeds",
+    "turned_vector",
+    "with_turn",
+    "written",
+]

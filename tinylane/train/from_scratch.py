@@ -47,9 +47,8 @@ class Trainer:
         self.step = 0
         weights = random_mlx_params(self.config, recipe.seed)
         weights.pop("lm_head.weight")  # it is the embedding
-        lanes, width = max(recipe.lanes), recipe.bridge_width
-        how: Any = {"table_std": extras.STD}
-        weights |= begin(self.config, recipe.extra, lanes, width, recipe.seed, **how)
+        of_lanes = (recipe.extra, max(recipe.lanes), recipe.bridge_width, recipe.seed)
+        weights |= begin(self.config, *of_lanes, table_std=extras.STD)
         omega = mx.array(recipe.start().omega.astype(np.float32))
         self.state: dict[str, Any] = {"weights": weights, "omega": omega}
         self.optimizers = {
@@ -62,8 +61,8 @@ class Trainer:
 
     def _plan(self, n: int) -> TrainingPlan:
         mask, (positions, lanes) = self.mask_of(n), self.game.coordinates(n)
-        how: Any = {"params": self.state["weights"]}
-        return TrainingPlan(self.config, mask, positions, lanes, self.recipe.lane_of_prompt, **how)
+        where = (mask, positions, lanes, self.recipe.lane_of_prompt)
+        return TrainingPlan(self.config, *where, params=self.state["weights"])
 
     def mask_of(self, n: int) -> LaneMask:
         """Who reads whom, of n lanes."""

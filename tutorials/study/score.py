@@ -25,8 +25,7 @@ from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Places
 from tinylane.core.model import Model
 from tinylane.core.sampling import Sampler
 from tinylane.evaluate.answers import vote
-from tinylane.evaluate.tasks.shell_game import END, ShellGame
-from tinylane.evaluate.tasks.shell_game_task import last_word
+from tinylane.evaluate.tasks.shell_game import END, ShellGame, last_word
 from tinylane.evaluate.tasks.task import EVALUATION
 from tutorials.study.fold import head
 from tutorials.study.score_one import Score

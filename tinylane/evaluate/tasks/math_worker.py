@@ -160,21 +160,10 @@ def exact(part: Any) -> Any:
 
     if not part.is_Float:
         return part
-    near = sympy.Rational(*near_fraction(part, 10**12))
+    near = sympy.Rational(part).limit_denominator(10**12)
     if abs(near - part) <= abs(part) * sympy.Float(10, DIGITS) ** -COMPARED:
         return near
     return part
-
-
-def near_fraction(part: Any, most: int) -> tuple[int, int]:
-    """Numerator and denominator of the nearest fraction whose denominator is at most `most`."""
-    from fractions import Fraction
-
-    import sympy
-
-    whole = sympy.Rational(part)
-    near = Fraction(int(whole.p), int(whole.q)).limit_denominator(most)
-    return near.numerator, near.denominator
 
 
 def spelled(value: Any) -> str:
