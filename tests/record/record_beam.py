@@ -17,7 +17,7 @@ sys.path.insert(1, str(Path(__file__).parents[1] / "helpers"))
 
 from helpers_lanes import ids, small
 
-from tinylane.checkpoints.config_json import config_to_dict
+from tinylane.checkpoints.export import config_to_dict
 from tinylane.core.model import Model
 from tinylane.files.writing import write_json
 
