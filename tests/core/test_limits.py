@@ -112,7 +112,10 @@ def test_no_two_classes_of_the_package_have_one_name() -> None:
     assert {name: names.count(name) for name in names if names.count(name) > 1} == {}
 
 
-@pytest.mark.parametrize("door", ["evaluate", "learn", "testing", "train", "view"])
+DOORS = ["checkpoints", "evaluate", "files", "learn", "testing", "train", "view"]
+
+
+@pytest.mark.parametrize("door", DOORS)
 def test_a_door_that_says_in_which_order_to_read_names_all_its_modules(door: str) -> None:
     said = ast.get_docstring(ast.parse((PACKAGE / door / "__init__.py").read_text("utf-8")))
     names = {file.stem for file in (PACKAGE / door).glob("*.py")} - {"__init__"}
