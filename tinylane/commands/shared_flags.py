@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinylane.core.errors import TinylaneError, show
+from tinylane.files.io import parse_json, read_bytes
 from tinylane.files.writing import written
 
 if TYPE_CHECKING:
@@ -241,8 +242,6 @@ def template(args: Any) -> dict[str, Any] | None:
     if args.prefill_response is not None:
         given["prefill"] = args.prefill_response
     if args.chat_template_config is not None:
-        from tinylane.files.io import parse_json
-
         config = _bytes(args.chat_template_config)
         given["template_args"] = parse_json(config, "--chat-template-config")
     return given or None
@@ -279,8 +278,6 @@ def stop(args: Any, model: Model) -> tuple[str | int, ...]:
 
 
 def _bias(words: list[str]) -> dict[int, float]:
-    from tinylane.files.io import parse_json
-
     pairs: list[tuple[Any, Any]] = []
     for word in words:
         if word.lstrip().startswith("{"):
@@ -344,8 +341,6 @@ def parse_omega(text: str | None) -> Any:
 def _matrix(text: str, flag: str) -> np.ndarray:
     """The JSON in `text`, or in the file that it names after an @, as an array of numbers."""
     import numpy as np
-
-    from tinylane.files.io import parse_json, read_bytes
 
     data, source = _bytes(text), flag
     if text.startswith("@"):

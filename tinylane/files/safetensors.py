@@ -91,8 +91,8 @@ class Tensor(NamedTuple):
 class TensorFile(AbstractContextManager):
     """An open, checked safetensors file: a context manager, which closes it.
 
-    header: its bytes. metadata: texts by name. tensors: in the order of the header; `file[name]` is
-    one of them, and a TinylaneError for a name that the file lacks.
+    size: of the file. header: its bytes. metadata: texts by name. tensors: in the order of the
+    header; `file[name]` is one of them, and a TinylaneError for a name that the file lacks.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
