@@ -43,13 +43,17 @@ class Promises:
     def go_on(self, d: Decoding, ids: list[int], at: int, more: list[int] | None = None) -> None:
         """The main lane, further on; behind a sync it reads `more`."""
         self.chain = [*self.chain, self.main, *(more or [])]
-        last = self.left == 0
-        limit = self.job.max_tokens if last else self.job.number("stretch", 1)
+        limit = stretch(self.job) if self.left else self.job.max_tokens
         self.main = d.join(ids, sees=self.chain, at=at, max_tokens=limit).index
 
 
+def stretch(job: Job) -> int:
+    """The most tokens of the main lane up to a promise, which is one of them."""
+    return job.number("stretch", 1) + len(job.ids("promise"))
+
+
 def prepare(job: Job) -> Setup:
-    return alone(job, 1, max_tokens=job.number("stretch", 1), schedule=Promises(job))
+    return alone(job, 1, max_tokens=stretch(job), schedule=Promises(job))
 
 
 METHOD = Method(
