@@ -35,6 +35,7 @@ READ = [
     *(decoder.linear, decoder.linears, decoder.embed, decoder.rms_norm, decoder.gated),
     *(decoder.scores, decoder.attention_weights, decoder.attention, rope.rotate),
     *(decoder.self_attention, decoder.feed_forward, decoder.block, decoder.forward),
+    decoder.draw,
 ]
 
 

@@ -191,6 +191,7 @@ class Decoding(Life):
         return logits_of
 
     def _draw(self, live: list[Lane]) -> tuple[list[int], list[float]]:
+        """The tokens that live lanes write next, and their log-probabilities."""
         rows = [self._logits[lane.index] for lane in live]
         logits = rows[0].__array_namespace__().stack(rows)
         draws = np.array([uniform(self.seed, lane.index, len(lane.tokens)) for lane in live])
@@ -200,6 +201,7 @@ class Decoding(Life):
         last = all(len(lane.tokens) + 1 >= lane.max_tokens for lane in live)
         lanes = [lane.index for lane in live]
         places = [self.position(m) for m in lanes]
+        # Who is fed next is known now, unless a lane writes what it was given, or all lanes end.
         known = not last and not any(map(self._given.get, lanes))
         after = (self.cache, self.mask, places, lanes) if known else None
         ops, self._ahead = self.model.ops, None

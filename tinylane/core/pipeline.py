@@ -7,8 +7,9 @@ the program that decodes does something with them. `Ahead.logits_of` gives the l
 is what was guessed. If not, the decoding makes the pass anew: the rows of a wrong guess stand
 behind those that count and are overwritten, as after an interrupted pass.
 
-On a CPU, whose queue is short, nothing would be gained. What has been handed to a device can be
-used in another thread, and what MLX has only noted cannot: so `start` hands over every pass.
+`draw` is one of MLX's operations (`mlx_ops.OPS`); the plain ones build nothing early. On a CPU,
+whose queue is short, nothing would be gained. What has been handed to a device can be used in
+another thread, and what MLX has only noted cannot: so `start` hands over every pass.
 
 The pass is never handed to the device before the tokens are there. If it were, the cache's buffers
 would still be held by the running pass and be copied before they are written, which costs more than
