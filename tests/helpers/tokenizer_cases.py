@@ -1,6 +1,6 @@
 """Folders in which several files speak of the same tokens, and what is looked at in each.
 
-`tests/record/record_tokenizer_files.py` keeps what transformers makes of them.
+`tests/record/record_text.py` keeps what transformers makes of them.
 """
 
 from __future__ import annotations

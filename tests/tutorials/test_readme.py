@@ -146,6 +146,28 @@ def test_every_module_named_on_a_page_can_be_imported() -> None:
             assert importable(name) or hasattr(importlib.import_module(module), attribute), name
 
 
+def test_every_file_and_module_named_in_code_is_there() -> None:
+    """In backticks, in docstrings and comments."""
+    named = re.compile(r"`(?:python )?((?:tinylane|tests|tutorials)(?:/[\w-]+)+\.(?:py|md))\b")
+    for folder in ("tinylane", "tests", "tutorials"):
+        for path in (ROOT / folder).rglob("*.py"):
+            source = path.read_text("utf-8")
+            files = named.findall(source)
+            assert [file for file in files if not (ROOT / file).is_file()] == [], path
+            modules = set(re.findall(r"`(tinylane(?:\.[a-z]\w+)+)", source)) - HF
+            assert [name for name in modules if not is_there(name)] == [], path
+
+
+HF = {"tinylane.hf.generate", "tinylane.hf.lanes"}  # their door imports torch
+
+
+def is_there(name: str) -> bool:
+    """Whether it is a module, or in one."""
+    module, _, attribute = name.rpartition(".")
+    inside = importable(module) and hasattr(importlib.import_module(module), attribute)
+    return inside or importable(name)
+
+
 def importable(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
