@@ -184,6 +184,8 @@ NOT_FINITE = "Omega holds NaN or infinite entries; expected radians per lane"
         (lambda: LaneMask.named("star:2", 3), f"visibility 'star:2'; {ONE_OF}"),
         (lambda: LaneMask.named("neighbours:x", 3), f"visibility 'neighbours:x'; {ONE_OF}"),
         (lambda: LaneMask.named("neighbours:-1", 3), f"visibility 'neighbours:-1'; {ONE_OF}"),
+        (lambda: LaneMask.named("neighbours:", 3), f"visibility 'neighbours:'; {ONE_OF}"),
+        (lambda: LaneMask.named("star:", 3), f"visibility 'star:'; {ONE_OF}"),
         (lambda: LaneMask.named("neighbours:٣", 3), f"visibility 'neighbours:٣'; {ONE_OF}"),
         (
             lambda: LaneMask.named(f"neighbours:{10**9}", 3),

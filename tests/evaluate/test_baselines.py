@@ -100,8 +100,9 @@ def test_the_commands(model: str, tmp_path: Path, capsys: Any) -> None:
     said = capsys.readouterr().out
     assert "fork_join:3" in said and "logprob alone" in said
     assert main(["report", str(out)]) == 0 and "logprob alone" in (out / "report.md").read_text()
-    assert main([*words, "--mode", "fork_join:x"]) == 2
-    assert "fork_join or fork_join:K" in capsys.readouterr().err
+    for mode in ("fork_join:x", "fork_join:", "joint:", "independent:"):
+        assert main([*words, "--mode", mode]) == 2
+        assert f"mode '{mode}'; expected independent" in capsys.readouterr().err
 
 
 def test_likelihood_of_texts_with_and_without_an_adapter(

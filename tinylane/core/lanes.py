@@ -104,11 +104,11 @@ class LaneMask:
     @classmethod
     def named(cls, name: str, n: int, lag: int = 0) -> LaneMask:
         """`independent`, `joint`, `star`, `bridge` or `neighbours:k`, as the command line does."""
-        head, _, k = of_kind("visibility", name, str, "a name or a LaneMask").partition(":")
+        head, colon, k = of_kind("visibility", name, str, "a name or a LaneMask").partition(":")
         digits = k.isascii() and k.isdigit() and len(k) < 10  # int() reads other scripts' too
-        if head == "neighbours" and (digits or not k):
+        if head == "neighbours" and (digits or not colon):
             return cls.neighbours(n, int(k or 1), lag)
-        if k or head not in ("independent", "joint", "star", "bridge"):
+        if colon or head not in ("independent", "joint", "star", "bridge"):
             raise TinylaneError(
                 f"visibility {name[:60]!r}; "
                 "expected independent, joint, star, bridge, neighbours:K or a matrix"

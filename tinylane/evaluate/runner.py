@@ -85,18 +85,19 @@ def parse_mode(label: str) -> dict[str, Any]:
     `fork_join` (`fork_join:K`): joint, with a mask that `decode` delays.
     Raises TinylaneError for anything else.
     """
-    name, _, more = label.partition(":")
-    if name == "fork_join" and (not more or (more.isascii() and more.isdigit() and len(more) < 10)):
+    name, colon, more = label.partition(":")
+    digits = more.isascii() and more.isdigit() and len(more) < 10
+    if name == "fork_join" and (digits or not colon):
         return {"name": "joint"}
     if name in PATTERNS:
         LaneMask.named(label, 1)
         return {"name": "joint", "visibility": label}
-    if name not in MODES or (more and (name != "joint" or more not in STARTS)):
+    if name not in MODES or (colon and (name != "joint" or more not in STARTS)):
         raise TinylaneError(
             f"mode {show(label, 40)}; expected {', '.join(MODES)}, joint:OMEGA "
             f"({', '.join(STARTS)}), star, neighbours:K, fork_join or fork_join:K"
         )
-    return {"name": name, **({"omega": more} if more else {})}
+    return {"name": name, **({"omega": more} if colon else {})}
 
 
 def cells(
