@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,8 @@ def test_rows_on_disk_have_the_values_of_rows_in_memory(make: Callable[[int], Pa
         assert list(column(stored, name)) == list(column(plain, name))
     assert problems(pick(stored, order)) == problems(pick(plain, order)) == ["3", "19", "0"]
     assert [row.problem for row in pick(stored, order)] == ["3", "19", "0"]
-    assert measures.summary(stored) == measures.summary(plain)
+    summaries = (asdict(measures.summary(rows)) for rows in (stored, plain))
+    np.testing.assert_equal(*summaries)  # some intervals are NaN, which Python 3.13 compares
     both = [report.EvalRun(folder, {("joint", LANES): r}, run.limits, 20) for r in (stored, plain)]
     first, second = (report.sections([each])[0] for each in both)
     assert report.curves(first) == report.curves(second) and first.as_json() == second.as_json()
