@@ -95,6 +95,14 @@ def test_probabilities_of_a_chat_have_bytes_and_the_likeliest(server: Server) ->
     assert streamed == choice["logprobs"]["content"]
 
 
+def test_a_name_that_the_template_does_not_read_stays_out_of_the_log(server: Server) -> None:
+    """It is ignored, as OpenAI's clients expect; the library warns of it, with the name."""
+    before = len(server.log)
+    server.chat({"messages": TALK, "max_tokens": 1, "chat_template_kwargs": {"secret\x1b[31m": 1}})
+    server.ask("GET", "/v1/models")
+    assert len(server.log) > before and "secret" not in "".join(server.log)
+
+
 def test_a_page_that_is_named_may_ask(server: Server) -> None:
     import http.client
 

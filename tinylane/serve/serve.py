@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,6 +117,7 @@ def serve(args: Any, page: bool = False) -> None:
     try:
         model = common.load(args, lanes=1)
         service = make_service(args, model, key)
+        warnings.simplefilter("ignore", UserWarning)  # of requests: they may hold a client's words
         host = f"[{args.host}]" if ":" in args.host else args.host
         address = f"http://{host}:{bound.getsockname()[1]}"
 
