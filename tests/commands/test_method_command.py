@@ -13,7 +13,9 @@ from helpers_methods import small
 import tinylane
 from tinylane.commands.cli import main
 from tinylane.commands.generate_method import same_texts
+from tinylane.core.errors import TinylaneError
 from tinylane.methods import METHODS, NAMES, decode, prepare
+from tinylane.methods.beam_search import as_result, beam_search
 from tinylane.view.replay import replay
 from tinylane.view.run_file import load_run
 
@@ -48,6 +50,29 @@ def test_a_saved_run_of_any_method_is_replayed(
 def test_beam_is_the_beam_search_that_there_is(capsys: Any) -> None:
     by_flag = generate(capsys, "--beams", "3", "--quiet")
     assert generate(capsys, "--method", "beam", "--quiet") == by_flag and by_flag[0] == 0
+
+
+@pytest.mark.parametrize("asked", [("--method", "beam"), ("--beams", "3")])
+def test_saved_beams_are_lanes_that_are_replayed(
+    asked: tuple[str, str], inside: tinylane.Model, tmp_path: Path, capsys: Any
+) -> None:
+    """Their log-probabilities, whose means are the scores; how the search came to them is gone."""
+    file = tmp_path / "run.json"
+    code, out, _ = generate(capsys, *asked, "--quiet", "--json", "--save", str(file))
+    run, beams = load_run(file), json.loads(out)["beams"]
+    assert code == 0 and run.extra["method"] == "beam" and len(beams) == 3
+    assert [lane.tokens for lane in run.result.lanes] == [beam["tokens"] for beam in beams]
+    for lane, beam in zip(run.result.lanes, beams, strict=True):
+        assert beam["score"] == pytest.approx(sum(lane.logprobs) / len(lane.tokens))
+    assert replay(run, inside).difference < 2e-4
+    assert main(["view", str(file), "-o", str(tmp_path / "run.html"), "--quiet"]) == 0
+    assert (tmp_path / "run.html").stat().st_size > 10_000
+
+
+def test_beams_of_a_model_with_embeddings_of_lanes_are_no_lanes() -> None:
+    model = small(extra="lane_embed")
+    with pytest.raises(TinylaneError, match="every beam has the first lane's"):
+        as_result(model, "1+2=", beam_search(model, "1+2=", 2, 4))
 
 
 def test_the_document_names_the_method_and_what_happened(capsys: Any) -> None:

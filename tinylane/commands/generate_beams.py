@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
 from tinylane.commands import common
@@ -17,7 +18,7 @@ UNUSED = (
     "collaborate", "lanes", "lane_prompt", "mode", "visibility", "lag", "omega", "slot",
     "omega_scale", "prompt_lane", "temp", "top_p", "top_k", "min_p", "repetition_penalty",
     "logit_bias", "total_tokens", "stop", "extra_eos_token", "vote", "answer_pattern", "best_of",
-    "save", "pace", "prompt_cache_file", "top_logprobs",
+    "pace", "prompt_cache_file", "top_logprobs",
 )  # fmt: skip
 
 
@@ -35,7 +36,7 @@ def search(args: Any, model: Model, work: Any, template: Any) -> int:
 
     Returns the exit code.
     """
-    from tinylane.methods.beam_search import beam_search
+    from tinylane.methods.beam_search import as_result, beam_search
 
     prompt, truth = work.prompt, None
     if work.game is not None:
@@ -57,13 +58,20 @@ def search(args: Any, model: Model, work: Any, template: Any) -> int:
         if truth is not None:
             document["task"] = {"name": "shell-game", "truth": truth, "correct": answer == truth}
         common.print_json(document)
-        return 0
-    for k, one in enumerate(beams, 1):
-        print(f"beam {k}, score {one.score:.3f} | {printable(one.text)}")
-    if truth is not None:
-        verdict = "correct" if answer == truth else "wrong"
-        print(f"best: {printable(answer or 'none')}; the truth: {truth}; {verdict}")
-    if not args.quiet:
+    else:
+        for k, one in enumerate(beams, 1):
+            print(f"beam {k}, score {one.score:.3f} | {printable(one.text)}")
+        if truth is not None:
+            verdict = "correct" if answer == truth else "wrong"
+            print(f"best: {printable(answer or 'none')}; the truth: {truth}; {verdict}")
+    if not args.json and not args.quiet:
         peak = common.mebibytes(common.peak_memory(model.backend))
         print(f"{args.beams} beams, {seconds:.2f} s; peak memory {peak}", file=sys.stderr)
+    if args.save is not None:
+        from tinylane.view.run_file import save_run
+
+        result = replace(as_result(model, prompt, beams, template), seconds=seconds)
+        told = {"adapter_path": args.adapter_path, "revision": args.revision, "method": "beam"}
+        told |= {"scores": [x.score for x in beams]}
+        save_run(args.save, result, model, args.model or "", told)
     return 0

@@ -1,7 +1,8 @@
 """Beam search: lanes that are forked and dropped at every token, by the score of the whole text.
 
 The search itself is `tinylane.methods.beam_search`, which works on a cache without a `Decoding`: a
-beam is a lane of the cache, and its first continuation stays in it. `--method beam` runs it.
+beam is a lane of the cache, and its first continuation stays in it. `--method beam` runs it, and
+`--save` keeps the beams that it ends with, as lanes that read nobody.
 """
 
 from tinylane.core.errors import TinylaneError

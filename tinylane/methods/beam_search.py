@@ -10,16 +10,19 @@ constraint and no group.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from tinylane.core import times
 from tinylane.core.cache import LaneCache
 from tinylane.core.errors import TinylaneError, of_kind, reals, show, whole
 from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, LaneRoPE
 from tinylane.core.model import Model
 from tinylane.core.prompt import Prompt, encode_prompt, end_ids
+from tinylane.core.result import Lane, Result
+from tinylane.core.sampling import Sampler
 
 CHUNK = 512  # rows of a prefill pass
 
@@ -27,15 +30,18 @@ CHUNK = 512  # rows of a prefill pass
 @dataclass(frozen=True)
 class Hypothesis:
     """A finished beam. tokens: an end token included. score: the sum of its tokens' log-probability
-    over len(tokens) ** length_penalty. text: without end token, "" without a tokenizer."""
+    over len(tokens) ** length_penalty. text: without end token, "" without a tokenizer. logprobs:
+    of every token."""
 
     text: str
     tokens: list[int]
     score: float
+    logprobs: list[float] = field(default_factory=list)
 
 
 class _Beam(NamedTuple):
-    logprob: float  # of all its tokens
+    logprobs: list[float]  # of every token, and their sum
+    logprob: float
     tokens: list[int]
     lane: int
 
@@ -77,10 +83,10 @@ def beam_search(
     keep = max(2, 1 + len(ends)) * beams  # enough that `beams` of them have no end token
     cache = model.new_cache(LaneRoPE.none(model.theta), LaneMask.independent(beams))
     logprobs = _prefill(model, cache, ids)
-    running, finished = [_Beam(0.0, [], 0)], list[Hypothesis]()
+    running, finished = [_Beam([], 0.0, [], 0)], list[Hypothesis]()
     for length in range(1, longest + 1):
         parents = np.array([beam.logprob for beam in running])
-        longer = _continuations(running, logprobs + parents[:, None], keep)
+        longer = _continuations(running, logprobs, logprobs + parents[:, None], keep)
         running = []
         for rank, beam in enumerate(longer):
             if beam.tokens[-1] not in ends and length < longest:
@@ -102,6 +108,34 @@ def beam_search(
     return finished
 
 
+def as_result(
+    model: Model, prompt: Prompt, beams: list[Hypothesis], template: dict[str, Any] | None = None
+) -> Result:
+    """The beams as lanes that read nobody, the best first: a run that can be saved and replayed.
+
+    How the search came to them is not in it. Raises TinylaneError for a model with embeddings of
+    lanes, of which every beam has the first.
+    """
+    if len(beams) > 1 and _one_lane(model, len(beams)) is not model:
+        raise TinylaneError(
+            "this model has embeddings of lanes, and every beam has the first lane's: "
+            "as lanes of one run they would have others"
+        )
+    ids, ends = encode_prompt(model, prompt, template), end_ids(model)
+    lanes = []
+    for m, x in enumerate(beams):
+        why = "stop" if x.tokens[-1] in ends else "length"
+        lanes.append(Lane(m, [], len(ids), len(x.tokens), x.tokens, x.logprobs, why, x.text))
+    settings = {
+        "seed": 0,
+        "sampler": asdict(Sampler(temperature=0.0)),
+        **LaneRoPE.none(model.theta).settings(),
+        **times.settings(LaneMask.independent(len(beams))),
+        "stop": [],
+    }
+    return Result(ids, lanes, max(len(x.tokens) for x in beams), 0.0, 0.0, settings)
+
+
 def _one_lane(model: Model, beams: int) -> Model:
     """The model with the first lane's row for every beam: a beam is a run of one lane, whichever
     lane holds it."""
@@ -113,15 +147,20 @@ def _one_lane(model: Model, beams: int) -> Model:
     return replace(model, params={**model.params, **tables}) if tables else model
 
 
-def _continuations(running: list[_Beam], scores: np.ndarray, keep: int) -> list[_Beam]:
-    """The best beams that are one token longer, in their parents' lanes; scores (B, V)."""
+def _continuations(
+    running: list[_Beam], logprobs: np.ndarray, scores: np.ndarray, keep: int
+) -> list[_Beam]:
+    """The best beams that are one token longer, in their parents' lanes; logprobs of the next
+    token, and scores with it, (B, V)."""
     flat, V, keep = scores.reshape(-1), scores.shape[1], min(keep, scores.size)
     top = np.argpartition(-flat, keep - 1)[:keep]
     top = top[np.argsort(-flat[top], kind="stable")]
-    return [
-        _Beam(float(flat[k]), [*running[k // V].tokens, int(k % V)], running[k // V].lane)
-        for k in top
-    ]
+    longer = []
+    for k in top:
+        beam, token = running[k // V], int(k % V)
+        own = [*beam.logprobs, float(logprobs[k // V, token])]
+        longer.append(_Beam(own, float(flat[k]), [*beam.tokens, token], beam.lane))
+    return longer
 
 
 def _place(cache: LaneCache, running: list[_Beam], beams: int) -> list[_Beam]:
@@ -157,4 +196,5 @@ def _prefill(model: Model, cache: LaneCache, ids: list[int]) -> np.ndarray:
 
 def _finish(model: Model, beam: _Beam, score: float, ends: frozenset[int]) -> Hypothesis:
     said = [token for token in beam.tokens if token not in ends]
-    return Hypothesis(model.tokenizer.decode(said) if model.tokenizer else "", beam.tokens, score)
+    text = model.tokenizer.decode(said) if model.tokenizer else ""
+    return Hypothesis(text, beam.tokens, score, beam.logprobs)
