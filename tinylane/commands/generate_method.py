@@ -77,9 +77,9 @@ def same_texts(args: Any, model: Model, chosen: Setup, lane_prompts: Any) -> boo
     if n == 1 or len({*map(str, begins)}) > 1 or kinds & {"lane_embed", "lane_kv"}:
         return False
     turned = getattr(chosen.settings["lane_rope"], "omega", np.zeros(1)).any()
-    reads = [mask.visibility, *([] if mask.side is None or "lace" not in kinds else [mask.side])]
-    others = [some[:n, :n][~np.eye(n, dtype=bool)] for some in reads]
-    return all(not some.any() or (some.all() and not turned) for some in others)
+    reads = mask.visibility if mask.side is None or "lace" not in kinds else mask.side
+    others = reads[:n, :n][~np.eye(n, dtype=bool)]
+    return not others.any() or bool(others.all() and not turned)
 
 
 def setup(args: Any, model: Model, n: int, max_tokens: int) -> Setup:

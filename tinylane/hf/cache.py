@@ -19,6 +19,8 @@ from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask, Places, Rotation
 from tinylane.hf.attention import LanePass, standing
 
+OF_ROWS = ("positions", "lanes", "tokens", "physical", "stand", "written")  # (S,) integers each
+
 
 class HFCache(LaneCache):
     """The coordinates of the rows in a cache of transformers (`past`), which holds the keys.
@@ -97,13 +99,10 @@ class HFCache(LaneCache):
         """Give lane `target` the rows of lane `source`. Raises as `LaneCache.fork` does."""
         self.check_fork(source, target)
         rows = np.flatnonzero(self.lanes == source)
-        copies = np.full(len(rows), target, dtype=np.int64)
-        self.positions = np.concatenate([self.positions, self.positions[rows]])
-        self.lanes = np.concatenate([self.lanes, copies])
-        self.tokens = np.concatenate([self.tokens, self.tokens[rows]])
-        self.physical = np.concatenate([self.physical, self.physical[rows]])
-        self.stand = np.concatenate([self.stand, self.stand[rows]])
-        self.written = np.concatenate([self.written, self.written[rows]])
+        for name in OF_ROWS:
+            held = getattr(self, name)
+            setattr(self, name, np.concatenate([held, held[rows]]))
+        self.lanes[len(self.lanes) - len(rows) :] = target
 
     def copy(self, lanes: list[int] | None = None) -> HFCache:
         """Refused: caches of transformers cannot all be copied."""
@@ -119,10 +118,8 @@ class HFCache(LaneCache):
 
     def keep(self, which: np.ndarray, force: bool = False) -> None:
         """Forget the rows where `which` (S,) is false; the model's cache still holds them."""
-        self.positions, self.lanes = self.positions[which], self.lanes[which]
-        self.tokens = self.tokens[which]
-        self.physical, self.stand = self.physical[which], self.stand[which]
-        self.written = self.written[which]
+        for name in OF_ROWS:
+            setattr(self, name, getattr(self, name)[which])
 
 
 def croppable(layer: Any) -> bool:

@@ -40,8 +40,8 @@ class Hypothesis:
 
 
 class _Beam(NamedTuple):
-    logprobs: list[float]  # of every token, and their sum
-    logprob: float
+    logprobs: list[float]  # of every token
+    score: float  # their sum
     tokens: list[int]
     lane: int
 
@@ -85,20 +85,20 @@ def beam_search(
     logprobs = _prefill(model, cache, ids)
     running, finished = [_Beam([], 0.0, [], 0)], list[Hypothesis]()
     for length in range(1, longest + 1):
-        parents = np.array([beam.logprob for beam in running])
-        longer = _continuations(running, logprobs, logprobs + parents[:, None], keep)
+        parents = np.array([beam.score for beam in running])
+        longer = _continuations(running, logprobs + parents[:, None], keep)
         running = []
         for rank, beam in enumerate(longer):
             if beam.tokens[-1] not in ends and length < longest:
                 running.append(beam)
             elif rank < beams and not (early_stopping is True and len(finished) == beams):
-                finished.append(_finish(model, beam, beam.logprob / length**length_penalty, ends))
+                finished.append(_finish(model, beam, beam.score / length**length_penalty, ends))
         running = running[:beams]
         finished = sorted(finished, key=lambda done: -done.score)[:beams]
         if not running or (early_stopping is True and len(finished) == beams):
             break
         reach = longest if early_stopping == "never" and length_penalty > 0 else length
-        best = running[0].logprob / reach**length_penalty
+        best = running[0].score / reach**length_penalty
         if len(finished) == beams and best <= finished[-1].score:
             break
         running = _place(cache, running, beams)
@@ -147,19 +147,15 @@ def _one_lane(model: Model, beams: int) -> Model:
     return replace(model, params={**model.params, **tables}) if tables else model
 
 
-def _continuations(
-    running: list[_Beam], logprobs: np.ndarray, scores: np.ndarray, keep: int
-) -> list[_Beam]:
-    """The best beams that are one token longer, in their parents' lanes; logprobs of the next
-    token, and scores with it, (B, V)."""
+def _continuations(running: list[_Beam], scores: np.ndarray, keep: int) -> list[_Beam]:
+    """The best beams that are one token longer, in their parents' lanes; scores (B, V)."""
     flat, V, keep = scores.reshape(-1), scores.shape[1], min(keep, scores.size)
     top = np.argpartition(-flat, keep - 1)[:keep]
-    top = top[np.argsort(-flat[top], kind="stable")]
     longer = []
-    for k in top:
-        beam, token = running[k // V], int(k % V)
-        own = [*beam.logprobs, float(logprobs[k // V, token])]
-        longer.append(_Beam(own, float(flat[k]), [*beam.tokens, token], beam.lane))
+    for k in top[np.argsort(-flat[top], kind="stable")]:
+        parent, score = running[k // V], float(flat[k])
+        logprobs = [*parent.logprobs, score - parent.score]
+        longer.append(_Beam(logprobs, score, [*parent.tokens, int(k % V)], parent.lane))
     return longer
 
 
