@@ -30,8 +30,10 @@ def until(page: Any, expression: str, timeout: float = 30000) -> None:
 
 
 def begin(seen: Visit, swaps: str = SWAPS, **fields: str) -> None:
-    """Begin a session that stands still after some steps, or before any."""
+    """Begin a session that stands still after some steps."""
     page = seen.page
+    pace = page.input_value("#pace")
+    page.evaluate("document.querySelector('#pace').value = '1'")  # or it ends before it is stopped
     page.fill("#prompt", swaps)
     for name, value in fields.items():
         page.fill(f"#{name}", value)
@@ -40,6 +42,7 @@ def begin(seen: Visit, swaps: str = SWAPS, **fields: str) -> None:
     if page.inner_text("#run") == "Pause":
         page.click("#run")
     until(page, "document.querySelector('#run').textContent === 'Play'")
+    page.select_option("#pace", pace)
 
 
 def tokens(seen: Visit, lane: int) -> int:

@@ -27,21 +27,21 @@ def test_lanes_of_a_real_model_are_steered_in_the_browser(browser: Any, smollm2:
         for name, value in (("prompt", "Name three rivers."), ("tokens", "40"), ("seed", "3")):
             page.fill(f"#{name}", value)
         page.click("#begin")
-        page.wait_for_selector('.t[data-lane="3"][data-index="5"]', timeout=60000)
+        page.wait_for_selector('[data-token="3,5"]', timeout=60000)
         page.click("#run")
         page.wait_for_selector("#step:not(:disabled)")
         before = page.inner_text('article[aria-label="Lane 2"] .text')
         assert len(before.split()) > 2
-        page.locator('.t[data-lane="1"][data-index="2"]').click()
+        page.locator('[data-token="1,2"]').click()
         page.wait_for_selector("#top li")
         assert page.locator("#top li").count() >= 10
         page.locator("#top button:not(:disabled)").first.click()
         page.wait_for_selector('article[aria-label="Lane 5"]')
         page.click("#close")
         page.select_option("#pattern", "joint")
-        page.wait_for_selector('[aria-label="lane 1 reads lane 2"]:checked')
+        page.wait_for_selector('[aria-label="lane 1 reads lane 2"][aria-pressed=true]')
         page.select_option("#method", "hogwild")
         page.click("#step")
-        page.wait_for_selector('.t[data-lane="4"]', timeout=60000)
+        page.wait_for_selector('[data-token^="4,"]', timeout=60000)
         assert page.inner_text("#trouble") == "" and seen.console == [] and seen.foreign == []
         assert seen.overflow <= 0

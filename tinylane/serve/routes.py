@@ -3,7 +3,7 @@
 GET  /                             the page; its styles and modules as they lie in the package
 GET  /play/about                   the model, and what a session may begin with
 POST /play/sessions                begin one: {prompt, lanes, method, visibility, ...}
-POST /play/open                    begin one with a saved run
+POST /play/open                    begin one with a saved run; both: ?leaving=ID of the one before
 GET  /play/sessions/ID/events      what happens, as server-sent events
 GET  /play/sessions/ID/run         the run as a file
 POST /play/sessions/ID/DO          do something to it: see OPERATIONS
@@ -71,15 +71,17 @@ def routes(service: Service) -> list[BaseRoute]:
 
     async def start(request: Request) -> Response:
         raw = parse_json(await body_of(request, service.limits), "the request")
-        return await add(lambda: begin(service.model, read_start(raw), service.engine.check))
+        make = lambda: begin(service.model, read_start(raw), service.engine.check)
+        return await add(request, make)
 
     async def reopened(request: Request) -> Response:
         data = await body_of(request, service.limits)
-        return await add(lambda: reopen(service.model, read_run(data), service.engine.check))
+        make = lambda: reopen(service.model, read_run(data), service.engine.check)
+        return await add(request, make)
 
-    async def add(make: Callable[[], PlaySession]) -> Response:
+    async def add(request: Request, make: Callable[[], PlaySession]) -> Response:
         session = await in_engine(service, make)
-        room(sessions, service, session)
+        room(sessions, service, session, request.query_params.get("leaving"))
         session.grow = service.engine.grow
         service.engine.submit(session)
         name = os.urandom(8).hex()
@@ -220,9 +222,12 @@ def read_run(data: bytes) -> Any:
             raise TinylaneError(str(error).replace(str(path), "the file")) from None
 
 
-def room(sessions: dict[str, PlaySession], service: Service, new: PlaySession) -> None:
+def room(
+    sessions: dict[str, PlaySession], service: Service, new: PlaySession, leaving: str | None
+) -> None:
     """Forget sessions that have ended; those that nobody looks at, where there is no room for
-    a new one. Raises BadRequest where that is not enough."""
+    a new one. leaving: the one that the page leaves for the new one; it goes last. Raises BadRequest
+    where that is not enough."""
     for name in [name for name, s in sessions.items() if s.cancelled or s.over]:
         del sessions[name]
     limits = service.limits
@@ -232,7 +237,10 @@ def room(sessions: dict[str, PlaySession], service: Service, new: PlaySession) -
         lanes, nbytes = sum(s.lanes for s in every), sum(s.nbytes for s in every)
         return len(every) > SESSIONS or lanes > limits.lanes or nbytes > limits.memory
 
-    for name in [name for name, s in sessions.items() if not s.listeners]:
+    idle = [name for name, s in sessions.items() if not s.listeners]
+    if leaving in sessions and len(sessions[leaving].listeners) == 1:
+        idle.append(leaving)
+    for name in idle:
         if full():
             service.engine.cancel(sessions.pop(name))
     if full():

@@ -30,7 +30,9 @@ function follow(id) {
     broken: () => lost("the server does not answer: the page goes on as soon as it does"),
     ended(why) {
       lost(why);
-      if (!session.state) forget();
+      if (session.state) return; // what it wrote stays
+      forget();
+      clear();
     },
   });
 }
@@ -100,7 +102,6 @@ function remember(id) {
 function forget() {
   const now = address();
   now.delete("session");
-  session.id = null;
   history.replaceState(null, "", now.size ? `#${now}` : location.pathname);
 }
 
@@ -110,6 +111,12 @@ function arrive() {
   if (id === session.id) return;
   if (id) return follow(id);
   leave();
+  clear();
+  return say("");
+}
+
+/** No session is shown. */
+function clear() {
   close();
   Object.assign(session, { id: null, state: null });
   for (const name of ["controls", "legend", "asked", "matrix"]) $(name).hidden = true;
@@ -123,7 +130,7 @@ const on = (name, kind, work) => $(name).addEventListener(kind, work);
 const pace = () => Number($("pace").value);
 
 function listenControls() {
-  on("run", "click", () => act("run", { yes: !session.state.running, pace: pace() }));
+  on("run", "click", () => act("run", { yes: !session.state?.running, pace: pace() }));
   on("step", "click", () => act("step"));
   on("pace", "change", () => act("pace", { pace: pace() }));
   on("close", "click", close);
@@ -178,7 +185,7 @@ async function start() {
     max_tokens: Number($("tokens").value),
     seed: seed === "" ? null : Number(seed),
   };
-  show(await post("/play/sessions", JSON.stringify(asked)));
+  show(await post(`/play/sessions?leaving=${session.id}`, JSON.stringify(asked)));
   return act("run", { yes: true, pace: pace() });
 }
 
@@ -193,7 +200,7 @@ async function save() {
 async function open() {
   const [file] = $("open").files;
   if (!file) return;
-  show(await post("/play/open", await file.arrayBuffer()));
+  show(await post(`/play/open?leaving=${session.id}`, await file.arrayBuffer()));
   $("open").value = "";
 }
 
