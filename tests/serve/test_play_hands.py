@@ -3,6 +3,7 @@ lanes, a line that breaks, a phone, the keyboard alone."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -115,19 +116,39 @@ def test_a_server_that_ends_is_told(browser: Any) -> None:
 
 def test_a_session_that_was_left_keeps_no_other_waiting(browser: Any) -> None:
     """Its lanes would be all that the server runs at once."""
-    with serving("--no-open", "--max-lanes", 4, command="play") as server:
-        with opened(browser, server) as seen:
-            begin(seen)
-            begin(seen, seed="2")  # in place of the one before
-            until(seen.page, "document.querySelector('#status').textContent.includes('seed 2')")
-            seen.page.click("#begin")
-            until(seen.page, "document.querySelectorAll('.verdict:not(:empty)').length === 4")
-            assert seen.console == [] and seen.page.inner_text("#trouble") == ""
-            seen.page.select_option("#count", "8")
-            seen.page.click("#begin")
+    limited = serving("--no-open", "--max-lanes", 4, command="play")
+    with limited as server, opened(browser, server) as seen:
+        page = seen.page
+        begin(seen)
+        begin(seen, seed="2")  # in place of the one before
+        until(page, "document.querySelector('#status').textContent.includes('seed 2')")
+        page.click("#begin")
+        until(page, "document.querySelectorAll('.verdict:not(:empty)').length === 4")
+        assert seen.console == [] and page.inner_text("#trouble") == ""
+        page.select_option("#count", "8")
+        page.click("#begin")
+        page.wait_for_selector("#trouble:not(:empty)")
+        assert page.inner_text("#trouble") == "8 lanes; this server runs at most 4"
+
+
+def test_a_session_that_was_left_makes_room_for_a_lane(browser: Any) -> None:
+    """Five lanes here and four that nobody looks at are all that there may be: a sixth comes."""
+    limited = serving("--no-open", "--max-lanes", 9, command="play")
+    with limited as server, opened(browser, server) as seen:
+        begin(seen)
+        with opened(browser, server) as other:
+            begin(other)
+            seen.page.get_by_role("button", name="Fork").first.click()
+            seen.page.wait_for_selector('article[aria-label="Lane 5"]')
+            seen.page.get_by_role("button", name="Fork").first.click()
             seen.page.wait_for_selector("#trouble:not(:empty)")
-            said = "8 lanes; this server runs at most 4"
-            assert seen.page.inner_text("#trouble") == said
+            assert "no room for more beside what runs here" in seen.page.inner_text("#trouble")
+        end = time.monotonic() + 20
+        while seen.page.locator(".lane").count() < 6:  # the server notices that the other has gone
+            assert time.monotonic() < end
+            seen.page.get_by_role("button", name="Fork").first.click()
+            seen.page.wait_for_timeout(500)
+        assert seen.page.inner_text("#trouble") == ""
 
 
 def test_two_tabs_show_one_session(browser: Any, server: Server) -> None:

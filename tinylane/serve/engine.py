@@ -106,8 +106,9 @@ class Engine:
 
     def grow(self, lanes: int, nbytes: int) -> None:
         """Raise Busy where there is no room for so much more beside what runs."""
-        lanes += sum(task.lanes for task in self.running)
-        nbytes += sum(task.nbytes for task in self.running)
+        running = [task for task in self.running if not task.cancelled]
+        lanes += sum(task.lanes for task in running)
+        nbytes += sum(task.nbytes for task in running)
         if lanes > self.limits.lanes or nbytes > self.limits.memory:
             raise Busy("there is no room for more beside what runs here: end a lane or a session")
 

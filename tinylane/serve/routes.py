@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from starlette.routing import BaseRoute, Route
 from tinylane.core.errors import TinylaneError, show
 from tinylane.files.io import Fields, parse_json
 from tinylane.serve.body import BadRequest
+from tinylane.serve.engine import Busy
 from tinylane.serve.guard import body_of
 from tinylane.serve.inbox import Events, event
 from tinylane.serve.opening import Start, begin, reopen
@@ -82,7 +84,7 @@ def routes(service: Service) -> list[BaseRoute]:
     async def add(request: Request, make: Callable[[], PlaySession]) -> Response:
         session = await in_engine(service, make)
         room(sessions, service, session, request.query_params.get("leaving"))
-        session.grow = service.engine.grow
+        session.grow = partial(grow, sessions, service, session)
         service.engine.submit(session)
         name = os.urandom(8).hex()
         sessions[name] = session
@@ -226,8 +228,8 @@ def room(
     sessions: dict[str, PlaySession], service: Service, new: PlaySession, leaving: str | None
 ) -> None:
     """Forget sessions that have ended; those that nobody looks at, where there is no room for
-    a new one. leaving: the one that the page leaves for the new one; it goes last. Raises BadRequest
-    where that is not enough."""
+    a new one. leaving: the one that the page leaves for the new one; it goes last. Raises
+    BadRequest where that is not enough."""
     for name in [name for name, s in sessions.items() if s.cancelled or s.over]:
         del sessions[name]
     limits = service.limits
@@ -245,6 +247,23 @@ def room(
             service.engine.cancel(sessions.pop(name))
     if full():
         raise BadRequest("open sessions leave no room for one more: close one", None, 503)
+
+
+def grow(
+    sessions: dict[str, PlaySession],
+    service: Service,
+    session: PlaySession,
+    lanes: int,
+    nbytes: int,
+) -> None:
+    """As `Engine.grow`; sessions that nobody looks at make room for one more lane, too."""
+    for name, other in list(sessions.items()):
+        if other is session or other.listeners:
+            continue
+        with suppress(Busy):
+            return service.engine.grow(lanes, nbytes)
+        service.engine.cancel(sessions.pop(name))
+    service.engine.grow(lanes, nbytes)
 
 
 async def in_engine(service: Service, do: Callable[[], Any]) -> Any:
