@@ -200,18 +200,18 @@ def planned(
             dtype = files.float_dtype if _on_gpu(backend) else "float32"
         keeps_packed = backend == "mlx" and ops != "plain"  # plain operations read none
         yield LoadPlan(
-            folder,
-            backend,
-            dtype,
-            choose_ops(ops, backend, config, keeps_packed and files.native),
-            keeps_packed,
-            config,
-            generation,
-            sampling,
-            tuple(sorted({*config.eos_ids, *more})),
-            files,
-            files.identity(raw),
-            home,
+            folder=folder,
+            backend=backend,
+            dtype=dtype,
+            ops=choose_ops(ops, backend, config, keeps_packed and files.native),
+            keeps_packed=keeps_packed,
+            config=config,
+            generation=generation,
+            sampling=sampling,
+            eos_ids=tuple(sorted({*config.eos_ids, *more})),
+            files=files,
+            identity=files.identity(raw),
+            adapter_folder=home,
         )
 
 
