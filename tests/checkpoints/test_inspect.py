@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers_checkpoint import refusal, small, weights, write_checkpoint
+from helpers_methods import small as small_model
 from helpers_text import EOS, byte_level, write_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,9 +20,10 @@ import tinylane
 from tinylane.checkpoints.config_json import parse_config
 from tinylane.checkpoints.load import inspect, load, sampling_defaults
 from tinylane.commands.inspect import format_report
+from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError
 from tinylane.core.sampling import Sampler
-from tinylane.files.memory import available_memory, forecast
+from tinylane.files.memory import available_memory, forecast, forecast_rows, lace_channels
 
 
 def test_identity_sees_any_change_that_matters_and_no_other(tmp_path):
@@ -58,6 +60,19 @@ def test_the_forecast_counts_the_prompt_once_and_every_lane():
             forecast(config, "float32", *arguments)  # type: ignore[arg-type]
     with pytest.raises(TinylaneError, match="int3"):
         forecast(config, "int3")
+
+
+@pytest.mark.parametrize("extra", ["", "lace"])
+def test_a_row_is_counted_as_the_cache_holds_it(extra: str) -> None:
+    """With LACE's keys and values, which are cached behind those of the layers."""
+    model = small_model(dtype="float32", layers=5, extra=extra)
+    decoding = Decoding(model, [1, 2, 3], 2, max_tokens=4)
+    list(decoding)
+    cache, row = decoding.cache, forecast_rows(model).kv_per_token
+    held = sum(part.nbytes for k in range(len(cache.keys)) for part in cache.rows(k))
+    assert len(cache.keys) == (7 if extra else 5) and held == row * len(cache)
+    needs = forecast(model.config, "float32", 2, 3, 4, lace=lace_channels(model.params))
+    assert needs.prompt_kv + needs.lane_kv == row * (3 + 8)
 
 
 def test_what_cannot_fit_is_refused_with_the_figures_before_loading(tmp_path, monkeypatch):

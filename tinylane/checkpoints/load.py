@@ -34,7 +34,7 @@ from tinylane.core.decoder import PLAIN, Ops
 from tinylane.core.errors import TinylaneError, of_kind, show
 from tinylane.core.model import Model
 from tinylane.files.io import inside, read_json
-from tinylane.files.memory import ITEMSIZE, Forecast, forecast
+from tinylane.files.memory import ITEMSIZE, Forecast, forecast, lace_channels
 
 GENERATION = "generation_config.json"
 OPS = ("auto", "plain", "fast")
@@ -158,10 +158,13 @@ class LoadPlan:
             return None
         return Tokenizer.from_folder(self.folder, self.eos_ids, self.config.vocab)
 
-    def forecast(self, lanes: int, prompt_tokens: int, max_tokens: int) -> Forecast:
-        """The memory that a run will take."""
+    def forecast(
+        self, lanes: int, prompt_tokens: int, max_tokens: int, tuned: Adapter | None
+    ) -> Forecast:
+        """The memory that a run will take, with this adapter."""
         weights = self.files.final_bytes(ITEMSIZE[self.dtype], native=self.keeps_packed)
-        how = (lanes, prompt_tokens, max_tokens, weights, self.backend)
+        lace = lace_channels({**self.files.extra, **(tuned.tensors if tuned else {})})
+        how = (lanes, prompt_tokens, max_tokens, weights, self.backend, lace)
         return forecast(self.files.config, self.dtype, *how)
 
 
@@ -242,9 +245,9 @@ def load(
     """
     with planned(source, backend, dtype, adapter, revision, ops) as plan:
         files, backend, dtype = plan.files, plan.backend, plan.dtype
-        needs = plan.forecast(lanes, prompt_tokens, max_tokens)
-        needs.check(str(source))
         tuned, tokenizer = plan.adapter(), plan.tokenizer()
+        needs = plan.forecast(lanes, prompt_tokens, max_tokens, tuned)
+        needs.check(str(source))
         if files.untied:
             warnings.warn(
                 f"{plan.folder}: tie_word_embeddings is true, but lm_head.weight differs from the "
@@ -314,8 +317,9 @@ def inspect(
     forecast says whether it fits.
     """
     with planned(source, backend, dtype, adapter, revision, ops) as plan:
-        needs = plan.forecast(lanes, prompt_tokens, max_tokens)
-        return describe(plan, plan.adapter(), plan.tokenizer(), needs)
+        tuned = plan.adapter()
+        needs = plan.forecast(lanes, prompt_tokens, max_tokens, tuned)
+        return describe(plan, tuned, plan.tokenizer(), needs)
 
 
 def describe(

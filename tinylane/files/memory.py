@@ -11,14 +11,18 @@ import contextlib
 import math
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError, whole
 from tinylane.core.lanes import MAX_LANES
 from tinylane.files.io import LARGEST
+
+if TYPE_CHECKING:
+    from tinylane.core.model import Model
 
 ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -78,8 +82,10 @@ def forecast(
     max_tokens: int = 0,
     weights: int | None = None,
     backend: str = "numpy",
+    lace: int = 0,
 ) -> Forecast:
     """The forecast of one run. weights: bytes, if known better than the dense count in `dtype`.
+    lace: as `lace_channels` counts them.
 
     A lane never holds more tokens than the context behind the prompt, whatever max_tokens is.
     Raises TinylaneError for a dtype or counts that no run can have.
@@ -95,7 +101,8 @@ def forecast(
     have, gpu = available_memory(), gpu_memory() if backend == "mlx" else None
     if gpu is not None:
         have = gpu if have is None else min(have, gpu)
-    per_token = 2 * config.layers * config.kv_heads * config.head_dim * ITEMSIZE[dtype]
+    channels = config.layers * config.kv_heads * config.head_dim + lace
+    per_token = 2 * channels * ITEMSIZE[dtype]
     return Forecast(
         weights=weights,
         prompt_kv=per_token * prompt_tokens,
@@ -107,6 +114,21 @@ def forecast(
         available=have,
         gpu=gpu,
     )
+
+
+def forecast_rows(
+    model: Model, lanes: int = 1, prompt_tokens: int = 0, max_tokens: int = 0
+) -> Forecast:
+    """What a run of a loaded model will take more: `forecast` without its weights."""
+    how = (lanes, prompt_tokens, max_tokens, 0)
+    return forecast(model.config, model.dtype, *how, lace=lace_channels(model.params))
+
+
+def lace_channels(params: Mapping[str, Any]) -> int:
+    """The channels of a row's keys that LACE caches beside the layers'. params: arrays, or their
+    shapes, by name."""
+    found = [w for name, w in params.items() if name.endswith(".lace.k_proj.weight")]
+    return sum(int(getattr(w, "shape", w)[0]) for w in found)
 
 
 def available_memory() -> int | None:

@@ -17,7 +17,7 @@ from starlette.responses import StreamingResponse
 
 from tinylane.core.errors import TinylaneError
 from tinylane.core.result import Step
-from tinylane.files.memory import forecast
+from tinylane.files.memory import forecast_rows
 from tinylane.serve.answers import Reply, error_body
 from tinylane.serve.asked import Asked
 from tinylane.serve.job import Begun, Ended, Served, Wanted
@@ -46,7 +46,7 @@ class Inbox:
         behind = lambda: self.put - self.taken
         job = Served(model, work, self.service.prefixes, tell, behind, engine.check)
         tokens = work.settings["max_tokens"]
-        needs = forecast(model.config, model.dtype, work.lanes, len(work.prompt), tokens, 0)
+        needs = forecast_rows(model, work.lanes, len(work.prompt), tokens)
         job.nbytes, job.row = needs.total, needs.kv_per_token
         job.deadline = time.monotonic() + engine.limits.seconds
         engine.submit(job)

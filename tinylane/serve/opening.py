@@ -14,7 +14,7 @@ from tinylane.core.lanes import LaneMask
 from tinylane.core.prompt import encode_prompt
 from tinylane.core.sampling import Sampler
 from tinylane.evaluate.tasks.shell_game import game_of
-from tinylane.files.memory import forecast
+from tinylane.files.memory import forecast_rows
 from tinylane.serve.rotations import METHODS, rotation
 from tinylane.serve.session import MOST_LANES, TOP, PlaySession
 from tinylane.view.again import rotations
@@ -54,7 +54,7 @@ def begin(model: Model, start: Start, check: Check = lambda lanes, nbytes: None)
         moves = game.parse(prompt)
         prompt, truth, lane_prompts = game.prompt(moves), game.answer(moves), game.lane_prompts(n)
     ids = encode_prompt(model, prompt, None)
-    check(n, forecast(model.config, model.dtype, n, len(ids), start.max_tokens, 0).total)
+    check(n, forecast_rows(model, n, len(ids), start.max_tokens).total)
     decoding = Decoding(
         model,
         ids,
@@ -83,7 +83,7 @@ def reopen(model: Model, run: Run, check: Check = lambda lanes, nbytes: None) ->
     if len(lanes) > MOST_LANES:
         raise TinylaneError(f"the run has {len(lanes)} lanes; {MOST_LANES} are the most here")
     count, most = len(run.result.prompt), max(lane.max_tokens for lane in lanes)
-    check(len(lanes), forecast(model.config, model.dtype, len(lanes), count, most, 0).total)
+    check(len(lanes), forecast_rows(model, len(lanes), count, most).total)
     script = Script(run)
     first = lanes[: script.first]
     decoding = Decoding(

@@ -22,7 +22,7 @@ from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError, show, whole
 from tinylane.core.lanes import LaneMask, Rotation
 from tinylane.evaluate.tasks.shell_game import last_word
-from tinylane.files.memory import forecast
+from tinylane.files.memory import forecast_rows
 from tinylane.serve.answers import piece
 from tinylane.serve.engine import TurnTaker
 from tinylane.serve.hearing import listened
@@ -55,7 +55,7 @@ class PlaySession(TurnTaker):
         self.pace = 0.0  # s that a step takes at least
         self.script: Callable[[PlaySession], bool] | None = None  # what a saved run goes on with
         self.grow: Callable[[int, int], Any] = lambda lanes, nbytes: None
-        self.row = forecast(self.model.config, self.model.dtype, weights=0).kv_per_token
+        self.row = forecast_rows(self.model).kv_per_token
         self.deadline = time.monotonic() + LEFT
         self.over = False
         self._next = 0.0
