@@ -207,6 +207,29 @@ def test_a_chosen_token_does_not_lie_below_its_sheet(browser: Any, server: Serve
         fine(seen)
 
 
+def test_words_without_end_widen_nothing(browser: Any, server: Server) -> None:
+    """A token of 500 characters in every place where a token is shown."""
+    long = "W" * 500
+    told = {"lane": 0, "index": 0, "id": 1, "text": long, "p": 0.5, "top": []}
+    told["top"] = [{"id": k, "text": long, "p": 0.1} for k in range(2, 12)]
+    told["shares"] = [{"of": "the prompt", "share": 1.0}]
+    told["most"] = [{"lane": -1, "text": long, "share": 1.0}]
+    for width in (320, 1280):
+        with opened(browser, server, width=width, height=800) as seen:
+            begin(seen)
+            page = seen.page
+            page.route("**/details", lambda route: route.fulfill(json=told))
+            page.click('[data-token="0,0"]')
+            page.wait_for_selector("#chosen:visible")
+            parts = page.locator("#chosen, #chosen-title, #top button, #most li, #shares")
+            right = parts.evaluate_all("all => all.map((x) => x.getBoundingClientRect().right)")
+            assert len(right) == 15 and max(right) <= width
+            assert (
+                page.locator("#top button:disabled").inner_text().startswith(long)
+            )  # the drawn one
+            fine(seen)
+
+
 def test_the_keyboard_finds_tokens_wherever_they_are_and_leaves_the_sheet(
     browser: Any, server: Server
 ) -> None:
