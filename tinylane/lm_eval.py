@@ -105,13 +105,13 @@ class TinylaneLM(TemplateLM):  # type: ignore[misc]
 
     def _loglikelihood_tokens(self, requests: Sequence[Pair], **_: Any) -> list[tuple[float, bool]]:
         """Of each continuation its log-probability, and whether greedy decoding would write it."""
-        found: list[tuple[float, bool]] = []
+        scored: list[tuple[float, bool]] = []
         cut = [self._cut(context, text) for _, context, text in requests]
         for context, group in groupby(cut, key=lambda pair: pair[0]):
             texts = [text for _, text in group]
             for logprobs, likeliest in scores(self.model, context, texts):
-                found.append((float(logprobs.sum()), bool(likeliest.all())))
-        return found
+                scored.append((float(logprobs.sum()), bool(likeliest.all())))
+        return scored
 
     def _cut(self, context: list[int], text: list[int]) -> tuple[list[int], list[int]]:
         """Their last tokens, as many as fit: one more than the model sees, for the last is only

@@ -249,13 +249,13 @@ def quantization_of(read: Fields) -> dict | None:
     settings = [read.fields(key).raw for key in keys if read.get(key) not in (None, {})]
     if not settings:
         return None
-    own = [record for record in settings if "quant_method" not in record]
-    if not own:
+    usual = [record for record in settings if "quant_method" not in record]
+    if not usual:
         what = f"quantization method {show(settings[0]['quant_method'])}"
         _unknown(read, what, "; tinylane reads MLX-quantized and unquantized checkpoints")
-    if own[1:] and own[1] != own[0]:
+    if usual[1:] and usual[1] != usual[0]:
         read.fail("quantization_config", "the same as quantization")
-    return own[0]
+    return usual[0]
 
 
 _CONTEXT = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}

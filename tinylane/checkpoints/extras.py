@@ -56,8 +56,8 @@ def is_extra(name: str) -> bool:
 
 def kinds_of(names: Iterable[str]) -> list[str]:
     """The kinds of KINDS that tensors of these names make up, in its order."""
-    found = {kind for name in names if is_extra(name) for kind in KINDS if f".{kind}." in name}
-    return [kind for kind in KINDS if kind in found]
+    known = {kind for name in names if is_extra(name) for kind in KINDS if f".{kind}." in name}
+    return [kind for kind in KINDS if kind in known]
 
 
 def shapes(config: ModelConfig, kind: str, size: int) -> dict[str, tuple[int, ...]]:
@@ -73,37 +73,37 @@ def shapes(config: ModelConfig, kind: str, size: int) -> dict[str, tuple[int, ..
     if kind == "lane_kv":
         return {at + "self_attn.lane_kv.weight": (1 + size, config.head_dim) for at in layers}
     into = ("q_proj", "k_proj", "v_proj") if kind == "bridge" else ("gate_proj", "up_proj")
-    found: dict[str, tuple[int, ...]] = {}
+    of_kind: dict[str, tuple[int, ...]] = {}
     for at in layers:
-        found[f"{at}{kind}.norm.weight"] = (C,)
-        found |= {f"{at}{kind}.{name}.weight": (size, C) for name in into}
-        found[f"{at}{kind}.{OUT[kind]}.weight"] = (C, size)
-    return found
+        of_kind[f"{at}{kind}.norm.weight"] = (C,)
+        of_kind |= {f"{at}{kind}.{name}.weight": (size, C) for name in into}
+        of_kind[f"{at}{kind}.{OUT[kind]}.weight"] = (C, size)
+    return of_kind
 
 
-def sizes(found: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+def sizes(given: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     """For each kind among these tensors of a file its N, W or F: what `shapes` takes."""
     known = {}
-    for kind in kinds_of(found):
+    for kind in kinds_of(given):
         part = f".{kind}.{OUT[kind]}.weight" if kind in OUT else f".{kind}.weight"
-        shape = next((shape for name, shape in found.items() if name.endswith(part)), ())
+        shape = next((shape for name, shape in given.items() if name.endswith(part)), ())
         size = shape[kind in OUT] if len(shape) == 2 else 0
         known[kind] = size if kind in OUT else size - 1
     return known
 
 
-def check(config: ModelConfig, found: Mapping[str, tuple[int, ...]]) -> None:
+def check(config: ModelConfig, given: Mapping[str, tuple[int, ...]]) -> None:
     """Raise TinylaneError, without a file's name, for tensors that do not fit together or do not
-    fit this model. found: names for which `is_extra` is true, and their shapes in the file."""
-    for kind, size in sizes(found).items():
+    fit this model. given: names for which `is_extra` is true, and their shapes in the file."""
+    for kind, size in sizes(given).items():
         says = "(out, in)" if kind in OUT else "(1 + lanes, width): the first row is the prompt's"
         where = "every second layer from the middle on" if kind == "lace" else "every layer"
         expected = shapes(config, kind, max(size, 1))
         for name, shape in expected.items():
-            if name not in found:
+            if name not in given:
                 raise TinylaneError(f"{name} is missing; {kind} is in {where} or in none")
-            if found[name] != shape:
-                raise TinylaneError(f"{name} is {found[name]}; expected {shape}, {says}")
+            if given[name] != shape:
+                raise TinylaneError(f"{name} is {given[name]}; expected {shape}, {says}")
         if kind == "bridge" and size % min(size, config.head_dim):
             raise TinylaneError(
                 f"the bridge is {size} wide; expected at most {config.head_dim} (the head dim), or "
@@ -113,7 +113,7 @@ def check(config: ModelConfig, found: Mapping[str, tuple[int, ...]]) -> None:
             raise TinylaneError(
                 f"lace is {size} wide; expected a multiple of {config.head_dim} (the head dim)"
             )
-        for name in found:
+        for name in given:
             if f".{kind}." in name and name not in expected:
                 raise TinylaneError(
                     f"{show(name)}: this model has {config.layers} layers; {kind} is in {where}"
@@ -175,9 +175,9 @@ def put(
         params[name] = turned(name, array) if is_extra(name) else array
 
 
-def summary(found: Mapping[str, tuple[int, ...]]) -> list[str]:
+def summary(given: Mapping[str, tuple[int, ...]]) -> list[str]:
     """What a report says of them: ["lane_embed for 4 lanes", "bridge 64 wide"]."""
     return [
         f"{kind} {size} wide" if kind in OUT else f"{kind} for {size} lanes"
-        for kind, size in sizes(found).items()
+        for kind, size in sizes(given).items()
     ]

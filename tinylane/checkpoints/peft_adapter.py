@@ -100,10 +100,10 @@ def _of(read: Fields, key: str, path: str, default: Any) -> Any:
         if len(pattern) > LONGEST or len(pattern) - len(plain) > 9 or set("*+?{") & set(plain):
             raise TinylaneError(f"{read.source}: {key} {show(pattern)} is not implemented")
         try:
-            found = re.match(rf"(.*\.)?({pattern})$", path)
+            match = re.match(rf"(.*\.)?({pattern})$", path)
         except re.error as error:
             raise TinylaneError(f"{read.source}: {key} {show(pattern)}: {error}") from None
-        if found:
+        if match:
             return value
     return default
 

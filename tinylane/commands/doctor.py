@@ -32,34 +32,34 @@ def flags(p: Any) -> None:
 
 def run(args: Any) -> int:
     """Run the command; returns the exit code."""
-    found = examine()
+    facts = examine()
     if args.json:
-        common.print_json(found)
+        common.print_json(facts)
         return 0
-    machine = found["machine"]
+    machine = facts["machine"]
     rows = [
-        ("tinylane", f"{__version__}, {found['folder']}"),
+        ("tinylane", f"{__version__}, {facts['folder']}"),
         ("Python", f"{machine['python']}, {sys.executable}"),
         ("machine", f"{machine['processor']}, {machine['cores']} cores, {machine['system']}"),
-        ("memory", f"{common.mebibytes(found['memory'])} available"),
-        ("NumPy", f"products by {found['blas']}"),
-        ("backend", found["backend"]),
+        ("memory", f"{common.mebibytes(facts['memory'])} available"),
+        ("NumPy", f"products by {facts['blas']}"),
+        ("backend", facts["backend"]),
     ]
-    if found["device"] is not None:
-        gpu = found["gpu_memory"]
+    if facts["device"] is not None:
+        gpu = facts["gpu_memory"]
         room = f", {common.mebibytes(gpu)} for it" if gpu is not None else ""
-        rows.append(("MLX runs on", f"{found['device']}{room}"))
+        rows.append(("MLX runs on", f"{facts['device']}{room}"))
     for name, value in rows:
         common.say(f"{name:<12} {value}")
     print()
     for extra, (says, names) in EXTRAS.items():
-        have = found["packages"]
+        have = facts["packages"]
         listed = ", ".join(f"{n} {have[n] or '-'}" for n in names)
         title = extra or "needed"
         whole = all(have[n] for n in names)
         hint = "" if whole else f'   for {says or "everything"}: pip install "tinylane[{extra}]"'
         common.say(f"{title:<12} {listed}{hint.replace('[]', '')}")
-    for line in found["notes"]:
+    for line in facts["notes"]:
         common.say(f"note: {line}")
     return 0
 

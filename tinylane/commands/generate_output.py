@@ -317,15 +317,15 @@ def reading(decoding: Decoding) -> dict[int, tuple[int, int]]:
     places = cache.positions, cache.lanes
     weights = attention_weights(decoding.model, tokens, *places, cache.lane_rope, cache.lane_mask)
     heard = weights[decoding.model.config.layers // 2].mean(axis=0)
-    found = {}
+    words = {}
     for row in np.flatnonzero(cache.positions == cache.positions.max()):
         m = int(cache.lanes[row])
         word = cache.positions - prompt - 1  # its index in its lane; the tag is -1
         others = np.where((cache.lanes >= 0) & (cache.lanes != m) & (word >= 0), heard[row], 0.0)
         key = int(others.argmax())
         if others[key] >= LEAST:
-            found[m] = int(cache.lanes[key]), int(word[key])
-    return found
+            words[m] = int(cache.lanes[key]), int(word[key])
+    return words
 
 
 def work(game: ShellGame, moves: Any, n: int, lane: int) -> list[str]:

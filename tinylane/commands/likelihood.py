@@ -45,16 +45,16 @@ def run(args: Any) -> int:
             texts.append(Fields(row, f"{args.data}, line {line}").spelled(args.field))
     if not texts or (args.count is not None and args.count > len(texts)):
         raise TinylaneError(f"{args.data}: {len(texts)} texts; expected {args.count or 'one'}")
-    adapter, found, tokens = args.adapter_path, {}, 0
+    adapter, by_name, tokens = args.adapter_path, {}, 0
     for name in ["without the adapter", "with the adapter"] if adapter else ["the model"]:
         args.adapter_path = False if name.startswith("without") else adapter
         model = common.load(args)
-        found[name] = _measure(model, texts, args.quiet, name)
-        tokens = int(found[name][1].sum())
+        by_name[name] = _measure(model, texts, args.quiet, name)
+        tokens = int(by_name[name][1].sum())
         del model  # two models need not be in memory at once
-    means = {name: sums / counts for name, (sums, counts) in found.items()}
+    means = {name: sums / counts for name, (sums, counts) in by_name.items()}
     estimates = {name: mean(each) for name, each in means.items()}
-    perplexity = {name: math.exp(-s.sum() / c.sum()) for name, (s, c) in found.items()}
+    perplexity = {name: math.exp(-s.sum() / c.sum()) for name, (s, c) in by_name.items()}
     change: Estimate | None = None
     if adapter:
         change = mean(means["with the adapter"] - means["without the adapter"])

@@ -85,17 +85,17 @@ def run(args: Any) -> int:
             f"--lane-start {args.lane_start!r}: this model's vocabulary has no token for it; give "
             "another text, with which a stretch begins"
         )
-    found: dict[int, Perplexity] = {}
+    measured: dict[int, Perplexity] = {}
     for n in dict.fromkeys(args.lanes):
         name, count = "1 lane" if n == 1 else f"{n} lanes", math.ceil((len(ids) - 1) / stride)
         with Progress(count, quiet=args.quiet, name=name, after=common.SILENT) as progress:
-            found[n] = measure(model, (ids, ends), size, stride, n, start, progress.done)
-    one = next(iter(found.values()))
+            measured[n] = measure(model, (ids, ends), size, stride, n, start, progress.done)
+    one = next(iter(measured.values()))
     if args.json:
         rows = [
             {"lanes": n, **as_json(asdict(p)), "bits_per_byte": as_json(p.bits_per_byte)}
             | {"perplexity": p.perplexity}
-            for n, p in found.items()
+            for n, p in measured.items()
         ]
         common.print_json(
             {**common.about(args, model), "data": args.data, "window": size, "stride": stride}
@@ -109,7 +109,7 @@ def run(args: Any) -> int:
     )
     table = [
         [str(n), number(p.bits_per_byte, 4), f"{p.bits_per_token:.3f}", f"{p.perplexity:.3f}"]
-        for n, p in found.items()
+        for n, p in measured.items()
     ]
     print_table("", HEAD, table, (), plain=True)
     return 0

@@ -125,6 +125,6 @@ def lace(
     name, xp = f"model.layers.{layer}.lace.", x.__array_namespace__()
     low, gate = ops.linears(params, [name + "down_proj", name + "gate_proj"], x)
     entry = config.layers + lace_layers(params, config).index(layer)
-    found = attend(entry, *heads(params, config, name, low, ops))
+    narrow = attend(entry, *heads(params, config, name, low, ops))
     opened = 1 / (1 + xp.exp(-xp.maximum(gate, -80.0)))  # below -80, exp would overflow
-    return x + opened * ops.linear(params, name + "up_proj", found)
+    return x + opened * ops.linear(params, name + "up_proj", narrow)

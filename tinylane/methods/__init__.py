@@ -47,8 +47,8 @@ def method(name: str) -> Method:
     name = ALIASES.get(name, name).replace("-", "_")
     if name not in NAMES:
         raise TinylaneError(f"method {show(name, 40)}; expected one of {', '.join(NAMES)}")
-    found: Method = import_module(f"tinylane.methods.{name}").METHOD
-    return found
+    chosen: Method = import_module(f"tinylane.methods.{name}").METHOD
+    return chosen
 
 
 class _Methods(Mapping[str, Method]):
@@ -170,8 +170,8 @@ def decode(
 
 def start(model: Model, prompt: Prompt, setup: Setup, **settings: Any) -> Decoding:
     """A `Decoding` with what `prepare` gave; where both say something, it wins."""
-    own = dict(of_kind("setup", setup, Setup, "what tinylane.methods.prepare gives").settings)
-    given = {k: value for k, value in settings.items() if value is not None and k not in own}
+    decided = dict(of_kind("setup", setup, Setup, "what tinylane.methods.prepare gives").settings)
+    given = {k: value for k, value in settings.items() if value is not None and k not in decided}
     if len(given.get("lane_prompts", ())) not in (0, setup.lanes):
         del given["lane_prompts"]  # of the lanes that the method lets begin later
     if setup.sampler is not None:
@@ -180,10 +180,10 @@ def start(model: Model, prompt: Prompt, setup: Setup, **settings: Any) -> Decodi
         given["sampler"] = setup.sampler(drawn)
     if setup.shared is not None:
         ids = encode_prompt(model, prompt, settings.get("template"))
-        first, *others = own.get("lane_prompts") or [[]] * setup.lanes
+        first, *others = decided.get("lane_prompts") or [[]] * setup.lanes
         rest = [*ids[setup.shared :], *encode_lane_prompt(model, first)]
-        prompt, own["lane_prompts"] = ids[: setup.shared], [rest, *others]
-    return Decoding(model, prompt, setup.lanes, **{**given, **own})
+        prompt, decided["lane_prompts"] = ids[: setup.shared], [rest, *others]
+    return Decoding(model, prompt, setup.lanes, **{**given, **decided})
 
 
 def stream(

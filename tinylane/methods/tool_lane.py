@@ -26,9 +26,9 @@ WORK = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}
 
 def calculator(texts: Sequence[str]) -> str:
     """What stands at the end of the texts, worked out: `12+34=` gives ` 12+34=46;`."""
-    found = [match for text in texts if (match := SUM.search(text))]
+    asked = [match for text in texts if (match := SUM.search(text))]
     return "".join(
-        f" {a}{sign}{b}={WORK[sign](int(a), int(b))};" for a, sign, b in (m.groups() for m in found)
+        f" {a}{sign}{b}={WORK[sign](int(a), int(b))};" for a, sign, b in (m.groups() for m in asked)
     )
 
 

@@ -170,5 +170,5 @@ def published(name: str) -> str:
     """A mode, or another row of `tinylane methods` as its file has it. Raises TinylaneError."""
     from tinylane.methods import method
 
-    found = name if name in MODES else method(name).name
-    return "joint" if found == "lanerope" else found
+    mode = name if name in MODES else method(name).name
+    return "joint" if mode == "lanerope" else mode

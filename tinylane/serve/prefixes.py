@@ -39,14 +39,14 @@ class Prefixes:
 
     def fill(self, cache: LaneCache, tokens: list[int]) -> int:
         """Put the known beginning of a prompt into an empty cache; returns how many rows."""
-        found: list[tuple[int, ...]] = []
+        names: list[tuple[int, ...]] = []
         for end in range(self.size, self.whole(tokens) + 1, self.size):
             if (name := tuple(tokens[:end])) not in self._blocks:
                 break
-            found.append(name)
-        if not found:
+            names.append(name)
+        if not names:
             return 0
-        blocks = [self._blocks[name] for name in found]
+        blocks = [self._blocks[name] for name in names]
         xp = blocks[0][0][0].__array_namespace__()
         for layer in range(len(blocks[0])):
             keys, values = (
@@ -54,11 +54,11 @@ class Prefixes:
                 for which in (0, 1)
             )
             cache.put(layer, keys, values)
-        rows = len(found[-1])
+        rows = len(names[-1])
         positions = np.arange(rows)
         cache.commit(positions, np.full(rows, SHARED), np.array(tokens[:rows]))
         cache.settle()
-        self._touch(found)
+        self._touch(names)
         return rows
 
     def keep(self, cache: LaneCache, tokens: list[int], end: int) -> None:

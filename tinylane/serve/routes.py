@@ -90,7 +90,7 @@ def routes(service: Service) -> list[BaseRoute]:
         sessions[name] = session
         return JSONResponse({"id": name, "state": session.state()}, 201)
 
-    def found(request: Request) -> PlaySession:
+    def session_of(request: Request) -> PlaySession:
         name = request.path_params["id"]
         if name not in sessions:
             raise BadRequest(
@@ -99,15 +99,15 @@ def routes(service: Service) -> list[BaseRoute]:
         return sessions[name]
 
     async def happens(request: Request) -> Response:
-        return listen(service, found(request))
+        return listen(service, session_of(request))
 
     async def run_file(request: Request) -> Response:
-        data = await in_engine(service, found(request).save)
+        data = await in_engine(service, session_of(request).save)
         headers = {"content-disposition": 'attachment; filename="run.json"'}
         return Response(data, media_type="application/json", headers=headers)
 
     async def do(request: Request) -> Response:
-        session, name = found(request), request.path_params["do"]
+        session, name = session_of(request), request.path_params["do"]
         if name not in OPERATIONS:
             raise BadRequest(f"no operation {show(name, 40)}; there are {', '.join(OPERATIONS)}")
         body = await body_of(request, service.limits)
@@ -140,8 +140,8 @@ def page_files() -> list[str]:
     """Paths of the page's styles and modules, in the package and behind the server: those that a
     module imports are found by the same relative path in both."""
     package, folders = resources.files("tinylane"), ("view/shared", "serve/page")
-    found = [f"{folder}/{x.name}" for folder in folders for x in (package / folder).iterdir()]
-    return [COLOURS, *(name for name in found if name.endswith((".css", ".js")))]
+    names = [f"{folder}/{x.name}" for folder in folders for x in (package / folder).iterdir()]
+    return [COLOURS, *(name for name in names if name.endswith((".css", ".js")))]
 
 
 def page_file(name: str) -> Callable[[Request], Response]:

@@ -41,7 +41,7 @@ def _add(path: PurePosixPath, read: Callable[[str], str], done: dict[str, str]) 
         assert done[str(_beside(path, other))], f"{path} and {other} import each other"
     del done[str(path)]  # behind the others
     names = [name for _, name in EXPORT.findall(text)]
-    body = IMPORT.sub(lambda found: _taken(found[1], _beside(path, found[2])), text)
+    body = IMPORT.sub(lambda match: _taken(match[1], _beside(path, match[2])), text)
     body = EXPORT.sub(r"\1", body)
     assert not OTHER.search(body), f"{path}: {OTHER.search(body)}"
     done[str(path)] = (

@@ -91,8 +91,8 @@ def task(options: Options, model: Model | None = None) -> Task:
             noise = rng.gumbel(size=len(lists()[kind]))
             ranked = np.argsort(-(noise + scores.get(kind, 0.0)))
             items = [lists()[kind][r][0] for r in ranked]
-            own = [letters_of(n, m) for m in range(n)] if options.share else None
-            yield {"prompt": ask(kind), "lane_prompts": begin(n), "lanes": deal(items, n, own)}
+            letters = [letters_of(n, m) for m in range(n)] if options.share else None
+            yield {"prompt": ask(kind), "lane_prompts": begin(n), "lanes": deal(items, n, letters)}
 
     return Task(
         "naming",
@@ -149,14 +149,14 @@ def ask(kind: str) -> str:
     return f"Name different {kind}"
 
 
-def deal(items: Sequence[str], n: int, own: Sequence[str] | None = None) -> list[str]:
+def deal(items: Sequence[str], n: int, letters: Sequence[str] | None = None) -> list[str]:
     """What each of n lanes writes, TOTAL / n items at most: the lane that has written least is
     next. own: of each lane the initial letters that it may write; None: all."""
     texts, counts = [""] * n, [0] * n
     for item in items:
         waiting = [m for m in range(n) if counts[m] < TOTAL // n]
-        if own is not None:
-            waiting = [m for m in waiting if spelling(item)[0].upper() in own[m]]
+        if letters is not None:
+            waiting = [m for m in waiting if spelling(item)[0].upper() in letters[m]]
         if waiting:
             m = min(waiting, key=lambda m: len(texts[m]))
             texts[m] += f"{',' * bool(texts[m])} {item}"
