@@ -98,9 +98,9 @@ class Server:
                 return int(line.split()[1]) * 1024
         raise AssertionError
 
-    def interrupt(self) -> int:
-        """Ctrl-C; the exit code."""
-        self.process.send_signal(signal.SIGINT)
+    def interrupt(self, sent: signal.Signals = signal.SIGINT) -> int:
+        """Ctrl-C, or another signal; the exit code."""
+        self.process.send_signal(sent)
         code = self.process.wait(60)
         self.reader.join(10)
         return code

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -283,16 +284,17 @@ def test_more_memory_than_the_server_gives_is_refused_before_anything_is_compute
         assert status == 400 and "this server gives them at most" in answer["error"]["message"]
 
 
-def test_ctrl_c_ends_requests_with_what_they_have() -> None:
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, -15)])
+def test_ctrl_c_ends_requests_with_what_they_have(sent: signal.Signals, code: int) -> None:
     with serving() as server:
         raw = server.open(LONG)
         until(lambda: running(server) == 8)
-        assert server.interrupt() == 130
+        assert server.interrupt(sent) == code
         data = b""
         while more := raw.recv(1 << 16):
             data += more
         assert b"data: [DONE]" in data and data.count(b'"finish_reason": "length"') == 8
-        assert "error: interrupted" in server.log[-1]
+        assert ("error: interrupted" in server.log[-1]) == (sent is signal.SIGINT)
         assert "Traceback" not in "".join(server.log)
 
 
