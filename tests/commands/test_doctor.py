@@ -59,7 +59,7 @@ def test_an_mlx_that_does_not_load_is_told(monkeypatch: pytest.MonkeyPatch, exam
     """Such as a wheel for another system: the rest is told all the same."""
     monkeypatch.setattr(doctor, "find_spec", lambda name: name)
     monkeypatch.setitem(sys.modules, "mlx.core", None)
-    monkeypatch.setattr("tinylane.checkpoints.plan.choose_backend", lambda name: "numpy")
+    monkeypatch.setattr("tinylane.checkpoints.load.choose_backend", lambda name: "numpy")
     found, said = examined()
     (note,) = found["notes"]
     assert note.startswith("MLX is installed but does not load: ") and f"note: {note}\n" in said
@@ -71,7 +71,7 @@ def test_a_gpu_s_memory_and_rounded_products_are_told(
 ) -> None:
     pytest.importorskip("mlx.core", exc_type=ImportError)
     monkeypatch.setattr(doctor, "gpu_memory", lambda: 3 << 30)
-    monkeypatch.setattr("tinylane.checkpoints.plan.exact_products", lambda: "rounded")
+    monkeypatch.setattr("tinylane.checkpoints.load.exact_products", lambda: "rounded")
     found, said = examined()
     assert found["gpu_memory"] == 3 << 30 and ", 3.0 GiB for it\n" in said
     assert found["notes"][0] == "rounded"
