@@ -163,7 +163,8 @@ class LoadPlan:
     ) -> Forecast:
         """The memory that a run will take, with this adapter."""
         weights = self.files.final_bytes(ITEMSIZE[self.dtype], native=self.keeps_packed)
-        lace = lace_channels({**self.files.extra, **(tuned.tensors if tuned else {})})
+        shapes = {**self.files.extra, **(tuned.shapes if tuned else {})}
+        lace = lace_channels(shapes) if shapes else 0
         how = (lanes, prompt_tokens, max_tokens, weights, self.backend, lace)
         return forecast(self.files.config, self.dtype, *how)
 

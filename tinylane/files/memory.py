@@ -127,8 +127,11 @@ def forecast_rows(
 def lace_channels(params: Mapping[str, Any]) -> int:
     """The channels of a row's keys that LACE caches beside the layers'. params: arrays, or their
     shapes, by name."""
-    found = [w for name, w in params.items() if name.endswith(".lace.k_proj.weight")]
-    return sum(int(getattr(w, "shape", w)[0]) for w in found)
+    channels = 0
+    for name, w in params.items():
+        if name.endswith(".lace.k_proj.weight"):
+            channels += int(getattr(w, "shape", w)[0])
+    return channels
 
 
 def available_memory() -> int | None:
