@@ -335,3 +335,22 @@ def test_what_lace_has_cached_is_saved_copied_forked_and_dropped(kind: Any, tmp_
     further = (*further[:2], np.array([0, 1]))
     again = [np.asarray(model(*further, cache=x)) for x in (kept, cache)]
     assert np.array_equal(*again)
+
+
+@pytest.mark.parametrize("kind", ["lane_embed", "lane_kv"])
+def test_a_table_of_another_width_is_refused_in_every_layer(kind: str) -> None:
+    model = some(("numpy", "float64"), kind, lanes=2)
+    for name in (name for name in model.params if f".{kind}." in name):
+        for table in (model.params[name][:, :-1], model.params[name][0]):
+            wrong = replace(model, params={**model.params, name: table})
+            with pytest.raises(TinylaneError, match=rf"{name}, .*\), expected \(1 \+ lanes, \d+\)"):
+                Decoding(wrong, ids(3), lanes=2)
+
+
+def test_what_is_read_in_a_side_path_cannot_be_stopped() -> None:
+    model = some(("numpy", "float64"), "bridge")
+    d = Decoding(model, ids(3), 2, lane_mask=LaneMask.bridge(2), schedule=lambda d: None)
+    d.step()
+    with pytest.raises(TinylaneError, match="lane 0 reads lane 1 in a side path, which it cannot"):
+        d.read(0, 1, False)
+    assert d.events == [] and d.mask.side is not None and d.mask.side.all()

@@ -308,6 +308,19 @@ def test_a_step_of_lanes_that_all_wait_is_refused() -> None:
     assert d.step().tokens[0] is None
 
 
+def test_a_schedule_by_which_all_lanes_wait_for_ever_is_told_so() -> None:
+    settings: dict[str, Any] = {"lanes": 2, "max_tokens": 9, "sampler": FREE}
+    wait = lambda d: [d.pause(lane.index) for lane in d.live if d.steps == 2]
+    with pytest.raises(TinylaneError, match="every lane has finished or waits; join, fork or"):
+        generate(F64, ids(5), schedule=wait, **settings)
+    wait = lambda d: d.pause(0) if d.steps == 1 else None
+    result = generate(F64, ids(5), schedule=wait, total_tokens=5, **settings)
+    assert [(x.finish_reason, len(x.tokens)) for x in result.lanes] == [
+        ("budget", 1),
+        ("budget", 4),
+    ]
+
+
 # Schedules.
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -263,3 +264,14 @@ def test_what_a_method_does_not_have_is_refused_by_name(
 def test_what_a_method_decides_is_not_given_beside_it() -> None:
     with pytest.raises(TinylaneError, match="method ssa decides schedule; leave it out"):
         generate(MODEL, PROMPT, "ssa", schedule=lambda d: None)
+
+
+@pytest.mark.parametrize("kind", ["lane_embed", "lane_kv", "bridge", "p_match", "lace"])
+def test_parameters_for_lanes_of_another_width_are_refused(kind: str) -> None:
+    """Also those that somebody has put into a model in Python."""
+    model = small(layers=3, extra=kind)
+    prepare(model, "independent", 2, 4)
+    for name in (name for name in model.params if f".{kind}." in name):
+        wrong = replace(model, params={**model.params, name: model.params[name][..., :-1]})
+        with pytest.raises(TinylaneError, match=r"model\.\S+ (is|are) .*expected"):
+            prepare(wrong, "independent", 2, 4)

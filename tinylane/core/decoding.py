@@ -74,7 +74,7 @@ class Decoding(Life):
         if of_kind("lane_mask", self.mask, LaneMask, "a LaneMask").n < n:
             raise TinylaneError(f"{n} lanes, but visibility is {self.mask.n} x {self.mask.n}")
         self.schedule = of_kind("schedule", s.schedule, (Callable, NoneType), "a function")
-        rows_of_lanes(model.params, np.arange(n))  # refuses a lane that has no row there
+        rows_of_lanes(model.params, model.config, np.arange(n))  # refuses lanes without one
         rope = model.rope(s.lane_rope, self.mask if s.schedule is None else None)
         self.prompt = encode_prompt(model, prompt, s.template)
         lane_ids, limits = s.of_lanes(model, n)
@@ -146,7 +146,7 @@ class Decoding(Life):
                 if isinstance(self.schedule(self), (Generator, Coroutine, AsyncGenerator)):
                     raise TinylaneError(f"schedule {NEVER_RUN}; expected a function")
                 self._spend()
-            if not self.live:
+            if not self.live and (not self.schedule or all(x.finish_reason for x in self.lanes)):
                 return
             yield self.step()
 

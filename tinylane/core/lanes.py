@@ -334,6 +334,6 @@ def _count(n: int) -> int:
 
 
 def _slot(slot: float) -> float:
-    if not np.isfinite(reals("slot", slot, single=True)):
-        raise TinylaneError(f"slot is {slot}; expected a finite number of positions")
+    if not 0 <= reals("slot", slot, single=True) < np.inf:
+        raise TinylaneError(f"slot is {slot}; expected a finite number of positions, 0 or more")
     return float(slot)

@@ -360,11 +360,11 @@ class Life:
         lane.text += self._streams[lane.index].flush()
 
     def _spend(self) -> dict[int, str]:
-        """End the live lanes if a step would be more than all may have; what that adds to texts."""
-        live, added = self.live, dict[int, str]()
-        step_more = sum(len(x.tokens) for x in self.lanes) + len(live)
+        """End all lanes if a step would be more than all may have; what that adds to texts."""
+        alive, added = [x for x in self.lanes if x.finish_reason is None], dict[int, str]()
+        step_more = sum(len(x.tokens) for x in self.lanes) + len(self.live)
         if self.total_tokens and step_more > self.total_tokens:
-            for lane in live:
+            for lane in alive:
                 before = len(lane.text)
                 self._end(lane, "budget")
                 added[lane.index] = lane.text[before:]

@@ -50,7 +50,7 @@ def planned(
     more = {}
     if {LANE_EMBED, LANE_KV, BRIDGE} & params.keys():
         same = mask.same_step(places.positions, places.lanes)
-        more["lanes"] = array(rows_of_lanes(params, places.lanes))
+        more["lanes"] = array(rows_of_lanes(params, config, places.lanes))
         more["same"] = None if same.all() else array(same)
     if lace_layers(params, config):
         if mask.side is not None and not isinstance(rope, LaneRoPE):
@@ -61,16 +61,17 @@ def planned(
     return more
 
 
-def rows_of_lanes(params: Params, lanes: np.ndarray) -> np.ndarray:
+def rows_of_lanes(params: Params, config: ModelConfig, lanes: np.ndarray) -> np.ndarray:
     """Where the tables have the rows of these lanes: (T,) int32.
 
-    Raises TinylaneError for a lane that a table has no row for.
+    Raises TinylaneError for a lane that a table has no row for, or none of this width.
     """
-    last = int(lanes.max())
-    for name in (LANE_EMBED, LANE_KV):
-        if name in params and last + 1 >= len(params[name]):
-            have = len(params[name]) - 1
-            raise TinylaneError(f"lane {last} has no row in {name}, which is for {have} lanes")
+    for kind, width in (("lane_embed", config.width), ("lane_kv", config.head_dim)):
+        for name in [name for name in params if f".{kind}." in name]:
+            have, *wide = shape = tuple(params[name].shape)
+            if wide != [width] or lanes.max() + 1 >= have:
+                none = f"lane {lanes.max()} has no row in {name}, which is for {have - 1} lanes"
+                raise TinylaneError(f"{none}; its shape is {shape}, expected (1 + lanes, {width})")
     return (lanes + 1).astype(np.int32)
 
 

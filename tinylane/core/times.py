@@ -44,8 +44,10 @@ def joined(mask: LaneMask, m: int, sees: Sequence[int], seen_by: dict[int, int])
 def reading(mask: LaneMask, m: int, n: int, yes: bool, position: int) -> LaneMask:
     """The mask, but from its position `position` on lane m reads lane n, or no more.
 
-    Raises TinylaneError where it did and had stopped: a pair has one beginning and one end.
+    Raises TinylaneError where it did and had stopped, or reads in a side path, which has no times.
     """
+    if not yes and mask.side is not None and mask.side[m, n]:
+        raise TinylaneError(f"lane {m} reads lane {n} in a side path, which it cannot stop")
     v, since, until = (x.copy() for x in mask.times())
     reads = v[m, n] and since[m, n] < until[m, n]
     if yes and reads and until[m, n] != NEVER:

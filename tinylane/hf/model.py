@@ -126,7 +126,7 @@ class HFModel(Model):
         )
         return OfLanes(
             put(self.lane_kv),
-            put(rows_of_lanes(self.params, lanes)),
+            put(rows_of_lanes(self.params, self.config, lanes)),
             (radians.cos() * factor, radians.sin() * factor),
         )
 
@@ -148,7 +148,7 @@ class HFModel(Model):
         given = {"input_ids": tokens}
         if LANE_EMBED in self.params:
             x = self.source.get_input_embeddings()(tokens)
-            index = put(rows_of_lanes(self.params, places.lanes))[0]
+            index = put(rows_of_lanes(self.params, self.config, places.lanes))[0]
             given = {"inputs_embeds": x + put(self.params[LANE_EMBED]).to(x.dtype)[index]}
         with attending(self.source):
             logits = self.source(

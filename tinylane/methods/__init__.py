@@ -16,6 +16,7 @@ from importlib import import_module
 from types import NoneType
 from typing import Any
 
+from tinylane.checkpoints import extras
 from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError, of_kind, reals, show, whole
 from tinylane.core.lanes import MAX_LANES
@@ -80,6 +81,8 @@ def prepare(
     n = whole("lanes", lanes, 1, MAX_LANES)
     limit = whole("max_tokens", max_tokens, 1)
     of_kind("model", model, Model, "a model: tinylane.load gives one")
+    beside = {name: x for name, x in model.params.items() if extras.is_extra(name)}
+    extras.check(model.config, {n: tuple(extras.turned(n, x).shape) for n, x in beside.items()})
     job = Job(model, n, limit, given)
     setup = chosen.prepare(job)
     if "schedule" not in setup.settings:

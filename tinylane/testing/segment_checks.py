@@ -253,6 +253,8 @@ def random_life(choose: Chooser, vocab: int) -> Callable[[Decoding], None]:
     ids = lambda: rng.integers(vocab, size=choose.integer(1, 2)).tolist()
 
     def schedule(decoding: Decoding) -> None:
+        for last in decoding.lanes if not decoding.live else ():  # the rest waits for nobody
+            decoding.finish(last.index)
         event = choose.pick(("read", "join", "seal", "pause", "resume", "read", "give", ""))
         count, live = len(decoding.lanes), decoding.live
         some = choose.integer(0, max(len(live) - 1, 0))
