@@ -22,6 +22,7 @@ from helpers_lanes import (
 
 from tinylane.core.decoding import Decoding, generate
 from tinylane.core.lanes import LaneMask, LaneRoPE
+from tinylane.core.sampling import Sampler
 
 F64 = model_of("numpy", "float64")
 
@@ -202,3 +203,28 @@ def test_a_lane_that_is_finished_by_hand_stays_visible_with_its_last_token():
     np.testing.assert_allclose(decoding.lanes[1].logprobs, expected, rtol=0, atol=1e-10)
     decoding.finish(0, "again")
     assert decoding.lanes[0].finish_reason == "interrupted"
+
+
+def test_lanes_that_nothing_tells_apart_write_the_same() -> None:
+    """Prompts that differ but end with one token, no rotation, lag 0: the rows behind them read the
+    same keys from the same place, so their logits are equal. Omega tells them apart, and so does a
+    lag of 2: with it the last row reads its own first token, and not yet the others'."""
+    prompts = [[7, 3], [8, 3], [9, 3]]
+
+    def apart(rope: LaneRoPE, lag: int) -> float:
+        rows = [(t, i, -1) for i, t in enumerate(ids(5))]
+        rows += [(p[i], 5 + i, m) for i in range(2) for m, p in enumerate(prompts)]
+        tokens, positions, lanes = np.array(rows).T
+        mask = LaneMask.joint(3, lag)
+        logits = F64(tokens, positions, lanes, lane_rope=rope, lane_mask=mask)[-3:]
+        return float(np.abs(logits - logits[0]).max())
+
+    none = LaneRoPE.none(F64.theta)
+    assert apart(none, 0) < 1e-12
+    assert apart(omega(F64), 0) > 1e-3
+    assert apart(none, 1) < 1e-12 and apart(none, 2) > 1e-3
+
+    decoding = Decoding(F64, ids(5), lanes=3, max_tokens=6, lane_prompts=prompts, lane_rope=none,
+                        lane_mask=LaneMask.joint(3), sampler=Sampler(temperature=0))  # fmt: skip
+    list(decoding)
+    assert len({tuple(lane.tokens) for lane in decoding.lanes}) == 1

@@ -163,10 +163,10 @@ def of_task(found: dict[str, Any], task: str) -> str:
 
 
 def of_others(found: dict[str, Any], task: str) -> str:
-    """What was measured on a task with adapters that are not committed: a row a cell."""
+    """What was measured on a task with adapters that are not committed: a row a cell, or ""."""
     runs = [(name, run) for name, run in found["evals"].items() if OTHER in name]
     of = [(name.partition(OTHER)[2], run) for name, run in runs if run["task"]["name"] == task]
-    return _cells(of, task)
+    return _cells(of, task) if of else ""
 
 
 def _committed(found: dict[str, Any]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from tinylane.core.errors import TinylaneError
 from tinylane.evaluate.measures import wilson
 from tinylane.files.io import read_json
 from tutorials.study.figures import LIMIT, NAMES, trials
-from tutorials.study.real import likelihood, of_task, wrong
+from tutorials.study.real import likelihood, of_others, of_task, wrong
 
 
 def tables(folder: Path) -> str:
@@ -37,9 +37,10 @@ def tables(folder: Path) -> str:
 
 
 def real(table: dict[str, Any]) -> str:
-    """The real model: a table a task, and what the adapter costs."""
+    """The real model: a table a task, those of other adapters, and what the adapter costs."""
     tasks = dict.fromkeys(run["task"]["name"] for run in table["evals"].values())
     shown = [of_task(table, task) for task in tasks] + [wrong(table)] * ("sums" in tasks)
+    shown += [other for task in tasks if (other := of_others(table, task))]
     return "\n\n".join([*shown, likelihood(table)] if table["likelihood"] else shown)
 
 
