@@ -209,6 +209,26 @@ def test_missing_files_are_named(tmp_path):
         load(folder, adapter=True)
 
 
+@pytest.mark.parametrize(
+    ("lost", "left"),
+    [
+        ("adapter_config.json", "adapters.safetensors"),
+        ("adapters.safetensors", "adapter_config.json"),
+    ],
+)
+def test_a_model_that_lost_a_file_of_its_adapter_is_refused(tmp_path, lost, left):
+    """It would write otherwise than it was trained to, and nothing would say so."""
+    folder = write_checkpoint(tmp_path / "model")
+    write(folder / "adapter")
+    (folder / "adapter" / lost).unlink()
+    for read in (load, inspect):
+        with pytest.raises(TinylaneError, match=f"no {lost}; expected an adapter folder"):
+            read(folder)
+    assert load(folder, adapter=False).lane_rope is None
+    (folder / "adapter" / left).unlink()
+    assert load(folder).lane_rope is None  # a folder of that name with neither is none
+
+
 def test_mlx_lm_s_own_lora_adapters_are_read(tmp_path):
     folder = tmp_path / "lora"
     folder.mkdir()

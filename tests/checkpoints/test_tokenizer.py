@@ -279,8 +279,12 @@ def test_broken_files_are_refused_in_one_line_that_names_them(tmp_path):
         "merges": (json.dumps(unknown_merge), None, "not a tokenizer"),
         "deep": ("[" * 100_000, None, "not a tokenizer"),
         "eos": (byte_level(), {"eos_token": "<nowhere>"}, "<nowhere>"),
-        "template": (byte_level(), {"chat_template": 3}, "chat_template is a int"),
-        "named": (byte_level(), {"chat_template": [{"name": "rag"}]}, "is a NoneType"),
+        "template": (byte_level(), {"chat_template": 3}, "chat_template is 3; expected"),
+        "named": (
+            byte_level(),
+            {"chat_template": [{"name": "rag"}]},
+            "chat_template is None; expected",
+        ),
     }
     for name, (tokenizer, config, word) in cases.items():
         with pytest.raises(TinylaneError) as error:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tinylane.checkpoints.adapter import CONFIG as ADAPTER_CONFIG
-from tinylane.checkpoints.adapter import Adapter, apply, fill_all, load_adapter
+from tinylane.checkpoints.adapter import TENSORS, Adapter, apply, fill_all, load_adapter
 from tinylane.checkpoints.config_json import (
     parse_config,
     read_raw,
@@ -194,8 +194,9 @@ def planned(
     more = token_ids(generation.get("eos_token_id"), config.vocab, name, "eos_token_id")
     if adapter is True:
         raise TinylaneError("adapter True: expected a folder, a hub id, None or False")
-    home = None
-    if adapter is None and os.path.exists(inside(folder, "adapter") / ADAPTER_CONFIG):
+    home, inner = None, inside(folder, "adapter")
+    # A copy that lost one of the two files is refused by `load_adapter`, not read without Omega.
+    if adapter is None and any(os.path.exists(inner / name) for name in (ADAPTER_CONFIG, TENSORS)):
         home = folder / "adapter"
     elif adapter is not None and adapter is not False:
         home = find_folder(adapter)

@@ -73,7 +73,7 @@ def read_object(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise TinylaneError(f"{path} is not JSON: {one_line(str(error))}") from None
     if not isinstance(value, dict):
-        raise TinylaneError(f"{path} holds a {type(value).__name__}; expected a JSON object")
+        raise TinylaneError(f"{path} holds {show(value)}; expected a JSON object")
     return value
 
 
@@ -249,7 +249,7 @@ def find_templates(folder: Path, settings: Mapping[str, Any]) -> tuple[dict[str,
         for text in (template or {}).values():
             if not isinstance(text, str):
                 raise TinylaneError(
-                    f"{folder / name}: chat_template is a {type(text).__name__}; expected a text"
+                    f"{folder / name}: chat_template is {show(text)}; expected a text"
                 )
         if template:
             return template, name
