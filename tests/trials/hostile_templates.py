@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,3 +82,7 @@ TEMPLATES = {
 def templates(base: Path) -> Iterator[tuple[str, Make]]:
     for what, template in TEMPLATES.items():
         yield what, text("chat_template.jinja", template)
+    names = {"no default template": "tool", "a template's name in a list": ["default"]}
+    for what, name in names.items():
+        settings = {"chat_template": [{"name": name, "template": "x"}]}
+        yield what, text("tokenizer_config.json", json.dumps(settings))

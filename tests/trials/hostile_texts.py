@@ -342,8 +342,6 @@ def tokenizers(base: Path) -> Iterator[tuple[str, Make]]:
         "EOS of half a surrogate": {"eos_token": "\ud800"},
         "another token of half a surrogate": {"pad_token": "\udfff", "eos_token": "\udfff"},
         "a template that is a number": {"chat_template": 3},
-        "no default template": {"chat_template": [{"name": "tool", "template": "x"}]},
-        "a template's name in a list": {"chat_template": [{"name": ["default"], "template": "x"}]},
         "a template in a list": {"chat_template": [{"name": "default", "template": ["x"]}]},
         "templates that are none": {"chat_template": [[]]},
     }.items():
