@@ -145,7 +145,7 @@ SQUARE = "expected N x N, one row a lane"
 FLAT = "expected (D/2,) or (layers, D/2)"
 STEPS = "expected a whole number from 0 to 2147483647"
 SCALE = "expected a number > 0, usually N"
-SLOT = "expected a finite number of positions, 0 or more"
+SLOT = "expected a number of positions, 0 to 2147483647"
 NOT_BOOL = "visibility holds values other than true and false"
 NOT_FINITE = "Omega holds NaN or infinite entries; expected radians per lane"
 
@@ -209,6 +209,7 @@ NOT_FINITE = "Omega holds NaN or infinite entries; expected radians per lane"
         (lambda: LaneRoPE.ntk(THETA, np.nan, 2), f"slot is nan; {SLOT}"),
         (lambda: LaneRoPE.ntk(THETA, -0.5, 2), f"slot is -0.5; {SLOT}"),
         (lambda: LaneRoPE.group_think(THETA, -3), f"slot is -3; {SLOT}"),
+        (lambda: LaneRoPE.group_think(THETA, 2**31), f"slot is {2**31}; {SLOT}"),
         (lambda: LaneRoPE.ntk(THETA, 1, 0), f"ntk scale is 0; {SCALE}"),
         (lambda: LaneRoPE.ntk(THETA, 1, np.inf), f"ntk scale is inf; {SCALE}"),
     ],

@@ -207,6 +207,25 @@ def test_claimed_settings_stay_and_notes_are_not_compared(tmp_path: Path) -> Non
     assert json.loads((tmp_path / "settings.json").read_bytes()) == {"table": "bases"}
 
 
+def test_a_folder_is_for_a_training_or_for_results(tmp_path: Path) -> None:
+    """Neither writes into the other's folder, nor locks itself out of its own."""
+    for folder, mine, others in (
+        ("eval", lambda f: Journal(f, SETTINGS).close(), lambda f: claim(f, SETTINGS)),
+        ("train", lambda f: claim(f, SETTINGS), lambda f: Journal(f, SETTINGS).close()),
+    ):
+        path = tmp_path / folder
+        path.mkdir()
+        mine(path)
+        before = {
+            file.name: file.read_bytes() for file in path.iterdir() if "lock" not in file.name
+        }
+        with pytest.raises(TinylaneError, match=r"holds a run of another kind \((settings|recipe)"):
+            others(path)
+        after = {file.name: file.read_bytes() for file in path.iterdir() if "lock" not in file.name}
+        assert after == before
+        mine(path)
+
+
 def test_settings_differ_where_types_do() -> None:
     assert differing({"a": 1}, {"a": 1}) == ""
     assert differing({"a": 1}, {"a": True}) == "a was 1, now True"

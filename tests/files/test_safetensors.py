@@ -76,6 +76,16 @@ def test_only_regular_files_are_opened(tmp_path):
             TensorFile(tmp_path / name)
 
 
+def test_a_pointer_of_git_lfs_is_named(tmp_path):
+    """What a clone without Git LFS has in the place of the weights."""
+    path = tmp_path / "model.safetensors"
+    path.write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 269060552\n"
+    )
+    with pytest.raises(TinylaneError, match="a Git LFS pointer; get the file itself: git lfs pull"):
+        TensorFile(path)
+
+
 def test_a_file_that_shrinks_after_opening_is_an_error_not_a_signal(tmp_path):
     path = tmp_path / "shrinks.safetensors"
     write_tensors(path, {"a": np.zeros(100_000, np.float32)})

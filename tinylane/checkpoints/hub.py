@@ -59,7 +59,7 @@ def resolve(source: str | os.PathLike[str], revision: str | None = None) -> Path
             raise TinylaneError(f"{text} is a local folder and has no revision {show(revision)}")
         return folder
     if os.path.lexists(folder):
-        raise TinylaneError(f"{text} is not a folder; expected the folder that holds config.json")
+        raise TinylaneError(f"{text} is not a folder; expected that of a checkpoint or an adapter")
     if not _ID.fullmatch(text) or ".." in text:
         raise TinylaneError(f"{text}: no such folder (nor a hub id, which looks like owner/name)")
     return _download(text, revision)

@@ -334,6 +334,6 @@ def _count(n: int) -> int:
 
 
 def _slot(slot: float) -> float:
-    if not 0 <= reals("slot", slot, single=True) < np.inf:
-        raise TinylaneError(f"slot is {slot}; expected a finite number of positions, 0 or more")
+    if not 0 <= reals("slot", slot, single=True) <= MAX_STEPS:
+        raise TinylaneError(f"slot is {slot}; expected a number of positions, 0 to {MAX_STEPS}")
     return float(slot)

@@ -102,6 +102,7 @@ def claim(
         before.pop("notes", None)
         _refuse(folder, differing(before, plain))
     else:
+        _refuse_other_kind(folder, SETTINGS if name == RECIPE else RECIPE)
         write_json(path, {**plain, "notes": dict(notes)} if notes else plain)
 
 
@@ -110,6 +111,12 @@ def _refuse(folder: Path, difference: str) -> None:
         raise TinylaneError(
             f"{folder}: holds a run of another configuration ({difference}); give another folder"
         )
+
+
+def _refuse_other_kind(folder: Path, other: str) -> None:
+    """A training has RECIPE, what counts results has SETTINGS: a folder is for one of them."""
+    if (folder / other).exists():
+        raise TinylaneError(f"{folder}: holds a run of another kind ({other}); give another folder")
 
 
 def differing(before: Any, now: Any, name: str = "") -> str:
@@ -264,6 +271,8 @@ class Journal:
             raise TinylaneError(
                 f"{self.folder}: has {RESULTS} but no {SETTINGS}; give another folder"
             )
+        else:
+            _refuse_other_kind(self.folder, RECIPE)
         write_json(path, {"settings": settings, "starts": [*starts, start()]})
 
     def _holds_results(self) -> bool:

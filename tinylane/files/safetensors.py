@@ -120,6 +120,8 @@ class TensorFile(AbstractContextManager):
         prefix = self.stream.read(8)
         if len(prefix) < 8:
             raise TinylaneError(f"{path}: {size} bytes, too short for a safetensors file")
+        if prefix == b"version ":  # a pointer of Git LFS, where the file itself should be
+            raise TinylaneError(f"{path}: a Git LFS pointer; get the file itself: git lfs pull")
         (length,) = struct.unpack("<Q", prefix)
         if length > MAX_HEADER:
             raise TinylaneError(f"{path}: header of {length:,} bytes, limit {MAX_HEADER:,}")
