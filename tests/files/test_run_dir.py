@@ -203,12 +203,17 @@ def test_claimed_settings_stay_and_notes_are_not_compared(tmp_path: Path) -> Non
     with pytest.raises(TinylaneError, match=r"another configuration \(nested\.x was 1, now 2\)"):
         claim(tmp_path, {"lr": 1e-3, "lanes": [1, 2], "nested": {"x": 2}})
     assert (tmp_path / "recipe.json").read_bytes() == written
-    claim(tmp_path, {"table": "bases"}, name="settings.json")
-    assert json.loads((tmp_path / "settings.json").read_bytes()) == {"table": "bases"}
+    (tmp_path / "study").mkdir()
+    claim(tmp_path / "study", {"table": "bases"}, name="settings.json")
+    assert json.loads((tmp_path / "study" / "settings.json").read_bytes()) == {"table": "bases"}
 
 
 def test_a_folder_is_for_a_training_or_for_results(tmp_path: Path) -> None:
     """Neither writes into the other's folder, nor locks itself out of its own."""
+
+    def contents(folder: Path) -> dict[str, bytes]:
+        return {p.name: p.read_bytes() for p in folder.iterdir() if "lock" not in p.name}
+
     for folder, mine, others in (
         ("eval", lambda f: Journal(f, SETTINGS).close(), lambda f: claim(f, SETTINGS)),
         ("train", lambda f: claim(f, SETTINGS), lambda f: Journal(f, SETTINGS).close()),
@@ -221,8 +226,7 @@ def test_a_folder_is_for_a_training_or_for_results(tmp_path: Path) -> None:
         }
         with pytest.raises(TinylaneError, match=r"holds a run of another kind \((settings|recipe)"):
             others(path)
-        after = {file.name: file.read_bytes() for file in path.iterdir() if "lock" not in file.name}
-        assert after == before
+        assert contents(path) == before
         mine(path)
 
 
