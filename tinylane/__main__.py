@@ -31,6 +31,7 @@ def main() -> int:
             raise
         code = 130
         os.write(2, b"tinylane: error: interrupted\n")
+    code = 130 if pressed and code else code  # the error that is told may be a library's: above
     # Nothing is left to do; a Ctrl-C while the interpreter shuts down would print a traceback.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     return code

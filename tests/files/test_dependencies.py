@@ -15,7 +15,7 @@ PACKAGE = Path(tinylane.__file__).parent
 # What a person may have installed, in extras: imported where it is used, with a line that says how.
 EXTRAS = {"mlx", "matplotlib", "scipy", "hypothesis", "torch", "transformers"} | {
     "lm_eval", "math_verify", "sympy", "latex2sympy2_extended", "prompt_toolkit", "starlette",
-    "uvicorn",
+    "uvicorn", "h11",
 }  # fmt: skip
 # Used where it is there, as in a notebook.
 OPTIONAL = {"IPython"}

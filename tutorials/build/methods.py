@@ -28,6 +28,7 @@ from tutorials.build.home_figure import SWAPS
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "tutorials" / "site" / "assets" / "methods.json"  # ignored by git
 LANES, TOKENS = 4, 7
+STEPS = 80  # more than any method takes: a bound, if one never ends
 TEXTS = ("name", "title", "source", "what", "place", "sees", "life", "draws", "extra", "needs")
 
 
@@ -103,7 +104,7 @@ def run(model: tinylane.Model, setup: Setup) -> dict[str, Any]:
         lane_prompts=game.lane_prompts(LANES),
         sampler=tinylane.Sampler(temperature=0.0),
     )
-    for _ in zip(range(40), decoding, strict=False):
+    for _ in zip(range(STEPS), decoding, strict=False):
         pass
     result = decoding.result()
     lanes = [
