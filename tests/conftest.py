@@ -14,9 +14,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-# Before NumPy and MLX are imported. One thread: products this small only wait for one another.
+# Before NumPy, MLX and torch are imported. One thread: products this small only wait for one
+# another, and threads of two processes on two cores wait so long that torch takes 50 times.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch's: two processes on two cores took 50 times
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLX_DISABLE_COMPILE", "1")  # its presence counts
 os.environ.setdefault("MLX_ENABLE_TF32", "0")  # float32 is to mean float32 on a GPU too
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
