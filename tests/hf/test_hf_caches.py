@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,8 +97,12 @@ def test_a_cache_that_keeps_its_rows_gives_the_same_tokens(model: Any, kind: str
 
 
 @pytest.mark.parametrize("kind", ROUNDED)
-def test_a_quantized_cache_gives_the_tokens_of_transformers(model: Any, kind: str) -> None:
+def test_a_quantized_cache_gives_the_tokens_of_transformers(
+    model: Any, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its rounded rows are those that `generate` of transformers has, one token at a time."""
+    beside = str(Path(sys.executable).parent)  # where pip has put the ninja that quanto builds with
+    monkeypatch.setenv("PATH", beside, prepend=os.pathsep)
     needs, make = ROUNDED[kind]
     if find_spec(needs.partition(".")[0]) is None or find_spec(needs) is None:
         pytest.skip(f"{needs} is not installed")
