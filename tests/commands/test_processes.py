@@ -115,3 +115,37 @@ def alive(pid: str) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+# Ctrl-C.
+
+SWALLOWED = """
+import os, signal, sys, time
+import tinylane.__main__ as entry
+from tinylane.commands import cli
+
+def command():
+    if sys.argv[1] == "pressed":
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+        except KeyboardInterrupt:  # as a library does that makes its own error of it
+            pass
+    return int(sys.argv[2])
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+cli.main = command
+sys.exit(entry.main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("pressed", "code", "ends"),
+    [("pressed", 2, 130), ("pressed", 1, 130), ("pressed", 0, 0), ("not", 2, 2), ("not", 0, 0)],
+)
+def test_ctrl_c_that_a_library_makes_an_error_of_ends_with_130(
+    pressed: str, code: int, ends: int
+) -> None:
+    """What was done all the same is done: a command that ends well ends with 0."""
+    command = [sys.executable, "-c", SWALLOWED, pressed, str(code)]
+    assert subprocess.run(command, timeout=60).returncode == ends
