@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from tinylane import testing as testing
     from tinylane.checkpoints.load import load as load
     from tinylane.core.cache import LaneCache as LaneCache
-    from tinylane.core.decoding import Decoding as Decoding
-    from tinylane.core.decoding import generate as generate
-    from tinylane.core.decoding import stream as stream
     from tinylane.core.errors import CheckFailed as CheckFailed
     from tinylane.core.errors import TinylaneError as TinylaneError
     from tinylane.core.hogwild import Hogwild as Hogwild
@@ -31,14 +28,17 @@ if TYPE_CHECKING:
     from tinylane.evaluate.answers import best_of as best_of
     from tinylane.evaluate.answers import extract as extract
     from tinylane.evaluate.answers import vote as vote
+    from tinylane.methods.life import Decoding as Decoding
+    from tinylane.methods.life import generate as generate
+    from tinylane.methods.life import stream as stream
     from tinylane.methods.modes import mode as mode
 
 _MODULES = {
     "load": "checkpoints.load",
     "Model": "core.model",
-    "generate": "core.decoding",
-    "stream": "core.decoding",
-    "Decoding": "core.decoding",
+    "generate": "methods.life",
+    "stream": "methods.life",
+    "Decoding": "methods.life",
     "Result": "core.result",
     "vote": "evaluate.answers",
     "best_of": "evaluate.answers",

@@ -20,10 +20,10 @@ import tinylane
 from tinylane.checkpoints.config_json import parse_config
 from tinylane.checkpoints.load import inspect, load, sampling_defaults
 from tinylane.commands.inspect import format_report
-from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError
 from tinylane.core.sampling import Sampler
 from tinylane.files.memory import available_memory, forecast, forecast_rows, lace_channels
+from tinylane.methods.life import Decoding
 
 
 def test_identity_sees_any_change_that_matters_and_no_other(tmp_path):

@@ -15,10 +15,10 @@ import pytest
 from helpers_cli import GAME, write_checkpoint
 
 import tinylane
-from tinylane.core.decoding import Decoding
 from tinylane.evaluate.tasks import make
 from tinylane.evaluate.tasks.shell_game_task import game_of
 from tinylane.evaluate.tasks.task import Options
+from tinylane.methods.life import Decoding
 from tutorials.study.score_one import Score, evaluate
 
 ask, game, plain = helpers_cli.ask, helpers_cli.game, helpers_cli.plain  # fixtures

@@ -18,8 +18,8 @@ import pytest
 from helpers_cli import GAME, TEXT, generate, subprocess_run, write_checkpoint
 
 from tinylane.commands import common
-from tinylane.core.decoding import Decoding
 from tinylane.evaluate.tasks.shell_game import END
+from tinylane.methods.life import Decoding
 
 ask, game, plain = helpers_cli.ask, helpers_cli.game, helpers_cli.plain  # fixtures
 

@@ -18,11 +18,11 @@ from helpers_cli import GAME, TEXT, config, generate, in_a_terminal, write_check
 import tinylane
 from tinylane.commands import common
 from tinylane.commands.generate_output import describe_mask, describe_sampler, work
-from tinylane.core.decoding import Decoding
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.rope import frequencies
 from tinylane.core.sampling import Sampler
 from tinylane.evaluate.tasks.shell_game import ShellGame
+from tinylane.methods.life import Decoding
 
 ask, game, plain = helpers_cli.ask, helpers_cli.game, helpers_cli.plain  # fixtures
 

@@ -24,11 +24,11 @@ from helpers_lanes import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tinylane.core.decoding import Decoding, generate
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.oracle import naive
 from tinylane.core.sampling import Sampler, uniform
+from tinylane.methods.life import Decoding, generate
 
 F64 = model_of("numpy", "float64")
 

@@ -26,10 +26,10 @@ from helpers_text import byte_level
 from tokenizers import Tokenizer as Core
 
 from tinylane.checkpoints.tokenizer import Tokenizer
-from tinylane.core.decoding import Decoding, generate, stream
 from tinylane.core.lanes import LaneMask
 from tinylane.core.oracle import naive
 from tinylane.core.sampling import Sampler
+from tinylane.methods.life import Decoding, generate, stream
 
 F64 = model_of("numpy", "float64")
 

@@ -20,9 +20,9 @@ from helpers_lanes import (
     small,
 )
 
-from tinylane.core.decoding import Decoding, generate
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.sampling import Sampler
+from tinylane.methods.life import Decoding, generate
 
 F64 = model_of("numpy", "float64")
 

@@ -19,14 +19,14 @@ from planting import swap
 from tinylane.checkpoints import extras
 from tinylane.core import pipeline
 from tinylane.core.decoder import make_plan
-from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Places
 from tinylane.core.model import Model
 from tinylane.core.sampling import Sampler
-from tinylane.core.times import joined, settings
 from tinylane.methods.beam_search import beam_search
+from tinylane.methods.life import Decoding
+from tinylane.methods.times import joined
 from tinylane.testing import LawViolation, example_case
 from tinylane.testing.additions import given as with_parameters
 from tinylane.testing.checks import LAWS, check
@@ -235,7 +235,7 @@ def test_a_mask_with_a_side() -> None:
     assert (
         quiet.side is not None and not quiet.side[[0, 2], 1].any() and quiet.side[1, [0, 2]].all()
     )
-    assert settings(mask)["side"] == np.ones((3, 3), int).tolist()
+    assert mask.settings()["side"] == np.ones((3, 3), int).tolist()
     grown = joined(mask, 3, [0], {2: 5})
     assert grown.side is not None and grown.side.shape == (4, 4)
     assert grown.side[3].tolist() == [True, False, False, True] and grown.side[2, 3]

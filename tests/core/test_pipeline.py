@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from tinylane.core import decoder, pipeline
 from tinylane.core import model as core_model
-from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask
 from tinylane.core.sampling import Sampler
+from tinylane.methods.life import Decoding
 
 mx = pytest.importorskip("mlx.core")
 ENDING = Sampler(logit_bias={EOS: 1.5})

@@ -11,10 +11,10 @@ import pytest
 from helpers_lanes import ids, model_of, omega, small
 
 from tinylane.core import pipeline
-from tinylane.core.decoding import Decoding
 from tinylane.core.lanes import LaneMask
 from tinylane.core.model import Model
 from tinylane.core.sampling import Sampler
+from tinylane.methods.life import Decoding
 
 mx = pytest.importorskip("mlx.core")
 

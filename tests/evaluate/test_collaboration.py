@@ -14,7 +14,6 @@ from helpers_text import byte_level
 from tokenizers import Tokenizer as Core
 
 from tinylane.checkpoints.tokenizer import Tokenizer
-from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import LaneMask
@@ -23,6 +22,7 @@ from tinylane.core.sampling import Sampler
 from tinylane.evaluate import collaboration
 from tinylane.evaluate.collaboration import FOLDER, PARTS, Collaboration, Dictation, dictate, read
 from tinylane.evaluate.results import copied
+from tinylane.methods.life import Decoding
 from tinylane.view.replay import replay
 from tinylane.view.run_file import load_run, save_run
 

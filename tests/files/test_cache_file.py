@@ -12,14 +12,14 @@ import pytest
 from helpers_cache import PROMPT, equal, feed, lane_rows
 from helpers_lanes import BACKENDS, TOLERANCE, omega, small
 
-from tinylane.core import times
 from tinylane.core.cache import LaneCache
-from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import LaneMask
 from tinylane.core.model import Model
 from tinylane.files.safetensors import TensorFile, write_tensors
+from tinylane.methods import times
+from tinylane.methods.life import Decoding
 
 # Files.
 

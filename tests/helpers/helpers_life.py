@@ -1,4 +1,4 @@
-"""Lives of lanes by random scripts: every operation of `tinylane.core.life`, in any order."""
+"""Lives of lanes by random scripts: every operation of `tinylane.methods.life`, in any order."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
+from tinylane.methods.life import Decoding
 
 MOST = 8  # lanes
 NAMES = (

@@ -11,12 +11,12 @@ from tokenizers import Tokenizer as Core
 
 from tinylane.checkpoints.tokenizer import Tokenizer
 from tinylane.core.config import ModelConfig
-from tinylane.core.decoding import Decoding
 from tinylane.core.lanes import SHARED
 from tinylane.core.model import Model
 from tinylane.core.random_weights import random_params
 from tinylane.core.sampling import Sampler
 from tinylane.methods import decode
+from tinylane.methods.life import Decoding
 from tinylane.testing.reference import (
     reference,
     same_step_by_definition,

@@ -7,9 +7,9 @@ from typing import Any
 
 from helpers_lanes import FREE, ids, model_of, omega
 
-from tinylane.core.decoding import Decoding
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import LaneMask
+from tinylane.methods.life import Decoding
 from tinylane.view.run_file import load_run, save_run
 
 F64 = model_of("numpy", "float64")

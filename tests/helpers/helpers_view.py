@@ -15,12 +15,12 @@ from tokenizers import Tokenizer as Core
 from tokenizers import decoders, models, pre_tokenizers
 
 from tinylane.checkpoints.tokenizer import Tokenizer
-from tinylane.core.decoding import Decoding
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.result import Lane, Result
 from tinylane.core.sampling import Sampler
 from tinylane.files.io import Fields
+from tinylane.methods.life import Decoding
 from tinylane.view.again import read_rotation
 from tinylane.view.attention import attention_weights
 from tinylane.view.replay import rows_of

@@ -16,11 +16,11 @@ def one_stream(old: Any) -> Any:
 def stream_by_count(old: Any) -> Any:
     """One generator for the batch: a lane's draw depends on the number of live lanes."""
 
-    def draw(self: Any, live: Any) -> Any:
+    def draw(self: Any, live: Any, known: bool = True) -> Any:
         real, place = decoding.uniform, {x.index: k for k, x in enumerate(reversed(live))}
         try:
             decoding.uniform = lambda s, m, i: real(s, place[m] * len(live), i)
-            return old(self, live)
+            return old(self, live, known)
         finally:
             decoding.uniform = real
 
@@ -120,13 +120,13 @@ DECODING = [
     Plant(
         "a chunk parts a position",
         "decoding",
-        swap("decoding.Decoding._forward", "while stop < len(rows) and", "while False and"),
+        swap("decoding.Loop._forward", "while stop < len(rows) and", "while False and"),
     ),
     Plant(
         "rows fed lane by lane",
         "decoding",
         swap(
-            "decoding.Decoding._forward",
+            "decoding.Loop._forward",
             "rows = sorted(rows, key=itemgetter(1))",
             "rows = list(rows)",
         ),
@@ -134,18 +134,18 @@ DECODING = [
     Plant(
         "a lane goes on after its end token",
         "decoding",
-        swap("decoding.Decoding.step", "token in self.ends or self._say", "self._say"),
+        swap("decoding.Loop.step", "token in self.ends or self._say", "self._say"),
     ),
     Plant(
         "an end token is fed to the others",
         "decoding",
-        swap("decoding.Decoding.step", "if reason is None:", "if True:"),
+        swap("decoding.Loop.step", "if reason is None:", "if True:"),
     ),
     Plant(
         "a finished lane is forgotten",
         "decoding",
         swap(
-            "life.Life._end",
+            "decoding.Loop._end",
             "lane.finish_reason = reason",
             "lane.finish_reason = reason; self.cache.drop(lane.index)",
         ),
@@ -158,23 +158,23 @@ DECODING = [
     Plant(
         "random streams by place among the living",
         "decoding",
-        instead(decoding.Decoding, "_draw", stream_by_count),
+        instead(decoding.Loop, "_draw", stream_by_count),
     ),
     Plant(
         "lane prompts begin together",
         "decoding",
-        swap("life.Life.join", "(token, begin + k, m)", "(token, P + k, m)"),
+        swap("decoding.Loop._begin", "(token, at + k,", "(token, len(self.prompt) + k,"),
     ),
     Plant(
         "lane prompts end one early",
         "decoding",
-        swap("life.Life.join", "(token, begin + k, m)", "(token, begin - 1 + k, m)"),
+        swap("decoding.Loop._begin", "(token, at + k,", "(token, at - 1 + k,"),
     ),
     Plant(
         "penalty without the prompt",
         "decoding",
         swap(
-            "decoding.Decoding._draw",
+            "decoding.Loop._draw",
             "self.prompt + own_text(self.lanes, lane)",
             "own_text(self.lanes, lane)",
         ),
@@ -188,7 +188,7 @@ DECODING = [
         "the clock ticks twice a step",
         "decoding",
         swap(
-            "decoding.Decoding.step",
+            "decoding.Loop.step",
             "= self.steps + 1, self.clock + 1",
             "= self.steps + 1, self.clock + 2",
         ),
@@ -206,13 +206,13 @@ DECODING = [
     Plant(
         "a forked lane forgets the token that it has not fed yet",
         "script",
-        swap("life.Life.fork", "if lane == source]", "if lane == m]"),
+        swap("life.Decoding.fork", "if lane == source]", "if lane == m]"),
     ),
     Plant(
         "a forked lane forgets what it wrote",
         "script",
         swap(
-            "life.Life.fork",
+            "life.Decoding.fork",
             "forked=(source, self.clock)",
             "forked=(source, self.clock), tokens=[]",
         ),
@@ -220,35 +220,35 @@ DECODING = [
     Plant(
         "a forked lane shares its parent's list of tokens",
         "script",
-        swap("life.Life.fork", "index=m,", "index=m, tokens=parent.tokens,"),
+        swap("life.Decoding.fork", "index=m,", "index=m, tokens=parent.tokens,"),
     ),
     Plant(
         "a dropped lane's last token is fed all the same",
         "script",
-        swap("decoding.Decoding.drop", "if row[2] != lane]", "]"),
+        swap("life.Decoding.drop", "if row[2] != lane]", "]"),
     ),
     Plant(
         "a dropped lane stays in the cache",
         "script",
-        swap("decoding.Decoding.drop", "self.cache.drop(lane)", "pass"),
+        swap("life.Decoding.drop", "self.cache.drop(lane)", "pass"),
     ),
     Plant(
         "a lane that joins late draws as if it had begun with the others",
         "script",
-        swap("decoding.Decoding._draw", "lane.index, len(lane.tokens))", "lane.index, self.steps)"),
+        swap("decoding.Loop._draw", "lane.index, len(lane.tokens))", "lane.index, self.steps)"),
     ),
     Plant(
         "a lane that joins late stands at the end of the prompt",
         "script",
-        swap("life.Life.join", "(token, begin + k, m)", "(token, P + k, m)"),
+        swap("decoding.Loop._begin", "(token, at + k,", "(token, len(self.prompt) + k,"),
     ),
     Plant(
         "a lane that joins without a prompt draws from another's logits",
         "script",
         swap(
-            "life.Life.join",
-            "self._logits[m] = self._prompt_logits",
-            "self._logits[m] = next(iter(self._logits.values()), self._prompt_logits)",
+            "decoding.Loop._begin",
+            "self._logits[lane.index] = self._prompt_logits",
+            "self._logits[lane.index] = next(iter(self._logits.values()), self._prompt_logits)",
         ),
     ),
 ]

@@ -67,7 +67,7 @@ SEGMENTS = [
         "sealing turns what is cached",
         "seal",
         swap(
-            "life.Life.seal",
+            "life.Decoding.seal",
             'self._end(old, "sealed")',
             'self._end(old, "sealed"); self.cache.keys = [-k for k in self.cache.keys]',
         ),
@@ -75,12 +75,12 @@ SEGMENTS = [
     Plant(
         "an author does not read what it sealed",
         "seal",
-        swap("life.Life.seal", "self._grow(m, lane, [lane])", "self._grow(m, lane, [])"),
+        swap("life.Decoding.seal", "self._grow(m, lane, [lane])", "self._grow(m, lane, [])"),
     ),
     Plant(
         "readers of a sealed lane do not read on",
         "seal",
-        swap("life.Life._grow", "[*read, *more], readers)", "[*read, *more], {})"),
+        swap("life.Decoding._grow", "[*read, *more], readers)", "[*read, *more], {})"),
     ),
     Plant(
         "blocks weighed alike, not by their log-sum-exp",
@@ -111,7 +111,7 @@ SEGMENTS = [
         "tokens fed one position late",
         "rollout",
         swap(
-            "decoding.Decoding.step",
+            "decoding.Loop.step",
             "self._feed.append((token, place, lane.index))",
             "self._feed.append((token, place + 1, lane.index))",
         ),
@@ -119,7 +119,7 @@ SEGMENTS = [
     Plant(
         "a lane that joins is read from the beginning on, by rows fed before",
         "rollout",
-        swap("life.Life._unfed", "default=self.position(lane))", "default=0) * 0"),
+        swap("life.Decoding._unfed", "default=self.position(lane))", "default=0) * 0"),
     ),
     Plant(
         "a moved cache stays where it was",

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import tinylane
-from tinylane.core.decoding import Decoding
 from tinylane.core.prompt import end_ids
+from tinylane.methods.life import Decoding
 from tinylane.testing import (
     LawViolation,
     Sample,

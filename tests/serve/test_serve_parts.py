@@ -13,7 +13,6 @@ from helpers_text import byte_level
 
 from tinylane.checkpoints.tokenizer import Tokenizer
 from tinylane.core.config import ModelConfig
-from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import SHARED, LaneMask
 from tinylane.core.model import Model
@@ -21,6 +20,7 @@ from tinylane.core.random_weights import random_params
 from tinylane.core.result import Step
 from tinylane.core.sampling import Sampler
 from tinylane.methods import Setup
+from tinylane.methods.life import Decoding
 from tinylane.serve.answers import Reply, error_body, piece
 from tinylane.serve.engine import Busy, Engine, ServerLimits, TurnTaker
 from tinylane.serve.job import Begun, Ended, Served, Wanted

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from tinylane.core.config import ModelConfig
-from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.core.model import Model
 from tinylane.core.sampling import Sampler
+from tinylane.methods.life import Decoding
 from tinylane.testing import (
     LawViolation,
     Sample,

@@ -18,8 +18,8 @@ from typing import Any
 
 from helpers_lanes import FREE, VOCAB, omega, small
 
-from tinylane.core.decoding import Decoding
 from tinylane.core.lanes import LaneMask
+from tinylane.methods.life import Decoding
 
 MOST = 6  # lanes at a time
 LANES = 256  # in a decoding's life

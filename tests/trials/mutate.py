@@ -65,9 +65,9 @@ TESTS = {
         "core/test_sampling_draws.py",
         "view/test_top_logprobs.py",
     ],
-    "core/prefix": [
-        "core/test_prefix.py",
-        "-core/test_prefix.py::test_the_comparison_catches_a_planted_bug",
+    "methods/prefix": [
+        "methods/test_prefix.py",
+        "-methods/test_prefix.py::test_the_comparison_catches_a_planted_bug",
     ],
     "core/cache": [
         "core/test_cache.py",

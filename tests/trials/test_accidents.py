@@ -19,10 +19,10 @@ from accidents_soak import soak
 from helpers_cli import has_mlx
 from helpers_lanes import FREE, omega, small
 
-from tinylane.core.decoding import generate
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask
 from tinylane.files.writing import replacing, write_text
+from tinylane.methods.life import generate
 
 HERE = Path(__file__).parent
 MLX = ("mlx", "float32")

@@ -11,11 +11,11 @@ from helpers_view import as_run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import LaneMask
 from tinylane.core.sampling import Sampler
+from tinylane.methods.life import Decoding
 from tinylane.view import replay as rerun
 from tinylane.view.replay import replay
 

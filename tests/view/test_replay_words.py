@@ -9,9 +9,9 @@ import pytest
 from helpers_view import decoded
 
 from tinylane import plot
-from tinylane.core import times
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.sampling import Sampler
+from tinylane.methods import times
 from tinylane.view import replay_page as paging
 from tinylane.view.replay_page import page
 from tinylane.view.replay_record import record

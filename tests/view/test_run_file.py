@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Core
 
 from tinylane.checkpoints.tokenizer import Tokenizer
-from tinylane.core.decoding import generate
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask
 from tinylane.core.sampling import Sampler
+from tinylane.methods.life import generate
 from tinylane.view import run_file
 from tinylane.view.replay import replay
 from tinylane.view.run_file import load_run, save_run

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from helpers_run import F64, decoded, lived, reloaded, set_
 
-from tinylane.core import times
 from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import LaneMask
@@ -132,7 +131,7 @@ def test_a_life_comes_back_as_it_was_saved(hogwild: bool, tmp_path: Any) -> None
         assert run.lane_rope == Hogwild((2, 1))
     i, m = np.tile(np.arange(12), 6), np.repeat(np.arange(-1, 5), 12)
     rope, mask = run.lane_rope, run.lane_mask
-    settings = {**rope.settings(), **times.settings(mask)}
+    settings = {**rope.settings(), **mask.settings()}
     assert settings.items() <= json.loads(json.dumps(result.settings)).items()
     assert mask.visible(i, m, i, m).any() and replay(run, F64).difference < 1e-10
 

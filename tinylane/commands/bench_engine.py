@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from tinylane.core.decoding import Decoding
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.model import Model
 from tinylane.core.sampling import Sampler
+from tinylane.methods.life import Decoding
 
 
 @dataclass(frozen=True)

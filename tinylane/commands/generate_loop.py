@@ -15,10 +15,10 @@ from tinylane.core.errors import TinylaneError
 
 if TYPE_CHECKING:
     from tinylane.commands.generate_output import GenerateOutput
-    from tinylane.core.decoding import Decoding
     from tinylane.core.model import Model
     from tinylane.core.result import Result, Step
     from tinylane.evaluate.collaboration import Dictation
+    from tinylane.methods.life import Decoding
 
 
 class Shows(Protocol):

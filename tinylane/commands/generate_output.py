@@ -14,7 +14,6 @@ from tinylane.files.display import counted, printable
 
 if TYPE_CHECKING:
     from tinylane.commands.terminal import Columns, LaneView, Lines
-    from tinylane.core.decoding import Decoding
     from tinylane.core.lanes import LaneMask
     from tinylane.core.model import Model
     from tinylane.core.result import Lane, Result, Step
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from tinylane.evaluate.collaboration import Dictation
     from tinylane.evaluate.tasks.shell_game import ShellGame
     from tinylane.methods import Setup
+    from tinylane.methods.life import Decoding
 
 SHELL_GAME_PACE = 0.6  # s a step: its tiny model writes faster than anybody can read
 LEAST = 0.12  # share of attention from which on a lane is said to read another's word

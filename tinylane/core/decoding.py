@@ -1,13 +1,14 @@
 """Joint decoding: every step is one forward pass that gives each live lane one token.
 
-`Decoding` is the loop. What may happen between two steps (lanes join, fork, wait, end) stands in
-`tinylane.core.life`. `stream` and `generate` run the loop to the end, and call a schedule before
-every step. The prompt is prefilled once and shared; lane prompts end together, so that all lanes
-generate their first token at the same position. A lane's token is fed, and so can be seen by the
-lanes that may see it, in the step after it was sampled. An end token, or the token that completes a
-stop string, is never fed: it ends the lane and is not part of what it wrote.
+`Loop` runs lanes that begin together, from their first token to their last. The prompt is prefilled
+once and shared; lane prompts end together, so that all lanes generate their first token at the same
+position. A lane's token is fed, and so can be seen by the lanes that may see it, in the step after
+it was sampled. An end token, or the token that completes a stop string, is never fed: it ends the
+lane and is not part of what it wrote.
 
-`tinylane.core.oracle` does the same by recomputing everything at every step.
+`tinylane.Decoding` is this loop with all that may happen to lanes between two steps: they join,
+fork, wait, are sealed (`tinylane.methods.life`). `tinylane.core.oracle` does the same as the loop
+by recomputing everything at every step.
 
     N lanes   T rows of a pass   V vocab
 """
@@ -15,28 +16,25 @@ stop string, is never fed: it ends the lane and is not part of what it wrote.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from operator import itemgetter
-from types import NoneType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from tinylane.core import times
+from tinylane.core.cache import LaneCache
 from tinylane.core.distribution import likeliest
-from tinylane.core.errors import NEVER_RUN, TinylaneError, made, of_kind, whole
-from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, Row
-from tinylane.core.life import Life
+from tinylane.core.errors import TinylaneError, made, of_kind, whole
+from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, Rotation, Row
 from tinylane.core.model import Model
-from tinylane.core.prefix import keep_prefix
-from tinylane.core.prompt import Prompt, Settings, encode_prompt, ends
+from tinylane.core.prompt import Prompt, Settings, encode_prompt, ends, text_stream
 from tinylane.core.result import Lane, Result, Step, own_text
 from tinylane.core.sampling import Sampler, as_lists, uniform
 from tinylane.core.side import rows_of_lanes
 
 
-class Decoding(Life):
+class Loop:
     """N lanes of one prompt, step by step.
 
     prompt: text, chat messages, or token ids. settings: the fields of `Settings`, by keyword;
@@ -48,18 +46,19 @@ class Decoding(Life):
     >>> from tinylane.core.random_weights import random_params
     >>> config = ModelConfig()
     >>> model = Model(config, random_params(config, seed=0))
-    >>> decoding = Decoding(model, [5, 6, 7], lanes=2, max_tokens=4)
-    >>> step = decoding.step()  # the prompt stands at positions 0 to 2
-    >>> step.position, len(step.tokens), len(decoding.cache)
+    >>> loop = Loop(model, [5, 6, 7], lanes=2, max_tokens=4)
+    >>> step = loop.step()  # the prompt stands at positions 0 to 2
+    >>> step.position, len(step.tokens), len(loop.cache)
     (3, 2, 3)
-    >>> step = decoding.step()  # the two tokens are fed, and two more are drawn
-    >>> step.position, decoding.cache.lanes.tolist()
+    >>> step = loop.step()  # the two tokens are fed, and two more are drawn
+    >>> step.position, loop.cache.lanes.tolist()
     (4, [-1, -1, -1, 0, 1])
     """
 
+    takes: ClassVar[type[Settings]] = Settings
+
     def __init__(self, model: Model, prompt: Prompt, lanes: int = 1, **settings: Any) -> None:
-        super().__init__()
-        began, s = time.perf_counter(), made(Settings, settings)
+        began, s = time.perf_counter(), made(self.takes, settings)
         n = whole("lanes", lanes, 1, MAX_LANES)
         self.model = of_kind("model", model, Model, "a model: tinylane.load gives one")
         self.stop, self.ends = ends(model, s.stop)
@@ -73,9 +72,8 @@ class Decoding(Life):
         self.mask = model.mask(n) if s.lane_mask is None else s.lane_mask
         if of_kind("lane_mask", self.mask, LaneMask, "a LaneMask").n < n:
             raise TinylaneError(f"{n} lanes, but visibility is {self.mask.n} x {self.mask.n}")
-        self.schedule = of_kind("schedule", s.schedule, (Callable, NoneType), "a function")
         rows_of_lanes(model.params, model.config, np.arange(n))  # refuses lanes without one
-        rope = model.rope(s.lane_rope, self.mask if s.schedule is None else None)
+        rope = self._rotation(s)
         self.prompt = encode_prompt(model, prompt, s.template)
         lane_ids, limits = s.of_lanes(model, n)
         self.clock = len(self.prompt) + max(map(len, lane_ids))  # of the next tokens to be drawn
@@ -84,20 +82,29 @@ class Decoding(Life):
                 f"the prompt has {self.clock} tokens; this model's context is "
                 f"{model.config.context}, prompt and generation together"
             )
-        self.cache, self.reused = model.new_cache(rope, self.mask), 0
-        if s.cache is not None:
-            self.cache = s.cache
-            self.reused = keep_prefix(s.cache, model, rope, self.mask, self.prompt)
-        self.seconds = 0.0
+        self.lanes: list[Lane] = []
+        self.steps, self.seconds = 0, 0.0
+        self._streams: dict[int, Any] = {}  # lane -> its text
+        self._feed: list[Row] = []  # rows for the next pass
+        self._logits: dict[int, Any] = {}  # lane -> (V,) logits its next token is drawn from
         self._ahead: Any = None  # the next pass, if it was built early (`pipeline.Ahead`)
+        self.cache = self._cache(s, rope)
         rows = [(token, i, SHARED) for i, token in enumerate(self.prompt)]
-        self._prompt_logits = self._forward(rows[self.reused :])[SHARED]
+        self._prompt_logits = self._forward(rows[len(self.cache) :])[SHARED]
         self.cache.settle(self._prompt_logits)
         for ids, limit in zip(lane_ids, limits, strict=True):
-            self.join(ids, max_tokens=limit)
-        self.events = []  # how a decoding begins is no event
-        self.plain = not rope.same_as(model.rope(s.lane_rope))
+            most = whole("max_tokens", limit, 1)
+            self._begin(Lane(len(self.lanes), ids, self.clock, most))
         self.prefill_seconds = time.perf_counter() - began
+
+    @property
+    def live(self) -> list[Lane]:
+        """The lanes that draw a token in the next step."""
+        return [lane for lane in self.lanes if lane.finish_reason is None]
+
+    def position(self, lane: int) -> int:
+        """Where the next token of a lane stands."""
+        return self.clock
 
     def step(self) -> Step:
         """Feed what the lanes drew last, and draw one token for every live lane."""
@@ -105,12 +112,7 @@ class Decoding(Life):
         live = self.live
         if not live:
             raise TinylaneError("every lane has finished or waits; join, fork or resume one")
-        early = self._ahead and self._ahead.logits_of(self._feed, self.cache)
-        self._logits.update(early or self._forward(self._feed))
-        self._logits.update({lane: self._logits[of] for lane, of in self._after.items()})
-        going = [lane.index for lane in self.lanes if lane.finish_reason is None]
-        self._logits = {m: self._logits[m] for m in going if m in self._logits}
-        self._feed, self._after = [], {}
+        self._pass()
         drawn, logprobs = self._draw(live)
         n = len(self.lanes)
         step = Step(self.steps, self.clock, [None] * n, [None] * n, [""] * n, {}, [[]] * n)
@@ -141,13 +143,7 @@ class Decoding(Life):
         return step
 
     def __iter__(self) -> Iterator[Step]:
-        while True:
-            if self.schedule is not None:
-                if isinstance(self.schedule(self), (Generator, Coroutine, AsyncGenerator)):
-                    raise TinylaneError(f"schedule {NEVER_RUN}; expected a function")
-                self._spend()
-            if not self.live and (not self.schedule or all(x.finish_reason for x in self.lanes)):
-                return
+        while self.live:
             yield self.step()
 
     def result(self) -> Result:
@@ -156,15 +152,34 @@ class Decoding(Life):
             "seed": self.seed,
             "sampler": asdict(self.sampler),
             **self.cache.lane_rope.settings(),
-            **times.settings(self.mask),
+            **self.mask.settings(),
             "stop": list(self.stop),
         }
-        if self.events:
-            settings["events"] = [dict(event) for event in self.events]
         counted = self.steps, self.prefill_seconds, self.seconds
         return Result(list(self.prompt), list(self.lanes), *counted, settings)
 
-    # Within.
+    # Within. `tinylane.Decoding` has its own of the first three.
+
+    def _rotation(self, s: Any) -> Rotation:
+        return self.model.rope(s.lane_rope, self.mask)
+
+    def _cache(self, s: Any, rope: Rotation) -> LaneCache:
+        return self.model.new_cache(rope, self.mask)
+
+    def _pass(self) -> None:
+        """Feed the rows that wait: then every live lane has the logits of its next token."""
+        early = self._ahead and self._ahead.logits_of(self._feed, self.cache)
+        self._logits.update(early or self._forward(self._feed))
+        self._feed = []
+
+    def _begin(self, lane: Lane) -> None:
+        """A lane begins with its prompt, which ends where its first token will stand."""
+        at = lane.start - len(lane.prompt)
+        self._feed += [(token, at + k, lane.index) for k, token in enumerate(lane.prompt)]
+        if not lane.prompt:
+            self._logits[lane.index] = self._prompt_logits
+        self._streams[lane.index] = text_stream(self.model, self.stop)
+        self.lanes.append(lane)
 
     def _forward(self, rows: list[Row]) -> dict[int, Any]:
         """Feed rows, in chunks that never part a position: each lane's logits after its last."""
@@ -190,8 +205,10 @@ class Decoding(Life):
                 self.cache.settle()
         return logits_of
 
-    def _draw(self, live: list[Lane]) -> tuple[list[int], list[float]]:
-        """The tokens that live lanes write next, and their log-probabilities."""
+    def _draw(self, live: list[Lane], known: bool = True) -> tuple[list[int], list[float]]:
+        """The tokens that live lanes write next, and their log-probabilities.
+
+        known: whether what they draw is fed next; not if lanes write what they were given."""
         rows = [self._logits[lane.index] for lane in live]
         logits = rows[0].__array_namespace__().stack(rows)
         draws = np.array([uniform(self.seed, lane.index, len(lane.tokens)) for lane in live])
@@ -201,31 +218,28 @@ class Decoding(Life):
         last = all(len(lane.tokens) + 1 >= lane.max_tokens for lane in live)
         lanes = [lane.index for lane in live]
         places = [self.position(m) for m in lanes]
-        # Who is fed next is known now, unless a lane writes what it was given, or all lanes end.
-        known = not last and not any(map(self._given.get, lanes))
-        after = (self.cache, self.mask, places, lanes) if known else None
+        after = (self.cache, self.mask, places, lanes) if known and not last else None
         ops, self._ahead = self.model.ops, None
         told, self._ahead = ops.draw(self.model, self.sampler, logits, draws, history, after)
-        drawn, chances = as_lists(told, len(live), self.model.config.vocab)
-        for k, m in enumerate(lanes):
-            if self._given.get(m):
-                drawn[k] = self._given[m].pop(0)
-                row = np.asarray(rows[k], dtype=np.float64)
-                chances[k] = float(row[drawn[k]] - np.logaddexp.reduce(row))
-        return drawn, chances
+        return as_lists(told, len(live), self.model.config.vocab)
 
+    def _say(self, lane: Lane, token: int) -> bool:
+        """Add a token's text to its lane; whether that completed a stop string."""
+        stream = self._streams[lane.index]
+        lane.text += stream.push(token)
+        return stream.stopped
 
-def stream(model: Model, prompt: Prompt, **settings: Any) -> Iterator[Step]:
-    """Decode jointly, one `Step` at a time, with every lane's new text; see `Decoding`."""
-    yield from Decoding(model, prompt, **settings)
+    def _end(self, lane: Lane, reason: str) -> None:
+        lane.finish_reason = reason
+        lane.text += self._streams[lane.index].flush()
 
-
-def generate(
-    model: Model, prompt: Prompt, *, on_step: Callable[[Step], None] | None = None, **settings: Any
-) -> Result:
-    """Decode jointly to the end. Settings: see `Decoding`; `on_step` is called after every step."""
-    decoding = Decoding(model, prompt, **settings)
-    tell = of_kind("on_step", on_step, (Callable, NoneType), "a function") or (lambda step: None)
-    for step in decoding:
-        tell(step)
-    return decoding.result()
+    def _spend(self) -> dict[int, str]:
+        """End all lanes if a step would be more than all may have; what that adds to texts."""
+        alive, added = [x for x in self.lanes if x.finish_reason is None], dict[int, str]()
+        step_more = sum(len(x.tokens) for x in self.lanes) + len(self.live)
+        if self.total_tokens and step_more > self.total_tokens:
+            for lane in alive:
+                before = len(lane.text)
+                self._end(lane, "budget")
+                added[lane.index] = lane.text[before:]
+        return added

@@ -191,6 +191,16 @@ class LaneMask:
             return self.visibility, np.zeros(2 * (self.n,), int), np.full(2 * (self.n,), NEVER)
         return self.visibility, self.since, self.until
 
+    def settings(self) -> dict[str, Any]:
+        """As JSON, for run files. times: lanes m and n, since, until (null: never)."""
+        told: dict[str, Any] = {"visibility": self.visibility.astype(int).tolist(), "lag": self.lag}
+        if self.since is not None:
+            v, since, until = self.times()
+            pairs = np.argwhere(v & ((since > 0) | (until < NEVER))).tolist()
+            end = lambda m, n: int(until[m, n]) if until[m, n] < NEVER else None
+            told["times"] = [[m, n, int(since[m, n]), end(m, n)] for m, n in pairs]
+        return told if self.side is None else {**told, "side": self.side.astype(int).tolist()}
+
     def silence(self, lane: int) -> LaneMask:
         """The same mask, but nobody reads `lane` any more (it still reads the others)."""
         read = np.arange(self.n) != whole("the lane", lane, 0, self.n - 1)

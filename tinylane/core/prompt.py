@@ -5,7 +5,7 @@ What comes out stands in `tinylane.core.result`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from types import SimpleNamespace
@@ -18,7 +18,6 @@ from tinylane.core.lanes import LaneMask, Rotation
 from tinylane.core.sampling import Sampler
 
 if TYPE_CHECKING:
-    from tinylane.core.cache import LaneCache
     from tinylane.core.model import Model
 
 Prompt = str | list[dict] | Sequence[int]
@@ -26,7 +25,7 @@ Prompt = str | list[dict] | Sequence[int]
 
 @dataclass(frozen=True)
 class Settings:
-    """What a `Decoding` takes beside the model, the prompt and the number of lanes."""
+    """What a `Loop` takes beside the model, the prompt and the number of lanes."""
 
     max_tokens: int | Sequence[int] = 256  # of each lane; or one number per lane
     total_tokens: int | None = None  # of all lanes together: no step is taken that goes beyond
@@ -39,8 +38,6 @@ class Settings:
     template: dict[str, Any] | None = None  # keyword arguments of `Tokenizer.prompt_ids`
     chunk: int = 512  # rows of a prefill pass
     top_logprobs: int = 0  # so many likeliest tokens are given beside each drawn one
-    cache: LaneCache | None = None  # an earlier decoding's: what the prompt shares is not fed again
-    schedule: Callable[[Any], None] | None = None  # called before every step, with the `Decoding`
 
     def of_lanes(self, model: Model, n: int) -> tuple[list[list[int]], list[int]]:
         """The prompts of n lanes as token ids, and max_tokens of each."""

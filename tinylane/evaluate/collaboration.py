@@ -33,9 +33,9 @@ from tinylane.core.sampling import Array, History, Sampler
 from tinylane.files.io import read_text
 
 if TYPE_CHECKING:
-    from tinylane.core.decoding import Decoding
     from tinylane.core.model import Model
     from tinylane.core.result import Lane
+    from tinylane.methods.life import Decoding
 
 FOLDER = Path(__file__).parent / "prompts"
 PARTS = ("system", "lane", "nudge", "finish")

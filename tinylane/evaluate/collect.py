@@ -24,9 +24,9 @@ from tinylane.evaluate import runner
 from tinylane.evaluate.tasks.task import Problem, Task
 
 if TYPE_CHECKING:
-    from tinylane.core.decoding import Decoding
     from tinylane.core.model import Model
     from tinylane.evaluate.runner import Cell, Conditions
+    from tinylane.methods.life import Decoding
 
 LABELS = ("majority", "any", "all", "lane")
 MAX_SAMPLES = 1 << 24

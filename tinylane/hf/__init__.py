@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from types import NoneType
 from typing import Any
 
-from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError, of_kind
+from tinylane.methods.life import Decoding
 
 if find_spec("torch") is None or find_spec("transformers") is None:
     raise TinylaneError('tinylane.hf needs torch and transformers: pip install "tinylane[hf]"')

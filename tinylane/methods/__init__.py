@@ -17,13 +17,13 @@ from types import NoneType
 from typing import Any
 
 from tinylane.checkpoints import extras
-from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError, of_kind, reals, show, whole
 from tinylane.core.lanes import MAX_LANES
 from tinylane.core.model import Model
 from tinylane.core.prompt import Prompt, encode_lane_prompt, encode_prompt
 from tinylane.core.result import Result, Step
 from tinylane.core.sampling import Sampler
+from tinylane.methods.life import Decoding
 from tinylane.methods.method import Anew, Job, Method, Setup
 
 NAMES = (

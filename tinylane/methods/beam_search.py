@@ -15,7 +15,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from tinylane.core import times
 from tinylane.core.cache import LaneCache
 from tinylane.core.errors import TinylaneError, of_kind, reals, show, whole
 from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, LaneRoPE
@@ -130,7 +129,7 @@ def as_result(
         "seed": 0,
         "sampler": asdict(Sampler(temperature=0.0)),
         **LaneRoPE.none(model.theta).settings(),
-        **times.settings(LaneMask.independent(len(beams))),
+        **LaneMask.independent(len(beams)).settings(),
         "stop": [],
     }
     return Result(ids, lanes, max(len(x.tokens) for x in beams), 0.0, 0.0, settings)

@@ -13,8 +13,8 @@ from tinylane.methods.method import Job, Setup, alone
 from tinylane.methods.schedules import ended, go_on, said, shut, together
 
 if TYPE_CHECKING:
-    from tinylane.core.decoding import Decoding
     from tinylane.core.result import Lane
+    from tinylane.methods.life import Decoding
 
 # Options of every method of this kind; texts of tags are the method's own.
 OPTIONS: dict[str, Any] = {

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from tinylane.methods.method import Job, Method, Setup, alone
 
 if TYPE_CHECKING:
-    from tinylane.core.decoding import Decoding
     from tinylane.core.result import Lane
+    from tinylane.methods.life import Decoding
 
 
 class Pool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tinylane.methods.method import Job, Method, Setup, alone
 
 if TYPE_CHECKING:
-    from tinylane.core.decoding import Decoding
+    from tinylane.methods.life import Decoding
 
 
 def prepare(job: Job) -> Setup:

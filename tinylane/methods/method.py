@@ -24,7 +24,7 @@ from tinylane.core.prompt import encode_lane_prompt
 from tinylane.core.sampling import Sampler
 
 if TYPE_CHECKING:
-    from tinylane.core.decoding import Decoding
+    from tinylane.methods.life import Decoding
 
 
 class Job(NamedTuple):

@@ -14,7 +14,7 @@ from tinylane.core.prompt import encode_lane_prompt
 from tinylane.methods.method import Job, Method, Setup
 
 if TYPE_CHECKING:
-    from tinylane.core.decoding import Decoding
+    from tinylane.methods.life import Decoding
 
 
 class Streams:

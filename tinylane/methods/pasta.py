@@ -12,7 +12,7 @@ from tinylane.methods.method import Job, Method, Setup, alone
 from tinylane.methods.schedules import said, shut, wrote
 
 if TYPE_CHECKING:
-    from tinylane.core.decoding import Decoding
+    from tinylane.methods.life import Decoding
 
 
 class Promises:

@@ -12,7 +12,7 @@ from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.methods.method import Job, Method, Setup
 
 if TYPE_CHECKING:
-    from tinylane.core.decoding import Decoding
+    from tinylane.methods.life import Decoding
 
 
 def prepare(job: Job) -> Setup:

@@ -1,8 +1,8 @@
 """What schedules have in common: when something has happened, and lanes that begin together.
 
-A schedule is a function that is called with the `Decoding` before every step. It may use all
-operations of `tinylane.core.life`. These are pieces for it. Triggers: a text (`wrote`), lanes that
-have ended (`ended`), every so many tokens (`every`), a score (`score`).
+A schedule is a function that is called with the `Decoding` before every step. It may use all its
+operations (`tinylane.methods.life`). These are pieces for it. Triggers: a text (`wrote`), lanes
+that have ended (`ended`), every so many tokens (`every`), a score (`score`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 from tinylane.core.errors import TinylaneError, reals
 
 if TYPE_CHECKING:
-    from tinylane.core.decoding import Decoding
     from tinylane.core.result import Lane
+    from tinylane.methods.life import Decoding
 
 
 def wrote(lane: Lane, ids: Sequence[int]) -> bool:

@@ -18,7 +18,7 @@ from tinylane.methods.method import Job, Method, Setup
 from tinylane.methods.modes import mode
 
 if TYPE_CHECKING:
-    from tinylane.core.decoding import Decoding
+    from tinylane.methods.life import Decoding
 
 SUM = re.compile(r"(\d{1,15})\s*([-+*])\s*(\d{1,15})\s*=\s*$")
 WORK = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}

@@ -9,8 +9,8 @@ from tinylane.methods.method import Job
 from tinylane.methods.schedules import given, go_on
 
 if TYPE_CHECKING:
-    from tinylane.core.decoding import Decoding
     from tinylane.core.result import Lane
+    from tinylane.methods.life import Decoding
 
 
 class Steps:

@@ -14,8 +14,8 @@ from tinylane.serve.answers import piece
 
 if TYPE_CHECKING:
     from tinylane.core.cache import LaneCache
-    from tinylane.core.decoding import Decoding
     from tinylane.core.result import Lane
+    from tinylane.methods.life import Decoding
 
 
 def listened(decoding: Decoding, lane: Lane, index: int) -> dict[str, Any]:

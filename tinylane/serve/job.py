@@ -17,9 +17,9 @@ from tinylane.serve.engine import Busy, TurnTaker
 from tinylane.serve.penalties import Penalised
 
 if TYPE_CHECKING:
-    from tinylane.core.decoding import Decoding
     from tinylane.core.model import Model
     from tinylane.core.result import Result, Step
+    from tinylane.methods.life import Decoding
     from tinylane.methods.method import Setup
     from tinylane.serve.prefixes import Prefixes
 
@@ -128,7 +128,7 @@ class Served(TurnTaker):
             self.tell(Begun(0, self._scores))
             self.tell(Ended(None, "done"))
             return False
-        from tinylane.core.decoding import Decoding
+        from tinylane.methods.life import Decoding
 
         cache, self._cache = self._cache, None
         settings = {**work.settings, "cache": cache, "chunk": self.prefixes.size}

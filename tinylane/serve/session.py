@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError, show, whole
 from tinylane.core.lanes import LaneMask, Rotation
 from tinylane.evaluate.tasks.shell_game import last_word
 from tinylane.files.memory import forecast_rows
+from tinylane.methods.life import Decoding
 from tinylane.serve.answers import piece
 from tinylane.serve.engine import TurnTaker
 from tinylane.serve.hearing import listened

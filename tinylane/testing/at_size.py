@@ -13,10 +13,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from tinylane.core.decoding import Decoding
 from tinylane.core.lanes import SHARED, LaneRoPE
 from tinylane.core.model import Model
 from tinylane.core.side import BRIDGE, LANE_EMBED, LANE_KV
+from tinylane.methods.life import Decoding
 from tinylane.testing import additions, laws, segment_checks, segments
 from tinylane.testing.checks import LAWS, steps
 from tinylane.testing.laws import Report, worst_of

@@ -2,9 +2,9 @@
 
 Hypothesis picks the operations, their order and their arguments. `CacheMachine` feeds rows in any
 chunks, forks, drops, trims, copies, saves and loads a cache. `DecoderMachine` steps a `Decoding` to
-whose lanes everything happens that `tinylane.core.life` has, and whose cache is saved and loaded in
-between. Both keep their own list of rows (`tinylane.testing.shadow`). After each feed or step the
-model is run on that list without a cache, and the results are compared.
+whose lanes everything happens that `tinylane.methods.life` has, and whose cache is saved and loaded
+in between. Both keep their own list of rows (`tinylane.testing.shadow`). After each feed or step
+the model is run on that list without a cache, and the results are compared.
 
     check_machine(CacheMachine, model)       raises AssertionError; either backend
     check_machine(DecoderMachine, model)
@@ -33,13 +33,13 @@ from hypothesis.stateful import (
 )
 
 from tinylane.core.cache import LaneCache
-from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, Rotation
 from tinylane.core.model import Model
 from tinylane.core.sampling import Sampler
 from tinylane.core.side import lace_layers
+from tinylane.methods.life import Decoding
 from tinylane.testing.shadow import Row, Shadow, columns
 from tinylane.testing.strategies import lane_ropes, masks
 from tinylane.testing.tolerances import tolerance

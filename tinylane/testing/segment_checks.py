@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
@@ -21,6 +20,7 @@ from tinylane.core.model import Model
 from tinylane.core.prompt import end_ids
 from tinylane.core.sampling import Sampler
 from tinylane.core.side import lace_layers
+from tinylane.methods.life import Decoding
 from tinylane.testing import segments as laws
 from tinylane.testing.laws import (
     LawViolation,

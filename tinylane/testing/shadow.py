@@ -17,12 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from tinylane.core import times
-from tinylane.core.decoding import Decoding
 from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask
 from tinylane.core.sampling import uniform
+from tinylane.methods.life import Decoding
 from tinylane.testing.tolerances import tolerance
 
 Row = tuple[int, int, int]  # token, position, lane
@@ -200,7 +199,7 @@ class Shadow:
         d = self.decoding
         held = d.cache.positions.tolist(), d.cache.lanes.tolist(), d.cache.tokens.tolist()
         lanes = [(x.tokens[:], x.finish_reason, x.text, x.spans[:]) for x in d.lanes]
-        return *held, lanes, d.clock, d.steps, len(d.events), times.settings(d.mask)
+        return *held, lanes, d.clock, d.steps, len(d.events), d.mask.settings()
 
     def drop(self, lane: int) -> None:
         """A live or finished lane: its rows are gone. One that was just sealed stays."""

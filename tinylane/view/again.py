@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tinylane.core import times
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import NEVER, LaneMask, LaneRoPE, Rotation
 from tinylane.files.io import Fields
@@ -100,8 +99,8 @@ def up_to(mask: LaneMask, unfed: list[int]) -> LaneMask:
 
 
 def mask_settings(mask: LaneMask) -> dict[str, Any]:
-    """As `core.times.settings`, the earlier spells first."""
-    told = times.settings(mask)
+    """As `LaneMask.settings`, the earlier spells first."""
+    told = mask.settings()
     earlier = [list(spell) for spell in getattr(mask, "earlier", ())]
     return {**told, "times": earlier + told.get("times", [])} if earlier else told
 

@@ -1,6 +1,6 @@
 """What happened to the lanes of a run between its steps: checked, and in words.
 
-`tinylane.core.life` notes the events, run files hold them. A replay needs no more than these to
+`tinylane.methods.life` notes the events, run files hold them. A replay needs no more than these to
 know when rows came and went. Files that are older hold none: there the lanes' own fields tell.
 """
 

@@ -24,7 +24,7 @@ from tinylane.core.model import Model
 from tinylane.core.prompt import Prompt, encode_prompt
 from tinylane.core.result import Lane, Result
 from tinylane.core.sampling import Sampler
-from tinylane.core.times import joined
+from tinylane.methods.times import joined
 from tinylane.view.replay import replay
 from tinylane.view.run_file import Run
 

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from tinylane.checkpoints.load import load
-from tinylane.core.decoding import Decoding
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Places
 from tinylane.core.model import Model
 from tinylane.core.prompt import end_ids
 from tinylane.core.sampling import Sampler
 from tinylane.methods import METHODS, decode
+from tinylane.methods.life import Decoding
 from tinylane.methods.method import Method
 
 WEIGHTS = Path(__file__).parents[2] / "weights" / "shell-game"

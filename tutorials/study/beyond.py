@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 
 import tinylane
-from tinylane.core.decoding import Decoding
 from tinylane.core.lanes import LaneMask
 from tinylane.evaluate.answers import vote
 from tinylane.evaluate.tasks.frontier import WAIT, Frontier
@@ -30,6 +29,7 @@ from tinylane.evaluate.tasks.frontier_task import score as frontier_score
 from tinylane.evaluate.tasks.shell_game import last_word
 from tinylane.evaluate.tasks.task import EVALUATION, Problem
 from tinylane.files.io import read_json
+from tinylane.methods.life import Decoding
 from tinylane.train.from_scratch import Trainer
 from tinylane.train.state import STATE
 from tutorials.study import record

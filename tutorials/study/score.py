@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from tinylane.core.decoder import forward
-from tinylane.core.decoding import generate
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Places
 from tinylane.core.model import Model
 from tinylane.core.sampling import Sampler
 from tinylane.evaluate.answers import vote
 from tinylane.evaluate.tasks.shell_game import END, ShellGame, last_word
 from tinylane.evaluate.tasks.task import EVALUATION
+from tinylane.methods.life import generate
 from tutorials.study.fold import head
 from tutorials.study.score_one import Score
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinylane.core import times
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import NEVER, SHARED, LaneMask, Places
 from tinylane.files.io import Fields
+from tinylane.methods import times
 from tinylane.testing.reference import visible_by_definition
 from tinylane.testing.strategies import coordinates, masks
 from tinylane.view.run_file import _mask
@@ -109,7 +109,7 @@ def test_a_lane_that_joins_reads_whom_it_says_and_is_read_from_positions_on(
 @given(timed())
 def test_a_mask_with_times_comes_back_from_json(mask: LaneMask) -> None:
     """As far as times say something: of pairs that ever read each other."""
-    told = json.loads(json.dumps(times.settings(mask)))
+    told = json.loads(json.dumps(mask.settings()))
     told["times"] = [t for t in told["times"] if t[0] != t[1] and t[2] <= (t[3] or NEVER) < NEVER]
     keep = np.zeros((4, 4), bool)
     for m, n, *_ in told["times"]:
@@ -127,8 +127,8 @@ def test_times_that_say_nothing_are_left_out() -> None:
     mask = LaneMask.joint(2)
     assert times.joined(mask, 2, [0, 1], {0: 0, 1: 0}).since is None
     closed = times.reading(mask, 0, 1, False, 9)
-    assert closed.since is not None and "times" in times.settings(closed)
-    assert "times" not in times.settings(mask)
+    assert closed.since is not None and "times" in closed.settings()
+    assert "times" not in mask.settings()
     assert not closed.same_as(mask) and closed.same_as(times.reading(mask, 0, 1, False, 9))
 
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from planting import swap
 
 from tinylane.core.cache import LaneCache
-from tinylane.core.decoding import Decoding, generate
 from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.core.oracle import naive
 from tinylane.core.sampling import Sampler
+from tinylane.methods.life import Decoding, generate
 from tinylane.testing.additions import given as with_parameters
 from tinylane.testing.machine import saved_and_loaded
 from tinylane.testing.samples import random_extras

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -59,17 +58,6 @@ def reading(mask: LaneMask, m: int, n: int, yes: bool, position: int) -> LaneMas
     elif not yes and reads:
         until[m, n] = min(until[m, n], max(position, since[m, n]))
     return _timed(mask, v, since, until, mask.side)
-
-
-def settings(mask: LaneMask) -> dict[str, Any]:
-    """A mask as JSON. times: lanes m and n, since, until (null: never), where there are any."""
-    told: dict[str, Any] = {"visibility": mask.visibility.astype(int).tolist(), "lag": mask.lag}
-    v, since, until = mask.times()
-    pairs = np.argwhere(v & ((since > 0) | (until < NEVER))).tolist()
-    if mask.since is not None:
-        end = lambda m, n: int(until[m, n]) if until[m, n] < NEVER else None
-        told["times"] = [[m, n, int(since[m, n]), end(m, n)] for m, n in pairs]
-    return told if mask.side is None else {**told, "side": mask.side.astype(int).tolist()}
 
 
 def _timed(

@@ -1,78 +1,104 @@
-"""What may happen to lanes between two steps: they begin, wait, go on, are read, are sealed, end.
+"""Decoding: the loop, and what may happen to lanes between two steps: they begin, wait, go on, are
+read, are sealed, end.
 
-`Decoding` inherits these operations. Every lane has its position: that of the clock, unless it was
-told to begin elsewhere (`join(at=...)`). A lane that waits, or whose clock was moved on by a prompt
-that joined at its end, leaves a gap in its positions; `Lane.spans` says where each token stands.
+Every lane has its position: that of the clock, unless it was told to begin elsewhere
+(`join(at=...)`). A lane that waits, or whose clock was moved on by a prompt that joined at its end,
+leaves a gap in its positions; `Lane.spans` says where each token stands.
 
 Who reads whom may change, but only for rows that have not been fed (`LaneMask.since`, `until`): so
 cached rows stay true, and a decoding is what one pass over all its rows gives (laws 4, 5 and 8).
 
-What happened is noted in `events`, for run files, replay and pictures. `tinylane.methods` has
-schedules: functions that call these operations before a step.
+What happened is noted in `events`, for run files, replay and pictures. A schedule is a function
+that calls these operations before a step; `tinylane.methods.schedules` has pieces for it.
 
     N lanes   V vocab
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+    Sequence,
+)  # fmt: skip
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from types import NoneType
+from typing import Any
 
 import numpy as np
 
-from tinylane.core import times
-from tinylane.core.errors import TinylaneError, of_kind, show, whole
-from tinylane.core.lanes import SHARED, LaneMask, Row
-from tinylane.core.prompt import encode_lane_prompt, text_stream
-from tinylane.core.result import Lane
+from tinylane.core.cache import LaneCache
+from tinylane.core.decoding import Loop
+from tinylane.core.errors import NEVER_RUN, TinylaneError, of_kind, show, whole
+from tinylane.core.lanes import SHARED, LaneMask, Rotation
+from tinylane.core.model import Model
+from tinylane.core.prompt import Prompt, Settings, encode_lane_prompt, text_stream
+from tinylane.core.result import Lane, Result, Step
+from tinylane.methods import times
+from tinylane.methods.prefix import keep_prefix
 
-if TYPE_CHECKING:
-    from tinylane.core.cache import LaneCache
-    from tinylane.core.model import Model
+
+@dataclass(frozen=True)
+class LifeSettings(Settings):
+    """What a `Decoding` takes beside the model, the prompt and the number of lanes."""
+
+    cache: LaneCache | None = None  # an earlier decoding's: what the prompt shares is not fed again
+    schedule: Callable[[Any], None] | None = None  # called before every step, with the `Decoding`
 
 
-class Life:
-    """The operations of a `Decoding` on its lanes. Each raises TinylaneError, and changes nothing,
-    for a lane that is not there or not in a state for it."""
+class Decoding(Loop):
+    """N lanes of one prompt, step by step; they may join, fork, wait, be sealed and end.
 
-    model: Model
-    mask: LaneMask
-    cache: LaneCache
-    prompt: list[int]
-    stop: tuple[str | int, ...]
-    ends: frozenset[int]
-    clock: int  # the position of the next tokens to be drawn
-    total_tokens: int | None
-    _prompt_logits: Any
-    if TYPE_CHECKING:
+    prompt, lanes, settings: as of `Loop`, and the fields of `LifeSettings`. Each operation raises
+    TinylaneError, and changes nothing, for a lane that is not there or not in a state for it.
+    """
 
-        def _forward(self, rows: list[Row]) -> dict[int, Any]: ...
+    takes = LifeSettings
 
-    def __init__(self) -> None:
-        self.lanes: list[Lane] = []
-        self.steps = 0
+    def __init__(self, model: Model, prompt: Prompt, lanes: int = 1, **settings: Any) -> None:
         self.events: list[dict[str, Any]] = []
         self.plain = False  # an Omega was left out, because no lane reads another
-        self._streams: dict[int, Any] = {}
-        self._feed: list[Row] = []  # rows for the next pass
-        self._logits: dict[int, Any] = {}  # lane -> (V,) logits its next token is drawn from
+        self.reused = 0  # rows of an earlier decoding's cache
+        self.schedule: Any = settings.get("schedule")
+        of_kind("schedule", self.schedule, (Callable, NoneType), "a function")
         self._after: dict[int, int] = {}  # lane -> the lane whose logits it begins with
         self._shift: dict[int, int] = {}  # lane -> its position less the clock's, if they differ
         self._paused: set[int] = set()
         self._given: dict[int, list[int]] = {}  # lane -> tokens it writes next, instead of drawing
         self._open: set[int] = set()  # lanes that read every lane that joins
+        super().__init__(model, prompt, lanes, **settings)
 
     @property
     def live(self) -> list[Lane]:
         """The lanes that draw a token in the next step."""
-        return [x for x in self.lanes if x.finish_reason is None and x.index not in self._paused]
+        return [lane for lane in super().live if lane.index not in self._paused]
 
     def position(self, lane: int) -> int:
         """Where the next token of a lane stands."""
         return self.clock + self._shift.get(self._lane(lane).index, 0)
+
+    def __iter__(self) -> Iterator[Step]:
+        while True:
+            if self.schedule is not None:
+                if isinstance(self.schedule(self), (Generator, Coroutine, AsyncGenerator)):
+                    raise TinylaneError(f"schedule {NEVER_RUN}; expected a function")
+                self._spend()
+            if not self.live and (not self.schedule or all(x.finish_reason for x in self.lanes)):
+                return
+            yield self.step()
+
+    def result(self) -> Result:
+        """The state of the lanes now, as a `Result`."""
+        result = super().result()
+        if self.events:
+            result.settings["events"] = [dict(event) for event in self.events]
+        return result
 
     def end(self, lanes: Iterable[int] | None = None) -> int:
         """The first position behind all rows (or those of the prompt and of `lanes`): where one
@@ -134,10 +160,9 @@ class Life:
             self.clock = lane.start
         if lane.start != self.clock:
             self._shift[m] = lane.start - self.clock
-        self._feed += [(token, begin + k, m) for k, token in enumerate(ids)]
-        if not ids:
-            self._logits[m] = self._prompt_logits
-        return self._begin(lane, "join", sees=read, at=begin)
+        self._begin(lane)
+        self._note("join", m, sees=read, at=begin)
+        return lane
 
     def fork(self, source: int, *, max_tokens: int | None = None) -> Lane:
         """A new lane that has written all that lane `source` has, and goes on by itself.
@@ -156,7 +181,7 @@ class Life:
         self._feed += [(t, i, m) for t, i, lane in self._feed if lane == source]
         self._same((self._logits, self._after, self._shift), source, m)
         lane = replace(deepcopy(parent), index=m, max_tokens=limit, forked=(source, self.clock))
-        return self._begin(lane, "fork", source=source)
+        return self._add(lane, "fork", source=source)
 
     def seal(self, lane: int) -> Lane:
         """What a lane has written stands as it is; its author goes on in a new lane, returned here.
@@ -174,7 +199,7 @@ class Life:
         self._end(old, "sealed")
         self._after[m] = lane
         self._same((self._shift, self._given), lane, m)
-        return self._begin(new, "seal", source=lane)
+        return self._add(new, "seal", source=lane)
 
     def read(self, lane: int, of: int, yes: bool = True) -> None:
         """From its next row on, `lane` reads lane `of`, or (yes=False) no longer does.
@@ -277,7 +302,35 @@ class Life:
 
     # Within.
 
-    def _begin(self, lane: Lane, event: str, **details: Any) -> Lane:
+    def _rotation(self, s: Any) -> Rotation:
+        rope = self.model.rope(s.lane_rope, self.mask if s.schedule is None else None)
+        self.plain = not rope.same_as(self.model.rope(s.lane_rope))
+        return rope
+
+    def _cache(self, s: Any, rope: Rotation) -> LaneCache:
+        if s.cache is None:
+            return super()._cache(s, rope)
+        self.reused = keep_prefix(s.cache, self.model, rope, self.mask, self.prompt)
+        return s.cache
+
+    def _pass(self) -> None:
+        super()._pass()
+        self._logits.update({lane: self._logits[of] for lane, of in self._after.items()})
+        going = [lane.index for lane in self.lanes if lane.finish_reason is None]
+        self._logits = {m: self._logits[m] for m in going if m in self._logits}
+        self._after = {}
+
+    def _draw(self, live: list[Lane], known: bool = True) -> tuple[list[int], list[float]]:
+        given = {k: x.index for k, x in enumerate(live) if self._given.get(x.index)}
+        drawn, logprobs = super()._draw(live, known and not given)
+        for k, m in given.items():
+            drawn[k] = self._given[m].pop(0)
+            row = np.asarray(self._logits[m], dtype=np.float64)
+            logprobs[k] = float(row[drawn[k]] - np.logaddexp.reduce(row))
+        return drawn, logprobs
+
+    def _add(self, lane: Lane, event: str, **details: Any) -> Lane:
+        """A lane that begins with the text of another, or none."""
         self.lanes.append(lane)
         self._say_again(lane)
         self._note(event, lane.index, **details)
@@ -344,28 +397,23 @@ class Life:
             )
         self.mask = self.cache.lane_mask = mask
 
-    def _say(self, lane: Lane, token: int) -> bool:
-        """Add a token's text to its lane; whether that completed a stop string."""
-        stream = self._streams[lane.index]
-        lane.text += stream.push(token)
-        return stream.stopped
-
     def _say_again(self, lane: Lane) -> None:
         self._streams[lane.index], lane.text = text_stream(self.model, self.stop), ""
         for token in lane.tokens:
             self._say(lane, token)
 
-    def _end(self, lane: Lane, reason: str) -> None:
-        lane.finish_reason = reason
-        lane.text += self._streams[lane.index].flush()
 
-    def _spend(self) -> dict[int, str]:
-        """End all lanes if a step would be more than all may have; what that adds to texts."""
-        alive, added = [x for x in self.lanes if x.finish_reason is None], dict[int, str]()
-        step_more = sum(len(x.tokens) for x in self.lanes) + len(self.live)
-        if self.total_tokens and step_more > self.total_tokens:
-            for lane in alive:
-                before = len(lane.text)
-                self._end(lane, "budget")
-                added[lane.index] = lane.text[before:]
-        return added
+def stream(model: Model, prompt: Prompt, **settings: Any) -> Iterator[Step]:
+    """Decode jointly, one `Step` at a time, with every lane's new text; see `Decoding`."""
+    yield from Decoding(model, prompt, **settings)
+
+
+def generate(
+    model: Model, prompt: Prompt, *, on_step: Callable[[Step], None] | None = None, **settings: Any
+) -> Result:
+    """Decode jointly to the end. Settings: see `Decoding`; `on_step` is called after every step."""
+    decoding = Decoding(model, prompt, **settings)
+    tell = of_kind("on_step", on_step, (Callable, NoneType), "a function") or (lambda step: None)
+    for step in decoding:
+        tell(step)
+    return decoding.result()

@@ -10,12 +10,13 @@ import pytest
 from helpers_lanes import BACKENDS, EOS, FREE, WARM, ids, log_softmax, model_of, omega, small
 from planting import Patch
 
-from tinylane.core import lanes, times
-from tinylane.core.decoding import Decoding, generate, stream
+from tinylane.core import lanes
 from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask
 from tinylane.core.result import Lane
+from tinylane.methods import times
+from tinylane.methods.life import Decoding, generate, stream
 
 ANY = pytest.mark.parametrize("kind", BACKENDS, ids="-".join)
 F64 = model_of("numpy", "float64")
@@ -43,7 +44,7 @@ def state(d: Decoding) -> tuple[Any, ...]:
     held = d.cache.positions.tolist(), d.cache.lanes.tolist()
     lanes_ = [(x.tokens[:], x.finish_reason, x.dropped, x.max_tokens, x.spans[:]) for x in d.lanes]
     hidden = d._feed[:], sorted(d._logits), dict(d._after), dict(d._shift), {*d._paused}
-    return *held, lanes_, d.clock, d.steps, d.events[:], times.settings(d.mask), *hidden
+    return *held, lanes_, d.clock, d.steps, d.events[:], d.mask.settings(), *hidden
 
 
 # What each operation leaves.
