@@ -18,7 +18,6 @@ from planting import swap
 
 from tinylane.checkpoints import extras
 from tinylane.core import pipeline
-from tinylane.core.decoder import make_plan
 from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Places
@@ -81,11 +80,11 @@ def test_all_laws_hold_with_lace(kind: Any, law: str, seed: int) -> None:
 @pytest.mark.parametrize(
     "plant",
     [
-        swap("side.lace", "opened * ", ""),
-        swap("side.lace", "xp.exp(-xp", "xp.exp(xp"),
-        swap("side.planned", "mask if mask.side is None else", "mask if True else"),
+        swap("side.Side.beside", "opened * ", ""),
+        swap("side.Side.beside", "xp.exp(-xp", "xp.exp(xp"),
+        swap("side.Side.planned", "mask if mask.side is None else", "mask if True else"),
         swap("lanes.LaneMask.visible", "(age >= self.lag)", "(age >= self.lag - 1)"),
-        swap("decoder.self_attention", "partial(attend, plan.across)", "partial(attend, None)"),
+        swap("side.Side.beside", "attend(self.across,", "attend(None,"),
     ],
     ids=["no gate", "gate turned round", "the layers' mask", "later tokens", "no mask"],
 )
@@ -127,8 +126,7 @@ def test_each_parameter_changes_the_logits_and_absent_ones_are_not_planned_for()
         assert value.any()
     assert np.abs(np.asarray(some(kind)(*rows, lane_mask=mask)) - logits).max() > 0.1
     rope = LaneRoPE.none(bare.theta)
-    plan = make_plan(bare.config, rope, mask, Places(i, m, i, m), params=bare.params)
-    assert plan.lanes is None and plan.same is None and plan.across is None
+    assert bare.side is not None and bare.plan(rope, mask, Places(i, m, i, m)).side is None
     assert len(bare.new_cache().keys) == bare.config.layers
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tinylane.checkpoints.load import fast_ops
+from tinylane.checkpoints.side import Side
 from tinylane.core.config import ModelConfig
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.core.model import Model
@@ -64,6 +65,7 @@ def small(
         tokenizer=tokenizer,
         identity=identity,
         ops=fast_ops(backend),
+        side=Side,
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 from helpers_text import byte_level
 from tokenizers import Tokenizer as Core
 
+from tinylane.checkpoints.side import Side
 from tinylane.checkpoints.tokenizer import Tokenizer
 from tinylane.core.config import ModelConfig
 from tinylane.core.lanes import SHARED
@@ -55,7 +56,7 @@ def small(
         dtype = "float32"
     else:
         params = {name: w.astype(dtype) for name, w in params.items()}
-    return Model(made, params, backend, dtype, tokenizer=tokenizer, identity="small")
+    return Model(made, params, backend, dtype, tokenizer=tokenizer, identity="small", side=Side)
 
 
 def run(method: str, model: Model, lanes: int = 3, **more: Any) -> Decoding:

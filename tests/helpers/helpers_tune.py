@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 from helpers_cli import GAME, write_checkpoint
 
+from tinylane.checkpoints.side import LANE_EMBED, Side
 from tinylane.core.config import ModelConfig
 from tinylane.core.lanes import SHARED, LaneRoPE
 from tinylane.core.model import Model
 from tinylane.core.random_weights import random_params
-from tinylane.core.side import LANE_EMBED
 from tinylane.train.data import Transcript
 from tinylane.train.parameters import Choice, trainable
 from tinylane.train.recipe import TuneRecipe
@@ -42,7 +42,7 @@ def model(config: ModelConfig = CONFIG, seed: int = 0) -> Model:
     }
     if config.tied:
         params["lm_head.weight"] = params["model.embed_tokens.weight"].T
-    return Model(config, params, "mlx", "float32")
+    return Model(config, params, "mlx", "float32", side=Side)
 
 
 def transcript(
@@ -145,7 +145,7 @@ def oracle_logprobs(
         table += [(token, clock - len(own) + k, m) for k, token in enumerate(own)]
         table += [(token, clock + k, m) for k, token in enumerate(one.lanes[m])]
     tokens, positions, lanes = (np.array(column) for column in zip(*table, strict=True))
-    plain = Model(what.model.config, params, "numpy", "float64")
+    plain = Model(what.model.config, params, "numpy", "float64", side=Side)
     mask = r.mask(n)
     logits = plain(tokens, positions, lanes, LaneRoPE(omega, r.prompt_lane), mask)
     top = logits.max(axis=-1, keepdims=True)

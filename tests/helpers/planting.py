@@ -36,10 +36,11 @@ def swap(target: str, old: str, new: str) -> Callable[[Patch], None]:
             module_name, *path = f"files.{path[0]}", *path[1:]
         else:
             door = "methods" if module_name in ("life", "times", "prefix") else "core"
+            door = "checkpoints" if module_name == "side" else door
             module_name = f"{door}.{module_name}"
         module = importlib.import_module("tinylane." + module_name)
         owner: Any = module if len(path) == 1 else getattr(module, path[0])
-        source = textwrap.dedent(inspect.getsource(inspect.getattr_static(owner, path[-1])))
+        source = textwrap.dedent(inspect.getsource(getattr(owner, path[-1])))
         assert source.count(old) == 1, f"{target} has {source.count(old)} times {old!r}"
         source = source.replace("super()", f"super({path[0]}, self)")  # compiled outside its class
         made: dict[str, Any] = {}

@@ -11,13 +11,13 @@ ADDITIONS = [
     Plant(
         "a bridge adds its input",
         "identity",
-        swap("side.side_paths", "x = x + bridge(", "x = x + normed + bridge("),
+        swap("side.Side.behind", "x = x + self.bridge(", "x = x + normed + self.bridge("),
     ),
     Plant(
         "the bridge's control takes the residual's place",
         "identity",
         swap(
-            "side.side_paths",
+            "side.Side.behind",
             'x = x + ops.linear(params, part + "down_proj"',
             'x = ops.linear(params, part + "down_proj"',
         ),
@@ -25,12 +25,12 @@ ADDITIONS = [
     Plant(
         "LACE adds what it starts from",
         "identity",
-        swap("side.lace", "return x + opened *", "return x + 0.1 * x + opened *"),
+        swap("side.Side.beside", "return x + opened *", "return x + 0.1 * x + opened *"),
     ),
     Plant(
         "rows are moved when an embedding of lanes is there",
         "identity",
-        swap("side.embed_rows", "x += params", "x = 1.001 * x + params"),
+        swap("side.Side.embed", "x += params", "x = 1.001 * x + params"),
     ),
     Plant(
         "across a bridge a lane hears the lanes before it only",
@@ -41,10 +41,10 @@ ADDITIONS = [
         "a bridge knows the lane",
         "bridge",
         swap(
-            "side.bridge",
-            "q, k, v = heads(",
+            "side.Side.bridge",
+            "q, k, v = self._heads(",
             "x = x + x.dtype.type(0.1) * np.arange(x.shape[-2])[:, None].astype(x.dtype)\n"
-            "    q, k, v = heads(",
+            "    q, k, v = self._heads(",
         ),
     ),
     Plant(
@@ -55,7 +55,7 @@ ADDITIONS = [
     Plant(
         "a lone row's bridge is left out",
         "bridge",
-        swap("side.bridge", "    mixed = ", "    v = v * (x.shape[-2] > 1)\n    mixed = "),
+        swap("side.Side.bridge", "    mixed = ", "    v = v * (x.shape[-2] > 1)\n    mixed = "),
     ),
     Plant(
         "rows of one step see each other in spite of the lag",

@@ -30,6 +30,7 @@ from helpers_tune import (
 )
 
 import tinylane
+from tinylane.checkpoints.side import Side
 from tinylane.core.decoder import forward, make_plan
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Places
 from tinylane.core.model import Model
@@ -50,7 +51,7 @@ def teacher_forced(t: Tuner, one: Transcript) -> np.ndarray:
 
 def as_numpy(base: Model) -> Model:
     """The same weights in NumPy and float64, for decoding."""
-    return Model(base.config, wide(base.params), "numpy", "float64")
+    return Model(base.config, wide(base.params), "numpy", "float64", side=Side)
 
 
 def decoded(

@@ -27,6 +27,7 @@ from tinylane.checkpoints.config_json import (
 )
 from tinylane.checkpoints.extras import put, summary
 from tinylane.checkpoints.peft_adapter import check_copies
+from tinylane.checkpoints.side import Side
 from tinylane.checkpoints.tokenizer import Tokenizer
 from tinylane.checkpoints.weights import WeightFiles, read_extra, read_mlx, read_numpy
 from tinylane.core.config import ModelConfig
@@ -288,6 +289,7 @@ def load(
         sampling=plan.sampling,
         identity=identity,
         ops=plan.ops,
+        side=Side,
     )
     shown = None  # the report must not keep the adapter's tensors
     if tuned is not None:

@@ -22,7 +22,6 @@ import numpy as np
 from tinylane.core.errors import TinylaneError, of_kind, whole
 from tinylane.core.lanes import SHARED, LaneMask, Places, Rotation
 from tinylane.core.rope import Array, rotate, table
-from tinylane.core.side import lace_layers
 
 BLOCK = 256  # rows
 
@@ -38,8 +37,7 @@ class LaneCache:
         self.lane_rope, self.lane_mask = lane_rope, lane_mask
         self.positions = self.lanes = self.tokens = np.zeros(0, dtype=np.int64)
         self.model = model
-        layers = range(model.config.layers)  # LACE has entries of its own, behind the layers'
-        self.layers = [*layers, *lace_layers(model.params, model.config)]  # of each entry
+        self.layers: list[int] = model.entries()
         self.keys: list[Array] = [None] * len(self.layers)
         self.values: list[Array] = [None] * len(self.layers)
 

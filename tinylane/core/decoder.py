@@ -17,7 +17,6 @@ Sources: Llama (arXiv:2302.13971), Qwen2 (arXiv:2407.10671), Qwen3 (arXiv:2505.0
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -25,7 +24,6 @@ import numpy as np
 from tinylane.core.config import ModelConfig
 from tinylane.core.lanes import LaneMask, Places, Rotation
 from tinylane.core.rope import Array, Table, frequencies, rotate, table
-from tinylane.core.side import embed_rows, lace, lace_layers, planned, side_paths
 
 Params = dict[str, Array]
 Mask = Array | Literal["causal"] | None  # (T, S) booleans, or as `LaneMask.seen` says
@@ -41,9 +39,7 @@ class Plan(NamedTuple):
     queries: Sequence[tuple[Table, ...]]  # per layer: one table for every block of keys
     block_of: BlockOf
     mask: Mask  # who sees whom
-    lanes: Array | None = None  # (T,) each row's in tables of lanes: lane + 1, and 0 for SHARED
-    same: Mask = None  # (T, T) booleans: who sees whom across a bridge, or None: all
-    across: Mask = None  # as `mask`: who sees whom in LACE
+    side: Any = None  # what a checkpoint's own tensors for lanes do (`tinylane.checkpoints.side`)
 
 
 def linear(params: Params, name: str, x: Array) -> Array:
@@ -184,9 +180,8 @@ def self_attention(
         q = ops.rms_norm(q, params[name + "q_norm.weight"], config.norm_eps)
         k = ops.rms_norm(k, params[name + "k_norm.weight"], config.norm_eps)
     q, k, v = (y.swapaxes(-2, -3) for y in (q, k, v))  # rows to the inner axis: (..., heads, T, D)
-    if name + "lane_kv.weight" in params:  # `core.side`
-        of_lane = params[name + "lane_kv.weight"][plan.lanes]
-        k, v = k + of_lane, v + of_lane
+    if plan.side is not None:
+        k, v = plan.side.keys_values(params, layer, k, v)
 
     def attend(mask: Mask, entry: int, q: Array, k: Array, values: Array) -> Array:
         keys = ops.rotate(k, *plan.keys[layer])
@@ -197,8 +192,8 @@ def self_attention(
         return mixed.reshape(*mixed.shape[:-2], -1)
 
     mixed = attend(plan.mask, layer, q, k, v)
-    if layer in lace_layers(params, config):
-        mixed = lace(params, config, layer, mixed, partial(attend, plan.across), ops)
+    if plan.side is not None:
+        mixed = plan.side.beside(params, layer, mixed, attend, ops)
     return ops.linear(params, name + "o_proj", mixed)
 
 
@@ -223,7 +218,7 @@ def block(
     x = x + self_attention(params, config, layer, normed, plan, ops, put)
     normed = ops.rms_norm(x, params[name + "post_attention_layernorm.weight"], config.norm_eps)
     x = x + feed_forward(params, name + "mlp.", normed, ops)
-    return side_paths(params, config, name, x, plan.same, ops)
+    return x if plan.side is None else plan.side.behind(params, layer, x, ops)
 
 
 def forward(
@@ -241,7 +236,9 @@ def forward(
     values of this pass go behind a cache's, and attention sees all of them; the caller commits the
     coordinates.
     """
-    x = embed_rows(params, tokens, plan.lanes, ops)
+    x = ops.embed(params, tokens)
+    if plan.side is not None:
+        x = plan.side.embed(params, x)
     for layer in range(config.layers):
         x = block(params, config, layer, x, plan, ops, put)
     if rows is not None:
@@ -257,13 +254,11 @@ def make_plan(
     places: Places,
     dtype: Any = np.float32,
     array: Callable[[np.ndarray], Array] = np.asarray,
-    params: Params | None = None,
 ) -> Plan:
     """The coordinates of one pass -> its angle tables and its mask.
 
     The rotation says where the rows stand, the mask whom they see. dtype: of the tables. array:
-    turns a NumPy array into the backend's. params: the model's, for what they have for lanes
-    (`core.side`). Raises TinylaneError for a lane that they have no row for.
+    turns a NumPy array into the backend's.
     """
 
     def tables(angles: np.ndarray) -> list[Table]:  # one a layer, or one for all
@@ -278,5 +273,4 @@ def make_plan(
     queries = list(zip(*(keys if v is angles else tables(v) for v in views), strict=True))
     seen = mask.seen(places)
     who = array(seen) if isinstance(seen, np.ndarray) else seen
-    more = {} if params is None else planned(params, config, rope, mask, places, array)
-    return Plan(keys, queries, block_of, who, **more)
+    return Plan(keys, queries, block_of, who)

@@ -31,7 +31,6 @@ from tinylane.core.model import Model
 from tinylane.core.prompt import Prompt, Settings, encode_prompt, ends, text_stream
 from tinylane.core.result import Lane, Result, Step, own_text
 from tinylane.core.sampling import Sampler, as_lists, uniform
-from tinylane.core.side import rows_of_lanes
 
 
 class Loop:
@@ -72,7 +71,6 @@ class Loop:
         self.mask = model.mask(n) if s.lane_mask is None else s.lane_mask
         if of_kind("lane_mask", self.mask, LaneMask, "a LaneMask").n < n:
             raise TinylaneError(f"{n} lanes, but visibility is {self.mask.n} x {self.mask.n}")
-        rows_of_lanes(model.params, model.config, np.arange(n))  # refuses lanes without one
         rope = self._rotation(s)
         self.prompt = encode_prompt(model, prompt, s.template)
         lane_ids, limits = s.of_lanes(model, n)

@@ -23,6 +23,8 @@ from tinylane.core.errors import TinylaneError, of_kind
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Places, Rotation
 from tinylane.core.rope import frequencies
 
+FOR_LANES = {"lane_embed", "lane_kv", "bridge", "p_match", "lace"}  # tensors beside the decoder's
+
 
 @dataclass
 class Model:
@@ -48,8 +50,14 @@ class Model:
     task: dict | None = None  # the task it was trained on, if its adapter names one
     describe: Callable[[], dict] | None = None  # gives the report
     ops: Ops = PLAIN
+    side: Any = None  # what uses tensors that are for lanes: `tinylane.checkpoints.side.Side`
 
     def __post_init__(self) -> None:
+        for name in self.params if self.side is None else ():
+            if not FOR_LANES.isdisjoint(name.split(".")):
+                raise TinylaneError(
+                    f"{name} is for lanes; give side=tinylane.checkpoints.side.Side"
+                )
         if self.backend == "mlx":  # weights that this thread left uncomputed no other could use
             import mlx.core as mx
 
@@ -112,7 +120,16 @@ class Model:
     def plan(self, rope: Rotation, mask: LaneMask, places: Places) -> Plan:
         """`make_plan` for this model, in its backend's arrays."""
         dtype = np.float64 if self.dtype == "float64" else np.float32
-        return make_plan(self.config, rope, mask, places, dtype, self.array, self.params)
+        plan = make_plan(self.config, rope, mask, places, dtype, self.array)
+        if self.side is None:
+            return plan
+        of_pass = self.side.planned(self.params, self.config, rope, mask, places, self.array)
+        return plan._replace(side=of_pass)
+
+    def entries(self) -> list[int]:
+        """The layer of every entry of a cache: one each, and those that `side` has beside them."""
+        layers = [*range(self.config.layers)]
+        return layers if self.side is None else layers + self.side.layers(self.params, self.config)
 
     def new_cache(
         self, lane_rope: Rotation | None = None, lane_mask: LaneMask | None = None

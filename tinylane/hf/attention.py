@@ -31,7 +31,7 @@ Turn = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, (T, D/2) each
 
 
 class OfLanes(NamedTuple):
-    """What the keys' lanes add to keys and values (`lane_kv`, see `tinylane.core.side`).
+    """What the keys' lanes add to keys and values (`lane_kv`, see `tinylane.checkpoints.side`).
 
     table: (layers, 1 + M, D). rows: (S,) each key's row in it. turn: of the keys, (S, D/2) each.
     """

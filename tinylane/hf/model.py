@@ -17,13 +17,13 @@ import torch
 from tinylane.checkpoints.adapter import fill_all, load_adapter
 from tinylane.checkpoints.config_json import ARCHITECTURES, sampling_defaults
 from tinylane.checkpoints.extras import summary
+from tinylane.checkpoints.side import LANE_EMBED, LANE_KV, rows_of_lanes
 from tinylane.checkpoints.tokenizer import Tokenizer
 from tinylane.core.cache import LaneCache
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError, of_kind
 from tinylane.core.lanes import LaneMask, LaneRoPE, Places, Rotation
 from tinylane.core.model import Model
-from tinylane.core.side import LANE_EMBED, LANE_KV, rows_of_lanes
 from tinylane.hf.attention import LanePass, OfLanes, attending, make_pass, standing
 from tinylane.hf.cache import HFCache
 

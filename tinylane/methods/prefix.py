@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from tinylane.checkpoints.side import LANE_EMBED, LANE_KV
 from tinylane.core.cache import LaneCache
 from tinylane.core.errors import of_kind
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Rotation
-from tinylane.core.side import LANE_EMBED, LANE_KV
 
 
 def keep_prefix(

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from tinylane.checkpoints import extras
+from tinylane.checkpoints.side import BRIDGE
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.core.model import Model
-from tinylane.core.side import BRIDGE
 from tinylane.testing.laws import (
     Logits,
     Report,

@@ -32,13 +32,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tinylane.checkpoints.side import lace_layers
 from tinylane.core.cache import LaneCache
 from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, Rotation
 from tinylane.core.model import Model
 from tinylane.core.sampling import Sampler
-from tinylane.core.side import lace_layers
 from tinylane.methods.life import Decoding
 from tinylane.testing.shadow import Row, Shadow, columns
 from tinylane.testing.strategies import lane_ropes, masks

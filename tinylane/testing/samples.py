@@ -16,6 +16,7 @@ import numpy as np
 
 from tinylane.checkpoints import extras
 from tinylane.checkpoints.load import choose_ops
+from tinylane.checkpoints.side import Side
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError, whole
 from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, LaneRoPE, Rotation
@@ -219,7 +220,7 @@ class Case:
 
             params = {name: mx.array(w).astype(getattr(mx, dtype)) for name, w in params.items()}
         chosen = choose_ops(ops or ("plain", "fast")[self.seed % 2], backend, self.config)
-        return Model(self.config, params, backend, dtype, ops=chosen)
+        return Model(self.config, params, backend, dtype, ops=chosen, side=Side)
 
 
 def random_weights(config: ModelConfig, seed: int, adapted: bool = False) -> dict[str, Any]:

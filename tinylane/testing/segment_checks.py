@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from tinylane.checkpoints.side import lace_layers
 from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.core.model import Model
 from tinylane.core.prompt import end_ids
 from tinylane.core.sampling import Sampler
-from tinylane.core.side import lace_layers
 from tinylane.methods.life import Decoding
 from tinylane.testing import segments as laws
 from tinylane.testing.laws import (

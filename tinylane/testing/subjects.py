@@ -87,7 +87,8 @@ def in_float64(model: Any, sample: Sample) -> Logits:
     if isinstance(model, Foreign):
         assert model.exact is not None
         return partial(model.exact, lane_rope=sample.rope, lane_mask=sample.mask)
-    return bound(Model(model.config, widened(model.params), "numpy", "float64"), sample)
+    wide = widened(model.params)
+    return bound(Model(model.config, wide, "numpy", "float64", side=model.side), sample)
 
 
 def some_lane(sample: Sample, choose: Chooser) -> int:

@@ -8,10 +8,10 @@ import mlx.core as mx
 import numpy as np
 
 from tinylane.checkpoints import extras
+from tinylane.checkpoints.side import LANE_EMBED
 from tinylane.core.config import ModelConfig
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import MAX_LANES
-from tinylane.core.side import LANE_EMBED
 
 
 def check_kinds(kinds: Sequence[str], width: int, lanes: int = 0) -> None:

@@ -20,7 +20,6 @@ import numpy as np
 from tinylane.core.config import ModelConfig
 from tinylane.core.decoder import Plan, block, matrix
 from tinylane.core.mlx_ops import OPS, blocks
-from tinylane.core.side import embed_rows
 from tinylane.train.exponentials import SLOW, gated, logsumexp, softmax
 
 LOGITS = 1 << 23 if SLOW else 1 << 26  # how many logits are computed at a time
@@ -79,7 +78,9 @@ def hidden(
     live: make every block a gradient checkpoint, and differentiate only the parameters of these
     names.
     """
-    x = embed_rows(params, tokens, plan.lanes, TRAINING)
+    x = TRAINING.embed(params, tokens)
+    if plan.side is not None:
+        x = plan.side.embed(params, x)
     for layer in range(config.layers):
         if live is None:
             x = block(params, config, layer, x, plan, TRAINING)

@@ -16,6 +16,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from tinylane.checkpoints.side import Side
 from tinylane.core.config import ModelConfig
 from tinylane.core.decoder import Params, Plan, make_plan
 from tinylane.core.lanes import LaneMask, LaneRoPE, Places
@@ -42,7 +43,10 @@ class TrainingPlan:
         theta, self.factor = frequencies(config.rope, config.head_dim)
         places = Places(positions, lanes, positions, lanes)
         some = LaneRoPE(np.ones_like(theta), prompt_lane)  # not 0, which has one block of keys
-        self.plan = make_plan(config, some, mask, places, array=mx.array, params=params)
+        self.plan = make_plan(config, some, mask, places, array=mx.array)
+        if params is not None:
+            side = Side.planned(params, config, some, mask, places, mx.array)
+            self.plan = self.plan._replace(side=side)
         rope = LaneRoPE(np.zeros_like(theta) if start is None else start, prompt_lane)
         angles = positions[:, None] * theta
         layers = range(1 if rope.omega.ndim == 1 else config.layers)

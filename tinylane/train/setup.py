@@ -22,6 +22,7 @@ from tinylane.checkpoints.adapter import OMEGA, Adapter, save_adapter
 from tinylane.checkpoints.config_json import read_config
 from tinylane.checkpoints.export import write_checkpoint
 from tinylane.checkpoints.load import find_folder, load, planned
+from tinylane.checkpoints.side import Side
 from tinylane.core import __version__
 from tinylane.core.errors import TinylaneError
 from tinylane.core.model import Model
@@ -84,7 +85,7 @@ def _from_scratch(folder: Path, seed: int) -> StartModel:
     params = random_mlx_params(config, seed)
     raw = json.dumps(read_json(folder / "config.json"), sort_keys=True)
     identity = hashlib.sha256(f"{raw}\n{seed}".encode()).hexdigest()
-    model = Model(config, params, "mlx", "float32", tokenizer, identity=identity)
+    model = Model(config, params, "mlx", "float32", tokenizer, identity=identity, side=Side)
     return StartModel(folder, model, None, identity, "float32", True)
 
 

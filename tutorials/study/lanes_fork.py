@@ -43,7 +43,7 @@ def main(alone: int, flags: list[str]) -> int:
         start, params = tuner.trainable.omega_start, tuner.trainable.params(tuner.groups)[0]
         return TrainingPlan(tuner.config, mask, i, m, tuner.recipe.prompt_lane, start, params)
 
-    Tuner._make_plan = plan  # type: ignore[method-assign]
+    Tuner._make_plan = plan  # type: ignore[method-assign,assignment]
     return command(["train", *flags])
 
 
