@@ -39,7 +39,7 @@ def lace_layers(params: Params, config: ModelConfig) -> range:
 
 
 class Side(NamedTuple):
-    """What one pass needs for them (`decoder.Plan.side`), and what the decoder calls in four places.
+    """What one pass needs for them (`decoder.Plan.side`); the decoder calls it in four places.
 
     params, ops: of the pass. A tensor that is not there changes nothing. The class is `Model.side`.
     """

@@ -37,7 +37,8 @@ class LaneCache:
         self.lane_rope, self.lane_mask = lane_rope, lane_mask
         self.positions = self.lanes = self.tokens = np.zeros(0, dtype=np.int64)
         self.model = model
-        self.layers: list[int] = model.entries()
+        beside = [] if model.side is None else model.side.layers(model.params, model.config)
+        self.layers = [*range(model.config.layers), *beside]  # of each entry
         self.keys: list[Array] = [None] * len(self.layers)
         self.values: list[Array] = [None] * len(self.layers)
 

@@ -24,7 +24,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tinylane.core.cache import LaneCache
-from tinylane.core.distribution import likeliest
 from tinylane.core.errors import TinylaneError, made, of_kind, whole
 from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, Rotation, Row
 from tinylane.core.model import Model
@@ -63,15 +62,12 @@ class Loop:
         self.stop, self.ends = ends(model, s.stop)
         self.seed = whole("seed", s.seed, 0, 2**128 - 1)
         self.chunk = whole("chunk", s.chunk, 1)
-        self.top_logprobs = whole("top_logprobs", s.top_logprobs, 0, model.config.vocab)
-        total = s.total_tokens
-        self.total_tokens = None if total is None else whole("total_tokens", total, n)
         drawn = Sampler.from_config(model.sampling) if s.sampler is None else s.sampler
         self.sampler = of_kind("sampler", drawn, Sampler, "a Sampler, or of a class made from it")
         self.mask = model.mask(n) if s.lane_mask is None else s.lane_mask
         if of_kind("lane_mask", self.mask, LaneMask, "a LaneMask").n < n:
             raise TinylaneError(f"{n} lanes, but visibility is {self.mask.n} x {self.mask.n}")
-        rope = self._rotation(s)
+        rope = self._rotation(s, n)
         self.prompt = encode_prompt(model, prompt, s.template)
         lane_ids, limits = s.of_lanes(model, n)
         self.clock = len(self.prompt) + max(map(len, lane_ids))  # of the next tokens to be drawn
@@ -91,8 +87,7 @@ class Loop:
         self._prompt_logits = self._forward(rows[len(self.cache) :])[SHARED]
         self.cache.settle(self._prompt_logits)
         for ids, limit in zip(lane_ids, limits, strict=True):
-            most = whole("max_tokens", limit, 1)
-            self._begin(Lane(len(self.lanes), ids, self.clock, most))
+            self._begin(Lane(len(self.lanes), ids, self.clock, whole("max_tokens", limit, 1)))
         self.prefill_seconds = time.perf_counter() - began
 
     @property
@@ -117,23 +112,17 @@ class Loop:
         for lane, token, logprob in zip(live, drawn, logprobs, strict=True):
             place = self.position(lane.index)
             lane.write(token, logprob, place, self.steps)
-            if k := self.top_logprobs:
-                step.top_logprobs[lane.index] = likeliest(self._logits[lane.index], k)
-                lane.top_logprobs.append(step.top_logprobs[lane.index])
             before = len(lane.text)
             reason = "stop" if token in self.ends or self._say(lane, token) else None
             if reason is None:
                 full = place + 1 >= self.model.config.context
-                if place < self.model.config.context:  # a clock that others moved on may be past it
-                    self._feed.append((token, place, lane.index))
+                self._feed.append((token, place, lane.index))
                 reason = "length" if full or len(lane.tokens) >= lane.max_tokens else None
             if reason is not None:
                 self._end(lane, reason)
             step.tokens[lane.index], step.logprobs[lane.index] = token, logprob
             step.texts[lane.index] = lane.text[before:]
         self.steps, self.clock = self.steps + 1, self.clock + 1
-        for m, text in self._spend().items():
-            step.texts[m] += text
         if self._ahead:
             self._ahead.start(self._feed if self.live else [])
         step.finished.update({x.index: x.finish_reason or "" for x in live if x.finish_reason})
@@ -158,7 +147,7 @@ class Loop:
 
     # Within. `tinylane.Decoding` has its own of the first three.
 
-    def _rotation(self, s: Any) -> Rotation:
+    def _rotation(self, s: Any, n: int) -> Rotation:
         return self.model.rope(s.lane_rope, self.mask)
 
     def _cache(self, s: Any, rope: Rotation) -> LaneCache:
@@ -204,9 +193,7 @@ class Loop:
         return logits_of
 
     def _draw(self, live: list[Lane], known: bool = True) -> tuple[list[int], list[float]]:
-        """The tokens that live lanes write next, and their log-probabilities.
-
-        known: whether what they draw is fed next; not if lanes write what they were given."""
+        """What live lanes write next, and its log-probabilities. known: it is fed as it is drawn."""
         rows = [self._logits[lane.index] for lane in live]
         logits = rows[0].__array_namespace__().stack(rows)
         draws = np.array([uniform(self.seed, lane.index, len(lane.tokens)) for lane in live])
@@ -230,14 +217,3 @@ class Loop:
     def _end(self, lane: Lane, reason: str) -> None:
         lane.finish_reason = reason
         lane.text += self._streams[lane.index].flush()
-
-    def _spend(self) -> dict[int, str]:
-        """End all lanes if a step would be more than all may have; what that adds to texts."""
-        alive, added = [x for x in self.lanes if x.finish_reason is None], dict[int, str]()
-        step_more = sum(len(x.tokens) for x in self.lanes) + len(self.live)
-        if self.total_tokens and step_more > self.total_tokens:
-            for lane in alive:
-                before = len(lane.text)
-                self._end(lane, "budget")
-                added[lane.index] = lane.text[before:]
-        return added

@@ -53,11 +53,9 @@ class Model:
     side: Any = None  # what uses tensors that are for lanes: `tinylane.checkpoints.side.Side`
 
     def __post_init__(self) -> None:
-        for name in self.params if self.side is None else ():
-            if not FOR_LANES.isdisjoint(name.split(".")):
-                raise TinylaneError(
-                    f"{name} is for lanes; give side=tinylane.checkpoints.side.Side"
-                )
+        beside = [name for name in self.params if not FOR_LANES.isdisjoint(name.split("."))]
+        if beside and self.side is None:
+            raise TinylaneError(f"{beside[0]} is for lanes; give side=checkpoints.side.Side")
         if self.backend == "mlx":  # weights that this thread left uncomputed no other could use
             import mlx.core as mx
 
@@ -125,11 +123,6 @@ class Model:
             return plan
         of_pass = self.side.planned(self.params, self.config, rope, mask, places, self.array)
         return plan._replace(side=of_pass)
-
-    def entries(self) -> list[int]:
-        """The layer of every entry of a cache: one each, and those that `side` has beside them."""
-        layers = [*range(self.config.layers)]
-        return layers if self.side is None else layers + self.side.layers(self.params, self.config)
 
     def new_cache(
         self, lane_rope: Rotation | None = None, lane_mask: LaneMask | None = None

@@ -28,7 +28,6 @@ class Settings:
     """What a `Loop` takes beside the model, the prompt and the number of lanes."""
 
     max_tokens: int | Sequence[int] = 256  # of each lane; or one number per lane
-    total_tokens: int | None = None  # of all lanes together: no step is taken that goes beyond
     stop: Any = None  # texts that end a lane (a special token's too), or ids of tokens
     sampler: Sampler | None = None  # None takes the checkpoint's generation_config
     seed: int = 0
@@ -37,7 +36,6 @@ class Settings:
     lane_prompts: Sequence[str | Sequence[int]] | None = None  # a text or token ids per lane
     template: dict[str, Any] | None = None  # keyword arguments of `Tokenizer.prompt_ids`
     chunk: int = 512  # rows of a prefill pass
-    top_logprobs: int = 0  # so many likeliest tokens are given beside each drawn one
 
     def of_lanes(self, model: Model, n: int) -> tuple[list[list[int]], list[int]]:
         """The prompts of n lanes as token ids, and max_tokens of each."""

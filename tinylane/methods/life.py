@@ -35,6 +35,7 @@ import numpy as np
 
 from tinylane.core.cache import LaneCache
 from tinylane.core.decoding import Loop
+from tinylane.core.distribution import likeliest
 from tinylane.core.errors import NEVER_RUN, TinylaneError, of_kind, show, whole
 from tinylane.core.lanes import SHARED, LaneMask, Rotation
 from tinylane.core.model import Model
@@ -48,6 +49,8 @@ from tinylane.methods.prefix import keep_prefix
 class LifeSettings(Settings):
     """What a `Decoding` takes beside the model, the prompt and the number of lanes."""
 
+    total_tokens: int | None = None  # of all lanes together: no step is taken that goes beyond
+    top_logprobs: int = 0  # so many likeliest tokens are given beside each drawn one
     cache: LaneCache | None = None  # an earlier decoding's: what the prompt shares is not fed again
     schedule: Callable[[Any], None] | None = None  # called before every step, with the `Decoding`
 
@@ -67,6 +70,10 @@ class Decoding(Loop):
         self.reused = 0  # rows of an earlier decoding's cache
         self.schedule: Any = settings.get("schedule")
         of_kind("schedule", self.schedule, (Callable, NoneType), "a function")
+        self.total_tokens: int | None = settings.get("total_tokens")
+        if self.total_tokens is not None:
+            least = lanes if isinstance(lanes, Integral) else 1
+            self.total_tokens = whole("total_tokens", self.total_tokens, int(least))
         self._after: dict[int, int] = {}  # lane -> the lane whose logits it begins with
         self._shift: dict[int, int] = {}  # lane -> its position less the clock's, if they differ
         self._paused: set[int] = set()
@@ -82,6 +89,22 @@ class Decoding(Loop):
     def position(self, lane: int) -> int:
         """Where the next token of a lane stands."""
         return self.clock + self._shift.get(self._lane(lane).index, 0)
+
+    def step(self) -> Step:
+        """Feed what the lanes drew last, and draw one token for every live lane."""
+        step = super().step()
+        context, k = self.model.config.context, self.top_logprobs
+        # A clock that lanes have moved on may be past the context.
+        self._feed = [row for row in self._feed if row[1] < context]
+        drew = [lane for lane in self.lanes if step.tokens[lane.index] is not None]
+        for lane in drew if k else ():
+            step.top_logprobs[lane.index] = likeliest(self._logits[lane.index], k)
+            lane.top_logprobs.append(step.top_logprobs[lane.index])
+        for m, text in self._spend().items():
+            step.texts[m] += text
+            if step.tokens[m] is not None:
+                step.finished[m] = "budget"
+        return step
 
     def __iter__(self) -> Iterator[Step]:
         while True:
@@ -302,7 +325,10 @@ class Decoding(Loop):
 
     # Within.
 
-    def _rotation(self, s: Any) -> Rotation:
+    def _rotation(self, s: Any, n: int) -> Rotation:
+        self.top_logprobs = whole("top_logprobs", s.top_logprobs, 0, self.model.config.vocab)
+        if self.model.side is not None:
+            self.model.side.check(self.model.params, self.model.config, n)
         rope = self.model.rope(s.lane_rope, self.mask if s.schedule is None else None)
         self.plain = not rope.same_as(self.model.rope(s.lane_rope))
         return rope
@@ -401,6 +427,17 @@ class Decoding(Loop):
         self._streams[lane.index], lane.text = text_stream(self.model, self.stop), ""
         for token in lane.tokens:
             self._say(lane, token)
+
+    def _spend(self) -> dict[int, str]:
+        """End all lanes if a step would be more than all may have; what that adds to texts."""
+        alive, added = [x for x in self.lanes if x.finish_reason is None], dict[int, str]()
+        step_more = sum(len(x.tokens) for x in self.lanes) + len(self.live)
+        if self.total_tokens and step_more > self.total_tokens:
+            for lane in alive:
+                before = len(lane.text)
+                self._end(lane, "budget")
+                added[lane.index] = lane.text[before:]
+        return added
 
 
 def stream(model: Model, prompt: Prompt, **settings: Any) -> Iterator[Step]:
