@@ -38,6 +38,20 @@ def lace_layers(params: Params, config: ModelConfig) -> range:
     return layers if f"model.layers.{layers[0]}.lace.up_proj.weight" in params else range(0)
 
 
+def rows_of_lanes(params: Params, config: ModelConfig, lanes: np.ndarray) -> np.ndarray:
+    """Where the tables have the rows of these lanes: (T,) int32.
+
+    Raises TinylaneError for a lane that a table has no row for, or none of this width.
+    """
+    for kind, width in (("lane_embed", config.width), ("lane_kv", config.head_dim)):
+        for name in [name for name in params if f".{kind}." in name]:
+            have, *wide = shape = tuple(params[name].shape)
+            if wide != [width] or lanes.max() + 1 >= have:
+                none = f"lane {lanes.max()} has no row in {name}, which is for {have - 1} lanes"
+                raise TinylaneError(f"{none}; its shape is {shape}, expected (1 + lanes, {width})")
+    return (lanes + 1).astype(np.int32)
+
+
 class Side(NamedTuple):
     """What one pass needs for them (`decoder.Plan.side`); the decoder calls it in four places.
 
@@ -49,6 +63,11 @@ class Side(NamedTuple):
     lanes: Array | None = None  # (T,) each row's in tables of lanes: lane + 1, and 0 for SHARED
     same: Mask = None  # (T, T) booleans: who sees whom across a bridge, or None: all
     across: Mask = None  # as `Plan.mask`: who sees whom in LACE
+
+    # Of a model: the layers of the entries that a cache has for LACE, behind the layers' own; and
+    # where tables have the rows of lanes.
+    layers = staticmethod(lace_layers)
+    rows = staticmethod(rows_of_lanes)
 
     @classmethod
     def planned(
@@ -79,16 +98,6 @@ class Side(NamedTuple):
             seen = across.seen(places)
             side = side._replace(across=array(seen) if isinstance(seen, np.ndarray) else seen)
         return side
-
-    @staticmethod
-    def check(params: Params, config: ModelConfig, n: int) -> None:
-        """Raise TinylaneError if a table has no row for one of n lanes."""
-        rows_of_lanes(params, config, np.arange(n))
-
-    @staticmethod
-    def layers(params: Params, config: ModelConfig) -> list[int]:
-        """The layer of each entry that a cache has for LACE, behind the layers' own."""
-        return [*lace_layers(params, config)]
 
     def embed(self, params: Params, x: Array) -> Array:
         """Token embeddings, and what a row gets for its lane: (..., T, C) -> (..., T, C)."""
@@ -142,17 +151,3 @@ class Side(NamedTuple):
         for y in ops.linears(params, [name + part for part in ("q_proj", "k_proj", "v_proj")], x):
             wide = min(self.config.head_dim, y.shape[-1])
             yield y.reshape(*y.shape[:-1], -1, wide).swapaxes(-2, -3)
-
-
-def rows_of_lanes(params: Params, config: ModelConfig, lanes: np.ndarray) -> np.ndarray:
-    """Where the tables have the rows of these lanes: (T,) int32.
-
-    Raises TinylaneError for a lane that a table has no row for, or none of this width.
-    """
-    for kind, width in (("lane_embed", config.width), ("lane_kv", config.head_dim)):
-        for name in [name for name in params if f".{kind}." in name]:
-            have, *wide = shape = tuple(params[name].shape)
-            if wide != [width] or lanes.max() + 1 >= have:
-                none = f"lane {lanes.max()} has no row in {name}, which is for {have - 1} lanes"
-                raise TinylaneError(f"{none}; its shape is {shape}, expected (1 + lanes, {width})")
-    return (lanes + 1).astype(np.int32)

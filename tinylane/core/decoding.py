@@ -193,7 +193,7 @@ class Loop:
         return logits_of
 
     def _draw(self, live: list[Lane], known: bool = True) -> tuple[list[int], list[float]]:
-        """What live lanes write next, and its log-probabilities. known: it is fed as it is drawn."""
+        """What live lanes write next, and its log-probabilities. known: it is fed as drawn."""
         rows = [self._logits[lane.index] for lane in live]
         logits = rows[0].__array_namespace__().stack(rows)
         draws = np.array([uniform(self.seed, lane.index, len(lane.tokens)) for lane in live])

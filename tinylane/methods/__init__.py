@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from importlib import import_module
 from types import NoneType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tinylane.checkpoints import extras
 from tinylane.core.errors import TinylaneError, of_kind, reals, show, whole
 from tinylane.core.lanes import MAX_LANES
 from tinylane.core.model import Model
@@ -24,7 +23,11 @@ from tinylane.core.prompt import Prompt, encode_lane_prompt, encode_prompt
 from tinylane.core.result import Result, Step
 from tinylane.core.sampling import Sampler
 from tinylane.methods.life import Decoding
-from tinylane.methods.method import Anew, Job, Method, Setup
+
+if TYPE_CHECKING:
+    from tinylane.methods.method import Job, Method, Setup
+
+    METHODS: Mapping[str, Method]
 
 NAMES = (
     "independent", "best_of_n", "beam", "lanerope", "group_think", "hogwild", "hogwild_steps",
@@ -52,22 +55,13 @@ def method(name: str) -> Method:
     return chosen
 
 
-class _Methods(Mapping[str, Method]):
-    """All of them by name, each imported when it is asked for."""
-
-    def __getitem__(self, name: str) -> Method:
-        if name not in NAMES:
-            raise KeyError(name)
-        return method(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(NAMES)
-
-    def __len__(self) -> int:
-        return len(NAMES)
-
-
-METHODS: Mapping[str, Method] = _Methods()
+def __getattr__(name: str) -> Any:
+    """METHODS, a dict of all by name, and the classes of `method`: imported when they are used."""
+    if name == "METHODS":
+        return {one: method(one) for one in NAMES}
+    if name in ("Job", "Method", "Setup"):
+        return getattr(import_module("tinylane.methods.method"), name)
+    raise AttributeError(f"module 'tinylane.methods' has no attribute {name!r}")
 
 
 def prepare(
@@ -77,6 +71,9 @@ def prepare(
 
     Raises TinylaneError for an option that the method does not have, or of a wrong value.
     """
+    from tinylane.checkpoints import extras
+    from tinylane.methods.method import Anew, Job
+
     chosen, given = method(name), checked(name, options)
     n = whole("lanes", lanes, 1, MAX_LANES)
     limit = whole("max_tokens", max_tokens, 1)
@@ -173,6 +170,8 @@ def decode(
 
 def start(model: Model, prompt: Prompt, setup: Setup, **settings: Any) -> Decoding:
     """A `Decoding` with what `prepare` gave; where both say something, it wins."""
+    from tinylane.methods.method import Setup
+
     decided = dict(of_kind("setup", setup, Setup, "what tinylane.methods.prepare gives").settings)
     given = {k: value for k, value in settings.items() if value is not None and k not in decided}
     if len(given.get("lane_prompts", ())) not in (0, setup.lanes):

@@ -328,7 +328,7 @@ class Decoding(Loop):
     def _rotation(self, s: Any, n: int) -> Rotation:
         self.top_logprobs = whole("top_logprobs", s.top_logprobs, 0, self.model.config.vocab)
         if self.model.side is not None:
-            self.model.side.check(self.model.params, self.model.config, n)
+            self.model.side.rows(self.model.params, self.model.config, np.arange(n))
         rope = self.model.rope(s.lane_rope, self.mask if s.schedule is None else None)
         self.plain = not rope.same_as(self.model.rope(s.lane_rope))
         return rope
