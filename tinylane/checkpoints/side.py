@@ -18,8 +18,8 @@ Row `lane + 1` of a table is the lane's, row 0 that of SHARED rows.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +52,8 @@ def rows_of_lanes(params: Params, config: ModelConfig, lanes: np.ndarray) -> np.
     return (lanes + 1).astype(np.int32)
 
 
-class Side(NamedTuple):
+@dataclass(frozen=True)
+class Side:
     """What one pass needs for them (`decoder.Plan.side`); the decoder calls it in four places.
 
     params, ops: of the pass. A tensor that is not there changes nothing. The class is `Model.side`.
@@ -87,8 +88,8 @@ class Side(NamedTuple):
         side = cls(config, lace_layers(params, config))
         if {LANE_EMBED, LANE_KV, BRIDGE} & params.keys():
             same = mask.same_step(places.positions, places.lanes)
-            side = side._replace(lanes=array(rows_of_lanes(params, config, places.lanes)))
-            side = side._replace(same=None if same.all() else array(same))
+            rows = array(rows_of_lanes(params, config, places.lanes))
+            side = replace(side, lanes=rows, same=None if same.all() else array(same))
         elif not side.lace and "model.layers.0.p_match.down_proj.weight" not in params:
             return None
         if side.lace:
@@ -96,7 +97,7 @@ class Side(NamedTuple):
                 raise TinylaneError("LACE reads other lanes than the layers do; give a LaneRoPE")
             across = mask if mask.side is None else replace(mask, visibility=mask.side, side=None)
             seen = across.seen(places)
-            side = side._replace(across=array(seen) if isinstance(seen, np.ndarray) else seen)
+            side = replace(side, across=array(seen) if isinstance(seen, np.ndarray) else seen)
         return side
 
     def embed(self, params: Params, x: Array) -> Array:
