@@ -142,6 +142,30 @@ def test_it_says_what_it_tunes_and_how_fast(
     assert entry["seconds_left"] == 0 and entry["rate"] == pytest.approx(0.02)
 
 
+def test_it_says_when_nothing_tells_joint_lanes_apart(
+    ask: Any, base: Path, data: Path, tmp_path: Path
+) -> None:
+    """Greedy lanes then write one text, however long one trains (the page on lanes has it)."""
+    lines = [json.loads(line) for line in data.read_text().splitlines()]
+    same = [{**line, "lane_prompts": line["lane_prompts"][:1] * 2} for line in lines]
+    one_tag, blind = (
+        write_jsonl(tmp_path / "one.jsonl", same),
+        ("--omega", "none", "--no-tune-omega"),
+    )
+    for k, (file, said, *more) in enumerate(
+        [
+            (one_tag, True, *blind),
+            (data, False, *blind),  # their tags differ
+            (one_tag, False),
+            (one_tag, False, *blind, "--visibility", "star"),
+            (one_tag, False, *blind, "--lag", 1),
+            (one_tag, False, *blind, "--extra", "lane_embed"),
+        ]
+    ):
+        code, _, err = ask(*command("sft", base, file, tmp_path / str(k), "--stop-at", 1, *more))
+        assert code == 0 and ("nothing tells lanes apart" in err) is said, more
+
+
 def test_kto_says_when_one_kind_of_label_is_missing(
     ask: Any, base: Path, data: Path, tmp_path: Path
 ) -> None:

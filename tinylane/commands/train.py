@@ -206,6 +206,11 @@ def _tune(args: Any) -> int:
         if not good or not bad:
             common.note("kto needs good and bad transcripts; one kind is missing")
     common.note(setup.describe(session.tuner.trainable), args.quiet)
+    if setup.alike(session):
+        common.note(
+            "nothing tells lanes apart: they read each other without an Omega, and their prompts "
+            "end in one token; greedy lanes will all write the same (--omega ntk, or --tune-omega)"
+        )
     with (
         ExitStack() as first,
         Progress(recipe.steps, quiet=args.quiet, name="training") as progress,

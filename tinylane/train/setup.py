@@ -22,7 +22,7 @@ from tinylane.checkpoints.adapter import OMEGA, Adapter, save_adapter
 from tinylane.checkpoints.config_json import read_config
 from tinylane.checkpoints.export import write_checkpoint
 from tinylane.checkpoints.load import find_folder, load, planned
-from tinylane.checkpoints.side import Side
+from tinylane.checkpoints.side import LANE_EMBED, LANE_KV, Side
 from tinylane.core import __version__
 from tinylane.core.errors import TinylaneError
 from tinylane.core.model import Model
@@ -201,6 +201,25 @@ def prepare(
     tokenizer = start.model.tokenizer
     raw = (template or {}).get("raw", tokenizer is not None and tokenizer.raw)
     return Session(tuner, start, data, raw, settings, notes)
+
+
+def alike(session: Session) -> bool:
+    """Whether nothing that is trained can make greedy lanes of a transcript differ.
+
+    Rows with one token, one position and the same keys have the same logits. Lanes' first rows are
+    such rows if every lane reads all others at once, no Omega turns them, no table of lanes is
+    added, and their prompts end in one token.
+    """
+    tuner, data = session.tuner, session.data
+    tuned, recipe = tuner.trainable, tuner.recipe
+    params = tuned.params(tuner.groups)[0]
+    apart = tuned.omega_start.any() or "omega" in tuned.groups
+    apart = apart or recipe.lag > 0 or not recipe.mask(max(data.counts)).visibility.all()
+    if apart or {LANE_EMBED, LANE_KV} & params.keys():
+        return False
+    several = [t.lane_prompts for t in data.transcripts if len(t.lanes) > 1]
+    ends = [{tuple(prompt[-1:]) for prompt in prompts} for prompts in several]
+    return bool(several) and all(len(last) == 1 for last in ends)
 
 
 def describe(tuned: Trainable) -> str:
