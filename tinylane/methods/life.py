@@ -58,8 +58,20 @@ class LifeSettings(Settings):
 class Decoding(Loop):
     """N lanes of one prompt, step by step; they may join, fork, wait, be sealed and end.
 
-    prompt, lanes, settings: as of `Loop`, and the fields of `LifeSettings`. Each operation raises
-    TinylaneError, and changes nothing, for a lane that is not there or not in a state for it.
+    prompt: text, chat messages, or token ids. settings: the fields of `LifeSettings`, by keyword;
+    `tinylane.mode` gives a rotation and a mask by name. Raises TinylaneError as `Loop` does. So
+    does each operation, and changes nothing, for a lane that is not there or not in a state for it.
+
+    >>> from tinylane.core.config import ModelConfig
+    >>> from tinylane.core.random_weights import random_params
+    >>> config = ModelConfig()
+    >>> model = Model(config, random_params(config, seed=0))
+    >>> decoding = Decoding(model, [5, 6, 7], lanes=2, max_tokens=4)
+    >>> step = decoding.step()
+    >>> new = decoding.fork(1)  # it has written what lane 1 has, and goes on by itself
+    >>> step = decoding.step()
+    >>> new.index, new.tokens[0] == decoding.lanes[1].tokens[0], decoding.cache.lanes.tolist()
+    (2, True, [-1, -1, -1, 0, 1, 2])
     """
 
     takes = LifeSettings
