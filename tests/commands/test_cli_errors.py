@@ -19,6 +19,7 @@ from helpers_cli import GAME, TEXT, generate, subprocess_run, write_checkpoint
 
 from tinylane.commands import common
 from tinylane.evaluate.tasks.shell_game import END
+from tinylane.methods import life
 from tinylane.methods.life import Decoding
 
 ask, game, plain = helpers_cli.ask, helpers_cli.game, helpers_cli.plain  # fixtures
@@ -224,6 +225,27 @@ def test_ctrl_c_prints_what_there_is_and_marks_the_lanes(
         assert lane["tokens"] == there["tokens"][:done]
         assert len(lane["logprobs"]) == done
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_interrupted_token_without_its_likeliest_ones_is_removed(
+    ask: Any, plain: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """So the saved run can be read: its lists have one length."""
+    calls, real = [0], life.likeliest
+
+    def likeliest(logits: Any, k: int) -> Any:
+        calls[0] += 1
+        if calls[0] == 4:  # of the second lane, in the second step
+            raise KeyboardInterrupt
+        return real(logits, k)
+
+    monkeypatch.setattr(life, "likeliest", likeliest)
+    argv = ["--lanes", "2", "--top-logprobs", "2", "--logit-bias", "1:-inf", *TEXT]
+    code, _, _ = ask("generate", "--model", plain, "--save", str(tmp_path / "run.json"), *argv)
+    lanes = json.loads((tmp_path / "run.json").read_text())["lanes"]
+    assert code == 130 and [len(lane["tokens"]) for lane in lanes] == [2, 1]
+    for lane in lanes:
+        assert len(lane["logprobs"]) == len(lane["top_logprobs"]) == len(lane["tokens"])
 
 
 def test_an_interrupted_shell_game_does_not_vote(

@@ -71,7 +71,10 @@ def decode(decoding: Decoding, output: Shows) -> tuple[bool, TinylaneError | Non
             failed = error
         unfinished = decoding.live
         for lane in unfinished:
-            del lane.tokens[len(lane.logprobs) :], lane.top_logprobs[len(lane.logprobs) :]
+            lists = lane.tokens, lane.logprobs, lane.top_logprobs
+            held = min(map(len, lists if decoding.top_logprobs else lists[:2]))
+            for each in lists:
+                del each[held:]
             decoding.finish(lane.index)
         output.settle(decoding)
         return bool(unfinished) and failed is None, failed
