@@ -94,10 +94,9 @@ def limits() -> list[Limit]:
     in_core = (PACKAGE / "core").rglob("*.py")
     return [
         Limit("lines of the study path", sum(map(lines_to_read, study)), 1500),
-        # Wanted: 1900 with all that it imports, and 2520 in the core.
-        Limit("lines with all that it imports", sum(map(lines_to_read, reach(study))), 2020),
-        Limit("lines of tinylane/core", sum(map(lines_to_read, in_core)), 2665),
-        Limit("lines of tinylane", sum(map(lines, PACKAGE.rglob("*.py"))), 37960),  # wanted: 18500
+        Limit("lines with all that it imports", sum(map(lines_to_read, reach(study))), 1900),
+        Limit("lines of tinylane/core", sum(map(lines_to_read, in_core)), 2520),
+        Limit("lines of tinylane", sum(map(lines, PACKAGE.rglob("*.py"))), 38000),  # wanted: 18500
         Limit("entries of tinylane/", len(entries), 14),
     ]
 

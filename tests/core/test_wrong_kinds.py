@@ -15,8 +15,8 @@ import pytest
 import tinylane
 from tinylane.core.config import ModelConfig
 from tinylane.core.hogwild import Hogwild
-from tinylane.core.prompt import Settings
 from tinylane.core.random_weights import random_params
+from tinylane.methods.prompt import Settings
 from tinylane.testing import tolerance
 
 CONFIG = ModelConfig(vocab=40, width=32, heads=4, kv_heads=2, head_dim=8, mlp_width=32)

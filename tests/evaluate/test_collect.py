@@ -17,13 +17,13 @@ from helpers_cli import ask, game  # noqa: F401 - fixtures
 
 import tinylane
 from tinylane.core.errors import TinylaneError
-from tinylane.core.prompt import encode_prompt
 from tinylane.core.sampling import Sampler
 from tinylane.evaluate import collect, runner, tasks
 from tinylane.evaluate.answers import normalise, vote
 from tinylane.evaluate.collaboration import Collaboration
 from tinylane.evaluate.tasks.task import Options
 from tinylane.files.run_dir import Journal
+from tinylane.methods.prompt import encode_prompt
 from tinylane.train.data import read_transcripts
 
 WARM = Sampler(temperature=1.0, logit_bias=dict.fromkeys(range(256, 267), 6.0))

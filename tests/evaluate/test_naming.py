@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 import tinylane
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import SHARED
-from tinylane.core.prompt import encode_lane_prompt, encode_prompt
 from tinylane.evaluate import likelihood, tasks
 from tinylane.evaluate.tasks import naming
 from tinylane.evaluate.tasks.task import Options, Problem
+from tinylane.methods.prompt import encode_lane_prompt, encode_prompt
 
 model = helpers_eval.model  # fixture
 

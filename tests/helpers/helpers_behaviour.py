@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from helpers_methods import PROMPT, WARM, small
 
-from tinylane.core.prompt import encode_lane_prompt
 from tinylane.methods import decode
 from tinylane.methods.life import Decoding
+from tinylane.methods.prompt import encode_lane_prompt
 
 MODEL = small()
 END = next(iter(MODEL.tokenizer.eos_ids))

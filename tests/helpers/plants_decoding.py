@@ -134,7 +134,7 @@ DECODING = [
     Plant(
         "a lane goes on after its end token",
         "decoding",
-        swap("decoding.Loop.step", "token in self.ends or self._say", "self._say"),
+        swap("life.Decoding._stops", "token in self.ends or self._say", "self._say"),
     ),
     Plant(
         "an end token is fed to the others",
@@ -175,8 +175,8 @@ DECODING = [
         "decoding",
         swap(
             "decoding.Loop._draw",
-            "self.prompt + own_text(self.lanes, lane)",
-            "own_text(self.lanes, lane)",
+            "[*self.prompt, *self._written(lane)]",
+            "self._written(lane)",
         ),
     ),
     Plant(

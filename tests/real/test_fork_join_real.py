@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import tinylane
-from tinylane.core.prompt import end_ids
 from tinylane.methods.life import Decoding
 from tinylane.testing import (
     LawViolation,
@@ -76,7 +75,7 @@ def test_a_decoding_that_joins_is_one_flat_pass_of_transformers(both: Any, joine
     path ends by a token: that would not be fed, and its place would stay empty."""
     model, plain = both
     lengths = [6, 9, 4]
-    never = dict.fromkeys(end_ids(model), -np.inf)
+    never = dict.fromkeys(model.end_ids, -np.inf)
     decoding = Decoding(
         model, model.tokenizer.encode(PROMPT), 3, max_tokens=lengths, lane_rope=joined.rope,
         lane_mask=tinylane.LaneMask.independent(3), schedule=lambda d: None, seed=3,

@@ -23,7 +23,7 @@ from tinylane.checkpoints.tokenizer import Tokenizer
 from tinylane.commands import common, progress
 from tinylane.core.errors import TinylaneError
 from tinylane.core.model import Model
-from tinylane.core.prompt import encode_prompt
+from tinylane.methods.prompt import encode_prompt
 from tinylane.train.data import Data, read_transcripts, rows
 
 END = GAME.ids["<end>"]
@@ -262,7 +262,8 @@ def test_twelve_thousand_transcripts_are_prepared_by_one_process(
     names = {"bos_token": helpers_text.BOS, "eos_token": helpers_text.EOS}
     tokenizer = Tokenizer(core, names, chat_template=SMOLLM2)
     config = SimpleNamespace(eos_ids=(), vocab=tokenizer.vocab_size, context=4096)
-    model: Any = SimpleNamespace(tokenizer=tokenizer, config=config)
+    ends = frozenset(tokenizer.eos_ids)
+    model: Any = SimpleNamespace(tokenizer=tokenizer, config=config, end_ids=ends)
     lines = [
         {"messages": [{"role": "user", "content": f"What is {k}?"}], "lanes": [f"{k}", "so"]}
         for k in range(12_000)

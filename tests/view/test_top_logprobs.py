@@ -13,11 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinylane.commands.cli import main
-from tinylane.core.distribution import likeliest
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask
 from tinylane.core.sampling import Sampler
-from tinylane.methods.life import Decoding, generate
+from tinylane.methods.life import Decoding, generate, likeliest
 from tinylane.view.replay import replay
 from tinylane.view.run_file import load_run
 

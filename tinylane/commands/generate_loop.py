@@ -71,7 +71,7 @@ def decode(decoding: Decoding, output: Shows) -> tuple[bool, TinylaneError | Non
             failed = error
         unfinished = decoding.live
         for lane in unfinished:
-            lists = lane.tokens, lane.logprobs, lane.top_logprobs
+            lists: tuple[list[Any], ...] = (lane.tokens, lane.logprobs, lane.top_logprobs)
             held = min(map(len, lists if decoding.top_logprobs else lists[:2]))
             for each in lists:
                 del each[held:]

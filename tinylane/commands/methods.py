@@ -10,7 +10,7 @@ from typing import Any
 from tinylane.commands import common
 from tinylane.commands.terminal import print_table
 from tinylane.methods import METHODS, NAMES, method
-from tinylane.methods.method import Method
+from tinylane.methods.choices import Method
 
 SHOWN = ("place", "sees", "life", "draws", "extra")
 

@@ -17,9 +17,9 @@ from tinylane.core import __version__
 from tinylane.core.errors import CheckFailed, TinylaneError
 from tinylane.core.lanes import LaneRoPE
 from tinylane.core.model import Model
-from tinylane.core.prompt import encode_prompt
 from tinylane.evaluate.tasks.shell_game import game_of
 from tinylane.files.display import counted
+from tinylane.methods.prompt import encode_prompt
 from tinylane.testing import verification
 from tinylane.testing.samples import Sample
 from tinylane.testing.verification import LONGEST, Finding, Verification

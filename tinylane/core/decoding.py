@@ -1,14 +1,13 @@
 """Joint decoding: every step is one forward pass that gives each live lane one token.
 
-`Loop` runs lanes that begin together, from their first token to their last. The prompt is prefilled
-once and shared; lane prompts end together, so that all lanes generate their first token at the same
-position. A lane's token is fed, and so can be seen by the lanes that may see it, in the step after
-it was sampled. An end token, or the token that completes a stop string, is never fed: it ends the
-lane and is not part of what it wrote.
+`Loop` runs lanes that begin together, from their first token to their last: token ids in, token ids
+out. The prompt is prefilled once and shared; lane prompts end together, so that all lanes generate
+their first token at the same position. A lane's token is fed, and so can be seen by the lanes that
+may see it, in the step after it was sampled. An end token is never fed: it ends the lane.
 
-`tinylane.Decoding` is this loop with all that may happen to lanes between two steps: they join,
-fork, wait, are sealed (`tinylane.methods.life`). `tinylane.core.oracle` does the same as the loop
-by recomputing everything at every step.
+`tinylane.Decoding` is this loop with text (stop strings too), and with all that may happen to lanes
+between two steps: they join, fork, wait, are sealed (`tinylane.methods.life`).
+`tinylane.core.oracle` does the same as the loop by recomputing everything at every step.
 
     N lanes   T rows of a pass   V vocab
 """
@@ -19,25 +18,22 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from operator import itemgetter
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from tinylane.core.cache import LaneCache
 from tinylane.core.errors import TinylaneError, made, of_kind, whole
-from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, Rotation, Row
+from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, Row
 from tinylane.core.model import Model
-from tinylane.core.prompt import Prompt, Settings, encode_prompt, ends, text_stream
-from tinylane.core.result import Lane, Result, Step, own_text
+from tinylane.core.result import Lane, LoopSettings, Result, Step
 from tinylane.core.sampling import Sampler, as_lists, uniform
 
 
 class Loop:
-    """N lanes of one prompt, step by step.
+    """N lanes of one prompt, step by step. Laws 7, 8, 9 and 13.
 
-    prompt: text, chat messages, or token ids. settings: the fields of `Settings`, by keyword;
-    `tinylane.mode` gives a rotation and a mask by name. Raises TinylaneError for an empty prompt,
-    one that leaves no room in the context, and settings out of range. Laws 7, 8, 9 and 13.
+    prompt: token ids. settings: the fields of `LoopSettings`, by keyword. Raises TinylaneError for
+    an empty prompt, one that leaves no room in the context, and settings out of range.
 
     >>> from tinylane.core.config import ModelConfig
     >>> from tinylane.core.model import Model
@@ -53,13 +49,10 @@ class Loop:
     (4, [-1, -1, -1, 0, 1])
     """
 
-    takes: ClassVar[type[Settings]] = Settings
-
-    def __init__(self, model: Model, prompt: Prompt, lanes: int = 1, **settings: Any) -> None:
-        began, s = time.perf_counter(), made(self.takes, settings)
+    def __init__(self, model: Model, prompt: list[int], lanes: int = 1, **settings: Any) -> None:
+        began, s = time.perf_counter(), made(LoopSettings, settings)
         n = whole("lanes", lanes, 1, MAX_LANES)
         self.model = of_kind("model", model, Model, "a model: tinylane.load gives one")
-        self.stop, self.ends = ends(model, s.stop)
         self.seed = whole("seed", s.seed, 0, 2**128 - 1)
         self.chunk = whole("chunk", s.chunk, 1)
         drawn = Sampler.from_config(model.sampling) if s.sampler is None else s.sampler
@@ -67,9 +60,10 @@ class Loop:
         self.mask = model.mask(n) if s.lane_mask is None else s.lane_mask
         if of_kind("lane_mask", self.mask, LaneMask, "a LaneMask").n < n:
             raise TinylaneError(f"{n} lanes, but visibility is {self.mask.n} x {self.mask.n}")
-        rope = self._rotation(s, n)
-        self.prompt = encode_prompt(model, prompt, s.template)
-        lane_ids, limits = s.of_lanes(model, n)
+        self.prompt, lane_ids = list(prompt), s.lane_prompts or [[]] * n
+        limits = s.max_tokens if isinstance(s.max_tokens, (list, tuple)) else [s.max_tokens] * n
+        if not len(lane_ids) == len(limits) == n:
+            raise TinylaneError(f"{n} lanes; expected so many lane_prompts and max_tokens")
         self.clock = len(self.prompt) + max(map(len, lane_ids))  # of the next tokens to be drawn
         if self.clock > model.config.context:
             raise TinylaneError(
@@ -78,11 +72,10 @@ class Loop:
             )
         self.lanes: list[Lane] = []
         self.steps, self.seconds = 0, 0.0
-        self._streams: dict[int, Any] = {}  # lane -> its text
         self._feed: list[Row] = []  # rows for the next pass
         self._logits: dict[int, Any] = {}  # lane -> (V,) logits its next token is drawn from
         self._ahead: Any = None  # the next pass, if it was built early (`pipeline.Ahead`)
-        self.cache = self._cache(s, rope)
+        self.cache = model.new_cache(s.lane_rope, self.mask) if s.cache is None else s.cache
         rows = [(token, i, SHARED) for i, token in enumerate(self.prompt)]
         self._prompt_logits = self._forward(rows[len(self.cache) :])[SHARED]
         self.cache.settle(self._prompt_logits)
@@ -112,8 +105,7 @@ class Loop:
         for lane, token, logprob in zip(live, drawn, logprobs, strict=True):
             place = self.position(lane.index)
             lane.write(token, logprob, place, self.steps)
-            before = len(lane.text)
-            reason = "stop" if token in self.ends or self._say(lane, token) else None
+            reason = "stop" if self._stops(lane, token) else None
             if reason is None:
                 full = place + 1 >= self.model.config.context
                 self._feed.append((token, place, lane.index))
@@ -121,7 +113,6 @@ class Loop:
             if reason is not None:
                 self._end(lane, reason)
             step.tokens[lane.index], step.logprobs[lane.index] = token, logprob
-            step.texts[lane.index] = lane.text[before:]
         self.steps, self.clock = self.steps + 1, self.clock + 1
         if self._ahead:
             self._ahead.start(self._feed if self.live else [])
@@ -140,18 +131,11 @@ class Loop:
             "sampler": asdict(self.sampler),
             **self.cache.lane_rope.settings(),
             **self.mask.settings(),
-            "stop": list(self.stop),
         }
         counted = self.steps, self.prefill_seconds, self.seconds
         return Result(list(self.prompt), list(self.lanes), *counted, settings)
 
-    # Within. `tinylane.Decoding` has its own of the first three.
-
-    def _rotation(self, s: Any, n: int) -> Rotation:
-        return self.model.rope(s.lane_rope, self.mask)
-
-    def _cache(self, s: Any, rope: Rotation) -> LaneCache:
-        return self.model.new_cache(rope, self.mask)
+    # Within.
 
     def _pass(self) -> None:
         """Feed the rows that wait: then every live lane has the logits of its next token."""
@@ -165,7 +149,6 @@ class Loop:
         self._feed += [(token, at + k, lane.index) for k, token in enumerate(lane.prompt)]
         if not lane.prompt:
             self._logits[lane.index] = self._prompt_logits
-        self._streams[lane.index] = text_stream(self.model, self.stop)
         self.lanes.append(lane)
 
     def _forward(self, rows: list[Row]) -> dict[int, Any]:
@@ -199,7 +182,7 @@ class Loop:
         draws = np.array([uniform(self.seed, lane.index, len(lane.tokens)) for lane in live])
         history: list[list[int]] = [[] for _ in live]
         if self.sampler.repetition_penalty != 1:
-            history = [self.prompt + own_text(self.lanes, lane) for lane in live]
+            history = [[*self.prompt, *self._written(lane)] for lane in live]
         last = all(len(lane.tokens) + 1 >= lane.max_tokens for lane in live)
         lanes = [lane.index for lane in live]
         places = [self.position(m) for m in lanes]
@@ -208,12 +191,12 @@ class Loop:
         told, self._ahead = ops.draw(self.model, self.sampler, logits, draws, history, after)
         return as_lists(told, len(live), self.model.config.vocab)
 
-    def _say(self, lane: Lane, token: int) -> bool:
-        """Add a token's text to its lane; whether that completed a stop string."""
-        stream = self._streams[lane.index]
-        lane.text += stream.push(token)
-        return stream.stopped
+    def _written(self, lane: Lane) -> list[int]:
+        return [*lane.prompt, *lane.tokens]
+
+    def _stops(self, lane: Lane, token: int) -> bool:
+        """Whether a token ends its lane, and is not fed."""
+        return token in self.model.end_ids
 
     def _end(self, lane: Lane, reason: str) -> None:
         lane.finish_reason = reason
-        lane.text += self._streams[lane.index].flush()

@@ -75,17 +75,6 @@ def logsumexp(x: Array) -> Array:
     return top[:, 0] + np.log(np.exp(x - top).sum(axis=-1))
 
 
-def likeliest(logits: Array, k: int) -> list[tuple[int, float]]:
-    """The k likeliest tokens of one row (V,) and their log-probabilities: the largest first, the
-    lowest id of equals; none that is impossible. Found on the host, in O(V)."""
-    if not k:
-        return []
-    row = np.asarray(logits - logsumexp(logits[None]))
-    ids = np.flatnonzero((row >= np.partition(row, -k)[-k]) & np.isfinite(row))
-    ids = ids[np.argsort(-row[ids], kind="stable")][:k]
-    return list(zip(ids.tolist(), row[ids].tolist(), strict=True))
-
-
 def _one(xp: Any) -> tuple[int, Any]:
     """The whole of a distribution in integers, and their dtype. A GPU has none of 64 bits."""
     return (1 << 52, np.int64) if xp is np else (1 << 30, xp.int32)

@@ -77,6 +77,12 @@ class Model:
         return "plain" if self.ops is PLAIN else "fast"
 
     @property
+    def end_ids(self) -> frozenset[int]:
+        """The union of the end tokens that config, generation_config and tokenizer name."""
+        named = self.tokenizer.eos_ids if self.tokenizer is not None else ()
+        return frozenset(self.config.eos_ids) | frozenset(named)
+
+    @property
     def trained_for_lanes(self) -> bool:
         """Whether the checkpoint or its adapter says how its lanes read each other."""
         return self.visibility is not None

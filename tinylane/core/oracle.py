@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tinylane.core.lanes import SHARED, LaneMask, Rotation, Row
-from tinylane.core.prompt import end_ids
 from tinylane.core.result import Lane
 from tinylane.core.sampling import Sampler, uniform
 
@@ -52,7 +51,7 @@ def naive(
             drawn, logprob = sampler(logits, draw, history)
             lane.tokens.append(int(drawn[0]))
             lane.logprobs.append(float(logprob[0]))
-            if lane.tokens[-1] in end_ids(model):
+            if lane.tokens[-1] in model.end_ids:
                 lane.finish_reason = "stop"
             else:
                 rows.append((lane.tokens[-1], i, lane.index))

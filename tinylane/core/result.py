@@ -1,10 +1,29 @@
-"""What a decoding gives: its lanes, each step, and the result."""
+"""What a loop takes, and what it gives: its lanes, each step, and the result."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tinylane.core.cache import LaneCache
+    from tinylane.core.lanes import LaneMask, Rotation
+    from tinylane.core.sampling import Sampler
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """What a `Loop` takes beside the model, the prompt and the number of lanes."""
+
+    max_tokens: Any = 256  # of each lane; or one number per lane
+    sampler: Sampler | None = None  # None takes the checkpoint's generation_config
+    seed: int = 0
+    lane_rope: Rotation | None = None  # None takes what the checkpoint was trained with
+    lane_mask: LaneMask | None = None  # None takes what the checkpoint was trained with
+    lane_prompts: Sequence[Any] | None = None  # token ids per lane
+    chunk: int = 512  # rows of a prefill pass
+    cache: LaneCache | None = None  # holds a beginning of the prompt, which is not fed again
 
 
 @dataclass
@@ -57,15 +76,6 @@ class Lane:
         spans = self.spans or [(0, self.start, 0)]
         runs = zip(spans, [span[0] for span in spans[1:]] + [len(self.tokens)], strict=True)
         return [span[which] + k for span, end in runs for k in range(end - span[0])]
-
-
-def own_text(lanes: Sequence[Lane], lane: Lane) -> list[int]:
-    """The prompt and the tokens of a lane, behind those of the sealed lanes that it goes on."""
-    text = [*lane.prompt, *lane.tokens]
-    while lane.follows is not None:
-        lane = lanes[lane.follows]
-        text = [*lane.prompt, *lane.tokens, *text]
-    return text
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,9 @@ import numpy as np
 
 from tinylane.checkpoints.adapter import fill, fill_all
 from tinylane.core.errors import TinylaneError, show
-from tinylane.core.prompt import Prompt, encode_lane_prompt
 from tinylane.core.sampling import Array, History, Sampler
 from tinylane.files.io import read_text
+from tinylane.methods.prompt import Prompt, encode_lane_prompt
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model

@@ -19,9 +19,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tinylane.core.errors import TinylaneError, show
-from tinylane.core.prompt import encode_lane_prompt, end_ids
 from tinylane.evaluate import runner
 from tinylane.evaluate.tasks.task import Problem, Task
+from tinylane.methods.prompt import encode_lane_prompt
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model
@@ -43,7 +43,7 @@ def end_token(model: Model) -> int | None:
     named = tok.core.token_to_id(tok.names.get("eos_token", "")) if tok is not None else None
     if named is not None:
         return named
-    return next(iter(model.config.eos_ids or sorted(end_ids(model))), None)
+    return next(iter(model.config.eos_ids or sorted(model.end_ids)), None)
 
 
 def check(label_by: str, samples: int, cell: Cell, conditions: Conditions) -> None:
@@ -108,7 +108,7 @@ def _transcript(
     conditions: Conditions,
 ) -> dict[str, Any]:
     """What the lanes wrote, without a label."""
-    ends, lanes = end_ids(model), decoding.lanes
+    ends, lanes = model.end_ids, decoding.lanes
     finished = [bool(lane.tokens) and lane.tokens[-1] in ends for lane in lanes]
     asked = problem.prompt
     row: dict[str, Any] = {"prompt" if isinstance(asked, str) else "messages": asked}

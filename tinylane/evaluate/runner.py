@@ -21,13 +21,13 @@ import numpy as np
 
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import NEVER, LaneMask
-from tinylane.core.prompt import encode_lane_prompt, encode_prompt
 from tinylane.core.sampling import Sampler
 from tinylane.evaluate import results
 from tinylane.evaluate.collaboration import Collaboration, dictate, lane_prompts, with_system
 from tinylane.evaluate.tasks.task import Problem, Scores, Task
 from tinylane.methods.modes import MODES, STARTS
 from tinylane.methods.modes import mode as mode_of
+from tinylane.methods.prompt import encode_lane_prompt, encode_prompt
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model

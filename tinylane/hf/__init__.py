@@ -19,11 +19,11 @@ if find_spec("torch") is None or find_spec("transformers") is None:
     raise TinylaneError('tinylane.hf needs torch and transformers: pip install "tinylane[hf]"')
 
 from tinylane.checkpoints import extras
-from tinylane.core.prompt import Prompt, Settings
 from tinylane.core.result import Result, Step
 from tinylane.hf.model import HFModel, lanes
 from tinylane.methods import method as find
 from tinylane.methods import prepare, start
+from tinylane.methods.prompt import Prompt, Settings
 
 __all__ = ["HFModel", "generate", "lanes", "stream"]
 

@@ -4,7 +4,7 @@
 
     generate(model, "...", method="parathinker", lanes=3, max_tokens=64)
 
-A method is five choices (`tinylane.methods.method`): where keys stand, who reads whom, when lanes
+A method is five choices (`tinylane.methods.choices`): where keys stand, who reads whom, when lanes
 begin and end, who draws, and extra parameters. `tinylane methods` prints the table.
 """
 
@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 from tinylane.core.errors import TinylaneError, of_kind, reals, show, whole
 from tinylane.core.lanes import MAX_LANES
 from tinylane.core.model import Model
-from tinylane.core.prompt import Prompt, encode_lane_prompt, encode_prompt
 from tinylane.core.result import Result, Step
 from tinylane.core.sampling import Sampler
 from tinylane.methods.life import Decoding
+from tinylane.methods.prompt import Prompt, encode_lane_prompt, encode_prompt
 
 if TYPE_CHECKING:
-    from tinylane.methods.method import Job, Method, Setup
+    from tinylane.methods.choices import Job, Method, Setup
 
     METHODS: Mapping[str, Method]
 
@@ -56,11 +56,11 @@ def method(name: str) -> Method:
 
 
 def __getattr__(name: str) -> Any:
-    """METHODS, a dict of all by name, and the classes of `method`: imported when they are used."""
+    """METHODS, a dict of all by name, and the classes of `choices`: imported when they are used."""
     if name == "METHODS":
         return {one: method(one) for one in NAMES}
     if name in ("Job", "Method", "Setup"):
-        return getattr(import_module("tinylane.methods.method"), name)
+        return getattr(import_module("tinylane.methods.choices"), name)
     raise AttributeError(f"module 'tinylane.methods' has no attribute {name!r}")
 
 
@@ -72,7 +72,7 @@ def prepare(
     Raises TinylaneError for an option that the method does not have, or of a wrong value.
     """
     from tinylane.checkpoints import extras
-    from tinylane.methods.method import Anew, Job
+    from tinylane.methods.choices import Anew, Job
 
     chosen, given = method(name), checked(name, options)
     n = whole("lanes", lanes, 1, MAX_LANES)
@@ -170,7 +170,7 @@ def decode(
 
 def start(model: Model, prompt: Prompt, setup: Setup, **settings: Any) -> Decoding:
     """A `Decoding` with what `prepare` gave; where both say something, it wins."""
-    from tinylane.methods.method import Setup
+    from tinylane.methods.choices import Setup
 
     decided = dict(of_kind("setup", setup, Setup, "what tinylane.methods.prepare gives").settings)
     given = {k: value for k, value in settings.items() if value is not None and k not in decided}

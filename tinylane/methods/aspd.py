@@ -4,7 +4,7 @@ As Multiverse, with no words between the branches and what follows: the text goe
 """
 
 from tinylane.methods.blocks import OPTIONS, check, prepare
-from tinylane.methods.method import Method
+from tinylane.methods.choices import Method
 
 METHOD = Method(
     name="aspd",

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tinylane.core.hogwild import Hogwild
-from tinylane.methods.method import Job, Method, Setup, alone
+from tinylane.methods.choices import Job, Method, Setup, alone
 from tinylane.methods.schedules import every, given, said
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ beam is a lane of the cache, and its first continuation stays in it. `--method b
 """
 
 from tinylane.core.errors import TinylaneError
-from tinylane.methods.method import Job, Method, Setup
+from tinylane.methods.choices import Job, Method, Setup
 
 
 def prepare(job: Job) -> Setup:

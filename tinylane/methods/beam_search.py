@@ -19,9 +19,9 @@ from tinylane.core.cache import LaneCache
 from tinylane.core.errors import TinylaneError, of_kind, reals, show, whole
 from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, LaneRoPE
 from tinylane.core.model import Model
-from tinylane.core.prompt import Prompt, encode_prompt, end_ids
 from tinylane.core.result import Lane, Result
 from tinylane.core.sampling import Sampler
+from tinylane.methods.prompt import Prompt, encode_prompt
 
 CHUNK = 512  # rows of a prefill pass
 
@@ -74,7 +74,7 @@ def beam_search(
             f"early_stopping is {show(early_stopping)}; expected True, False, 'never'"
         )
     ids = encode_prompt(model, prompt, template)
-    ends, context = end_ids(model), model.config.context
+    ends, context = model.end_ids, model.config.context
     if len(ids) >= context:
         raise TinylaneError(f"the prompt has {len(ids)} tokens; this model's context is {context}")
     longest = min(max_tokens, context - len(ids))
@@ -120,7 +120,7 @@ def as_result(
             "this model has embeddings of lanes, and every beam has the first lane's: "
             "as lanes of one run they would have others"
         )
-    ids, ends = encode_prompt(model, prompt, template), end_ids(model)
+    ids, ends = encode_prompt(model, prompt, template), model.end_ids
     lanes = []
     for m, x in enumerate(beams):
         why = "stop" if x.tokens[-1] in ends else "length"

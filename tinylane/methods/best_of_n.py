@@ -4,7 +4,7 @@ The score here needs no other model: the mean log-probability of what a lane wro
 (`tinylane.best_of`). With a verifier's score it is arXiv:2110.14168, section 4.2.
 """
 
-from tinylane.methods.method import Job, Method, Setup, alone
+from tinylane.methods.choices import Job, Method, Setup, alone
 
 
 def prepare(job: Job) -> Setup:

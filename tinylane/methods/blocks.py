@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tinylane.core.errors import TinylaneError
-from tinylane.methods.method import Job, Setup, alone
+from tinylane.methods.choices import Job, Setup, alone
 from tinylane.methods.schedules import ended, go_on, said, shut, together
 
 if TYPE_CHECKING:

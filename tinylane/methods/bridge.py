@@ -6,7 +6,7 @@ lanes are independent.
 """
 
 from tinylane.core.lanes import LaneMask, LaneRoPE
-from tinylane.methods.method import Job, Method, Setup
+from tinylane.methods.choices import Job, Method, Setup
 
 
 def prepare(job: Job) -> Setup:

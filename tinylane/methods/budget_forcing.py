@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tinylane.methods.method import Job, Method, Setup, alone
+from tinylane.methods.choices import Job, Method, Setup, alone
 
 if TYPE_CHECKING:
     from tinylane.methods.life import Decoding

@@ -3,7 +3,7 @@
 Virtual position i + m * slot, the prompt at lane 0: LaneRoPE with Omega = slot * theta (law 11).
 """
 
-from tinylane.methods.method import Job, Method, Setup
+from tinylane.methods.choices import Job, Method, Setup
 from tinylane.methods.modes import check_values, mode
 
 

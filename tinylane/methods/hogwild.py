@@ -3,7 +3,7 @@
 The layout that the paper calls contiguous. The released evaluation has another: `hogwild_steps`.
 """
 
-from tinylane.methods.method import Job, Method, Setup
+from tinylane.methods.choices import Job, Method, Setup
 from tinylane.methods.modes import check_values, mode
 
 

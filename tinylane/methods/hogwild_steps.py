@@ -14,9 +14,9 @@ from typing import Any
 from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import LaneMask
-from tinylane.core.prompt import encode_lane_prompt
 from tinylane.core.sampling import Sampler
-from tinylane.methods.method import Job, Method, Setup, changed
+from tinylane.methods.choices import Job, Method, Setup, changed
+from tinylane.methods.prompt import encode_lane_prompt
 from tinylane.methods.workers import Steps
 
 

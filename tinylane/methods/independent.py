@@ -1,6 +1,6 @@
 """Independent lanes and a majority vote: self-consistency (arXiv:2203.11171)."""
 
-from tinylane.methods.method import Job, Method, Setup, alone
+from tinylane.methods.choices import Job, Method, Setup, alone
 
 
 def prepare(job: Job) -> Setup:

@@ -9,7 +9,7 @@ tensors the lanes are independent.
 """
 
 from tinylane.core.lanes import LaneMask
-from tinylane.methods.method import Job, Method, Setup
+from tinylane.methods.choices import Job, Method, Setup
 from tinylane.methods.modes import check_values, lane_rope
 
 OPTIONS = {"omega": None, "slot": None, "scale": None}  # None: the model's own, else NTK-aware

@@ -3,7 +3,7 @@
 Omega is the model's own where it was trained with one, else as `omega` says. See method, section 2.
 """
 
-from tinylane.methods.method import Job, Method, Setup
+from tinylane.methods.choices import Job, Method, Setup
 from tinylane.methods.modes import check_values, mode
 
 OPTIONS = {

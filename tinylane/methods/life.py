@@ -16,6 +16,7 @@ that calls these operations before a step; `tinylane.methods.schedules` has piec
 
 from __future__ import annotations
 
+import time
 from collections.abc import (
     AsyncGenerator,
     Callable,
@@ -26,39 +27,35 @@ from collections.abc import (
     Sequence,
 )  # fmt: skip
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from numbers import Integral
 from types import NoneType
 from typing import Any
 
 import numpy as np
 
-from tinylane.core.cache import LaneCache
 from tinylane.core.decoding import Loop
-from tinylane.core.distribution import likeliest
-from tinylane.core.errors import NEVER_RUN, TinylaneError, of_kind, show, whole
-from tinylane.core.lanes import SHARED, LaneMask, Rotation
+from tinylane.core.distribution import logsumexp
+from tinylane.core.errors import NEVER_RUN, TinylaneError, made, of_kind, show, whole
+from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask
 from tinylane.core.model import Model
-from tinylane.core.prompt import Prompt, Settings, encode_lane_prompt, text_stream
 from tinylane.core.result import Lane, Result, Step
 from tinylane.methods import times
 from tinylane.methods.prefix import keep_prefix
-
-
-@dataclass(frozen=True)
-class LifeSettings(Settings):
-    """What a `Decoding` takes beside the model, the prompt and the number of lanes."""
-
-    total_tokens: int | None = None  # of all lanes together: no step is taken that goes beyond
-    top_logprobs: int = 0  # so many likeliest tokens are given beside each drawn one
-    cache: LaneCache | None = None  # an earlier decoding's: what the prompt shares is not fed again
-    schedule: Callable[[Any], None] | None = None  # called before every step, with the `Decoding`
+from tinylane.methods.prompt import (
+    Prompt,
+    Settings,
+    encode_lane_prompt,
+    encode_prompt,
+    ends,
+    text_stream,
+)  # fmt: skip
 
 
 class Decoding(Loop):
     """N lanes of one prompt, step by step; they may join, fork, wait, be sealed and end.
 
-    prompt: text, chat messages, or token ids. settings: the fields of `LifeSettings`, by keyword;
+    prompt: text, chat messages, or token ids. settings: the fields of `Settings`, by keyword;
     `tinylane.mode` gives a rotation and a mask by name. Raises TinylaneError as `Loop` does. So
     does each operation, and changes nothing, for a lane that is not there or not in a state for it.
 
@@ -74,24 +71,37 @@ class Decoding(Loop):
     (2, True, [-1, -1, -1, 0, 1, 2])
     """
 
-    takes = LifeSettings
-
     def __init__(self, model: Model, prompt: Prompt, lanes: int = 1, **settings: Any) -> None:
+        began, s = time.perf_counter(), made(Settings, settings)
+        n = whole("lanes", lanes, 1, MAX_LANES)
+        of_kind("model", model, Model, "a model: tinylane.load gives one")
+        self.schedule = of_kind("schedule", s.schedule, (Callable, NoneType), "a function")
+        self.stop, self.ends = ends(model, s.stop)
+        self.top_logprobs = whole("top_logprobs", s.top_logprobs, 0, model.config.vocab)
+        total = s.total_tokens
+        self.total_tokens = None if total is None else whole("total_tokens", total, n)
         self.events: list[dict[str, Any]] = []
-        self.plain = False  # an Omega was left out, because no lane reads another
-        self.reused = 0  # rows of an earlier decoding's cache
-        self.schedule: Any = settings.get("schedule")
-        of_kind("schedule", self.schedule, (Callable, NoneType), "a function")
-        self.total_tokens: int | None = settings.get("total_tokens")
-        if self.total_tokens is not None:
-            least = lanes if isinstance(lanes, Integral) else 1
-            self.total_tokens = whole("total_tokens", self.total_tokens, int(least))
+        self._streams: dict[int, Any] = {}  # lane -> its text
         self._after: dict[int, int] = {}  # lane -> the lane whose logits it begins with
         self._shift: dict[int, int] = {}  # lane -> its position less the clock's, if they differ
         self._paused: set[int] = set()
         self._given: dict[int, list[int]] = {}  # lane -> tokens it writes next, instead of drawing
         self._open: set[int] = set()  # lanes that read every lane that joins
-        super().__init__(model, prompt, lanes, **settings)
+        if model.side is not None:
+            model.side.rows(model.params, model.config, np.arange(n))  # refuses lanes without one
+        mask = model.mask(n) if s.lane_mask is None else s.lane_mask
+        # Omega is left out where no lane reads another, nor ever will (law 7).
+        rope = model.rope(s.lane_rope, mask if s.schedule is None else None)
+        self.plain = not rope.same_as(model.rope(s.lane_rope))
+        ids = encode_prompt(model, prompt, s.template)
+        lane_ids, limits = s.of_lanes(model, n)
+        cache = s.cache
+        self.reused = 0 if cache is None else keep_prefix(cache, model, rope, mask, ids)
+        super().__init__(
+            model, ids, n, max_tokens=limits, sampler=s.sampler, seed=s.seed, lane_rope=rope,
+            lane_mask=mask, lane_prompts=lane_ids, chunk=s.chunk, cache=cache,
+        )  # fmt: skip
+        self.prefill_seconds = time.perf_counter() - began
 
     @property
     def live(self) -> list[Lane]:
@@ -104,6 +114,7 @@ class Decoding(Loop):
 
     def step(self) -> Step:
         """Feed what the lanes drew last, and draw one token for every live lane."""
+        before = [len(lane.text) for lane in self.lanes]
         step = super().step()
         context, k = self.model.config.context, self.top_logprobs
         # A clock that lanes have moved on may be past the context.
@@ -112,10 +123,9 @@ class Decoding(Loop):
         for lane in drew if k else ():
             step.top_logprobs[lane.index] = likeliest(self._logits[lane.index], k)
             lane.top_logprobs.append(step.top_logprobs[lane.index])
-        for m, text in self._spend().items():
-            step.texts[m] += text
-            if step.tokens[m] is not None:
-                step.finished[m] = "budget"
+        self._spend()
+        step.finished.update({x.index: x.finish_reason or "" for x in drew if x.finish_reason})
+        step.texts[:] = [x.text[k:] for x, k in zip(self.lanes, before, strict=True)]
         return step
 
     def __iter__(self) -> Iterator[Step]:
@@ -131,6 +141,7 @@ class Decoding(Loop):
     def result(self) -> Result:
         """The state of the lanes now, as a `Result`."""
         result = super().result()
+        result.settings["stop"] = list(self.stop)
         if self.events:
             result.settings["events"] = [dict(event) for event in self.events]
         return result
@@ -337,20 +348,6 @@ class Decoding(Loop):
 
     # Within.
 
-    def _rotation(self, s: Any, n: int) -> Rotation:
-        self.top_logprobs = whole("top_logprobs", s.top_logprobs, 0, self.model.config.vocab)
-        if self.model.side is not None:
-            self.model.side.rows(self.model.params, self.model.config, np.arange(n))
-        rope = self.model.rope(s.lane_rope, self.mask if s.schedule is None else None)
-        self.plain = not rope.same_as(self.model.rope(s.lane_rope))
-        return rope
-
-    def _cache(self, s: Any, rope: Rotation) -> LaneCache:
-        if s.cache is None:
-            return super()._cache(s, rope)
-        self.reused = keep_prefix(s.cache, self.model, rope, self.mask, self.prompt)
-        return s.cache
-
     def _pass(self) -> None:
         super()._pass()
         self._logits.update({lane: self._logits[of] for lane, of in self._after.items()})
@@ -435,21 +432,57 @@ class Decoding(Loop):
             )
         self.mask = self.cache.lane_mask = mask
 
+    def _begin(self, lane: Lane) -> None:
+        super()._begin(lane)
+        self._say_again(lane)
+
+    def _stops(self, lane: Lane, token: int) -> bool:
+        return token in self.ends or self._say(lane, token)
+
+    def _written(self, lane: Lane) -> list[int]:
+        return own_text(self.lanes, lane)
+
+    def _say(self, lane: Lane, token: int) -> bool:
+        """Add a token's text to its lane; whether that completed a stop string."""
+        stream = self._streams[lane.index]
+        lane.text += stream.push(token)
+        return stream.stopped
+
     def _say_again(self, lane: Lane) -> None:
         self._streams[lane.index], lane.text = text_stream(self.model, self.stop), ""
         for token in lane.tokens:
             self._say(lane, token)
 
-    def _spend(self) -> dict[int, str]:
-        """End all lanes if a step would be more than all may have; what that adds to texts."""
-        alive, added = [x for x in self.lanes if x.finish_reason is None], dict[int, str]()
+    def _end(self, lane: Lane, reason: str) -> None:
+        super()._end(lane, reason)
+        lane.text += self._streams[lane.index].flush()
+
+    def _spend(self) -> None:
+        """End all lanes if a step would be more than all may have."""
         step_more = sum(len(x.tokens) for x in self.lanes) + len(self.live)
         if self.total_tokens and step_more > self.total_tokens:
-            for lane in alive:
-                before = len(lane.text)
+            for lane in [x for x in self.lanes if x.finish_reason is None]:
                 self._end(lane, "budget")
-                added[lane.index] = lane.text[before:]
-        return added
+
+
+def own_text(lanes: Sequence[Lane], lane: Lane) -> list[int]:
+    """The prompt and the tokens of a lane, behind those of the sealed lanes that it goes on."""
+    text = [*lane.prompt, *lane.tokens]
+    while lane.follows is not None:
+        lane = lanes[lane.follows]
+        text = [*lane.prompt, *lane.tokens, *text]
+    return text
+
+
+def likeliest(logits: Any, k: int) -> list[tuple[int, float]]:
+    """The k likeliest tokens of one row (V,) and their log-probabilities: the largest first, the
+    lowest id of equals; none that is impossible. Found on the host, in O(V)."""
+    if not k:
+        return []
+    row = np.asarray(logits - logsumexp(logits[None]))
+    ids = np.flatnonzero((row >= np.partition(row, -k)[-k]) & np.isfinite(row))
+    ids = ids[np.argsort(-row[ids], kind="stable")][:k]
+    return list(zip(ids.tolist(), row[ids].tolist(), strict=True))
 
 
 def stream(model: Model, prompt: Prompt, **settings: Any) -> Iterator[Step]:

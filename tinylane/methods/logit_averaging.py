@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tinylane.core.sampling import Sampler, as_lists
-from tinylane.methods.method import Job, Method, Setup, alone, changed, texts
+from tinylane.methods.choices import Job, Method, Setup, alone, changed, texts
 
 
 class Tied(Sampler):

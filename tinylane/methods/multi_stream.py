@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from tinylane.core.errors import TinylaneError, of_kind, show
 from tinylane.core.lanes import LaneMask, LaneRoPE
-from tinylane.core.prompt import encode_lane_prompt
-from tinylane.methods.method import Job, Method, Setup
+from tinylane.methods.choices import Job, Method, Setup
+from tinylane.methods.prompt import encode_lane_prompt
 
 if TYPE_CHECKING:
     from tinylane.methods.life import Decoding

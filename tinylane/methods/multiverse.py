@@ -6,7 +6,7 @@ closed the text goes on behind the longest, reading the rows of all (`tinylane.m
 
 from tinylane.methods.blocks import OPTIONS, check
 from tinylane.methods.blocks import prepare as blocks
-from tinylane.methods.method import Job, Method, Setup
+from tinylane.methods.choices import Job, Method, Setup
 
 
 def prepare(job: Job) -> Setup:

@@ -5,7 +5,7 @@ the text of all paths, one after the other (`reread`).
 """
 
 from tinylane.methods.blocks import OPTIONS, check, prepare
-from tinylane.methods.method import Method
+from tinylane.methods.choices import Method
 
 METHOD = Method(
     name="parallel_r1",

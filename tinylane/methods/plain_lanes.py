@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tinylane.core.lanes import LaneMask, LaneRoPE
-from tinylane.methods.method import Job, Method, Setup
+from tinylane.methods.choices import Job, Method, Setup
 
 if TYPE_CHECKING:
     from tinylane.methods.life import Decoding

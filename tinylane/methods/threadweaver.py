@@ -6,7 +6,7 @@ other and encoded again: from then on thread 2 has seen thread 1.
 
 from tinylane.methods.blocks import OPTIONS, check
 from tinylane.methods.blocks import prepare as blocks
-from tinylane.methods.method import Job, Method, Setup
+from tinylane.methods.choices import Job, Method, Setup
 
 
 def prepare(job: Job) -> Setup:

@@ -13,9 +13,9 @@ from types import NoneType
 from typing import TYPE_CHECKING
 
 from tinylane.core.errors import of_kind
-from tinylane.core.prompt import encode_lane_prompt
-from tinylane.methods.method import Job, Method, Setup
+from tinylane.methods.choices import Job, Method, Setup
 from tinylane.methods.modes import mode
+from tinylane.methods.prompt import encode_lane_prompt
 
 if TYPE_CHECKING:
     from tinylane.methods.life import Decoding

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tinylane.methods.method import Job, Method, Setup, alone, texts
+from tinylane.methods.choices import Job, Method, Setup, alone, texts
 from tinylane.methods.schedules import ended, rank_by, shut, together
 
 if TYPE_CHECKING:

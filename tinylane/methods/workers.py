@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from tinylane.methods.method import Job
+from tinylane.methods.choices import Job
 from tinylane.methods.schedules import given, go_on
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from starlette.routing import BaseRoute, Route
 
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import LaneMask
-from tinylane.core.prompt import encode_lane_prompt, encode_prompt
 from tinylane.files.io import parse_json
+from tinylane.methods.prompt import encode_lane_prompt, encode_prompt
 from tinylane.serve.answers import OneAnswer, Reply
 from tinylane.serve.asked import Asked, read
 from tinylane.serve.asked_lanes import LANES, Lanes

@@ -13,7 +13,7 @@ from tinylane.serve.body import BadRequest, Body
 if TYPE_CHECKING:
     from tinylane.core.lanes import Rotation
     from tinylane.core.model import Model
-    from tinylane.methods.method import Setup
+    from tinylane.methods.choices import Setup
 
 # What a method may take of what says how lanes read each other.
 DECIDED = ("omega", "slot", "scale", "prompt_lane", "visibility", "lag")

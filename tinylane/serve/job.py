@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinylane.core.distribution import likeliest, logsumexp
+from tinylane.core.distribution import logsumexp
 from tinylane.core.lanes import SHARED
+from tinylane.methods.life import likeliest
 from tinylane.serve.engine import Busy, TurnTaker
 from tinylane.serve.penalties import Penalised
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model
     from tinylane.core.result import Result, Step
+    from tinylane.methods.choices import Setup
     from tinylane.methods.life import Decoding
-    from tinylane.methods.method import Setup
     from tinylane.serve.prefixes import Prefixes
 
 AHEAD = 64  # steps that a reader may be behind before its lanes wait for it

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tinylane.checkpoints import extras
-from tinylane.checkpoints.side import BRIDGE
+from tinylane.checkpoints.side import BRIDGE, Side
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.core.model import Model
@@ -141,7 +141,7 @@ def given(model: Model, params: Mapping[str, np.ndarray]) -> Model:
     more = dict(model.params)
     in_file = {name: extras.turned(name, value) for name, value in params.items()}
     extras.put(more, in_file, model.backend, model.dtype)
-    return replace(model, params=more)
+    return replace(model, params=more, side=Side)
 
 
 def without(model: Model, *kinds: str) -> Model:

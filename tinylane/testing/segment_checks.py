@@ -18,7 +18,6 @@ from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.core.model import Model
-from tinylane.core.prompt import end_ids
 from tinylane.core.sampling import Sampler
 from tinylane.methods.life import Decoding
 from tinylane.testing import segments as laws
@@ -198,7 +197,7 @@ def prompt_of(sample: Sample) -> list[int]:
 
 def endless(model: Model) -> Sampler:
     """With it no lane ends by a token."""
-    return Sampler(logit_bias=dict.fromkeys(end_ids(model), -np.inf))
+    return Sampler(logit_bias=dict.fromkeys(model.end_ids, -np.inf))
 
 
 def held(cache: Any) -> list[np.ndarray]:

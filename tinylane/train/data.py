@@ -34,10 +34,10 @@ import numpy as np
 from tinylane.checkpoints.adapter import fill_all
 from tinylane.core.errors import TinylaneError, show
 from tinylane.core.lanes import MAX_LANES, SHARED
-from tinylane.core.prompt import encode_lane_prompt, encode_prompt, end_ids
 from tinylane.evaluate.collect import end_token
 from tinylane.files import jsonl
 from tinylane.files.io import Fields
+from tinylane.methods.prompt import encode_lane_prompt, encode_prompt
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model
@@ -230,7 +230,7 @@ def _transcript(raw: Fields, model: Model, template: dict[str, Any] | None) -> T
     prompts = prompts or _per_lane(raw, "lane_prompts", n, (str, list)) or [[]] * n
     finished = _per_lane(raw, "finished", n, bool) or [True] * n
     label = raw.flag("label", None)
-    ends = end_ids(model)
+    ends = model.end_ids
     drawn, ended = [], []
     for m in range(n):
         tokens = encode_lane_prompt(model, ids[m] if ids else lanes[m])

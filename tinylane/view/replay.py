@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinylane.core.distribution import likeliest
 from tinylane.core.errors import TinylaneError, show, whole
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import MAX_STEPS, NEVER, SHARED, LaneMask, Rotation
 from tinylane.core.result import Lane
+from tinylane.methods.life import likeliest
 from tinylane.view.again import Spells, again, rotations
 from tinylane.view.events import BEGIN, events_of, given_tokens
 

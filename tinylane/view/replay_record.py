@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tinylane.core.errors import TinylaneError
-from tinylane.core.result import Lane, own_text
+from tinylane.core.result import Lane
 from tinylane.core.sampling import uniform
+from tinylane.methods.life import own_text
 from tinylane.view.attention import listening
 from tinylane.view.replay import ReplayRows, log_softmax, passes, rows_of
 

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple, NoReturn
 from tinylane.core.errors import TinylaneError, of_kind, show
 from tinylane.core.lanes import MAX_LANES, LaneMask, LaneRoPE
 from tinylane.core.model import Model
-from tinylane.core.prompt import Prompt, encode_prompt
 from tinylane.core.result import Lane, Result
 from tinylane.core.sampling import Sampler
+from tinylane.methods.prompt import Prompt, encode_prompt
 from tinylane.methods.times import joined
 from tinylane.view.replay import replay
 from tinylane.view.run_file import Run

@@ -21,7 +21,7 @@ from tinylane.commands.common import embedded
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.evaluate.tasks.shell_game import ShellGame
 from tinylane.methods import METHODS, prepare, start
-from tinylane.methods.method import Method, Setup
+from tinylane.methods.choices import Method, Setup
 from tinylane.view.events import events_of, words
 from tutorials.build.home_figure import SWAPS
 

@@ -18,11 +18,10 @@ import numpy as np
 from tinylane.checkpoints.load import load
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Places
 from tinylane.core.model import Model
-from tinylane.core.prompt import end_ids
 from tinylane.core.sampling import Sampler
 from tinylane.methods import METHODS, decode
+from tinylane.methods.choices import Method
 from tinylane.methods.life import Decoding
-from tinylane.methods.method import Method
 
 WEIGHTS = Path(__file__).parents[2] / "weights" / "shell-game"
 PROMPT = [2, 30, 3]  # cups ABCD,
@@ -68,7 +67,7 @@ def example(method: Method) -> Decoding:
     """The decoding that is drawn: three lanes, to their end."""
     options = OPTIONS.get(method.name, BLOCK if "outline_tokens" in method.options else {})
     limit = TOKENS.get(method.name, 3)
-    endless = Sampler(logit_bias=dict.fromkeys(end_ids(model()), -np.inf))
+    endless = Sampler(logit_bias=dict.fromkeys(model().end_ids, -np.inf))
     how: dict[str, Any] = {"max_tokens": limit, "lanes": 3, "options": options, "sampler": endless}
     decoding = decode(model(), PROMPT, method.name, **how)
     for _ in decoding:

@@ -30,7 +30,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinylane.core.errors import TinylaneError, show
-from tinylane.core.prompt import encode_lane_prompt, encode_prompt
 from tinylane.evaluate.likelihood import logprobs
 from tinylane.evaluate.tasks.task import (
     EVALUATION,
@@ -42,6 +41,7 @@ from tinylane.evaluate.tasks.task import (
     check_draw,
     tags,
 )
+from tinylane.methods.prompt import encode_lane_prompt, encode_prompt
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model

@@ -1,11 +1,11 @@
-"""What goes into a decoding: its settings, and prompts as token ids, by the checkpoint's tokenizer.
+"""What goes into a decoding: its settings, and text as token ids, by the checkpoint's tokenizer.
 
 What comes out stands in `tinylane.core.result`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from types import SimpleNamespace
@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinylane.core.errors import TinylaneError, of_kind, show
-from tinylane.core.lanes import LaneMask, Rotation
-from tinylane.core.sampling import Sampler
+from tinylane.core.result import LoopSettings
 
 if TYPE_CHECKING:
     from tinylane.core.model import Model
@@ -24,18 +23,15 @@ Prompt = str | list[dict] | Sequence[int]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What a `Loop` takes beside the model, the prompt and the number of lanes."""
+class Settings(LoopSettings):
+    """What a `Decoding` takes beside the model, the prompt and the number of lanes. With those of a
+    `Loop`; here lane_prompts may be texts, and cache is an earlier decoding's, of any prompt."""
 
-    max_tokens: int | Sequence[int] = 256  # of each lane; or one number per lane
     stop: Any = None  # texts that end a lane (a special token's too), or ids of tokens
-    sampler: Sampler | None = None  # None takes the checkpoint's generation_config
-    seed: int = 0
-    lane_rope: Rotation | None = None  # None takes what the checkpoint was trained with
-    lane_mask: LaneMask | None = None  # None takes what the checkpoint was trained with
-    lane_prompts: Sequence[str | Sequence[int]] | None = None  # a text or token ids per lane
     template: dict[str, Any] | None = None  # keyword arguments of `Tokenizer.prompt_ids`
-    chunk: int = 512  # rows of a prefill pass
+    total_tokens: int | None = None  # of all lanes together: no step is taken that goes beyond
+    top_logprobs: int = 0  # so many likeliest tokens are given beside each drawn one
+    schedule: Callable[[Any], None] | None = None  # called before every step, with the `Decoding`
 
     def of_lanes(self, model: Model, n: int) -> tuple[list[list[int]], list[int]]:
         """The prompts of n lanes as token ids, and max_tokens of each."""
@@ -52,12 +48,6 @@ class Settings:
         return ids, limits
 
 
-def end_ids(model: Model) -> frozenset[int]:
-    """The union of the end tokens that config, generation_config and tokenizer name."""
-    named = model.tokenizer.eos_ids if model.tokenizer is not None else ()
-    return frozenset(model.config.eos_ids) | frozenset(named)
-
-
 def ends(model: Model, stop: Any) -> tuple[tuple[str | int, ...], frozenset[int]]:
     """What ends a lane: `stop` as texts and token ids, and the ids of every token that ends it.
 
@@ -65,7 +55,7 @@ def ends(model: Model, stop: Any) -> tuple[tuple[str | int, ...], frozenset[int]
     text in a lane, so one that `stop` names ends the lane by its id.
     """
     if stop is None or (isinstance(stop, tuple) and not stop):
-        return (), end_ids(model)
+        return (), model.end_ids
     several = (stop,) if isinstance(stop, (str, Integral)) else stop
     if not isinstance(several, (list, tuple)) or not all(
         (one and isinstance(one, str)) or (isinstance(one, Integral) and not isinstance(one, bool))
@@ -76,7 +66,7 @@ def ends(model: Model, stop: Any) -> tuple[tuple[str | int, ...], frozenset[int]
         )
     several = tuple(one if isinstance(one, str) else int(one) for one in several)
     special = () if model.tokenizer is None else model.tokenizer.special_ids(several)
-    return several, end_ids(model) | {*special, *(x for x in several if isinstance(x, int))}
+    return several, model.end_ids | {*special, *(x for x in several if isinstance(x, int))}
 
 
 def encode_prompt(model: Model, prompt: Prompt, template: dict[str, Any] | None) -> list[int]:

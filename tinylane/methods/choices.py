@@ -20,8 +20,8 @@ from weakref import WeakKeyDictionary
 from tinylane.core.errors import TinylaneError, show, whole
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.model import Model
-from tinylane.core.prompt import encode_lane_prompt
 from tinylane.core.sampling import Sampler
+from tinylane.methods.prompt import encode_lane_prompt
 
 if TYPE_CHECKING:
     from tinylane.methods.life import Decoding
@@ -75,7 +75,7 @@ def fill(text: str, /, **words: Any) -> str:
 class Setup:
     """What a method gives a `Decoding`.
 
-    lanes: how many begin. settings: fields of `core.prompt.Settings`. shared: how many tokens of
+    lanes: how many begin. settings: fields of `methods.prompt.Settings`. shared: how many tokens of
     the prompt all lanes share, the rest being lane 0's alone; None: all of them. sampler: makes the
     sampler of the user's.
     """
