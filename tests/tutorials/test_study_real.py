@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,11 +13,17 @@ pytest.importorskip("mlx.core", exc_type=ImportError)
 pytest.importorskip("scipy", exc_type=ImportError)
 
 from tinylane.commands import cli
+from tinylane.core.lanes import SHARED, LaneMask
 from tinylane.evaluate.measures import wilson
+from tinylane.evaluate.runner import Cell, fork_join
+from tinylane.evaluate.tasks import sums
 from tinylane.evaluate.tasks.naming import ask
 from tinylane.evaluate.tasks.sums import write
+from tinylane.evaluate.tasks.task import Options, Problem
+from tinylane.train.omega import TrainingPlan
 from tinylane.view.figure_style import alt
 from tutorials.study.__main__ import main
+from tutorials.study.lanes_fork import main as fork
 from tutorials.study.lanes_more import near_a_carry
 from tutorials.study.lanes_prefer import gain
 from tutorials.study.lanes_prefer import main as prefer
@@ -92,6 +100,35 @@ def test_lanes_that_add_their_own_share_are_counted() -> None:
     )
     assert own_shares(["33+27=999+10=070+11=081;1", "05+06=011+07=018"], numbers) == 1
     assert own_shares(["05+06=011+07=018+08=026", "05+06=011+07=018+08=026+09"], numbers) == 0
+
+
+def test_lanes_are_trained_with_the_mask_by_which_fork_join_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of four games: the mask of every pass, and that the model then computes something else."""
+    texts, told = tmp_path / "texts.jsonl", []
+    lines = [
+        {"prompt": SWAPS, "lane_prompts": ["1/2", "2/2"], "lanes": ["BACD BCAD", "ABCD BCAD"]}
+    ] * 4
+    texts.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    plan = TrainingPlan.__init__
+
+    def init(self: Any, config: Any, mask: Any, i: Any, m: Any, *more: Any) -> None:
+        told.append((mask, int(i[m == SHARED].max()) + 2))  # behind the tag
+        plan(self, config, mask, i, m, *more)
+
+    monkeypatch.setattr(TrainingPlan, "__init__", init)
+    flags = ["--data", str(texts), "--steps", "1", "--lanes", "2", "--visibility", "joint"]
+    losses = []
+    for name, train in (("fork", partial(fork, 1)), ("joint", lambda x: cli.main(["train", *x]))):
+        out = tmp_path / name
+        assert train(["sft", *flags, "--quiet", "--out", str(out)]) == 0
+        losses.append(json.loads((out / "log.jsonl").read_text())["loss"])
+    assert losses[0] != losses[1]
+    (mask, clock), (joint, _) = told[0], told[-1]
+    cell, task, nothing = Cell("fork_join:1", 2, 9), sums.task(Options()), Problem("", "", "")
+    expected = fork_join(task, nothing, cell, LaneMask.joint(2), clock)
+    assert mask.same_as(expected) and not mask.same_as(joint)
 
 
 def test_a_folder_without_runs_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

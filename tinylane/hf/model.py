@@ -17,7 +17,7 @@ import torch
 from tinylane.checkpoints.adapter import fill_all, load_adapter
 from tinylane.checkpoints.config_json import ARCHITECTURES, sampling_defaults
 from tinylane.checkpoints.extras import summary
-from tinylane.checkpoints.side import LANE_EMBED, LANE_KV, rows_of_lanes
+from tinylane.checkpoints.side import LANE_EMBED, LANE_KV, Side, rows_of_lanes
 from tinylane.checkpoints.tokenizer import Tokenizer
 from tinylane.core.cache import LaneCache
 from tinylane.core.config import ModelConfig
@@ -250,7 +250,7 @@ def _follow(wrapped: HFModel, folder: Any) -> None:
             f"{folder}: changes weights ({len(tuned.tensors)} tensors); merge them by `tinylane "
             "fuse`, load the merged checkpoint, and give its adapter/"
         )
-    wrapped.params = {name: tuned.tensors[name] for name in tables}
+    wrapped.params, wrapped.side = {name: tuned.tensors[name] for name in tables}, Side
     if LANE_KV in tables:
         kv = (LANE_KV.replace(".0.", f".{layer}.") for layer in range(wrapped.config.layers))
         wrapped.lane_kv = np.stack([wrapped.params[name] for name in kv])

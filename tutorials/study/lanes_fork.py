@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -43,8 +44,8 @@ def main(alone: int, flags: list[str]) -> int:
         start, params = tuner.trainable.omega_start, tuner.trainable.params(tuner.groups)[0]
         return TrainingPlan(tuner.config, mask, i, m, tuner.recipe.prompt_lane, start, params)
 
-    Tuner._make_plan = plan  # type: ignore[method-assign,assignment]
-    return command(["train", *flags])
+    with mock.patch.object(Tuner, "_make_plan", plan):
+        return command(["train", *flags])
 
 
 if __name__ == "__main__":
