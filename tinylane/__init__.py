@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from tinylane.evaluate.answers import best_of as best_of
     from tinylane.evaluate.answers import extract as extract
     from tinylane.evaluate.answers import vote as vote
-    from tinylane.methods.life import Decoding as Decoding
-    from tinylane.methods.life import generate as generate
-    from tinylane.methods.life import stream as stream
+    from tinylane.methods.decoding import Decoding as Decoding
+    from tinylane.methods.decoding import generate as generate
+    from tinylane.methods.decoding import stream as stream
     from tinylane.methods.modes import mode as mode
 
 _MODULES = {
     "load": "checkpoints.load",
     "Model": "core.model",
-    "generate": "methods.life",
-    "stream": "methods.life",
-    "Decoding": "methods.life",
+    "generate": "methods.decoding",
+    "stream": "methods.decoding",
+    "Decoding": "methods.decoding",
     "Result": "core.result",
     "vote": "evaluate.answers",
     "best_of": "evaluate.answers",

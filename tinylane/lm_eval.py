@@ -30,7 +30,7 @@ from tinylane.checkpoints.chat_template import prompt_text
 from tinylane.checkpoints.load import load
 from tinylane.core.sampling import Sampler
 from tinylane.evaluate.likelihood import scores
-from tinylane.methods.life import generate
+from tinylane.methods.decoding import generate
 
 UNUSED = {"device", "batch_size", "max_batch_size", "trust_remote_code"}  # lm-eval gives them
 Pair = tuple[Any, list[int], list[int]]  # the texts, context and continuation as tokens

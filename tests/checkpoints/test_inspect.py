@@ -23,7 +23,7 @@ from tinylane.commands.inspect import format_report
 from tinylane.core.errors import TinylaneError
 from tinylane.core.sampling import Sampler
 from tinylane.files.memory import available_memory, forecast, forecast_rows, lace_channels
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 
 
 def test_identity_sees_any_change_that_matters_and_no_other(tmp_path):

@@ -18,7 +18,7 @@ import tinylane
 from tinylane.evaluate.tasks import make
 from tinylane.evaluate.tasks.shell_game_task import game_of
 from tinylane.evaluate.tasks.task import Options
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 from tutorials.study.score_one import Score, evaluate
 
 ask, game, plain = helpers_cli.ask, helpers_cli.game, helpers_cli.plain  # fixtures

@@ -19,8 +19,8 @@ from helpers_cli import GAME, TEXT, generate, subprocess_run, write_checkpoint
 
 from tinylane.commands import common
 from tinylane.evaluate.tasks.shell_game import END
-from tinylane.methods import life
-from tinylane.methods.life import Decoding
+from tinylane.methods import decoding
+from tinylane.methods.decoding import Decoding
 
 ask, game, plain = helpers_cli.ask, helpers_cli.game, helpers_cli.plain  # fixtures
 
@@ -231,7 +231,7 @@ def test_an_interrupted_token_without_its_likeliest_ones_is_removed(
     ask: Any, plain: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """So the saved run can be read: its lists have one length."""
-    calls, real = [0], life.likeliest
+    calls, real = [0], decoding.likeliest
 
     def likeliest(logits: Any, k: int) -> Any:
         calls[0] += 1
@@ -239,7 +239,7 @@ def test_an_interrupted_token_without_its_likeliest_ones_is_removed(
             raise KeyboardInterrupt
         return real(logits, k)
 
-    monkeypatch.setattr(life, "likeliest", likeliest)
+    monkeypatch.setattr(decoding, "likeliest", likeliest)
     argv = ["--lanes", "2", "--top-logprobs", "2", "--logit-bias", "1:-inf", *TEXT]
     code, _, _ = ask("generate", "--model", plain, "--save", str(tmp_path / "run.json"), *argv)
     lanes = json.loads((tmp_path / "run.json").read_text())["lanes"]

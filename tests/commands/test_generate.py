@@ -22,7 +22,7 @@ from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.rope import frequencies
 from tinylane.core.sampling import Sampler
 from tinylane.evaluate.tasks.shell_game import ShellGame
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 
 ask, game, plain = helpers_cli.ask, helpers_cli.game, helpers_cli.plain  # fixtures
 

@@ -28,7 +28,7 @@ from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.oracle import naive
 from tinylane.core.sampling import Sampler, uniform
-from tinylane.methods.life import Decoding, generate
+from tinylane.methods.decoding import Decoding, generate
 
 F64 = model_of("numpy", "float64")
 

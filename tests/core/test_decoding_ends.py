@@ -29,7 +29,7 @@ from tinylane.checkpoints.tokenizer import Tokenizer
 from tinylane.core.lanes import LaneMask
 from tinylane.core.oracle import naive
 from tinylane.core.sampling import Sampler
-from tinylane.methods.life import Decoding, generate, stream
+from tinylane.methods.decoding import Decoding, generate, stream
 
 F64 = model_of("numpy", "float64")
 

@@ -22,7 +22,7 @@ from helpers_lanes import (
 
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.sampling import Sampler
-from tinylane.methods.life import Decoding, generate
+from tinylane.methods.decoding import Decoding, generate
 
 F64 = model_of("numpy", "float64")
 

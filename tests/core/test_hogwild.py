@@ -21,7 +21,7 @@ from plants_lanes import yarn_factor
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.core.rope import frequencies, rotate, table
-from tinylane.methods.life import generate
+from tinylane.methods.decoding import generate
 from tinylane.testing import LawViolation, check, example_case
 from tinylane.testing.reference import view_distances, visible_by_definition
 from tinylane.view.attention import attention_weights, relative_angles

@@ -21,7 +21,7 @@ from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.core.oracle import naive
 from tinylane.core.rope import rotate, table
 from tinylane.core.sampling import Sampler
-from tinylane.methods.life import Decoding, generate
+from tinylane.methods.decoding import Decoding, generate
 from tinylane.testing.machine import CacheMachine, DecoderMachine
 from tinylane.view.replay import replay
 from tinylane.view.run_file import load_run, save_run

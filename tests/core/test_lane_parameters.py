@@ -24,7 +24,7 @@ from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Places
 from tinylane.core.model import Model
 from tinylane.core.sampling import Sampler
 from tinylane.methods.beam_search import beam_search
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 from tinylane.methods.times import joined
 from tinylane.testing import LawViolation, example_case
 from tinylane.testing.additions import given as with_parameters

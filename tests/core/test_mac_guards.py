@@ -356,7 +356,7 @@ def test_growing_never_copies_all_layers_at_once() -> None:
 
 def test_prefill_in_chunks_holds_one_chunk_of_activations() -> None:
     """Without `settle` between them the graph of a long prompt would pile up."""
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
 
     model, prompt = model_of(LONG), [k % 64 for k in range(512)]
 

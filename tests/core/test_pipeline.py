@@ -16,7 +16,7 @@ from tinylane.core import model as core_model
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask
 from tinylane.core.sampling import Sampler
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 
 mx = pytest.importorskip("mlx.core")
 ENDING = Sampler(logit_bias={EOS: 1.5})

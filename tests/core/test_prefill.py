@@ -15,7 +15,7 @@ from tinylane.core.decoder import make_plan
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE, Places
 from tinylane.core.sampling import Sampler
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 from tinylane.methods.modes import MODES, mode
 from tinylane.testing.reference import visible_by_definition
 from tinylane.testing.strategies import coordinates, masks

@@ -14,7 +14,7 @@ from tinylane.core import pipeline
 from tinylane.core.lanes import LaneMask
 from tinylane.core.model import Model
 from tinylane.core.sampling import Sampler
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 
 mx = pytest.importorskip("mlx.core")
 

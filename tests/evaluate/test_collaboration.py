@@ -22,7 +22,7 @@ from tinylane.core.sampling import Sampler
 from tinylane.evaluate import collaboration
 from tinylane.evaluate.collaboration import FOLDER, PARTS, Collaboration, Dictation, dictate, read
 from tinylane.evaluate.results import copied
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 from tinylane.view.replay import replay
 from tinylane.view.run_file import load_run, save_run
 

@@ -72,7 +72,7 @@ def test_a_record_read_at_b_tokens_is_the_run_of_b_tokens(
 ) -> None:
     """Equal total tokens means what `total_tokens` means: lanes that end leave room to others."""
     from tinylane.evaluate.runner import problem_seed
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
 
     (problem,) = task.problems(1, 0)
     c = conditions(3)
@@ -95,7 +95,7 @@ def test_a_record_read_at_b_tokens_is_the_run_of_b_tokens(
 
 def test_the_vote_of_a_record_is_tinylane_s(model: tinylane.Model, task: Task) -> None:
     from tinylane.evaluate.runner import problem_seed
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
 
     voted = 0
     for index, problem in enumerate(task.problems(3, 0)):

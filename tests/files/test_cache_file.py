@@ -19,7 +19,7 @@ from tinylane.core.lanes import LaneMask
 from tinylane.core.model import Model
 from tinylane.files.safetensors import TensorFile, write_tensors
 from tinylane.methods import times
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 
 # Files.
 

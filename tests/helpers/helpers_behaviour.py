@@ -8,7 +8,7 @@ import numpy as np
 from helpers_methods import PROMPT, WARM, small
 
 from tinylane.methods import decode
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 from tinylane.methods.prompt import encode_lane_prompt
 
 MODEL = small()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 
 MOST = 8  # lanes
 NAMES = (

@@ -13,7 +13,7 @@ from tinylane.core.config import ModelConfig
 from tinylane.core.lanes import LaneMask, Rotation
 from tinylane.core.model import Model
 from tinylane.core.sampling import Sampler
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 from tinylane.testing.machine import CacheMachine, check_machine
 from tinylane.testing.samples import random_weights
 from tinylane.testing.shadow import Shadow

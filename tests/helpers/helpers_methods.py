@@ -17,7 +17,7 @@ from tinylane.core.model import Model
 from tinylane.core.random_weights import random_params
 from tinylane.core.sampling import Sampler
 from tinylane.methods import decode
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 from tinylane.testing.reference import (
     reference,
     same_step_by_definition,

@@ -9,7 +9,7 @@ from helpers_lanes import FREE, ids, model_of, omega
 
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import LaneMask
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 from tinylane.view.run_file import load_run, save_run
 
 F64 = model_of("numpy", "float64")

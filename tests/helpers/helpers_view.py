@@ -20,7 +20,7 @@ from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.result import Lane, Result
 from tinylane.core.sampling import Sampler
 from tinylane.files.io import Fields
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 from tinylane.view.again import read_rotation
 from tinylane.view.attention import attention_weights
 from tinylane.view.replay import rows_of

@@ -134,7 +134,7 @@ DECODING = [
     Plant(
         "a lane goes on after its end token",
         "decoding",
-        swap("life.Decoding._stops", "token in self.ends or self._say", "self._say"),
+        swap("life.Life._stops", "token in self.ends or self._say", "self._say"),
     ),
     Plant(
         "an end token is fed to the others",
@@ -206,13 +206,13 @@ DECODING = [
     Plant(
         "a forked lane forgets the token that it has not fed yet",
         "script",
-        swap("life.Decoding.fork", "if lane == source]", "if lane == m]"),
+        swap("life.Life.fork", "if lane == source]", "if lane == m]"),
     ),
     Plant(
         "a forked lane forgets what it wrote",
         "script",
         swap(
-            "life.Decoding.fork",
+            "life.Life.fork",
             "forked=(source, self.clock)",
             "forked=(source, self.clock), tokens=[]",
         ),
@@ -220,17 +220,17 @@ DECODING = [
     Plant(
         "a forked lane shares its parent's list of tokens",
         "script",
-        swap("life.Decoding.fork", "index=m,", "index=m, tokens=parent.tokens,"),
+        swap("life.Life.fork", "index=m,", "index=m, tokens=parent.tokens,"),
     ),
     Plant(
         "a dropped lane's last token is fed all the same",
         "script",
-        swap("life.Decoding.drop", "if row[2] != lane]", "]"),
+        swap("life.Life.drop", "if row[2] != lane]", "]"),
     ),
     Plant(
         "a dropped lane stays in the cache",
         "script",
-        swap("life.Decoding.drop", "self.cache.drop(lane)", "pass"),
+        swap("life.Life.drop", "self.cache.drop(lane)", "pass"),
     ),
     Plant(
         "a lane that joins late draws as if it had begun with the others",

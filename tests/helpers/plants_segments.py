@@ -67,7 +67,7 @@ SEGMENTS = [
         "sealing turns what is cached",
         "seal",
         swap(
-            "life.Decoding.seal",
+            "life.Life.seal",
             'self._end(old, "sealed")',
             'self._end(old, "sealed"); self.cache.keys = [-k for k in self.cache.keys]',
         ),
@@ -75,12 +75,12 @@ SEGMENTS = [
     Plant(
         "an author does not read what it sealed",
         "seal",
-        swap("life.Decoding.seal", "self._grow(m, lane, [lane])", "self._grow(m, lane, [])"),
+        swap("life.Life.seal", "self._grow(m, lane, [lane])", "self._grow(m, lane, [])"),
     ),
     Plant(
         "readers of a sealed lane do not read on",
         "seal",
-        swap("life.Decoding._grow", "[*read, *more], readers)", "[*read, *more], {})"),
+        swap("life.Life._grow", "[*read, *more], readers)", "[*read, *more], {})"),
     ),
     Plant(
         "blocks weighed alike, not by their log-sum-exp",
@@ -119,7 +119,7 @@ SEGMENTS = [
     Plant(
         "a lane that joins is read from the beginning on, by rows fed before",
         "rollout",
-        swap("life.Decoding._unfed", "default=self.position(lane))", "default=0) * 0"),
+        swap("life.Life._unfed", "default=self.position(lane))", "default=0) * 0"),
     ),
     Plant(
         "a moved cache stays where it was",

@@ -16,7 +16,7 @@ from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask
 from tinylane.core.result import Lane
 from tinylane.methods import times
-from tinylane.methods.life import Decoding, generate, stream
+from tinylane.methods.decoding import Decoding, generate, stream
 
 ANY = pytest.mark.parametrize("kind", BACKENDS, ids="-".join)
 F64 = model_of("numpy", "float64")

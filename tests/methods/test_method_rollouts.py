@@ -12,7 +12,7 @@ from helpers_methods import PROMPT, WARM, small
 
 from tinylane.core.lanes import LaneMask
 from tinylane.methods import NAMES, decode
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 from tinylane.testing import LawViolation, assert_rollout, transcript
 from tinylane.testing.subjects import bound
 

@@ -18,7 +18,7 @@ from tinylane.commands.shared_flags import parse_omega
 from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
-from tinylane.methods.life import generate
+from tinylane.methods.decoding import generate
 from tinylane.methods.modes import MODES, STARTS, check_mode, lane_rope, mode
 
 ask, game, plain = helpers_cli.ask, helpers_cli.game, helpers_cli.plain  # fixtures

@@ -17,7 +17,7 @@ from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.core.oracle import naive
 from tinylane.core.sampling import Sampler
-from tinylane.methods.life import Decoding, generate
+from tinylane.methods.decoding import Decoding, generate
 from tinylane.testing.additions import given as with_parameters
 from tinylane.testing.machine import saved_and_loaded
 from tinylane.testing.samples import random_extras
@@ -265,3 +265,33 @@ def test_rows_fed_by_hand_count_by_their_tokens_and_those_without_do_not():
     moved = F64.new_cache()
     F64(ids(4), [1, 2, 3, 4], [SHARED] * 4, cache=moved)  # not where a prompt stands
     assert Decoding(F64, [*ids(4), 1], cache=moved).reused == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"seed": -1},
+        {"chunk": 0},
+        {"sampler": 3},
+        {"lane_mask": LaneMask.joint(1)},
+        {"lane_mask": 3},
+        {"schedule": 3},
+        {"total_tokens": 1},
+        {"top_logprobs": -1},
+        {"stop": [""]},
+        {"max_tokens": [1]},
+        {"max_tokens": 0},
+        {"lane_prompts": [[1]]},
+        {"lane_prompts": [[1], [1] * F64.config.context]},
+    ],
+    ids=str,
+)
+def test_a_decoding_that_is_refused_leaves_the_cache_as_it_was(wrong: dict[str, Any]) -> None:
+    """Another prompt would keep only its first tokens."""
+    first = Decoding(F64, ids(9), 2, max_tokens=3, sampler=FREE)
+    list(first)
+    rows = [first.cache.tokens.tolist(), first.cache.lanes.tolist(), first.cache.lane_mask]
+    with pytest.raises(TinylaneError):
+        Decoding(F64, ids(9)[:4], 2, cache=first.cache, **wrong)
+    after = first.cache
+    assert [after.tokens.tolist(), after.lanes.tolist(), after.lane_mask] == rows

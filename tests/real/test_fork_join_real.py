@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tinylane
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 from tinylane.testing import (
     LawViolation,
     Sample,

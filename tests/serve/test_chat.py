@@ -282,7 +282,7 @@ def test_marked_answers_are_voted_on(
     say: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The lane of the most frequent answer is gone on with, not the likeliest."""
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
 
     plain = Decoding.result
 
@@ -331,7 +331,7 @@ def test_ctrl_c_keeps_what_was_written(talker: Path, monkeypatch: pytest.MonkeyP
     lines = iter(["cups ABC\n", "swap 1-2\n", ""])
     monkeypatch.setattr("sys.stdin", io.StringIO())
     monkeypatch.setattr("sys.stdin.readline", lambda: next(lines), raising=False)
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
 
     steps, plain = [0], Decoding.step
 

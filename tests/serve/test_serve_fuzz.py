@@ -14,7 +14,7 @@ import tinylane
 from tinylane.core.errors import TinylaneError
 from tinylane.core.sampling import Sampler
 from tinylane.files.io import Fields, parse_json
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 from tinylane.serve.asked import CHAT, SWITCHED_OFF, TEXT, WITHOUT_EFFECT, Defaults, read
 
 LANES = ("method", "mode", "visibility", "omega", "slot", "scale", "prompt_lane", "lag", "prompts",

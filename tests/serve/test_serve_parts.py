@@ -20,7 +20,7 @@ from tinylane.core.random_weights import random_params
 from tinylane.core.result import Step
 from tinylane.core.sampling import Sampler
 from tinylane.methods import Setup
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 from tinylane.serve.answers import Reply, error_body, piece
 from tinylane.serve.engine import Busy, Engine, ServerLimits, TurnTaker
 from tinylane.serve.job import Begun, Ended, Served, Wanted

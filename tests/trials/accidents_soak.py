@@ -19,7 +19,7 @@ from typing import Any
 from helpers_lanes import FREE, VOCAB, omega, small
 
 from tinylane.core.lanes import LaneMask
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 
 MOST = 6  # lanes at a time
 LANES = 256  # in a decoding's life

@@ -85,7 +85,7 @@ class Reader:
     def use(self, model: Any) -> str:
         """A prompt through the tokenizer, two lanes, two steps."""
         from tinylane.evaluate.tasks.shell_game_task import game_of
-        from tinylane.methods.life import Decoding
+        from tinylane.methods.decoding import Decoding
 
         game_of(model)
         prompt = PROMPT if model.tokenizer is not None else [1, 2]

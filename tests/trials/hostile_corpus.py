@@ -108,7 +108,7 @@ def good_files(base: Path, good: Path) -> None:
     """A cache, a run and an evaluation of the good checkpoint."""
     from tinylane.checkpoints.load import load
     from tinylane.commands.cli import main as main_of_tinylane
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
     from tinylane.view.run_file import save_run
 
     model = load(base, backend="numpy")

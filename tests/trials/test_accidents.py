@@ -22,7 +22,7 @@ from helpers_lanes import FREE, omega, small
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask
 from tinylane.files.writing import replacing, write_text
-from tinylane.methods.life import generate
+from tinylane.methods.decoding import generate
 
 HERE = Path(__file__).parent
 MLX = ("mlx", "float32")

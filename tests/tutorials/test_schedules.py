@@ -13,7 +13,7 @@ pytest.importorskip("mlx.core", exc_type=ImportError)
 
 import tinylane
 from tinylane.core.lanes import LaneMask, LaneRoPE
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 from tinylane.methods.schedules import go_on
 from tinylane.train.from_scratch import Trainer
 from tutorials.study.games import TIMED, CellRecipe, CellTrainer

@@ -15,7 +15,7 @@ from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import LaneMask
 from tinylane.core.sampling import Sampler
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 from tinylane.view import replay as rerun
 from tinylane.view.replay import replay
 

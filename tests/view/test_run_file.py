@@ -20,7 +20,7 @@ from tinylane.checkpoints.tokenizer import Tokenizer
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask
 from tinylane.core.sampling import Sampler
-from tinylane.methods.life import generate
+from tinylane.methods.decoding import generate
 from tinylane.view import run_file
 from tinylane.view.replay import replay
 from tinylane.view.run_file import load_run, save_run

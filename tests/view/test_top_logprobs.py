@@ -16,7 +16,7 @@ from tinylane.commands.cli import main
 from tinylane.core.errors import TinylaneError
 from tinylane.core.lanes import LaneMask
 from tinylane.core.sampling import Sampler
-from tinylane.methods.life import Decoding, generate, likeliest
+from tinylane.methods.decoding import Decoding, generate, likeliest
 from tinylane.view.replay import replay
 from tinylane.view.run_file import load_run
 

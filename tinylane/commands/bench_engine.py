@@ -15,7 +15,7 @@ import numpy as np
 from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.model import Model
 from tinylane.core.sampling import Sampler
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 
 
 @dataclass(frozen=True)

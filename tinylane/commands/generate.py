@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tinylane.core.sampling import Sampler
     from tinylane.evaluate.tasks.shell_game import ShellGame
     from tinylane.methods import Setup
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
 
 TEMPERATURE = 0.7  # of lanes that would be the same text without one
 METHOD_LANES = 3  # of a method, where nothing says how many
@@ -255,7 +255,7 @@ def begin(
     args: Any, model: Model, prompt: Any, n: int, setup: Setup | None, **settings: Any
 ) -> Decoding:
     """Read the prompt; the decoding of n lanes, or of the lanes of a method (`setup`)."""
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
 
     settings |= {
         "total_tokens": args.total_tokens,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tinylane.core.model import Model
     from tinylane.core.result import Result, Step
     from tinylane.evaluate.collaboration import Dictation
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
 
 
 class Shows(Protocol):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tinylane.evaluate.collaboration import Dictation
     from tinylane.evaluate.tasks.shell_game import ShellGame
     from tinylane.methods import Setup
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
 
 SHELL_GAME_PACE = 0.6  # s a step: its tiny model writes faster than anybody can read
 LEAST = 0.12  # share of attention from which on a lane is said to read another's word

@@ -22,8 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from tinylane.core.cache import LaneCache
 from tinylane.core.errors import TinylaneError, made, of_kind, whole
-from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, Row
+from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask, Rotation, Row
 from tinylane.core.model import Model
 from tinylane.core.result import Lane, LoopSettings, Result, Step
 from tinylane.core.sampling import Sampler, as_lists, uniform
@@ -65,17 +66,15 @@ class Loop:
         if not len(lane_ids) == len(limits) == n:
             raise TinylaneError(f"{n} lanes; expected so many lane_prompts and max_tokens")
         self.clock = len(self.prompt) + max(map(len, lane_ids))  # of the next tokens to be drawn
-        if self.clock > model.config.context:
-            raise TinylaneError(
-                f"the prompt has {self.clock} tokens; this model's context is "
-                f"{model.config.context}, prompt and generation together"
-            )
+        if self.clock > (context := model.config.context):
+            told = f"the prompt has {self.clock} tokens; this model's context is {context}"
+            raise TinylaneError(f"{told}, prompt and generation together")
         self.lanes: list[Lane] = []
         self.steps, self.seconds = 0, 0.0
         self._feed: list[Row] = []  # rows for the next pass
         self._logits: dict[int, Any] = {}  # lane -> (V,) logits its next token is drawn from
         self._ahead: Any = None  # the next pass, if it was built early (`pipeline.Ahead`)
-        self.cache = model.new_cache(s.lane_rope, self.mask) if s.cache is None else s.cache
+        self.cache = self._begin_cache(s.lane_rope)
         rows = [(token, i, SHARED) for i, token in enumerate(self.prompt)]
         self._prompt_logits = self._forward(rows[len(self.cache) :])[SHARED]
         self.cache.settle(self._prompt_logits)
@@ -136,6 +135,9 @@ class Loop:
         return Result(list(self.prompt), list(self.lanes), *counted, settings)
 
     # Within.
+
+    def _begin_cache(self, rope: Rotation | None) -> LaneCache:
+        return self.model.new_cache(rope, self.mask)
 
     def _pass(self) -> None:
         """Feed the rows that wait: then every live lane has the logits of its next token."""

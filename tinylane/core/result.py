@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tinylane.core.cache import LaneCache
     from tinylane.core.lanes import LaneMask, Rotation
     from tinylane.core.sampling import Sampler
 
@@ -23,7 +22,6 @@ class LoopSettings:
     lane_mask: LaneMask | None = None  # None takes what the checkpoint was trained with
     lane_prompts: Sequence[Any] | None = None  # token ids per lane
     chunk: int = 512  # rows of a prefill pass
-    cache: LaneCache | None = None  # holds a beginning of the prompt, which is not fed again
 
 
 @dataclass

@@ -35,7 +35,7 @@ from tinylane.methods.prompt import Prompt, encode_lane_prompt
 if TYPE_CHECKING:
     from tinylane.core.model import Model
     from tinylane.core.result import Lane
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
 
 FOLDER = Path(__file__).parent / "prompts"
 PARTS = ("system", "lane", "nudge", "finish")

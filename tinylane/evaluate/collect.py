@@ -26,7 +26,7 @@ from tinylane.methods.prompt import encode_lane_prompt
 if TYPE_CHECKING:
     from tinylane.core.model import Model
     from tinylane.evaluate.runner import Cell, Conditions
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
 
 LABELS = ("majority", "any", "all", "lane")
 MAX_SAMPLES = 1 << 24

@@ -32,7 +32,7 @@ from tinylane.methods.prompt import encode_lane_prompt, encode_prompt
 if TYPE_CHECKING:
     from tinylane.core.model import Model
     from tinylane.core.result import Result
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
 
 MAX_TOKENS = 256
 FIELDS = ("problem", "mode", "lanes")  # that tell a result from the others of its run
@@ -146,7 +146,7 @@ def decode(
     model: Model, task: Task, problem: Problem, index: int, cell: Cell, conditions: Conditions
 ) -> tuple[dict[str, Any], Decoding]:
     """`solve`, with the decoding that it ended with."""
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
 
     c, n = conditions, cell.lanes
     rotation, mask = reading(model, cell, c)

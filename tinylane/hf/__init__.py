@@ -13,7 +13,7 @@ from types import NoneType
 from typing import Any
 
 from tinylane.core.errors import TinylaneError, of_kind
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 
 if find_spec("torch") is None or find_spec("transformers") is None:
     raise TinylaneError('tinylane.hf needs torch and transformers: pip install "tinylane[hf]"')

@@ -21,7 +21,7 @@ from tinylane.core.lanes import MAX_LANES
 from tinylane.core.model import Model
 from tinylane.core.result import Result, Step
 from tinylane.core.sampling import Sampler
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 from tinylane.methods.prompt import Prompt, encode_lane_prompt, encode_prompt
 
 if TYPE_CHECKING:

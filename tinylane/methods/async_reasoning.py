@@ -16,7 +16,7 @@ from tinylane.methods.choices import Job, Method, Setup, alone
 from tinylane.methods.schedules import every, given, said
 
 if TYPE_CHECKING:
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
 
 THINKER, WRITER = 4, 5
 

@@ -14,7 +14,7 @@ from tinylane.methods.schedules import ended, go_on, said, shut, together
 
 if TYPE_CHECKING:
     from tinylane.core.result import Lane
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
 
 # Options of every method of this kind; texts of tags are the method's own.
 OPTIONS: dict[str, Any] = {

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tinylane.methods.choices import Job, Method, Setup, alone
 
 if TYPE_CHECKING:
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
 
 
 def prepare(job: Job) -> Setup:

@@ -24,7 +24,7 @@ from tinylane.core.sampling import Sampler
 from tinylane.methods.prompt import encode_lane_prompt
 
 if TYPE_CHECKING:
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
 
 
 class Job(NamedTuple):

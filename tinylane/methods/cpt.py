@@ -12,7 +12,7 @@ from tinylane.methods.choices import Job, Method, Setup, alone
 
 if TYPE_CHECKING:
     from tinylane.core.result import Lane
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
 
 
 class Pool:

@@ -1,85 +1,45 @@
-"""Decoding: the loop, and what may happen to lanes between two steps: they begin, wait, go on, are
-read, are sealed, end.
+"""What may happen to lanes between two steps: they begin, wait, go on, are read, are sealed, end.
 
-Every lane has its position: that of the clock, unless it was told to begin elsewhere
-(`join(at=...)`). A lane that waits, or whose clock was moved on by a prompt that joined at its end,
-leaves a gap in its positions; `Lane.spans` says where each token stands.
+`Decoding` inherits these operations. Every lane has its position: that of the clock, unless it was
+told to begin elsewhere (`join(at=...)`). A lane that waits, or whose clock was moved on by a prompt
+that joined at its end, leaves a gap in its positions; `Lane.spans` says where each token stands.
 
 Who reads whom may change, but only for rows that have not been fed (`LaneMask.since`, `until`): so
 cached rows stay true, and a decoding is what one pass over all its rows gives (laws 4, 5 and 8).
 
-What happened is noted in `events`, for run files, replay and pictures. A schedule is a function
-that calls these operations before a step; `tinylane.methods.schedules` has pieces for it.
+What happened is noted in `events`, for run files, replay and pictures.
 
     N lanes   V vocab
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import (
-    AsyncGenerator,
-    Callable,
-    Coroutine,
-    Generator,
-    Iterable,
-    Iterator,
-    Sequence,
-)  # fmt: skip
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from numbers import Integral
-from types import NoneType
 from typing import Any
 
 import numpy as np
 
 from tinylane.core.decoding import Loop
-from tinylane.core.distribution import logsumexp
-from tinylane.core.errors import NEVER_RUN, TinylaneError, made, of_kind, show, whole
-from tinylane.core.lanes import MAX_LANES, SHARED, LaneMask
+from tinylane.core.errors import TinylaneError, of_kind, show, whole
+from tinylane.core.lanes import SHARED, LaneMask
 from tinylane.core.model import Model
-from tinylane.core.result import Lane, Result, Step
+from tinylane.core.result import Lane
 from tinylane.methods import times
-from tinylane.methods.prefix import keep_prefix
-from tinylane.methods.prompt import (
-    Prompt,
-    Settings,
-    encode_lane_prompt,
-    encode_prompt,
-    ends,
-    text_stream,
-)  # fmt: skip
+from tinylane.methods.prompt import encode_lane_prompt, text_stream
 
 
-class Decoding(Loop):
-    """N lanes of one prompt, step by step; they may join, fork, wait, be sealed and end.
+class Life(Loop):
+    """The operations of a `Decoding` on its lanes. Each raises TinylaneError, and changes nothing,
+    for a lane that is not there or not in a state for it."""
 
-    prompt: text, chat messages, or token ids. settings: the fields of `Settings`, by keyword;
-    `tinylane.mode` gives a rotation and a mask by name. Raises TinylaneError as `Loop` does. So
-    does each operation, and changes nothing, for a lane that is not there or not in a state for it.
+    stop: tuple[str | int, ...]
+    ends: frozenset[int]
+    plain: bool  # an Omega was left out, because no lane reads another
 
-    >>> from tinylane.core.config import ModelConfig
-    >>> from tinylane.core.random_weights import random_params
-    >>> config = ModelConfig()
-    >>> model = Model(config, random_params(config, seed=0))
-    >>> decoding = Decoding(model, [5, 6, 7], lanes=2, max_tokens=4)
-    >>> step = decoding.step()
-    >>> new = decoding.fork(1)  # it has written what lane 1 has, and goes on by itself
-    >>> step = decoding.step()
-    >>> new.index, new.tokens[0] == decoding.lanes[1].tokens[0], decoding.cache.lanes.tolist()
-    (2, True, [-1, -1, -1, 0, 1, 2])
-    """
-
-    def __init__(self, model: Model, prompt: Prompt, lanes: int = 1, **settings: Any) -> None:
-        began, s = time.perf_counter(), made(Settings, settings)
-        n = whole("lanes", lanes, 1, MAX_LANES)
-        of_kind("model", model, Model, "a model: tinylane.load gives one")
-        self.schedule = of_kind("schedule", s.schedule, (Callable, NoneType), "a function")
-        self.stop, self.ends = ends(model, s.stop)
-        self.top_logprobs = whole("top_logprobs", s.top_logprobs, 0, model.config.vocab)
-        total = s.total_tokens
-        self.total_tokens = None if total is None else whole("total_tokens", total, n)
+    def __init__(self, model: Model, prompt: list[int], lanes: int, **settings: Any) -> None:
         self.events: list[dict[str, Any]] = []
         self._streams: dict[int, Any] = {}  # lane -> its text
         self._after: dict[int, int] = {}  # lane -> the lane whose logits it begins with
@@ -87,21 +47,7 @@ class Decoding(Loop):
         self._paused: set[int] = set()
         self._given: dict[int, list[int]] = {}  # lane -> tokens it writes next, instead of drawing
         self._open: set[int] = set()  # lanes that read every lane that joins
-        if model.side is not None:
-            model.side.rows(model.params, model.config, np.arange(n))  # refuses lanes without one
-        mask = model.mask(n) if s.lane_mask is None else s.lane_mask
-        # Omega is left out where no lane reads another, nor ever will (law 7).
-        rope = model.rope(s.lane_rope, mask if s.schedule is None else None)
-        self.plain = not rope.same_as(model.rope(s.lane_rope))
-        ids = encode_prompt(model, prompt, s.template)
-        lane_ids, limits = s.of_lanes(model, n)
-        cache = s.cache
-        self.reused = 0 if cache is None else keep_prefix(cache, model, rope, mask, ids)
-        super().__init__(
-            model, ids, n, max_tokens=limits, sampler=s.sampler, seed=s.seed, lane_rope=rope,
-            lane_mask=mask, lane_prompts=lane_ids, chunk=s.chunk, cache=cache,
-        )  # fmt: skip
-        self.prefill_seconds = time.perf_counter() - began
+        super().__init__(model, prompt, lanes, **settings)
 
     @property
     def live(self) -> list[Lane]:
@@ -111,40 +57,6 @@ class Decoding(Loop):
     def position(self, lane: int) -> int:
         """Where the next token of a lane stands."""
         return self.clock + self._shift.get(self._lane(lane).index, 0)
-
-    def step(self) -> Step:
-        """Feed what the lanes drew last, and draw one token for every live lane."""
-        before = [len(lane.text) for lane in self.lanes]
-        step = super().step()
-        context, k = self.model.config.context, self.top_logprobs
-        # A clock that lanes have moved on may be past the context.
-        self._feed = [row for row in self._feed if row[1] < context]
-        drew = [lane for lane in self.lanes if step.tokens[lane.index] is not None]
-        for lane in drew if k else ():
-            step.top_logprobs[lane.index] = likeliest(self._logits[lane.index], k)
-            lane.top_logprobs.append(step.top_logprobs[lane.index])
-        self._spend()
-        step.finished.update({x.index: x.finish_reason or "" for x in drew if x.finish_reason})
-        step.texts[:] = [x.text[k:] for x, k in zip(self.lanes, before, strict=True)]
-        return step
-
-    def __iter__(self) -> Iterator[Step]:
-        while True:
-            if self.schedule is not None:
-                if isinstance(self.schedule(self), (Generator, Coroutine, AsyncGenerator)):
-                    raise TinylaneError(f"schedule {NEVER_RUN}; expected a function")
-                self._spend()
-            if not self.live and (not self.schedule or all(x.finish_reason for x in self.lanes)):
-                return
-            yield self.step()
-
-    def result(self) -> Result:
-        """The state of the lanes now, as a `Result`."""
-        result = super().result()
-        result.settings["stop"] = list(self.stop)
-        if self.events:
-            result.settings["events"] = [dict(event) for event in self.events]
-        return result
 
     def end(self, lanes: Iterable[int] | None = None) -> int:
         """The first position behind all rows (or those of the prompt and of `lanes`): where one
@@ -457,13 +369,6 @@ class Decoding(Loop):
         super()._end(lane, reason)
         lane.text += self._streams[lane.index].flush()
 
-    def _spend(self) -> None:
-        """End all lanes if a step would be more than all may have."""
-        step_more = sum(len(x.tokens) for x in self.lanes) + len(self.live)
-        if self.total_tokens and step_more > self.total_tokens:
-            for lane in [x for x in self.lanes if x.finish_reason is None]:
-                self._end(lane, "budget")
-
 
 def own_text(lanes: Sequence[Lane], lane: Lane) -> list[int]:
     """The prompt and the tokens of a lane, behind those of the sealed lanes that it goes on."""
@@ -472,30 +377,3 @@ def own_text(lanes: Sequence[Lane], lane: Lane) -> list[int]:
         lane = lanes[lane.follows]
         text = [*lane.prompt, *lane.tokens, *text]
     return text
-
-
-def likeliest(logits: Any, k: int) -> list[tuple[int, float]]:
-    """The k likeliest tokens of one row (V,) and their log-probabilities: the largest first, the
-    lowest id of equals; none that is impossible. Found on the host, in O(V)."""
-    if not k:
-        return []
-    row = np.asarray(logits - logsumexp(logits[None]))
-    ids = np.flatnonzero((row >= np.partition(row, -k)[-k]) & np.isfinite(row))
-    ids = ids[np.argsort(-row[ids], kind="stable")][:k]
-    return list(zip(ids.tolist(), row[ids].tolist(), strict=True))
-
-
-def stream(model: Model, prompt: Prompt, **settings: Any) -> Iterator[Step]:
-    """Decode jointly, one `Step` at a time, with every lane's new text; see `Decoding`."""
-    yield from Decoding(model, prompt, **settings)
-
-
-def generate(
-    model: Model, prompt: Prompt, *, on_step: Callable[[Step], None] | None = None, **settings: Any
-) -> Result:
-    """Decode jointly to the end. Settings: see `Decoding`; `on_step` is called after every step."""
-    decoding = Decoding(model, prompt, **settings)
-    tell = of_kind("on_step", on_step, (Callable, NoneType), "a function") or (lambda step: None)
-    for step in decoding:
-        tell(step)
-    return decoding.result()

@@ -14,7 +14,7 @@ from tinylane.methods.choices import Job, Method, Setup
 from tinylane.methods.prompt import encode_lane_prompt
 
 if TYPE_CHECKING:
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
 
 
 class Streams:

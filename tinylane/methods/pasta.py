@@ -12,7 +12,7 @@ from tinylane.methods.choices import Job, Method, Setup, alone
 from tinylane.methods.schedules import said, shut, wrote
 
 if TYPE_CHECKING:
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
 
 
 class Promises:

@@ -12,7 +12,7 @@ from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.methods.choices import Job, Method, Setup
 
 if TYPE_CHECKING:
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
 
 
 def prepare(job: Job) -> Setup:

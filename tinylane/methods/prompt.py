@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinylane.core.errors import TinylaneError, of_kind, show
+from tinylane.core.errors import TinylaneError, of_kind, show, whole
 from tinylane.core.result import LoopSettings
 
 if TYPE_CHECKING:
+    from tinylane.core.cache import LaneCache
     from tinylane.core.model import Model
 
 Prompt = str | list[dict] | Sequence[int]
@@ -24,9 +25,10 @@ Prompt = str | list[dict] | Sequence[int]
 
 @dataclass(frozen=True)
 class Settings(LoopSettings):
-    """What a `Decoding` takes beside the model, the prompt and the number of lanes. With those of a
-    `Loop`; here lane_prompts may be texts, and cache is an earlier decoding's, of any prompt."""
+    """What a `Decoding` takes beside the model, the prompt and the number of lanes: what a `Loop`
+    takes (but lane_prompts may be texts), and more."""
 
+    cache: LaneCache | None = None  # an earlier decoding's: what the prompt shares is not fed again
     stop: Any = None  # texts that end a lane (a special token's too), or ids of tokens
     template: dict[str, Any] | None = None  # keyword arguments of `Tokenizer.prompt_ids`
     total_tokens: int | None = None  # of all lanes together: no step is taken that goes beyond
@@ -45,7 +47,7 @@ class Settings(LoopSettings):
         limits = list(most) if isinstance(most, (list, tuple, range)) else [most] * n
         if len(limits) != n:
             raise TinylaneError(f"{len(limits)} values of max_tokens for {n} lanes")
-        return ids, limits
+        return ids, [whole("max_tokens", limit, 1) for limit in limits]
 
 
 def ends(model: Model, stop: Any) -> tuple[tuple[str | int, ...], frozenset[int]]:

@@ -16,7 +16,7 @@ from tinylane.core.errors import TinylaneError, reals
 
 if TYPE_CHECKING:
     from tinylane.core.result import Lane
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
 
 
 def wrote(lane: Lane, ids: Sequence[int]) -> bool:

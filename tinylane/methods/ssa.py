@@ -11,7 +11,7 @@ from tinylane.methods.choices import Job, Method, Setup, alone, texts
 from tinylane.methods.schedules import ended, go_on, shut
 
 if TYPE_CHECKING:
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
 
 
 def prepare(job: Job) -> Setup:

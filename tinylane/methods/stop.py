@@ -12,7 +12,7 @@ from tinylane.methods.choices import Job, Method, Setup, alone
 from tinylane.methods.schedules import rank_by
 
 if TYPE_CHECKING:
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
 
 
 def prepare(job: Job) -> Setup:

@@ -18,7 +18,7 @@ from tinylane.methods.modes import mode
 from tinylane.methods.prompt import encode_lane_prompt
 
 if TYPE_CHECKING:
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
 
 SUM = re.compile(r"(\d{1,15})\s*([-+*])\s*(\d{1,15})\s*=\s*$")
 WORK = {"+": int.__add__, "-": int.__sub__, "*": int.__mul__}

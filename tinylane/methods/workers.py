@@ -10,7 +10,7 @@ from tinylane.methods.schedules import given, go_on
 
 if TYPE_CHECKING:
     from tinylane.core.result import Lane
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
 
 
 class Steps:

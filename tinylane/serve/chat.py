@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tinylane.core.model import Model
     from tinylane.core.result import Lane, Result, Step
     from tinylane.core.sampling import Sampler
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
 
 MOST_LANES, METHOD_LANES = 64, 3  # at most; of a method, where nothing says how many
 WARM = 0.7  # temperature where several lanes would all be greedy, and so the same
@@ -239,7 +239,7 @@ class Chat:
     def ask(self, text: str) -> Decoding:
         """The lanes that are to answer; the question is part of the conversation then."""
         from tinylane.methods import prepare, start
-        from tinylane.methods.life import Decoding
+        from tinylane.methods.decoding import Decoding
 
         n, model, most = self.lanes, self.model, self.args.max_tokens
         messages = [*self.messages, {"role": "user", "content": text}]

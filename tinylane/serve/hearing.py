@@ -15,7 +15,7 @@ from tinylane.serve.answers import piece
 if TYPE_CHECKING:
     from tinylane.core.cache import LaneCache
     from tinylane.core.result import Lane
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
 
 
 def listened(decoding: Decoding, lane: Lane, index: int) -> dict[str, Any]:

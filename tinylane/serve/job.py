@@ -13,7 +13,7 @@ import numpy as np
 
 from tinylane.core.distribution import logsumexp
 from tinylane.core.lanes import SHARED
-from tinylane.methods.life import likeliest
+from tinylane.methods.decoding import likeliest
 from tinylane.serve.engine import Busy, TurnTaker
 from tinylane.serve.penalties import Penalised
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tinylane.core.model import Model
     from tinylane.core.result import Result, Step
     from tinylane.methods.choices import Setup
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
     from tinylane.serve.prefixes import Prefixes
 
 AHEAD = 64  # steps that a reader may be behind before its lanes wait for it
@@ -129,7 +129,7 @@ class Served(TurnTaker):
             self.tell(Begun(0, self._scores))
             self.tell(Ended(None, "done"))
             return False
-        from tinylane.methods.life import Decoding
+        from tinylane.methods.decoding import Decoding
 
         cache, self._cache = self._cache, None
         settings = {**work.settings, "cache": cache, "chunk": self.prefixes.size}

@@ -13,7 +13,7 @@ from tinylane.core.lanes import LaneMask
 from tinylane.core.sampling import Sampler
 from tinylane.evaluate.tasks.shell_game import game_of
 from tinylane.files.memory import forecast_rows
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 from tinylane.methods.prompt import encode_prompt
 from tinylane.serve.rotations import METHODS, rotation
 from tinylane.serve.session import MOST_LANES, TOP, PlaySession

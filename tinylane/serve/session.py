@@ -22,7 +22,7 @@ from tinylane.core.errors import TinylaneError, show, whole
 from tinylane.core.lanes import LaneMask, Rotation
 from tinylane.evaluate.tasks.shell_game import last_word
 from tinylane.files.memory import forecast_rows
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 from tinylane.serve.answers import piece
 from tinylane.serve.engine import TurnTaker
 from tinylane.serve.hearing import listened

@@ -16,7 +16,7 @@ import numpy as np
 from tinylane.checkpoints.side import BRIDGE, LANE_EMBED, LANE_KV
 from tinylane.core.lanes import SHARED, LaneRoPE
 from tinylane.core.model import Model
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 from tinylane.testing import additions, laws, segment_checks, segments
 from tinylane.testing.checks import LAWS, steps
 from tinylane.testing.laws import Report, worst_of

@@ -236,7 +236,7 @@ def _decoding(model: Model, sample: Sample, choose: Chooser) -> Report:
     """The fast generator writes what the uncached one writes, token for token in float64."""
     from tinylane.core.oracle import naive
     from tinylane.core.sampling import Sampler
-    from tinylane.methods.life import Decoding
+    from tinylane.methods.decoding import Decoding
 
     rng = np.random.default_rng(choose.integer(0, 999))
     n, vocab = sample.mask.n, sample.vocab

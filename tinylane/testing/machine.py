@@ -39,7 +39,7 @@ from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, Rotation
 from tinylane.core.model import Model
 from tinylane.core.sampling import Sampler
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 from tinylane.testing.shadow import Row, Shadow, columns
 from tinylane.testing.strategies import lane_ropes, masks
 from tinylane.testing.tolerances import tolerance

@@ -19,7 +19,7 @@ from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask, LaneRoPE
 from tinylane.core.model import Model
 from tinylane.core.sampling import Sampler
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 from tinylane.testing import segments as laws
 from tinylane.testing.laws import (
     LawViolation,

@@ -21,7 +21,7 @@ from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import SHARED, LaneMask
 from tinylane.core.sampling import uniform
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 from tinylane.testing.tolerances import tolerance
 
 Row = tuple[int, int, int]  # token, position, lane

@@ -24,7 +24,7 @@ from tinylane.core.errors import TinylaneError, show, whole
 from tinylane.core.hogwild import Hogwild
 from tinylane.core.lanes import MAX_STEPS, NEVER, SHARED, LaneMask, Rotation
 from tinylane.core.result import Lane
-from tinylane.methods.life import likeliest
+from tinylane.methods.decoding import likeliest
 from tinylane.view.again import Spells, again, rotations
 from tinylane.view.events import BEGIN, events_of, given_tokens
 

@@ -29,7 +29,7 @@ from tinylane.core.lanes import LaneMask, LaneRoPE
 from tinylane.core.model import Model
 from tinylane.core.random_weights import random_params
 from tinylane.core.sampling import Sampler
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 
 SIZES = ((3, 128), (4, 192), (4, 256), (6, 256), (6, 384), (8, 512), (12, 512))  # layers, width
 CASES = ((1, 64, 24), (4, 64, 24), (4, 512, 8))  # lanes, tokens of the prompt, steps

@@ -21,7 +21,7 @@ from tinylane.core.model import Model
 from tinylane.core.sampling import Sampler
 from tinylane.methods import METHODS, decode
 from tinylane.methods.choices import Method
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 
 WEIGHTS = Path(__file__).parents[2] / "weights" / "shell-game"
 PROMPT = [2, 30, 3]  # cups ABCD,

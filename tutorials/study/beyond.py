@@ -29,7 +29,7 @@ from tinylane.evaluate.tasks.frontier_task import score as frontier_score
 from tinylane.evaluate.tasks.shell_game import last_word
 from tinylane.evaluate.tasks.task import EVALUATION, Problem
 from tinylane.files.io import read_json
-from tinylane.methods.life import Decoding
+from tinylane.methods.decoding import Decoding
 from tinylane.train.from_scratch import Trainer
 from tinylane.train.state import STATE
 from tutorials.study import record

@@ -26,7 +26,7 @@ from tinylane.core.sampling import Sampler
 from tinylane.evaluate.answers import vote
 from tinylane.evaluate.tasks.shell_game import END, ShellGame, last_word
 from tinylane.evaluate.tasks.task import EVALUATION
-from tinylane.methods.life import generate
+from tinylane.methods.decoding import generate
 from tutorials.study.fold import head
 from tutorials.study.score_one import Score
 
