@@ -92,7 +92,7 @@ def test_few_functions_are_entered_by_generate_before_the_first_pass(backend: st
     assert isinstance(entered, dict) and "commands/generate.py" in entered
     assert all((PACKAGE / name).is_file() for name in UNASKED) and not UNASKED & set(entered)
     files, functions = size(entered)
-    assert files <= 29 and functions <= 239, entered
+    assert files <= 30 and functions <= 244, entered
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -100,4 +100,4 @@ def test_few_files_are_entered_from_python(backend: str) -> None:
     entered = count(backend, "python")
     assert isinstance(entered, list)
     load, generate = (size(one) for one in entered)
-    assert load[0] <= 18 and generate[0] <= 15, entered
+    assert load[0] <= 18 and generate[0] <= 16, entered

@@ -96,7 +96,7 @@ def limits() -> list[Limit]:
         Limit("lines of the study path", sum(map(lines_to_read, study)), 1500),
         Limit("lines with all that it imports", sum(map(lines_to_read, reach(study))), 1900),
         Limit("lines of tinylane/core", sum(map(lines_to_read, in_core)), 2520),
-        Limit("lines of tinylane", sum(map(lines, PACKAGE.rglob("*.py"))), 38000),  # wanted: 18500
+        Limit("lines of tinylane", sum(map(lines, PACKAGE.rglob("*.py"))), 38050),  # wanted: 18500
         Limit("entries of tinylane/", len(entries), 14),
     ]
 
