@@ -229,6 +229,20 @@ def test_a_model_that_lost_a_file_of_its_adapter_is_refused(tmp_path, lost, left
     assert load(folder).lane_rope is None  # a folder of that name with neither is none
 
 
+def test_an_adapter_that_nobody_may_look_into_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the loader its files seem not to be there (as root, who may look, this is played)."""
+    folder = write_checkpoint(tmp_path / "model")
+    (folder / "adapter").mkdir()
+    assert load(folder).lane_rope is None  # an empty folder is no adapter
+    access = os.access
+    closed = lambda path, how: Path(path).name != "adapter" and access(path, how)
+    monkeypatch.setattr(os, "access", closed)
+    with pytest.raises(TinylaneError, match=r"adapter: no adapter_config\.json; expected"):
+        load(folder)
+
+
 def test_mlx_lm_s_own_lora_adapters_are_read(tmp_path):
     folder = tmp_path / "lora"
     folder.mkdir()

@@ -228,6 +228,16 @@ def test_a_shard_given_twice_is_refused(ask: Any, game: str, tmp_path: Path) -> 
     assert f"{tmp_path / 'a'} and {tmp_path / 'b'} are both shard 1/2 of one run" in err
 
 
+def test_a_run_given_twice_is_refused_whatever_its_path_is_called(
+    ask: Any, game: str, tmp_path: Path
+) -> None:
+    assert ask(*asked(game, tmp_path / "a", count=2))[0] == 0
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    for again in (tmp_path / "a", tmp_path / "b"):
+        code, out, err = ask("report", tmp_path / "a", again, "--no-plots")
+        assert (code, out) == (2, "") and f"{again} is given twice" in err
+
+
 def test_shards_of_different_runs_are_not_put_together(ask: Any, game: str, tmp_path: Path) -> None:
     """Another seed is another run: each has a shard that is missing, and the page has both."""
     assert ask(*asked(game, tmp_path / "a", "--shard", "1/2", count=2))[0] == 0

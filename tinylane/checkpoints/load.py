@@ -196,8 +196,11 @@ def planned(
     if adapter is True:
         raise TinylaneError("adapter True: expected a folder, a hub id, None or False")
     home, inner = None, inside(folder, "adapter")
-    # A copy that lost one of the two files is refused by `load_adapter`, not read without Omega.
-    if adapter is None and any(os.path.exists(inner / name) for name in (ADAPTER_CONFIG, TENSORS)):
+    # A copy that lost one of the two files, or the right to look into the folder, is refused by
+    # `load_adapter`, not read without Omega.
+    closed = os.path.isdir(inner) and not os.access(inner, os.R_OK | os.X_OK)
+    parts = (os.path.exists(inner / name) for name in (ADAPTER_CONFIG, TENSORS))
+    if adapter is None and (closed or any(parts)):
         home = folder / "adapter"
     elif adapter is not None and adapter is not False:
         home = find_folder(adapter)

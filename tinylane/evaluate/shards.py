@@ -268,7 +268,10 @@ def find_runs(paths: Sequence[str | os.PathLike[str]]) -> list[RunFolder]:
     """The runs in some folders: of each its own run, or the shards inside it; shards of one run are
     one. Raises TinylaneError for a folder that has neither, and for a shard that is given twice."""
     run_folders: dict[str, RunFolder] = {}
+    given: dict[Path, Path] = {}  # by where it really is
     for path in map(Path, paths):
+        if given.setdefault(path.resolve(), path) is not path:
+            raise TinylaneError(f"{path} is given twice; give it once")
         parts = [path]
         if not (path / SETTINGS).is_file():
             parts = sorted(path.glob("shard-*-of-*")) or parts
