@@ -84,7 +84,7 @@ class Decoding(Life):
             lane.top_logprobs.append(step.top_logprobs[lane.index])
         self._spend()
         step.finished.update({x.index: x.finish_reason or "" for x in drew if x.finish_reason})
-        step.texts[:] = [x.text[k:] for x, k in zip(self.lanes, before, strict=True)]
+        step.texts[:] = [x.text[n:] for x, n in zip(self.lanes, before, strict=True)]
         return step
 
     def __iter__(self) -> Iterator[Step]:
