@@ -19,7 +19,7 @@ pytestmark = pytest.mark.real
 def test_a_second_turn_feeds_only_what_is_new(
     smollm2: Path, monkeypatch: Any, tmp_path: Path
 ) -> None:
-    """On NumPy; `tests/core/test_prefix.py` has both backends. The cache goes through a file."""
+    """On NumPy; `tests/methods/test_prefix.py` has both backends. The cache goes through a file."""
     model, fed, put = tinylane.load(smollm2, backend="numpy"), [0], LaneCache.put
 
     def counted(cache: LaneCache, layer: int, keys: Any, values: Any) -> Any:

@@ -87,9 +87,10 @@ def test_as_a_program_it_prints_the_lanes() -> None:
     assert bad.returncode == 1 and bad.stderr == "3 lanes; expected 1, 2, 4 or 8\n"
 
 
-def test_the_names_are_those_of_the_core() -> None:
+def test_the_names_are_those_of_the_package() -> None:
     """So that whoever has read it finds the way in the package."""
-    from tinylane.core import decoder, decoding, lanes, rope
+    from tinylane.core import decoder, lanes, rope
+    from tinylane.methods import decoding
 
     homes: dict[str, ModuleType | type] = {
         "rotate": rope, "visible": lanes.LaneMask, "rms_norm": decoder, "linear": decoder,
