@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 from helpers_cli import GAME, TEXT, generate, subprocess_run, write_checkpoint
 
+import tinylane
 from tinylane.commands import common
 from tinylane.evaluate.tasks.shell_game import END
 from tinylane.methods import decoding
 from tinylane.methods.decoding import Decoding
+from tinylane.view.run_file import load_run
 
 ask, game, plain = helpers_cli.ask, helpers_cli.game, helpers_cli.plain  # fixtures
 
@@ -230,7 +232,7 @@ def test_ctrl_c_prints_what_there_is_and_marks_the_lanes(
 def test_an_interrupted_token_without_its_likeliest_ones_is_removed(
     ask: Any, plain: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """So the saved run can be read: its lists have one length."""
+    """So the saved run can be read: its lists have one length, and its texts are its tokens'."""
     calls, real = [0], decoding.likeliest
 
     def likeliest(logits: Any, k: int) -> Any:
@@ -242,10 +244,11 @@ def test_an_interrupted_token_without_its_likeliest_ones_is_removed(
     monkeypatch.setattr(decoding, "likeliest", likeliest)
     argv = ["--lanes", "2", "--top-logprobs", "2", "--logit-bias", "1:-inf", *TEXT]
     code, _, _ = ask("generate", "--model", plain, "--save", str(tmp_path / "run.json"), *argv)
-    lanes = json.loads((tmp_path / "run.json").read_text())["lanes"]
-    assert code == 130 and [len(lane["tokens"]) for lane in lanes] == [2, 1]
-    for lane in lanes:
-        assert len(lane["logprobs"]) == len(lane["top_logprobs"]) == len(lane["tokens"])
+    run, model = load_run(tmp_path / "run.json"), tinylane.load(plain, backend="numpy")
+    assert code == 130 and [len(lane.tokens) for lane in run.result.lanes] == [2, 1]
+    for lane in run.result.lanes:
+        assert len(lane.logprobs) == len(lane.top_logprobs) == len(lane.tokens)
+        assert model.tokenizer.decode(lane.tokens) == lane.text
 
 
 def test_an_interrupted_shell_game_does_not_vote(

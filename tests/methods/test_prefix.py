@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -295,3 +296,15 @@ def test_a_decoding_that_is_refused_leaves_the_cache_as_it_was(wrong: dict[str, 
         Decoding(F64, ids(9)[:4], 2, cache=first.cache, **wrong)
     after = first.cache
     assert [after.tokens.tolist(), after.lanes.tolist(), after.lane_mask] == rows
+
+
+def test_a_rotation_that_lace_refuses_leaves_the_cache_as_it_was() -> None:
+    model = with_parameters(F64, random_extras(F64.config, ("lace",), 2, 0))
+    how: dict[str, Any] = {"lane_rope": Hogwild(), "sampler": FREE}
+    first = Decoding(model, ids(5), 2, lane_mask=LaneMask.joint(2), max_tokens=3, **how)
+    list(first)
+    rows = len(first.cache)
+    side = replace(LaneMask.joint(2), side=np.ones((2, 2)))
+    with pytest.raises(TinylaneError, match="give a LaneRoPE"):
+        Decoding(model, ids(5)[:3], 2, lane_mask=side, cache=first.cache, **how)
+    assert len(first.cache) == rows

@@ -63,7 +63,6 @@ TESTS = {
     "core/distribution": [
         "core/test_distribution.py",
         "core/test_sampling_draws.py",
-        "view/test_top_logprobs.py",
     ],
     "methods/prefix": [
         "methods/test_prefix.py",

@@ -54,7 +54,8 @@ def decode(decoding: Decoding, output: Shows) -> tuple[bool, TinylaneError | Non
     not go on: what was written is shown and saved all the same.
 
     The first Ctrl-C lets the step finish, so that every lane's tokens and log-probabilities agree;
-    a second one does not wait, and a token without a log-probability is removed.
+    a second one does not wait, and a token without a log-probability (or, where they are asked for,
+    its likeliest tokens) is removed.
     """
     failed: TinylaneError | None = None
     with interrupts() as interrupted, output:
@@ -75,6 +76,7 @@ def decode(decoding: Decoding, output: Shows) -> tuple[bool, TinylaneError | Non
             held = min(map(len, lists if decoding.top_logprobs else lists[:2]))
             for each in lists:
                 del each[held:]
+            lane.spans = [span for span in lane.spans if span[0] < held]
             decoding.finish(lane.index)
         output.settle(decoding)
         return bool(unfinished) and failed is None, failed

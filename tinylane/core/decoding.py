@@ -33,8 +33,8 @@ from tinylane.core.sampling import Sampler, as_lists, uniform
 class Loop:
     """N lanes of one prompt, step by step. Laws 7, 8, 9 and 13.
 
-    prompt: token ids. settings: the fields of `LoopSettings`, by keyword. Raises TinylaneError for
-    an empty prompt, one that leaves no room in the context, and settings out of range.
+    prompt: token ids, one or more. settings: the fields of `LoopSettings`, by keyword. Raises
+    TinylaneError for a prompt that leaves no room in the context, and settings out of range.
 
     >>> from tinylane.core.config import ModelConfig
     >>> from tinylane.core.model import Model
@@ -96,7 +96,7 @@ class Loop:
         began = time.perf_counter()
         live = self.live
         if not live:
-            raise TinylaneError("every lane has finished or waits; join, fork or resume one")
+            raise TinylaneError("every lane has finished")
         self._pass()
         drawn, logprobs = self._draw(live)
         n = len(self.lanes)
@@ -136,7 +136,7 @@ class Loop:
 
     # Within.
 
-    def _begin_cache(self, rope: Rotation | None) -> LaneCache:
+    def _begin_cache(self, rope: Rotation | None) -> LaneCache:  # may hold some of the prompt
         return self.model.new_cache(rope, self.mask)
 
     def _pass(self) -> None:

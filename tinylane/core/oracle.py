@@ -29,7 +29,7 @@ def naive(
     lane_mask: LaneMask,
     seed: int = 0,
 ) -> list[Lane]:
-    """The lanes that `Decoding` with the same settings must give, one at a time.
+    """The lanes that `Loop` with the same settings must give, one at a time.
 
     prompt, lane_prompts: token ids. Raises what `Model.__call__` raises.
     """

@@ -121,9 +121,9 @@ def vote(
 def answering(method: str, result: Any) -> list[Any]:
     """The lanes whose texts are a method's answer, of those that were not dropped: all that wrote,
     the likeliest, or the one that came last, as the method says (`tinylane methods`)."""
-    from tinylane.methods import METHODS
+    from tinylane.methods import method as find
 
-    how, kept = METHODS[method].answer, [x for x in result.lanes if x.dropped is None]
+    how, kept = find(method).answer, [x for x in result.lanes if x.dropped is None]
     if how in ("last", "best"):
         return [best_of(result) if how == "best" else (kept or result.lanes)[-1]]
     return [lane for lane in kept if lane.tokens] or kept or list(result.lanes)

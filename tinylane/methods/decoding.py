@@ -1,8 +1,8 @@
 """Decoding: lanes of one prompt with all that may happen to them, from text to text.
 
-`Loop` is what runs, `Life` what may happen between two steps. Here are stop strings, a budget of
-all lanes together, the likeliest tokens, a cache that goes on, and a schedule: a function that is
-called before every step (`tinylane.methods.schedules` has pieces for it).
+`Loop` is what runs. `Life` has the lanes' text, stop strings, and what may happen between steps.
+Here are a budget of all lanes together, the likeliest tokens, a cache that goes on, and a schedule:
+a function that is called before every step (`tinylane.methods.schedules` has pieces for it).
 
     N lanes   V vocab
 """
@@ -19,9 +19,9 @@ import numpy as np
 from tinylane.core.cache import LaneCache
 from tinylane.core.distribution import logsumexp
 from tinylane.core.errors import NEVER_RUN, TinylaneError, made, of_kind, whole
-from tinylane.core.lanes import MAX_LANES, LaneMask, Rotation
+from tinylane.core.lanes import MAX_LANES, LaneMask, Places, Rotation
 from tinylane.core.model import Model
-from tinylane.core.result import Result, Step
+from tinylane.core.result import Lane, Result, Step
 from tinylane.methods.life import Life
 from tinylane.methods.prefix import keep_prefix
 from tinylane.methods.prompt import Prompt, Settings, encode_prompt, ends
@@ -31,8 +31,9 @@ class Decoding(Life):
     """N lanes of one prompt, step by step; they may join, fork, wait, be sealed and end.
 
     prompt: text, chat messages, or token ids. settings: the fields of `Settings`, by keyword;
-    `tinylane.mode` gives a rotation and a mask by name. Raises TinylaneError as `Loop` does. So
-    does each operation, and changes nothing, for a lane that is not there or not in a state for it.
+    `tinylane.mode` gives a rotation and a mask by name. Raises TinylaneError for an empty prompt,
+    one that leaves no room in the context, and settings out of range. So does each operation, and
+    changes nothing, for a lane that is not there or not in a state for it.
 
     >>> from tinylane.core.config import ModelConfig
     >>> from tinylane.core.random_weights import random_params
@@ -73,15 +74,15 @@ class Decoding(Life):
 
     def step(self) -> Step:
         """Feed what the lanes drew last, and draw one token for every live lane."""
+        if not self.live:
+            raise TinylaneError("every lane has finished or waits; join, fork or resume one")
         before = [len(lane.text) for lane in self.lanes]
         step = super().step()
-        context, k = self.model.config.context, self.top_logprobs
         # A clock that lanes have moved on may be past the context.
-        self._feed = [row for row in self._feed if row[1] < context]
+        self._feed = [row for row in self._feed if row[1] < self.model.config.context]
         drew = [lane for lane in self.lanes if step.tokens[lane.index] is not None]
-        for lane in drew if k else ():
-            step.top_logprobs[lane.index] = likeliest(self._logits[lane.index], k)
-            lane.top_logprobs.append(step.top_logprobs[lane.index])
+        for lane in drew if self.top_logprobs else ():
+            step.top_logprobs[lane.index] = lane.top_logprobs[-1]
         self._spend()
         step.finished.update({x.index: x.finish_reason or "" for x in drew if x.finish_reason})
         step.texts[:] = [x.text[n:] for x, n in zip(self.lanes, before, strict=True)]
@@ -109,9 +110,17 @@ class Decoding(Life):
         if self._before is None:
             return super()._begin_cache(rope)
         cache, self._before = self._before, None
-        turned = self.model.rope(rope)
+        model, turned, one = self.model, self.model.rope(rope), np.zeros(1, dtype=np.int64)
+        if model.side is not None:  # refuses some rotations, which no cache should be cut for
+            at = Places(one, one, one, one)
+            model.side.planned(model.params, model.config, turned, self.mask, at, model.array)
         self.reused = keep_prefix(cache, self.model, turned, self.mask, self.prompt)
         return cache
+
+    def _stops(self, lane: Lane, token: int) -> bool:
+        if k := self.top_logprobs:  # before its text: Ctrl-C may come in between
+            lane.top_logprobs.append(likeliest(self._logits[lane.index], k))
+        return super()._stops(lane, token)
 
     def _spend(self) -> None:
         """End all lanes if a step would be more than all may have."""

@@ -1,8 +1,9 @@
 """What may happen to lanes between two steps: they begin, wait, go on, are read, are sealed, end.
 
-`Decoding` inherits these operations. Every lane has its position: that of the clock, unless it was
-told to begin elsewhere (`join(at=...)`). A lane that waits, or whose clock was moved on by a prompt
-that joined at its end, leaves a gap in its positions; `Lane.spans` says where each token stands.
+`Decoding` inherits these operations, and the lanes' text. Every lane has its position: that of the
+clock, unless it was told to begin elsewhere (`join(at=...)`). A lane that waits, or whose clock was
+moved on by a prompt that joined at its end, leaves a gap in its positions; `Lane.spans` says where
+each token stands.
 
 Who reads whom may change, but only for rows that have not been fed (`LaneMask.since`, `until`): so
 cached rows stay true, and a decoding is what one pass over all its rows gives (laws 4, 5 and 8).
@@ -41,7 +42,7 @@ class Life(Loop):
 
     def __init__(self, model: Model, prompt: list[int], lanes: int, **settings: Any) -> None:
         self.events: list[dict[str, Any]] = []
-        self._streams: dict[int, Any] = {}  # lane -> its text
+        self._streams: dict[int, Any] = {}  # lane -> what makes its text
         self._after: dict[int, int] = {}  # lane -> the lane whose logits it begins with
         self._shift: dict[int, int] = {}  # lane -> its position less the clock's, if they differ
         self._paused: set[int] = set()

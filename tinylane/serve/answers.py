@@ -305,9 +305,9 @@ class OneAnswer(Reply):
 def answer_of(method: str, result: Result) -> tuple[str, str]:
     """The text with which a method answers, and how its lane ended."""
     from tinylane.evaluate.answers import best_of, vote
-    from tinylane.methods import METHODS
+    from tinylane.methods import method as find
 
-    how = METHODS[method].answer
+    how = find(method).answer
     if how == "text":
         return "\n".join(result.texts), result.lanes[-1].finish_reason or ""
     lane = result.lanes[-1] if how == "last" else best_of(result)

@@ -27,7 +27,7 @@ class TrainingPlan:
     """Plans for T rows in one pass, as a function of Omega.
 
     positions, lanes: (T,). start: the part of Omega that is not trained, (D/2,) or (layers, D/2),
-    in radians, float64; default 0. params: as of `make_plan`.
+    in radians, float64; default 0. params: as of `Side.planned`; None: none are for lanes.
     """
 
     def __init__(
