@@ -12,7 +12,8 @@ from helpers_view import as_run
 from tinylane.core.lanes import LaneMask
 from tinylane.core.result import Lane
 from tinylane.core.sampling import Sampler, uniform
-from tinylane.methods.decoding import Decoding, own_text
+from tinylane.methods.decoding import Decoding
+from tinylane.methods.life import own_text
 from tinylane.view.replay_record import record
 
 PENALTY = Sampler(temperature=1.0, repetition_penalty=1.7, logit_bias={EOS: -np.inf})
