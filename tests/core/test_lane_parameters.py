@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from planting import swap
 
 from tinylane.checkpoints import extras
+from tinylane.checkpoints.side import Side
 from tinylane.core import pipeline
 from tinylane.core.errors import TinylaneError
 from tinylane.core.hogwild import Hogwild
@@ -128,6 +129,16 @@ def test_each_parameter_changes_the_logits_and_absent_ones_are_not_planned_for()
     rope = LaneRoPE.none(bare.theta)
     assert bare.side is not None and bare.plan(rope, mask, Places(i, m, i, m)).side is None
     assert len(bare.new_cache().keys) == bare.config.layers
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_made_by_hand_says_what_its_tensors_need(kind: str) -> None:
+    """Without `side` the decoder would pass over them."""
+    bare = model_of("numpy", "float64")
+    params = {**bare.params, **random_extras(bare.config, (kind,), 4, 0)}
+    with pytest.raises(TinylaneError, match=rf"{kind}\.\S+ is for lanes; give side=checkpoints"):
+        Model(bare.config, params, "numpy", "float64")
+    assert Model(bare.config, params, "numpy", "float64", side=Side).side is Side
 
 
 @pytest.mark.parametrize("tables", [("lane_embed",), ("lane_kv",)])

@@ -33,8 +33,8 @@ from tinylane.core.sampling import Sampler, as_lists, uniform
 class Loop:
     """N lanes of one prompt, step by step. Laws 7, 8, 9 and 13.
 
-    prompt: token ids, one or more. settings: the fields of `LoopSettings`, by keyword. Raises
-    TinylaneError for a prompt that leaves no room in the context, and settings out of range.
+    prompt: token ids. settings: the fields of `LoopSettings`, by keyword. Raises TinylaneError for
+    an empty prompt, one that leaves no room in the context, and settings out of range.
 
     >>> from tinylane.core.config import ModelConfig
     >>> from tinylane.core.model import Model
@@ -63,8 +63,8 @@ class Loop:
             raise TinylaneError(f"{n} lanes, but visibility is {self.mask.n} x {self.mask.n}")
         self.prompt, lane_ids = list(prompt), s.lane_prompts or [[]] * n
         limits = s.max_tokens if isinstance(s.max_tokens, (list, tuple)) else [s.max_tokens] * n
-        if not len(lane_ids) == len(limits) == n:
-            raise TinylaneError(f"{n} lanes; expected so many lane_prompts and max_tokens")
+        if not (self.prompt and len(lane_ids) == len(limits) == n):
+            raise TinylaneError(f"{n} lanes; expected a prompt, {n} lane_prompts, {n} max_tokens")
         self.clock = len(self.prompt) + max(map(len, lane_ids))  # of the next tokens to be drawn
         if self.clock > (context := model.config.context):
             told = f"the prompt has {self.clock} tokens; this model's context is {context}"
