@@ -116,8 +116,9 @@ def test_a_server_that_ends_is_told(browser: Any) -> None:
     with serving("--no-open", command="play") as server, opened(browser, server) as seen:
         begin(seen)
         server.interrupt()
-        seen.page.wait_for_selector("#trouble:not(:empty)")
-        assert "this session has ended" in seen.page.inner_text("#trouble")
+        # A request that was under way may be told of first.
+        text = "document.querySelector('#trouble').textContent"
+        until(seen.page, f"{text}.includes('this session has ended')")
         assert seen.page.is_disabled("#run") and seen.page.is_disabled("#step")
 
 
