@@ -24,11 +24,12 @@ function show({ id, state }) {
 /** Hears a session from now on, and no other. */
 function follow(id) {
   close();
-  Object.assign(session, { id, state: null });
+  Object.assign(session, { id, state: null, over: "" });
   listen(id, {
     hear,
     broken: () => lost("the server does not answer: the page goes on as soon as it does"),
     ended(why) {
+      session.over = why;
       lost(why);
       if (session.state) return; // what it wrote stays
       forget();

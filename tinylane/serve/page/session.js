@@ -2,8 +2,9 @@
 // change the server tells it anew to everybody who listens.
 
 /** id: null before one has begun. state: PlaySession.state (tinylane/serve/session.py). chosen:
- * { lane, index } of a token. about: the model, and what a session may begin with. */
-export const session = { id: null, state: null, chosen: null, about: null };
+ * { lane, index } of a token. about: the model, and what a session may begin with. over: why it
+ * has ended, or "". */
+export const session = { id: null, state: null, chosen: null, about: null, over: "" };
 
 export const $ = (id) => document.getElementById(id);
 
@@ -28,8 +29,12 @@ export const told = async (path) => (await asked(path)).json();
 export const post = async (path, body) => (await asked(path, { method: "POST", body })).json();
 
 /** Does something to the session. Returns what the server says, or null. */
-export const act = (name, what = {}) =>
-  trying(() => post(`/play/sessions/${session.id}/${name}`, JSON.stringify(what)));
+export async function act(name, what = {}) {
+  const path = `/play/sessions/${session.id}/${name}`;
+  const answer = await trying(() => post(path, JSON.stringify(what)));
+  if (session.over) say(session.over); // a server that ends may refuse what was under way
+  return answer;
+}
 
 /** Does some work. What goes wrong is shown in a line; that it takes long, too. */
 export async function trying(work) {
